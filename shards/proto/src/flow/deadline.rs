@@ -105,6 +105,9 @@ impl Silence {
     }
 }
 
+/// Questions that must be open for silence to mean anything: the last one may just have been asked.
+const TRIES_BEFORE_SILENT: u16 = 2;
+
 fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
@@ -142,7 +145,8 @@ impl<S, R> Flow<S, R> {
             return (!asks).then(|| silence.heard_at + probe_after(&self.limits));
         }
         if !silence.is_silent {
-            return Some(silence.heard_at + self.limits.silent_after);
+            let tried = silence.unanswered >= TRIES_BEFORE_SILENT;
+            return tried.then(|| silence.heard_at + self.limits.silent_after);
         }
         let tried = silence.unanswered >= self.limits.probes_before_gone;
         tried.then(|| silence.heard_at + self.limits.gone_after)
@@ -186,7 +190,7 @@ impl<S, R> Flow<S, R> {
             }
             return;
         }
-        if self.silence.lasts(now, self.limits.silent_after) {
+        if self.silence.unanswered >= TRIES_BEFORE_SILENT && self.silence.lasts(now, self.limits.silent_after) {
             self.silence.is_silent = true;
         }
         let tried = self.silence.unanswered >= self.limits.probes_before_gone;

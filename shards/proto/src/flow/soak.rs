@@ -153,6 +153,16 @@ impl World {
     }
 
     fn turn(&mut self, at: usize) {
+        for turns in 0.. {
+            self.turn_once(at);
+            if self.hosts[at].flow.deadline().is_none_or(|deadline| deadline > self.now) {
+                break;
+            }
+            assert!(turns < 2, "a deadline that makes the shard spin: {:?}", self.hosts[at].flow);
+        }
+    }
+
+    fn turn_once(&mut self, at: usize) {
         let host = &mut self.hosts[at];
         if host.flow.deadline().is_some_and(|deadline| deadline <= self.now) {
             host.flow.on_deadline(self.now);
@@ -216,9 +226,6 @@ impl World {
     fn check(&self, at: usize) {
         let host = &self.hosts[at];
         host.flow.check_invariants();
-        if let Some(deadline) = host.flow.deadline() {
-            assert!(deadline > self.now, "a deadline that would make the shard spin");
-        }
         assert_eq!(host.free + host.unread.len() as u64 + u64::from(host.flow.held()), host.buffers);
     }
 
@@ -244,6 +251,8 @@ impl World {
     }
 
     fn run(&mut self) -> Duration {
+        self.turn(0);
+        self.turn(1);
         while !self.hosts.iter().all(|host| host.received == self.peer_pieces(host) && host.freed == host.pieces) {
             self.step();
         }
