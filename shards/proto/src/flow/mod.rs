@@ -28,6 +28,8 @@ mod recovery;
 mod rtt;
 mod send;
 mod state;
+mod table;
+mod timer;
 mod timestamps;
 
 pub use limits::{Birth, Limits, MAX_MESSAGE_BYTES, Role};
@@ -35,6 +37,8 @@ pub use outcome::{Event, Verdict, Violation};
 pub use output::answer_unknown;
 pub use piece::{Need, Packet, Piece};
 pub use reason::Reason;
+pub use table::{FLOWS_MAX, FlowId, FlowTable, InsertError};
+pub use timer::Timers;
 
 use alloc::sync::Arc;
 

@@ -278,9 +278,10 @@ impl<S> Sender<S> {
 #[cfg(test)]
 impl<S> Sender<S> {
     pub(super) fn check_invariants(&self) {
-        let count = |fate| self.ring.iter().filter(|sent| sent.fate == fate).count() as u32;
-        assert_eq!((self.arrived, self.lost), (count(Fate::Arrived), count(Fate::Lost)));
-        assert_eq!(self.retransmitted as usize, self.ring.iter().filter(|sent| sent.retransmitted).count());
+        let count = |is: fn(&Sent<S>) -> bool| self.ring.iter().filter(|sent| is(sent)).count();
+        assert_eq!(self.arrived as usize, count(|sent| sent.fate == Fate::Arrived));
+        assert_eq!(self.lost as usize, count(|sent| sent.fate == Fate::Lost));
+        assert_eq!(self.retransmitted as usize, count(|sent| sent.retransmitted));
         assert!(self.ring.front().is_none_or(|first| first.fate != Fate::Arrived));
     }
 }
