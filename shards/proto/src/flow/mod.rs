@@ -304,4 +304,6 @@ impl<S, R> Flow<S, R> {
 }
 
 #[cfg(test)]
+mod scripts;
+#[cfg(test)]
 mod soak;
