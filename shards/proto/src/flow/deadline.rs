@@ -84,8 +84,11 @@ impl Silence {
         Self { heard_at: now, unanswered: 0, is_silent: false }
     }
 
-    pub(super) fn on_heard(&mut self, now: Instant) {
+    /// Gives the length of the silence that has ended.
+    pub(super) fn on_heard(&mut self, now: Instant) -> Duration {
+        let quiet = now.saturating_since(self.heard_at);
         *self = Self::new(now);
+        quiet
     }
 
     pub(super) fn on_asked(&mut self) {
@@ -187,6 +190,7 @@ impl<S, R> Flow<S, R> {
         if self.silence.unanswered == 0 {
             if self.silence.lasts(now, probe_after(&self.limits)) && !self.ask.is_open() {
                 self.ask.want();
+                self.rest_if_idle(now);
             }
             return;
         }
@@ -196,6 +200,14 @@ impl<S, R> Flow<S, R> {
         let tried = self.silence.unanswered >= self.limits.probes_before_gone;
         if tried && self.silence.lasts(now, self.limits.gone_after) {
             self.step(Step::End, Reason::PeerGone);
+        }
+    }
+
+    /// Gives memory back when no data has moved for so long that one side probes: a host may have many idle flows.
+    pub(super) fn rest_if_idle(&mut self, now: Instant) {
+        if now.saturating_since(self.moved_at) >= probe_after(&self.limits) {
+            self.sender.rest();
+            self.receiver.rest();
         }
     }
 
@@ -236,6 +248,28 @@ impl<S, R> Flow<S, R> {
         let is_idle = self.sender.outstanding() == 0;
         self.alarms.timeout_at = (!is_idle).then(|| now + self.rtt.timeout(&self.limits, 0));
         self.plan_tail_probe(now);
+    }
+
+    /// The peer takes something again: what was found missing while it took nothing starts anew.
+    pub(super) fn on_reopened(&mut self, now: Instant) {
+        self.alarms.backoff = 0;
+        if self.sender.outstanding() > 0 {
+            self.alarms.timeout_at = Some(now + self.rtt.timeout(&self.limits, 0));
+        }
+    }
+
+    /// A packet came after a silence of `quiet`. If several timeouts went unanswered in it, the path was broken and works again: the
+    /// next try need not wait for an interval that was chosen for a broken one (as in RFC 6069). A peer that talks all
+    /// the time and acknowledges nothing ends no silence, so that the back-off holds against it.
+    pub(super) fn on_silence_ended(&mut self, now: Instant, quiet: Duration) {
+        const TIMEOUTS_UNANSWERED: u8 = 2;
+        let backoff = self.alarms.backoff;
+        if backoff < TIMEOUTS_UNANSWERED || quiet < self.rtt.timeout(&self.limits, TIMEOUTS_UNANSWERED) {
+            return;
+        }
+        self.alarms.backoff = 0;
+        let retry_at = now + self.rtt.timeout(&self.limits, 0);
+        self.alarms.timeout_at = self.alarms.timeout_at.map(|at| at.min(retry_at));
     }
 
     /// New data was transmitted.

@@ -268,6 +268,12 @@ impl<S> Sender<S> {
         self.freed.pop_front()
     }
 
+    /// Gives back memory that holds nothing.
+    pub(super) fn rest(&mut self) {
+        self.ring.shrink_to_fit();
+        self.freed.shrink_to_fit();
+    }
+
     /// Every token, acknowledged or not.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = S> + '_ {
         (self.arrived, self.lost, self.retransmitted) = (0, 0, 0);
