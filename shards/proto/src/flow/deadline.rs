@@ -215,12 +215,8 @@ impl<S, R> Flow<S, R> {
         self.sender.on_timeout();
         (self.alarms.tail_at, self.alarms.suspects_at) = (None, None);
         (self.alarms.tail_end, self.alarms.tail_due) = (None, false);
-        if self.sender.is_shut() {
-            // Not the network: the peer takes nothing. Ask until it does; that has its own back-off.
-            if !self.ask.is_open() {
-                self.ask.want();
-            }
-        } else {
+        // While the peer takes nothing, that is why nothing was acknowledged, not the network: it is asked, with a back-off of its own.
+        if !self.sender.is_shut() {
             self.alarms.doubt.get_or_insert(Doubt { retransmitted_at: None });
             self.control.on_timeout(now);
             self.silence.on_asked();

@@ -296,6 +296,10 @@ impl<S, R> Flow<S, R> {
 
 #[cfg(test)]
 impl<S, R> Flow<S, R> {
+    fn memory_slots(&self) -> usize {
+        self.sender.memory_slots() + self.receiver.memory_slots()
+    }
+
     /// What must be true between any two calls.
     fn check_invariants(&self) {
         self.sender.check_invariants();

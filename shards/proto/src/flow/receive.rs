@@ -264,3 +264,10 @@ impl<R> Receiver<R> {
         self.ready.drain(..).chain(self.held.drain(..).flatten()).map(|piece| piece.token)
     }
 }
+
+#[cfg(test)]
+impl<R> Receiver<R> {
+    pub(super) fn memory_slots(&self) -> usize {
+        self.held.capacity() + self.ready.capacity()
+    }
+}

@@ -283,6 +283,10 @@ impl<S> Sender<S> {
 
 #[cfg(test)]
 impl<S> Sender<S> {
+    pub(super) fn memory_slots(&self) -> usize {
+        self.ring.capacity() + self.freed.capacity()
+    }
+
     pub(super) fn check_invariants(&self) {
         let count = |is: fn(&Sent<S>) -> bool| self.ring.iter().filter(|sent| is(sent)).count();
         assert_eq!(self.arrived as usize, count(|sent| sent.fate == Fate::Arrived));

@@ -73,3 +73,40 @@ fn a_suspicion_is_checked_at_once() {
     assert_eq!(script.hear(reset), Verdict::NotData);
     assert_eq!(script.events(), [closed(Reason::NoSuchFlow, 0)]);
 }
+
+#[test]
+fn the_first_sign_of_life_shortens_the_wait_for_the_next_try() {
+    let mut script = Script::established();
+    script.send(1).said();
+    script.says_until(2_900 * MS);
+    let data = script.data(101, Position::WHOLE);
+    let data = Header { hold_us: u16::MAX, ..data };
+    script.hear(data);
+    assert_eq!(script.said(), [(Kind::Ack, 2)]);
+    assert_eq!(script.says_until(MS), [(1_000, Kind::Data, 1)]);
+}
+
+#[test]
+fn a_peer_that_talks_but_acknowledges_nothing_does_not_shorten_it() {
+    let mut script = Script::established();
+    script.send(1).said();
+    let mut sent = 0;
+    for seq in 101..1_101 {
+        sent += script.says_until(MS).iter().filter(|(_, kind, _)| *kind == Kind::Data).count();
+        let data = Header { hold_us: u16::MAX, ..script.data(seq, Position::WHOLE) };
+        script.hear(data);
+    }
+    assert!(sent < 15, "{sent} times in a second");
+}
+
+#[test]
+fn memory_of_a_busy_time_is_given_back() {
+    let mut script = Script::established();
+    script.send(100).said();
+    let ack = script.ack(101, &[], 0);
+    script.hear(ack);
+    script.freed();
+    assert_ne!(script.flow.memory_slots(), 0);
+    script.says_until(2 * S + MS);
+    assert_eq!(script.flow.memory_slots(), 0);
+}

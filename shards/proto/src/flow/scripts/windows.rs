@@ -69,3 +69,38 @@ fn what_found_no_buffer_is_sent_again_when_the_window_reopens() {
     script.hear(reopened);
     assert_eq!(script.said(), lines(Kind::Data, [1, 2]));
 }
+
+#[test]
+fn questions_back_off_also_while_something_is_outstanding() {
+    let mut script = Script::established();
+    script.send(2).said();
+    script.at(R);
+    let refused = Header { window_packets: 0, ..script.ack(1, &[], R) };
+    script.hear(refused);
+    let mut questions = 0;
+    let start = script.now;
+    while script.now < start + Duration::from_secs(2) {
+        script.now = script.flow.deadline().expect("a plan");
+        if !script.said().is_empty() {
+            questions += 1;
+            let answer = Header { window_packets: 0, ..script.answer(R) };
+            script.hear(answer);
+            assert_eq!(script.said(), []);
+        }
+    }
+    assert!((5..20).contains(&questions), "{questions}");
+}
+
+#[test]
+fn a_loss_after_the_reopening_is_repaired_quickly() {
+    let mut script = Script::established();
+    script.send(2).said();
+    script.at(R);
+    let refused = Header { window_packets: 0, ..script.ack(1, &[], R) };
+    script.hear(refused);
+    script.says_until(900 * MS);
+    let reopened = Header { kind: Kind::Probe, ..script.ack(1, &[], 0) };
+    script.hear(reopened);
+    assert_eq!(script.said(), lines(Kind::Data, [1, 2]));
+    assert_eq!(script.says_until(MS), [(1_000, Kind::Data, 1), (1_000, Kind::Data, 2)]);
+}
