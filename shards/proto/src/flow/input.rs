@@ -169,7 +169,7 @@ impl<S, R> Flow<S, R> {
     /// The flow has ended, but the peer may not know: a CLOSE repeated by it is answered again.
     fn on_packet_after_end(&mut self, header: &Header) -> Verdict {
         if header.kind == Kind::Close && !self.owed.reset {
-            self.owed.ack = self.receiver.on_close(header.seq) || header.seq.is_before(self.receiver.next());
+            self.owed.ack |= self.receiver.on_close(header.seq) || header.seq.is_before(self.receiver.next());
         }
         Verdict::Ended
     }
