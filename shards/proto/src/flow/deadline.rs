@@ -106,9 +106,19 @@ impl Silence {
     fn lasts(&self, now: Instant, length: Duration) -> bool {
         self.heard_at + length <= now
     }
+
+    /// Asked often enough for silence to mean anything.
+    fn may_be_reported(&self) -> bool {
+        self.unanswered >= TRIES_BEFORE_SILENT
+    }
+
+    /// Asked often enough to give up.
+    fn may_be_final(&self, limits: &Limits) -> bool {
+        self.unanswered >= limits.probes_before_gone.max(TRIES_BEFORE_SILENT)
+    }
 }
 
-/// Questions that must be open for silence to mean anything: the last one may just have been asked.
+/// The last question may just have been asked: silence means something when the one before is unanswered too.
 const TRIES_BEFORE_SILENT: u16 = 2;
 
 fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
@@ -128,8 +138,8 @@ fn probe_after(limits: &Limits) -> Duration {
 }
 
 impl<S, R> Flow<S, R> {
-    /// When [`on_deadline`](Self::on_deadline) wants to be called; cheap, to be read again after every turn of the flow. A moment
-    /// in the past means: poll for transmission, then call it.
+    /// When [`on_deadline`](Self::on_deadline) wants to be called; cheap, to be read again after every turn of the flow. It
+    /// may lie in the past.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Closed => None,
@@ -148,11 +158,9 @@ impl<S, R> Flow<S, R> {
             return (!asks).then(|| silence.heard_at + probe_after(&self.limits));
         }
         if !silence.is_silent {
-            let tried = silence.unanswered >= TRIES_BEFORE_SILENT;
-            return tried.then(|| silence.heard_at + self.limits.silent_after);
+            return silence.may_be_reported().then(|| silence.heard_at + self.limits.silent_after);
         }
-        let tried = silence.unanswered >= self.limits.probes_before_gone;
-        tried.then(|| silence.heard_at + self.limits.gone_after)
+        silence.may_be_final(&self.limits).then(|| silence.heard_at + self.limits.gone_after)
     }
 
     /// The deadline has passed. Drain the receive queue before, so that an answer that waits there is not missed; poll for
@@ -194,11 +202,10 @@ impl<S, R> Flow<S, R> {
             }
             return;
         }
-        if self.silence.unanswered >= TRIES_BEFORE_SILENT && self.silence.lasts(now, self.limits.silent_after) {
+        if self.silence.may_be_reported() && self.silence.lasts(now, self.limits.silent_after) {
             self.silence.is_silent = true;
         }
-        let tried = self.silence.unanswered >= self.limits.probes_before_gone;
-        if tried && self.silence.lasts(now, self.limits.gone_after) {
+        if self.silence.may_be_final(&self.limits) && self.silence.lasts(now, self.limits.gone_after) {
             self.step(Step::End, Reason::PeerGone);
         }
     }
@@ -240,7 +247,7 @@ impl<S, R> Flow<S, R> {
         }
         let una = self.sender.una();
         self.alarms.tail_end.take_if(|end| !una.is_before(*end));
-        // RFC 6298, section 5.
+        // RFC 6298, sections 5.2 and 5.3.
         let is_idle = self.sender.outstanding() == 0;
         self.alarms.timeout_at = (!is_idle).then(|| now + self.rtt.timeout(&self.limits, 0));
         self.plan_tail_probe(now);
@@ -270,9 +277,7 @@ impl<S, R> Flow<S, R> {
 
     /// New data was transmitted.
     pub(super) fn on_transmit(&mut self, now: Instant) {
-        if self.alarms.timeout_at.is_none() {
-            self.alarms.timeout_at = Some(now + self.rtt.timeout(&self.limits, self.alarms.backoff));
-        }
+        self.arm_timeout(now);
         self.plan_tail_probe(now);
     }
 
@@ -281,6 +286,11 @@ impl<S, R> Flow<S, R> {
         if let Some(Doubt { retransmitted_at: retransmitted_at @ None }) = &mut self.alarms.doubt {
             *retransmitted_at = Some(super::timestamps::stamp(now));
         }
+        self.arm_timeout(now);
+    }
+
+    /// A packet is in flight (RFC 6298, section 5.1).
+    fn arm_timeout(&mut self, now: Instant) {
         if self.alarms.timeout_at.is_none() {
             self.alarms.timeout_at = Some(now + self.rtt.timeout(&self.limits, self.alarms.backoff));
         }
