@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod handshake;
 pub mod seq;
 pub mod time;
 pub mod wire;
