@@ -8,6 +8,8 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod handshake;
+pub mod rss;
 pub mod seq;
 pub mod time;
 pub mod wire;
