@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use machnet_proto::addr::{FlowKey, MacAddr};
-use machnet_proto::handshake::{Agreed, Terms};
+use machnet_proto::handshake::Agreed;
 use machnet_proto::time::{Duration, Instant};
 
 /// How long a peer has to answer a SYN-ACK; its own retries end about then.
@@ -15,12 +15,12 @@ const LIFETIME: Duration = Duration::from_secs(3);
 /// What a SYN left behind.
 #[derive(Clone, Debug)]
 pub(super) struct HalfOpenFlow {
-    /// What the peer offered.
-    pub(super) theirs: Terms,
+    /// The peer's nonce.
+    pub(super) remote_nonce: u32,
+    /// Our nonce.
+    pub(super) local_nonce: u32,
     /// What both will keep to.
     pub(super) agreed: Agreed,
-    /// Our nonce.
-    pub(super) nonce: u32,
     /// Where the SYN came from and the flow's frames will go.
     pub(super) next_hop: MacAddr,
 }

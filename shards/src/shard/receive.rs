@@ -1,20 +1,23 @@
 //! Frames on their way in: each goes to its flow, to the coordinator, or is dropped and counted by reason.
 
 use machnet_proto::addr::{FlowKey, MacAddr};
-use machnet_proto::flow::{self, Birth, Role, Verdict};
-use machnet_proto::handshake::{self, Terms};
+use machnet_proto::flow::{self, Birth, FlowId, Reason, Role, Verdict};
+use machnet_proto::handshake::{Acceptance, HandshakeError, Message, Packet, Terms};
+use machnet_proto::seq::SeqNo;
 use machnet_proto::time::Instant;
+use machnet_proto::wire::WireError;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template, UdpDatagram};
 use machnet_proto::wire::ipv4;
-use machnet_proto::wire::machnet::{HEADER_BYTES, Handshake, HandshakeKind, Header, Kind};
-use machnet_proto::wire::WireError;
+use machnet_proto::wire::machnet::{HEADER_BYTES, HandshakeKind, Header, Kind};
 
-use super::channels::Channel;
 use super::half_open::HalfOpenFlow;
 use super::{BURST_FRAMES, BURSTS_PER_TURN, Origin, Shard};
 use crate::counters::{Counter, DropReason};
 use crate::mailbox::ToCoordinator;
 use crate::nic::{Frame, NicQueue};
+
+/// Packets a peer is taken to have buffers for until its first header says so.
+const INITIAL_WINDOW_PACKETS: u16 = 1;
 
 impl<Q: NicQueue> Shard<Q> {
     /// Receives for one turn; gives the number of frames and whether the queue ran empty.
@@ -101,7 +104,7 @@ impl<Q: NicQueue> Shard<Q> {
             Some(id) => id,
             None if self.half_open.get(key).is_some() => self.confirm(datagram, header, now)?,
             None if header.kind == Kind::Reset && self.expected.contains(key) => return self.pass_answer_on(datagram),
-            None => return self.answer_unknown(datagram, header, payload.len(), now),
+            None => return self.answer_unknown(datagram, header, now),
         };
         let entry = self.flows.get_mut(id).expect("found above");
         if entry.demands_checksum && datagram.checksum_is_good() != Some(true) {
@@ -119,7 +122,8 @@ impl<Q: NicQueue> Shard<Q> {
                 self.counts.count(Counter::RxPieces);
                 Ok(())
             }
-            Verdict::NotData => Ok(()),
+            Verdict::NotData | Verdict::Discarded => Ok(()),
+            Verdict::Ended => Err(DropReason::UnknownFlow),
             Verdict::Duplicate => Err(DropReason::Duplicate),
             Verdict::OutOfWindow => Err(DropReason::OutOfWindow),
             Verdict::NoBuffer => Err(DropReason::NoBuffer),
@@ -129,13 +133,17 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// SYN, SYN-ACK, or something else that no flow understands.
     fn receive_handshake(&mut self, datagram: &UdpDatagram<'_>, now: Instant) -> Result<(), DropReason> {
-        let Ok((handshake, _)) = Handshake::parse(datagram.payload) else { return Err(DropReason::NotMachnet) };
-        match handshake.kind {
-            HandshakeKind::Syn => self.receive_syn(datagram, now),
-            HandshakeKind::SynAck | HandshakeKind::Refuse if self.expected.contains(&datagram.key) => {
-                self.pass_answer_on(datagram)
+        match Message::parse(datagram.payload) {
+            Ok(Message::Syn(theirs)) => self.receive_syn(datagram, &theirs, now),
+            Ok(Message::V1(syn)) if syn.kind == HandshakeKind::Syn => {
+                self.refuse(datagram, &Packet::refuse_v1(&syn), now)?;
+                Err(DropReason::NoExtension)
             }
-            HandshakeKind::SynAck | HandshakeKind::Refuse => Err(DropReason::UnknownFlow),
+            Ok(_) if self.expected.contains(&datagram.key) => self.pass_answer_on(datagram),
+            Ok(_) => Err(DropReason::UnknownFlow),
+            Err(HandshakeError::OldGeneration) => Err(DropReason::NoExtension),
+            Err(HandshakeError::Wire(WireError::Unknown)) => Err(DropReason::NotMachnet),
+            Err(HandshakeError::Wire(_)) => Err(DropReason::Malformed),
         }
     }
 
@@ -150,77 +158,78 @@ impl<Q: NicQueue> Shard<Q> {
         self.outlet.post(message).map_err(|_| DropReason::MailboxFull)
     }
 
-    fn receive_syn(&mut self, datagram: &UdpDatagram<'_>, now: Instant) -> Result<(), DropReason> {
+    fn receive_syn(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        theirs: &Terms,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         if !self.syn_bucket.take(now) {
             return Err(DropReason::RateLimited);
         }
-        let key = &datagram.key;
-        let theirs = match handshake::parse(datagram.payload) {
-            Ok(syn) => syn.terms,
-            Err(_) => return Err(DropReason::Malformed),
-        };
-        let Some(theirs) = theirs else {
-            self.refuse(datagram);
-            return Err(DropReason::NoExtension);
-        };
-        if datagram.checksum_is_good() == Some(false) {
+        if datagram.checksum_is_good() != Some(true) {
             return Err(DropReason::BadChecksum);
         }
+        let key = &datagram.key;
+        let answer = Acceptance::answer(&self.settings.secret, key, theirs, &self.settings.terms());
         if let Some(id) = self.flows.find(key) {
-            return self.receive_syn_on_flow(id, datagram, &theirs, now);
+            self.receive_syn_on_flow(id, datagram, theirs, &answer, now);
+            return Ok(());
         }
-        let slot = self.listeners.get(&key.local_port).and_then(|channel| self.slots.get(channel)).copied();
-        let Some(slot) = slot else {
-            self.refuse(datagram);
+        let Some(slot) = self.listening_slot(key) else {
+            self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Refused.to_wire()), now)?;
             return Err(DropReason::NoListener);
         };
         if !self.has_room_for_flow(slot) {
-            self.refuse(datagram);
+            self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Limit.to_wire()), now)?;
             return Err(DropReason::FlowLimit);
         }
-        let ours = self.our_terms(key, &theirs);
-        self.answer_syn(datagram, &ours);
-        if self.half_open.get(key).is_none_or(|flow| flow.theirs != theirs) {
-            let agreed = handshake::agree(&ours, &theirs);
-            let flow = HalfOpenFlow { theirs, agreed, nonce: ours.offer.nonce, next_hop: datagram.source_mac };
+        self.send_datagram(datagram.source_mac, key, &answer.packet);
+        let known = self.half_open.get(key).is_some_and(|flow| flow.remote_nonce == theirs.offer.nonce);
+        if !known {
+            let flow = HalfOpenFlow {
+                remote_nonce: theirs.offer.nonce,
+                agreed: answer.agreed,
+                local_nonce: answer.ours.offer.nonce,
+                next_hop: datagram.source_mac,
+            };
             self.half_open.insert(*key, flow, now);
         }
         Ok(())
+    }
+
+    /// The slot of the channel that flows to the key's local port are accepted into.
+    fn listening_slot(&self, key: &FlowKey) -> Option<usize> {
+        self.listeners.get(&key.local_port).and_then(|channel| self.slots.get(channel)).copied()
     }
 
     /// A SYN for a tuple that has a flow: a duplicate gets the same answer, another incarnation of the peer makes the
     /// flow ask whether its own is still there. If it is not, the answer ends the flow and the next SYN opens a new one.
     fn receive_syn_on_flow(
         &mut self,
-        id: flow::FlowId,
+        id: FlowId,
         datagram: &UdpDatagram<'_>,
         theirs: &Terms,
+        answer: &Acceptance,
         now: Instant,
-    ) -> Result<(), DropReason> {
-        let ours = self.our_terms(&datagram.key, theirs);
+    ) {
         let entry = self.flows.get_mut(id).expect("found by the caller");
         if entry.origin == Origin::Accepted && entry.remote_nonce == theirs.offer.nonce {
-            self.answer_syn(datagram, &ours);
+            self.send_datagram(datagram.source_mac, &datagram.key, &answer.packet);
         } else {
-            entry.flow.challenge(now);
+            entry.flow.probe(now);
             Self::make_ready(&mut self.ready, id, entry);
         }
-        Ok(())
     }
 
-    /// What this shard offers in answer to a SYN: the same on every shard, and for every copy of the SYN.
-    fn our_terms(&self, key: &FlowKey, theirs: &Terms) -> Terms {
-        let nonce = handshake::acceptor_nonce(&self.settings.secret, key, theirs.offer.nonce);
-        handshake::our_terms(nonce, self.settings.max_payload(), self.settings.boot_id)
-    }
-
-    fn answer_syn(&mut self, datagram: &UdpDatagram<'_>, ours: &Terms) {
-        self.send_datagram(datagram.source_mac, &datagram.key, &handshake::syn_ack(ours));
-    }
-
-    fn refuse(&mut self, datagram: &UdpDatagram<'_>) {
-        self.send_datagram(datagram.source_mac, &datagram.key, &handshake::refusal());
+    /// Refuses a SYN, at a bounded rate.
+    fn refuse(&mut self, datagram: &UdpDatagram<'_>, packet: &[u8], now: Instant) -> Result<(), DropReason> {
+        if !self.reset_bucket.take(now) {
+            return Err(DropReason::RateLimited);
+        }
+        self.send_datagram(datagram.source_mac, &datagram.key, packet);
         self.counts.count(Counter::ResetsSent);
+        Ok(())
     }
 
     fn send_datagram(&mut self, next_hop: MacAddr, key: &FlowKey, payload: &[u8]) {
@@ -239,27 +248,30 @@ impl<Q: NicQueue> Shard<Q> {
         datagram: &UdpDatagram<'_>,
         header: &Header,
         now: Instant,
-    ) -> Result<flow::FlowId, DropReason> {
+    ) -> Result<FlowId, DropReason> {
         let key = datagram.key;
         let half_open = self.half_open.get(&key).expect("looked up by the caller").clone();
-        let birth = Birth {
-            role: Role::Acceptor,
-            local_nonce: half_open.nonce,
-            remote_nonce: half_open.theirs.offer.nonce,
-            max_payload: half_open.agreed.max_payload,
-        };
-        if !birth.is_confirmed_by(header) {
+        // The peer can have received nothing from us but our nonce.
+        if header.ack != SeqNo::new(half_open.local_nonce) + 1 {
             return Err(DropReason::Invalid);
         }
-        let slot = self.listeners.get(&key.local_port).and_then(|channel| self.slots.get(channel)).copied();
-        let slot = slot.filter(|&slot| self.has_room_for_flow(slot)).ok_or(DropReason::FlowLimit)?;
+        let slot = self.listening_slot(&key).filter(|&slot| self.has_room_for_flow(slot));
+        let slot = slot.ok_or(DropReason::FlowLimit)?;
+        let birth = Birth {
+            role: Role::Acceptor,
+            local_nonce: half_open.local_nonce,
+            remote_nonce: half_open.remote_nonce,
+            max_payload: half_open.agreed.max_payload,
+            peer_window_packets: INITIAL_WINDOW_PACKETS,
+            rtt: None,
+        };
         let features = half_open.agreed.features;
         let id = self
-            .open_flow(key, half_open.next_hop, &birth, features, slot, Origin::Accepted, now)
+            .open_flow(key, half_open.next_hop, &birth, features, slot, now)
             .map_err(|_| DropReason::FlowLimit)?;
         self.half_open.remove(&key);
         self.counts.count(Counter::FlowsAccepted);
-        let channel = self.channels[slot].as_ref().map(|channel: &Channel| channel.id).expect("has room for the flow");
+        let channel = self.channels[slot].as_ref().map(|channel| channel.id).expect("it had room for the flow");
         self.tell(ToCoordinator::Accepted { shard: self.settings.id, key, channel });
         Ok(id)
     }
@@ -270,10 +282,9 @@ impl<Q: NicQueue> Shard<Q> {
         &mut self,
         datagram: &UdpDatagram<'_>,
         header: &Header,
-        payload_bytes: usize,
         now: Instant,
     ) -> Result<(), DropReason> {
-        if let Some(answer) = flow::answer_unknown(header, payload_bytes) {
+        if let Some(answer) = flow::answer_unknown(header, now) {
             if !self.reset_bucket.take(now) {
                 return Err(DropReason::RateLimited);
             }
