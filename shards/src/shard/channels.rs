@@ -35,8 +35,10 @@ pub(super) struct Channel {
     unreleased: HashSet<FlowId>,
     /// Events that found no room in the ring, oldest first.
     unpublished: VecDeque<Notice>,
-    /// Flows whose receive window is closed for want of buffers.
+    /// Flows whose receive window is closed for want of buffers; each stands here once.
     pub(super) starved: Vec<machnet_proto::flow::FlowId>,
+    /// Whether the channel stands in the shard's list of those to flush.
+    pub(super) is_dirty: bool,
     epoch: Epoch,
     heat: Heat,
     receive_buffers: usize,
@@ -53,7 +55,10 @@ pub(super) enum Stage {
         until: Instant,
     },
     /// It broke the rules; its memory is not looked at any more.
-    Broken,
+    Broken {
+        /// Whether the coordinator has ended its endpoint, so that it may be freed.
+        removed: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +117,7 @@ impl Channel {
             unreleased: HashSet::new(),
             unpublished: VecDeque::new(),
             starved: Vec::new(),
+            is_dirty: false,
             epoch: Epoch { since: now, ..Epoch::default() },
             heat: Heat::Hot { idle_turns: 0 },
             receive_buffers,
@@ -126,7 +132,7 @@ impl Channel {
 
     /// Takes what the application published, up to the capacity of `into`, and the buffers it gave back.
     pub(super) fn poll(&mut self, into: &mut Vec<FromApp>) -> Result<usize, Violation> {
-        if self.stage == Stage::Broken {
+        if matches!(self.stage, Stage::Broken { .. }) {
             return Ok(0);
         }
         let taken = self.end.poll_tx(into)?;
@@ -231,7 +237,8 @@ impl Channel {
 
     /// Publishes what found no room before, and lets the application see all of this turn.
     pub(super) fn flush(&mut self) {
-        if self.stage == Stage::Broken {
+        self.is_dirty = false;
+        if matches!(self.stage, Stage::Broken { .. }) {
             return;
         }
         while let Some(notice) = self.unpublished.pop_front() {

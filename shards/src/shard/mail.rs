@@ -84,7 +84,7 @@ impl<Q: NicQueue> Shard<Q> {
         if !self.has_room_for_flow(slot) {
             return Err(NotCreated::TableFull);
         }
-        let id = self.open_flow(key, next_hop, birth, features, slot, Origin::Connected, now)?;
+        let id = self.open_flow(key, next_hop, birth, features, slot, now)?;
         self.counts.count(Counter::FlowsConnected);
         Ok(ChannelFlowId(id.to_bits()))
     }
@@ -98,7 +98,6 @@ impl<Q: NicQueue> Shard<Q> {
         birth: &Birth,
         features: Features,
         slot: usize,
-        origin: Origin,
         now: Instant,
     ) -> Result<FlowId, NotCreated> {
         let entry = Entry {
@@ -107,13 +106,17 @@ impl<Q: NicQueue> Shard<Q> {
             template: Template::new(self.settings.mac, next_hop, &key),
             next_hop,
             remote_nonce: birth.remote_nonce,
+            max_payload: birth.max_payload,
             slot,
             waiting: WaitingList::default(),
             is_ready: false,
             is_starved: false,
             demands_checksum: features.contains(Features::CHECKSUM),
             epoch_seen: u32::MAX,
-            origin,
+            origin: match birth.role {
+                Role::Connector => Origin::Connected,
+                Role::Acceptor => Origin::Accepted,
+            },
         };
         let id = self.flows.insert(key, entry).map_err(|refused| match refused {
             InsertError::Full(_) => NotCreated::TableFull,
@@ -147,7 +150,7 @@ impl<Q: NicQueue> Shard<Q> {
     fn drop_flow(&mut self, key: &FlowKey) {
         if let Some(id) = self.flows.find(key) {
             let acknowledged = self.flows.get_mut(id).map_or(0, |entry| entry.flow.acknowledged_messages());
-            self.end_flow(id, Reason::Duplicate, acknowledged);
+            self.end_flow(id, Reason::Reset, acknowledged);
         }
     }
 
@@ -175,9 +178,11 @@ impl<Q: NicQueue> Shard<Q> {
             }
         }
         let Some(channel) = self.channels[slot].as_mut() else { return };
-        if channel.stage == ChannelStage::Open {
-            channel.stage = ChannelStage::Lingering { until: now + linger };
-        }
+        channel.stage = match channel.stage {
+            ChannelStage::Open => ChannelStage::Lingering { until: now + linger },
+            ChannelStage::Broken { .. } => ChannelStage::Broken { removed: true },
+            lingering @ ChannelStage::Lingering { .. } => lingering,
+        };
         for (id, entry) in self.flows.iter_mut() {
             if entry.slot == slot {
                 entry.flow.close(reason);
@@ -214,7 +219,7 @@ impl<Q: NicQueue> Shard<Q> {
     pub(super) fn break_channel(&mut self, slot: usize, violation: Violation, now: Instant) {
         let Some(channel) = self.channels[slot].as_mut() else { return };
         let id = channel.id;
-        channel.stage = ChannelStage::Broken;
+        channel.stage = ChannelStage::Broken { removed: false };
         self.counts.count(Counter::ChannelsBroken);
         self.hot.retain(|&hot| hot != slot);
         self.bells.push(BellChange::Gone(slot));
@@ -226,7 +231,8 @@ impl<Q: NicQueue> Shard<Q> {
     /// Frees a channel whose application is gone once its last flow has ended.
     pub(super) fn free_channel_if_over(&mut self, slot: usize) {
         let Some(channel) = self.channels[slot].as_ref() else { return };
-        if channel.flows > 0 || !matches!(channel.stage, ChannelStage::Lingering { .. }) {
+        let removed = matches!(channel.stage, ChannelStage::Lingering { .. } | ChannelStage::Broken { removed: true });
+        if channel.flows > 0 || !removed {
             return;
         }
         let id = channel.id;
@@ -243,7 +249,7 @@ impl<Q: NicQueue> Shard<Q> {
         self.listeners.clear();
         let ids: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
         for id in ids {
-            self.abort_flow(id, Reason::PeerGone, now);
+            self.abort_flow(id, Reason::Shutdown, now);
             if self.transmitter.has_frames() {
                 self.transmitter.transmit(&mut self.counts);
             }
@@ -254,9 +260,7 @@ impl<Q: NicQueue> Shard<Q> {
     pub(super) fn finish_stop(&mut self) {
         if self.stage == Stage::Stopping && !self.transmitter.has_frames() && self.transmitter.queue().flush() {
             self.tell(ToCoordinator::Stopped { shard: self.settings.id });
-            if self.post.is_empty() {
-                self.stage = Stage::Stopped;
-            }
+            self.stage = Stage::Stopped;
             self.publish_counts();
         }
     }

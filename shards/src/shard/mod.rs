@@ -24,16 +24,20 @@ mod transmit;
 mod tests;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use machnet::channel::{FromApp, RxBuffer, TxBuffer};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
-use machnet_proto::flow::{self, Flow, FlowId, FlowTable, Timers};
+use machnet_proto::flow::{Flow, FlowId, FlowTable, Limits, Timers};
+use machnet_proto::handshake::{self, Features, Terms};
 use machnet_proto::time::{Duration, Instant};
-use machnet_proto::wire::frame::Template;
+use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
+use machnet_proto::wire::machnet::{HEADER_BYTES, Offer};
 
 use crate::counters::{Counter, Counts, Gauge};
 use crate::mailbox::{ChannelId, Inlet, Outlet, ShardId, ToCoordinator, ToShard};
-use crate::nic::NicQueue;
+use crate::nic::{ETHERNET_HEADER_BYTES, NicQueue};
 use bucket::TokenBucket;
 use channels::{Channel, WaitingList};
 use half_open::HalfOpen;
@@ -63,6 +67,8 @@ const POST_MAX: usize = 1024;
 /// deadlines by which a peer counts as silent are moved by as much.
 const GAP_MIN: Duration = Duration::from_millis(100);
 
+const IP_AND_UDP_BYTES: usize = HEADERS_BYTES - ETHERNET_HEADER_BYTES;
+
 /// What a shard is told when it is made.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -85,7 +91,20 @@ pub struct Settings {
     /// The most flows whose handshake is half done; beyond it the oldest is forgotten.
     pub half_open_max: usize,
     /// Of each flow.
-    pub flow: flow::Limits,
+    pub flow: Arc<Limits>,
+}
+
+impl Settings {
+    /// What this interface brings into every flow; a flow's nonce is still to be put in.
+    fn terms(&self) -> Terms {
+        let headers = IP_AND_UDP_BYTES + HEADER_BYTES;
+        let max_payload = usize::from(self.mtu_bytes).saturating_sub(headers);
+        Terms {
+            offer: Offer { version: handshake::VERSION, features: Features::SUPPORTED.bits(), nonce: 0 },
+            max_payload: u16::try_from(max_payload).unwrap_or(u16::MAX),
+            boot_id: self.boot_id,
+        }
+    }
 }
 
 /// One shard.
@@ -107,6 +126,8 @@ pub struct Shard<Q: NicQueue> {
     channels: Vec<Option<Channel>>,
     slots: HashMap<ChannelId, usize>,
     hot: Vec<usize>,
+    /// Slots of channels into which something was published this turn.
+    dirty: Vec<usize>,
     /// Flows that may have something to deliver or to transmit.
     ready: VecDeque<FlowId>,
 
@@ -146,12 +167,19 @@ struct Entry {
     flow: Flow<TxBuffer, RxBuffer>,
     key: FlowKey,
     template: Template,
+    /// The MAC address in `template`.
+    next_hop: MacAddr,
+    /// Names the peer's incarnation of the flow.
+    remote_nonce: u32,
+    max_payload: u16,
     /// Slot of its channel.
     slot: usize,
     /// Pieces its application published that wait for the window.
     waiting: WaitingList,
     /// Whether it stands in `ready`.
     is_ready: bool,
+    /// Whether it stands in its channel's list of starved flows.
+    is_starved: bool,
     /// Whether a wrong or missing UDP checksum makes a packet invalid.
     demands_checksum: bool,
     /// The channel's epoch in which data of this flow was counted last.
@@ -211,6 +239,7 @@ impl<Q: NicQueue> Shard<Q> {
             channels: Vec::new(),
             slots: HashMap::new(),
             hot: Vec::new(),
+            dirty: Vec::new(),
             ready: VecDeque::new(),
             transmitter: Transmitter::new(queue),
             received: Vec::with_capacity(BURST_FRAMES),
@@ -234,6 +263,7 @@ impl<Q: NicQueue> Shard<Q> {
     pub fn poll_once(&mut self, now: Instant) -> Work {
         let mut work = Work::default();
         if self.stage == Stage::Stopped {
+            self.send_post();
             return work;
         }
         self.notice_gap(now);
@@ -314,7 +344,7 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// The bell of the channel in this slot.
-    pub fn bell(&self, slot: usize) -> Option<std::os::fd::BorrowedFd<'_>> {
+    pub fn bell(&self, slot: usize) -> Option<BorrowedFd<'_>> {
         self.channels.get(slot)?.as_ref().map(|channel| channel.end().bell())
     }
 
@@ -324,7 +354,7 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// The mailbox's bell, for whoever sleeps for the shard.
-    pub fn mail_bell(&self) -> std::os::fd::BorrowedFd<'_> {
+    pub fn mail_bell(&self) -> BorrowedFd<'_> {
         self.inlet.fd()
     }
 
@@ -340,7 +370,7 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// Whether the shard has stopped for good, as the coordinator asked.
     pub fn has_stopped(&self) -> bool {
-        self.stage == Stage::Stopped
+        self.stage == Stage::Stopped && self.post.is_empty()
     }
 
     /// What it counted so far.

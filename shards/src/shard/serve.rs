@@ -55,6 +55,7 @@ impl<Q: NicQueue> Shard<Q> {
             return 1;
         }
         self.wake_starved(slot);
+        self.mark_dirty(slot);
         polled.unwrap_or(0)
     }
 
@@ -66,7 +67,7 @@ impl<Q: NicQueue> Shard<Q> {
         let live = self.flows.get_mut(id).filter(|entry| entry.slot == slot);
         match (descriptor, live) {
             (FromApp::Piece { buffer, len, first, last, .. }, Some(entry)) => {
-                if usize::from(len) > usize::from(entry.flow.max_payload()) {
+                if len > entry.max_payload {
                     return Err(machnet::channel::Violation::LengthTooLarge);
                 }
                 if last {
@@ -112,8 +113,9 @@ impl<Q: NicQueue> Shard<Q> {
             channel.complete(buffer);
         }
         let grant = if channel.stage == ChannelStage::Open { channel.share() } else { 0 };
-        if grant == 0 && channel.stage == ChannelStage::Open {
-            channel.starve(id);
+        if grant == 0 && channel.stage == ChannelStage::Open && !entry.is_starved {
+            entry.is_starved = true;
+            channel.starved.push(id);
         }
         entry.flow.grant(grant);
         let to_ourselves = entry.key.remote_ip == self.settings.ip;
@@ -129,7 +131,8 @@ impl<Q: NicQueue> Shard<Q> {
                 break;
             };
             let Entry { flow, waiting, template, .. } = entry;
-            let Some(packet) = flow.poll_transmit(now, || channel.pop_waiting(waiting)) else {
+            let is_waiting = !waiting.is_empty();
+            let Some(packet) = flow.poll_transmit(now, is_waiting, || channel.pop_waiting(waiting)) else {
                 self.transmitter.keep(frame);
                 break;
             };
@@ -141,6 +144,8 @@ impl<Q: NicQueue> Shard<Q> {
         if unfinished {
             Self::make_ready(&mut self.ready, id, entry);
         }
+        let slot = entry.slot;
+        self.mark_dirty(slot);
         self.take_events(id);
     }
 
@@ -196,6 +201,7 @@ impl<Q: NicQueue> Shard<Q> {
         }
         channel.flows -= 1;
         channel.notify(Notice::Closed { flow: ChannelFlowId(id.to_bits()), reason, acknowledged_messages });
+        self.mark_dirty(entry.slot);
         self.free_channel_if_over(entry.slot);
     }
 
@@ -232,8 +238,18 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// Lets applications see what this turn published.
     pub(super) fn flush_channels(&mut self) {
-        for channel in self.channels.iter_mut().flatten() {
-            channel.flush();
+        for slot in self.dirty.drain(..) {
+            if let Some(channel) = self.channels[slot].as_mut() {
+                channel.flush();
+            }
+        }
+    }
+
+    /// Remembers to flush a channel at the end of the turn.
+    pub(super) fn mark_dirty(&mut self, slot: usize) {
+        if let Some(channel) = self.channels[slot].as_mut().filter(|channel| !channel.is_dirty) {
+            channel.is_dirty = true;
+            self.dirty.push(slot);
         }
     }
 }
