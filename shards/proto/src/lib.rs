@@ -9,6 +9,7 @@ extern crate alloc;
 
 pub mod addr;
 pub mod handshake;
+pub mod neighbor;
 pub mod rss;
 pub mod seq;
 pub mod time;
