@@ -35,7 +35,7 @@ struct shim_rss {
 	uint8_t key[64];
 	uint16_t key_len;
 	uint16_t table_len;
-	uint16_t table[512];
+	uint16_t table[2048];
 	uint8_t hashes_ipv4;
 	uint8_t hashes_udp;
 };

@@ -78,10 +78,10 @@ pub struct Rss {
     pub key: [u8; 64],
     /// At most 64.
     pub key_len: u16,
-    /// At most 512.
+    /// At most 2048.
     pub table_len: u16,
     /// The queue of each entry; `table_len` of them.
-    pub table: [u16; 512],
+    pub table: [u16; 2048],
     /// Whether IPv4 addresses are hashed.
     pub hashes_ipv4: u8,
     /// Whether UDP ports are hashed with them.
