@@ -151,7 +151,8 @@ fn nothing_is_left_after_an_end_from_outside() {
     if Hosts::or_skip(Link::default()).is_none() {
         return;
     }
-    // Two at once, each ended in another way: as by a terminal's Ctrl-C, which reaches the whole process group, and by kill -9.
+    // Two at once, each ended in another way: as by a terminal's Ctrl-C, which reaches the whole process group, and by
+    // kill -9.
     let (interrupted, killed) = (Stand::start(), Stand::start());
     interrupted.end_by("-INT");
     assert!(killed.programs.iter().all(|&pid| name_of(pid).is_some()), "the other pair of hosts is untouched");

@@ -1,7 +1,8 @@
 //! How fast do two hosts on this machine exchange messages through machnet-shards, beside kernel TCP on the same wire?
 //!
-//! Makes two hosts (network namespaces joined by veth), starts a daemon on each, pings them, says hello, measures round trips
-//! and rates of both stacks in turn, and prints one table. Leaves nothing behind, however it ends. `make demo` runs it.
+//! Makes two hosts (network namespaces joined by veth), starts a daemon on each, pings them, says hello, measures round
+//! trips and rates of both stacks in turn, and prints one table. Leaves nothing behind, however it ends. `make demo`
+//! runs it.
 
 #[path = "../../tests/hosts/mod.rs"]
 mod hosts;

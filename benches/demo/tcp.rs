@@ -1,7 +1,7 @@
 //! The rival: requests and answers of a fixed size over one kernel TCP connection, with blocking calls.
 //!
-//! It is given what a good TCP program has: no Nagle, and buffered reading. Each message is handed to the kernel by a call of its own, as
-//! `msg_gen` sends each by itself; or, asked to gather, all that are ready by one call.
+//! It is given what a good TCP program has: no Nagle, and buffered reading. Each message is handed to the kernel by a
+//! call of its own, as `msg_gen` sends each by itself; or, asked to gather, all that are ready by one call.
 
 use std::io::{self, BufReader, BufWriter, Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
@@ -16,7 +16,8 @@ use crate::measurement::{Measurement, RoundTrips};
 const STAMP_BYTES: usize = 8;
 /// How much is read and written at a time.
 const BUFFER_BYTES: usize = 64 << 10;
-/// As much as both kernels surely hold between them: a client that has not more on its way cannot block for ever in a write.
+/// As much as both kernels surely hold between them: a client that has not more on its way cannot block for ever in a
+/// write.
 const ONE_THREAD_BYTES: usize = 128 << 10;
 /// How long the client waits for the server to listen.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
