@@ -340,8 +340,9 @@ fn character(text: &str) -> usize {
 
 /// All files that git would take, by path; `None` outside a checkout.
 fn files() -> Option<Vec<String>> {
+    // A container may run as another user than the owner of the checkout.
     let listing = std::process::Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .args(["-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .ok()

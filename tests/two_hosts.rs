@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
 use hosts::{Hosts, Link};
 
 const A_WHILE: Duration = Duration::from_secs(10);
@@ -125,12 +127,11 @@ impl Stand {
         }
     }
 
-    /// Ends it as `kill` does and waits until nothing of it is left.
-    fn end_by(mut self, kill: &str) {
+    /// Ends it by `kill` and waits until nothing of it is left.
+    fn end_by(mut self, kill: impl FnOnce(Pid)) {
         let holders = holders_of(self.process.id());
         assert_eq!(holders.len(), 5, "two holders, two programs, the sweeper");
-        let target = if kill == "-INT" { format!("-{}", self.process.id()) } else { self.process.id().to_string() };
-        assert!(Command::new("kill").args([kill, "--", &target]).status().unwrap().success());
+        kill(Pid::from_child(&self.process));
         self.process.wait().unwrap();
         let deadline = Instant::now() + A_WHILE;
         let left = || {
@@ -154,9 +155,9 @@ fn nothing_is_left_after_an_end_from_outside() {
     // Two at once, each ended in another way: as by a terminal's Ctrl-C, which reaches the whole process group, and by
     // kill -9.
     let (interrupted, killed) = (Stand::start(), Stand::start());
-    interrupted.end_by("-INT");
+    interrupted.end_by(|process| kill_process_group(process, Signal::INT).unwrap());
     assert!(killed.programs.iter().all(|&pid| name_of(pid).is_some()), "the other pair of hosts is untouched");
-    killed.end_by("-KILL");
+    killed.end_by(|process| kill_process(process, Signal::KILL).unwrap());
 }
 
 /// The name of a process that has not ended.

@@ -29,9 +29,12 @@ impl Namespace {
             || Self::hold(Command::new("unshare").args(["--user", "--map-root-user", "--net", "--mount"]), true);
         direct().or_else(|of_root| {
             within_user().map_err(|of_user| {
+                let this = std::env::current_exe().unwrap_or_default();
                 Failure(format!(
-                    "this machine does not let us make network namespaces ({of_root}; in a user namespace: {of_user}): run this as \
-                     root, or allow it by sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+                    "this machine does not let us make network namespaces ({of_root}; in a user namespace: {of_user}): \
+                     run sudo {} (in a container, one that is --privileged), or let users make them, on Ubuntu by \
+                     sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+                    this.display()
                 ))
             })
         })
