@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use rustix::process::Signal;
 
 use hosts::{Failure, Host, Hosts, Link, Program};
 use measurement::{Measurement, Row, print_table};
@@ -105,18 +106,19 @@ impl Demo {
         progress(started, "starting machnet-shards on each");
         let daemons = [start_daemon(&hosts.left, arguments.shards)?, start_daemon(&hosts.right, arguments.shards)?];
         let mut demo = Self { started, seconds: arguments.seconds, hosts, daemons };
-        let measured = demo.show();
-        let alive = demo.daemons.each_mut().map(Program::is_running);
-        let rows = measured.map_err(|why| demo.with_logs(&why, alive))?;
+        let rows = match demo.show() {
+            Ok(rows) => rows,
+            Err(why) => return Err(demo.with_logs(&why)),
+        };
         print_table(&rows, arguments.shards);
+        demo.stop()?;
         let took = started.elapsed().as_secs_f64();
-        drop(demo);
         println!("\nDone in {took:.0} s; the two hosts are gone again.");
         Ok(())
     }
 
     /// Everything between the start of the daemons and the table.
-    fn show(&mut self) -> Result<Vec<Row>, Failure> {
+    fn show(&self) -> Result<Vec<Row>, Failure> {
         let Hosts { left, right } = &self.hosts;
         for (from, to) in [(left, right), (right, left)] {
             let said = from.ping(to.machnet_ip, 56, 20)?;
@@ -149,43 +151,27 @@ impl Demo {
     fn say_hello(&self) -> Result<String, Failure> {
         let [left, right] = [&self.hosts.left, &self.hosts.right].map(|host| host.machnet_ip.to_string());
         let mut server = self.hosts.right.start_ours("hello_world", ["--local", &right])?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let mut client = self.hosts.left.start_ours("hello_world", ["--local", &left, "--remote", &right])?;
-            match client.finish(PATIENCE) {
-                Ok(_) => break,
-                // The server may not listen yet.
-                Err(_) if Instant::now() < deadline && server.is_running() => sleep_a_little(),
-                Err(why) => return Err(why),
-            }
-        }
+        until_it_listens(&mut server)?;
+        let mut client = self.hosts.left.start_ours("hello_world", ["--local", &left, "--remote", &right])?;
+        client.finish(PATIENCE)?;
         let greeting =
             |server: &Program| server.stdout().lines().find(|line| line.contains("Hello")).map(str::to_owned);
         server.wait_until("the greeting", PATIENCE, greeting)
     }
 
     fn measure_ours(&self, msg_size: usize, msg_window: usize) -> Result<Measurement, Failure> {
-        let Hosts { left, right } = &self.hosts;
-        let size = msg_size.to_string();
-        let local = right.machnet_ip.to_string();
-        let server_arguments = ["--local_ip", &local, "--msg_size", &size, "--verify"];
-        let mut server = right.start_ours("msg_gen", server_arguments)?;
-        let (local, remote) = (left.machnet_ip.to_string(), right.machnet_ip.to_string());
-        let (window, seconds) = (msg_window.to_string(), self.seconds.to_string());
-        let mut client_arguments = vec!["--local_ip", &local, "--remote_ip", &remote, "--msg_size", &size];
-        client_arguments.extend(["--msg_window", &window, "--duration", &seconds, "--verify", "--json"]);
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let mut client = left.start_ours("msg_gen", &client_arguments)?;
-            let status = client.wait(Duration::from_secs(self.seconds) + PATIENCE)?;
-            match Measurement::from_last_line(&client.stdout()) {
-                Some(measurement) if status.success() && measurement.is_complete() => return Ok(measurement),
-                // The server may not listen yet; then there are no totals.
-                None if Instant::now() < deadline && server.is_running() => sleep_a_little(),
-                None if !server.is_running() => return Err(server.failure("ended before its client")),
-                _ => return Err(client.failure(&format!("lost messages or found wrong bytes ({status})"))),
-            }
-        }
+        let [left, right] = [&self.hosts.left, &self.hosts.right].map(|host| host.machnet_ip.to_string());
+        let (size, window, seconds) = (msg_size.to_string(), msg_window.to_string(), self.seconds.to_string());
+        let both = |local| ["--local_ip", local, "--msg_size", &size, "--verify"];
+        let of_client = ["--remote_ip", &right, "--msg_window", &window, "--duration", &seconds, "--json"];
+        let mut server = self.hosts.right.start_ours("msg_gen", both(&right))?;
+        until_it_listens(&mut server)?;
+        let mut client = self.hosts.left.start_ours("msg_gen", both(&left).into_iter().chain(of_client))?;
+        let written = client.finish(Duration::from_secs(self.seconds) + PATIENCE)?;
+        // The server has checked the requests: its status says whether all were right.
+        server.signal(Signal::TERM);
+        server.finish(PATIENCE)?;
+        complete(&client, &written)
     }
 
     fn measure_tcp(&self, msg_size: usize, msg_window: usize, flags: &[&str]) -> Result<Measurement, Failure> {
@@ -198,16 +184,20 @@ impl Demo {
         let mut client = self.hosts.left.start(&this, arguments)?;
         let written = client.finish(Duration::from_secs(self.seconds) + PATIENCE)?;
         server.finish(PATIENCE)?;
-        Measurement::from_last_line(&written)
-            .filter(Measurement::is_complete)
-            .ok_or_else(|| client.failure("lost messages or found wrong bytes"))
+        complete(&client, &written)
+    }
+
+    /// Stops the daemons in order and takes the hosts away.
+    fn stop(mut self) -> Result<(), Failure> {
+        self.daemons.iter_mut().for_each(|daemon| daemon.signal(Signal::TERM));
+        self.daemons.iter_mut().try_for_each(|daemon| daemon.finish(PATIENCE).map(drop))
     }
 
     /// `why`, and what the daemons have to say about it.
-    fn with_logs(&self, why: &Failure, alive: [bool; 2]) -> Failure {
+    fn with_logs(&mut self, why: &Failure) -> Failure {
         let mut text = why.to_string();
-        for (daemon, (name, alive)) in self.daemons.iter().zip(["left", "right"].into_iter().zip(alive)) {
-            let state = if alive { "runs" } else { "has ended" };
+        for (daemon, name) in self.daemons.iter_mut().zip(["left", "right"]) {
+            let state = if daemon.is_running() { "runs" } else { "has ended" };
             text.push_str(&format!("\n\n{}", daemon.failure(&format!("of the {name} host {state}"))));
         }
         Failure(text)
@@ -224,6 +214,14 @@ fn progress(started: Instant, what: &str) {
     println!("[{:4.1} s] {what}", started.elapsed().as_secs_f64());
 }
 
-fn sleep_a_little() {
-    std::thread::sleep(Duration::from_millis(50));
+/// Both servers say so, one on stdout, one on stderr.
+fn until_it_listens(server: &mut Program) -> Result<(), Failure> {
+    let says = |server: &Program| [server.stdout(), server.stderr()].iter().any(|text| text.contains("Listening"));
+    server.wait_until("Listening", PATIENCE, |server| says(server).then_some(()))
+}
+
+/// What `client` has measured, if nothing was lost or wrong.
+fn complete(client: &Program, written: &str) -> Result<Measurement, Failure> {
+    let measurement = Measurement::from_last_line(written).filter(Measurement::is_complete);
+    measurement.ok_or_else(|| client.failure("lost messages, found wrong bytes or gave no totals"))
 }
