@@ -1,1 +1,4 @@
 //! What an application links.
+#![deny(unsafe_code)]
+
+pub mod channel;
