@@ -185,7 +185,7 @@ impl<Q: NicQueue> Shard<Q> {
         };
         for (id, _, entry) in self.flows.iter_mut() {
             if entry.slot == slot {
-                entry.flow.close(reason);
+                entry.close(channel, reason);
                 Self::make_ready(&mut self.ready, id, entry);
             }
         }

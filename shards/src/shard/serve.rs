@@ -80,7 +80,7 @@ impl<Q: NicQueue> Shard<Q> {
                 Self::make_ready(&mut self.ready, id, entry);
             }
             (FromApp::Close { .. }, Some(entry)) => {
-                entry.flow.close(Reason::Closed);
+                entry.close(channel, Reason::Closed);
                 Self::make_ready(&mut self.ready, id, entry);
             }
             (FromApp::Piece { buffer, .. }, None) if channel.is_unreleased(flow) => channel.complete(buffer),
