@@ -1,1 +1,4 @@
 //! What an application links.
+
+#[cfg(feature = "config")]
+pub mod config;
