@@ -1,4 +1,6 @@
 //! What an application links.
+#![deny(unsafe_code)]
 
 #[cfg(feature = "config")]
 pub mod config;
+pub mod control;
