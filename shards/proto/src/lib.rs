@@ -12,6 +12,8 @@ extern crate alloc;
 pub mod addr;
 pub mod congestion;
 pub mod flow;
+pub mod handshake;
+pub mod rss;
 pub mod seq;
 pub mod time;
 pub mod wire;
