@@ -3,3 +3,5 @@
 pub mod clock;
 pub mod counters;
 pub mod mailbox;
+pub mod nic;
+pub mod shard;

@@ -22,6 +22,7 @@ use std::time::Duration;
 use machnet::channel::{FlowId, ShardEnd, Violation};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
 use machnet_proto::flow::{Birth, Reason};
+use machnet_proto::handshake::Features;
 use rustix::event::{EventfdFlags, eventfd};
 
 /// A shard, counted over all interfaces of the daemon.
@@ -93,6 +94,8 @@ pub enum ToShard {
         next_hop: MacAddr,
         /// What the handshake agreed on.
         birth: Birth,
+        /// Features that both sides offered.
+        features: Features,
         /// The connecting endpoint's channel on this shard.
         channel: ChannelId,
     },
