@@ -15,6 +15,7 @@ pub mod addr;
 pub mod congestion;
 pub mod flow;
 pub mod handshake;
+pub mod neighbor;
 pub mod rss;
 pub mod seq;
 pub mod time;
