@@ -41,8 +41,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Packets we assume that the peer can take before its first header says how many (RFC 6928's initial window).
-const FIRST_WINDOW_PACKETS: u16 = 10;
+/// Packets we assume that the peer can take before its first header says how many: it overcommits one buffer per flow.
+const FIRST_WINDOW_PACKETS: u16 = 1;
 
 /// All connects under way.
 #[derive(Debug, Default)]
@@ -62,8 +62,8 @@ struct Connect {
     /// The endpoint and the number of its request; `None` when it has ended meanwhile.
     asker: Option<(ConnectionId, u32)>,
     key: FlowKey,
-    /// The neighbor the SYN goes to; `None` for ourselves.
-    next_hop: Option<Ipv4Addr>,
+    /// The neighbor the SYN goes to, held; `None` for ourselves.
+    neighbor: Option<Ipv4Addr>,
     link: usize,
     /// The shard that transmits the SYN.
     via: ShardId,
@@ -124,8 +124,8 @@ impl Connects {
     }
 
     /// The connects through a neighbor.
-    fn through(&self, link: usize, next_hop: Ipv4Addr) -> Vec<(ConnectId, Stage)> {
-        let through = |connect: &Connect| connect.link == link && connect.next_hop == Some(next_hop);
+    fn through(&self, link: usize, neighbor: Ipv4Addr) -> Vec<(ConnectId, Stage)> {
+        let through = |connect: &Connect| connect.link == link && connect.neighbor == Some(neighbor);
         let connects = self.connects.iter().filter(|(_, connect)| through(connect));
         connects.map(|(id, connect)| (*id, connect.stage)).collect()
     }
@@ -153,16 +153,18 @@ impl Coordinator {
         let shards = self.wanted_shards(link, shard)?;
         self.grant(connection, request, link, &shards)?;
         let via = self.least_loaded(&shards);
+        let mac = self.find_next_hop(link, next_hop, now)?;
         let key = self.claim_port(link, destination, via, now).ok_or(ControlError::NoPorts)?;
         let timeout = match timeout_ms {
             0 => DEFAULT_TIMEOUT,
             ms => Duration::from_millis(ms.into()).min(LONGEST_TIMEOUT),
         };
         let nonce = self.random.next_u32();
+        let neighbor = self.hold_neighbor(link, next_hop, now);
         let connect = self.connects.enter(Connect {
             asker: Some((connection, request)),
             key,
-            next_hop,
+            neighbor,
             link,
             via,
             terms: Terms {
@@ -176,17 +178,28 @@ impl Coordinator {
         });
         self.endpoints.attached(connection)?.connects.insert(connect);
         self.connects.arm(connect, Some(now + timeout));
-        self.hold_neighbor(next_hop, via, now);
-        match self.links[link].resolve(next_hop, now) {
-            Resolution::Known(mac) => self.ask(connect, mac, now),
-            Resolution::Pending => {}
-            Resolution::Failed => self.end_connect(connect, Some(ControlError::Unreachable), now),
-            Resolution::Full => {
-                let text = "the interface knows as many neighbors as it may (max_neighbors)";
-                self.end_connect(connect, Some(ControlError::Limit(text.into())), now);
-            }
+        if let Some(mac) = mac {
+            self.ask(connect, mac, now);
         }
         Ok(None)
+    }
+
+    /// The MAC of a next hop; `None` if it is being searched for.
+    fn find_next_hop(
+        &mut self,
+        link: usize,
+        next_hop: Option<Ipv4Addr>,
+        now: Instant,
+    ) -> Result<Option<MacAddr>, ControlError> {
+        match self.links[link].resolve(next_hop, now) {
+            Resolution::Known(mac) => Ok(Some(mac)),
+            Resolution::Pending => Ok(None),
+            Resolution::Unreachable => Err(ControlError::Unreachable),
+            Resolution::Full => {
+                let text = "the interface knows as many neighbors as it may (max_neighbors)";
+                Err(ControlError::Limit(text.into()))
+            }
+        }
     }
 
     /// The shards an application may mean: all of the interface, or the one it asked for.
@@ -255,21 +268,14 @@ impl Coordinator {
     }
 
     /// A peer answered a SYN. Answers that are late, or guesses, change nothing.
-    pub(super) fn answer(
-        &mut self,
-        shard: ShardId,
-        key: &FlowKey,
-        source_mac: MacAddr,
-        payload: &[u8],
-        now: Instant,
-    ) {
+    pub(super) fn answer(&mut self, shard: ShardId, key: &FlowKey, source_mac: MacAddr, payload: &[u8], now: Instant) {
         let Some(&id) = self.connects.by_key.get(key) else { return };
         let connect = &self.connects.connects[&id];
         let Stage::Asking { mac, .. } = connect.stage else { return };
         let nonce = connect.terms.offer.nonce;
         let failure = match Message::parse(payload) {
             Ok(Message::SynAck { terms, echo }) if echo == nonce => {
-                if let Some(ip) = connect.next_hop.filter(|_| source_mac == mac) {
+                if let Some(ip) = connect.neighbor.filter(|_| source_mac == mac) {
                     self.links[connect.link].confirm(ip, now);
                 }
                 self.create(id, shard, mac, &terms, now);
@@ -301,44 +307,41 @@ impl Coordinator {
             return;
         }
         let (channel, _) = self.endpoints.channel_on(connection, shard).expect("granted above");
+        let agreed = handshake::agree(&ours, theirs);
         let birth = Birth {
             role: Role::Connector,
             local_nonce: ours.offer.nonce,
             remote_nonce: theirs.offer.nonce,
-            max_payload: handshake::agree(&ours, theirs).max_payload,
+            max_payload: agreed.max_payload,
             peer_window_packets: FIRST_WINDOW_PACKETS,
             // Ours would include two mailboxes; the flow's first packet measures it.
             rtt: None,
         };
         self.connects.connects.get_mut(&id).expect("found above").stage = Stage::Creating;
         self.connects.arm(id, None);
-        self.outboxes.post(shard, ToShard::Create { connect: id, key, next_hop, birth, channel });
+        let features = agreed.features;
+        self.outboxes.post(shard, ToShard::Create { connect: id, key, next_hop, birth, features, channel });
     }
 
     /// A shard created the flow, or could not.
-    pub(super) fn created(
-        &mut self,
-        shard: ShardId,
-        id: ConnectId,
-        outcome: Result<FlowId, NotCreated>,
-        now: Instant,
-    ) {
+    pub(super) fn created(&mut self, shard: ShardId, id: ConnectId, outcome: Result<FlowId, NotCreated>, now: Instant) {
         let Some(connect) = self.connects.connects.get(&id) else { return };
-        let (key, next_hop, asker) = (connect.key, connect.next_hop, connect.asker);
+        let (key, link, neighbor, asker) = (connect.key, connect.link, connect.neighbor, connect.asker);
         let flow = match outcome {
             Ok(flow) => flow,
             Err(why) => return self.end_connect(id, Some(not_created(why)), now),
         };
         let channel = asker.and_then(|(connection, _)| self.endpoints.channel_on(connection, shard));
         let owner = channel.map(|(channel, _)| channel);
-        if !self.directory.enter(key, Flow { shard, channel: owner, next_hop, ours: true }) {
+        let neighbor = self.hold_neighbor(link, neighbor, now);
+        if !self.directory.enter(key, Flow { shard, channel: owner, neighbor, ours: true }) {
+            self.release_neighbor(link, neighbor, now);
             self.outboxes.post(shard, ToShard::Drop { key });
             return self.end_connect(id, Some(ControlError::AddressInUse), now);
         }
-        self.hold_neighbor(next_hop, shard, now);
         self.end_connect(id, None, now);
         if let (Some((connection, request)), Some((_, channel))) = (asker, channel) {
-            let reply = Reply::Connected { channel: channel.index, flow: flow.get(), local_port: key.local_port };
+            let reply = Reply::Connected { channel: channel.index, flow: flow.0, local_port: key.local_port };
             self.reply(connection, request, reply);
         }
     }
@@ -408,7 +411,7 @@ impl Coordinator {
                 self.outboxes.post(shard, ToShard::Forget { key });
             }
         }
-        self.release_neighbor(connect.next_hop, connect.via);
+        self.release_neighbor(connect.link, connect.neighbor, now);
         if !self.directory.find(&key).is_some_and(|flow| flow.ours) {
             self.ports.release(key, now);
         }

@@ -38,7 +38,7 @@ impl Coordinator {
             _ if self.outboxes.is_backlogged() => {
                 Err(ControlError::Limit("a shard is behind with its work, try again".into()))
             }
-            Request::Attach { name, version } => self.attach(connection, name, version).map(Some),
+            Request::Attach { name, version } => self.attach(connection, &name, version).map(Some),
             Request::Listen { ip, port, shared } => self.listen(connection, id, (ip, port), shared),
             Request::Unlisten { ip, port } => self.unlisten(connection, (ip, port)).map(Some),
             Request::Connect { local_ip, remote_ip, remote_port, timeout_ms, shard } => {
@@ -53,12 +53,13 @@ impl Coordinator {
         }
     }
 
-    fn attach(&mut self, connection: ConnectionId, mut name: String, version: u16) -> Result<Reply, ControlError> {
+    fn attach(&mut self, connection: ConnectionId, name: &str, version: u16) -> Result<Reply, ControlError> {
         if version != VERSION {
             return Err(ControlError::WrongVersion(VERSION));
         }
-        name.truncate(name.floor_char_boundary(MAX_NAME_BYTES));
-        self.endpoints.attach(connection, name)?;
+        let fits = |(start, character): &(usize, char)| start + character.len_utf8() <= MAX_NAME_BYTES;
+        let name = name.char_indices().take_while(fits).map(|(_, character)| character);
+        self.endpoints.attach(connection, name.collect())?;
         let addresses = self.links.iter().map(|link| link.interface().ip).collect();
         Ok(Reply::Attached { daemon: env!("CARGO_PKG_VERSION").into(), addresses })
     }
@@ -134,9 +135,8 @@ impl Coordinator {
 
     /// The interface with this address.
     pub(super) fn local(&self, ip: Ipv4Addr) -> Result<usize, ControlError> {
-        self.link_with(ip).ok_or_else(|| {
-            ControlError::NoSuchAddress(self.links.iter().map(|link| link.interface().ip).collect())
-        })
+        self.link_with(ip)
+            .ok_or_else(|| ControlError::NoSuchAddress(self.links.iter().map(|link| link.interface().ip).collect()))
     }
 
     /// Gives the endpoint a channel to each of these shards to which it has none. All or nothing.

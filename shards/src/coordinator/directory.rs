@@ -23,8 +23,8 @@ pub(super) struct Flow {
     pub(super) shard: ShardId,
     /// The endpoint's channel there; `None` if the endpoint has ended.
     pub(super) channel: Option<ChannelId>,
-    /// The neighbor its frames go to; `None` for a flow within this host.
-    pub(super) next_hop: Option<Ipv4Addr>,
+    /// The neighbor that is held for it; `None` for a flow within this host.
+    pub(super) neighbor: Option<Ipv4Addr>,
     /// Whether one of our applications opened it.
     pub(super) ours: bool,
 }
@@ -84,7 +84,7 @@ mod tests {
     };
 
     fn on(shard: u16) -> Flow {
-        Flow { shard: ShardId(shard), channel: Some(ChannelId(u64::from(shard))), next_hop: None, ours: false }
+        Flow { shard: ShardId(shard), channel: Some(ChannelId(u64::from(shard))), neighbor: None, ours: false }
     }
 
     #[test]

@@ -87,13 +87,8 @@ impl Endpoints {
         if self.connections.len() >= MAX_CONNECTIONS {
             return false;
         }
-        let endpoint = Endpoint {
-            peer,
-            name: None,
-            channels: Vec::new(),
-            listeners: BTreeSet::new(),
-            connects: BTreeSet::new(),
-        };
+        let endpoint =
+            Endpoint { peer, name: None, channels: Vec::new(), listeners: BTreeSet::new(), connects: BTreeSet::new() };
         self.connections.insert(connection, endpoint).is_none()
     }
 
@@ -164,7 +159,9 @@ impl Endpoints {
     /// Whether the endpoint may connect once more.
     pub(super) fn may_connect(&mut self, connection: ConnectionId) -> Result<(), ControlError> {
         match self.attached(connection)?.connects.len() {
-            MAX_CONNECTS.. => Err(ControlError::Limit(format!("an endpoint may have {MAX_CONNECTS} connects under way"))),
+            MAX_CONNECTS.. => {
+                Err(ControlError::Limit(format!("an endpoint may have {MAX_CONNECTS} connects under way")))
+            }
             _ => Ok(()),
         }
     }

@@ -286,8 +286,7 @@ impl Coordinator {
             ToCoordinator::Listening { shard, port } => self.listening(shard, port),
             ToCoordinator::Created { shard, connect, outcome } => self.created(shard, connect, outcome, now),
             ToCoordinator::Accepted { shard, key, channel } => {
-                let next_hop = self.link(shard).next_hop(key.remote_ip).ok().flatten();
-                self.accepted(key, Flow { shard, channel: Some(channel), next_hop, ours: false }, now);
+                self.accepted(key, Flow { shard, channel: Some(channel), neighbor: None, ours: false }, now);
             }
             ToCoordinator::Closed { shard, key } => self.flow_closed(shard, &key, now),
             ToCoordinator::Broken { channel, violation } => self.broken(channel, violation, now),
@@ -303,13 +302,17 @@ impl Coordinator {
 
     /// A peer opened a flow. The first shard with a tuple wins; the flow at another one is a copy made by a duplicated
     /// SYN. The same shard may replace its own flow, if the peer has restarted.
-    fn accepted(&mut self, key: FlowKey, flow: Flow, now: Instant) {
-        self.flow_closed(flow.shard, &key, now);
-        if self.directory.is_full() || !self.directory.enter(key, flow) {
-            self.outboxes.post(flow.shard, ToShard::Drop { key });
+    fn accepted(&mut self, key: FlowKey, mut flow: Flow, now: Instant) {
+        let shard = flow.shard;
+        self.flow_closed(shard, &key, now);
+        if self.directory.is_full() || self.directory.find(&key).is_some() {
+            self.outboxes.post(shard, ToShard::Drop { key });
             return;
         }
-        self.hold_neighbor(flow.next_hop, flow.shard, now);
+        let link = self.link_of[usize::from(shard.0)];
+        let next_hop = self.links[link].next_hop(key.remote_ip).ok().flatten();
+        flow.neighbor = self.hold_neighbor(link, next_hop, now);
+        self.directory.enter(key, flow);
     }
 
     /// A shard says that a flow is no more.
@@ -318,7 +321,7 @@ impl Coordinator {
         if flow.ours {
             self.ports.release(*key, now);
         }
-        self.release_neighbor(flow.next_hop, shard);
+        self.release_neighbor(self.link_of[usize::from(shard.0)], flow.neighbor, now);
     }
 
     fn begin_stop(&mut self, now: Instant) {

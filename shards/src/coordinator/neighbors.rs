@@ -5,7 +5,7 @@ use std::time::Duration;
 use machnet::config::Limits;
 use machnet::control::message::ControlError;
 use machnet_proto::addr::{Ipv4Addr, MacAddr};
-use machnet_proto::neighbor::{Action, Change, NeighborCache, Resolution};
+use machnet_proto::neighbor::{self, Action, Change, NeighborCache, Resolution};
 use machnet_proto::time::Instant;
 use machnet_proto::wire::arp;
 use machnet_proto::wire::frame::{self, Parsed};
@@ -39,8 +39,9 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(interface: Interface, limits: &Limits, now: Instant) -> Self {
-        let max_neighbors = usize::try_from(limits.max_neighbors).expect("32 bits fit");
-        let cache = NeighborCache::new(machnet_proto::neighbor::Limits { max_neighbors, ..Default::default() });
+        let entries = usize::try_from(limits.max_neighbors).expect("32 bits fit");
+        let limits = neighbor::Limits { entries, ..neighbor::Limits::default() };
+        let cache = NeighborCache::new(interface.ip, limits);
         Self { interface, cache, announcements: ANNOUNCEMENTS, announce: now, conflict_logged: None, conflicts: 0 }
     }
 
@@ -189,18 +190,20 @@ impl Coordinator {
         }
     }
 
-    /// A flow goes through this neighbor: it is kept, and kept fresh.
-    pub(super) fn hold_neighbor(&mut self, next_hop: Option<Ipv4Addr>, shard: ShardId, now: Instant) {
-        let Some(ip) = next_hop else { return };
-        let link = self.link_mut(shard);
-        link.cache.resolve(ip, now);
-        link.cache.hold(ip);
+    /// A flow or connect goes through this neighbor: it is kept, and kept fresh. Gives what is to be released afterwards:
+    /// nothing if the cache has no room for it.
+    pub(super) fn hold_neighbor(&mut self, link: usize, ip: Option<Ipv4Addr>, now: Instant) -> Option<Ipv4Addr> {
+        let cache = &mut self.links[link].cache;
+        ip.filter(|ip| {
+            cache.resolve(*ip, now);
+            cache.hold(*ip, now)
+        })
     }
 
     /// Ends a [`Coordinator::hold_neighbor`].
-    pub(super) fn release_neighbor(&mut self, next_hop: Option<Ipv4Addr>, shard: ShardId) {
-        if let Some(ip) = next_hop {
-            self.link_mut(shard).cache.release(ip);
+    pub(super) fn release_neighbor(&mut self, link: usize, held: Option<Ipv4Addr>, now: Instant) {
+        if let Some(ip) = held {
+            self.links[link].cache.release(ip, now);
         }
     }
 }

@@ -151,11 +151,10 @@ mod tests {
     #[test]
     fn a_shard_that_reads_nothing_makes_requests_be_refused() {
         let (mut outboxes, _inlet) = outboxes(1);
-        for port in 0..MAX_WAITING as u16 {
+        for _ in 0..=MAX_WAITING {
             assert!(!outboxes.is_backlogged());
-            outboxes.post(ShardId(0), ToShard::Unlisten { port });
+            outboxes.post(ShardId(0), ToShard::Unlisten { port: 888 });
         }
-        outboxes.post(ShardId(0), ToShard::Unlisten { port: 0 });
         assert!(outboxes.is_backlogged());
     }
 }

@@ -84,8 +84,11 @@ impl Ports {
 
     /// Frees what has rested long enough.
     fn wake(&mut self, now: Instant) {
-        while let Some((_, key)) = self.resting.pop_front_if(|(until, _)| *until <= now) {
-            self.taken.remove(&key);
+        while let Some((until, key)) = self.resting.front()
+            && *until <= now
+        {
+            self.taken.remove(key);
+            self.resting.pop_front();
         }
     }
 }
@@ -174,7 +177,7 @@ mod tests {
         let key = claim(&mut ports, start).expect("it is free");
         assert_eq!(claim(&mut ports, start), None);
         ports.release(key, start);
-        assert_eq!(claim(&mut ports, start + REST - Duration::from_nanos(1)), None);
+        assert_eq!(claim(&mut ports, start + (REST - Duration::from_nanos(1))), None);
         assert_eq!(claim(&mut ports, start + REST), Some(key));
     }
 
