@@ -8,11 +8,16 @@
 //!
 //! * [`NicQueue`], [`Frame`]: what a shard polls and what it fills. No other module names a device.
 //! * [`Capabilities`]: what the device turned out to be, once it is open.
-//! * `faults`: a wrapper that loses, repeats, reorders and corrupts frames, over any queue.
-//! * `memory`: cables and switches inside one process, in virtual time; deterministic.
+//! * [`faults`]: a wrapper that loses, repeats, reorders and corrupts frames, over any queue.
+//! * [`dpdk`][]: devices, run by DPDK.
+//! * [`memory`]: cables and switches inside one process, in virtual time; deterministic.
 //!
 //! A queue is used by one thread at a time, and a frame goes back to where it came from by being
 //! dropped; [`NicQueue::recycle`] does the same for a whole burst at once.
+
+pub mod dpdk;
+pub mod faults;
+pub mod memory;
 
 use machnet_proto::addr::MacAddr;
 use std::os::fd::BorrowedFd;
