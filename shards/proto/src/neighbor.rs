@@ -1,14 +1,16 @@
 //! Neighbors: which MAC has an IP on this link, kept fresh in the way of RFC 4861, section 7.3, by ARP.
 //!
 //! ```text
-//!              resolve                     answer                      30 s without confirmation
-//!   (nothing) ────────► Incomplete ──────────────────► Reachable ──────────────────┬──────────► Stale ── 10 min ─► (nothing)
-//!                        │  ▲                            ▲   │ suspect             │ held         │ resolve, hold
-//!             6 requests │  │ held                answer, │   ▼                     ▼              │
-//!             unanswered │  │ or resolve          confirm └─ Probing ◄─────────────────────────────┘
-//!                        ▼  │                                 │
-//!                       Failed ◄──────────────────────────────┘ 3 unicast and 3 broadcast requests unanswered
+//! state        the MAC                        leaves for
+//! Incomplete   is searched for                Reachable: answered; Stale, Probing: told; Failed: 6 requests
+//! Reachable    was proved right lately        Probing: suspected, or held for 30 s; Stale: 30 s old, told
+//! Stale        may be right; not in use       Probing: resolved or held; forgotten: 10 min unused
+//! Probing      may be right; in use           Reachable: answered, confirmed; Failed: 6 requests
+//! Failed       is unknown; nobody is asked    Incomplete: held or resolved after 1 s; Stale, Probing: told
 //! ```
+//!
+//! "Told" is to learn of another MAC unasked, which proves nothing: Probing follows if the neighbor is held. What has
+//! failed and is not held is forgotten after 1 s.
 //!
 //! Whoever has flows to a neighbor *holds* it: it is kept, and kept fresh. The cache learns of a stranger only from a
 //! request addressed to us, and then never at the price of an entry it has; of a neighbor it has, also from its
@@ -383,10 +385,7 @@ impl Entry {
     /// Its owner says that its MAC is `mac`. Gives the MAC so far if that is another one.
     fn learn(&mut self, mac: MacAddr, is_reply_to_us: bool, now: Instant) -> Option<Option<MacAddr>> {
         let previous = self.state.mac();
-        let was_asked = match self.state {
-            State::Incomplete { asked, .. } | State::Probing { asked, .. } => asked > 0,
-            State::Reachable { .. } | State::Stale { .. } | State::Failed { .. } => false,
-        };
+        let was_asked = matches!(self.state, State::Incomplete { .. } | State::Probing { .. });
         if is_reply_to_us && was_asked {
             self.state = State::Reachable { mac, confirmed: now };
         } else if previous != Some(mac) {

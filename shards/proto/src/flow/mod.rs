@@ -15,165 +15,290 @@
 //! The receive queue is drained before deadlines are looked at, so that a shard that was not running does not take
 //! its own absence for loss. After any of the calls on the left, the polls on the right may have something.
 
+mod ask;
+mod deadline;
+mod input;
 mod limits;
 mod outcome;
+mod output;
 mod piece;
 mod reason;
+mod receive;
+mod recovery;
 mod rtt;
+mod send;
 mod state;
+mod table;
+mod timer;
+mod timestamps;
 
 pub use limits::{Birth, Limits, MAX_MESSAGE_BYTES, Role};
 pub use outcome::{Event, Verdict, Violation};
+pub use output::answer_unknown;
 pub use piece::{Need, Packet, Piece};
 pub use reason::Reason;
+pub use table::{FLOWS_MAX, FlowId, FlowTable, InsertError};
+pub use timer::Timers;
 
 use alloc::sync::Arc;
 
+use ask::Ask;
+use deadline::{Alarms, Silence};
+use receive::{Opening, Receiver};
+use rtt::Rtt;
+use send::Sender;
+use state::{State, Step};
+use timestamps::Timestamps;
+
+use crate::congestion::Control;
+use crate::seq::SeqNo;
 use crate::time::{Duration, Instant};
 use crate::wire::machnet::Header;
 
 /// One connection. See the [module](self) for how it is driven.
 #[derive(Debug)]
 pub struct Flow<S, R = S> {
-    _skeleton: Option<(S, R)>,
+    limits: Arc<Limits>,
+    state: State,
+    /// Bytes; for both directions.
+    max_payload: u16,
+    /// Packets that may be sent and not acknowledged.
+    window_packets: u16,
+    /// CLOSE has been transmitted: the number after the last piece is taken.
+    close_sent: bool,
+    /// The source had something when it was looked at last.
+    waiting: bool,
+    /// The congestion window, not the source, ended the last run of transmissions.
+    limited: bool,
+    owed: Owed,
+    untold: Untold,
+    /// Why the application has closed the flow, or why it has ended.
+    reason: Reason,
+    sender: Sender<S>,
+    receiver: Receiver<R>,
+    timestamps: Timestamps,
+    rtt: Rtt,
+    control: Control,
+    ask: Ask,
+    alarms: Alarms,
+    silence: Silence,
 }
 
-#[allow(unused_variables, clippy::missing_const_for_fn, clippy::todo)]
+/// What the next packets must carry.
+#[derive(Clone, Copy, Debug, Default)]
+struct Owed {
+    /// An acknowledgement; any packet pays it.
+    ack: bool,
+    /// The answer to a PROBE.
+    probe_answer: bool,
+    /// The echo of a congestion mark.
+    ecn_echo: bool,
+    /// An RST, because the peer broke the protocol.
+    reset: bool,
+}
+
+/// What the caller has not been told yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Untold {
+    confirmed: bool,
+    closed: bool,
+    /// The last of silent and alive that was told was silent.
+    told_silent: bool,
+}
+
 impl<S, R> Flow<S, R> {
     /// A flow whose handshake has just ended. `limits` are shared by all flows of a daemon.
     pub fn new(birth: &Birth, limits: &Arc<Limits>, now: Instant) -> Self {
-        todo!()
-    }
-
-    /// Takes one packet of this flow.
-    ///
-    /// `accept` is called at most once, and only for DATA that fits: it takes a receive buffer, copies the payload into it and
-    /// gives its token, or `None` if there is no buffer. `ecn_ce`: the packet came marked "congestion experienced".
-    pub fn on_packet(
-        &mut self,
-        now: Instant,
-        header: &Header,
-        payload_len: usize,
-        ecn_ce: bool,
-        accept: impl FnOnce(Need) -> Option<R>,
-    ) -> Verdict {
-        todo!()
+        let window_packets = limits.window_packets.clamp(1, limits::WINDOW_PACKETS_MAX);
+        let mut rtt = Rtt::default();
+        if let Some(sample) = birth.rtt {
+            rtt.on_sample(sample);
+        }
+        let mut ask = Ask::default();
+        let state = match birth.role {
+            Role::Connector => {
+                ask.want();
+                State::Established
+            }
+            Role::Acceptor => State::Unconfirmed,
+        };
+        Self {
+            limits: Arc::clone(limits),
+            state,
+            max_payload: birth.max_payload,
+            window_packets,
+            close_sent: false,
+            waiting: false,
+            limited: false,
+            owed: Owed::default(),
+            untold: Untold::default(),
+            reason: Reason::Other,
+            sender: Sender::new(SeqNo::new(birth.local_nonce) + 1, birth.peer_window_packets),
+            receiver: Receiver::new(SeqNo::new(birth.remote_nonce) + 1),
+            timestamps: Timestamps::default(),
+            rtt,
+            control: Control::new(&limits.congestion, window_packets),
+            ask,
+            alarms: Alarms::default(),
+            silence: Silence::new(now),
+        }
     }
 
     /// The next piece in order. Nothing after [`close`](Self::close) or [`abort`](Self::abort).
     pub fn poll_deliver(&mut self) -> Option<Piece<R>> {
-        todo!()
+        self.receiver.poll_deliver()
     }
 
     /// The token of a piece that the peer has acknowledged, in the order they were pulled.
     pub fn poll_freed(&mut self) -> Option<S> {
-        todo!()
+        self.sender.poll_freed()
     }
 
-    /// What happened to the flow since the last call.
+    /// What happened to the flow since the last call. [`Event::Closed`] is the last; pieces that arrived before it are
+    /// still delivered after it.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
-    }
-
-    /// The next packet to transmit now; call it until `None`.
-    ///
-    /// Retransmissions come first, then new pieces pulled from `source` while the windows allow, then a probe or CLOSE, then an
-    /// acknowledgement if one is owed and nothing carried it. `waiting`: whether `source` has anything; a flow that may not pull
-    /// must know, to ask for window and not to close too early.
-    pub fn poll_transmit(
-        &mut self,
-        now: Instant,
-        waiting: bool,
-        source: impl FnMut() -> Option<Piece<S>>,
-    ) -> Option<Packet<'_, S>> {
-        todo!()
-    }
-
-    /// When [`on_deadline`](Self::on_deadline) wants to be called; cheap, to be read again after every turn of the flow.
-    pub fn deadline(&self) -> Option<Instant> {
-        todo!()
-    }
-
-    /// The deadline has passed. Calls that come too early do nothing.
-    pub fn on_deadline(&mut self, now: Instant) {
-        todo!()
+        if core::mem::take(&mut self.untold.confirmed) {
+            return Some(Event::Confirmed);
+        }
+        if self.untold.told_silent != self.silence.is_silent() {
+            self.untold.told_silent = self.silence.is_silent();
+            return Some(if self.untold.told_silent { Event::Silent } else { Event::Alive });
+        }
+        core::mem::take(&mut self.untold.closed).then_some(Event::Closed {
+            reason: self.reason,
+            acknowledged_messages: self.sender.acknowledged_messages(),
+        })
     }
 
     /// Says for how many packets beyond those in order there are receive buffers. Call it before the first
-    /// transmission and whenever the number changes. Owes an announcement by itself when the window opens usefully.
+    /// transmission and whenever the number changes; it may also fall. Owes an announcement by itself when the window opens usefully;
+    /// the reopening of one that was shut is announced by a PROBE, which is repeated until it is answered.
     pub fn grant(&mut self, buffers: u16) {
-        todo!()
+        if self.state == State::Closed {
+            return;
+        }
+        match self.receiver.grant(buffers) {
+            Opening::Small => {}
+            Opening::Useful => self.owed.ack = self.state != State::Unconfirmed,
+            Opening::Reopened => self.ask.want(),
+        }
     }
 
-    /// Packets beyond those in order that are granted and have not arrived in order.
+    /// Packets beyond those in order that are granted.
     pub fn granted(&self) -> u16 {
-        todo!()
+        self.receiver.granted()
     }
 
     /// Ends the flow in order: what was pulled and what the source still has is delivered, then the peer is told `reason`, then comes
-    /// [`Event::Closed`]. Nothing more is delivered here: call [`drain_received`](Self::drain_received).
+    /// [`Event::Closed`]. Nothing more is delivered here, and pieces that arrive are acknowledged and discarded; take back what has
+    /// arrived with [`drain_received`](Self::drain_received).
+    ///
+    /// How long the peer may take is the caller's decision: [`abort`](Self::abort) ends the wait.
     pub fn close(&mut self, reason: Reason) {
-        todo!()
+        if self.state == State::Established {
+            self.reason = reason;
+        }
+        self.receiver.discard();
+        self.step(Step::CloseCalled, reason);
+        if self.state == State::Closing {
+            // A peer that waits for window must learn that it will not have to.
+            self.owed.ack = true;
+        }
     }
 
     /// Ends the flow at once; gives the RST to transmit.
     pub fn abort(&mut self, now: Instant, reason: Reason) -> Header {
-        todo!()
+        self.receiver.discard();
+        self.step(Step::End, reason);
+        self.owed = Owed::default();
+        self.reset_header(now, reason)
     }
 
-    /// Asks the peer for a sign of life at once: for when something speaks for its having been restarted.
+    /// Asks the peer for a sign of life at once: for when something speaks for its having been restarted. If it was, its
+    /// RST ends the flow.
     pub fn probe(&mut self) {
-        todo!()
+        if matches!(self.state, State::Established | State::Closing) {
+            self.ask.want();
+        }
     }
 
-    /// Gives back the last piece that waits for earlier ones, so that its buffer can serve somebody else. The peer sends it again.
+    /// Gives back the piece that is furthest ahead of those in order, so that its buffer can serve somebody else. The peer sends
+    /// it again.
     pub fn renege(&mut self) -> Option<R> {
-        todo!()
+        self.receiver.renege()
     }
 
-    /// The shard itself did not run for `gap`: the peer's silence during it says nothing.
+    /// The shard itself did not run for `gap`: the peer's silence during it says nothing, nor does the delay of what is answered
+    /// now.
     pub fn skip_gap(&mut self, gap: Duration) {
-        todo!()
+        self.silence.skip(gap);
+        self.alarms.distrust_delays();
     }
 
     /// Whether the flow has ended.
     pub fn is_closed(&self) -> bool {
-        todo!()
+        self.state == State::Closed
     }
-    /// Whether the peer is known to know our nonce; a connector's flow is, from birth.
+
+    /// Whether the peer is known to know our nonce; a connector's flow is confirmed from birth.
     pub fn is_confirmed(&self) -> bool {
-        todo!()
+        self.state != State::Unconfirmed
     }
+
     /// How many of our messages the peer's daemon has acknowledged.
     pub fn acknowledged_messages(&self) -> u64 {
-        todo!()
+        self.sender.acknowledged_messages()
     }
+
     /// Packets in the network, as far as is known.
     pub fn in_flight(&self) -> u32 {
-        todo!()
+        self.sender.in_flight()
     }
+
     /// Pieces that wait for earlier ones.
     pub fn held(&self) -> u32 {
-        todo!()
+        self.receiver.held_pieces()
     }
-    /// The smoothed round trip, if one was measured.
-    pub fn rtt(&self) -> Option<Duration> {
-        todo!()
+
+    /// The smoothed round trip; the initial timeout before the first was measured.
+    pub fn rtt(&self) -> Duration {
+        self.rtt.smoothed(&self.limits)
     }
 
     /// Every token to send that the flow still has; for when it ends.
     pub fn drain_sent(&mut self) -> impl Iterator<Item = S> + '_ {
-        self._skeleton.take().into_iter().map(|(s, _)| s)
+        self.sender.drain()
     }
+
     /// Every received token that the flow still has; for when it ends.
     pub fn drain_received(&mut self) -> impl Iterator<Item = R> + '_ {
-        self._skeleton.take().into_iter().map(|(_, r)| r)
+        self.receiver.drain()
+    }
+
+    /// Moves to the state after `step`, if there is one; `reason` counts if that ends the flow.
+    fn step(&mut self, step: Step, reason: Reason) {
+        let Some(next) = self.state.after(step) else { return };
+        self.state = next;
+        if next == State::Closed {
+            self.reason = reason;
+            self.untold.closed = true;
+            self.ask = Ask::default();
+            self.alarms = Alarms::default();
+        }
     }
 }
 
-/// The RST that answers a packet of no flow, so that a peer learns at once that we were restarted. `None`: stay silent, because the packet
-/// is itself an RST, or comes from a host that did not negotiate the extension.
-pub fn answer_unknown(header: &Header, now: Instant) -> Option<Header> {
-    let _ = (header, now);
-    todo!()
+#[cfg(test)]
+impl<S, R> Flow<S, R> {
+    /// What must be true between any two calls.
+    fn check_invariants(&self) {
+        self.sender.check_invariants();
+        assert!(self.sender.outstanding() <= u32::from(self.window_packets));
+        if self.state != State::Closed {
+            assert!(self.sender.outstanding() == 0 || self.alarms.is_timeout_armed(), "nothing would repair a loss");
+        }
+    }
 }
+
+#[cfg(test)]
+mod soak;

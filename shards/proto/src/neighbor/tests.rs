@@ -109,9 +109,9 @@ fn a_held_neighbor_is_refreshed_for_ever() {
         assert_eq!(left_alone(&mut cache, ms(at)), [(at, UNICAST)]);
         assert_eq!(cache.on_arp(&reply(PEER, MAC), ms(at)), None);
     }
-    cache.release(PEER, ms(99 * 30_000));
-    assert_eq!(left_alone(&mut cache, ms(10_000_000)), []);
-    assert_eq!(cache.deadline(), None, "forgotten after the release");
+    cache.release(PEER, ms(99 * 30_000 + 1));
+    assert_eq!(left_alone(&mut cache, ms(100 * 30_000)), []);
+    assert_eq!(cache.deadline(), Some(ms(99 * 30_000 + 1 + 600_000)), "forgotten ten minutes after the release");
 }
 
 #[test]
@@ -195,12 +195,22 @@ fn a_changed_mac_of_a_held_neighbor_is_used_and_proved_at_once() {
     let mut cache = cache_with_peer();
     assert!(cache.hold(PEER, ms(0)));
     assert!(cache.on_arp(&Packet::announcement(NEW_MAC, PEER), ms(10)).is_some());
-    assert_eq!(cache.resolve(PEER, ms(10)), Resolution::Known(NEW_MAC));
     assert_eq!(actions(&mut cache, ms(10)), [Action::Request { ip: PEER, unicast_to: Some(NEW_MAC) }]);
+    assert_eq!(cache.resolve(PEER, ms(10)), Resolution::Known(NEW_MAC));
     // It was a lie: who really has the address answers.
     let change = Some(Change { ip: PEER, mac: MAC, previous: Some(NEW_MAC) });
     assert_eq!(cache.on_arp(&reply(PEER, MAC), ms(11)), change);
     assert_eq!(actions(&mut cache, ms(11)), []);
+}
+
+#[test]
+fn an_announcement_does_not_end_a_probe() {
+    let mut cache = cache_with_peer();
+    cache.suspect(PEER, ms(2_000));
+    assert_eq!(actions(&mut cache, ms(2_000)), [UNICAST]);
+    let announcement = Packet { operation: Operation::Reply, ..Packet::announcement(MAC, PEER) };
+    assert_eq!(cache.on_arp(&announcement, ms(2_001)), None);
+    assert_eq!(left_alone(&mut cache, ms(2_100)), [(2_100, UNICAST)]);
 }
 
 #[test]
@@ -367,6 +377,7 @@ proptest! {
                 Step::Arp(packet) => if let Some(change) = cache.on_arp(&packet, now) {
                     prop_assert_eq!((change.ip, change.mac), (packet.sender_ip, packet.sender_mac));
                     prop_assert_ne!(change.previous, Some(change.mac));
+                    check(&cache);
                     prop_assert_eq!(cache.resolve(change.ip, now), Resolution::Known(change.mac));
                 },
                 Step::Sleep(length) => now += length,

@@ -199,6 +199,8 @@ mod tests {
         }
         assert_eq!(changed(8, 0xff), Err(WireError::BadField), "a group's MAC");
         assert_eq!(changed(14, 224), Err(WireError::BadField), "a group's IP");
+        let from_everybody = Packet::request(OURS, Ipv4Addr::BROADCAST, THEIR_IP);
+        assert_eq!(parse(&from_everybody.frame(THEIRS)), Err(WireError::BadField));
         assert_eq!(parse(&frame[..FRAME_BYTES - 1]), Err(WireError::Truncated));
         let from_nobody = Packet::request(MacAddr([0; 6]), OUR_IP, THEIR_IP);
         assert_eq!(parse(&from_nobody.frame(OURS)), Err(WireError::BadField));
@@ -207,8 +209,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            is_reply: bool, mut sender_mac: [u8; 6], sender_ip in 0u32..0xe000_0000, target_mac: [u8; 6], target_ip: u32,
-            padding in 0usize..20,
+            is_reply: bool, mut sender_mac: [u8; 6], sender_ip in 0u32..0xe000_0000, target_mac: [u8; 6],
+            target_ip: u32, padding in 0usize..20,
         ) {
             sender_mac[0] = sender_mac[0] & 0xfe | 2;
             let packet = Packet {

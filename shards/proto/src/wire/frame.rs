@@ -98,7 +98,8 @@ impl UdpDatagram<'_> {
 ///
 /// ```
 /// # use machnet_proto::{addr::*, wire::frame::{HEADERS_BYTES, Template}};
-/// # let key = FlowKey { local_ip: [10, 0, 0, 1].into(), remote_ip: [10, 0, 0, 2].into(), local_port: 1, remote_port: 2 };
+/// # let (local_ip, remote_ip) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+/// # let key = FlowKey { local_ip, remote_ip, local_port: 888, remote_port: 40_000 };
 /// let template = Template::new(MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]), &key);
 /// let mut frame = [0; HEADERS_BYTES + 5];
 /// frame[HEADERS_BYTES..].copy_from_slice(b"hello");
@@ -318,7 +319,9 @@ mod tests {
 
         #[test]
         fn a_changed_bit_after_the_ip_addresses_is_noticed(
-            payload in proptest::collection::vec(any::<u8>(), 1..100), at in any::<prop::sample::Index>(), bit in 0u32..8,
+            payload in proptest::collection::vec(any::<u8>(), 1..100),
+            at in any::<prop::sample::Index>(),
+            bit in 0u32..8,
         ) {
             let mut bytes = frame(&KEY, &payload);
             let at = 34 + at.index(bytes.len() - 34);

@@ -64,13 +64,17 @@ mod tests {
     const THEIR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
     const HEADERS_BYTES: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES;
 
-    /// A frame from them to us with this ICMP message, whose checksum is made right.
-    fn frame_to(mac: MacAddr, ip: Ipv4Addr, mut message: Vec<u8>) -> Vec<u8> {
+    /// A frame from them with this ICMP message, whose checksum is made right.
+    fn frame_to(mac: MacAddr, ip: Ipv4Addr, message: Vec<u8>) -> Vec<u8> {
+        frame(mac, THEIR_IP, ip, message)
+    }
+
+    fn frame(mac: MacAddr, source: Ipv4Addr, destination: Ipv4Addr, mut message: Vec<u8>) -> Vec<u8> {
         message[2..4].fill(0);
         let checksum = Sum::ZERO.add_bytes(&message).finish();
         message[2..4].copy_from_slice(&checksum.to_be_bytes());
         let ethernet = ethernet::Header { destination: mac, source: THEIR_MAC, ether_type: EtherType::IPV4 };
-        let ip = ipv4::Header { source: THEIR_IP, destination: ip, protocol: Protocol::ICMP, dscp: 5, ecn: 3 };
+        let ip = ipv4::Header { source, destination, protocol: Protocol::ICMP, dscp: 5, ecn: 3 };
         let (mut raw_ip, sum) = ipv4::RawHeader::new(&ip);
         raw_ip.set_length(u16::try_from(ipv4::HEADER_BYTES + message.len()).unwrap(), sum);
         [ethernet::RawHeader::new(&ethernet).as_bytes(), raw_ip.as_bytes(), &message].concat()
@@ -120,6 +124,7 @@ mod tests {
         assert_eq!(answer(frame_to(MacAddr::BROADCAST, OUR_IP, echo())), None, "everybody's MAC");
         assert_eq!(answer(frame_to(OUR_MAC, THEIR_IP, echo())), None, "another IP");
         assert_eq!(answer(frame_to(OUR_MAC, Ipv4Addr::BROADCAST, echo())), None, "everybody's IP");
+        assert_eq!(answer(frame(OUR_MAC, Ipv4Addr::UNSPECIFIED, OUR_IP, echo())), None, "from nobody");
         for (kind, code) in [(0, 0), (3, 3), (5, 1), (8, 1)] {
             let mut message = echo();
             message[..2].copy_from_slice(&[kind, code]);

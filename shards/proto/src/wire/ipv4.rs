@@ -180,7 +180,8 @@ mod tests {
             (0, 0x46, WireError::BadField, "options"),
             (0, 0x44, WireError::BadField, "a header of four words"),
             (6, 0x20, WireError::BadField, "more fragments"),
-            (7, 0x01, WireError::BadField, "a later fragment"),
+            (6, 0x10, WireError::BadField, "a fragment from the middle"),
+            (7, 0x01, WireError::BadField, "the second of small fragments"),
             (12, 224, WireError::BadField, "from a group"),
         ];
         for (at, value, error, why) in cases {
