@@ -1,11 +1,12 @@
 //! `config.json`: what the daemon owns, and its limits. Shared by the daemon and the tools.
 //!
-//! The file is Machnet's own. `machnet_config` names each interface by its MAC; the keys `ip`, `engine_threads`, `cpu_mask` and
-//! `pcie` mean what they mean there, the others are ours. The optional object `machnet_shards` holds what concerns the
-//! whole daemon. The file in the repository shows every key with its default.
+//! The file is Machnet's own. `machnet_config` names each interface by its MAC; the keys `ip`, `engine_threads`,
+//! `cpu_mask` and `pcie` mean what they mean there, the others are ours. The optional object `machnet_shards` holds
+//! what concerns the whole daemon. The file in the repository shows every key with its default.
 //!
 //! Reading looks at nothing but the file: whether a device exists is the daemon's question, whether a CPU exists is
-//! [`Config::check_cpus`]. Every mistake is one [`ConfigError`], whose text is one sentence with file, key, value and remedy.
+//! [`Config::check_cpus`]. Every mistake is one [`ConfigError`], whose text is one sentence with file, key, value and
+//! remedy.
 
 mod cpu_mask;
 mod document;
@@ -26,7 +27,8 @@ use document::{Json, Place};
 /// Where a configuration is looked for when nobody names one, in this order.
 pub const DEFAULT_FILES: [&str; 2] = ["config.json", "/etc/machnet/config.json"];
 
-/// The most shards of one daemon, all interfaces together (DPDK's `RTE_MAX_LCORE` on x86-64: each one is a DPDK thread).
+/// The most shards of one daemon, all interfaces together (DPDK's `RTE_MAX_LCORE` on x86-64: each one is a DPDK
+/// thread).
 pub const MAX_SHARDS: u16 = 128;
 
 /// The longest file that is read; a longer one is no configuration.

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
 use hosts::{Hosts, Link};
 
 const A_WHILE: Duration = Duration::from_secs(10);
@@ -20,8 +22,8 @@ fn the_kernels_reach_each_other() {
         for payload_bytes in [0, 56, 57, 2972] {
             from.ping(to.kernel_ip, payload_bytes, 3).unwrap();
         }
-        assert!(from.ping(to.machnet_ip, 56, 1).is_err(), "nobody has the daemon's address yet");
     }
+    assert!(hosts.left.ping(hosts.right.machnet_ip, 56, 1).is_err(), "nobody has the daemon's address yet");
     let link = hosts.left.ip("-details link show machnet0").unwrap();
     for part in ["numtxqueues 2", "numrxqueues 2", "mtu 3000", &hosts.left.mac] {
         assert!(link.contains(part), "{part} is missing in {link}");
@@ -125,12 +127,11 @@ impl Stand {
         }
     }
 
-    /// Ends it as `kill` does and waits until nothing of it is left.
-    fn end_by(mut self, kill: &str) {
+    /// Ends it by `kill` and waits until nothing of it is left.
+    fn end_by(mut self, kill: impl FnOnce(Pid)) {
         let holders = holders_of(self.process.id());
         assert_eq!(holders.len(), 5, "two holders, two programs, the sweeper");
-        let target = if kill == "-INT" { format!("-{}", self.process.id()) } else { self.process.id().to_string() };
-        assert!(Command::new("kill").args([kill, "--", &target]).status().unwrap().success());
+        kill(Pid::from_child(&self.process));
         self.process.wait().unwrap();
         let deadline = Instant::now() + A_WHILE;
         let left = || {
@@ -151,11 +152,12 @@ fn nothing_is_left_after_an_end_from_outside() {
     if Hosts::or_skip(Link::default()).is_none() {
         return;
     }
-    // Two at once, each ended in another way: as by a terminal's Ctrl-C, which reaches the whole process group, and by kill -9.
+    // Two at once, each ended in another way: as by a terminal's Ctrl-C, which reaches the whole process group, and by
+    // kill -9.
     let (interrupted, killed) = (Stand::start(), Stand::start());
-    interrupted.end_by("-INT");
+    interrupted.end_by(|process| kill_process_group(process, Signal::INT).unwrap());
     assert!(killed.programs.iter().all(|&pid| name_of(pid).is_some()), "the other pair of hosts is untouched");
-    killed.end_by("-KILL");
+    killed.end_by(|process| kill_process(process, Signal::KILL).unwrap());
 }
 
 /// The name of a process that has not ended.

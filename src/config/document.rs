@@ -1,8 +1,8 @@
 //! The JSON of a configuration with every key it has, and the reading of values by place.
 //!
-//! `serde_json::Value` keeps the last of two equal keys; a configuration with the same interface twice must be refused, so the
-//! document is read into a tree that keeps both. A [`Place`] is a value together with the way to it, so that every mistake can
-//! name file, key and value.
+//! `serde_json::Value` keeps the last of two equal keys; a configuration with the same interface twice must be refused,
+//! so the document is read into a tree that keeps both. A [`Place`] is a value together with the way to it, so that
+//! every mistake can name file, key and value.
 
 use std::collections::HashSet;
 use std::fmt;

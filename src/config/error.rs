@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::DEFAULT_FILES;
 
-/// A mistake in a configuration. Its text is one sentence: the file, the key as `jq` would name it, the value, what to do.
+/// A mistake in a configuration. Its text is one sentence: the file, the key as `jq` would name it, the value, what to
+/// do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfigError {
     /// None of [`DEFAULT_FILES`] exists.

@@ -17,9 +17,9 @@ pub struct Interface {
     pub shards: u16,
     /// `cpu_mask`: the CPUs its shards run on. Default: any.
     pub cpu_mask: Option<CpuMask>,
-    /// Shard i runs on `shard_cpus[i]`; empty without a mask. Follows from all masks of the file: a shard gets the CPU of its
-    /// mask with the fewest shards so far, the lowest first. So shard i has the i-th CPU of the mask, and a second
-    /// interface goes on with the next ones.
+    /// Shard i runs on `shard_cpus[i]`; empty without a mask. Follows from all masks of the file: a shard gets the CPU
+    /// of its mask with the fewest shards so far, the lowest first. So shard i has the i-th CPU of the mask, and a
+    /// second interface goes on with the next ones.
     pub shard_cpus: Vec<usize>,
     /// `pcie`, `driver` or `device`: how DPDK reaches it. Default: found by the MAC.
     pub attachment: Attachment,

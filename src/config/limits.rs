@@ -83,8 +83,8 @@ const MIN_SEND_BYTES: u64 = 10 << 20;
 /// The largest budget of a channel: offsets into a segment are 32 bits.
 const MAX_POOL_BYTES: u64 = 1 << 30;
 
-/// A message of 8 MiB in buffers of a multiple of 64 bytes; at worst all but the last byte of the last 64 are waste. The
-/// smallest payload is that of the smallest mtu less the headers of IPv4, UDP and Machnet.
+/// A message of 8 MiB in buffers of a multiple of 64 bytes; at worst all but the last byte of the last 64 are waste.
+/// The smallest payload is that of the smallest mtu less the headers of IPv4, UDP and Machnet.
 const _: () = {
     let smallest_payload = MIN_MTU_BYTES as u64 - 20 - 8 - 54;
     let pieces = (8_u64 << 20).div_ceil(smallest_payload);

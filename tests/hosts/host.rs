@@ -94,9 +94,9 @@ impl Host {
         })
     }
 
-    /// Starts a program inside; its working directory is [`directory`](Self::directory) and `MACHNET_SOCKET` names the daemon's
-    /// socket. A name without a slash is one of ours if we have it, else the system's. The program is killed when it is
-    /// dropped, and when the thread that started it ends.
+    /// Starts a program inside; its working directory is [`directory`](Self::directory) and `MACHNET_SOCKET` names the
+    /// daemon's socket. A name without a slash is one of ours if we have it, else the system's. The program is
+    /// killed when it is dropped, and when the thread that started it ends.
     pub(crate) fn start<I>(&self, program: &str, arguments: I) -> Result<Program, Failure>
     where
         I: IntoIterator<Item: AsRef<OsStr>>,
@@ -125,7 +125,8 @@ impl Host {
         self.start(program, arguments)
     }
 
-    /// Writes `config`, starts the daemon with it and waits until applications can attach. Its log is its standard error.
+    /// Writes `config`, starts the daemon with it and waits until applications can attach. Its log is its standard
+    /// error.
     pub(crate) fn start_daemon(&self, config: &Value) -> Result<Program, Failure> {
         let file = self.config_file();
         std::fs::write(&file, format!("{config:#}\n"))
@@ -145,7 +146,8 @@ impl Host {
         attempt().is_ok()
     }
 
-    /// Pings `ip` from the kernel of this host, `count` times with `payload_bytes` each. An error if one answer is missing.
+    /// Pings `ip` from the kernel of this host, `count` times with `payload_bytes` each. An error if one answer is
+    /// missing.
     pub(crate) fn ping(&self, ip: Ipv4Addr, payload_bytes: usize, count: u32) -> Result<String, Failure> {
         let arguments = [
             "-n".to_owned(),

@@ -1,18 +1,19 @@
 //! Two hosts on this machine, for tests and for the demo.
 //!
 //! ```text
-//!   this process ── pipe ── sweeper           removes the scratch directory when the pipe breaks
+//!   this process ── pipe ── sweeper         removes the scratch directory when the pipe breaks
 //!        │  │
-//!        │  └──── pipe ── holder, right ┐     a process that does nothing but keep a network and a mount namespace alive;
-//!        └─────── pipe ── holder, left  │     it ends when the pipe breaks
+//!        │  └──── pipe ── holder, right ┐   a process that only keeps a network and a mount namespace
+//!        └─────── pipe ── holder, left  │   alive; it ends when the pipe breaks
 //!                            │          │
 //!        left ── machnet0 ═ veth ═ machnet0 ── right
 //! ```
 //!
-//! A host is a pair of namespaces without a name, so nothing of it can be left behind: the namespaces end with their last
-//! process. Programs are started inside by `nsenter` and carry a parent-death signal. When this process is dropped out of, interrupted,
-//! or killed with signal 9, the kernel kills the programs and closes the pipes, and the holders and the sweeper finish.
-//! Everything is a plain process of this machine: a program's pid is its pid, and its sockets are paths that this process can open.
+//! A host is a pair of namespaces without a name, so nothing of it can be left behind: the namespaces end with their
+//! last process. Programs are started inside by `nsenter` and carry a parent-death signal. When this process is dropped
+//! out of, interrupted, or killed with signal 9, the kernel kills the programs and closes the pipes, and the holders
+//! and the sweeper finish. Everything is a plain process of this machine: a program's pid is its pid, and its sockets
+//! are paths that this process can open.
 //!
 //! The kernel of each host has an address of its own beside the daemon's, on the same interface, so that `ping` and TCP
 //! work beside it. Offloads of the veth stay as they are: the kernel hands over packets with partial checksums.
@@ -87,8 +88,8 @@ impl Hosts {
         Ok(hosts)
     }
 
-    /// As [`new`](Self::new), for a test: where no hosts can be made it says so and gives `None`; where every test must run it
-    /// panics instead.
+    /// As [`new`](Self::new), for a test: where no hosts can be made it says so and gives `None`; where every test must
+    /// run it panics instead.
     pub(crate) fn or_skip(link: Link) -> Option<Self> {
         match Self::new(link) {
             Ok(hosts) => Some(hosts),

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use super::Failure;
 
-/// Gives the namespace the `/sys` of its own network (where the kernel does not let it, programs see the outer one), says that it is
-/// there, and lives until its standard input breaks.
+/// Gives the namespace the `/sys` of its own network (where the kernel does not let it, programs see the outer one),
+/// says that it is there, and lives until its standard input breaks.
 const HOLDER: &str = "mount -t sysfs sysfs /sys 2>/dev/null; ip link set lo up && echo && exec cat";
 
 /// Runs its arguments, unless the process that asked for it has died before the parent-death signal was set.
@@ -29,9 +29,12 @@ impl Namespace {
             || Self::hold(Command::new("unshare").args(["--user", "--map-root-user", "--net", "--mount"]), true);
         direct().or_else(|of_root| {
             within_user().map_err(|of_user| {
+                let this = std::env::current_exe().unwrap_or_default();
                 Failure(format!(
-                    "this machine does not let us make network namespaces ({of_root}; in a user namespace: {of_user}): run this as \
-                     root, or allow it by sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+                    "this machine does not let us make network namespaces ({of_root}; in a user namespace: {of_user}): \
+                     run sudo {} (in a container, one that is --privileged), or let users make them, on Ubuntu by \
+                     sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+                    this.display()
                 ))
             })
         })
@@ -76,8 +79,8 @@ impl Namespace {
         self.holder.id()
     }
 
-    /// A command that runs `program` inside, in `directory`, as root of the host. It is killed when the thread that starts it
-    /// ends. The process that is started becomes the program: its pid is the program's.
+    /// A command that runs `program` inside, in `directory`, as root of the host. It is killed when the thread that
+    /// starts it ends. The process that is started becomes the program: its pid is the program's.
     pub(super) fn command(&self, program: &Path, directory: &Path) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.pid().to_string(), "--net", "--mount"]);

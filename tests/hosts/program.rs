@@ -52,9 +52,8 @@ impl Program {
 
     /// Sends it a signal, unless it has ended.
     pub(crate) fn signal(&mut self, signal: Signal) {
-        let running = matches!(self.child.try_wait(), Ok(None));
-        if let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).filter(|_| running) {
-            let _ = kill_process(pid, signal);
+        if self.is_running() {
+            let _ = kill_process(Pid::from_child(&self.child), signal);
         }
     }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Failure;
 
-/// Waits until its standard input breaks, then removes its argument. Programs that are being killed at that moment may still
-/// write, so it tries for a while. Signals from a terminal do not concern it.
+/// Waits until its standard input breaks, then removes its argument. Programs that are being killed at that moment may
+/// still write, so it tries for a while. Signals from a terminal do not concern it.
 const SWEEPER: &str = r#"trap '' HUP INT TERM; cat; tries=0
 until rm -rf -- "$1" || [ $((tries += 1)) -ge 50 ]; do sleep 0.1; done"#;
 

@@ -322,7 +322,8 @@ impl Channel {
         if !self.unpublished.is_empty() {
             return false;
         }
-        match self.end.arm() {
+        let armed = if self.starved.is_empty() { self.end.arm() } else { self.end.arm_wanting_buffers() };
+        match armed {
             Armed::Armed => {
                 self.heat = Heat::Cold;
                 true

@@ -10,7 +10,7 @@ use machnet_proto::wire::frame::{self, Parsed, Template};
 use super::channels::{Channel, Notice, Stage as ChannelStage, WaitingList};
 use super::{BellChange, Entry, MAIL_PER_TURN, Origin, Shard, Stage};
 use crate::counters::Counter;
-use crate::mailbox::{ChannelId, ConnectId, NotCreated, ToCoordinator, ToShard};
+use crate::mailbox::{ChannelId, NotCreated, ToCoordinator, ToShard};
 use crate::nic::NicQueue;
 
 impl<Q: NicQueue> Shard<Q> {
@@ -86,7 +86,7 @@ impl<Q: NicQueue> Shard<Q> {
         }
         let id = self.open_flow(key, next_hop, birth, features, slot, now)?;
         self.counts.count(Counter::FlowsConnected);
-        Ok(ChannelFlowId(id.to_bits()))
+        Ok(ChannelFlowId(id.get()))
     }
 
     /// Puts an established flow into the table and tells its application.
@@ -118,11 +118,11 @@ impl<Q: NicQueue> Shard<Q> {
                 Role::Acceptor => Origin::Accepted,
             },
         };
-        let id = self.flows.insert(key, entry).map_err(|refused| match refused {
-            InsertError::Full(_) => NotCreated::TableFull,
+        let id = self.flows.insert(key, entry).map_err(|(refused, _)| match refused {
+            InsertError::Full => NotCreated::TableFull,
             InsertError::Exists(_) => NotCreated::Exists,
         })?;
-        let flow = ChannelFlowId(id.to_bits());
+        let flow = ChannelFlowId(id.get());
         let channel = self.channels[slot].as_mut().expect("the caller looked");
         if channel.is_unreleased(flow) {
             // The handle has come round while the application still has the flow that had it before.
@@ -155,7 +155,7 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     fn change_next_hop(&mut self, previous: MacAddr, current: MacAddr, peer: Option<Ipv4Addr>) {
-        for (_, entry) in self.flows.iter_mut() {
+        for (_, _, entry) in self.flows.iter_mut() {
             if entry.next_hop == previous && peer.is_none_or(|peer| peer == entry.key.remote_ip) {
                 entry.next_hop = current;
                 entry.template.set_destination_mac(current);
@@ -183,9 +183,9 @@ impl<Q: NicQueue> Shard<Q> {
             ChannelStage::Broken { .. } => ChannelStage::Broken { removed: true },
             lingering @ ChannelStage::Lingering { .. } => lingering,
         };
-        for (id, entry) in self.flows.iter_mut() {
+        for (id, _, entry) in self.flows.iter_mut() {
             if entry.slot == slot {
-                entry.flow.close(reason);
+                entry.close(channel, reason);
                 Self::make_ready(&mut self.ready, id, entry);
             }
         }
@@ -208,7 +208,7 @@ impl<Q: NicQueue> Shard<Q> {
 
     fn abort_flows_of(&mut self, slot: usize, reason: Reason, now: Instant) -> usize {
         let ids: Vec<FlowId> =
-            self.flows.iter_mut().filter(|(_, entry)| entry.slot == slot).map(|(id, _)| id).collect();
+            self.flows.iter().filter(|(_, _, entry)| entry.slot == slot).map(|(id, _, _)| id).collect();
         for &id in &ids {
             self.abort_flow(id, reason, now);
         }
@@ -247,7 +247,7 @@ impl<Q: NicQueue> Shard<Q> {
     fn stop(&mut self, now: Instant) {
         self.stage = Stage::Stopping;
         self.listeners.clear();
-        let ids: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
+        let ids: Vec<FlowId> = self.flows.iter().map(|(id, _, _)| id).collect();
         for id in ids {
             self.abort_flow(id, Reason::Shutdown, now);
             if self.transmitter.has_frames() {

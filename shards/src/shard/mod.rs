@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use machnet::channel::{FromApp, RxBuffer, TxBuffer};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
-use machnet_proto::flow::{Flow, FlowId, FlowTable, Limits, Timers};
+use machnet_proto::flow::{Flow, FlowId, FlowTable, Limits, Reason, Timers};
 use machnet_proto::handshake::{self, Features, Terms};
 use machnet_proto::time::{Duration, Instant};
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
@@ -85,7 +85,7 @@ pub struct Settings {
     /// Keys the acceptor's nonces; the same on all shards of a daemon.
     pub secret: [u8; 16],
     /// Keys the flow table's hash.
-    pub table_seed: [u64; 2],
+    pub table_seed: (u64, u64),
     /// The most flows in the table.
     pub flows_max: usize,
     /// The most flows whose handshake is half done; beyond it the oldest is forgotten.
@@ -117,7 +117,7 @@ pub struct Shard<Q: NicQueue> {
     counts: Counts,
 
     flows: FlowTable<Entry>,
-    timers: Timers<FlowId>,
+    timers: Timers,
     half_open: HalfOpen,
     /// Tuples a SYN of ours was sent for.
     expected: HashSet<FlowKey>,
@@ -187,6 +187,16 @@ struct Entry {
     origin: Origin,
 }
 
+impl Entry {
+    /// Ends the flow in order; nothing that arrived or arrives is delivered any more.
+    fn close(&mut self, channel: &mut Channel, reason: Reason) {
+        self.flow.close(reason);
+        for buffer in self.flow.drain_received() {
+            channel.give_back(buffer);
+        }
+    }
+}
+
 /// Who opened a flow, and who knows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
@@ -232,7 +242,7 @@ impl<Q: NicQueue> Shard<Q> {
     ) -> Self {
         Self {
             flows: FlowTable::new(settings.flows_max, settings.table_seed),
-            timers: Timers::new(now),
+            timers: Timers::new(),
             half_open: HalfOpen::new(settings.half_open_max),
             expected: HashSet::new(),
             listeners: HashMap::new(),
@@ -394,7 +404,7 @@ impl<Q: NicQueue> Shard<Q> {
         if let Some(expected) = self.expected_turn.take() {
             let late = now.saturating_since(expected);
             if late >= GAP_MIN {
-                for (_, entry) in self.flows.iter_mut() {
+                for (_, _, entry) in self.flows.iter_mut() {
                     entry.flow.skip_gap(late);
                 }
             }

@@ -173,7 +173,7 @@ impl<Q: NicQueue> Shard<Q> {
         let key = &datagram.key;
         let answer = Acceptance::answer(&self.settings.secret, key, theirs, &self.settings.terms());
         if let Some(id) = self.flows.find(key) {
-            self.receive_syn_on_flow(id, datagram, theirs, &answer, now);
+            self.receive_syn_on_flow(id, datagram, theirs, &answer);
             return Ok(());
         }
         let Some(slot) = self.listening_slot(key) else {
@@ -211,13 +211,12 @@ impl<Q: NicQueue> Shard<Q> {
         datagram: &UdpDatagram<'_>,
         theirs: &Terms,
         answer: &Acceptance,
-        now: Instant,
     ) {
         let entry = self.flows.get_mut(id).expect("found by the caller");
         if entry.origin == Origin::Accepted && entry.remote_nonce == theirs.offer.nonce {
             self.send_datagram(datagram.source_mac, &datagram.key, &answer.packet);
         } else {
-            entry.flow.probe(now);
+            entry.flow.probe();
             Self::make_ready(&mut self.ready, id, entry);
         }
     }
@@ -284,7 +283,7 @@ impl<Q: NicQueue> Shard<Q> {
         header: &Header,
         now: Instant,
     ) -> Result<(), DropReason> {
-        if let Some(answer) = flow::answer_unknown(header, now) {
+        if let Some(answer) = flow::answer_unknown(header) {
             if !self.reset_bucket.take(now) {
                 return Err(DropReason::RateLimited);
             }

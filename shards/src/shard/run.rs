@@ -72,12 +72,16 @@ impl Heartbeat {
 /// # Errors
 /// When glommio cannot start an executor: io_uring is not allowed, too little memory may be locked, or the CPU does not
 /// exist.
-pub fn spawn<Q: NicQueue + Send + 'static>(
+pub fn spawn<Q>(
     shard: Shard<Q>,
     cpu: Option<usize>,
     policy: IdlePolicy,
     heartbeat: Arc<Heartbeat>,
-) -> glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()> {
+) -> glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()>
+where
+    Q: NicQueue + Send + 'static,
+    Q::Frame: Send,
+{
     let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
     LocalExecutorBuilder::new(placement)
         .name(&format!("shard-{}", shard.id().0))

@@ -23,13 +23,15 @@ impl<Q: NicQueue> Shard<Q> {
         let mut index = 0;
         while let Some(&slot) = self.hot.get(index) {
             taken += self.poll_channel(slot, now);
-            match self.channels[slot].as_mut() {
-                // Gone while it was polled: whatever stands at `index` now is next.
-                None => {}
-                Some(channel) if channel.has_cooled() && channel.cool() => {
-                    self.hot.swap_remove(index);
-                }
-                Some(_) => index += 1,
+            if self.hot.get(index) != Some(&slot) {
+                // Broken while it was polled, and out of the list: whatever stands at `index` now is next.
+                continue;
+            }
+            let cooled = self.channels[slot].as_mut().is_none_or(|channel| channel.has_cooled() && channel.cool());
+            if cooled {
+                self.hot.swap_remove(index);
+            } else {
+                index += 1;
             }
         }
         taken
@@ -63,7 +65,7 @@ impl<Q: NicQueue> Shard<Q> {
     fn carry_out(&mut self, slot: usize, descriptor: FromApp) -> Result<(), machnet::channel::Violation> {
         let Some(channel) = self.channels[slot].as_mut() else { return Ok(()) };
         let flow = descriptor.flow();
-        let id = FlowId::from_bits(flow.0);
+        let id = FlowId::new(flow.0);
         let live = self.flows.get_mut(id).filter(|entry| entry.slot == slot);
         match (descriptor, live) {
             (FromApp::Piece { buffer, len, first, last, .. }, Some(entry)) => {
@@ -78,7 +80,7 @@ impl<Q: NicQueue> Shard<Q> {
                 Self::make_ready(&mut self.ready, id, entry);
             }
             (FromApp::Close { .. }, Some(entry)) => {
-                entry.flow.close(Reason::Closed);
+                entry.close(channel, Reason::Closed);
                 Self::make_ready(&mut self.ready, id, entry);
             }
             (FromApp::Piece { buffer, .. }, None) if channel.is_unreleased(flow) => channel.complete(buffer),
@@ -93,6 +95,9 @@ impl<Q: NicQueue> Shard<Q> {
     pub(super) fn serve_ready(&mut self, now: Instant) -> usize {
         let mut served = 0;
         for _ in 0..self.ready.len() {
+            if !self.transmitter.has_room() {
+                break;
+            }
             let Some(id) = self.ready.pop_front() else { break };
             self.serve(id, now);
             served += 1;
@@ -104,7 +109,7 @@ impl<Q: NicQueue> Shard<Q> {
         let Some(entry) = self.flows.get_mut(id) else { return };
         let Some(channel) = self.channels[entry.slot].as_mut() else { return };
         entry.is_ready = false;
-        let flow_id = ChannelFlowId(id.to_bits());
+        let flow_id = ChannelFlowId(id.get());
         while let Some(piece) = entry.flow.poll_deliver() {
             self.counts.add(Counter::RxMessages, u64::from(piece.position.last));
             channel.publish(flow_id, piece);
@@ -156,7 +161,7 @@ impl<Q: NicQueue> Shard<Q> {
         {
             let Some(entry) = self.flows.get_mut(id) else { return };
             let Some(channel) = self.channels[entry.slot].as_mut() else { return };
-            let flow = ChannelFlowId(id.to_bits());
+            let flow = ChannelFlowId(id.get());
             while let Some(event) = entry.flow.poll_event() {
                 match event {
                     Event::Confirmed => {}
@@ -169,10 +174,7 @@ impl<Q: NicQueue> Shard<Q> {
                 }
             }
             if closed.is_none() {
-                match entry.flow.deadline() {
-                    Some(deadline) => self.timers.set(id, deadline),
-                    None => self.timers.cancel(id),
-                }
+                self.timers.set(id, entry.flow.deadline());
             }
         }
         if let Some(peer) = suspect {
@@ -186,7 +188,7 @@ impl<Q: NicQueue> Shard<Q> {
     /// Takes a flow that is over out of the table and gives back all it held.
     pub(super) fn end_flow(&mut self, id: FlowId, reason: Reason, acknowledged_messages: u64) {
         let Some(mut entry) = self.flows.remove(id) else { return };
-        self.timers.cancel(id);
+        self.timers.set(id, None);
         self.counts.count(Counter::FlowsClosed);
         self.tell(ToCoordinator::Closed { shard: self.settings.id, key: entry.key });
         let Some(channel) = self.channels[entry.slot].as_mut() else { return };
@@ -200,7 +202,7 @@ impl<Q: NicQueue> Shard<Q> {
             channel.give_back(buffer);
         }
         channel.flows -= 1;
-        channel.notify(Notice::Closed { flow: ChannelFlowId(id.to_bits()), reason, acknowledged_messages });
+        channel.notify(Notice::Closed { flow: ChannelFlowId(id.get()), reason, acknowledged_messages });
         self.mark_dirty(entry.slot);
         self.free_channel_if_over(entry.slot);
     }
@@ -212,7 +214,7 @@ impl<Q: NicQueue> Shard<Q> {
         let acknowledged = entry.flow.acknowledged_messages();
         let to_ourselves = entry.key.remote_ip == self.settings.ip;
         if let Some(mut frame) = self.transmitter.frame(&mut self.counts) {
-            let packet: Packet<'_, TxBuffer> = Packet { header, payload: None };
+            let packet: Packet<'_, TxBuffer> = Packet { header, payload: None, is_retransmission: false };
             write_headers(&mut frame, &packet, 0);
             entry.template.write(frame.bytes_mut());
             entry.template.seal(frame.bytes_mut());

@@ -31,7 +31,7 @@ impl<Q: NicQueue> Transmitter<Q> {
 
     /// A frame to fill; `None` when too many wait for the device, or it has no more.
     pub(super) fn frame(&mut self, counts: &mut Counts) -> Option<Q::Frame> {
-        if self.outgoing.len() >= OUTGOING_MAX {
+        if !self.has_room() {
             return None;
         }
         let frame = self.spare.take().or_else(|| self.queue.allocate());
@@ -39,6 +39,11 @@ impl<Q: NicQueue> Transmitter<Q> {
             counts.count(Counter::NoFrame);
         }
         frame
+    }
+
+    /// Whether the device keeps up: otherwise no flow is asked for more.
+    pub(super) fn has_room(&self) -> bool {
+        self.outgoing.len() < OUTGOING_MAX
     }
 
     /// Takes back a frame that was not needed.

@@ -93,6 +93,8 @@ impl Swift {
             (self.round_start, self.round_arrived, self.round_lost) = (now, 0, 0);
         }
         self.round_arrived += feedback.arrived_packets;
+        // Whether the timeout was a mistake is known by now.
+        self.before_timeout = None;
         if let Some(delay) = feedback.fabric_delay {
             let target = self.target();
             self.congested = delay > target;

@@ -88,7 +88,7 @@ impl<S, R> Flow<S, R> {
         self.silence.on_heard(now);
         if self.state == State::Unconfirmed {
             self.step(Step::Confirm, Reason::Other);
-            self.untold.confirmed = true;
+            (self.confirmed, self.untold.confirmed) = (true, true);
         }
     }
 

@@ -64,6 +64,8 @@ pub struct Flow<S, R = S> {
     max_payload: u16,
     /// Packets that may be sent and not acknowledged.
     window_packets: u16,
+    /// The peer has shown that it knows our nonce.
+    confirmed: bool,
     /// CLOSE has been transmitted: the number after the last piece is taken.
     close_sent: bool,
     /// The source had something when it was looked at last.
@@ -127,6 +129,7 @@ impl<S, R> Flow<S, R> {
             state,
             max_payload: birth.max_payload,
             window_packets,
+            confirmed: birth.role == Role::Connector,
             close_sent: false,
             waiting: false,
             limited: false,
@@ -242,7 +245,7 @@ impl<S, R> Flow<S, R> {
 
     /// Whether the peer is known to know our nonce; a connector's flow is confirmed from birth.
     pub fn is_confirmed(&self) -> bool {
-        self.state != State::Unconfirmed
+        self.confirmed
     }
 
     /// How many of our messages the peer's daemon has acknowledged.
@@ -300,5 +303,7 @@ impl<S, R> Flow<S, R> {
     }
 }
 
+#[cfg(test)]
+mod scripts;
 #[cfg(test)]
 mod soak;

@@ -26,13 +26,13 @@ impl<S, R> Flow<S, R> {
         }
         self.waiting = waiting;
         if let Some(index) = self.next_repeated(now) {
-            return Some(self.data(now, index));
+            return Some(self.data(now, index, true));
         }
         if let Some(piece) = self.pull(&mut source) {
             debug_assert!(piece.len != 0 && piece.len <= self.max_payload);
             let index = self.sender.push(piece, now);
             self.on_transmit(now);
-            return Some(self.data(now, index));
+            return Some(self.data(now, index, false));
         }
         self.plan_questions(now);
         if self.ask.is_wanted() {
@@ -124,10 +124,10 @@ impl<S, R> Flow<S, R> {
         self.owed.ack.then(|| self.acknowledgement(now))
     }
 
-    fn data(&mut self, now: Instant, index: usize) -> Packet<'_, S> {
+    fn data(&mut self, now: Instant, index: usize, is_retransmission: bool) -> Packet<'_, S> {
         let position = self.sender.piece(index).position;
         let header = self.header(now, Kind::Data, self.sender.seq(index), position);
-        Packet { header, payload: Some(self.sender.piece(index)) }
+        Packet { header, payload: Some(self.sender.piece(index)), is_retransmission }
     }
 
     /// An RST that tells where we are in both sequences.
@@ -167,7 +167,7 @@ impl<S, R> Flow<S, R> {
 
 /// A packet without a piece.
 const fn bare<'a, S>(header: Header) -> Packet<'a, S> {
-    Packet { header, payload: None }
+    Packet { header, payload: None, is_retransmission: false }
 }
 
 /// The RST that answers a packet of no flow, so that a peer learns at once that we were restarted. `None`: stay silent, because

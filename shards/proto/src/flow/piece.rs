@@ -33,4 +33,6 @@ pub struct Packet<'a, S> {
     pub header: Header,
     /// DATA: the piece it carries.
     pub payload: Option<&'a Piece<S>>,
+    /// Whether the piece was sent before.
+    pub is_retransmission: bool,
 }
