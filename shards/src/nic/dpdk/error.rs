@@ -52,6 +52,13 @@ pub enum OpenError {
         /// What is missing.
         missing: &'static str,
     },
+    /// The kernel interface takes frames that do not fit into AF_XDP's.
+    XdpMtu {
+        /// The interface.
+        interface: String,
+        /// The largest MTU.
+        limit: u32,
+    },
     /// More receive queues than shards would read.
     QueuesUnread {
         /// The interface.
@@ -148,6 +155,11 @@ impl fmt::Display for OpenError {
                 f,
                 "AF_XDP on {interface} is not possible: {missing}; run as root outside any user namespace, \
                  or leave \"driver\" away to use af_packet"
+            ),
+            Self::XdpMtu { interface, limit } => write!(
+                f,
+                "AF_XDP needs an MTU of at most {limit} bytes; run `ip link set {interface} mtu 1500`, on a veth at \
+                 both ends, or leave \"driver\" away to use af_packet"
             ),
             Self::QueuesUnread { interface, channels, queues } => write!(
                 f,

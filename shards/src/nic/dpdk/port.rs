@@ -253,6 +253,7 @@ impl Dpdk {
         let has_interrupts = start(plan, number, &driver, &pools, port.socket)?;
         let rss = if queues > 1 { read_rss(number, &port, queues) } else { None };
         let mut started = Port { number, interrupts: Vec::new(), pools, _eal: Arc::clone(&self.0) };
+        let own = (driver == "net_af_packet").then_some(plan.interface.mac);
         let wakers = wakers(plan, &mut started, &driver, queues, has_interrupts, before)?;
         let link_up = describe(number)?.link_up != 0;
         let capabilities = Capabilities {
@@ -266,7 +267,6 @@ impl Dpdk {
             numa_node: u16::try_from(port.socket).ok(),
         };
         let started = Arc::new(started);
-        let own = matches!(plan.way, Way::AfPacket { .. }).then_some(plan.interface.mac);
         let queues =
             (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&started), queue, waker, own));
         Ok(Opened { capabilities, queues: queues.collect(), warnings })
@@ -399,10 +399,17 @@ fn wakers(
         return Err(OpenError::NoSocket { device: plan.device() });
     }
     let socket = |fd: RawFd| match family {
-        AddressFamily::PACKET => Socket::packet(fd),
+        AddressFamily::PACKET => Socket::packet(fd, packet_slots(plan)),
         _ => Socket::xdp(fd),
     };
     Ok(sockets.into_iter().map(|fd| Waker::Socket(socket(fd))).collect())
+}
+
+/// Slots of a packet socket's transmit ring: ours, unless the file says otherwise.
+fn packet_slots(plan: &Plan) -> u16 {
+    let Way::Device { arguments } = &plan.way else { return packet_ring::SLOTS };
+    let given = arguments.split(',').find_map(|argument| argument.strip_prefix("framecnt="));
+    given.and_then(|slots| slots.parse().ok()).unwrap_or(packet_ring::SLOTS)
 }
 
 /// A tap device is read by the driver, and readable when frames wait; its driver tells the descriptor.

@@ -53,13 +53,11 @@ enum SocketKind {
 }
 
 impl Socket {
-    /// A packet socket of the driver.
-    pub(super) fn packet(fd: RawFd) -> Self {
-        let mut socket = Self { fd, kind: SocketKind::Xdp { is_stale: false } };
-        // If the buffer's size is not told, the ring is used only while nothing at all is unsent.
-        let send_buffer_bytes = sockopt::socket_send_buffer_size(socket.borrow()).unwrap_or(0);
-        socket.kind = SocketKind::Packet(PacketRing::new(send_buffer_bytes));
-        socket
+    /// A packet socket of the driver, whose transmit ring has that many slots.
+    pub(super) fn packet(fd: RawFd, slots: u16) -> Self {
+        // Not told for a socket only if it is none; a buffer of nothing then stops every transmission.
+        let send_buffer_bytes = sockopt::socket_send_buffer_size(borrow(fd)).unwrap_or(0);
+        Self { fd, kind: SocketKind::Packet(PacketRing::new(slots, send_buffer_bytes)) }
     }
 
     /// An XDP socket of the driver.
