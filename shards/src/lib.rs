@@ -1,3 +1,7 @@
 //! The daemon.
 
+pub mod clock;
+pub mod counters;
+pub mod mailbox;
 pub mod nic;
+pub mod shard;
