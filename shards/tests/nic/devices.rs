@@ -34,7 +34,9 @@ pub(crate) fn ring() {
         warnings: Vec::new(),
     };
     let plans = [plan(NEAR, 2), plan(FAR, 2)];
-    let dpdk = Dpdk::start(&plans).expect("DPDK starts");
+    // Memory for the most a device of the test has, 16 queues, and as much again.
+    let plans_at_most = [plan(NEAR, 16), plan(FAR, 16)];
+    let dpdk = Dpdk::start(&plans_at_most).expect("DPDK starts");
     assert_eq!(Dpdk::start(&plans).expect_err("it is running"), OpenError::StartedBefore);
     for queues in [1, 2] {
         let [near, far] =
@@ -66,10 +68,37 @@ fn refusals(dpdk: &Dpdk, plan: &Plan) {
     assert!(refused.to_string().contains("net_af_packet77"), "{refused}");
     println!("    {refused}");
     println!("    {}", open("net_nosuchdriver0"));
-    // net_null claims a table and a key that are its own invention; one queue needs neither.
-    let fake = Plan { way: Way::Device { arguments: "net_null0".to_owned() }, ..plan.clone() };
-    let fake = dpdk.open(&fake).expect("a device that does nothing");
-    assert_eq!(fake.capabilities.rss, None, "a key of zeroes is no key");
+    fakes(dpdk, plan);
+    limits(dpdk, plan);
+}
+
+/// `net_null` claims that it spreads flows, with a table that sends all to one queue.
+fn fakes(dpdk: &Dpdk, plan: &Plan) {
+    let open = |device: &str, queues| {
+        let way = Way::Device { arguments: device.to_owned() };
+        dpdk.open(&Plan { way, interface: interface(NEAR, queues), ..plan.clone() })
+            .expect("a device that does nothing")
+    };
+    assert_eq!(open("net_null0", 1).capabilities.rss, None, "one queue needs no table");
+    let two = open("net_null1", 2).capabilities;
+    assert_eq!((two.queues, two.rss), (2, None), "its table is not believed");
+}
+
+/// A device with fewer queues than asked is used with what it has; one with more than fit is closed again.
+fn limits(dpdk: &Dpdk, plan: &Plan) {
+    let open = |device: &str, queues| {
+        let way = Way::Device { arguments: device.to_owned() };
+        dpdk.open(&Plan { way, interface: interface(NEAR, queues), ..plan.clone() })
+    };
+    let Opened { capabilities: few, queues, warnings } = open("net_ring8", 1000).expect("it has some queues");
+    assert_eq!((usize::from(few.queues), few.max_queues), (queues.len(), few.queues));
+    assert!(warnings[0].contains("\"engine_threads\""), "{warnings:?}");
+    drop(queues);
+    for attempt in 0..3 {
+        let error = open(&format!("net_null1{attempt}"), 1000).expect_err("10 GB of frames");
+        assert!(matches!(error, OpenError::NoMemory { .. }), "{error}");
+    }
+    open("net_null20", 16).expect("nothing stayed open");
 }
 
 pub(crate) fn packet() {

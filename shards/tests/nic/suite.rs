@@ -59,7 +59,7 @@ pub(crate) fn numbered<Q: NicQueue>(
     len: usize,
 ) -> Option<Q::Frame> {
     let mut frame = queue.allocate()?;
-    assert_eq!(frame.bytes(), [], "a fresh frame is empty");
+    assert!(frame.bytes().is_empty(), "a fresh frame is empty");
     frame.set_len(len);
     let bytes = frame.bytes_mut();
     bytes[..6].copy_from_slice(&to.0);

@@ -159,7 +159,7 @@ impl NicQueue for DpdkQueue {
         let max_u16 = u16::try_from(max).expect("a burst is short");
         let chained = &raw mut self.drops.oversized;
         let frames = room.as_mut_ptr().cast();
-        // SAFETY: a started queue, which `&mut self` uses alone; `DpdkFrame` is transparent and there is room for `max`.
+        // SAFETY: a started queue, which `&mut self` uses alone; `DpdkFrame` is transparent, with room for `max`.
         let count = unsafe { dpdk_sys::shim_receive(self.port.number, self.queue, frames, max_u16, chained) };
         // SAFETY: the call initialized that many frames behind the old length, within the capacity.
         unsafe { into.set_len(first + usize::from(count)) };
