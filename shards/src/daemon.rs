@@ -12,8 +12,8 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
@@ -144,12 +144,10 @@ impl Daemon {
     ///
     /// # Errors
     /// When threads, executors or descriptors are not to be had. What was started ends with the process.
-    pub fn start<Q: NicQueue + Send + 'static>(
-        config: &Config,
-        wired: Vec<Wired<Q>>,
-        server: Server,
-        stop: StopPipe,
-    ) -> Result<Self, DaemonError> {
+    pub fn start<Q>(config: &Config, wired: Vec<Wired<Q>>, server: Server, stop: StopPipe) -> Result<Self, DaemonError>
+    where
+        Q: NicQueue<Frame: Send> + Send + 'static,
+    {
         let boot = new_boot()?;
         let (to_coordinator, from_shards) = mailbox(TO_COORDINATOR).map_err(system("make a mailbox"))?;
         let mut assembly = Assembly {
@@ -271,7 +269,7 @@ impl<Q: NicQueue> Assembly<'_, Q> {
                 mtu_bytes,
                 boot_id: self.boot.id,
                 secret: self.boot.secret,
-                table_seed: [random()?, random()?],
+                table_seed: (random()?, random()?),
                 flows_max: usize::try_from(self.config.limits.max_flows_per_shard).expect("32 bits fit"),
                 half_open_max: MAX_HALF_OPEN,
                 flow: Arc::clone(&self.flow),

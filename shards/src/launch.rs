@@ -181,11 +181,13 @@ fn wanted(interface: &Interface) -> InterfacePlan {
 
 /// A device that cannot be used is the configuration's mistake if it names what is not there.
 fn blame(config: &Config, interface: &Interface, error: OpenError) -> LaunchError {
-    let mistake = |key: &str, value: String| {
-        LaunchError::Config(config.mistake(interface, key, &value, &error.to_string()))
-    };
+    let mistake =
+        |key: &str, value: String| LaunchError::Config(config.mistake(interface, key, &value, &error.to_string()));
     match &error {
-        OpenError::NoSuchMac { .. } => mistake("", "no device's MAC".into()),
+        OpenError::NoSuchMac { known, .. } => {
+            let remedy = format!("this host has {known}, write the MAC of one of them");
+            LaunchError::Config(config.mistake(interface, "", "the MAC of no device", &remedy))
+        }
         OpenError::WrongMac { device, .. } => mistake("", format!("not the MAC of {device}")),
         OpenError::NoSuchPciDevice { address } | OpenError::NotBound { address, .. }
             if matches!(interface.attachment, Attachment::Pci(_)) =>

@@ -22,6 +22,7 @@ const MAX_NAMESAKES: u32 = 1000;
 #[derive(Debug)]
 pub struct Log {
     _writer: WorkerGuard,
+    is_on_stderr: bool,
 }
 
 impl Log {
@@ -31,15 +32,14 @@ impl Log {
     /// # Errors
     /// When no file can be made.
     pub fn start(to_stderr: bool) -> io::Result<Self> {
-        let (writer, guard, colors) = if to_stderr || is_set(std::env::var(TO_STDERR_VARIABLE).ok().as_deref()) {
-            let (writer, guard) = tracing_appender::non_blocking(io::stderr());
-            (writer, guard, io::stderr().is_terminal())
+        let is_on_stderr = to_stderr || is_set(std::env::var(TO_STDERR_VARIABLE).ok().as_deref());
+        let (writer, guard) = if is_on_stderr {
+            tracing_appender::non_blocking(io::stderr())
         } else {
             let (file, path) = create_file()?;
             eprintln!("machnet-shards: the log is in {} (--logtostderr shows it here)", path.display());
             log_panics_to(file.try_clone()?);
-            let (writer, guard) = tracing_appender::non_blocking(file);
-            (writer, guard, false)
+            tracing_appender::non_blocking(file)
         };
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|error| {
             if std::env::var_os(EnvFilter::DEFAULT_ENV).is_some() {
@@ -47,8 +47,14 @@ impl Log {
             }
             EnvFilter::new("info")
         });
+        let colors = is_on_stderr && io::stderr().is_terminal();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colors).init();
-        Ok(Self { _writer: guard })
+        Ok(Self { _writer: guard, is_on_stderr })
+    }
+
+    /// Whether whoever started the process sees the log.
+    pub fn is_on_stderr(&self) -> bool {
+        self.is_on_stderr
     }
 }
 

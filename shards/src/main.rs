@@ -80,12 +80,12 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let config = load(arguments)?;
     let socket = launch::socket_path(&config, arguments.socket.as_deref());
     let log = Log::start(arguments.logtostderr).map_err(|error| (1, format!("there is no log: {error}")))?;
-    let served = launch::serve(&config, &socket).map_err(|error| failure(&error));
-    if let Err((_, message)) = &served {
-        tracing::error!("{message}");
-    }
-    drop(log);
-    served
+    launch::serve(&config, &socket).map_err(|error| {
+        if !log.is_on_stderr() {
+            tracing::error!("{error}");
+        }
+        failure(&error)
+    })
 }
 
 fn check(arguments: &Arguments) -> Result<(), Failure> {
@@ -103,7 +103,11 @@ fn status(json: bool, socket: Option<&Path>) -> Result<(), Failure> {
         (1, format!("no daemon answers on {at} ({error}): start it, or name its socket with --socket"))
     })?;
     let status = client.status(STATUS_WITHIN).map_err(|error| (1, format!("{at}: {error}")))?;
-    if json { print(&format!("{status}\n")) } else { print(&report::text(&status)) }
+    if json {
+        print(&format!("{status}\n"))
+    } else {
+        print(&report::text(&status))
+    }
     Ok(())
 }
 

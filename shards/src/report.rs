@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::counters::{Counter, DropReason, Gauge};
+
 /// Flows and neighbors that are shown; `--json` has all.
 const MAX_ROWS: usize = 50;
 
@@ -54,22 +56,25 @@ fn interfaces(status: &Value) -> String {
 
 /// Counters and gauges: a line for each, a column for each shard.
 fn shards(status: &Value) -> String {
-    per_shard("Shards", status, &["gauges", "counters"], false)
+    per_shard("Shards", status, &[("gauges", Gauge::LABELS), ("counters", Counter::LABELS)], false)
 }
 
 /// Only the reasons for which something was dropped.
 fn drops(status: &Value) -> String {
-    per_shard("Frames dropped", status, &["drops"], true)
+    per_shard("Frames dropped", status, &[("drops", DropReason::LABELS)], true)
 }
 
-fn per_shard(title: &str, status: &Value, groups: &[&str], skip_zeros: bool) -> String {
+/// In the order of `groups`' labels; labels that only the daemon knows, perhaps of another release, come after them.
+fn per_shard(title: &str, status: &Value, groups: &[(&str, &[&str])], skip_zeros: bool) -> String {
     let shards: Vec<&Value> = rows(&status["shards"]).collect();
     let numbers: Vec<String> = shards.iter().map(|shard| format!("shard {}", cell(&shard["shard"]))).collect();
     let header: Vec<&str> = std::iter::once("").chain(numbers.iter().map(String::as_str)).collect();
     let mut table = Table::new(title, &header);
-    for group in groups {
+    for (group, known) in groups {
         let labels = shards.first().and_then(|shard| shard[group].as_object()).into_iter().flatten();
-        for (label, _) in labels {
+        let mut labels: Vec<&str> = labels.map(|(label, _)| label.as_str()).collect();
+        labels.sort_by_key(|label| known.iter().position(|known| known == label).unwrap_or(usize::MAX));
+        for label in labels {
             let values: Vec<&Value> = shards.iter().map(|shard| &shard[group][label]).collect();
             if skip_zeros && values.iter().all(|value| value.as_u64() == Some(0)) {
                 continue;
@@ -209,12 +214,12 @@ mod tests {
             json!({
                 "shard": id,
                 "gauges": { "flows": 3 },
-                "counters": { "rx_frames": 1_000_000 },
+                "counters": { "new": 1, "rx_frames": 1_000_000, "turns": 9 },
                 "drops": { "malformed": malformed, "no_buffer": 0 },
             })
         };
         let text = text(&json!({ "shards": [shard(0, 0), shard(1, 5)] }));
-        assert!(text.contains("  rx frames  1000000  1000000\n"), "{text}");
+        assert!(text.contains("  turns            9        9\n  rx frames  1000000  1000000\n  new"), "{text}");
         assert!(text.contains("  malformed        0        5\n"), "{text}");
         assert!(!text.contains("no buffer"), "{text}");
     }
