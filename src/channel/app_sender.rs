@@ -88,7 +88,7 @@ impl AppSender {
             unsent: VecDeque::new(),
             news: Vec::new(),
             wanted: 1,
-            room_asleep: segment.word(layout.room_asleep_at),
+            room_asleep: Shared::word(segment, layout.room_asleep_at),
             shard: ShardSleep::new(segment, &layout),
             halves: Arc::clone(halves),
         }
@@ -146,6 +146,11 @@ impl AppSender {
     /// Transmit buffers that are free now.
     pub fn free_tx_buffers(&mut self) -> Result<usize, Broken> {
         self.reap()
+    }
+
+    /// Whether the message that was refused last for want of room would be taken now.
+    pub fn has_room(&mut self) -> Result<bool, Broken> {
+        Ok(self.reap()? >= self.wanted.min(self.pool.buffers()))
     }
 
     /// Hears which flows the receiving half saw open and close, and tells the shard so.

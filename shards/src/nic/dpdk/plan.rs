@@ -101,7 +101,7 @@ pub struct Plan {
 
 impl Plan {
     /// The device, as an operator knows it.
-    pub(super) fn device(&self) -> String {
+    pub fn device(&self) -> String {
         match &self.way {
             Way::Pci { address } | Way::Bifurcated { address, .. } => address.clone(),
             Way::AfPacket { interface } | Way::AfXdp { interface } => interface.clone(),
