@@ -129,3 +129,14 @@ fn any_echo_proves_that_older_packets_are_lost() {
     script.hear(answer);
     assert_eq!(script.said(), lines(Kind::Data, [1, 2]));
 }
+
+#[test]
+fn a_tail_is_probed_for_once() {
+    let mut script = Script::established();
+    script.send(3).said();
+    assert_eq!(script.says_until(200 * US), [(200, Kind::Data, 3)]);
+    script.at(R);
+    let late = script.ack(2, &[], 300 * US);
+    script.hear(late);
+    assert_eq!(script.says_until(999 * US), [], "the timeout is next");
+}

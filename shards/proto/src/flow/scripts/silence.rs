@@ -110,3 +110,14 @@ fn memory_of_a_busy_time_is_given_back() {
     script.says_until(2 * S + MS);
     assert_eq!(script.flow.memory_slots(), 0);
 }
+
+#[test]
+fn what_the_peer_said_before_it_was_asked_is_no_answer() {
+    let mut script = Script::established();
+    script.at(50 * US).flow.probe();
+    assert_eq!(script.said(), [(Kind::Probe, 1)]);
+    script.at(10 * US);
+    let early = script.ack(1, &[], 20 * US);
+    script.hear(early);
+    assert_eq!(script.says_until(MS), [(990, Kind::Probe, 1)]);
+}
