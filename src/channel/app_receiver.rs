@@ -390,6 +390,11 @@ impl AppReceiver {
     pub fn drain_bell(&mut self) {
         self.halves.drain_bell(Half::Receiver);
     }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn halves(&self) -> &Halves {
+        &self.halves
+    }
 }
 
 impl Partial {

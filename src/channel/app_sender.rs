@@ -239,6 +239,11 @@ impl AppSender {
     pub fn drain_bell(&mut self) {
         self.halves.drain_bell(Half::Sender);
     }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn halves(&self) -> &Halves {
+        &self.halves
+    }
 }
 
 /// Reads through the parts of a message.

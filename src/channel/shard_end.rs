@@ -449,6 +449,11 @@ impl ShardEnd {
     pub fn drain_bell(&mut self) {
         self.ear.drain();
     }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn ear(&self) -> &Ear {
+        &self.ear
+    }
 }
 
 impl TxBuffer {
