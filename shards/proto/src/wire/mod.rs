@@ -1,7 +1,14 @@
 //! Formats on the wire. Every parser takes bytes somebody else wrote and gives either a value that
 //! cannot be wrong or the reason why there is none; none of them can panic.
 
+pub mod arp;
+pub mod checksum;
+pub mod ethernet;
+pub mod frame;
+pub mod icmp;
+pub mod ipv4;
 pub mod machnet;
+pub mod udp;
 
 /// Why bytes are not what they were taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

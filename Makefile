@@ -1,0 +1,48 @@
+# make            build everything, optimized
+# make demo       two hosts on this machine: ours against kernel TCP, in one table
+# make test       every test; installs and sets up what it needs
+# make bench      every benchmark
+# make lint       rustfmt, clippy and rustdoc, warnings are errors
+# make install    to PREFIX (default /usr/local), under DESTDIR if that is set
+# make clean
+
+PREFIX ?= /usr/local
+
+export PATH := $(PATH):$(HOME)/.cargo/bin
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PROGRAMS := machnet-shards msg_gen hello_world
+
+.PHONY: build deps demo test bench lint install clean
+
+build: deps
+	cargo build --release --bins --examples
+
+# What must be installed; a sentence where to get Rust if it is not there.
+deps:
+	@sh .ci/deps
+
+demo: build
+	@cargo run --quiet --release --example demo
+
+# Tests start the programs, so those are built first. loom replaces the atomics, so it has a build of its own.
+test: deps
+	cargo build --bins
+	cargo test --workspace
+	RUSTFLAGS="--cfg loom" cargo test --release --package machnet --lib --target-dir "$(TARGET)/loom" loom
+
+bench: deps
+	cargo bench --workspace
+
+lint: deps
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Builds only what is not built yet, so that `sudo make install` after `make` needs no Rust for root.
+install: $(if $(wildcard $(TARGET)/release/machnet-shards),,build)
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/machnet"
+	install $(PROGRAMS:%="$(TARGET)/release/%") "$(DESTDIR)$(PREFIX)/bin"
+	install -m 644 config.json LICENSE "$(DESTDIR)$(PREFIX)/share/machnet"
+
+clean:
+	cargo clean

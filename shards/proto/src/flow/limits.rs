@@ -1,0 +1,83 @@
+//! What a flow is born with: the facts of its handshake, and the limits all flows of a daemon share.
+
+use crate::congestion::Congestion;
+use crate::time::Duration;
+use crate::wire::machnet::SACK_PACKETS;
+
+/// The longest message, in bytes. A peer that sends a longer one has its flow reset.
+pub const MAX_MESSAGE_BYTES: u32 = 8 << 20;
+
+/// Limits and times of a flow; one set is shared by all flows of a daemon.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Packets sent and not yet acknowledged, at most. More than [`SACK_PACKETS`] are never in flight.
+    pub window_packets: u16,
+    /// The retransmission timeout before the first round trip was measured.
+    pub rto_initial: Duration,
+    /// The shortest retransmission timeout: RFC 6298's floor of 1 s, scaled to a datacenter.
+    pub rto_min: Duration,
+    /// The longest interval between two retransmissions or probes, whatever the back-off. It also bounds how
+    /// late a flow notices that a path works again, and must leave room for `probes_before_gone` tries
+    /// before `gone_after`.
+    pub rto_max: Duration,
+    /// The shortest delay before a tail loss probe (RFC 8985, section 7.2): below it, a probe would only
+    /// show that the peer's scheduler is slower than the network.
+    pub tail_min: Duration,
+    /// A flow that heard nothing for two thirds of this probes; after all of it, it reports
+    /// [`Event::Silent`](super::Event::Silent). An acceptor's flow that was never confirmed ends after it.
+    pub silent_after: Duration,
+    /// A flow that heard nothing for this long, and had `probes_before_gone` tries unanswered, ends with
+    /// [`Reason::PeerGone`](super::Reason::PeerGone).
+    pub gone_after: Duration,
+    /// Tries that must stay unanswered before the peer is gone.
+    pub probes_before_gone: u16,
+    /// How much of the window the network may hold.
+    pub congestion: Congestion,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            window_packets: WINDOW_PACKETS_MAX,
+            rto_initial: Duration::from_millis(10),
+            rto_min: Duration::from_millis(1),
+            rto_max: Duration::from_millis(500),
+            tail_min: Duration::from_micros(200),
+            silent_after: Duration::from_secs(3),
+            gone_after: Duration::from_secs(15),
+            probes_before_gone: 5,
+            congestion: Congestion::default(),
+        }
+    }
+}
+
+/// The most packets the SACK field can report, and so the most that may be in flight.
+pub(super) const WINDOW_PACKETS_MAX: u16 = 192;
+
+const _: () = assert!(WINDOW_PACKETS_MAX as u32 == SACK_PACKETS);
+
+/// Which side of the handshake this flow was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It sent the SYN. Its first packet is a PROBE, repeated until the peer has answered anything.
+    Connector,
+    /// It answered the SYN. It sends nothing before the peer has shown that it knows our nonce.
+    Acceptor,
+}
+
+/// What the handshake agreed on.
+#[derive(Clone, Copy, Debug)]
+pub struct Birth {
+    /// Which side we were.
+    pub role: Role,
+    /// Our nonce: stands for the SYN's number, so that our first packet is the next one.
+    pub local_nonce: u32,
+    /// The peer's nonce, likewise.
+    pub remote_nonce: u32,
+    /// The longest payload of a packet, in bytes, in both directions.
+    pub max_payload: u16,
+    /// Packets the peer is assumed to have buffers for before its first header says so.
+    pub peer_window_packets: u16,
+    /// The round trip the handshake took, if this side could measure it.
+    pub rtt: Option<Duration>,
+}

@@ -1,0 +1,59 @@
+//! What a flow tells its shard: about a packet, and about itself.
+
+use super::Reason;
+
+/// What became of a received packet; for counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A new piece was taken.
+    Accepted,
+    /// A piece that had arrived before.
+    Duplicate,
+    /// A piece beyond what was granted.
+    OutOfWindow,
+    /// A piece that found no receive buffer; the peer sends it again.
+    NoBuffer,
+    /// A piece nobody will read: this side has closed. It is acknowledged, so that the peer can finish too.
+    Discarded,
+    /// A valid packet without a piece.
+    NotData,
+    /// The flow has ended; the packet changed nothing.
+    Ended,
+    /// Dropped: not what a correct peer sends.
+    Invalid(Violation),
+}
+
+/// What is wrong with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// It acknowledges what was never sent, or what was settled long ago.
+    Acknowledgement,
+    /// Its number is far from all that are expected.
+    Sequence,
+    /// Its payload is empty or longer than agreed.
+    Length,
+    /// It uses a feature that was not agreed on.
+    Feature,
+    /// Pieces do not form messages, or a message is too long. The flow is reset.
+    Message,
+}
+
+/// What happened to a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Acceptor only: the peer knows our nonce; the application may be told of the flow.
+    Confirmed,
+    /// Nothing was heard from the peer for `silent_after`; it may come back.
+    Silent,
+    /// It came back.
+    Alive,
+    /// The flow has ended; an acceptor's may, without ever having been confirmed. Transmit what [`Flow::poll_transmit`](super::Flow::poll_transmit) still has (an
+    /// acknowledgement or a reset), take back every token, drop the flow.
+    Closed {
+        /// Why.
+        reason: Reason,
+        /// How many of our messages the peer's daemon has acknowledged: these, the first ones, arrived there whole.
+        /// Whether its application has read them is not known.
+        acknowledged_messages: u64,
+    },
+}

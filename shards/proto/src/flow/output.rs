@@ -1,0 +1,195 @@
+//! A packet goes out.
+
+use super::state::State;
+use super::timestamps::stamp;
+use super::{Flow, Packet, Piece, Reason};
+use crate::seq::SeqNo;
+use crate::time::Instant;
+use crate::wire::machnet::{Header, Kind, Position, Sack};
+
+impl<S, R> Flow<S, R> {
+    /// The next packet to transmit now; call it until `None`.
+    ///
+    /// Retransmissions come first, then new pieces pulled from `source` while the windows allow, then a probe or CLOSE, then an
+    /// acknowledgement if one is owed and nothing carried it. `waiting`: whether `source` has anything; a flow that may not pull
+    /// must know, to ask for window and not to close too early.
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        waiting: bool,
+        mut source: impl FnMut() -> Option<Piece<S>>,
+    ) -> Option<Packet<'_, S>> {
+        match self.state {
+            State::Unconfirmed => return None,
+            State::Closed => return self.last_words(now).map(bare),
+            State::Established | State::Closing => {}
+        }
+        self.waiting = waiting;
+        if let Some(index) = self.next_repeated(now) {
+            return Some(self.data(now, index, true));
+        }
+        if let Some(piece) = self.pull(&mut source) {
+            debug_assert!(piece.len != 0 && piece.len <= self.max_payload);
+            let index = self.sender.push(piece, now);
+            self.moved_at = now;
+            self.on_transmit(now);
+            return Some(self.data(now, index, false));
+        }
+        self.plan_questions(now);
+        if self.ask.is_wanted() {
+            return Some(bare(self.question(now)));
+        }
+        self.owed.ack.then(|| self.acknowledgement(now)).map(bare)
+    }
+
+    /// The packet to send once more, if there is one and the windows allow it.
+    fn next_repeated(&mut self, now: Instant) -> Option<usize> {
+        if self.alarms.is_tail_due() {
+            return self.next_tail_probe(now);
+        }
+        let index = self.sender.next_lost()?;
+        if self.sender.in_flight() >= self.control.window_packets() {
+            return None;
+        }
+        self.sender.retransmit(index, now);
+        self.on_retransmit(now);
+        Some(index)
+    }
+
+    /// A tail loss probe repeats the last packet, whatever the congestion window says (RFC 8985, section 7.3). Where new
+    /// data may be sent, that is as good a probe.
+    fn next_tail_probe(&mut self, now: Instant) -> Option<usize> {
+        self.alarms.on_tail_probe(self.sender.next());
+        if self.waiting && self.may_send_new() {
+            return None;
+        }
+        let Some(index) = self.sender.last_unknown() else {
+            // The peer has taken back the window it was sent under: ask instead.
+            self.ask.want();
+            return None;
+        };
+        self.sender.retransmit(index, now);
+        self.on_retransmit(now);
+        Some(index)
+    }
+
+    fn may_send_new(&mut self) -> bool {
+        let is_open = self.sender.is_granted() && self.sender.outstanding() < u32::from(self.window_packets);
+        self.limited = is_open && self.sender.in_flight() >= self.control.window_packets();
+        is_open && !self.limited && !self.close_sent
+    }
+
+    fn pull(&mut self, source: &mut impl FnMut() -> Option<Piece<S>>) -> Option<Piece<S>> {
+        if !self.may_send_new() {
+            return None;
+        }
+        let piece = source();
+        self.waiting = piece.is_some();
+        piece
+    }
+
+    /// Nothing can be sent now; see whether the peer must be asked something.
+    fn plan_questions(&mut self, now: Instant) {
+        let idle = self.sender.outstanding() == 0;
+        if self.state == State::Closing && idle && !self.waiting && !self.close_sent {
+            self.close_sent = true;
+            self.ask.want();
+        } else if self.sender.is_shut() && (self.waiting || !idle) && self.ask.is_quiet() {
+            // The peer announces when its window opens, but that packet may be lost (RFC 9293, section 3.8.6.1).
+            let interval = self.rtt.timeout(&self.limits, self.ask.backoff());
+            self.ask.plan(now + interval);
+        }
+    }
+
+    /// PROBE, or CLOSE once everything is acknowledged.
+    fn question(&mut self, now: Instant) -> Header {
+        self.ask.on_transmit(now, self.rtt.timeout(&self.limits, self.ask.backoff()));
+        self.silence.on_asked();
+        if self.close_sent {
+            let reason = self.reason.to_wire();
+            return Header { reason, ..self.header(now, Kind::Close, self.sender.next(), Position::WHOLE) };
+        }
+        self.header(now, Kind::Probe, self.sender.next(), Position::WHOLE)
+    }
+
+    fn acknowledgement(&mut self, now: Instant) -> Header {
+        let seq = self.sender.next() + u32::from(self.close_sent);
+        self.header(now, Kind::Ack, seq, Position::WHOLE)
+    }
+
+    /// What is still owed by a flow that has ended.
+    fn last_words(&mut self, now: Instant) -> Option<Header> {
+        if core::mem::take(&mut self.owed.reset) {
+            return Some(self.reset_header(now, self.reason));
+        }
+        self.owed.ack.then(|| self.acknowledgement(now))
+    }
+
+    fn data(&mut self, now: Instant, index: usize, is_retransmission: bool) -> Packet<'_, S> {
+        let position = self.sender.piece(index).position;
+        let header = self.header(now, Kind::Data, self.sender.seq(index), position);
+        Packet { header, payload: Some(self.sender.piece(index)), is_retransmission }
+    }
+
+    /// An RST that tells where we are in both sequences.
+    pub(super) fn reset_header(&mut self, now: Instant, reason: Reason) -> Header {
+        let seq = self.sender.next() + u32::from(self.close_sent);
+        Header { reason: reason.to_wire(), window_packets: 0, ..self.header(now, Kind::Reset, seq, Position::WHOLE) }
+    }
+
+    /// Every packet carries all that the peer may want to know; so each pays what is owed.
+    fn header(&mut self, now: Instant, kind: Kind, seq: SeqNo, position: Position) -> Header {
+        let mut flags = 0;
+        if core::mem::take(&mut self.owed.ecn_echo) {
+            flags |= Header::ECN_ECHO;
+        }
+        if core::mem::take(&mut self.owed.probe_answer) {
+            flags |= Header::PROBE_ANSWER;
+        }
+        self.owed.ack = false;
+        let stamp = stamp(now);
+        self.alarms.on_transmit(stamp);
+        Header {
+            kind,
+            position,
+            seq,
+            ack: self.receiver.next(),
+            sack: self.receiver.sack(),
+            window_packets: self.receiver.announce(),
+            hold_us: self.timestamps.hold_us(now),
+            flags,
+            reason: 0,
+            records: 0,
+            ts: stamp.low_nanos(),
+            ts_echo: self.timestamps.latest(),
+        }
+    }
+}
+
+/// A packet without a piece.
+const fn bare<'a, S>(header: Header) -> Packet<'a, S> {
+    Packet { header, payload: None, is_retransmission: false }
+}
+
+/// The RST that answers a packet of no flow, so that a peer learns at once that we were restarted. `None`: stay silent, because
+/// the packet is itself an RST, or comes from a host that did not negotiate the extension.
+pub fn answer_unknown(header: &Header) -> Option<Header> {
+    if header.kind == Kind::Reset || header.ts == 0 {
+        return None;
+    }
+    Some(Header {
+        kind: Kind::Reset,
+        position: Position::WHOLE,
+        // What the peer expects next: proof that this answers its packet.
+        seq: header.ack,
+        ack: header.seq,
+        sack: Sack::EMPTY,
+        window_packets: 0,
+        hold_us: 0,
+        flags: 0,
+        reason: Reason::NoSuchFlow.to_wire(),
+        records: 0,
+        ts: 1,
+        ts_echo: header.ts,
+    })
+}

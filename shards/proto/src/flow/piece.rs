@@ -1,0 +1,38 @@
+//! What a flow carries: pieces of messages, each a token for bytes the flow never sees.
+
+use crate::wire::machnet::{Header, Position};
+
+/// A piece of a message: at most one packet's payload.
+///
+/// `T` stands for the bytes (the caller's buffer). A flow moves tokens and gives every one of them back;
+/// it never clones or drops one, except when the flow itself is dropped.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Piece<T> {
+    /// The bytes, as the caller knows them.
+    pub token: T,
+    /// How many bytes, from 1 to the flow's largest payload.
+    pub len: u16,
+    /// Where the piece stands in its message.
+    pub position: Position,
+}
+
+/// For which kind of packet a receive buffer is wanted. The pool must keep some that only
+/// [`Need::InOrder`] may have: pieces waiting behind a hole could otherwise take the buffer that the hole needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The piece is the next one: it can be delivered at once.
+    InOrder,
+    /// The piece waits for earlier ones.
+    OutOfOrder,
+}
+
+/// A packet to transmit now.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Packet<'a, S> {
+    /// Its header. The caller may add [`Header::ASLEEP`] if this answer had to wait for its waking up.
+    pub header: Header,
+    /// DATA: the piece it carries.
+    pub payload: Option<&'a Piece<S>>,
+    /// Whether the piece was sent before.
+    pub is_retransmission: bool,
+}

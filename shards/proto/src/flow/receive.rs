@@ -1,0 +1,273 @@
+//! The receiving half of a flow: packets into pieces in order, the window, and SACK.
+
+use alloc::collections::VecDeque;
+
+use super::limits::WINDOW_PACKETS_MAX;
+use super::{MAX_MESSAGE_BYTES, Need, Piece, Verdict, Violation};
+use crate::seq::SeqNo;
+use crate::wire::machnet::{Header, Position, SACK_PACKETS, Sack};
+
+/// What a grant means for a peer that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// Nothing worth a packet.
+    Small,
+    /// Worth an acknowledgement of its own.
+    Useful,
+    /// The peer was told that the window is shut, and now it is open.
+    Reopened,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Receiver<R> {
+    /// The next packet expected: all before it have arrived (RFC 9293's RCV.NXT).
+    next: SeqNo,
+    /// The first packet that is not granted.
+    edge: SeqNo,
+    /// The `edge` the peer knows, if all our packets arrive.
+    announced: SeqNo,
+    /// The furthest `edge` ever announced: the peer may have sent up to it even if the window has shrunk since.
+    promised: SeqNo,
+    /// The peer was told that the window is shut.
+    told_shut: bool,
+    /// `held[i]` is the packet `next + 1 + i`: SACK's bit `i`. Empty, or its last entry is there.
+    held: VecDeque<Option<Piece<R>>>,
+    held_pieces: u32,
+    /// What `held` looks like on the wire; rebuilt when somebody asks and it has changed.
+    sack: Sack,
+    sack_is_stale: bool,
+    /// In order, and not yet delivered.
+    ready: VecDeque<Piece<R>>,
+    /// Bytes of the message that is arriving, if it has begun.
+    message_bytes: Option<u32>,
+    /// Nobody reads any more: pieces are acknowledged and forgotten.
+    discarding: bool,
+    /// Packets ever received in order, saturating.
+    received_packets: u32,
+}
+
+/// How far behind the number of a packet may be that the network has delayed.
+const STALE_PACKETS: u32 = 1024;
+
+impl<R> Receiver<R> {
+    /// Nothing received, nothing granted; the first packet will be `first`.
+    pub(super) fn new(first: SeqNo) -> Self {
+        Self {
+            next: first,
+            edge: first,
+            announced: first,
+            promised: first,
+            told_shut: false,
+            held: VecDeque::new(),
+            held_pieces: 0,
+            sack: Sack::EMPTY,
+            sack_is_stale: false,
+            ready: VecDeque::new(),
+            message_bytes: None,
+            discarding: false,
+            received_packets: 0,
+        }
+    }
+
+    /// The next packet expected.
+    pub(super) fn next(&self) -> SeqNo {
+        self.next
+    }
+
+    /// Whether a packet with this number can come from a correct peer.
+    pub(super) fn is_plausible(&self, seq: SeqNo) -> bool {
+        let oldest = self.next - self.received_packets.min(STALE_PACKETS);
+        !seq.is_before(oldest) && !seq.is_after(self.next + SACK_PACKETS)
+    }
+
+    /// Whether this is a number that packets on their way may have.
+    pub(super) fn is_in_reach(&self, seq: SeqNo) -> bool {
+        seq.distance_from(self.next).is_some_and(|ahead| ahead <= SACK_PACKETS)
+    }
+
+    /// Packets granted beyond those in order.
+    pub(super) fn granted(&self) -> u16 {
+        if self.discarding {
+            return WINDOW_PACKETS_MAX;
+        }
+        self.edge.distance_from(self.next).and_then(|packets| u16::try_from(packets).ok()).unwrap_or(0)
+    }
+
+    /// Pieces that wait for earlier ones.
+    pub(super) fn held_pieces(&self) -> u32 {
+        self.held_pieces
+    }
+
+    /// See [`Flow::grant`](super::Flow::grant).
+    pub(super) fn grant(&mut self, buffers: u16) -> Opening {
+        let buffers = u32::from(buffers).min(SACK_PACKETS);
+        self.edge = self.next + buffers;
+        let known = self.announced.distance_from(self.next).unwrap_or(0);
+        if buffers <= known {
+            Opening::Small
+        } else if self.told_shut {
+            Opening::Reopened
+        } else if known * 2 <= buffers {
+            // RFC 9293, section 3.8.6.2.2: an update for less than half of the window would lead to silly ones.
+            Opening::Useful
+        } else {
+            Opening::Small
+        }
+    }
+
+    /// The window to put into a header; it is announced from now on.
+    pub(super) fn announce(&mut self) -> u16 {
+        let granted = self.granted();
+        self.announced = self.next + u32::from(granted);
+        if self.announced.is_after(self.promised) {
+            self.promised = self.announced;
+        }
+        self.told_shut = granted == 0;
+        granted
+    }
+
+    /// What to report beyond `next`.
+    pub(super) fn sack(&mut self) -> Sack {
+        if self.sack_is_stale {
+            self.sack_is_stale = false;
+            self.sack = Sack::EMPTY;
+            for (index, _) in (0..).zip(&self.held).filter(|(_, slot)| slot.is_some()) {
+                self.sack.set(index);
+            }
+        }
+        self.sack
+    }
+
+    /// Takes a piece whose number [`is_plausible`](Self::is_plausible) and whose length is right.
+    pub(super) fn on_data(&mut self, header: &Header, len: u16, accept: impl FnOnce(Need) -> Option<R>) -> Verdict {
+        let Some(ahead) = header.seq.distance_from(self.next) else { return Verdict::Duplicate };
+        if self.discarding {
+            if ahead == 0 {
+                self.advance();
+            }
+            return Verdict::Discarded;
+        }
+        if ahead == 0 {
+            // Asked for even when the window is shut: the piece that fills the hole is what frees all others.
+            let Some(token) = accept(Need::InOrder) else {
+                self.edge = self.next;
+                return Verdict::NoBuffer;
+            };
+            return self.take_in_order(Piece { token, len, position: header.position });
+        }
+        if !header.seq.is_before(self.edge) && !header.seq.is_before(self.promised) {
+            return Verdict::OutOfWindow;
+        }
+        let index = ahead as usize - 1;
+        if self.held.get(index).is_some_and(Option::is_some) {
+            return Verdict::Duplicate;
+        }
+        let Some(token) = accept(Need::OutOfOrder) else { return Verdict::NoBuffer };
+        while self.held.len() <= index {
+            self.held.push_back(None);
+        }
+        self.held[index] = Some(Piece { token, len, position: header.position });
+        self.held_pieces += 1;
+        self.sack_is_stale = true;
+        Verdict::Accepted
+    }
+
+    /// The peer's CLOSE, which has a number of its own; says whether it is in order.
+    pub(super) fn on_close(&mut self, seq: SeqNo) -> bool {
+        let in_order = seq == self.next;
+        if in_order {
+            self.advance();
+        }
+        in_order
+    }
+
+    /// The packet `next` has arrived, and with it those that waited for it.
+    fn take_in_order(&mut self, piece: Piece<R>) -> Verdict {
+        let mut piece = Some(piece);
+        while let Some(arrived) = piece {
+            if let Err(violation) = self.check_message(arrived.position, arrived.len) {
+                // Never delivered; kept where `drain` finds it.
+                self.held.push_front(Some(arrived));
+                return Verdict::Invalid(violation);
+            }
+            self.ready.push_back(arrived);
+            piece = self.advance();
+        }
+        Verdict::Accepted
+    }
+
+    /// Expects one packet more; gives that packet if it waits here already.
+    fn advance(&mut self) -> Option<Piece<R>> {
+        self.next += 1;
+        self.received_packets = self.received_packets.saturating_add(1);
+        if self.edge.is_before(self.next) {
+            self.edge = self.next;
+        }
+        if self.held.is_empty() {
+            return None;
+        }
+        self.sack_is_stale = true;
+        let piece = self.held.pop_front().flatten();
+        self.held_pieces -= u32::from(piece.is_some());
+        piece
+    }
+
+    /// Pieces must form messages: first, more, last, and no more than [`MAX_MESSAGE_BYTES`] together.
+    fn check_message(&mut self, position: Position, len: u16) -> Result<(), Violation> {
+        if position.first != self.message_bytes.is_none() {
+            return Err(Violation::Message);
+        }
+        let bytes = self.message_bytes.unwrap_or(0) + u32::from(len);
+        if bytes > MAX_MESSAGE_BYTES {
+            return Err(Violation::Message);
+        }
+        self.message_bytes = (!position.last).then_some(bytes);
+        Ok(())
+    }
+
+    /// The next piece in order.
+    pub(super) fn poll_deliver(&mut self) -> Option<Piece<R>> {
+        if self.discarding { None } else { self.ready.pop_front() }
+    }
+
+    /// Drops the piece that is furthest ahead.
+    pub(super) fn renege(&mut self) -> Option<R> {
+        let piece = self.held.pop_back().flatten()?;
+        while self.held.back().is_some_and(Option::is_none) {
+            self.held.pop_back();
+        }
+        self.held_pieces -= 1;
+        self.sack_is_stale = true;
+        Some(piece.token)
+    }
+
+    /// Gives back memory that holds nothing.
+    pub(super) fn rest(&mut self) {
+        self.held.shrink_to_fit();
+        self.ready.shrink_to_fit();
+    }
+
+    /// From now on nothing is delivered, and what arrives is only acknowledged.
+    pub(super) fn discard(&mut self) {
+        self.discarding = true;
+        // What waits behind a hole leaves the sequence: the peer sends it again, and it is discarded then.
+        self.ready.extend(self.held.drain(..).flatten());
+        self.held_pieces = 0;
+        self.sack_is_stale = true;
+    }
+
+    /// Every token, in order or not.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = R> + '_ {
+        self.held_pieces = 0;
+        self.sack_is_stale = true;
+        self.ready.drain(..).chain(self.held.drain(..).flatten()).map(|piece| piece.token)
+    }
+}
+
+#[cfg(test)]
+impl<R> Receiver<R> {
+    pub(super) fn memory_slots(&self) -> usize {
+        self.held.capacity() + self.ready.capacity()
+    }
+}

@@ -1,0 +1,189 @@
+//! Which packets are lost: RACK (RFC 8985), with echoed timestamps as the proof of arrival.
+//!
+//! A packet is lost when one sent after it has arrived, and a reordering window has passed since. Timestamps make that
+//! stronger than in TCP: the echo in *any* packet of the peer, be it the answer to a probe, or the refusal of a packet that
+//! found no buffer, proves that something sent at that moment has arrived, so everything sent before is judged.
+
+use super::Rtt;
+use super::send::{Fate, Sender, Sent};
+use crate::seq::SeqNo;
+use crate::time::{Duration, Instant};
+
+/// What is known about the order of arrivals.
+#[derive(Clone, Debug)]
+pub(super) struct Rack {
+    /// Of all packets known to have arrived, when the one sent last was sent, and its number.
+    latest: Option<(Instant, SeqNo)>,
+    /// How long that one took to be acknowledged.
+    rtt: Duration,
+    /// The highest number that is known to have arrived (RFC 8985's RACK.fack).
+    highest: Option<SeqNo>,
+    /// The network has delivered something out of order.
+    reordering_seen: bool,
+    /// The reordering window, in quarters of the shortest round trip. Widened when it proves too small.
+    window_quarters: u8,
+    /// Recoveries until the window shrinks again.
+    recoveries_to_shrink: u8,
+    /// The window was widened in this recovery already.
+    widened: bool,
+    /// Losses are being repaired until this number is acknowledged.
+    recovery_end: Option<SeqNo>,
+}
+
+/// What a look at the packets in flight has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Packets that are lost.
+    pub(super) lost: u32,
+    /// When the next ones will be, if nothing is heard of them.
+    pub(super) suspects_at: Option<Instant>,
+}
+
+/// Packets reported by SACK that speak for loss rather than reordering (RFC 5681's DupThresh).
+const SACKED_THRESHOLD: u32 = 3;
+/// RFC 8985, section 6.2, step 4: "persist using this for 16 loss recoveries".
+const RECOVERIES_TO_SHRINK: u8 = 16;
+/// The window is capped by the smoothed round trip anyway.
+const WINDOW_QUARTERS_MAX: u8 = 32;
+
+impl Default for Rack {
+    fn default() -> Self {
+        Self {
+            latest: None,
+            rtt: Duration::ZERO,
+            highest: None,
+            reordering_seen: false,
+            window_quarters: 1,
+            recoveries_to_shrink: 0,
+            widened: false,
+            recovery_end: None,
+        }
+    }
+}
+
+impl Rack {
+    /// `sent` is now known to have arrived.
+    pub(super) fn on_arrival<S>(&mut self, now: Instant, sent: &Sent<S>, seq: SeqNo, echo: Option<Instant>, rtt: &Rtt) {
+        if self.highest.is_none_or(|highest| seq.is_after(highest)) {
+            self.highest = Some(seq);
+        } else if !sent.retransmitted {
+            self.reordering_seen = true;
+        }
+        let took = now.saturating_since(sent.at);
+        if sent.retransmitted {
+            match echo {
+                // The peer had not seen the retransmission: the first transmission was only late.
+                Some(echo) if echo < sent.at => {
+                    self.widen();
+                    return;
+                }
+                Some(_) => {}
+                None if took < rtt.min() => return,
+                None => {}
+            }
+        }
+        self.advance((sent.at, seq), took);
+    }
+
+    /// The peer has echoed the timestamp of a packet sent at `echo`.
+    pub(super) fn on_echo(&mut self, now: Instant, echo: Option<Instant>, una: SeqNo) {
+        if let Some(echo) = echo {
+            // Which packet it was is not known: `una` orders it before all in flight that were sent at the same moment.
+            let before_all = una - 1;
+            if self.latest.is_none_or(|(at, _)| at < echo) {
+                self.advance((echo, before_all), now.saturating_since(echo));
+            }
+        }
+        if self.recovery_end.is_some_and(|end| !una.is_before(end)) {
+            self.leave_recovery();
+        }
+    }
+
+    fn advance(&mut self, arrived: (Instant, SeqNo), took: Duration) {
+        if self.latest.is_none_or(|latest| was_sent_before(latest, arrived)) {
+            self.latest = Some(arrived);
+            self.rtt = took;
+        }
+    }
+
+    fn widen(&mut self) {
+        self.reordering_seen = true;
+        self.recoveries_to_shrink = RECOVERIES_TO_SHRINK;
+        if !self.widened {
+            self.widened = true;
+            self.window_quarters = (self.window_quarters + 1).min(WINDOW_QUARTERS_MAX);
+        }
+    }
+
+    /// Whether losses are being repaired.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.recovery_end.is_some()
+    }
+
+    pub(super) fn enter_recovery(&mut self, end: SeqNo) {
+        if self.recovery_end.is_none() {
+            self.recovery_end = Some(end);
+            self.widened = false;
+        }
+    }
+
+    pub(super) fn leave_recovery(&mut self) {
+        self.recovery_end = None;
+        self.recoveries_to_shrink = self.recoveries_to_shrink.saturating_sub(1);
+        if self.recoveries_to_shrink == 0 {
+            self.window_quarters = 1;
+        }
+    }
+
+    /// What SACK has reported is doubted: its second report must not be taken for reordering.
+    pub(super) fn forget_order(&mut self) {
+        self.highest = None;
+    }
+
+    /// How much later than one sent after it a packet may arrive (RFC 8985, section 6.2, step 4).
+    fn reordering_window(&self, sacked: u32, rtt: &Rtt, smoothed: Duration) -> Duration {
+        if !self.reordering_seen && (self.is_recovering() || sacked >= SACKED_THRESHOLD) {
+            return Duration::ZERO;
+        }
+        (rtt.min() * u32::from(self.window_quarters) / 4).min(smoothed)
+    }
+}
+
+fn was_sent_before((at, seq): (Instant, SeqNo), (other_at, other_seq): (Instant, SeqNo)) -> bool {
+    at < other_at || (at == other_at && seq.is_before(other_seq))
+}
+
+impl<S> Sender<S> {
+    /// Marks what is lost by now. Costs one comparison while nothing speaks for loss.
+    pub(super) fn find_lost(&mut self, now: Instant, rtt: &Rtt, smoothed: Duration) -> Found {
+        let mut found = Found::default();
+        let Some(latest) = self.rack.latest else { return found };
+        let patience = self.rack.rtt + self.rack.reordering_window(self.arrived, rtt, smoothed);
+        let first = self.una();
+        // Without retransmissions the ring is in the order of sending, and the rest was sent later still.
+        let in_order = self.retransmitted == 0;
+        for (seq, sent) in (0..).map(|index| first + index).zip(&mut self.ring) {
+            if !was_sent_before((sent.at, seq), latest) {
+                if in_order {
+                    break;
+                }
+                continue;
+            }
+            if sent.fate != Fate::InFlight {
+                continue;
+            }
+            let lost_at = sent.at + patience;
+            if lost_at <= now {
+                sent.fate = Fate::Lost;
+                found.lost += 1;
+            } else {
+                found.suspects_at = found.suspects_at.max(Some(lost_at));
+            }
+        }
+        self.lost += found.lost;
+        if found.lost > 0 {
+            self.rack.enter_recovery(self.next());
+        }
+        found
+    }
+}

@@ -1,0 +1,297 @@
+//! The sending half of a flow: pieces from their first transmission to their acknowledgement.
+
+use alloc::collections::VecDeque;
+
+use super::recovery::Rack;
+use super::timestamps::stamp;
+use super::{Piece, Rtt};
+use crate::seq::SeqNo;
+use crate::time::Instant;
+use crate::wire::machnet::Header;
+
+/// What is known of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// In the network, as far as is known.
+    InFlight,
+    /// Lost, and not yet sent again.
+    Lost,
+    /// Reported by SACK. The peer may still drop it (RFC 2018, section 8), so the token stays.
+    Arrived,
+}
+
+/// A packet sent and not yet acknowledged.
+#[derive(Debug)]
+pub(super) struct Sent<S> {
+    pub(super) piece: Piece<S>,
+    /// When it was sent last.
+    pub(super) at: Instant,
+    pub(super) fate: Fate,
+    pub(super) retransmitted: bool,
+}
+
+/// What an acknowledgement has brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Acked {
+    /// Packets acknowledged for good.
+    pub(super) cumulative: u32,
+    /// Packets that were not known to have arrived before.
+    pub(super) arrived: u32,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Sender<S> {
+    /// `ring[i]` is the packet `una + i`. At most the flow's window of them; allocated on first use.
+    pub(super) ring: VecDeque<Sent<S>>,
+    /// The first packet that is not acknowledged (RFC 9293's SND.UNA).
+    una: SeqNo,
+    /// The first packet the peer has not granted.
+    edge: SeqNo,
+    /// How many in `ring` are [`Fate::Arrived`], [`Fate::Lost`] and retransmitted: what makes the loss-free case
+    /// free of scans.
+    pub(super) arrived: u32,
+    pub(super) lost: u32,
+    pub(super) retransmitted: u32,
+    /// Packets ever acknowledged, saturating.
+    acknowledged_packets: u32,
+    acknowledged_messages: u64,
+    /// Tokens the caller has not taken back yet.
+    freed: VecDeque<S>,
+    pub(super) rack: Rack,
+}
+
+/// How far behind an acknowledgement may be and still belong to a packet the network delayed (RFC 5961, section 5.2).
+const STALE_PACKETS: u32 = 1024;
+
+impl<S> Sender<S> {
+    /// Nothing sent; the first packet will be `first`.
+    pub(super) fn new(first: SeqNo, window_packets: u16) -> Self {
+        Self {
+            ring: VecDeque::new(),
+            una: first,
+            edge: first + u32::from(window_packets),
+            arrived: 0,
+            lost: 0,
+            retransmitted: 0,
+            acknowledged_packets: 0,
+            acknowledged_messages: 0,
+            freed: VecDeque::new(),
+            rack: Rack::default(),
+        }
+    }
+
+    /// The number of the next packet to be sent first time.
+    pub(super) fn next(&self) -> SeqNo {
+        self.una + self.outstanding()
+    }
+
+    /// The first packet that is not acknowledged.
+    pub(super) fn una(&self) -> SeqNo {
+        self.una
+    }
+
+    /// Packets sent and not acknowledged.
+    #[allow(clippy::cast_possible_truncation)] // bounded by the window
+    pub(super) fn outstanding(&self) -> u32 {
+        self.ring.len() as u32
+    }
+
+    /// Packets that are in the network, as far as is known (RFC 6675's pipe).
+    pub(super) fn in_flight(&self) -> u32 {
+        self.outstanding() - self.arrived - self.lost
+    }
+
+    pub(super) fn acknowledged_messages(&self) -> u64 {
+        self.acknowledged_messages
+    }
+
+    /// Whether an acknowledgement with this number can come from a correct peer. `extra`: numbers used beyond [`next`](Self::next).
+    pub(super) fn is_plausible(&self, ack: SeqNo, extra: u32) -> bool {
+        let oldest = self.una - self.acknowledged_packets.min(STALE_PACKETS);
+        !ack.is_before(oldest) && !ack.is_after(self.next() + extra)
+    }
+
+    /// Whether the peer has granted the next new packet.
+    pub(super) fn is_granted(&self) -> bool {
+        self.next().is_before(self.edge)
+    }
+
+    /// Whether the peer takes nothing at all: not even the first packet that is not acknowledged.
+    pub(super) fn is_shut(&self) -> bool {
+        !self.una.is_before(self.edge)
+    }
+
+    /// The window in the latest header. It may move back: the peer's buffers are shared.
+    pub(super) fn on_window(&mut self, header: &Header) {
+        self.edge = header.ack + u32::from(header.window_packets);
+    }
+
+    /// Takes the acknowledgement in `header`, which [`is_plausible`](Self::is_plausible). `echo` is the proof it carries.
+    pub(super) fn on_ack(&mut self, now: Instant, header: &Header, echo: Option<Instant>, rtt: &Rtt) -> Acked {
+        let mut acked = Acked::default();
+        let Some(ahead) = header.ack.distance_from(self.una) else { return acked };
+        acked.cumulative = ahead.min(self.outstanding());
+        for _ in 0..acked.cumulative {
+            acked.arrived += u32::from(self.settle_first(now, echo, rtt));
+        }
+        for index in header.sack.iter() {
+            acked.arrived += u32::from(self.mark_arrived(index as usize + 1, now, echo, rtt));
+        }
+        if self.ring.front().is_some_and(|first| first.fate == Fate::Arrived) {
+            // The peer had it and expects it again: it has dropped what it held.
+            self.on_reneging();
+        }
+        self.rack.on_echo(now, echo, self.una);
+        acked
+    }
+
+    /// The first packet is acknowledged; says whether that is news.
+    fn settle_first(&mut self, now: Instant, echo: Option<Instant>, rtt: &Rtt) -> bool {
+        let Some(sent) = self.ring.pop_front() else { return false };
+        let seq = self.una;
+        self.una += 1;
+        self.acknowledged_packets = self.acknowledged_packets.saturating_add(1);
+        self.acknowledged_messages += u64::from(sent.piece.position.last);
+        self.retransmitted -= u32::from(sent.retransmitted);
+        match sent.fate {
+            Fate::Arrived => self.arrived -= 1,
+            Fate::Lost => self.lost -= 1,
+            Fate::InFlight => {}
+        }
+        let news = sent.fate != Fate::Arrived;
+        if news {
+            self.rack.on_arrival(now, &sent, seq, echo, rtt);
+        }
+        self.freed.push_back(sent.piece.token);
+        news
+    }
+
+    /// SACK reports the packet `una + index`; says whether that is news.
+    fn mark_arrived(&mut self, index: usize, now: Instant, echo: Option<Instant>, rtt: &Rtt) -> bool {
+        let Some(sent) = self.ring.get_mut(index) else { return false };
+        match sent.fate {
+            Fate::Arrived => return false,
+            Fate::Lost => self.lost -= 1,
+            Fate::InFlight => {}
+        }
+        sent.fate = Fate::Arrived;
+        self.arrived += 1;
+        #[allow(clippy::cast_possible_truncation)] // an index of the SACK field
+        let seq = self.una + index as u32;
+        self.rack.on_arrival(now, sent, seq, echo, rtt);
+        true
+    }
+
+    fn on_reneging(&mut self) {
+        for sent in &mut self.ring {
+            if sent.fate == Fate::Arrived {
+                sent.fate = Fate::Lost;
+            }
+        }
+        self.lost += self.arrived;
+        self.arrived = 0;
+        self.rack.forget_order();
+    }
+
+    /// Nothing was heard for a whole timeout: whatever is not acknowledged counts as lost, what SACK has reported included
+    /// (RFC 2018, section 8). The answer to the next packet reports again what has arrived.
+    pub(super) fn on_timeout(&mut self) {
+        for sent in &mut self.ring {
+            sent.fate = Fate::Lost;
+        }
+        self.lost = self.outstanding();
+        self.arrived = 0;
+        self.rack.forget_order();
+        self.rack.enter_recovery(self.next());
+    }
+
+    /// The timeout was a mistake: what has not been sent again may still be on its way.
+    pub(super) fn on_timeout_undone(&mut self) {
+        for sent in &mut self.ring {
+            if sent.fate == Fate::Lost {
+                sent.fate = Fate::InFlight;
+            }
+        }
+        self.lost = 0;
+        self.rack.leave_recovery();
+    }
+
+    /// The first lost packet the peer would take.
+    pub(super) fn next_lost(&self) -> Option<usize> {
+        if self.lost == 0 {
+            return None;
+        }
+        let index = self.ring.iter().position(|sent| sent.fate == Fate::Lost)?;
+        self.is_index_granted(index).then_some(index)
+    }
+
+    /// The last packet not known to have arrived: what a tail loss probe sends again.
+    pub(super) fn last_unknown(&self) -> Option<usize> {
+        let index = self.ring.iter().rposition(|sent| sent.fate != Fate::Arrived)?;
+        self.is_index_granted(index).then_some(index)
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // an index of the ring
+    fn is_index_granted(&self, index: usize) -> bool {
+        (self.una + index as u32).is_before(self.edge)
+    }
+
+    /// The packet at `index` is sent once more.
+    pub(super) fn retransmit(&mut self, index: usize, now: Instant) {
+        let sent = &mut self.ring[index];
+        debug_assert!(sent.fate != Fate::Arrived);
+        self.lost -= u32::from(sent.fate == Fate::Lost);
+        self.retransmitted += u32::from(!sent.retransmitted);
+        sent.fate = Fate::InFlight;
+        sent.retransmitted = true;
+        sent.at = stamp(now);
+    }
+
+    /// A new packet is sent; gives its index.
+    pub(super) fn push(&mut self, piece: Piece<S>, now: Instant) -> usize {
+        self.ring.push_back(Sent { piece, at: stamp(now), fate: Fate::InFlight, retransmitted: false });
+        self.ring.len() - 1
+    }
+
+    /// The number of the packet at `index`.
+    #[allow(clippy::cast_possible_truncation)] // an index of the ring
+    pub(super) fn seq(&self, index: usize) -> SeqNo {
+        self.una + index as u32
+    }
+
+    pub(super) fn piece(&self, index: usize) -> &Piece<S> {
+        &self.ring[index].piece
+    }
+
+    pub(super) fn poll_freed(&mut self) -> Option<S> {
+        self.freed.pop_front()
+    }
+
+    /// Gives back memory that holds nothing.
+    pub(super) fn rest(&mut self) {
+        self.ring.shrink_to_fit();
+        self.freed.shrink_to_fit();
+    }
+
+    /// Every token, acknowledged or not.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = S> + '_ {
+        (self.arrived, self.lost, self.retransmitted) = (0, 0, 0);
+        self.freed.drain(..).chain(self.ring.drain(..).map(|sent| sent.piece.token))
+    }
+}
+
+#[cfg(test)]
+impl<S> Sender<S> {
+    pub(super) fn memory_slots(&self) -> usize {
+        self.ring.capacity() + self.freed.capacity()
+    }
+
+    pub(super) fn check_invariants(&self) {
+        let count = |is: fn(&Sent<S>) -> bool| self.ring.iter().filter(|sent| is(sent)).count();
+        assert_eq!(self.arrived as usize, count(|sent| sent.fate == Fate::Arrived));
+        assert_eq!(self.lost as usize, count(|sent| sent.fate == Fate::Lost));
+        assert_eq!(self.retransmitted as usize, count(|sent| sent.retransmitted));
+        assert!(self.ring.front().is_none_or(|first| first.fate != Fate::Arrived));
+    }
+}

@@ -1,0 +1,262 @@
+//! The flows of a shard, found by 4-tuple and by handle.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::hash::{Hash, Hasher};
+
+use hashbrown::HashTable;
+use siphasher::sip::SipHasher13;
+
+use crate::addr::FlowKey;
+
+/// The handle of a flow in one [`FlowTable`]: a slot, and how often the slot was used before. A handle of a flow that was
+/// removed finds nothing, until its slot has been reused 4,096 times.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowId(u32);
+
+const SLOT_BITS: u32 = 20;
+const GENERATIONS: u32 = 1 << (u32::BITS - SLOT_BITS);
+
+/// The most flows a table can hold.
+pub const FLOWS_MAX: usize = 1 << SLOT_BITS;
+
+impl FlowId {
+    /// The handle with this value, whoever wrote it: one that never existed finds nothing.
+    pub const fn new(value: u32) -> Self {
+        Self(value)
+    }
+
+    /// The handle's value.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The slot, from 0: smaller than the table's capacity. Flows that live at the same time have different ones.
+    pub const fn slot(self) -> usize {
+        (self.0 % (1 << SLOT_BITS)) as usize
+    }
+
+    const fn generation(self) -> u32 {
+        self.0 >> SLOT_BITS
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // a table has at most FLOWS_MAX slots
+    const fn of(slot: usize, generation: u32) -> Self {
+        Self((generation % GENERATIONS) << SLOT_BITS | slot as u32)
+    }
+}
+
+impl fmt::Debug for FlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "flow {}.{}", self.slot(), self.generation())
+    }
+}
+
+/// Why a flow was not inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// The table holds as many flows as it may.
+    Full,
+    /// There is a flow with this key.
+    Exists(FlowId),
+}
+
+impl fmt::Display for InsertError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the flow table is full; raise its limit, or close flows",
+            Self::Exists(_) => "there is a flow with these addresses and ports",
+        })
+    }
+}
+
+impl core::error::Error for InsertError {}
+
+/// Flows by [`FlowKey`] and by [`FlowId`], at most a fixed number of them.
+///
+/// The hash of keys is SipHash-1-3 under a secret seed: peers choose their ports, and must not choose who shares a bucket.
+#[derive(Debug)]
+pub struct FlowTable<F> {
+    seed: (u64, u64),
+    capacity: usize,
+    slots: Vec<Slot<F>>,
+    /// Slots that are free, the latest to become free last.
+    free: Vec<usize>,
+    /// Slots by key.
+    index: HashTable<usize>,
+}
+
+#[derive(Debug)]
+struct Slot<F> {
+    generation: u32,
+    flow: Option<(FlowKey, F)>,
+}
+
+impl<F> FlowTable<F> {
+    /// A table for at most `capacity` flows, itself at most [`FLOWS_MAX`]. Memory is taken as flows come. `seed`: random in
+    /// production, chosen in a simulation.
+    pub fn new(capacity: usize, seed: (u64, u64)) -> Self {
+        Self { seed, capacity: capacity.min(FLOWS_MAX), slots: Vec::new(), free: Vec::new(), index: HashTable::new() }
+    }
+
+    /// Adds a flow; gives it back if that cannot be.
+    pub fn insert(&mut self, key: FlowKey, flow: F) -> Result<FlowId, (InsertError, F)> {
+        if let Some(id) = self.find(&key) {
+            return Err((InsertError::Exists(id), flow));
+        }
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots.len() < self.capacity => {
+                self.slots.push(Slot { generation: 0, flow: None });
+                self.slots.len() - 1
+            }
+            None => return Err((InsertError::Full, flow)),
+        };
+        let Self { seed, slots, index, .. } = self;
+        slots[slot].flow = Some((key, flow));
+        index.insert_unique(hash(*seed, &key), slot, |&other| match &slots[other].flow {
+            Some((key, _)) => hash(*seed, key),
+            None => unreachable!("the index names occupied slots only"),
+        });
+        Ok(FlowId::of(slot, slots[slot].generation))
+    }
+
+    /// The flow with this key.
+    pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
+        let slots = &self.slots;
+        let is_it = |&slot: &usize| matches!(&slots[slot].flow, Some((other, _)) if other == key);
+        let slot = *self.index.find(hash(self.seed, key), is_it)?;
+        Some(FlowId::of(slot, slots[slot].generation))
+    }
+
+    /// The flow with this handle.
+    pub fn get(&self, id: FlowId) -> Option<&F> {
+        let slot = self.slots.get(id.slot()).filter(|slot| slot.is(id))?;
+        slot.flow.as_ref().map(|(_, flow)| flow)
+    }
+
+    /// The flow with this handle.
+    pub fn get_mut(&mut self, id: FlowId) -> Option<&mut F> {
+        let slot = self.slots.get_mut(id.slot()).filter(|slot| slot.is(id))?;
+        slot.flow.as_mut().map(|(_, flow)| flow)
+    }
+
+    /// The key of the flow with this handle.
+    pub fn key(&self, id: FlowId) -> Option<&FlowKey> {
+        let slot = self.slots.get(id.slot()).filter(|slot| slot.is(id))?;
+        slot.flow.as_ref().map(|(key, _)| key)
+    }
+
+    /// Takes the flow out; its handle finds nothing any more.
+    pub fn remove(&mut self, id: FlowId) -> Option<F> {
+        let slot = self.slots.get_mut(id.slot()).filter(|slot| slot.is(id))?;
+        let (key, flow) = slot.flow.take()?;
+        slot.generation = (slot.generation + 1) % GENERATIONS;
+        match self.index.find_entry(hash(self.seed, &key), |&slot| slot == id.slot()) {
+            Ok(entry) => entry.remove(),
+            Err(_) => unreachable!("every occupied slot is in the index"),
+        };
+        self.free.push(id.slot());
+        Some(flow)
+    }
+
+    /// All flows, in the order of their slots.
+    pub fn iter(&self) -> impl Iterator<Item = (FlowId, &FlowKey, &F)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let (key, flow) = slot.flow.as_ref()?;
+            Some((FlowId::of(index, slot.generation), key, flow))
+        })
+    }
+
+    /// All flows, in the order of their slots.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (FlowId, &FlowKey, &mut F)> {
+        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
+            let (key, flow) = slot.flow.as_mut()?;
+            Some((FlowId::of(index, slot.generation), &*key, flow))
+        })
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+}
+
+impl<F> Slot<F> {
+    fn is(&self, id: FlowId) -> bool {
+        self.generation == id.generation()
+    }
+}
+
+fn hash(seed: (u64, u64), key: &FlowKey) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(seed.0, seed.1);
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Ipv4Addr;
+
+    fn key(remote_port: u16) -> FlowKey {
+        FlowKey {
+            local_ip: Ipv4Addr::new(10, 0, 0, 1),
+            remote_ip: Ipv4Addr::new(10, 0, 0, 2),
+            local_port: 888,
+            remote_port,
+        }
+    }
+
+    #[test]
+    fn flows_are_found_until_they_are_removed() {
+        let mut table = FlowTable::new(1_000, (1, 2));
+        let ids: Vec<_> = (0..1_000u16).map(|port| table.insert(key(port), port).expect("room")).collect();
+        assert_eq!(table.insert(key(1_000), 1_000), Err((InsertError::Full, 1_000)));
+        for (port, &id) in (0..).zip(&ids) {
+            assert_eq!(table.find(&key(port)), Some(id));
+            assert_eq!((table.get(id), table.key(id)), (Some(&port), Some(&key(port))));
+        }
+        assert_eq!(table.insert(key(7), 0), Err((InsertError::Exists(ids[7]), 0)));
+        for &id in ids.iter().step_by(2) {
+            assert!(table.remove(id).is_some());
+            assert!(table.remove(id).is_none());
+        }
+        assert_eq!(table.len(), 500);
+        assert!(
+            table
+                .iter()
+                .all(|(id, key, &port)| port % 2 == 1 && key.remote_port == port && table.get(id) == Some(&port))
+        );
+        assert_eq!(table.find(&key(8)), None);
+    }
+
+    #[test]
+    fn a_stale_handle_and_an_invented_one_find_nothing() {
+        let mut table = FlowTable::new(4, (1, 2));
+        let old = table.insert(key(1), 'a').expect("room");
+        table.remove(old);
+        let new = table.insert(key(1), 'b').expect("room");
+        assert_eq!(old.slot(), new.slot());
+        assert_eq!((table.get(old), table.get(new)), (None, Some(&'b')));
+        assert_eq!(table.get_mut(old), None);
+        for value in [1, 3, 0xffff_ffff, 1 << 19] {
+            assert_eq!(table.get(FlowId::new(value)), None);
+        }
+    }
+
+    #[test]
+    fn generations_wrap() {
+        let mut table = FlowTable::new(1, (1, 2));
+        for _ in 0..2 * GENERATIONS + 3 {
+            let id = table.insert(key(1), ()).expect("room");
+            assert_eq!(table.find(&key(1)), Some(id));
+            assert!(table.remove(id).is_some());
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Timestamps in headers: 32 bits of nanoseconds, and what their echoes prove.
+
+use crate::time::{Duration, Instant};
+use crate::wire::machnet::Header;
+
+/// The moment a packet transmitted at `now` is remembered by: its timestamp on the wire, which is never 0.
+///
+/// Setting the lowest bit in both places keeps them equal, so that an echo can be compared with the memory exactly.
+pub(super) fn stamp(now: Instant) -> Instant {
+    Instant::from_nanos(now.as_nanos() | 1)
+}
+
+/// The timestamps of the peer's packets.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Timestamps {
+    /// The latest by the peer's own clock, so that a packet the network has reordered does not count as news;
+    /// 0 before the first.
+    latest: u32,
+    /// When it arrived.
+    arrived_at: Instant,
+}
+
+/// A timestamp that arrives after this long is taken as the latest without comparison: half of the 32 bits
+/// is 2.1 s, so that older ones cannot be compared.
+const COMPARABLE: Duration = Duration::from_secs(1);
+
+impl Timestamps {
+    /// Takes the timestamp of a valid packet; says whether the packet is the latest the peer has sent, as far as is known.
+    pub(super) fn on_packet(&mut self, now: Instant, ts: u32) -> bool {
+        let comparable = self.latest != 0 && now.saturating_since(self.arrived_at) < COMPARABLE;
+        if comparable && ts.wrapping_sub(self.latest) > u32::MAX / 2 {
+            return false;
+        }
+        (self.latest, self.arrived_at) = (ts, now);
+        true
+    }
+
+    /// What to echo.
+    pub(super) fn latest(&self) -> u32 {
+        self.latest
+    }
+
+    /// How long the packet that is echoed has been here, in µs; saturates, and is saturated before the first packet.
+    pub(super) fn hold_us(&self, now: Instant) -> u16 {
+        if self.latest == 0 {
+            return u16::MAX;
+        }
+        u16::try_from(now.saturating_since(self.arrived_at).as_micros()).unwrap_or(u16::MAX)
+    }
+}
+
+/// When the packet was sent whose timestamp `header` echoes: proof that it, or one sent at the same moment, has arrived.
+///
+/// `None` if the peer held it for so long that 32 bits no longer tell the moment.
+pub(super) fn echoed(now: Instant, header: &Header) -> Option<Instant> {
+    if header.ts_echo == 0 || header.hold_us == u16::MAX {
+        return None;
+    }
+    let now = stamp(now);
+    let elapsed = now.low_nanos().wrapping_sub(header.ts_echo);
+    (elapsed <= u32::MAX / 2).then(|| now.saturating_back(Duration::from_nanos(u64::from(elapsed))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seq::SeqNo;
+    use crate::wire::machnet::{Kind, Position, Sack};
+
+    fn header(ts_echo: u32, hold_us: u16) -> Header {
+        Header {
+            kind: Kind::Ack,
+            position: Position::WHOLE,
+            seq: SeqNo::new(0),
+            ack: SeqNo::new(0),
+            sack: Sack::EMPTY,
+            window_packets: 0,
+            hold_us,
+            flags: 0,
+            reason: 0,
+            records: 0,
+            ts: 1,
+            ts_echo,
+        }
+    }
+
+    #[test]
+    fn an_echo_gives_the_moment_of_sending_also_across_the_wrap() {
+        for sent in [1_000, u64::from(u32::MAX) - 5, 77_000_000_000] {
+            let sent = stamp(Instant::from_nanos(sent));
+            let now = sent + Duration::from_micros(50);
+            assert_eq!(echoed(now, &header(sent.low_nanos(), 10)), Some(sent));
+            assert_eq!(echoed(sent, &header(sent.low_nanos(), 0)), Some(sent));
+        }
+        let now = Instant::from_nanos(10_000);
+        assert_eq!(echoed(now, &header(0, 0)), None, "nothing echoed");
+        assert_eq!(echoed(now, &header(9_001, u16::MAX)), None, "held too long");
+        assert_eq!(echoed(now, &header(20_001, 0)), None, "not sent yet");
+    }
+
+    #[test]
+    fn a_reordered_packet_is_no_news_but_a_late_one_is() {
+        let mut timestamps = Timestamps::default();
+        let now = Instant::from_nanos(5_000_000_000);
+        assert_eq!(timestamps.hold_us(now), u16::MAX);
+        assert!(timestamps.on_packet(now, 100));
+        assert!(timestamps.on_packet(now, 100), "packets of one turn share a timestamp");
+        assert!(!timestamps.on_packet(now, 99));
+        assert_eq!(timestamps.latest(), 100);
+        assert!(timestamps.on_packet(now + Duration::from_secs(3), 99), "too long ago to compare");
+        assert_eq!(timestamps.hold_us(now + Duration::from_secs(3) + Duration::from_micros(7)), 7);
+        assert_eq!(timestamps.hold_us(now + Duration::from_secs(4)), u16::MAX);
+    }
+}

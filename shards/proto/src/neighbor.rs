@@ -1,0 +1,431 @@
+//! Neighbors: which MAC has an IP on this link, kept fresh in the way of RFC 4861, section 7.3, by ARP.
+//!
+//! ```text
+//! state        the MAC                        leaves for
+//! Incomplete   is searched for                Reachable: answered; Stale, Probing: told; Failed: 6 requests
+//! Reachable    was proved right lately        Probing: suspected, or held for 30 s; Stale: 30 s old, told
+//! Stale        may be right; not in use       Probing: resolved or held; forgotten: 10 min unused
+//! Probing      may be right; in use           Reachable: answered, confirmed; Failed: 6 requests
+//! Failed       is unknown; nobody is asked    Incomplete: held or resolved after 1 s; Stale, Probing: told
+//! ```
+//!
+//! "Told" is to learn of another MAC unasked, which proves nothing: Probing follows if the neighbor is held. What has
+//! failed and is not held is forgotten after 1 s.
+//!
+//! Whoever has flows to a neighbor *holds* it: it is kept, and kept fresh. The cache learns of a stranger only from a
+//! request addressed to us, and then never at the price of an entry it has; of a neighbor it has, also from its
+//! announcements. What merely passes by on the link is not believed.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use crate::addr::{Ipv4Addr, MacAddr};
+use crate::time::{Duration, Instant};
+use crate::wire::arp::{Operation, Packet};
+
+/// How long, how often, how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most neighbors known or searched for at a time. A new one takes the place of the one not held whose last use is
+    /// longest ago; if all are held or searched for, it is refused.
+    pub entries: usize,
+    /// From the first request to the second; each further gap is twice the one before.
+    pub first_gap: Duration,
+    /// Requests before a neighbor is given up.
+    pub requests: u8,
+    /// How many of them go to the known MAC alone, if there is one, before everybody is asked.
+    pub unicast_requests: u8,
+    /// How long an answer or a confirmation is believed.
+    pub reachable_for: Duration,
+    /// For how long a suspicion after an answer or a confirmation is ignored, so that a peer that does not answer
+    /// cannot make us flood its link.
+    pub trusted_for: Duration,
+    /// How long a neighbor that was given up is not asked for again.
+    pub failed_for: Duration,
+    /// How long an unused neighbor is remembered.
+    pub remembered_for: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries: 4_096,
+            first_gap: Duration::from_millis(100),
+            requests: 6,
+            unicast_requests: 3,
+            reachable_for: Duration::from_secs(30), // REACHABLE_TIME of RFC 4861
+            trusted_for: Duration::from_secs(1),
+            failed_for: Duration::from_secs(1),
+            remembered_for: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What the cache says about an IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// Send to this MAC.
+    Known(MacAddr),
+    /// Being searched for: a [`Change`] or [`Action::Failed`] will follow.
+    Pending,
+    /// Given up a moment ago, or no address of one host.
+    Unreachable,
+    /// Unknown, and the cache has no room to search for it.
+    Full,
+}
+
+/// A neighbor whose MAC is new or different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Whose.
+    pub ip: Ipv4Addr,
+    /// Its MAC from now on.
+    pub mac: MacAddr,
+    /// The MAC so far; `None` if none was known, or it was given up.
+    pub previous: Option<MacAddr>,
+}
+
+/// What the owner of the cache has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send an ARP request.
+    Request {
+        /// Who has this address?
+        ip: Ipv4Addr,
+        /// Asks only the one that had it; `None`: everybody.
+        unicast_to: Option<MacAddr>,
+    },
+    /// Tell those who wait that nobody answers.
+    Failed {
+        /// Whom they wait for.
+        ip: Ipv4Addr,
+    },
+}
+
+/// An entry of the cache, as it is shown to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbor {
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Where frames for it go; `None` while nobody has answered.
+    pub mac: Option<MacAddr>,
+    /// The name of its state in the drawing above, in lower case.
+    pub state: &'static str,
+    /// How often it is held.
+    pub holders: u32,
+}
+
+/// The neighbors of one interface.
+#[derive(Debug)]
+pub struct NeighborCache {
+    local_ip: Ipv4Addr,
+    limits: Limits,
+    entries: BTreeMap<Ipv4Addr, Entry>,
+    /// Every entry, by the moment at which [`NeighborCache::poll`] has to look at it.
+    due: BTreeSet<(Instant, Ipv4Addr)>,
+    /// The entries that may be evicted, by their last use.
+    evictable: BTreeSet<(Instant, Ipv4Addr)>,
+}
+
+impl NeighborCache {
+    /// Nobody is known yet. `local_ip` is this interface's own address.
+    pub const fn new(local_ip: Ipv4Addr, limits: Limits) -> Self {
+        Self { local_ip, limits, entries: BTreeMap::new(), due: BTreeSet::new(), evictable: BTreeSet::new() }
+    }
+
+    /// Where to send packets for `ip`; starts a search if nobody knows.
+    pub fn resolve(&mut self, ip: Ipv4Addr, now: Instant) -> Resolution {
+        if !is_one_host(ip) {
+            return Resolution::Unreachable;
+        }
+        if let Some(resolution) = self.change(ip, |entry| entry.resolve(now)) {
+            return resolution;
+        }
+        if !self.make_room() {
+            return Resolution::Full;
+        }
+        self.insert(ip, Entry { state: State::searched_from(now), holders: 0, used: now });
+        Resolution::Pending
+    }
+
+    /// Keeps `ip` in the cache and fresh until it is released as often as it was held. False, and nothing is held, if
+    /// it is not in the cache: resolve it first.
+    #[must_use = "what is not held must not be released"]
+    pub fn hold(&mut self, ip: Ipv4Addr, now: Instant) -> bool {
+        let held = self.change(ip, |entry| {
+            entry.holders += 1;
+            entry.resolve(now);
+        });
+        held.is_some()
+    }
+
+    /// Ends one hold.
+    ///
+    /// # Panics
+    ///
+    /// If `ip` is not held.
+    pub fn release(&mut self, ip: Ipv4Addr, now: Instant) {
+        let released = self.change(ip, |entry| {
+            entry.used = now;
+            entry.holders = entry.holders.checked_sub(1).expect("a neighbor is released as often as it was held");
+        });
+        assert!(released.is_some(), "{ip} is released, but nobody holds it");
+    }
+
+    /// Learns from an ARP packet of this link.
+    pub fn on_arp(&mut self, packet: &Packet, now: Instant) -> Option<Change> {
+        let (ip, mac) = (packet.sender_ip, packet.sender_mac);
+        let to_us = packet.target_ip == self.local_ip;
+        if ip == self.local_ip || !is_one_host(ip) || !(to_us || packet.is_announcement()) {
+            return None;
+        }
+        let is_reply = packet.operation == Operation::Reply;
+        if self.entries.contains_key(&ip) {
+            return self
+                .change(ip, |entry| entry.learn(mac, is_reply && to_us, now))
+                .flatten()
+                .map(|previous| Change { ip, mac, previous });
+        }
+        if is_reply || !to_us || self.entries.len() >= self.limits.entries {
+            return None;
+        }
+        self.insert(ip, Entry { state: State::Stale { mac }, holders: 0, used: now });
+        Some(Change { ip, mac, previous: None })
+    }
+
+    /// Packets that `ip` must have received were acknowledged: its MAC is right (RFC 4861, section 7.3.1).
+    pub fn confirm(&mut self, ip: Ipv4Addr, now: Instant) {
+        self.change(ip, |entry| {
+            if let Some(mac) = entry.state.mac() {
+                entry.state = State::Reachable { mac, confirmed: now };
+            }
+        });
+    }
+
+    /// `ip` does not answer: its MAC is asked for soon, and used meanwhile.
+    pub fn suspect(&mut self, ip: Ipv4Addr, now: Instant) {
+        let trusted_for = self.limits.trusted_for;
+        self.change(ip, |entry| match entry.state {
+            State::Reachable { confirmed, .. } if now.saturating_since(confirmed) < trusted_for => {}
+            State::Reachable { mac, .. } | State::Stale { mac } => entry.state = State::probed_from(mac, now),
+            State::Incomplete { .. } | State::Probing { .. } | State::Failed { .. } => {}
+        });
+    }
+
+    /// The next thing to do now, if any. Call it until it gives `None`, and again at [`NeighborCache::deadline`].
+    pub fn poll(&mut self, now: Instant) -> Option<Action> {
+        loop {
+            let &(due, ip) = self.due.first()?;
+            if due > now {
+                return None;
+            }
+            let limits = self.limits;
+            let turn = self.change(ip, |entry| entry.on_due(&limits, now)).expect("what is due is in the cache");
+            match turn {
+                Turn::Request { unicast_to } => return Some(Action::Request { ip, unicast_to }),
+                Turn::Fail => return Some(Action::Failed { ip }),
+                Turn::Forget => self.remove(ip),
+                Turn::Wait => {}
+            }
+        }
+    }
+
+    /// The moment of the next [`NeighborCache::poll`]; `None` if the cache is empty.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.due.first().map(|&(due, _)| due)
+    }
+
+    /// All entries, for people, in the order of their addresses.
+    pub fn iter(&self) -> impl Iterator<Item = Neighbor> + '_ {
+        self.entries.iter().map(|(&ip, entry)| Neighbor {
+            ip,
+            mac: entry.state.mac(),
+            state: entry.state.name(),
+            holders: entry.holders,
+        })
+    }
+
+    /// Changes an entry and keeps the indices true; `None` if there is none.
+    fn change<T>(&mut self, ip: Ipv4Addr, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let entry = self.entries.get_mut(&ip)?;
+        let (old_due, old_evictable) = (entry.due(&self.limits), entry.evictable_since());
+        let result = change(entry);
+        let (due, evictable) = (entry.due(&self.limits), entry.evictable_since());
+        if due != old_due {
+            self.due.remove(&(old_due, ip));
+            self.due.insert((due, ip));
+        }
+        if evictable != old_evictable {
+            old_evictable.map(|used| self.evictable.remove(&(used, ip)));
+            self.evictable.extend(evictable.map(|used| (used, ip)));
+        }
+        Some(result)
+    }
+
+    fn insert(&mut self, ip: Ipv4Addr, entry: Entry) {
+        self.due.insert((entry.due(&self.limits), ip));
+        self.evictable.extend(entry.evictable_since().map(|used| (used, ip)));
+        self.entries.insert(ip, entry);
+    }
+
+    fn remove(&mut self, ip: Ipv4Addr) {
+        if let Some(entry) = self.entries.remove(&ip) {
+            self.due.remove(&(entry.due(&self.limits), ip));
+            entry.evictable_since().map(|used| self.evictable.remove(&(used, ip)));
+        }
+    }
+
+    /// Whether one more entry fits, if need be after an eviction.
+    fn make_room(&mut self) -> bool {
+        if self.entries.len() >= self.limits.entries {
+            let Some(&(_, ip)) = self.evictable.first() else { return false };
+            self.remove(ip);
+        }
+        true
+    }
+}
+
+/// Whether an address can be one host's on this link.
+const fn is_one_host(ip: Ipv4Addr) -> bool {
+    !(ip.is_unspecified() || ip.is_broadcast() || ip.is_multicast() || ip.is_loopback())
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    /// Holds not yet released. Never `Stale` while there are some.
+    holders: u32,
+    /// When it was last resolved, held, released or learnt.
+    used: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Everybody was asked `asked` times; `next`: again.
+    Incomplete { asked: u8, next: Instant },
+    /// The MAC was right at `confirmed`.
+    Reachable { mac: MacAddr, confirmed: Instant },
+    /// The MAC was right long ago, or is somebody's unproved word; not in use.
+    Stale { mac: MacAddr },
+    /// The same, but in use: the MAC's owner, then everybody, was asked `asked` times; `next`: again.
+    Probing { mac: MacAddr, asked: u8, next: Instant },
+    /// Nobody answered.
+    Failed { until: Instant },
+}
+
+impl State {
+    const fn searched_from(now: Instant) -> Self {
+        Self::Incomplete { asked: 0, next: now }
+    }
+
+    const fn probed_from(mac: MacAddr, now: Instant) -> Self {
+        Self::Probing { mac, asked: 0, next: now }
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Incomplete { .. } => "incomplete",
+            Self::Reachable { .. } => "reachable",
+            Self::Stale { .. } => "stale",
+            Self::Probing { .. } => "probing",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    const fn mac(&self) -> Option<MacAddr> {
+        match *self {
+            Self::Reachable { mac, .. } | Self::Stale { mac } | Self::Probing { mac, .. } => Some(mac),
+            Self::Incomplete { .. } | Self::Failed { .. } => None,
+        }
+    }
+}
+
+/// What an entry wants when its moment has come.
+enum Turn {
+    Request { unicast_to: Option<MacAddr> },
+    Fail,
+    Forget,
+    Wait,
+}
+
+impl Entry {
+    /// When [`Entry::on_due`] has to be called.
+    fn due(&self, limits: &Limits) -> Instant {
+        match self.state {
+            State::Incomplete { next, .. } | State::Probing { next, .. } => next,
+            State::Reachable { confirmed, .. } => confirmed + limits.reachable_for,
+            State::Stale { .. } => self.used + limits.remembered_for,
+            State::Failed { until } => until,
+        }
+    }
+
+    /// The last use of an entry that may be evicted. One searched for may not: somebody waits for it.
+    const fn evictable_since(&self) -> Option<Instant> {
+        match self.state {
+            State::Incomplete { .. } => None,
+            _ if self.holders > 0 => None,
+            _ => Some(self.used),
+        }
+    }
+
+    /// Somebody wants to send to it.
+    fn resolve(&mut self, now: Instant) -> Resolution {
+        self.used = now;
+        match self.state {
+            State::Stale { mac } => self.state = State::probed_from(mac, now),
+            State::Failed { until } if until <= now => self.state = State::searched_from(now),
+            _ => {}
+        }
+        match self.state {
+            State::Incomplete { .. } => Resolution::Pending,
+            State::Reachable { mac, .. } | State::Stale { mac } | State::Probing { mac, .. } => Resolution::Known(mac),
+            State::Failed { .. } => Resolution::Unreachable,
+        }
+    }
+
+    /// Its owner says that its MAC is `mac`. Gives the MAC so far if that is another one.
+    fn learn(&mut self, mac: MacAddr, is_reply_to_us: bool, now: Instant) -> Option<Option<MacAddr>> {
+        let previous = self.state.mac();
+        let was_asked = matches!(self.state, State::Incomplete { .. } | State::Probing { .. });
+        if is_reply_to_us && was_asked {
+            self.state = State::Reachable { mac, confirmed: now };
+        } else if previous != Some(mac) {
+            // Not asked for, so not proved: neither that it is true nor that we can reach it (RFC 4861, 7.2.5).
+            self.state = if self.holders > 0 { State::probed_from(mac, now) } else { State::Stale { mac } };
+        }
+        (previous != Some(mac)).then_some(previous)
+    }
+
+    fn on_due(&mut self, limits: &Limits, now: Instant) -> Turn {
+        let is_held = self.holders > 0;
+        match self.state {
+            State::Incomplete { asked, .. } | State::Probing { asked, .. } if asked >= limits.requests => {
+                self.state = State::Failed { until: now + limits.failed_for };
+                return Turn::Fail;
+            }
+            State::Incomplete { ref mut asked, ref mut next } => {
+                *next = now + gap_after(*asked, limits);
+                *asked += 1;
+                return Turn::Request { unicast_to: None };
+            }
+            State::Probing { mac, ref mut asked, ref mut next } => {
+                let unicast_to = (*asked < limits.unicast_requests).then_some(mac);
+                *next = now + gap_after(*asked, limits);
+                *asked += 1;
+                return Turn::Request { unicast_to };
+            }
+            State::Reachable { mac, .. } if is_held => self.state = State::probed_from(mac, now),
+            State::Reachable { mac, .. } => self.state = State::Stale { mac },
+            State::Failed { .. } if is_held => self.state = State::searched_from(now),
+            State::Failed { .. } | State::Stale { .. } => return Turn::Forget,
+        }
+        Turn::Wait
+    }
+}
+
+/// How long to wait for an answer when `asked` requests went out before the present one.
+fn gap_after(asked: u8, limits: &Limits) -> Duration {
+    limits.first_gap.saturating_mul(1 << asked.min(16))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+use super::*;
+use alloc::vec::Vec;
+use proptest::prelude::*;
+
+const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const OUR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const NEW_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+/// What goes out about [`PEER`].
+const BROADCAST: Action = Action::Request { ip: PEER, unicast_to: None };
+const UNICAST: Action = Action::Request { ip: PEER, unicast_to: Some(MAC) };
+const FAILED: Action = Action::Failed { ip: PEER };
+
+fn ms(ms: u64) -> Instant {
+    Instant::ZERO + Duration::from_millis(ms)
+}
+
+fn host(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 1, number)
+}
+
+fn reply(ip: Ipv4Addr, mac: MacAddr) -> Packet {
+    Packet::request(OUR_MAC, US, ip).answered_by(mac)
+}
+
+fn cache() -> NeighborCache {
+    NeighborCache::new(US, Limits::default())
+}
+
+/// A cache that learnt [`PEER`] at 0 by asking.
+fn cache_with_peer() -> NeighborCache {
+    let mut cache = cache();
+    assert_eq!(cache.resolve(PEER, ms(0)), Resolution::Pending);
+    assert_eq!(actions(&mut cache, ms(0)), [BROADCAST]);
+    assert_eq!(cache.on_arp(&reply(PEER, MAC), ms(0)), Some(Change { ip: PEER, mac: MAC, previous: None }));
+    cache
+}
+
+/// Everything the cache wants done at `now`.
+fn actions(cache: &mut NeighborCache, now: Instant) -> Vec<Action> {
+    let actions: Vec<_> = core::iter::from_fn(|| cache.poll(now)).collect();
+    assert!(cache.deadline().is_none_or(|deadline| deadline > now), "nothing is left over");
+    actions
+}
+
+/// The script of a cache left alone: its deadlines in ms up to `until`, and what it wants done at each.
+fn left_alone(cache: &mut NeighborCache, until: Instant) -> Vec<(u64, Action)> {
+    let mut script = Vec::new();
+    while let Some(deadline) = cache.deadline().filter(|&deadline| deadline <= until) {
+        let at = deadline.as_nanos() / 1_000_000;
+        script.extend(actions(cache, deadline).into_iter().map(|action| (at, action)));
+    }
+    script
+}
+
+#[test]
+fn a_search_backs_off_fails_and_is_begun_again_only_on_request() {
+    let mut cache = cache();
+    assert_eq!(cache.deadline(), None);
+    assert_eq!(cache.resolve(PEER, ms(0)), Resolution::Pending);
+    let script = left_alone(&mut cache, ms(7_299));
+    let requests = [0, 100, 300, 700, 1_500, 3_100].map(|at| (at, BROADCAST));
+    assert_eq!(script[..6], requests);
+    assert_eq!(script[6..], [(6_300, FAILED)]);
+    assert_eq!(cache.resolve(PEER, ms(7_299)), Resolution::Unreachable);
+    assert_eq!(left_alone(&mut cache, ms(1_000_000)), [], "nobody asks any more");
+    assert_eq!(cache.deadline(), None, "and it is forgotten");
+    assert_eq!(cache.resolve(PEER, ms(1_000_000)), Resolution::Pending);
+    assert_eq!(actions(&mut cache, ms(1_000_000)), [BROADCAST]);
+}
+
+#[test]
+fn who_asks_at_the_end_of_a_failure_is_not_told_of_the_old_one() {
+    let mut cache = cache();
+    cache.resolve(PEER, ms(0));
+    left_alone(&mut cache, ms(6_300));
+    assert_eq!(cache.resolve(PEER, ms(7_300)), Resolution::Pending);
+    assert_eq!(actions(&mut cache, ms(7_300)), [BROADCAST]);
+}
+
+#[test]
+fn an_answer_is_believed_and_an_unused_neighbor_forgotten() {
+    let mut cache = cache_with_peer();
+    assert_eq!(cache.resolve(PEER, ms(1)), Resolution::Known(MAC));
+    assert_eq!(left_alone(&mut cache, ms(600_000)), [], "nobody uses it, nobody asks");
+    assert_eq!(cache.deadline(), Some(ms(600_001)), "ten minutes after its last use");
+    left_alone(&mut cache, ms(600_001));
+    assert_eq!(cache.resolve(PEER, ms(600_001)), Resolution::Pending);
+}
+
+#[test]
+fn a_stale_neighbor_is_used_at_once_and_probed() {
+    let mut cache = cache_with_peer();
+    left_alone(&mut cache, ms(30_000));
+    assert_eq!(cache.resolve(PEER, ms(40_000)), Resolution::Known(MAC));
+    assert_eq!(actions(&mut cache, ms(40_000)), [UNICAST]);
+    assert_eq!(cache.on_arp(&reply(PEER, MAC), ms(40_001)), None, "nothing changed");
+    assert_eq!(left_alone(&mut cache, ms(100_000)), [], "answered");
+}
+
+#[test]
+fn a_held_neighbor_is_refreshed_for_ever() {
+    let mut cache = cache_with_peer();
+    assert!(cache.hold(PEER, ms(0)));
+    for round in 1..100 {
+        let at = round * 30_000;
+        assert_eq!(left_alone(&mut cache, ms(at)), [(at, UNICAST)]);
+        assert_eq!(cache.on_arp(&reply(PEER, MAC), ms(at)), None);
+    }
+    cache.release(PEER, ms(99 * 30_000 + 1));
+    assert_eq!(left_alone(&mut cache, ms(100 * 30_000)), []);
+    assert_eq!(cache.deadline(), Some(ms(99 * 30_000 + 1 + 600_000)), "forgotten ten minutes after the release");
+}
+
+#[test]
+fn traffic_that_is_acknowledged_spares_the_requests() {
+    let mut cache = cache_with_peer();
+    assert!(cache.hold(PEER, ms(0)));
+    for second in 1..1_000 {
+        cache.confirm(PEER, ms(second * 1_000));
+        assert_eq!(actions(&mut cache, ms(second * 1_000)), []);
+    }
+    assert_eq!(cache.deadline(), Some(ms(999_000 + 30_000)));
+}
+
+#[test]
+fn a_confirmation_ends_a_probe_but_not_a_search() {
+    let mut cache = cache_with_peer();
+    cache.suspect(PEER, ms(2_000));
+    assert_eq!(actions(&mut cache, ms(2_000)), [UNICAST]);
+    cache.confirm(PEER, ms(2_050));
+    assert_eq!(left_alone(&mut cache, ms(32_000)), []);
+
+    assert_eq!(cache.resolve(host(1), ms(32_000)), Resolution::Pending);
+    cache.confirm(host(1), ms(32_000));
+    assert_eq!(cache.resolve(host(1), ms(32_000)), Resolution::Pending, "of no MAC anything was confirmed");
+}
+
+#[test]
+fn a_lost_neighbor_is_asked_alone_then_everybody_then_given_up() {
+    let mut cache = cache_with_peer();
+    assert!(cache.hold(PEER, ms(0)));
+    cache.suspect(PEER, ms(2_000));
+    assert_eq!(cache.resolve(PEER, ms(2_000)), Resolution::Known(MAC), "used meanwhile");
+    let script = left_alone(&mut cache, ms(8_300));
+    let expected = [
+        (2_000, UNICAST),
+        (2_100, UNICAST),
+        (2_300, UNICAST),
+        (2_700, BROADCAST),
+        (3_500, BROADCAST),
+        (5_100, BROADCAST),
+        (8_300, FAILED),
+    ];
+    assert_eq!(script, expected);
+    assert_eq!(cache.resolve(PEER, ms(8_301)), Resolution::Unreachable);
+    // Flows still hold it, so it is searched for again, and found at its new MAC.
+    assert_eq!(left_alone(&mut cache, ms(9_300)), [(9_300, BROADCAST)]);
+    assert_eq!(cache.on_arp(&reply(PEER, NEW_MAC), ms(9_301)), Some(Change { ip: PEER, mac: NEW_MAC, previous: None }));
+    cache.release(PEER, ms(9_302));
+}
+
+#[test]
+fn suspicion_right_after_an_answer_is_ignored() {
+    let mut cache = cache_with_peer();
+    cache.suspect(PEER, ms(999));
+    assert_eq!(actions(&mut cache, ms(999)), []);
+    cache.suspect(PEER, ms(1_000));
+    assert_eq!(actions(&mut cache, ms(1_000)), [UNICAST]);
+    cache.suspect(PEER, ms(1_001));
+    assert_eq!(actions(&mut cache, ms(1_001)), [], "asked already");
+    cache.suspect(host(1), ms(1_001));
+    assert_eq!(actions(&mut cache, ms(1_001)), [], "of a stranger there is nothing to suspect");
+}
+
+#[test]
+fn a_changed_mac_is_noticed_from_announcements_of_both_kinds() {
+    let request = Packet::announcement(NEW_MAC, PEER);
+    for announcement in [request, Packet { operation: Operation::Reply, ..request }] {
+        let mut cache = cache_with_peer();
+        let change = Some(Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) });
+        assert_eq!(cache.on_arp(&announcement, ms(10)), change);
+        assert_eq!(cache.on_arp(&announcement, ms(11)), None, "once");
+        assert_eq!(actions(&mut cache, ms(11)), [], "nobody uses it");
+        assert_eq!(cache.resolve(PEER, ms(12)), Resolution::Known(NEW_MAC));
+        let proof = Action::Request { ip: PEER, unicast_to: Some(NEW_MAC) };
+        assert_eq!(actions(&mut cache, ms(12)), [proof], "an announcement proves nothing");
+    }
+}
+
+#[test]
+fn a_changed_mac_of_a_held_neighbor_is_used_and_proved_at_once() {
+    let mut cache = cache_with_peer();
+    assert!(cache.hold(PEER, ms(0)));
+    assert!(cache.on_arp(&Packet::announcement(NEW_MAC, PEER), ms(10)).is_some());
+    assert_eq!(actions(&mut cache, ms(10)), [Action::Request { ip: PEER, unicast_to: Some(NEW_MAC) }]);
+    assert_eq!(cache.resolve(PEER, ms(10)), Resolution::Known(NEW_MAC));
+    // It was a lie: who really has the address answers.
+    let change = Some(Change { ip: PEER, mac: MAC, previous: Some(NEW_MAC) });
+    assert_eq!(cache.on_arp(&reply(PEER, MAC), ms(11)), change);
+    assert_eq!(actions(&mut cache, ms(11)), []);
+}
+
+#[test]
+fn an_announcement_does_not_end_a_probe() {
+    let mut cache = cache_with_peer();
+    cache.suspect(PEER, ms(2_000));
+    assert_eq!(actions(&mut cache, ms(2_000)), [UNICAST]);
+    let announcement = Packet { operation: Operation::Reply, ..Packet::announcement(MAC, PEER) };
+    assert_eq!(cache.on_arp(&announcement, ms(2_001)), None);
+    assert_eq!(left_alone(&mut cache, ms(2_100)), [(2_100, UNICAST)]);
+}
+
+#[test]
+fn who_asks_for_us_is_learnt_and_probed_when_used() {
+    let mut cache = cache();
+    let request = Packet::request(MAC, PEER, US);
+    assert_eq!(cache.on_arp(&request, ms(0)), Some(Change { ip: PEER, mac: MAC, previous: None }));
+    assert_eq!(actions(&mut cache, ms(0)), []);
+    assert_eq!(cache.resolve(PEER, ms(1)), Resolution::Known(MAC));
+    assert_eq!(actions(&mut cache, ms(1)), [UNICAST]);
+}
+
+#[test]
+fn a_request_of_the_one_searched_for_ends_the_search() {
+    let mut cache = cache();
+    cache.resolve(PEER, ms(0));
+    assert_eq!(actions(&mut cache, ms(0)), [BROADCAST]);
+    let change = Some(Change { ip: PEER, mac: MAC, previous: None });
+    assert_eq!(cache.on_arp(&Packet::request(MAC, PEER, US), ms(1)), change);
+    assert_eq!(cache.resolve(PEER, ms(2)), Resolution::Known(MAC));
+}
+
+#[test]
+fn what_does_not_concern_us_is_not_learnt() {
+    let third = host(3);
+    let unbelieved = [
+        ("a stranger's announcement", Packet::announcement(MAC, PEER)),
+        ("a stranger's reply", reply(PEER, MAC)),
+        ("a request for another host", Packet::request(MAC, PEER, third)),
+        ("a reply to another host", Packet::request(OUR_MAC, third, PEER).answered_by(MAC)),
+        ("our own address at another MAC", Packet::request(MAC, US, US)),
+        ("a probe for our address (RFC 5227)", Packet::request(MAC, Ipv4Addr::UNSPECIFIED, US)),
+    ];
+    for (why, packet) in unbelieved {
+        let mut cache = cache();
+        assert_eq!(cache.on_arp(&packet, ms(0)), None, "{why}");
+        assert_eq!(cache.deadline(), None, "{why}");
+    }
+    let mut cache = cache_with_peer();
+    assert_eq!(cache.on_arp(&Packet::request(NEW_MAC, PEER, third), ms(1)), None);
+    assert_eq!(cache.resolve(PEER, ms(1)), Resolution::Known(MAC));
+}
+
+#[test]
+fn a_reply_nobody_asked_for_changes_the_mac_but_proves_nothing() {
+    let mut cache = cache_with_peer();
+    assert!(cache.on_arp(&reply(PEER, NEW_MAC), ms(1)).is_some());
+    assert_eq!(cache.resolve(PEER, ms(2)), Resolution::Known(NEW_MAC));
+    assert_eq!(actions(&mut cache, ms(2)), [Action::Request { ip: PEER, unicast_to: Some(NEW_MAC) }]);
+}
+
+#[test]
+fn addresses_of_no_single_host_are_unreachable() {
+    for ip in [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::LOCALHOST] {
+        let mut cache = cache();
+        assert_eq!(cache.resolve(ip, ms(0)), Resolution::Unreachable, "{ip}");
+        assert_eq!(cache.deadline(), None);
+    }
+}
+
+#[test]
+fn a_full_cache_evicts_the_one_unused_for_longest_but_none_held_or_searched_for() {
+    let mut cache = NeighborCache::new(US, Limits { entries: 4, ..Limits::default() });
+    for number in 1..=4 {
+        cache.resolve(host(number), ms(u64::from(number)));
+    }
+    assert_eq!(cache.resolve(PEER, ms(5)), Resolution::Full, "all are searched for");
+    actions(&mut cache, ms(5));
+    for number in 1..=4 {
+        assert!(cache.on_arp(&reply(host(number), MAC), ms(5)).is_some());
+    }
+    assert!(cache.hold(host(1), ms(6)));
+    assert_eq!(cache.resolve(host(2), ms(7)), Resolution::Known(MAC));
+
+    assert_eq!(cache.on_arp(&Packet::request(MAC, PEER, US), ms(8)), None, "a stranger's request evicts nobody");
+    assert_eq!(cache.resolve(PEER, ms(8)), Resolution::Pending);
+    assert!(!cache.hold(host(3), ms(9)), "3 was unused for longest");
+    for number in [1, 2, 4] {
+        assert_eq!(cache.resolve(host(number), ms(10)), Resolution::Known(MAC), "{number}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "released as often as it was held")]
+fn a_release_too_many_is_our_mistake() {
+    let mut cache = cache_with_peer();
+    assert!(cache.hold(PEER, ms(0)));
+    cache.release(PEER, ms(0));
+    cache.release(PEER, ms(0));
+}
+
+#[test]
+fn a_stranger_cannot_be_held() {
+    assert!(!cache().hold(PEER, ms(0)));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Resolve(Ipv4Addr),
+    Hold(Ipv4Addr),
+    /// Of those held, the one at this place.
+    Release(prop::sample::Index),
+    Confirm(Ipv4Addr),
+    Suspect(Ipv4Addr),
+    Arp(Packet),
+    Sleep(Duration),
+    SleepUntilDeadline,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let ip = || (0u8..12).prop_map(host);
+    let mac = || (0u8..3).prop_map(|last| MacAddr([2, 0, 0, 0, 1, last]));
+    let arp = (mac(), ip(), mac(), prop_oneof![Just(US), ip()], any::<bool>()).prop_map(
+        |(sender_mac, sender_ip, target_mac, target_ip, is_reply)| Packet {
+            operation: if is_reply { Operation::Reply } else { Operation::Request },
+            sender_mac,
+            sender_ip,
+            target_mac,
+            target_ip,
+        },
+    );
+    prop_oneof![
+        3 => ip().prop_map(Step::Resolve),
+        2 => ip().prop_map(Step::Hold),
+        2 => any::<prop::sample::Index>().prop_map(Step::Release),
+        1 => ip().prop_map(Step::Confirm),
+        1 => ip().prop_map(Step::Suspect),
+        4 => arp.prop_map(Step::Arp),
+        2 => (0u64..100_000).prop_map(|ms| Step::Sleep(Duration::from_millis(ms))),
+        3 => Just(Step::SleepUntilDeadline),
+    ]
+}
+
+/// What must be true of a cache at any time.
+fn check(cache: &NeighborCache) {
+    let due: BTreeSet<_> = cache.entries.iter().map(|(&ip, entry)| (entry.due(&cache.limits), ip)).collect();
+    assert_eq!(cache.due, due);
+    let evictable = cache.entries.iter().filter_map(|(&ip, entry)| Some((entry.evictable_since()?, ip)));
+    assert_eq!(cache.evictable, evictable.collect());
+    assert!(cache.entries.len() <= cache.limits.entries);
+    for (ip, entry) in &cache.entries {
+        assert!(entry.holders == 0 || !matches!(entry.state, State::Stale { .. }), "{ip} is held and stale");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_cache_stays_sound(steps in proptest::collection::vec(any_step(), 0..200)) {
+        let mut cache = NeighborCache::new(US, Limits { entries: 8, ..Limits::default() });
+        let mut held = Vec::new();
+        let mut now = ms(0);
+        for step in steps {
+            match step {
+                Step::Resolve(ip) => {
+                    let resolution = cache.resolve(ip, now);
+                    prop_assert!(!held.contains(&ip) || resolution != Resolution::Full);
+                }
+                Step::Hold(ip) => if cache.hold(ip, now) { held.push(ip) },
+                Step::Release(at) => if !held.is_empty() {
+                    cache.release(held.swap_remove(at.index(held.len())), now);
+                },
+                Step::Confirm(ip) => cache.confirm(ip, now),
+                Step::Suspect(ip) => cache.suspect(ip, now),
+                Step::Arp(packet) => if let Some(change) = cache.on_arp(&packet, now) {
+                    prop_assert_eq!((change.ip, change.mac), (packet.sender_ip, packet.sender_mac));
+                    prop_assert_ne!(change.previous, Some(change.mac));
+                    check(&cache);
+                    prop_assert_eq!(cache.resolve(change.ip, now), Resolution::Known(change.mac));
+                },
+                Step::Sleep(length) => now += length,
+                Step::SleepUntilDeadline => now = cache.deadline().map_or(now, |deadline| deadline.max(now)),
+            }
+            check(&cache);
+            let polled = actions(&mut cache, now);
+            check(&cache);
+            prop_assert!(polled.len() <= 8, "at most one action for each entry: {polled:?}");
+            prop_assert!(held.iter().all(|ip| cache.entries.contains_key(ip)), "what is held stays");
+        }
+        held.into_iter().for_each(|ip| cache.release(ip, now));
+        left_alone(&mut cache, now + Duration::from_secs(3_600));
+        prop_assert_eq!(cache.deadline(), None, "in the end everything is forgotten");
+        check(&cache);
+    }
+}

@@ -1,0 +1,145 @@
+//! ICMP (RFC 792), of which we speak echo: whoever pings one of our addresses is answered.
+
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+use zerocopy::byteorder::network_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::checksum::Sum;
+use super::ethernet::{self, EtherType};
+use super::ipv4::{self, Protocol};
+use crate::addr::MacAddr;
+
+const ECHO_REPLY: u8 = 0;
+const ECHO_REQUEST: u8 = 8;
+
+/// The frame that answers an echo request to exactly this host; `None` for everything else, also for requests to a
+/// broadcast address (RFC 1122, section 3.2.2.6) and for damaged ones.
+pub fn echo_reply(request: &[u8], our_mac: MacAddr, our_ip: Ipv4Addr) -> Option<Vec<u8>> {
+    let (ethernet, packet) = ethernet::Header::parse(request).ok()?;
+    if ethernet.destination != our_mac || ethernet.ether_type != EtherType::IPV4 {
+        return None;
+    }
+    let (ip, message) = ipv4::Header::parse(packet).ok()?;
+    if ip.destination != our_ip || ip.protocol != Protocol::ICMP || ip.source.is_unspecified() {
+        return None;
+    }
+    let (echo, data) = RawEcho::ref_from_prefix(message).ok()?;
+    if (echo.kind, echo.code) != (ECHO_REQUEST, 0) || !Sum::ZERO.add_bytes(message).is_good() {
+        return None;
+    }
+
+    let mut reply = RawEcho { kind: ECHO_REPLY, checksum: U16::ZERO, ..*echo };
+    reply.checksum.set(Sum::ZERO.add_bytes(reply.as_bytes()).add_bytes(data).finish());
+    // The same service as the request (RFC 1122, section 3.2.2.6), but no congestion mark.
+    let (mut reply_ip, sum) =
+        ipv4::RawHeader::new(&ipv4::Header { source: our_ip, destination: ip.source, ecn: 0, ..ip });
+    reply_ip.set_length(u16::try_from(ipv4::HEADER_BYTES + message.len()).ok()?, sum);
+    let reply_ethernet = ethernet::RawHeader::new(&ethernet::Header {
+        destination: ethernet.source,
+        source: our_mac,
+        ether_type: EtherType::IPV4,
+    });
+    Some([reply_ethernet.as_bytes(), reply_ip.as_bytes(), reply.as_bytes(), data].concat())
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawEcho {
+    kind: u8,
+    code: u8,
+    checksum: U16,
+    identifier: U16,
+    sequence: U16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const OUR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+    const THEIR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+    const OUR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const THEIR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const HEADERS_BYTES: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES;
+
+    /// A frame from them with this ICMP message, whose checksum is made right.
+    fn frame_to(mac: MacAddr, ip: Ipv4Addr, message: Vec<u8>) -> Vec<u8> {
+        frame(mac, THEIR_IP, ip, message)
+    }
+
+    fn frame(mac: MacAddr, source: Ipv4Addr, destination: Ipv4Addr, mut message: Vec<u8>) -> Vec<u8> {
+        message[2..4].fill(0);
+        let checksum = Sum::ZERO.add_bytes(&message).finish();
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+        let ethernet = ethernet::Header { destination: mac, source: THEIR_MAC, ether_type: EtherType::IPV4 };
+        let ip = ipv4::Header { source, destination, protocol: Protocol::ICMP, dscp: 5, ecn: 3 };
+        let (mut raw_ip, sum) = ipv4::RawHeader::new(&ip);
+        raw_ip.set_length(u16::try_from(ipv4::HEADER_BYTES + message.len()).unwrap(), sum);
+        [ethernet::RawHeader::new(&ethernet).as_bytes(), raw_ip.as_bytes(), &message].concat()
+    }
+
+    fn ping(data: &[u8]) -> Vec<u8> {
+        frame_to(OUR_MAC, OUR_IP, [&[8, 0, 0, 0, 0x12, 0x34, 0, 7], data].concat())
+    }
+
+    /// Checks an answer byte by byte, with none of the code that made it but the checksum.
+    fn assert_answers(reply: &[u8], data: &[u8]) {
+        assert_eq!(reply.len(), HEADERS_BYTES + 8 + data.len());
+        assert_eq!(reply[..14], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x08, 0x00]);
+        assert_eq!(reply[14..16], [0x45, 5 << 2]);
+        assert_eq!(usize::from(u16::from_be_bytes([reply[16], reply[17]])), reply.len() - 14);
+        assert_eq!((reply[22], reply[23]), (64, 1), "TTL and protocol");
+        assert_eq!(reply[26..34], [10, 0, 0, 1, 10, 0, 0, 2]);
+        assert!(Sum::ZERO.add_bytes(&reply[14..34]).is_good());
+        assert_eq!(reply[34..36], [0, 0]);
+        assert_eq!(reply[38..42], [0x12, 0x34, 0, 7], "identifier and sequence come back");
+        assert_eq!(&reply[42..], data);
+        assert!(Sum::ZERO.add_bytes(&reply[34..]).is_good());
+    }
+
+    #[test]
+    fn every_size_up_to_the_mtu_is_answered() {
+        let data: Vec<u8> = (0..1_472u32).map(|i| i.to_le_bytes()[0]).collect();
+        for bytes in [0, 1, 2, 17, 18, 55, 56, 57, 1_471, 1_472] {
+            let data = &data[..bytes];
+            assert_answers(&echo_reply(&ping(data), OUR_MAC, OUR_IP).unwrap(), data);
+        }
+    }
+
+    #[test]
+    fn padding_of_a_short_frame_is_not_answered_back() {
+        let mut padded = ping(&[9]);
+        padded.resize(60, 0xee);
+        assert_answers(&echo_reply(&padded, OUR_MAC, OUR_IP).unwrap(), &[9]);
+    }
+
+    #[test]
+    fn only_intact_echo_requests_to_this_host_are_answered() {
+        let echo = || alloc::vec![8, 0, 0, 0, 0, 1, 0, 1, 42];
+        let answer = |frame: Vec<u8>| echo_reply(&frame, OUR_MAC, OUR_IP);
+        assert!(answer(frame_to(OUR_MAC, OUR_IP, echo())).is_some());
+        assert_eq!(answer(frame_to(THEIR_MAC, OUR_IP, echo())), None, "another MAC");
+        assert_eq!(answer(frame_to(MacAddr::BROADCAST, OUR_IP, echo())), None, "everybody's MAC");
+        assert_eq!(answer(frame_to(OUR_MAC, THEIR_IP, echo())), None, "another IP");
+        assert_eq!(answer(frame_to(OUR_MAC, Ipv4Addr::BROADCAST, echo())), None, "everybody's IP");
+        assert_eq!(answer(frame(OUR_MAC, Ipv4Addr::UNSPECIFIED, OUR_IP, echo())), None, "from nobody");
+        for (kind, code) in [(0, 0), (3, 3), (5, 1), (8, 1)] {
+            let mut message = echo();
+            message[..2].copy_from_slice(&[kind, code]);
+            assert_eq!(answer(frame_to(OUR_MAC, OUR_IP, message)), None, "type {kind}, code {code}");
+        }
+        let mut damaged = ping(&[1, 2, 3]);
+        *damaged.last_mut().unwrap() ^= 0x10;
+        assert_eq!(answer(damaged), None);
+        assert_eq!(answer(ping(&[])[..HEADERS_BYTES + 7].to_vec()), None, "cut off");
+    }
+
+    proptest! {
+        #[test]
+        fn any_data_comes_back(data in proptest::collection::vec(any::<u8>(), 0..1_473)) {
+            assert_answers(&echo_reply(&ping(&data), OUR_MAC, OUR_IP).unwrap(), &data);
+        }
+    }
+}

@@ -1,0 +1,512 @@
+//! Ports: probing a device, setting up its queues, starting, and closing.
+
+use super::descriptors::Snapshot;
+use super::eal::{Dpdk, Eal, refused};
+use super::error::OpenError;
+use super::log;
+use super::packet_ring;
+use super::plan::{Plan, Way};
+use super::pool::{Pool, slot_bytes};
+use super::queue::{DpdkQueue, Socket, Waker};
+use crate::nic::Capabilities;
+use machnet_proto::addr::MacAddr;
+use machnet_proto::rss::{HashInput, Rss};
+use rustix::event::epoll;
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::net::AddressFamily;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// An interface that is open.
+#[derive(Debug)]
+pub struct Opened {
+    /// What the device turned out to be.
+    pub capabilities: Capabilities,
+    /// As many as `capabilities.queues`, in order.
+    pub queues: Vec<DpdkQueue>,
+    /// What is not as asked, each with what to do about it.
+    pub warnings: Vec<String>,
+}
+
+/// A port. Stopped and closed when its last queue is dropped, or when it cannot be opened.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) number: u16,
+    is_started: bool,
+    /// Epoll descriptors that DPDK put interrupts into. They outlive the port: DPDK takes them out again.
+    interrupts: Vec<OwnedFd>,
+    pools: Vec<Pool>,
+    /// Keeps the library alive.
+    _eal: Arc<Eal>,
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if self.is_started {
+            // SAFETY: a started port, and its queues are gone: no thread is in a burst on it.
+            unsafe { dpdk_sys::shim_stop(self.number) };
+        }
+        // SAFETY: not started, or stopped above, and nobody else knows the number.
+        unsafe { dpdk_sys::shim_close(self.number) };
+        self.interrupts.clear();
+    }
+}
+
+impl Port {
+    pub(super) fn pool(&self, queue: u16) -> &Pool {
+        &self.pools[usize::from(queue)]
+    }
+
+    /// Frames the device dropped for want of a slot or a frame.
+    pub(super) fn missed(&self) -> u64 {
+        let mut missed = 0;
+        // SAFETY: a port; `missed` is written during the call.
+        unsafe { dpdk_sys::shim_missed(self.number, &raw mut missed) };
+        missed
+    }
+}
+
+/// Slots asked of each receive and each transmit ring; drivers adjust it to what they can.
+const RING_SLOTS: u16 = 512;
+/// Makes the names of software devices differ within this process.
+static NEXT_DEVICE: AtomicU32 = AtomicU32::new(0);
+
+impl Dpdk {
+    /// Opens an interface: probes its device, sets up a queue for each shard, and starts it.
+    ///
+    /// # Errors
+    ///
+    /// One sentence that says what to do. Nothing stays open.
+    pub fn open(&self, plan: &Plan) -> Result<Opened, OpenError> {
+        match &plan.way {
+            Way::AfXdp { interface } => self.open_xdp(plan, interface),
+            Way::AfPacket { interface } => self.open_packet(plan, interface),
+            Way::Device { arguments } => {
+                let before = Snapshot::take();
+                let number = self.probe(arguments)?;
+                self.open_port(plan, number, plan.interface.queues, &before)
+            }
+            Way::Pci { address } => self.open_pci(plan, address),
+            Way::Bifurcated { address, interface } => self.open_pci(plan, address).or_else(|error| {
+                let mut plan = plan.clone();
+                plan.warnings.push(format!("{interface} is used through the kernel, which is slower: {error}"));
+                plan.way = Way::AfPacket { interface: interface.clone() };
+                self.open(&plan)
+            }),
+            Way::Search { candidates } => {
+                let number = self.search(plan, candidates)?;
+                self.open_port(plan, number, plan.interface.queues, &Snapshot::take())
+            }
+        }
+    }
+
+    /// Two interfaces joined in memory by DPDK's `net_ring`: what one's queue k transmits, the other's queue k
+    /// receives. To measure and test all of the way but a device.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open); at most 16 queues.
+    pub fn open_ring_pair(&self, plans: [&Plan; 2]) -> Result<[Opened; 2], OpenError> {
+        let name = format!("pair{}", NEXT_DEVICE.fetch_add(1, Ordering::Relaxed));
+        let name = CString::new(name).expect("no NUL in it");
+        let queues = plans[0].interface.queues;
+        let mut ports = [0; 2];
+        log::forget();
+        // SAFETY: initialized; the name is new and short; `ports` has room for two.
+        let result = unsafe { dpdk_sys::shim_ring_pair(name.as_ptr(), queues, RING_SLOTS.into(), ports.as_mut_ptr()) };
+        if result != 0 {
+            return Err(refused("make", "a pair of ring devices", result));
+        }
+        let before = Snapshot::take();
+        let [near, far] = [0, 1].map(|end| self.open_port(plans[end], ports[end], queues, &before));
+        Ok([near?, far?])
+    }
+
+    /// One port with all queues; the kernel spreads flows over their sockets.
+    fn open_packet(&self, plan: &Plan, interface: &str) -> Result<Opened, OpenError> {
+        let before = Snapshot::take();
+        let queues = plan.interface.queues.min(PACKET_QUEUES_MAX);
+        let frame = slot_bytes(plan.interface.mtu_bytes);
+        let number = self.probe(&format!(
+            "net_af_packet{},iface={interface},qpairs={queues},framesz={frame},blocksz={},framecnt={}",
+            NEXT_DEVICE.fetch_add(1, Ordering::Relaxed),
+            4 * frame,
+            packet_ring::SLOTS,
+        ))?;
+        self.open_port(plan, number, queues, &before)
+    }
+
+    /// One port for each queue: the driver takes several queues only from some devices.
+    fn open_xdp(&self, plan: &Plan, interface: &str) -> Result<Opened, OpenError> {
+        let mut all: Option<Opened> = None;
+        for queue in 0..plan.interface.queues {
+            let before = Snapshot::take();
+            let number = self.probe(&format!(
+                "net_af_xdp{},iface={interface},start_queue={queue},queue_count=1",
+                NEXT_DEVICE.fetch_add(1, Ordering::Relaxed)
+            ))?;
+            let opened = self.open_port(plan, number, 1, &before)?;
+            match &mut all {
+                None => all = Some(opened),
+                Some(all) => all.queues.extend(opened.queues),
+            }
+        }
+        let mut all = all.ok_or_else(|| OpenError::NoQueues { device: plan.device() })?;
+        all.capabilities.queues = plan.interface.queues;
+        all.capabilities.max_queues = plan.interface.queues;
+        all.warnings.clone_from(&plan.warnings);
+        Ok(all)
+    }
+
+    fn open_pci(&self, plan: &Plan, address: &str) -> Result<Opened, OpenError> {
+        let wanted = plan.interface.mac;
+        let number = match self.port_with(wanted) {
+            Some(number) => number,
+            None => {
+                let number = self.probe(address)?;
+                // One device may have several ports.
+                self.port_with(wanted).unwrap_or(number)
+            }
+        };
+        let found = MacAddr(describe(number)?.mac);
+        if found != wanted {
+            return Err(OpenError::WrongMac { device: address.to_owned(), found, wanted });
+        }
+        self.open_port(plan, number, plan.interface.queues, &Snapshot::take())
+    }
+
+    /// The port with the MAC, probing the candidates until it is there. Those with another MAC are let go.
+    fn search(&self, plan: &Plan, candidates: &[String]) -> Result<u16, OpenError> {
+        let wanted = plan.interface.mac;
+        if let Some(number) = self.port_with(wanted) {
+            return Ok(number);
+        }
+        let mut seen = Vec::new();
+        for address in candidates {
+            match self.probe(address) {
+                Ok(_) if self.port_with(wanted).is_some() => break,
+                Ok(number) => {
+                    seen.push(format!("{address} ({})", MacAddr(describe(number)?.mac)));
+                    // SAFETY: a port that was just probed; none of its queues is started.
+                    unsafe { dpdk_sys::shim_remove(number) };
+                }
+                Err(error) => seen.push(format!("{address} ({error})")),
+            }
+        }
+        let known = if seen.is_empty() { "no device that DPDK can use".to_owned() } else { seen.join(", ") };
+        self.port_with(wanted).ok_or(OpenError::NoSuchMac { mac: wanted, known })
+    }
+
+    /// The port with this MAC. Azure's netvsc before all others: its virtual function has the same address.
+    fn port_with(&self, mac: MacAddr) -> Option<u16> {
+        let mut found = None;
+        let mut last = -1;
+        loop {
+            // SAFETY: initialized.
+            let Ok(number) = u16::try_from(unsafe { dpdk_sys::shim_port_after(last) }) else { return found };
+            last = c_int::from(number);
+            if let Ok(port) = describe(number)
+                && MacAddr(port.mac) == mac
+                && (found.is_none() || text(&port.driver) == "net_netvsc")
+            {
+                found = Some(number);
+            }
+        }
+    }
+
+    /// Adds a device; its port.
+    fn probe(&self, arguments: &str) -> Result<u16, OpenError> {
+        let bad = || OpenError::BadDevice { device: arguments.to_owned() };
+        let name = arguments.split(',').next().filter(|name| !name.is_empty()).ok_or_else(bad)?;
+        let name = CString::new(name).map_err(|_| bad())?;
+        let c_arguments = CString::new(arguments).map_err(|_| bad())?;
+        tracing::debug!("probing {arguments}");
+        log::forget();
+        // SAFETY: initialized, as there is a `Dpdk`; the string outlives the call.
+        let result = unsafe { dpdk_sys::shim_probe(c_arguments.as_ptr()) };
+        if result != 0 {
+            return Err(refused("open", arguments, result));
+        }
+        let mut number = 0;
+        // SAFETY: initialized; the string outlives the call; `number` is written during it.
+        let result = unsafe { dpdk_sys::shim_port_named(name.as_ptr(), &raw mut number) };
+        if result != 0 { Err(refused("find the port of", arguments, result)) } else { Ok(number) }
+    }
+
+    /// Sets up and starts a port that was just made; closes it on failure.
+    fn open_port(&self, plan: &Plan, number: u16, wanted: u16, before: &Snapshot) -> Result<Opened, OpenError> {
+        let mut port =
+            Port { number, is_started: false, interrupts: Vec::new(), pools: Vec::new(), _eal: Arc::clone(&self.0) };
+        let found = describe(number)?;
+        let max_queues = found.max_rx_queues.min(found.max_tx_queues);
+        let queues = wanted.min(max_queues);
+        if queues == 0 {
+            return Err(OpenError::NoQueues { device: plan.device() });
+        }
+        let mut warnings = plan.warnings.clone();
+        if queues < plan.interface.queues && !matches!(plan.way, Way::AfXdp { .. }) {
+            warnings.push(format!(
+                "{} has {queues} of the {} queues asked for, which are used; set \"engine_threads\" to {queues}",
+                plan.device(),
+                plan.interface.queues
+            ));
+        }
+        let mtu_bytes = set_mtu(plan, number, &mut warnings);
+        let driver = text(&found.driver);
+        for _ in 0..queues {
+            port.pools.push(Pool::new(&self.0, plan, found.socket)?);
+        }
+        let has_interrupts = port.start(plan, &driver, found.socket)?;
+        let wakers = port.wakers(plan, &driver, has_interrupts, before)?;
+        let capabilities = Capabilities {
+            mac: plan.interface.mac,
+            mtu_bytes,
+            queues,
+            max_queues,
+            rss: if queues > 1 { read_rss(number, &found, queues) } else { None },
+            link_up: describe(number)?.link_up != 0,
+            numa_node: u16::try_from(found.socket).ok(),
+            driver,
+        };
+        let own = (capabilities.driver == "net_af_packet").then_some(plan.interface.mac);
+        let port = Arc::new(port);
+        let queues = (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, own));
+        Ok(Opened { capabilities, queues: queues.collect(), warnings })
+    }
+}
+
+/// The driver's limit (RTE_PMD_AF_PACKET_MAX_RINGS).
+const PACKET_QUEUES_MAX: u16 = 16;
+
+fn describe(number: u16) -> Result<dpdk_sys::Port, OpenError> {
+    let mut port = MaybeUninit::zeroed();
+    // SAFETY: initialized, as ports have numbers only then; the shim refuses a number without a port.
+    let result = unsafe { dpdk_sys::shim_port_describe(number, port.as_mut_ptr()) };
+    if result != 0 {
+        return Err(refused("describe", &format!("port {number}"), result));
+    }
+    // SAFETY: filled by the call, and all zeroes are a valid value.
+    Ok(unsafe { port.assume_init() })
+}
+
+/// A C string in a field.
+fn text(field: &[c_char]) -> String {
+    let bytes: Vec<u8> = field.iter().map(|byte| byte.cast_unsigned()).collect();
+    CStr::from_bytes_until_nul(&bytes).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The MTU in effect. Only real devices have one to set: af_packet would change the kernel's.
+fn set_mtu(plan: &Plan, number: u16, warnings: &mut Vec<String>) -> u16 {
+    let wanted = plan.interface.mtu_bytes;
+    if !plan.way.is_on_a_bus() {
+        return wanted;
+    }
+    // SAFETY: a port that is not started.
+    if unsafe { dpdk_sys::shim_set_mtu(number, wanted) } == 0 {
+        return wanted;
+    }
+    let actual = describe(number).map_or(wanted, |port| port.mtu);
+    if actual >= wanted {
+        return wanted;
+    }
+    warnings.push(format!(
+        "{} keeps its MTU of {actual} bytes, which is used; set \"mtu\" to {actual}, not {wanted}",
+        plan.device()
+    ));
+    actual
+}
+
+impl Port {
+    /// Configures and starts, with receive interrupts where there may be some; whether there may.
+    fn start(&mut self, plan: &Plan, driver: &str, node: c_int) -> Result<bool, OpenError> {
+        let may_interrupt = plan.way.is_on_a_bus() || driver == "net_tap";
+        let interrupts = match self.try_start(plan, node, may_interrupt) {
+            Err(error) if may_interrupt => {
+                tracing::debug!("no receive interrupts: {error}");
+                self.try_start(plan, node, false).map(|()| false)
+            }
+            started => started.map(|()| may_interrupt),
+        }?;
+        self.is_started = true;
+        if matches!(plan.way, Way::Device { .. }) {
+            // The frames to us carry the MAC of config.json, which the device may not know. Devices without a filter
+            // refuse this, and need not do it.
+            // SAFETY: a port.
+            unsafe { dpdk_sys::shim_promiscuous(self.number) };
+        }
+        Ok(interrupts)
+    }
+
+    fn try_start(&self, plan: &Plan, node: c_int, interrupts: bool) -> Result<(), OpenError> {
+        let check = |step, result| if result == 0 { Ok(()) } else { Err(refused(step, &plan.device(), result)) };
+        let number = self.number;
+        let queues = u16::try_from(self.pools.len()).expect("as many as queues");
+        log::forget();
+        // SAFETY: a port that is not started.
+        check("configure", unsafe { dpdk_sys::shim_configure(number, queues, interrupts.into()) })?;
+        for (queue, pool) in (0..queues).zip(&self.pools) {
+            let pool = pool.as_ptr();
+            // SAFETY: configured above, not started; a port is closed before its pools are dropped.
+            let result = unsafe { dpdk_sys::shim_queue_setup(number, queue, RING_SLOTS, RING_SLOTS, node, pool) };
+            check("set up a queue of", result)?;
+        }
+        // SAFETY: all queues are set up.
+        check("start", unsafe { dpdk_sys::shim_start(number) })
+    }
+
+    /// How each queue wakes a sleeper.
+    fn wakers(
+        &mut self,
+        plan: &Plan,
+        driver: &str,
+        has_interrupts: bool,
+        before: &Snapshot,
+    ) -> Result<Vec<Waker>, OpenError> {
+        let queues = u16::try_from(self.pools.len()).expect("as many as queues");
+        match driver {
+            "net_af_packet" => {
+                let slots = packet_slots(plan);
+                self.sockets(plan, AddressFamily::PACKET, before, |fd| Socket::packet(fd, slots))
+            }
+            "net_af_xdp" => self.sockets(plan, AddressFamily::XDP, before, Socket::xdp),
+            "net_tap" if has_interrupts => Ok((0..queues).map(|queue| tap_waker(self.number, queue)).collect()),
+            _ if has_interrupts => Ok((0..queues).map(|queue| self.interrupt_waker(queue)).collect()),
+            _ => Ok((0..queues).map(|_| Waker::None).collect()),
+        }
+    }
+
+    /// The sockets the driver opened: one for each queue, in order.
+    fn sockets(
+        &self,
+        plan: &Plan,
+        family: AddressFamily,
+        before: &Snapshot,
+        socket: impl Fn(RawFd) -> Socket,
+    ) -> Result<Vec<Waker>, OpenError> {
+        let found = before.new_sockets(family);
+        if found.len() != self.pools.len() {
+            return Err(OpenError::NoSocket { device: plan.device() });
+        }
+        Ok(found.into_iter().map(|fd| Waker::Socket(socket(fd))).collect())
+    }
+
+    /// The interrupt of a real device, in an epoll descriptor of its own: DPDK then quiets it as its kind wants.
+    fn interrupt_waker(&mut self, queue: u16) -> Waker {
+        let Ok(epoll) = epoll::create(epoll::CreateFlags::CLOEXEC) else { return Waker::None };
+        let fd = epoll.as_raw_fd();
+        // SAFETY: a started queue, interrupts were asked for; the port keeps the descriptor beyond its own life.
+        if unsafe { dpdk_sys::shim_interrupt_watch(self.number, queue, fd) } != 0 {
+            return Waker::None;
+        }
+        self.interrupts.push(epoll);
+        // SAFETY: a started queue. What a device says it can do is believed only when it does it.
+        if unsafe { dpdk_sys::shim_interrupt_enable(self.number, queue) } != 0 {
+            return Waker::None;
+        }
+        // SAFETY: a started queue.
+        unsafe { dpdk_sys::shim_interrupt_disable(self.number, queue) };
+        Waker::Interrupt(fd)
+    }
+}
+
+/// Key and table, if the device means what it says: drivers answer more than they know.
+fn read_rss(number: u16, port: &dpdk_sys::Port, queues: u16) -> Option<Rss> {
+    if port.reta_size == 0 || port.hash_key_size < 40 || port.hashes_ipv4 == 0 {
+        return None;
+    }
+    let mut rss = MaybeUninit::zeroed();
+    // SAFETY: a started port, the lengths it gave; the shim checks them against the room.
+    let result = unsafe { dpdk_sys::shim_rss_read(number, port.reta_size, port.hash_key_size, rss.as_mut_ptr()) };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: filled by the call, and all zeroes are a valid value.
+    let rss: dpdk_sys::Rss = unsafe { rss.assume_init() };
+    believe(&rss, queues)
+}
+
+/// Some drivers invent a key of zeroes, or a table that leaves queues out.
+fn believe(rss: &dpdk_sys::Rss, queues: u16) -> Option<Rss> {
+    let key = &rss.key[..usize::from(rss.key_len)];
+    let table = &rss.table[..usize::from(rss.table_len)];
+    let is_meant = rss.hashes_ipv4 != 0
+        && key.iter().any(|byte| *byte != 0)
+        && table.iter().all(|queue| *queue < queues)
+        && (0..queues).all(|queue| table.contains(&queue));
+    let input = if rss.hashes_udp != 0 { HashInput::AddressesAndPorts } else { HashInput::Addresses };
+    Rss::new(key, table, input).ok().filter(|_| is_meant)
+}
+
+/// Slots of a packet socket's transmit ring: ours, unless the file says otherwise.
+fn packet_slots(plan: &Plan) -> u16 {
+    let Way::Device { arguments } = &plan.way else { return packet_ring::SLOTS };
+    let given = arguments.split(',').find_map(|argument| argument.strip_prefix("framecnt="));
+    given.and_then(|slots| slots.parse().ok()).unwrap_or(packet_ring::SLOTS)
+}
+
+/// A tap device is read by the driver, and readable when frames wait; its driver tells the descriptor.
+fn tap_waker(number: u16, queue: u16) -> Waker {
+    // SAFETY: a started queue, interrupts were asked for.
+    match unsafe { dpdk_sys::shim_interrupt_fd(number, queue) } {
+        fd if fd >= 0 => Waker::Readable(fd),
+        _ => Waker::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported() -> dpdk_sys::Rss {
+        let mut rss = dpdk_sys::Rss {
+            key: [0x6d; 64],
+            key_len: 40,
+            table_len: 128,
+            table: [0; 2048],
+            hashes_ipv4: 1,
+            hashes_udp: 1,
+        };
+        rss.table.iter_mut().zip([0, 1, 2, 3].into_iter().cycle()).for_each(|(entry, queue)| *entry = queue);
+        rss
+    }
+
+    #[test]
+    fn only_a_key_and_a_table_that_mean_something_are_believed() {
+        let table = [0, 1, 2, 3].repeat(32);
+        let by_ports = Rss::new(&[0x6d; 40], &table, HashInput::AddressesAndPorts).ok();
+        assert_eq!(believe(&reported(), 4), by_ports);
+        let by_addresses = Rss::new(&[0x6d; 40], &table, HashInput::Addresses).ok();
+        assert_eq!(believe(&dpdk_sys::Rss { hashes_udp: 0, ..reported() }, 4), by_addresses);
+
+        for (what, rss, queues) in [
+            ("nothing is hashed", dpdk_sys::Rss { hashes_ipv4: 0, ..reported() }, 4),
+            ("a key of zeroes", dpdk_sys::Rss { key: [0; 64], ..reported() }, 4),
+            ("no table", dpdk_sys::Rss { table_len: 0, ..reported() }, 4),
+            ("one queue gets all", dpdk_sys::Rss { table: [0; 2048], ..reported() }, 4),
+            ("a queue gets nothing", reported(), 5),
+            ("a queue that is not there", reported(), 3),
+        ] {
+            assert_eq!(believe(&rss, queues), None, "{what}");
+        }
+    }
+
+    #[test]
+    fn packet_rings_have_the_slots_the_file_says() {
+        let plan = |arguments: &str| Plan {
+            interface: crate::nic::dpdk::InterfacePlan {
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                driver: None,
+                device: None,
+                pcie: None,
+                queues: 1,
+                mtu_bytes: 1500,
+            },
+            way: Way::Device { arguments: arguments.to_owned() },
+            warnings: Vec::new(),
+        };
+        assert_eq!(packet_slots(&plan("net_af_packet0,iface=eth0,framecnt=128")), 128);
+        assert_eq!(packet_slots(&plan("net_af_packet0,iface=eth0")), packet_ring::SLOTS);
+    }
+}

@@ -1,0 +1,54 @@
+//! A token bucket: so many a second, and so many at once.
+
+use machnet_proto::time::Instant;
+
+/// Allows `per_second` events a second on average and `burst` at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TokenBucket {
+    nanos_per_token: u64,
+    burst: u64,
+    tokens: u64,
+    /// Up to here time has been turned into tokens.
+    filled: Instant,
+}
+
+impl TokenBucket {
+    pub(super) fn new(per_second: u64, burst: u64, now: Instant) -> Self {
+        Self { nanos_per_token: 1_000_000_000 / per_second, burst, tokens: burst, filled: now }
+    }
+
+    /// Takes a token; `false` if there is none.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let elapsed = now.saturating_since(self.filled).as_nanos();
+        let fresh = u64::try_from(elapsed).unwrap_or(u64::MAX) / self.nanos_per_token;
+        if fresh > 0 {
+            self.tokens = self.tokens.saturating_add(fresh).min(self.burst);
+            self.filled = if self.tokens == self.burst {
+                now
+            } else {
+                Instant::from_nanos(self.filled.as_nanos() + fresh * self.nanos_per_token)
+            };
+        }
+        let taken = self.tokens > 0;
+        self.tokens -= u64::from(taken);
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use machnet_proto::time::Duration;
+
+    #[test]
+    fn a_burst_passes_then_the_rate() {
+        let start = Instant::from_nanos(5);
+        let mut bucket = TokenBucket::new(1_000, 10, start);
+        assert_eq!((0..20).filter(|_| bucket.take(start)).count(), 10);
+        let mut passed = 0;
+        for tick in 1..=100_000_u64 {
+            passed += u32::from(bucket.take(start + Duration::from_micros(tick * 10)));
+        }
+        assert_eq!(passed, 1_000, "one second at a thousand a second");
+    }
+}

@@ -1,0 +1,344 @@
+//! A shard's channels: where the protocol's flows meet the applications' memory.
+//!
+//! Each channel has two lists threaded through its buffers, so that nothing grows on the packet path: a piece that
+//! waits for its flow's window is a link in `waiting`, at the index of the buffer it lies in.
+
+use std::collections::{HashSet, VecDeque};
+
+use machnet::channel::{Armed, FlowId, FromApp, Position as PiecePosition, RxBuffer, ShardEnd, TxBuffer, Violation};
+use machnet_proto::flow::{Need, Piece, Reason};
+use machnet_proto::time::{Duration, Instant};
+use machnet_proto::wire::machnet::Position;
+
+use crate::mailbox::ChannelId;
+
+/// Flows a channel may have that are closed but that its application has not looked at yet. At the limit no flow is
+/// accepted into the channel: an application that never reads cannot make the shard remember without end.
+pub(super) const UNRELEASED_MAX: usize = 4096;
+
+/// Turns without anything to do after which a channel is no longer looked at until its bell rings.
+const IDLE_TURNS_BEFORE_COLD: u32 = 64;
+
+/// How long data of a flow counts it among those that share the receive buffers.
+const EPOCH: Duration = Duration::from_millis(5);
+
+/// A channel and what the shard keeps about it.
+pub(super) struct Channel {
+    pub(super) id: ChannelId,
+    end: ShardEnd,
+    pub(super) stage: Stage,
+    /// Flows of this channel in the flow table.
+    pub(super) flows: usize,
+    /// By index of the transmit buffer: the piece in it that waits for its flow's window.
+    waiting: Box<[Option<Waiting>]>,
+    /// Flows that have ended, until the application says that it knows.
+    unreleased: HashSet<FlowId>,
+    /// Events that found no room in the ring, oldest first.
+    unpublished: VecDeque<Notice>,
+    /// Flows whose receive window is closed for want of buffers; each stands here once.
+    pub(super) starved: Vec<machnet_proto::flow::FlowId>,
+    /// Whether the channel stands in the shard's list of those to flush.
+    pub(super) is_dirty: bool,
+    epoch: Epoch,
+    heat: Heat,
+    receive_buffers: usize,
+}
+
+/// Where a channel is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Its application is there.
+    Open,
+    /// Its application is gone: what was published is still delivered, until the moment given.
+    Lingering {
+        /// When the rest is given up.
+        until: Instant,
+    },
+    /// It broke the rules; its memory is not looked at any more.
+    Broken {
+        /// Whether the coordinator has ended its endpoint, so that it may be freed.
+        removed: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heat {
+    /// Polled every turn.
+    Hot { idle_turns: u32 },
+    /// Armed: its bell brings it back.
+    Cold,
+}
+
+struct Waiting {
+    piece: Piece<TxBuffer>,
+    next: Option<u32>,
+}
+
+/// Pieces of one flow that wait for its window, oldest first: a list through [`Channel::waiting`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WaitingList {
+    ends: Option<(u32, u32)>,
+}
+
+impl WaitingList {
+    pub(super) fn is_empty(self) -> bool {
+        self.ends.is_none()
+    }
+}
+
+/// An event of a flow that the application is to hear of.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Notice {
+    Opened { flow: FlowId, opened: machnet::channel::Opened },
+    Silent { flow: FlowId },
+    Alive { flow: FlowId },
+    Closed { flow: FlowId, reason: Reason, acknowledged_messages: u64 },
+}
+
+/// Counts the flows that received data lately, so that they share the buffers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Epoch {
+    number: u32,
+    since: Instant,
+    receiving_now: usize,
+    receiving_before: usize,
+}
+
+impl Channel {
+    pub(super) fn new(id: ChannelId, end: ShardEnd, now: Instant) -> Self {
+        let transmit_buffers = end.geometry().tx_buffers() as usize;
+        let receive_buffers = end.geometry().rx_buffers() as usize;
+        Self {
+            id,
+            end,
+            stage: Stage::Open,
+            flows: 0,
+            waiting: (0..transmit_buffers).map(|_| None).collect(),
+            unreleased: HashSet::new(),
+            unpublished: VecDeque::new(),
+            starved: Vec::new(),
+            is_dirty: false,
+            epoch: Epoch { since: now, ..Epoch::default() },
+            heat: Heat::Hot { idle_turns: 0 },
+            receive_buffers,
+        }
+    }
+
+    pub(super) fn end(&self) -> &ShardEnd {
+        &self.end
+    }
+
+    // ---- From the application -------------------------------------------------------------------------------------
+
+    /// Takes what the application published, up to the capacity of `into`, and the buffers it gave back.
+    pub(super) fn poll(&mut self, into: &mut Vec<FromApp>) -> Result<usize, Violation> {
+        if matches!(self.stage, Stage::Broken { .. }) {
+            return Ok(0);
+        }
+        let taken = self.end.poll_tx(into)?;
+        let returned = self.end.poll_fill()?;
+        if let Heat::Hot { idle_turns } = &mut self.heat {
+            *idle_turns = if taken + returned == 0 { idle_turns.saturating_add(1) } else { 0 };
+        }
+        Ok(taken + returned)
+    }
+
+    /// Puts a piece at the end of a flow's list.
+    pub(super) fn push_waiting(&mut self, list: &mut WaitingList, piece: Piece<TxBuffer>) {
+        let index = piece.token.index();
+        self.waiting[index as usize] = Some(Waiting { piece, next: None });
+        list.ends = match list.ends {
+            None => Some((index, index)),
+            Some((first, last)) => {
+                if let Some(before) = &mut self.waiting[last as usize] {
+                    before.next = Some(index);
+                }
+                Some((first, index))
+            }
+        };
+    }
+
+    /// Takes the oldest piece of a flow's list.
+    pub(super) fn pop_waiting(&mut self, list: &mut WaitingList) -> Option<Piece<TxBuffer>> {
+        let (first, last) = list.ends?;
+        let waiting = self.waiting[first as usize].take().expect("a listed buffer holds a piece");
+        list.ends = waiting.next.map(|next| (next, last));
+        Some(waiting.piece)
+    }
+
+    /// Copies a piece out of the application's memory.
+    pub(super) fn copy_from(&self, piece: &Piece<TxBuffer>, into: &mut [u8]) {
+        self.end.copy_from(&piece.token, into);
+    }
+
+    /// Gives a buffer back to the application.
+    pub(super) fn complete(&mut self, buffer: TxBuffer) {
+        self.end.complete(buffer);
+    }
+
+    // ---- To the application ---------------------------------------------------------------------------------------
+
+    /// Copies an arrived piece into a receive buffer; `None` if there is none for this need.
+    pub(super) fn accept(&mut self, need: Need, payload: &[u8]) -> Option<RxBuffer> {
+        if self.end.free_buffers() <= self.reserve(need) {
+            return None;
+        }
+        let buffer = self.end.allocate()?;
+        self.end.copy_to(&buffer, payload);
+        Some(buffer)
+    }
+
+    /// Buffers that this need must leave alone. The last sixteenth is for pieces in order: those go to the
+    /// application at once and come back when it reads, so flows that wait for a hole cannot lock the pool.
+    fn reserve(&self, need: Need) -> usize {
+        match need {
+            Need::InOrder => 0,
+            Need::OutOfOrder => self.receive_buffers / 16,
+        }
+    }
+
+    /// Publishes a piece in order, or drops it if nobody is there to read it.
+    pub(super) fn publish(&mut self, flow: FlowId, piece: Piece<RxBuffer>) {
+        if self.stage == Stage::Open {
+            let Position { first, last } = piece.position;
+            self.end.publish(flow, piece.token, piece.len, PiecePosition { first, last });
+        } else {
+            self.end.give_back(piece.token);
+        }
+    }
+
+    pub(super) fn give_back(&mut self, buffer: RxBuffer) {
+        self.end.give_back(buffer);
+    }
+
+    /// Tells the application of an event, now or as soon as the ring has room: none is lost.
+    pub(super) fn notify(&mut self, notice: Notice) {
+        if let Notice::Closed { flow, .. } = notice {
+            self.unreleased.insert(flow);
+        }
+        if self.stage != Stage::Open {
+            return;
+        }
+        if !self.unpublished.is_empty() || !self.try_notify(&notice) {
+            self.unpublished.push_back(notice);
+        }
+    }
+
+    fn try_notify(&mut self, notice: &Notice) -> bool {
+        match *notice {
+            Notice::Opened { flow, opened } => self.end.publish_opened(flow, &opened),
+            Notice::Silent { flow } => self.end.publish_silent(flow),
+            Notice::Alive { flow } => self.end.publish_alive(flow),
+            Notice::Closed { flow, reason, acknowledged_messages } => {
+                self.end.publish_closed(flow, reason.to_wire(), acknowledged_messages)
+            }
+        }
+    }
+
+    /// Publishes what found no room before, and lets the application see all of this turn.
+    pub(super) fn flush(&mut self) {
+        self.is_dirty = false;
+        if matches!(self.stage, Stage::Broken { .. }) {
+            return;
+        }
+        while let Some(notice) = self.unpublished.pop_front() {
+            if !self.try_notify(&notice) {
+                self.unpublished.push_front(notice);
+                break;
+            }
+        }
+        self.end.flush();
+    }
+
+    // ---- Flows that ended -----------------------------------------------------------------------------------------
+
+    /// Whether the application has been told that this flow ended and has not answered yet.
+    pub(super) fn is_unreleased(&self, flow: FlowId) -> bool {
+        self.unreleased.contains(&flow)
+    }
+
+    /// The application knows that the flow ended. `false` if it never was, or is not over.
+    pub(super) fn release(&mut self, flow: FlowId) -> bool {
+        self.unreleased.remove(&flow)
+    }
+
+    /// Whether one more flow may be opened into this channel.
+    pub(super) fn takes_flows(&self) -> bool {
+        self.stage == Stage::Open && self.unreleased.len() < UNRELEASED_MAX
+    }
+
+    // ---- The receive window ---------------------------------------------------------------------------------------
+
+    /// Data of a flow arrived; `seen` is the flow's own memory of the epoch it was last counted in.
+    pub(super) fn count_receiving(&mut self, seen: &mut u32, now: Instant) {
+        if now.saturating_since(self.epoch.since) >= EPOCH {
+            let missed = now.saturating_since(self.epoch.since) >= 2 * EPOCH;
+            self.epoch = Epoch {
+                number: self.epoch.number.wrapping_add(1),
+                since: now,
+                receiving_now: 0,
+                receiving_before: if missed { 0 } else { self.epoch.receiving_now },
+            };
+        }
+        if *seen != self.epoch.number {
+            *seen = self.epoch.number;
+            self.epoch.receiving_now += 1;
+        }
+    }
+
+    /// How many buffers one flow may count on: an equal share of half the free ones among those that receive, or of
+    /// all of them among all flows if that is more. The shares overlap by half at most; a piece that finds no buffer is
+    /// dropped, counted and sent again.
+    pub(super) fn share(&self) -> u16 {
+        let free = self.end.free_buffers().saturating_sub(self.receive_buffers / 16);
+        let receiving = self.epoch.receiving_now.max(self.epoch.receiving_before).max(1);
+        let share = (free / self.flows.max(1)).max(free / (2 * receiving));
+        let at_least = usize::from(free > 0);
+        u16::try_from(share.clamp(at_least, 192)).unwrap_or(192)
+    }
+
+    /// Whether flows with a closed window may be told that there is room again.
+    pub(super) fn has_room_again(&self) -> bool {
+        self.end.free_buffers() >= self.receive_buffers / 4
+    }
+
+    pub(super) fn free_buffers(&self) -> usize {
+        self.end.free_buffers()
+    }
+
+    // ---- Hot and cold ---------------------------------------------------------------------------------------------
+
+    pub(super) fn is_hot(&self) -> bool {
+        matches!(self.heat, Heat::Hot { .. })
+    }
+
+    /// Whether the channel has had nothing to do for so long that its bell may bring it back instead.
+    pub(super) fn has_cooled(&self) -> bool {
+        matches!(self.heat, Heat::Hot { idle_turns } if idle_turns >= IDLE_TURNS_BEFORE_COLD)
+    }
+
+    /// Stops looking at the channel until its bell rings; `false` if there is something to look at.
+    pub(super) fn cool(&mut self) -> bool {
+        if !self.unpublished.is_empty() {
+            return false;
+        }
+        let armed = if self.starved.is_empty() { self.end.arm() } else { self.end.arm_wanting_buffers() };
+        match armed {
+            Armed::Armed => {
+                self.heat = Heat::Cold;
+                true
+            }
+            Armed::Ready => {
+                self.heat = Heat::Hot { idle_turns: 0 };
+                false
+            }
+        }
+    }
+
+    /// The bell rang: look at the channel again.
+    pub(super) fn warm(&mut self) {
+        self.end.drain_bell();
+        self.end.disarm();
+        self.heat = Heat::Hot { idle_turns: 0 };
+    }
+}

@@ -1,0 +1,267 @@
+//! What the coordinator asks of a shard, carried out.
+
+use machnet::channel::{FlowId as ChannelFlowId, Opened, Violation};
+use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet_proto::flow::{Birth, Flow, FlowId, InsertError, Reason, Role};
+use machnet_proto::handshake::Features;
+use machnet_proto::time::{Duration, Instant};
+use machnet_proto::wire::frame::{self, Parsed, Template};
+
+use super::channels::{Channel, Notice, Stage as ChannelStage, WaitingList};
+use super::{BellChange, Entry, MAIL_PER_TURN, Origin, Shard, Stage};
+use crate::counters::Counter;
+use crate::mailbox::{ChannelId, NotCreated, ToCoordinator, ToShard};
+use crate::nic::NicQueue;
+
+impl<Q: NicQueue> Shard<Q> {
+    /// Carries out up to [`MAIL_PER_TURN`] messages of the coordinator.
+    pub(super) fn take_mail(&mut self, now: Instant) -> usize {
+        let mut taken = 0;
+        while taken < MAIL_PER_TURN {
+            let Some(message) = self.inlet.take() else { break };
+            self.obey(message, now);
+            taken += 1;
+        }
+        taken
+    }
+
+    fn obey(&mut self, message: ToShard, now: Instant) {
+        match message {
+            ToShard::AddChannel { channel, end } => self.add_channel(Channel::new(channel, *end, now)),
+            ToShard::RemoveChannel { channel, reason, linger } => self.remove_channel(channel, reason, linger, now),
+            ToShard::Listen { port, channel } => {
+                self.listeners.insert(port, channel);
+                self.tell(ToCoordinator::Listening { shard: self.settings.id, port });
+            }
+            ToShard::Unlisten { port } => {
+                self.listeners.remove(&port);
+                self.half_open.retain(|key| key.local_port != port);
+            }
+            ToShard::Transmit { frame } => {
+                let to_ourselves = matches!(frame::parse(&frame),
+                    Ok(Parsed::Udp(datagram)) if datagram.key.local_ip == self.settings.ip);
+                self.transmitter.send_copy(&frame, to_ourselves, &mut self.counts);
+            }
+            ToShard::Expect { key } => {
+                self.expected.insert(key);
+            }
+            ToShard::Forget { key } => {
+                self.expected.remove(&key);
+            }
+            ToShard::Create { connect, key, next_hop, birth, features, channel } => {
+                let outcome = self.create(key, next_hop, &birth, features, channel, now);
+                self.tell(ToCoordinator::Created { shard: self.settings.id, connect, outcome });
+            }
+            ToShard::Drop { key } => self.drop_flow(&key),
+            ToShard::NextHop { previous, current, peer } => self.change_next_hop(previous, current, peer),
+            ToShard::Stop => self.stop(now),
+        }
+    }
+
+    fn add_channel(&mut self, channel: Channel) {
+        let slot = self.channels.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.channels.push(None);
+            self.channels.len() - 1
+        });
+        self.slots.insert(channel.id, slot);
+        self.channels[slot] = Some(channel);
+        self.hot.push(slot);
+        self.bells.push(BellChange::Watch(slot));
+    }
+
+    /// Creates the flow of a connect that the peer accepted.
+    fn create(
+        &mut self,
+        key: FlowKey,
+        next_hop: MacAddr,
+        birth: &Birth,
+        features: Features,
+        channel: ChannelId,
+        now: Instant,
+    ) -> Result<ChannelFlowId, NotCreated> {
+        self.expected.remove(&key);
+        let slot = *self.slots.get(&channel).ok_or(NotCreated::NoChannel)?;
+        if !self.has_room_for_flow(slot) {
+            return Err(NotCreated::TableFull);
+        }
+        let id = self.open_flow(key, next_hop, birth, features, slot, now)?;
+        self.counts.count(Counter::FlowsConnected);
+        Ok(ChannelFlowId(id.get()))
+    }
+
+    /// Puts an established flow into the table and tells its application.
+    #[allow(clippy::too_many_arguments)] // all that makes a flow, from two places
+    pub(super) fn open_flow(
+        &mut self,
+        key: FlowKey,
+        next_hop: MacAddr,
+        birth: &Birth,
+        features: Features,
+        slot: usize,
+        now: Instant,
+    ) -> Result<FlowId, NotCreated> {
+        let entry = Entry {
+            flow: Flow::new(birth, &self.settings.flow, now),
+            key,
+            template: Template::new(self.settings.mac, next_hop, &key),
+            next_hop,
+            remote_nonce: birth.remote_nonce,
+            max_payload: birth.max_payload,
+            slot,
+            waiting: WaitingList::default(),
+            is_ready: false,
+            is_starved: false,
+            demands_checksum: features.contains(Features::CHECKSUM),
+            epoch_seen: u32::MAX,
+            origin: match birth.role {
+                Role::Connector => Origin::Connected,
+                Role::Acceptor => Origin::Accepted,
+            },
+        };
+        let id = self.flows.insert(key, entry).map_err(|(refused, _)| match refused {
+            InsertError::Full => NotCreated::TableFull,
+            InsertError::Exists(_) => NotCreated::Exists,
+        })?;
+        let flow = ChannelFlowId(id.get());
+        let channel = self.channels[slot].as_mut().expect("the caller looked");
+        if channel.is_unreleased(flow) {
+            // The handle has come round while the application still has the flow that had it before.
+            self.flows.remove(id);
+            return Err(NotCreated::TableFull);
+        }
+        channel.flows += 1;
+        let opened = Opened {
+            local_ip: key.local_ip,
+            local_port: key.local_port,
+            remote_ip: key.remote_ip,
+            remote_port: key.remote_port,
+            max_payload: birth.max_payload,
+            accepted: birth.role == Role::Acceptor,
+        };
+        channel.notify(Notice::Opened { flow, opened });
+        self.mark_dirty(slot);
+        if let Some(entry) = self.flows.get_mut(id) {
+            Self::make_ready(&mut self.ready, id, entry);
+        }
+        Ok(id)
+    }
+
+    /// Another shard owns the tuple: the flow ends here without a word to the peer.
+    fn drop_flow(&mut self, key: &FlowKey) {
+        if let Some(id) = self.flows.find(key) {
+            let acknowledged = self.flows.get_mut(id).map_or(0, |entry| entry.flow.acknowledged_messages());
+            self.end_flow(id, Reason::Reset, acknowledged);
+        }
+    }
+
+    fn change_next_hop(&mut self, previous: MacAddr, current: MacAddr, peer: Option<Ipv4Addr>) {
+        for (_, _, entry) in self.flows.iter_mut() {
+            if entry.next_hop == previous && peer.is_none_or(|peer| peer == entry.key.remote_ip) {
+                entry.next_hop = current;
+                entry.template.set_destination_mac(current);
+            }
+        }
+    }
+
+    /// The application is gone: what it published is taken over now, its flows end when that is delivered.
+    fn remove_channel(&mut self, channel: ChannelId, reason: Reason, linger: Duration, now: Instant) {
+        let Some(&slot) = self.slots.get(&channel) else {
+            self.tell(ToCoordinator::ChannelGone { shard: self.settings.id, channel });
+            return;
+        };
+        self.listeners.retain(|_, owner| *owner != channel);
+        let listeners = &self.listeners;
+        self.half_open.retain(|key| listeners.contains_key(&key.local_port));
+        while self.poll_channel(slot, now) > 0 {
+            if self.channels[slot].as_ref().is_none_or(|channel| channel.stage != ChannelStage::Open) {
+                break;
+            }
+        }
+        let Some(channel) = self.channels[slot].as_mut() else { return };
+        channel.stage = match channel.stage {
+            ChannelStage::Open => ChannelStage::Lingering { until: now + linger },
+            ChannelStage::Broken { .. } => ChannelStage::Broken { removed: true },
+            lingering @ ChannelStage::Lingering { .. } => lingering,
+        };
+        for (id, _, entry) in self.flows.iter_mut() {
+            if entry.slot == slot {
+                entry.close(channel, reason);
+                Self::make_ready(&mut self.ready, id, entry);
+            }
+        }
+        self.free_channel_if_over(slot);
+    }
+
+    /// Aborts the flows of channels whose time to linger is over; gives how many.
+    pub(super) fn give_up_lingering(&mut self, now: Instant) -> usize {
+        let mut aborted = 0;
+        for slot in 0..self.channels.len() {
+            let over = self.channels[slot]
+                .as_ref()
+                .is_some_and(|channel| matches!(channel.stage, ChannelStage::Lingering { until } if until <= now));
+            if over {
+                aborted += self.abort_flows_of(slot, Reason::AppGone, now);
+            }
+        }
+        aborted
+    }
+
+    fn abort_flows_of(&mut self, slot: usize, reason: Reason, now: Instant) -> usize {
+        let ids: Vec<FlowId> =
+            self.flows.iter().filter(|(_, _, entry)| entry.slot == slot).map(|(id, _, _)| id).collect();
+        for &id in &ids {
+            self.abort_flow(id, reason, now);
+        }
+        ids.len()
+    }
+
+    /// The application broke the rules of its channel: nothing in it is believed any more.
+    pub(super) fn break_channel(&mut self, slot: usize, violation: Violation, now: Instant) {
+        let Some(channel) = self.channels[slot].as_mut() else { return };
+        let id = channel.id;
+        channel.stage = ChannelStage::Broken { removed: false };
+        self.counts.count(Counter::ChannelsBroken);
+        self.hot.retain(|&hot| hot != slot);
+        self.bells.push(BellChange::Gone(slot));
+        self.listeners.retain(|_, owner| *owner != id);
+        self.abort_flows_of(slot, Reason::AppGone, now);
+        self.tell(ToCoordinator::Broken { channel: id, violation });
+    }
+
+    /// Frees a channel whose application is gone once its last flow has ended.
+    pub(super) fn free_channel_if_over(&mut self, slot: usize) {
+        let Some(channel) = self.channels[slot].as_ref() else { return };
+        let removed = matches!(channel.stage, ChannelStage::Lingering { .. } | ChannelStage::Broken { removed: true });
+        if channel.flows > 0 || !removed {
+            return;
+        }
+        let id = channel.id;
+        self.channels[slot] = None;
+        self.slots.remove(&id);
+        self.hot.retain(|&hot| hot != slot);
+        self.bells.push(BellChange::Gone(slot));
+        self.tell(ToCoordinator::ChannelGone { shard: self.settings.id, channel: id });
+    }
+
+    /// Tells all peers that this daemon ends.
+    fn stop(&mut self, now: Instant) {
+        self.stage = Stage::Stopping;
+        self.listeners.clear();
+        let ids: Vec<FlowId> = self.flows.iter().map(|(id, _, _)| id).collect();
+        for id in ids {
+            self.abort_flow(id, Reason::Shutdown, now);
+            if self.transmitter.has_frames() {
+                self.transmitter.transmit(&mut self.counts);
+            }
+        }
+    }
+
+    /// Says that the shard has stopped, once its last frames have left.
+    pub(super) fn finish_stop(&mut self) {
+        if self.stage == Stage::Stopping && !self.transmitter.has_frames() && self.transmitter.queue().flush() {
+            self.tell(ToCoordinator::Stopped { shard: self.settings.id });
+            self.stage = Stage::Stopped;
+            self.publish_counts();
+        }
+    }
+}

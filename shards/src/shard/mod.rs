@@ -1,0 +1,458 @@
+//! A shard: one NIC queue, the flows that live on it, the channels that were given to it. It takes no lock and touches
+//! no other shard's memory.
+//!
+//! [`Shard::poll_once`] is one turn, and is all there is to run it: `run` does so under glommio, the simulator
+//! and the benches without an executor.
+//!
+//! ```text
+//!   mailbox ──▶ mail ─┐                                        one turn, top to bottom
+//!   NIC ──────▶ receive ──▶ flows ──▶ channels ──▶ applications
+//!   deadlines ───────────▶ flows
+//!   applications ──▶ channels ──▶ flows ──▶ transmit ──▶ NIC
+//! ```
+
+mod bucket;
+mod channels;
+mod half_open;
+mod mail;
+mod receive;
+pub mod run;
+mod serve;
+mod transmit;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use machnet::channel::{FromApp, RxBuffer, TxBuffer};
+use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet_proto::flow::{Flow, FlowId, FlowTable, Limits, Reason, Timers};
+use machnet_proto::handshake::{self, Features, Terms};
+use machnet_proto::time::{Duration, Instant};
+use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
+use machnet_proto::wire::machnet::{HEADER_BYTES, Offer};
+
+use crate::counters::{Counter, Counts, Gauge};
+use crate::mailbox::{ChannelId, Inlet, Outlet, ShardId, ToCoordinator, ToShard};
+use crate::nic::{ETHERNET_HEADER_BYTES, NicQueue};
+use bucket::TokenBucket;
+use channels::{Channel, WaitingList};
+use half_open::HalfOpen;
+use transmit::Transmitter;
+
+/// Frames taken from the NIC in one call.
+pub const BURST_FRAMES: usize = 32;
+
+/// Bursts received in one turn. If the last one was full there is more: then no deadline is looked at, so that a shard
+/// that lost its CPU for a while does not take its own absence for loss.
+const BURSTS_PER_TURN: usize = 4;
+
+/// Turns in a row that deadlines may wait for a receive queue that never runs empty.
+const TURNS_WITHOUT_DEADLINES_MAX: u32 = 16;
+
+/// Descriptors taken from one channel in one turn.
+const DESCRIPTORS_PER_CHANNEL: usize = 128;
+
+/// Messages from the coordinator handled in one turn.
+const MAIL_PER_TURN: usize = 64;
+
+/// Messages for the coordinator that a shard keeps while its mailbox is full. Beyond that it opens no more flows, so
+/// that what is still to be told stays bounded by the flows there are.
+const POST_MAX: usize = 1024;
+
+/// A turn this much later than it should be was no turn of ours: the process was stopped or its CPU was taken. The
+/// deadlines by which a peer counts as silent are moved by as much.
+const GAP_MIN: Duration = Duration::from_millis(100);
+
+const IP_AND_UDP_BYTES: usize = HEADERS_BYTES - ETHERNET_HEADER_BYTES;
+
+/// What a shard is told when it is made.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its number.
+    pub id: ShardId,
+    /// The interface's MAC address.
+    pub mac: MacAddr,
+    /// The interface's IP address.
+    pub ip: Ipv4Addr,
+    /// The longest IP packet the interface takes.
+    pub mtu_bytes: u16,
+    /// Names this start of the daemon; peers see it in the handshake.
+    pub boot_id: u64,
+    /// Keys the acceptor's nonces; the same on all shards of a daemon.
+    pub secret: [u8; 16],
+    /// Keys the flow table's hash.
+    pub table_seed: (u64, u64),
+    /// The most flows in the table.
+    pub flows_max: usize,
+    /// The most flows whose handshake is half done; beyond it the oldest is forgotten.
+    pub half_open_max: usize,
+    /// Of each flow.
+    pub flow: Arc<Limits>,
+}
+
+impl Settings {
+    /// What this interface brings into every flow; a flow's nonce is still to be put in.
+    fn terms(&self) -> Terms {
+        let headers = IP_AND_UDP_BYTES + HEADER_BYTES;
+        let max_payload = usize::from(self.mtu_bytes).saturating_sub(headers);
+        Terms {
+            offer: Offer { version: handshake::VERSION, features: Features::SUPPORTED.bits(), nonce: 0 },
+            max_payload: u16::try_from(max_payload).unwrap_or(u16::MAX),
+            boot_id: self.boot_id,
+        }
+    }
+}
+
+/// One shard.
+pub struct Shard<Q: NicQueue> {
+    settings: Settings,
+    inlet: Inlet<ToShard>,
+    outlet: Outlet<ToCoordinator>,
+    /// What the coordinator must hear and its mailbox had no room for.
+    post: VecDeque<ToCoordinator>,
+    counts: Counts,
+
+    flows: FlowTable<Entry>,
+    timers: Timers,
+    half_open: HalfOpen,
+    /// Tuples a SYN of ours was sent for.
+    expected: HashSet<FlowKey>,
+    listeners: HashMap<u16, ChannelId>,
+    /// Slots of channels; a slot is used again.
+    channels: Vec<Option<Channel>>,
+    slots: HashMap<ChannelId, usize>,
+    hot: Vec<usize>,
+    /// Slots of channels into which something was published this turn.
+    dirty: Vec<usize>,
+    /// Flows that may have something to deliver or to transmit.
+    ready: VecDeque<FlowId>,
+
+    transmitter: Transmitter<Q>,
+    received: Vec<Q::Frame>,
+    descriptors: Vec<FromApp>,
+    control_bucket: TokenBucket,
+    syn_bucket: TokenBucket,
+    reset_bucket: TokenBucket,
+
+    turns_without_deadlines: u32,
+    /// When the shard should have run at the latest, as far as it knew.
+    expected_turn: Option<Instant>,
+    /// Bells that have to be watched from now on or no longer, for whoever sleeps for the shard.
+    bells: Vec<BellChange>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Running,
+    Stopping,
+    Stopped,
+}
+
+/// A channel's bell has come or gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BellChange {
+    /// Watch the bell of the channel in this slot.
+    Watch(usize),
+    /// The channel in this slot is no more.
+    Gone(usize),
+}
+
+/// A flow and what the shard keeps about it.
+struct Entry {
+    flow: Flow<TxBuffer, RxBuffer>,
+    key: FlowKey,
+    template: Template,
+    /// The MAC address in `template`.
+    next_hop: MacAddr,
+    /// Names the peer's incarnation of the flow.
+    remote_nonce: u32,
+    max_payload: u16,
+    /// Slot of its channel.
+    slot: usize,
+    /// Pieces its application published that wait for the window.
+    waiting: WaitingList,
+    /// Whether it stands in `ready`.
+    is_ready: bool,
+    /// Whether it stands in its channel's list of starved flows.
+    is_starved: bool,
+    /// Whether a wrong or missing UDP checksum makes a packet invalid.
+    demands_checksum: bool,
+    /// The channel's epoch in which data of this flow was counted last.
+    epoch_seen: u32,
+    origin: Origin,
+}
+
+impl Entry {
+    /// Ends the flow in order; nothing that arrived or arrives is delivered any more.
+    fn close(&mut self, channel: &mut Channel, reason: Reason) {
+        self.flow.close(reason);
+        for buffer in self.flow.drain_received() {
+            channel.give_back(buffer);
+        }
+    }
+}
+
+/// Who opened a flow, and who knows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Our application: it has the answer to its connect.
+    Connected,
+    /// A peer.
+    Accepted,
+}
+
+/// What one turn did; all zero means that the shard is idle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Messages from the coordinator.
+    pub mail: usize,
+    /// Frames received, looped ones included.
+    pub received: usize,
+    /// Descriptors and buffers taken from applications.
+    pub from_applications: usize,
+    /// Deadlines that had passed.
+    pub deadlines: usize,
+    /// Flows served.
+    pub flows: usize,
+    /// Frames handed to the device or looped.
+    pub transmitted: usize,
+}
+
+impl Work {
+    /// Whether the turn did nothing at all.
+    pub fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl<Q: NicQueue> Shard<Q> {
+    /// A shard on this queue, without listeners, channels or flows.
+    pub fn new(
+        settings: Settings,
+        queue: Q,
+        inlet: Inlet<ToShard>,
+        outlet: Outlet<ToCoordinator>,
+        counts: Counts,
+        now: Instant,
+    ) -> Self {
+        Self {
+            flows: FlowTable::new(settings.flows_max, settings.table_seed),
+            timers: Timers::new(),
+            half_open: HalfOpen::new(settings.half_open_max),
+            expected: HashSet::new(),
+            listeners: HashMap::new(),
+            channels: Vec::new(),
+            slots: HashMap::new(),
+            hot: Vec::new(),
+            dirty: Vec::new(),
+            ready: VecDeque::new(),
+            transmitter: Transmitter::new(queue),
+            received: Vec::with_capacity(BURST_FRAMES),
+            descriptors: Vec::with_capacity(DESCRIPTORS_PER_CHANNEL),
+            control_bucket: TokenBucket::new(5_000, 500, now),
+            syn_bucket: TokenBucket::new(100_000, 4_000, now),
+            reset_bucket: TokenBucket::new(1_000, 100, now),
+            turns_without_deadlines: 0,
+            expected_turn: None,
+            bells: Vec::new(),
+            stage: Stage::Running,
+            post: VecDeque::new(),
+            settings,
+            inlet,
+            outlet,
+            counts,
+        }
+    }
+
+    /// One turn: takes what has come, does what is due, hands over what is to go. Never blocks.
+    pub fn poll_once(&mut self, now: Instant) -> Work {
+        let mut work = Work::default();
+        if self.stage == Stage::Stopped {
+            self.send_post();
+            return work;
+        }
+        self.notice_gap(now);
+        work.mail = self.take_mail(now);
+        let (received, drained) = self.receive(now);
+        work.received = received;
+        work.from_applications = self.take_from_applications(now);
+        if drained || self.turns_without_deadlines >= TURNS_WITHOUT_DEADLINES_MAX {
+            self.turns_without_deadlines = 0;
+            work.deadlines = self.run_deadlines(now);
+        } else {
+            self.turns_without_deadlines += 1;
+        }
+        work.flows = self.serve_ready(now);
+        work.transmitted = self.transmitter.transmit(&mut self.counts);
+        self.flush_channels();
+        self.send_post();
+        self.finish_stop();
+        self.counts.count(Counter::Turns);
+        if !work.is_none() {
+            self.counts.count(Counter::BusyTurns);
+        }
+        work
+    }
+
+    /// When the next turn is due even if nothing arrives; `None`: nothing is planned.
+    pub fn deadline(&mut self) -> Option<Instant> {
+        let lingering = self.channels.iter().flatten().filter_map(|channel| match channel.stage {
+            channels::Stage::Lingering { until } => Some(until),
+            _ => None,
+        });
+        let earliest = lingering.chain(self.timers.next_deadline()).chain(self.half_open.next_deadline()).min();
+        self.expected_turn = earliest;
+        earliest
+    }
+
+    /// Before a sleep: makes everything that can wake the shard do so. `false` if there is something to do first.
+    pub fn prepare_sleep(&mut self) -> bool {
+        if !self.ready.is_empty() || !self.post.is_empty() || self.transmitter.has_frames() {
+            return false;
+        }
+        while let Some(slot) = self.hot.pop() {
+            let Some(channel) = self.channels[slot].as_mut() else { continue };
+            if !channel.cool() {
+                self.hot.push(slot);
+                return false;
+            }
+        }
+        self.publish_counts();
+        self.inlet.arm()
+    }
+
+    /// After a sleep.
+    pub fn finish_sleep(&mut self) {
+        self.inlet.disarm();
+        self.counts.count(Counter::Sleeps);
+    }
+
+    /// The mailbox's bell rang.
+    pub fn mail_rang(&self) {
+        self.inlet.quiet();
+    }
+
+    /// The bell of the channel in this slot rang: the shard looks at it every turn again.
+    pub fn bell_rang(&mut self, slot: usize) {
+        if let Some(channel) = self.channels.get_mut(slot).and_then(Option::as_mut) {
+            let was_hot = channel.is_hot();
+            channel.warm();
+            if !was_hot {
+                self.hot.push(slot);
+            }
+        }
+    }
+
+    /// Bells that came or went since the last call, oldest first.
+    pub fn take_bell_changes(&mut self) -> std::vec::Drain<'_, BellChange> {
+        self.bells.drain(..)
+    }
+
+    /// The bell of the channel in this slot.
+    pub fn bell(&self, slot: usize) -> Option<BorrowedFd<'_>> {
+        self.channels.get(slot)?.as_ref().map(|channel| channel.end().bell())
+    }
+
+    /// Whether some channel is waited for by its bell only.
+    pub fn has_cold_channels(&self) -> bool {
+        self.hot.len() < self.slots.len()
+    }
+
+    /// The mailbox's bell, for whoever sleeps for the shard.
+    pub fn mail_bell(&self) -> BorrowedFd<'_> {
+        self.inlet.fd()
+    }
+
+    /// The shard's queue.
+    pub fn queue(&mut self) -> &mut Q {
+        self.transmitter.queue()
+    }
+
+    /// Which shard this is.
+    pub fn id(&self) -> ShardId {
+        self.settings.id
+    }
+
+    /// Whether the shard has stopped for good, as the coordinator asked.
+    pub fn has_stopped(&self) -> bool {
+        self.stage == Stage::Stopped && self.post.is_empty()
+    }
+
+    /// What it counted so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Lets others see what was counted.
+    pub fn publish_counts(&mut self) {
+        self.counts.gauge(Gauge::Flows, self.flows.len());
+        self.counts.gauge(Gauge::HalfOpen, self.half_open.len());
+        self.counts.gauge(Gauge::Channels, self.slots.len());
+        self.counts.gauge(Gauge::HotChannels, self.hot.len());
+        let free = self.channels.iter().flatten().map(Channel::free_buffers).sum();
+        self.counts.gauge(Gauge::FreeBuffers, free);
+        self.counts.publish();
+    }
+
+    /// Moves the deadlines by which peers count as silent when this shard itself has not run in time.
+    fn notice_gap(&mut self, now: Instant) {
+        if let Some(expected) = self.expected_turn.take() {
+            let late = now.saturating_since(expected);
+            if late >= GAP_MIN {
+                for (_, _, entry) in self.flows.iter_mut() {
+                    entry.flow.skip_gap(late);
+                }
+            }
+        }
+    }
+
+    fn run_deadlines(&mut self, now: Instant) -> usize {
+        let mut passed = 0;
+        while let Some(id) = self.timers.pop_due(now) {
+            if let Some(entry) = self.flows.get_mut(id) {
+                entry.flow.on_deadline(now);
+                Self::make_ready(&mut self.ready, id, entry);
+            }
+            passed += 1;
+        }
+        self.half_open.expire(now);
+        passed + self.give_up_lingering(now)
+    }
+
+    fn make_ready(ready: &mut VecDeque<FlowId>, id: FlowId, entry: &mut Entry) {
+        if !entry.is_ready {
+            entry.is_ready = true;
+            ready.push_back(id);
+        }
+    }
+
+    /// Tells the coordinator something it must hear.
+    fn tell(&mut self, message: ToCoordinator) {
+        if !self.post.is_empty() {
+            self.post.push_back(message);
+        } else if let Err(message) = self.outlet.post(message) {
+            self.post.push_back(message);
+        }
+    }
+
+    fn send_post(&mut self) {
+        while let Some(message) = self.post.pop_front() {
+            if let Err(message) = self.outlet.post(message) {
+                self.post.push_front(message);
+                break;
+            }
+        }
+    }
+
+    /// Whether the shard can take on one more flow for this channel.
+    fn has_room_for_flow(&self, slot: usize) -> bool {
+        self.post.len() < POST_MAX
+            && self.stage == Stage::Running
+            && self.channels[slot].as_ref().is_some_and(Channel::takes_flows)
+    }
+}

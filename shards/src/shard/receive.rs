@@ -1,0 +1,275 @@
+//! Frames on their way in: each goes to its flow, to the coordinator, or is dropped and counted by reason.
+
+use machnet_proto::addr::{FlowKey, MacAddr};
+use machnet_proto::flow::{self, Birth, FlowId, Reason, Role, Verdict};
+use machnet_proto::handshake::{Acceptance, HandshakeError, Message, Packet, Terms};
+use machnet_proto::seq::SeqNo;
+use machnet_proto::time::Instant;
+use machnet_proto::wire::WireError;
+use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template, UdpDatagram};
+use machnet_proto::wire::ipv4;
+use machnet_proto::wire::machnet::{HEADER_BYTES, HandshakeKind, Header, Kind};
+
+use super::half_open::HalfOpenFlow;
+use super::{BURST_FRAMES, BURSTS_PER_TURN, Origin, Shard};
+use crate::counters::{Counter, DropReason};
+use crate::mailbox::ToCoordinator;
+use crate::nic::{Frame, NicQueue};
+
+/// Packets a peer is taken to have buffers for until its first header says so.
+const INITIAL_WINDOW_PACKETS: u16 = 1;
+
+impl<Q: NicQueue> Shard<Q> {
+    /// Receives for one turn; gives the number of frames and whether the queue ran empty.
+    pub(super) fn receive(&mut self, now: Instant) -> (usize, bool) {
+        let mut total = self.receive_looped(now);
+        for _ in 0..BURSTS_PER_TURN {
+            let mut burst = std::mem::take(&mut self.received);
+            let received = self.transmitter.queue().receive(&mut burst, BURST_FRAMES);
+            for frame in &burst {
+                self.counts.count(Counter::RxFrames);
+                self.counts.add(Counter::RxBytes, frame.bytes().len() as u64);
+                self.receive_frame(frame.bytes(), false, now);
+            }
+            self.transmitter.queue().recycle(&mut burst);
+            self.received = burst;
+            total += received;
+            if received < BURST_FRAMES {
+                return (total, true);
+            }
+        }
+        (total, false)
+    }
+
+    /// Takes the frames this shard had sent to itself before this turn.
+    fn receive_looped(&mut self, now: Instant) -> usize {
+        let looped = self.transmitter.looped();
+        for _ in 0..looped {
+            let Some(frame) = self.transmitter.take_looped() else { break };
+            self.counts.count(Counter::LoopFrames);
+            self.receive_frame(frame.bytes(), true, now);
+        }
+        looped
+    }
+
+    fn receive_frame(&mut self, bytes: &[u8], looped: bool, now: Instant) {
+        let dropped = match frame::parse(bytes) {
+            Ok(Parsed::Udp(datagram)) => self.receive_udp(&datagram, looped, now),
+            Ok(Parsed::Arp(_)) => self.pass_on(bytes, now),
+            Ok(Parsed::Icmp { destination_ip, .. }) if destination_ip == self.settings.ip => self.pass_on(bytes, now),
+            Ok(Parsed::Icmp { .. }) => Err(DropReason::NotForUs),
+            Ok(Parsed::Other) => Err(DropReason::OtherProtocol),
+            Err(WireError::BadChecksum) => Err(DropReason::BadChecksum),
+            Err(_) => Err(DropReason::Malformed),
+        };
+        if let Err(reason) = dropped {
+            self.counts.drop(reason);
+        }
+    }
+
+    /// Passes a frame on to the coordinator, as far as its bucket allows.
+    fn pass_on(&mut self, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
+        if !self.control_bucket.take(now) {
+            return Err(DropReason::RateLimited);
+        }
+        self.counts.count(Counter::ToCoordinator);
+        let message = ToCoordinator::Frame { shard: self.settings.id, frame: bytes.into() };
+        self.outlet.post(message).map_err(|_| DropReason::MailboxFull)
+    }
+
+    fn receive_udp(&mut self, datagram: &UdpDatagram<'_>, looped: bool, now: Instant) -> Result<(), DropReason> {
+        if datagram.key.local_ip != self.settings.ip || datagram.destination_mac != self.settings.mac {
+            return Err(DropReason::NotForUs);
+        }
+        if datagram.source_mac == self.settings.mac && !looped {
+            return Err(DropReason::OwnFrame);
+        }
+        match Header::parse(datagram.payload) {
+            Ok((header, payload)) => self.receive_packet(datagram, &header, payload, now),
+            Err(WireError::Unknown) => self.receive_handshake(datagram, now),
+            Err(_) => Err(DropReason::NotMachnet),
+        }
+    }
+
+    /// A packet that belongs to a flow, or should.
+    fn receive_packet(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        header: &Header,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let key = &datagram.key;
+        let id = match self.flows.find(key) {
+            Some(id) => id,
+            None if self.half_open.get(key).is_some() => self.confirm(datagram, header, now)?,
+            None if header.kind == Kind::Reset && self.expected.contains(key) => return self.pass_answer_on(datagram),
+            None => return self.answer_unknown(datagram, header, now),
+        };
+        let entry = self.flows.get_mut(id).expect("found above");
+        if entry.demands_checksum && datagram.checksum_is_good() != Some(true) {
+            return Err(DropReason::BadChecksum);
+        }
+        let Some(channel) = self.channels[entry.slot].as_mut() else { return Err(DropReason::UnknownFlow) };
+        if header.kind == Kind::Data {
+            channel.count_receiving(&mut entry.epoch_seen, now);
+        }
+        let congested = datagram.ecn == ipv4::Header::ECN_CE;
+        let verdict = entry.flow.on_packet(now, header, payload.len(), congested, |need| channel.accept(need, payload));
+        Self::make_ready(&mut self.ready, id, entry);
+        match verdict {
+            Verdict::Accepted => {
+                self.counts.count(Counter::RxPieces);
+                Ok(())
+            }
+            Verdict::NotData | Verdict::Discarded => Ok(()),
+            Verdict::Ended => Err(DropReason::UnknownFlow),
+            Verdict::Duplicate => Err(DropReason::Duplicate),
+            Verdict::OutOfWindow => Err(DropReason::OutOfWindow),
+            Verdict::NoBuffer => Err(DropReason::NoBuffer),
+            Verdict::Invalid(_) => Err(DropReason::Invalid),
+        }
+    }
+
+    /// SYN, SYN-ACK, or something else that no flow understands.
+    fn receive_handshake(&mut self, datagram: &UdpDatagram<'_>, now: Instant) -> Result<(), DropReason> {
+        match Message::parse(datagram.payload) {
+            Ok(Message::Syn(theirs)) => self.receive_syn(datagram, &theirs, now),
+            Ok(Message::V1(syn)) if syn.kind == HandshakeKind::Syn => {
+                self.refuse(datagram, &Packet::refuse_v1(&syn), now)?;
+                Err(DropReason::NoExtension)
+            }
+            Ok(_) if self.expected.contains(&datagram.key) => self.pass_answer_on(datagram),
+            Ok(_) => Err(DropReason::UnknownFlow),
+            Err(HandshakeError::OldGeneration) => Err(DropReason::NoExtension),
+            Err(HandshakeError::Wire(WireError::Unknown)) => Err(DropReason::NotMachnet),
+            Err(HandshakeError::Wire(_)) => Err(DropReason::Malformed),
+        }
+    }
+
+    /// Lets the coordinator know that somebody answered its SYN.
+    fn pass_answer_on(&mut self, datagram: &UdpDatagram<'_>) -> Result<(), DropReason> {
+        let message = ToCoordinator::Answer {
+            shard: self.settings.id,
+            key: datagram.key,
+            source_mac: datagram.source_mac,
+            payload: datagram.payload.into(),
+        };
+        self.outlet.post(message).map_err(|_| DropReason::MailboxFull)
+    }
+
+    fn receive_syn(&mut self, datagram: &UdpDatagram<'_>, theirs: &Terms, now: Instant) -> Result<(), DropReason> {
+        if !self.syn_bucket.take(now) {
+            return Err(DropReason::RateLimited);
+        }
+        if datagram.checksum_is_good() != Some(true) {
+            return Err(DropReason::BadChecksum);
+        }
+        let key = &datagram.key;
+        let answer = Acceptance::answer(&self.settings.secret, key, theirs, &self.settings.terms());
+        if let Some(id) = self.flows.find(key) {
+            self.receive_syn_on_flow(id, datagram, theirs, &answer);
+            return Ok(());
+        }
+        let Some(slot) = self.listening_slot(key) else {
+            self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Refused.to_wire()), now)?;
+            return Err(DropReason::NoListener);
+        };
+        if !self.has_room_for_flow(slot) {
+            self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Limit.to_wire()), now)?;
+            return Err(DropReason::FlowLimit);
+        }
+        self.send_datagram(datagram.source_mac, key, &answer.packet);
+        let known = self.half_open.get(key).is_some_and(|flow| flow.remote_nonce == theirs.offer.nonce);
+        if !known {
+            let flow = HalfOpenFlow {
+                remote_nonce: theirs.offer.nonce,
+                agreed: answer.agreed,
+                local_nonce: answer.ours.offer.nonce,
+                next_hop: datagram.source_mac,
+            };
+            self.half_open.insert(*key, flow, now);
+        }
+        Ok(())
+    }
+
+    /// The slot of the channel that flows to the key's local port are accepted into.
+    fn listening_slot(&self, key: &FlowKey) -> Option<usize> {
+        self.listeners.get(&key.local_port).and_then(|channel| self.slots.get(channel)).copied()
+    }
+
+    /// A SYN for a tuple that has a flow: a duplicate gets the same answer, another incarnation of the peer makes the
+    /// flow ask whether its own is still there. If it is not, the answer ends the flow and the next SYN opens a new one.
+    fn receive_syn_on_flow(&mut self, id: FlowId, datagram: &UdpDatagram<'_>, theirs: &Terms, answer: &Acceptance) {
+        let entry = self.flows.get_mut(id).expect("found by the caller");
+        if entry.origin == Origin::Accepted && entry.remote_nonce == theirs.offer.nonce {
+            self.send_datagram(datagram.source_mac, &datagram.key, &answer.packet);
+        } else {
+            entry.flow.probe();
+            Self::make_ready(&mut self.ready, id, entry);
+        }
+    }
+
+    /// Refuses a SYN, at a bounded rate.
+    fn refuse(&mut self, datagram: &UdpDatagram<'_>, packet: &[u8], now: Instant) -> Result<(), DropReason> {
+        if !self.reset_bucket.take(now) {
+            return Err(DropReason::RateLimited);
+        }
+        self.send_datagram(datagram.source_mac, &datagram.key, packet);
+        self.counts.count(Counter::ResetsSent);
+        Ok(())
+    }
+
+    fn send_datagram(&mut self, next_hop: MacAddr, key: &FlowKey, payload: &[u8]) {
+        let Some(mut frame) = self.transmitter.frame(&mut self.counts) else { return };
+        frame.set_len(HEADERS_BYTES + payload.len());
+        frame.bytes_mut()[HEADERS_BYTES..].copy_from_slice(payload);
+        let template = Template::new(self.settings.mac, next_hop, key);
+        template.write(frame.bytes_mut());
+        template.seal(frame.bytes_mut());
+        self.transmitter.send(frame, key.remote_ip == self.settings.ip, &mut self.counts);
+    }
+
+    /// A packet for a half-open flow: if it shows that the peer has our SYN-ACK, the flow is established.
+    fn confirm(&mut self, datagram: &UdpDatagram<'_>, header: &Header, now: Instant) -> Result<FlowId, DropReason> {
+        let key = datagram.key;
+        let half_open = self.half_open.get(&key).expect("looked up by the caller").clone();
+        // The peer can have received nothing from us but our nonce.
+        if header.ack != SeqNo::new(half_open.local_nonce) + 1 {
+            return Err(DropReason::Invalid);
+        }
+        let slot = self.listening_slot(&key).filter(|&slot| self.has_room_for_flow(slot));
+        let slot = slot.ok_or(DropReason::FlowLimit)?;
+        let birth = Birth {
+            role: Role::Acceptor,
+            local_nonce: half_open.local_nonce,
+            remote_nonce: half_open.remote_nonce,
+            max_payload: half_open.agreed.max_payload,
+            peer_window_packets: INITIAL_WINDOW_PACKETS,
+            rtt: None,
+        };
+        let features = half_open.agreed.features;
+        let id =
+            self.open_flow(key, half_open.next_hop, &birth, features, slot, now).map_err(|_| DropReason::FlowLimit)?;
+        self.half_open.remove(&key);
+        self.counts.count(Counter::FlowsAccepted);
+        let channel = self.channels[slot].as_ref().map(|channel| channel.id).expect("it had room for the flow");
+        self.tell(ToCoordinator::Accepted { shard: self.settings.id, key, channel });
+        Ok(id)
+    }
+
+    /// A packet of a flow that is not here: peers that speak the extension are told, at a bounded rate, so that they
+    /// notice a restarted daemon within a round trip.
+    fn answer_unknown(&mut self, datagram: &UdpDatagram<'_>, header: &Header, now: Instant) -> Result<(), DropReason> {
+        if let Some(answer) = flow::answer_unknown(header) {
+            if !self.reset_bucket.take(now) {
+                return Err(DropReason::RateLimited);
+            }
+            let mut packet = [0; HEADER_BYTES];
+            answer.write(&mut packet);
+            self.send_datagram(datagram.source_mac, &datagram.key, &packet);
+            self.counts.count(Counter::ResetsSent);
+        }
+        Err(DropReason::UnknownFlow)
+    }
+}

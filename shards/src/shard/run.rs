@@ -1,0 +1,222 @@
+//! A shard at work: its thread, its turns, its sleep.
+//!
+//! glommio places the thread and runs the shard's one task. The task never waits inside glommio: its park costs a
+//! membarrier to every core of the daemon and adds 10 to 35 µs to a wake, and glommio 0.9 can park with work to do when its
+//! preempt timer fires at the wrong moment. So the shard sleeps in one `epoll_pwait2` over everything that can wake it:
+//! the bells of its channels, its mailbox, its NIC queue, and the next deadline.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use machnet_proto::time::{Duration, Instant};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::fd::OwnedFd;
+
+use super::{BellChange, Shard};
+use crate::clock::Clock;
+use crate::nic::{NicQueue, Wake};
+
+/// glommio's preempt timer. It must be 10 ms or more (see the module's documentation), and nothing waits for it.
+const PREEMPT: Duration = Duration::from_millis(100);
+
+/// How long a shard without work goes on looking before it sleeps. A wake from a halted virtual CPU costs about as much;
+/// while others want the CPU each look yields to them.
+const SPELL: Duration = Duration::from_micros(50);
+
+/// Looks in a spell at the least, however long each takes because others have the CPU.
+const LOOKS_PER_SPELL: u32 = 20;
+
+/// Turns with work after which the bells of cold channels are looked at, without sleeping.
+const TURNS_PER_LOOK_AT_BELLS: u32 = 64;
+
+/// The longest sleep when nothing tells that a frame has arrived.
+const STEP_MAX: Duration = Duration::from_micros(250);
+
+/// The shortest.
+const STEP_MIN: Duration = Duration::from_micros(10);
+
+const TOKEN_MAIL: u64 = u64::MAX;
+const TOKEN_NIC: u64 = u64::MAX - 1;
+
+/// What a shard does when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdlePolicy {
+    /// Looks on for a short spell, yielding to others, then sleeps.
+    Adaptive,
+    /// Never sleeps and never yields: for a CPU of its own.
+    Busy,
+}
+
+/// Lets a watchdog see from outside whether a shard runs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Heartbeat {
+    /// When the last turn began, in nanoseconds of [`Clock`].
+    beat: AtomicU64,
+    asleep: AtomicBool,
+}
+
+impl Heartbeat {
+    /// When the shard began its last turn; `None` while it sleeps of its own will.
+    pub fn last_turn(&self) -> Option<Instant> {
+        let asleep = self.asleep.load(Ordering::Acquire);
+        (!asleep).then(|| Instant::from_nanos(self.beat.load(Ordering::Relaxed)))
+    }
+}
+
+/// Starts a shard's thread, pinned to `cpu` or anywhere in the process's affinity.
+///
+/// # Errors
+/// When glommio cannot start an executor: io_uring is not allowed, too little memory may be locked, or the CPU does not
+/// exist.
+pub fn spawn<Q>(
+    shard: Shard<Q>,
+    cpu: Option<usize>,
+    policy: IdlePolicy,
+    heartbeat: Arc<Heartbeat>,
+) -> glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()>
+where
+    Q: NicQueue + Send + 'static,
+    Q::Frame: Send,
+{
+    let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
+    LocalExecutorBuilder::new(placement)
+        .name(&format!("shard-{}", shard.id().0))
+        .preempt_timer(PREEMPT)
+        .spawn(move || async move { run(shard, policy, &heartbeat) })
+}
+
+/// Runs turns until the shard has stopped.
+fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbeat) -> io::Result<()> {
+    let clock = Clock;
+    shard.queue().enter_thread();
+    let mut sleeper = Sleeper::new(&mut shard)?;
+    let mut last_work = clock.now();
+    let mut looks = 0;
+    let mut turns = 0_u32;
+    while !shard.has_stopped() {
+        let now = clock.now();
+        heartbeat.beat.store(now.as_nanos(), Ordering::Relaxed);
+        let work = shard.poll_once(now);
+        sleeper.watch_bells(&mut shard)?;
+        turns = turns.wrapping_add(1);
+        if turns.is_multiple_of(TURNS_PER_LOOK_AT_BELLS) {
+            if shard.has_cold_channels() {
+                sleeper.look(&mut shard)?;
+            }
+            shard.publish_counts();
+        }
+        if !work.is_none() {
+            last_work = now;
+            looks = 0;
+            sleeper.step = STEP_MIN;
+        } else if policy == IdlePolicy::Adaptive {
+            looks += 1;
+            if looks < LOOKS_PER_SPELL || now.saturating_since(last_work) < SPELL {
+                rustix::thread::sched_yield();
+            } else {
+                sleeper.sleep(&mut shard, clock, heartbeat)?;
+                looks = 0;
+                last_work = clock.now();
+            }
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+    Ok(())
+}
+
+/// Waits for whatever a shard waits for.
+struct Sleeper {
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    /// The next sleep's length when the NIC cannot wake us.
+    step: Duration,
+}
+
+impl Sleeper {
+    fn new<Q: NicQueue>(shard: &mut Shard<Q>) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, shard.mail_bell(), epoll::EventData::new_u64(TOKEN_MAIL), epoll::EventFlags::IN)?;
+        if let Wake::Fd(fd) = shard.queue().wake() {
+            epoll::add(&epoll, fd, epoll::EventData::new_u64(TOKEN_NIC), epoll::EventFlags::IN)?;
+        }
+        Ok(Self { epoll, events: Vec::with_capacity(64), step: STEP_MIN })
+    }
+
+    /// Follows the channels that came and went.
+    fn watch_bells<Q: NicQueue>(&mut self, shard: &mut Shard<Q>) -> io::Result<()> {
+        let changes: Vec<BellChange> = shard.take_bell_changes().collect();
+        for change in changes {
+            match change {
+                BellChange::Watch(slot) => {
+                    let Some(bell) = shard.bell(slot) else { continue };
+                    let data = epoll::EventData::new_u64(slot as u64);
+                    epoll::add(&self.epoll, bell, data, epoll::EventFlags::IN)?;
+                }
+                // A bell that is closed has left the set by itself; one of a broken channel is still there.
+                BellChange::Gone(slot) => {
+                    if let Some(bell) = shard.bell(slot) {
+                        let _ = epoll::delete(&self.epoll, bell);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the bells without waiting.
+    fn look<Q: NicQueue>(&mut self, shard: &mut Shard<Q>) -> io::Result<()> {
+        self.wait(shard, Some(Duration::ZERO))
+    }
+
+    /// Sleeps until something happens.
+    fn sleep<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, clock: Clock, heartbeat: &Heartbeat) -> io::Result<()> {
+        if !shard.prepare_sleep() {
+            return Ok(());
+        }
+        let wakes = matches!(shard.queue().wake(), Wake::Fd(_)) && shard.queue().arm();
+        // Once more, for what came in between makes no sound.
+        let now = clock.now();
+        if shard.poll_once(now).is_none() {
+            let mut longest = shard.deadline().map(|deadline| deadline.saturating_since(now));
+            if !wakes || !shard.queue().flush() {
+                longest = Some(longest.map_or(self.step, |longest| longest.min(self.step)));
+                self.step = (self.step * 2).min(STEP_MAX);
+            }
+            if longest != Some(Duration::ZERO) {
+                heartbeat.asleep.store(true, Ordering::Release);
+                let waited = self.wait(shard, longest);
+                heartbeat.beat.store(clock.now().as_nanos(), Ordering::Relaxed);
+                heartbeat.asleep.store(false, Ordering::Release);
+                waited?;
+            }
+        }
+        shard.queue().disarm();
+        shard.finish_sleep();
+        Ok(())
+    }
+
+    fn wait<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, longest: Option<Duration>) -> io::Result<()> {
+        let timeout = longest.map(|longest| Timespec {
+            tv_sec: i64::try_from(longest.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: longest.subsec_nanos().into(),
+        });
+        self.events.clear();
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for event in &self.events {
+            match event.data.u64() {
+                TOKEN_MAIL => shard.mail_rang(),
+                TOKEN_NIC => {}
+                slot => shard.bell_rang(usize::try_from(slot).unwrap_or(usize::MAX)),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,280 @@
+//! Serving a flow: what arrived goes to its application, what waits goes out, what is over ends.
+
+use machnet::channel::TxBuffer;
+use machnet::channel::{FlowId as ChannelFlowId, FromApp};
+use machnet_proto::flow::{Event, FlowId, Packet, Piece, Reason};
+use machnet_proto::time::Instant;
+use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
+use machnet_proto::wire::machnet::{HEADER_BYTES, Kind, Position};
+
+use super::channels::{Channel, Notice, Stage as ChannelStage};
+use super::{DESCRIPTORS_PER_CHANNEL, Entry, Shard};
+use crate::counters::{Counter, Counts};
+use crate::mailbox::ToCoordinator;
+use crate::nic::{Frame, NicQueue};
+
+/// Packets one flow may send in one turn while others wait.
+const PACKETS_PER_FLOW: usize = 32;
+
+impl<Q: NicQueue> Shard<Q> {
+    /// Takes what the applications of the hot channels have published.
+    pub(super) fn take_from_applications(&mut self, now: Instant) -> usize {
+        let mut taken = 0;
+        let mut index = 0;
+        while let Some(&slot) = self.hot.get(index) {
+            taken += self.poll_channel(slot, now);
+            if self.hot.get(index) != Some(&slot) {
+                // Broken while it was polled, and out of the list: whatever stands at `index` now is next.
+                continue;
+            }
+            let cooled = self.channels[slot].as_mut().is_none_or(|channel| channel.has_cooled() && channel.cool());
+            if cooled {
+                self.hot.swap_remove(index);
+            } else {
+                index += 1;
+            }
+        }
+        taken
+    }
+
+    /// Takes up to [`DESCRIPTORS_PER_CHANNEL`] descriptors of one channel.
+    pub(super) fn poll_channel(&mut self, slot: usize, now: Instant) -> usize {
+        let Some(channel) = self.channels[slot].as_mut() else { return 0 };
+        let mut descriptors = std::mem::take(&mut self.descriptors);
+        debug_assert!(descriptors.is_empty() && descriptors.capacity() >= DESCRIPTORS_PER_CHANNEL);
+        let polled = channel.poll(&mut descriptors);
+        let mut violation = polled.as_ref().err().copied();
+        for descriptor in descriptors.drain(..) {
+            let carried = match violation {
+                None => self.carry_out(slot, descriptor),
+                Some(broken) => Err(broken),
+            };
+            violation = carried.err();
+        }
+        self.descriptors = descriptors;
+        if let Some(violation) = violation {
+            self.break_channel(slot, violation, now);
+            return 1;
+        }
+        self.wake_starved(slot);
+        self.mark_dirty(slot);
+        polled.unwrap_or(0)
+    }
+
+    /// Does what one descriptor of an application says.
+    fn carry_out(&mut self, slot: usize, descriptor: FromApp) -> Result<(), machnet::channel::Violation> {
+        let Some(channel) = self.channels[slot].as_mut() else { return Ok(()) };
+        let flow = descriptor.flow();
+        let id = FlowId::new(flow.0);
+        let live = self.flows.get_mut(id).filter(|entry| entry.slot == slot);
+        match (descriptor, live) {
+            (FromApp::Piece { buffer, len, first, last, .. }, Some(entry)) => {
+                if len > entry.max_payload {
+                    return Err(machnet::channel::Violation::LengthTooLarge);
+                }
+                if last {
+                    self.counts.count(Counter::TxMessages);
+                }
+                let piece = Piece { token: buffer, len, position: Position { first, last } };
+                channel.push_waiting(&mut entry.waiting, piece);
+                Self::make_ready(&mut self.ready, id, entry);
+            }
+            (FromApp::Close { .. }, Some(entry)) => {
+                entry.close(channel, Reason::Closed);
+                Self::make_ready(&mut self.ready, id, entry);
+            }
+            (FromApp::Piece { buffer, .. }, None) if channel.is_unreleased(flow) => channel.complete(buffer),
+            (FromApp::Close { .. }, None) if channel.is_unreleased(flow) => {}
+            (FromApp::Release { .. }, None) if channel.release(flow) => {}
+            _ => return Err(machnet::channel::Violation::UnknownFlow),
+        }
+        Ok(())
+    }
+
+    /// Serves the flows that are ready, each once.
+    pub(super) fn serve_ready(&mut self, now: Instant) -> usize {
+        let mut served = 0;
+        for _ in 0..self.ready.len() {
+            if !self.transmitter.has_room() {
+                break;
+            }
+            let Some(id) = self.ready.pop_front() else { break };
+            self.serve(id, now);
+            served += 1;
+        }
+        served
+    }
+
+    fn serve(&mut self, id: FlowId, now: Instant) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let Some(channel) = self.channels[entry.slot].as_mut() else { return };
+        entry.is_ready = false;
+        let flow_id = ChannelFlowId(id.get());
+        while let Some(piece) = entry.flow.poll_deliver() {
+            self.counts.add(Counter::RxMessages, u64::from(piece.position.last));
+            channel.publish(flow_id, piece);
+        }
+        while let Some(buffer) = entry.flow.poll_freed() {
+            channel.complete(buffer);
+        }
+        let grant = if channel.stage == ChannelStage::Open { channel.share() } else { 0 };
+        if grant == 0 && channel.stage == ChannelStage::Open && !entry.is_starved {
+            entry.is_starved = true;
+            channel.starved.push(id);
+        }
+        entry.flow.grant(grant);
+        let to_ourselves = entry.key.remote_ip == self.settings.ip;
+        let mut sent = 0;
+        let mut unfinished = false;
+        loop {
+            if sent == PACKETS_PER_FLOW {
+                unfinished = true;
+                break;
+            }
+            let Some(mut frame) = self.transmitter.frame(&mut self.counts) else {
+                unfinished = true;
+                break;
+            };
+            let Entry { flow, waiting, template, .. } = entry;
+            let is_waiting = !waiting.is_empty();
+            let Some(packet) = flow.poll_transmit(now, is_waiting, || channel.pop_waiting(waiting)) else {
+                self.transmitter.keep(frame);
+                break;
+            };
+            fill(&mut frame, &packet, template, channel);
+            count_packet(&mut self.counts, &packet);
+            self.transmitter.send(frame, to_ourselves, &mut self.counts);
+            sent += 1;
+        }
+        if unfinished {
+            Self::make_ready(&mut self.ready, id, entry);
+        }
+        let slot = entry.slot;
+        self.mark_dirty(slot);
+        self.take_events(id);
+    }
+
+    /// Hears what happened to a flow, and sees to its end.
+    fn take_events(&mut self, id: FlowId) {
+        let mut closed = None;
+        let mut suspect = None;
+        {
+            let Some(entry) = self.flows.get_mut(id) else { return };
+            let Some(channel) = self.channels[entry.slot].as_mut() else { return };
+            let flow = ChannelFlowId(id.get());
+            while let Some(event) = entry.flow.poll_event() {
+                match event {
+                    Event::Confirmed => {}
+                    Event::Silent => {
+                        suspect = Some(entry.key.remote_ip);
+                        channel.notify(Notice::Silent { flow });
+                    }
+                    Event::Alive => channel.notify(Notice::Alive { flow }),
+                    Event::Closed { reason, acknowledged_messages } => closed = Some((reason, acknowledged_messages)),
+                }
+            }
+            if closed.is_none() {
+                self.timers.set(id, entry.flow.deadline());
+            }
+        }
+        if let Some(peer) = suspect {
+            self.tell(ToCoordinator::Suspect { peer, shard: self.settings.id });
+        }
+        if let Some((reason, acknowledged_messages)) = closed {
+            self.end_flow(id, reason, acknowledged_messages);
+        }
+    }
+
+    /// Takes a flow that is over out of the table and gives back all it held.
+    pub(super) fn end_flow(&mut self, id: FlowId, reason: Reason, acknowledged_messages: u64) {
+        let Some(mut entry) = self.flows.remove(id) else { return };
+        self.timers.set(id, None);
+        self.counts.count(Counter::FlowsClosed);
+        self.tell(ToCoordinator::Closed { shard: self.settings.id, key: entry.key });
+        let Some(channel) = self.channels[entry.slot].as_mut() else { return };
+        for buffer in entry.flow.drain_sent() {
+            channel.complete(buffer);
+        }
+        while let Some(piece) = channel.pop_waiting(&mut entry.waiting) {
+            channel.complete(piece.token);
+        }
+        for buffer in entry.flow.drain_received() {
+            channel.give_back(buffer);
+        }
+        channel.flows -= 1;
+        channel.notify(Notice::Closed { flow: ChannelFlowId(id.get()), reason, acknowledged_messages });
+        self.mark_dirty(entry.slot);
+        self.free_channel_if_over(entry.slot);
+    }
+
+    /// Sends a RST and ends the flow at once.
+    pub(super) fn abort_flow(&mut self, id: FlowId, reason: Reason, now: Instant) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let header = entry.flow.abort(now, reason);
+        let acknowledged = entry.flow.acknowledged_messages();
+        let to_ourselves = entry.key.remote_ip == self.settings.ip;
+        if let Some(mut frame) = self.transmitter.frame(&mut self.counts) {
+            let packet: Packet<'_, TxBuffer> = Packet { header, payload: None, is_retransmission: false };
+            write_headers(&mut frame, &packet, 0);
+            entry.template.write(frame.bytes_mut());
+            entry.template.seal(frame.bytes_mut());
+            self.transmitter.send(frame, to_ourselves, &mut self.counts);
+            self.counts.count(Counter::ResetsSent);
+        }
+        self.end_flow(id, reason, acknowledged);
+    }
+
+    /// Tells flows whose window was closed that there is room again.
+    pub(super) fn wake_starved(&mut self, slot: usize) {
+        let Some(channel) = self.channels[slot].as_mut() else { return };
+        if channel.starved.is_empty() || !channel.has_room_again() {
+            return;
+        }
+        for id in channel.starved.drain(..) {
+            if let Some(entry) = self.flows.get_mut(id) {
+                entry.is_starved = false;
+                Self::make_ready(&mut self.ready, id, entry);
+            }
+        }
+    }
+
+    /// Lets applications see what this turn published.
+    pub(super) fn flush_channels(&mut self) {
+        for slot in self.dirty.drain(..) {
+            if let Some(channel) = self.channels[slot].as_mut() {
+                channel.flush();
+            }
+        }
+    }
+
+    /// Remembers to flush a channel at the end of the turn.
+    pub(super) fn mark_dirty(&mut self, slot: usize) {
+        if let Some(channel) = self.channels[slot].as_mut().filter(|channel| !channel.is_dirty) {
+            channel.is_dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+}
+
+/// Puts a packet into a frame.
+fn fill<F: Frame>(frame: &mut F, packet: &Packet<'_, TxBuffer>, template: &Template, channel: &Channel) {
+    let payload_bytes = packet.payload.map_or(0, |piece| usize::from(piece.len));
+    write_headers(frame, packet, payload_bytes);
+    if let Some(piece) = packet.payload {
+        channel.copy_from(piece, &mut frame.bytes_mut()[HEADERS_BYTES + HEADER_BYTES..]);
+    }
+    template.write(frame.bytes_mut());
+    template.seal(frame.bytes_mut());
+}
+
+fn write_headers<F: Frame>(frame: &mut F, packet: &Packet<'_, TxBuffer>, payload_bytes: usize) {
+    frame.set_len(HEADERS_BYTES + HEADER_BYTES + payload_bytes);
+    let (header, _) = frame.bytes_mut()[HEADERS_BYTES..].split_first_chunk_mut().expect("the frame has its headers");
+    packet.header.write(header);
+}
+
+fn count_packet(counts: &mut Counts, packet: &Packet<'_, TxBuffer>) {
+    if packet.header.kind == Kind::Data {
+        counts.count(if packet.is_retransmission { Counter::Retransmissions } else { Counter::TxPieces });
+    }
+}

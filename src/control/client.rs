@@ -1,0 +1,121 @@
+//! The application's side of the control socket. A call waits for its answer, but never for ever.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketFlags};
+
+use super::message::{MAX_PACKET_BYTES, Numbered, Reply, Request};
+use super::socket::{self, Packet};
+use crate::error::Disconnected;
+
+/// The largest status report that is read, in bytes.
+const MAX_STATUS_BYTES: u64 = 256 * 1024 * 1024;
+
+/// One connection to a daemon.
+#[derive(Debug)]
+pub struct Client {
+    socket: OwnedFd,
+    last_id: u32,
+    buffer: Box<[u8]>,
+}
+
+impl Client {
+    /// Connects to the daemon at `path`, waiting up to `timeout` for it to have room.
+    ///
+    /// # Errors
+    /// What the kernel says: `ENOENT` or `ECONNREFUSED` without a daemon, `EACCES` without the right to connect,
+    /// `EAGAIN` when the daemon accepts nobody.
+    pub fn connect(path: &Path, timeout: Duration) -> io::Result<Self> {
+        let socket = socket::create(SocketFlags::empty())?;
+        rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Send, Some(timeout))?;
+        let address = socket::address(path)?;
+        socket::retry(|| rustix::net::connect(&socket, &address))?;
+        Ok(Self { socket, last_id: 0, buffer: vec![0; MAX_PACKET_BYTES].into() })
+    }
+
+    /// Sends a request and gives the number that its replies will carry.
+    ///
+    /// # Errors
+    /// [`Disconnected::Gone`].
+    pub fn send(&mut self, request: Request) -> Result<u32, Disconnected> {
+        // 0 is the number of answers to what the daemon could not read.
+        self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+        let request = Numbered { id: self.last_id, body: request };
+        // No reply is ever left unread, so that the daemon's side always has room for one request.
+        socket::send(self.socket.as_fd(), &request.encode(), &[]).map_err(|_| Disconnected::Gone)?;
+        Ok(self.last_id)
+    }
+
+    /// The next reply and the descriptors beside it.
+    ///
+    /// # Errors
+    /// [`Disconnected`]; [`Disconnected::Silent`] when none has come at `deadline`.
+    pub fn receive(&mut self, deadline: Instant) -> Result<(Numbered<Reply>, Vec<OwnedFd>), Disconnected> {
+        loop {
+            let mut fds = Vec::new();
+            match socket::receive(self.socket.as_fd(), &mut self.buffer, Some(&mut fds)) {
+                Ok(Packet::Bytes(bytes)) => {
+                    let reply = Numbered::decode(&self.buffer[..bytes]).map_err(|_| Disconnected::Unreadable)?;
+                    return Ok((reply, fds));
+                }
+                Ok(Packet::TooLong) => return Err(Disconnected::Unreadable),
+                Ok(Packet::DescriptorsLost) => return Err(Disconnected::NoRoomForChannel),
+                Ok(Packet::Closed) | Err(_) => return Err(Disconnected::Gone),
+                Ok(Packet::Nothing) => {}
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Disconnected::Silent);
+            }
+            self.wait(left);
+        }
+    }
+
+    /// Asks for the daemon's report, one JSON document.
+    ///
+    /// # Errors
+    /// [`Disconnected`].
+    pub fn status(&mut self, timeout: Duration) -> Result<serde_json::Value, Disconnected> {
+        let deadline = Instant::now() + timeout;
+        let id = self.send(Request::Status {})?;
+        let (reply, mut fds) = self.receive(deadline)?;
+        match (reply, fds.pop()) {
+            (Numbered { id: answered, body: Reply::Status {} }, Some(file)) if answered == id => {
+                let mut report = std::fs::File::from(file);
+                io::Seek::rewind(&mut report).map_err(|_| Disconnected::Unreadable)?;
+                let report = io::BufReader::new(io::Read::take(report, MAX_STATUS_BYTES));
+                serde_json::from_reader(report).map_err(|_| Disconnected::Unreadable)
+            }
+            _ => Err(Disconnected::Unreadable),
+        }
+    }
+
+    /// Waits until something can be received, the daemon is gone, or the time is up; may return early.
+    fn wait(&self, timeout: Duration) {
+        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        let mut sockets = [PollFd::new(&self.socket, PollFlags::IN)];
+        // An interrupted or failed wait only makes the caller look again.
+        let _ = rustix::event::poll(&mut sockets, Some(&timeout));
+    }
+}
+
+/// Readable when a reply waits or the daemon is gone.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Whether the other end of a control connection is still open, or has said something: one system call that never waits.
+pub fn is_open(socket: BorrowedFd<'_>) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    match socket::retry(|| rustix::net::recv(socket, &mut [0_u8; 1][..], flags)) {
+        Ok((bytes, _)) => bytes > 0,
+        Err(error) => error == Errno::AGAIN,
+    }
+}

@@ -1,0 +1,312 @@
+//! Both sides of the control socket against each other.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::message::{ChannelGeometry, ControlError, MAX_PACKET_BYTES, Numbered, Reply, Request};
+use super::*;
+use crate::error::Disconnected;
+
+/// A directory for one test's sockets, removed with it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("machnet-control-{}-{test}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("ctrl.sock")
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn bind(path: &Path) -> Server {
+    Server::bind(path, &Access::default()).unwrap()
+}
+
+fn pair(path: &Path) -> (Server, Connection, Client) {
+    let mut server = bind(path);
+    let client = Client::connect(path, Duration::from_secs(1)).unwrap();
+    let connection = server.accept().unwrap().expect("it has connected");
+    (server, connection, client)
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
+#[test]
+fn a_request_and_its_reply() {
+    let directory = Directory::new("request");
+    let (_server, mut connection, mut client) = pair(&directory.socket());
+    assert_eq!(connection.receive(), Incoming::Nothing);
+    assert_eq!(connection.peer().pid.map(|pid| pid.get()), Some(std::process::id()));
+    assert_eq!(connection.peer().uid, rustix::process::getuid().as_raw());
+
+    let request = Request::Attach { name: "test".into(), version: message::VERSION };
+    let id = client.send(request.clone()).unwrap();
+    assert_eq!(connection.receive(), Incoming::Request(Numbered { id, body: request }));
+    let reply = Numbered { id, body: Reply::Attached { daemon: "d".into(), addresses: vec![Ipv4Addr::LOCALHOST] } };
+    connection.send(&reply, &[]).unwrap();
+    let (received, fds) = client.receive(soon()).unwrap();
+    assert_eq!(received, reply);
+    assert!(fds.is_empty());
+    assert!(client::is_open(client.as_fd()));
+}
+
+#[test]
+fn descriptors_arrive_in_order_and_close_on_exec() {
+    let directory = Directory::new("descriptors");
+    let (_server, connection, mut client) = pair(&directory.socket());
+    let files: Vec<OwnedFd> = (0..3)
+        .map(|i| {
+            let mut file = std::fs::File::create(directory.0.join(i.to_string())).unwrap();
+            write!(file, "{}", "x".repeat(i)).unwrap();
+            file.into()
+        })
+        .collect();
+    let geometry = ChannelGeometry { buffer_bytes: 1, tx_buffers: 2, rx_buffers: 3 };
+    let reply = Numbered { id: 1, body: Reply::Channel { index: 0, ip: Ipv4Addr::LOCALHOST, shard: 0, geometry } };
+    let borrowed: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
+    connection.send(&reply, &borrowed).unwrap();
+    let (received, fds) = client.receive(soon()).unwrap();
+    assert_eq!(received, reply);
+    let sizes: Vec<_> = fds.iter().map(|fd| rustix::fs::fstat(fd).unwrap().st_size).collect();
+    assert_eq!(sizes, [0, 1, 2]);
+    for fd in &fds {
+        assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+    }
+}
+
+#[test]
+fn what_is_no_request_is_reported_and_the_next_one_is_read() {
+    let directory = Directory::new("malformed");
+    let (_server, mut connection, mut client) = pair(&directory.socket());
+    let send = |bytes: &[u8]| rustix::net::send(&client, bytes, rustix::net::SendFlags::empty()).unwrap();
+    send(b"hello");
+    send(&vec![b' '; MAX_PACKET_BYTES]);
+    send(&vec![b' '; MAX_PACKET_BYTES + 1]);
+    for _ in 0..3 {
+        assert!(matches!(connection.receive(), Incoming::Malformed(ControlError::Malformed(_))));
+    }
+    let id = client.send(Request::Status {}).unwrap();
+    assert_eq!(connection.receive(), Incoming::Request(Numbered { id, body: Request::Status {} }));
+}
+
+#[test]
+fn an_application_cannot_push_descriptors_into_the_daemon() {
+    let directory = Directory::new("push");
+    let (_server, mut connection, client) = pair(&directory.socket());
+    let request = Numbered { id: 1, body: Request::Status {} };
+    socket::send(client.as_fd(), &request.encode(), &[client.as_fd(), client.as_fd()]).unwrap();
+    assert_eq!(connection.receive(), Incoming::Request(request));
+    drop(client);
+    // A copy of the client's socket, had one come in, would keep the connection open.
+    assert_eq!(connection.receive(), Incoming::Closed);
+}
+
+#[test]
+fn each_side_notices_the_others_end() {
+    let directory = Directory::new("end");
+    let (server, mut connection, client) = pair(&directory.socket());
+    drop(client);
+    assert_eq!(connection.receive(), Incoming::Closed);
+    assert!(connection.send(&Numbered { id: 1, body: Reply::Unlistened {} }, &[]).is_err());
+    drop((server, connection));
+
+    let (_server, connection, mut client) = pair(&directory.socket());
+    drop(connection);
+    assert!(!client::is_open(client.as_fd()));
+    assert_eq!(client.send(Request::Status {}), Err(Disconnected::Gone));
+    assert_eq!(client.receive(soon()).unwrap_err(), Disconnected::Gone);
+}
+
+#[test]
+fn a_silent_daemon_does_not_hold_the_application() {
+    let directory = Directory::new("silent");
+    let (_server, _connection, mut client) = pair(&directory.socket());
+    let start = Instant::now();
+    let waited = client.receive(start + Duration::from_millis(50)).unwrap_err();
+    assert_eq!(waited, Disconnected::Silent);
+    assert!(start.elapsed() >= Duration::from_millis(50));
+}
+
+#[test]
+fn an_application_that_never_reads_is_an_error_not_a_wait() {
+    let directory = Directory::new("unread");
+    let (_server, connection, _client) = pair(&directory.socket());
+    let reply = Numbered { id: 1, body: Reply::Failed { error: ControlError::Limit("x".repeat(50_000)) } };
+    let failed = (0..1000).find_map(|_| connection.send(&reply, &[]).err()).expect("the socket has a limit");
+    assert_eq!(failed.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_report_of_any_length() {
+    let directory = Directory::new("report");
+    let path = directory.socket();
+    let mut server = bind(&path);
+    let rows = 100_000;
+    let daemon = std::thread::spawn(move || {
+        let deadline = soon();
+        let mut connection = loop {
+            assert!(Instant::now() < deadline);
+            if let Some(connection) = server.accept().unwrap() {
+                break connection;
+            }
+        };
+        while Instant::now() < deadline {
+            if let Incoming::Request(request) = connection.receive() {
+                let report = serde_json::json!({ "flows": vec!["a flow"; rows] }).to_string();
+                return connection.send_status(request.id, &report).unwrap();
+            }
+        }
+    });
+    let mut client = Client::connect(&path, Duration::from_secs(1)).unwrap();
+    let report = client.status(Duration::from_secs(5)).unwrap();
+    assert_eq!(report["flows"].as_array().map(Vec::len), Some(rows));
+    daemon.join().unwrap();
+}
+
+#[test]
+fn one_daemon_per_socket() {
+    let directory = Directory::new("one");
+    let path = directory.socket();
+    let first = bind(&path);
+    assert!(matches!(Server::bind(&path, &Access::default()), Err(BindError::InUse(at)) if at == path));
+    assert!(Client::connect(&path, Duration::from_secs(1)).is_ok(), "the first one still serves");
+    drop(first);
+    assert!(!path.exists(), "a daemon that ends takes its socket along");
+    assert_eq!(Client::connect(&path, Duration::from_secs(1)).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+}
+
+#[test]
+fn of_many_daemons_that_start_at_once_one_serves() {
+    let directory = Directory::new("race");
+    let path = directory.socket();
+    leave_stale(&path);
+    let path = &path;
+    let servers: Vec<_> = std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| Server::bind(path, &Access::default()))).collect();
+        starts.into_iter().map(|start| start.join().unwrap()).collect()
+    });
+    assert_eq!(servers.iter().filter(|server| server.is_ok()).count(), 1);
+    assert!(Client::connect(path, Duration::from_secs(1)).is_ok());
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_anything_else_is_not() {
+    let directory = Directory::new("stale");
+    let path = directory.socket();
+    leave_stale(&path);
+    drop(bind(&path));
+
+    std::fs::write(&path, "precious").unwrap();
+    assert!(matches!(Server::bind(&path, &Access::default()), Err(BindError::NotASocket(_))));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn a_server_removes_only_its_own_file() {
+    let directory = Directory::new("own");
+    let path = directory.socket();
+    let server = bind(&path);
+    std::fs::remove_file(&path).unwrap();
+    let other = bind(&path);
+    drop(server);
+    assert!(path.exists());
+    drop(other);
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_socket_file_has_the_configured_rights() {
+    let directory = Directory::new("rights");
+    let path = directory.0.join("made/on/the/way/ctrl.sock");
+    let server = bind(&path);
+    let group = || std::fs::metadata(&path).unwrap().gid();
+    let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(), 0o660);
+    drop(server);
+
+    let own = rustix::process::getgid().as_raw();
+    let _server = Server::bind(&path, &Access { mode: 0o600, group: Some(own.to_string()) }).unwrap();
+    assert_eq!((mode(), group()), (0o600, own));
+    let missing = Access { mode: 0o600, group: Some("no-such-group".into()) };
+    assert!(matches!(Server::bind(&path, &missing), Err(BindError::NoSuchGroup(_))));
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_is_an_error() {
+    let directory = Directory::new("long");
+    let path = directory.0.join("x".repeat(120));
+    assert!(matches!(Server::bind(&path, &Access::default()), Err(BindError::System { .. })));
+    assert!(Client::connect(&path, Duration::from_secs(1)).is_err());
+}
+
+#[test]
+fn the_end_of_the_process_shows_although_its_child_holds_the_connection() {
+    let directory = Directory::new("process");
+    let (_server, connection, _client) = pair(&directory.socket());
+    let process = connection.peer_process().expect("this process is visible to itself");
+    let mut wait = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut wait, Some(&now)).unwrap(), 0, "this process has not ended");
+}
+
+/// The limit of descriptors belongs to the process: this test runs again as a process of its own.
+#[test]
+fn without_descriptors_both_sides_fail_cleanly() {
+    let alone = "MACHNET_TEST_ALONE";
+    if std::env::var_os(alone).is_none() {
+        let test = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "control::tests::without_descriptors_both_sides_fail_cleanly", "--nocapture"])
+            .env(alone, "1")
+            .output()
+            .unwrap();
+        assert!(test.status.success(), "{}", String::from_utf8_lossy(&test.stderr));
+        return;
+    }
+    let directory = Directory::new("limit");
+    let path = directory.socket();
+    let (mut server, connection, mut client) = pair(&path);
+    let waiting = Client::connect(&path, Duration::from_secs(1)).unwrap();
+    let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let few = rustix::process::Rlimit { current: Some(64), maximum: limits.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+    let mut rest: Vec<OwnedFd> = Vec::new();
+    while let Ok(fd) = rustix::io::fcntl_dupfd_cloexec(&client, 0) {
+        rest.push(fd);
+    }
+
+    // The daemon: it says so, and turns the waiting application away instead of leaving it in the queue.
+    let refused = server.accept().unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(rustix::io::Errno::MFILE.raw_os_error()));
+    assert!(!client::is_open(waiting.as_fd()));
+    assert!(server.accept().unwrap().is_none());
+    // The application: it says so, and keeps none of the three, although there was room for one.
+    rest.pop();
+    let geometry = ChannelGeometry { buffer_bytes: 1, tx_buffers: 2, rx_buffers: 3 };
+    let reply = Numbered { id: 1, body: Reply::Channel { index: 0, ip: Ipv4Addr::LOCALHOST, shard: 0, geometry } };
+    connection.send(&reply, &[client.as_fd(), client.as_fd(), client.as_fd()]).unwrap();
+    assert_eq!(client.receive(soon()).unwrap_err(), Disconnected::NoRoomForChannel);
+    assert!(rustix::io::fcntl_dupfd_cloexec(&client, 0).is_ok(), "the one place is free again");
+}
+
+/// What a daemon leaves that was killed: a socket file that nobody serves.
+fn leave_stale(path: &Path) {
+    let socket = socket::create(rustix::net::SocketFlags::empty()).unwrap();
+    rustix::net::bind(&socket, &socket::address(path).unwrap()).unwrap();
+    rustix::net::listen(&socket, 1).unwrap();
+}

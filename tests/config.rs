@@ -1,0 +1,333 @@
+//! `config.json` as its users meet it: what is accepted, and the one sentence for every mistake.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use machnet::config::{
+    Attachment, Config, ConfigError, ControlSocket, CpuMask, Driver, Interface, Limits, MacAddr, Poll, Subnet,
+};
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("here.json"), text.as_bytes())
+}
+
+/// A file with one interface that has `keys` besides its address.
+fn one_interface(keys: &str) -> String {
+    let comma = if keys.is_empty() { "" } else { ", " };
+    format!(r#"{{"machnet_config": {{"02:00:00:00:00:01": {{"ip": "10.0.255.10"{comma}{keys}}}}}}}"#)
+}
+
+fn interface(keys: &str) -> Interface {
+    parse(&one_interface(keys)).unwrap().interfaces.remove(0)
+}
+
+#[test]
+fn the_smallest_file_has_the_defaults() {
+    let config = parse(&one_interface("")).unwrap();
+    let expected = Interface {
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        ip: Ipv4Addr::new(10, 0, 255, 10),
+        shards: 1,
+        cpu_mask: None,
+        shard_cpus: vec![],
+        attachment: Attachment::Found,
+        mtu_bytes: None,
+        subnet: None,
+        poll: Poll::Adaptive,
+    };
+    assert_eq!(config.interfaces, [expected]);
+    assert_eq!(config.control, ControlSocket::default());
+    assert_eq!(config.limits, Limits::default());
+}
+
+#[test]
+fn a_file_of_machnet_is_read_as_it_is() {
+    let file = r#"{"machnet_config": {"60:45:BD:0f:d7:6e": {"ip": "10.0.255.100", "engine_threads": "2",
+        "cpu_mask": "0xfff0000000000000000000000000000000f", "pcie": "0000:01:00.0"}}}"#;
+    let interface = parse(file).unwrap().interfaces.remove(0);
+    assert_eq!(interface.mac.to_string(), "60:45:bd:0f:d7:6e");
+    assert_eq!(interface.shards, 2);
+    assert_eq!(interface.cpu_mask.unwrap().ranges(), "0-3,128-139");
+    assert_eq!(interface.attachment, Attachment::Pci("0000:01:00.0".to_owned()));
+}
+
+#[test]
+fn every_key_of_ours_is_read() {
+    let keys = r#""driver": "af_xdp", "mtu": 9000, "prefix": "16", "gateway": "10.0.0.1", "poll": "busy""#;
+    let full = interface(keys);
+    assert_eq!(full.attachment, Attachment::Kernel(Driver::AfXdp));
+    assert_eq!(full.mtu_bytes, Some(9000));
+    assert_eq!(full.subnet, Some(Subnet { prefix_bits: 16, gateway: Some(Ipv4Addr::new(10, 0, 0, 1)) }));
+    assert_eq!(full.poll, Poll::Busy);
+    assert_eq!(interface(r#""device": "net_tap0""#).attachment, Attachment::Device("net_tap0".to_owned()));
+    assert_eq!(interface(r#""pcie": "3b:00.1""#).attachment, Attachment::Pci("3b:00.1".to_owned()));
+}
+
+/// The file in the repository is the documentation: it shows every key, and the daemon-wide ones with their defaults.
+#[test]
+fn the_file_in_the_repository_is_true_and_complete() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.json");
+    let config = Config::load(&file).unwrap();
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.control, ControlSocket { group: Some("machnet".to_owned()), ..ControlSocket::default() });
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    for (path, unknown) in [("interface", one_interface(r#""?": 0"#)), ("daemon", with_settings(r#""?": 0"#))] {
+        let ConfigError::Unknown { known, .. } = parse(&unknown).unwrap_err() else { panic!("{path}") };
+        for key in known.split(", ") {
+            assert!(text.contains(&format!("\"{key}\": ")), "config.json does not show the {path} key {key}");
+        }
+    }
+}
+
+#[test]
+fn shards_take_the_cpus_of_their_masks_in_turn() {
+    let file = r#"{"machnet_config": {
+        "02:00:00:00:00:01": {"ip": "10.0.0.1", "engine_threads": 2, "cpu_mask": "0x1e"},
+        "02:00:00:00:00:02": {"ip": "10.0.0.2", "engine_threads": 2, "cpu_mask": "1e"},
+        "02:00:00:00:00:03": {"ip": "10.0.0.3", "engine_threads": 3, "cpu_mask": "0x20"},
+        "02:00:00:00:00:04": {"ip": "10.0.0.4", "engine_threads": 3}}}"#;
+    let config = parse(file).unwrap();
+    let cpus: Vec<_> = config.interfaces.iter().map(|interface| interface.shard_cpus.as_slice()).collect();
+    assert_eq!(cpus, [&[1, 2][..], &[3, 4], &[5, 5, 5], &[]]);
+}
+
+#[test]
+fn a_subnet_tells_who_is_on_the_link() {
+    let local = Ipv4Addr::new(10, 0, 255, 10);
+    let on_link = |prefix_bits, peer: [u8; 4]| Subnet { prefix_bits, gateway: None }.on_link(local, peer.into());
+    assert!(on_link(24, [10, 0, 255, 255]) && !on_link(24, [10, 0, 254, 10]));
+    assert!(on_link(32, [10, 0, 255, 10]) && !on_link(32, [10, 0, 255, 11]));
+    assert!(on_link(1, [127, 0, 0, 1]) && !on_link(1, [128, 0, 0, 1]));
+}
+
+fn with_settings(keys: &str) -> String {
+    let interface = one_interface("");
+    format!(r#"{}, "machnet_shards": {{{keys}}}}}"#, interface.strip_suffix('}').unwrap())
+}
+
+/// What goes into a file, and the whole sentence that comes out.
+fn assert_sentence(text: &str, sentence: &str) {
+    match parse(text) {
+        Ok(_) => panic!("accepted: {text}"),
+        Err(mistake) => assert_eq!(mistake.to_string(), sentence, "{text}"),
+    }
+}
+
+#[test]
+fn a_mistake_in_the_document_is_one_sentence() {
+    for (text, sentence) in [
+        ("", "here.json is not JSON (EOF while parsing a value at line 1 column 0): correct it there"),
+        ("{\"machnet_config\": {},\n}", "here.json is not JSON (trailing comma at line 2 column 1): correct it there"),
+        ("[]", "here.json: the document is a list: write an object, { ... }"),
+        ("{}", "here.json: machnet_config is missing: give an object with one entry per interface, named by its MAC"),
+        (
+            r#"{"machnet_config": {}}"#,
+            "here.json: machnet_config is {}: add an interface, as in \"02:00:00:00:00:01\": { \"ip\": \"10.0.255.10\" }",
+        ),
+        (
+            r#"{"machnet_config": {}, "machnet-shards": {}}"#,
+            "here.json: \"machnet-shards\" is not a key: remove it, or use one of machnet_config, machnet_shards",
+        ),
+        (
+            r#"{"machnet_config": {}, "machnet_config": {}}"#,
+            "here.json: machnet_config is there twice: keep one of the two",
+        ),
+    ] {
+        assert_sentence(text, sentence);
+    }
+}
+
+#[test]
+fn a_mistake_in_a_mac_is_one_sentence() {
+    for (mac, remedy) in [
+        ("02:00:00:00:00", "write the MAC of the interface, six bytes such as \"02:00:00:00:00:01\""),
+        ("2:0:0:0:0:1", "write the MAC of the interface, six bytes such as \"02:00:00:00:00:01\""),
+        ("02-00-00-00-00-01", "write the MAC of the interface, six bytes such as \"02:00:00:00:00:01\""),
+        ("02:00:00:00:00:+1", "write the MAC of the interface, six bytes such as \"02:00:00:00:00:01\""),
+        ("00:00:00:00:00:00", "write the MAC of the interface, this one belongs to none"),
+        ("ff:ff:ff:ff:ff:ff", "write the MAC of the interface, this one is a group's"),
+    ] {
+        let text = format!(r#"{{"machnet_config": {{"{mac}": {{"ip": "10.0.255.10"}}}}}}"#);
+        assert_sentence(&text, &format!("here.json: a name in machnet_config is \"{mac}\": {remedy}"));
+    }
+    let twice =
+        r#"{"machnet_config": {"02:00:00:00:00:0A": {"ip": "10.0.0.1"}, "02:00:00:00:00:0a": {"ip": "10.0.0.2"}}}"#;
+    assert_sentence(twice, "here.json: machnet_config.\"02:00:00:00:00:0a\" is there twice: keep one of the two");
+}
+
+#[test]
+fn a_mistake_in_an_interface_is_one_sentence() {
+    let threads = "write a whole number from 1 to 128";
+    let mask = "write a hexadecimal mask with at least one CPU, such as \"0x3\" for CPUs 0 and 1";
+    let pcie = "write a PCI address as lspci -D shows it, such as \"0000:01:00.0\"";
+    let mtu = "write a whole number from 576 to 9216";
+    for (key, value, shown, remedy) in [
+        ("engine_threads", "0", "0", threads),
+        ("engine_threads", "10000", "10000", threads),
+        ("engine_threads", "-1", "-1", threads),
+        ("engine_threads", "1.5", "1.5", threads),
+        ("engine_threads", "\"two\"", "\"two\"", threads),
+        ("engine_threads", "null", "null", threads),
+        ("cpu_mask", "3", "3", "write a text, such as \"0x3\""),
+        ("cpu_mask", "\"0x0\"", "\"0x0\"", mask),
+        ("cpu_mask", "\"\"", "\"\"", mask),
+        ("cpu_mask", "\"0-3\"", "\"0-3\"", mask),
+        ("pcie", "\"eth0\"", "\"eth0\"", pcie),
+        ("pcie", "\"0000:01:00.8\"", "\"0000:01:00.8\"", pcie),
+        ("driver", "\"dpdk\"", "\"dpdk\"", "write \"af_packet\" or \"af_xdp\""),
+        ("device", "\"\"", "\"\"", "write DPDK device arguments, such as \"net_memif0,role=server\""),
+        ("mtu", "575", "575", mtu),
+        ("mtu", "9217", "9217", mtu),
+        ("prefix", "33", "33", "write a whole number from 1 to 32"),
+        ("gateway", "\"10.0.255.1\"", "\"10.0.255.1\"", "give prefix too, it says which peers are behind the gateway"),
+        ("poll", "true", "true", "write \"adaptive\" or \"busy\""),
+    ] {
+        let sentence = format!("here.json: machnet_config.\"02:00:00:00:00:01\".{key} is {shown}: {remedy}");
+        assert_sentence(&one_interface(&format!("\"{key}\": {value}")), &sentence);
+    }
+    let keys = "ip, engine_threads, cpu_mask, pcie, driver, device, mtu, prefix, gateway, poll";
+    assert_sentence(
+        &one_interface("\"engine_thread\": 2"),
+        &format!(
+            "here.json: machnet_config.\"02:00:00:00:00:01\".engine_thread is not a key: remove it, or use one of {keys}"
+        ),
+    );
+    assert_sentence(
+        &one_interface("\"ip\": \"10.0.0.2\""),
+        "here.json: machnet_config.\"02:00:00:00:00:01\".ip is there twice: keep one of the two",
+    );
+}
+
+#[test]
+fn a_mistake_in_an_address_is_one_sentence() {
+    let host = "write an address that one host can have, such as \"10.0.255.10\"";
+    for (ip, shown, remedy) in [
+        ("\"10.0.255\"", "\"10.0.255\"", "write an IPv4 address, such as \"10.0.255.10\""),
+        ("\"fe80::1\"", "\"fe80::1\"", "write an IPv4 address, such as \"10.0.255.10\""),
+        ("\"10.0.255.10/24\"", "\"10.0.255.10/24\"", "write an IPv4 address, such as \"10.0.255.10\""),
+        ("10", "10", "write a text, such as \"10.0.255.10\""),
+        ("\"0.0.0.0\"", "\"0.0.0.0\"", host),
+        ("\"127.0.0.1\"", "\"127.0.0.1\"", host),
+        ("\"224.0.0.1\"", "\"224.0.0.1\"", host),
+        ("\"255.255.255.255\"", "\"255.255.255.255\"", host),
+    ] {
+        let text = format!(r#"{{"machnet_config": {{"02:00:00:00:00:01": {{"ip": {ip}}}}}}}"#);
+        assert_sentence(&text, &format!("here.json: machnet_config.\"02:00:00:00:00:01\".ip is {shown}: {remedy}"));
+    }
+    assert_sentence(
+        r#"{"machnet_config": {"02:00:00:00:00:01": {}}}"#,
+        "here.json: machnet_config.\"02:00:00:00:00:01\".ip is missing: give the address of this interface, as in \"10.0.255.10\"",
+    );
+}
+
+#[test]
+fn keys_that_contradict_each_other_are_one_sentence() {
+    let at = |key: &str| format!("here.json: machnet_config.\"02:00:00:00:00:01\".{key} is ");
+    let only_one = "keep only one of pcie, driver and device, each says where the device is";
+    for (keys, sentence) in [
+        (r#""driver": "af_xdp", "device": "net_tap0""#, format!("{}\"af_xdp\": {only_one}", at("driver"))),
+        (r#""pcie": "0000:01:00.0", "device": "net_tap0""#, format!("{}\"net_tap0\": {only_one}", at("device"))),
+        (r#""pcie": "0000:01:00.0", "driver": "af_xdp""#, format!("{}\"af_xdp\": {only_one}", at("driver"))),
+        (
+            r#""prefix": 24, "gateway": "10.1.0.1""#,
+            format!("{}\"10.1.0.1\": write the address of another host in the subnet 10.0.255.10/24", at("gateway")),
+        ),
+        (
+            r#""prefix": 24, "gateway": "10.0.255.10""#,
+            format!("{}\"10.0.255.10\": write the address of another host in the subnet 10.0.255.10/24", at("gateway")),
+        ),
+        (
+            r#""prefix": 31, "gateway": "10.0.255.9""#,
+            format!("{}\"10.0.255.9\": write the address of another host in the subnet 10.0.255.10/31", at("gateway")),
+        ),
+        (
+            r#""prefix": 30, "gateway": "10.0.255.11""#,
+            format!("{}\"10.0.255.11\": write the address of another host in the subnet 10.0.255.10/30", at("gateway")),
+        ),
+    ] {
+        assert_sentence(&one_interface(keys), &sentence);
+    }
+    let two = |first: &str, second: &str| {
+        format!(r#"{{"machnet_config": {{"02:00:00:00:00:01": {{{first}}}, "02:00:00:00:00:02": {{{second}}}}}}}"#)
+    };
+    assert_sentence(
+        &two(r#""ip": "10.0.0.1""#, r#""ip": "10.0.0.1""#),
+        "here.json: machnet_config.\"02:00:00:00:00:02\".ip is \"10.0.0.1\": 02:00:00:00:00:01 has this address already, write another",
+    );
+    assert_sentence(
+        &two(r#""ip": "10.0.0.1", "engine_threads": 100"#, r#""ip": "10.0.0.2", "engine_threads": 29"#),
+        "here.json: machnet_config.\"02:00:00:00:00:02\".engine_threads is 29: all interfaces together may have 128 threads, write smaller numbers",
+    );
+    assert_sentence(
+        &two(r#""ip": "10.0.0.1", "prefix": 24"#, r#""ip": "10.1.0.255", "prefix": 24"#),
+        "here.json: machnet_config.\"02:00:00:00:00:02\".ip is \"10.1.0.255\": a host of a /24 subnet cannot have it, write another",
+    );
+}
+
+#[test]
+fn a_mistake_in_the_settings_is_one_sentence() {
+    for (key, value, shown, remedy) in [
+        ("socket", "\"machnet.sock\"", "\"machnet.sock\"", "write an absolute path of at most 107 bytes"),
+        ("socket_mode", "660", "660", "write a text, such as \"0660\""),
+        ("socket_mode", "\"0680\"", "\"0680\"", "write permissions in octal digits, such as \"0660\""),
+        ("socket_mode", "\"1777\"", "\"1777\"", "write permissions in octal digits, such as \"0660\""),
+        ("socket_group", "\"\"", "\"\"", "write the name of a group, or remove the key"),
+        ("send_bytes", "1048576", "1048576", "write a whole number from 10485760 to 1073741824"),
+        ("receive_bytes", "0", "0", "write a whole number from 262144 to 1073741824"),
+        ("max_channel_bytes_per_user", "1", "1", "write a whole number from 16777216 to 1099511627776"),
+        ("linger_ms", "60001", "60001", "write a whole number from 0 to 60000"),
+        ("gone_after_ms", "3000", "3000", "a peer is silent before it is gone, make gone_after_ms the larger one"),
+        ("silent_after_ms", "20000", "20000", "a peer is silent before it is gone, make gone_after_ms the larger one"),
+    ] {
+        let sentence = format!("here.json: machnet_shards.{key} is {shown}: {remedy}");
+        assert_sentence(&with_settings(&format!("\"{key}\": {value}")), &sentence);
+    }
+    let long = format!("\"socket\": \"/{}\"", "x".repeat(107));
+    let shown = format!("\"/{}\"...", "x".repeat(59));
+    assert_sentence(
+        &with_settings(&long),
+        &format!("here.json: machnet_shards.socket is {shown}: write an absolute path of at most 107 bytes"),
+    );
+}
+
+#[test]
+fn a_cpu_that_does_not_exist_is_one_sentence() {
+    let config = parse(&one_interface(r#""cpu_mask": "0x13""#)).unwrap();
+    let cpus = |ranges| CpuMask::from_ranges(ranges).unwrap();
+    assert_eq!(config.check_cpus(&cpus("0-7")), Ok(()));
+    assert_eq!(
+        config.check_cpus(&cpus("0-1,8")).unwrap_err().to_string(),
+        "here.json: machnet_config.\"02:00:00:00:00:01\".cpu_mask is \"0x13\": CPU 4 does not exist here, choose among CPUs 0-1,8"
+    );
+    assert!(CpuMask::online().unwrap().cpus().count() >= 1);
+}
+
+#[test]
+fn what_only_the_daemon_can_find_reads_like_the_rest() {
+    let config = parse(&one_interface("")).unwrap();
+    let interface = &config.interfaces[0];
+    let mistake = config.mistake(interface, "", "no device here", "write the MAC of one of lo, eth0");
+    assert_eq!(
+        mistake.to_string(),
+        "here.json: machnet_config.\"02:00:00:00:00:01\" is no device here: write the MAC of one of lo, eth0"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_sentence() {
+    let sentence = |file: &str| Config::load(&PathBuf::from(file)).unwrap_err().to_string();
+    assert_eq!(
+        sentence("/nowhere/config.json"),
+        "/nowhere/config.json cannot be read (No such file or directory (os error 2)): name a readable file with --config_file"
+    );
+    assert_eq!(
+        sentence("/"),
+        "/ cannot be read (Is a directory (os error 21)): name a readable file with --config_file"
+    );
+    assert_eq!(
+        sentence("/dev/zero"),
+        "/dev/zero is longer than 1048576 bytes: name a configuration file with --config_file"
+    );
+    assert!(ConfigError::NoDefaultFile.to_string().contains("neither config.json here nor /etc/machnet/config.json"));
+}

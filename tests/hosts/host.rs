@@ -1,0 +1,176 @@
+//! One host: its addresses, its configuration, its programs.
+
+use std::ffi::OsStr;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use serde_json::{Value, json};
+
+use super::{Failure, Ground, Link, Program};
+
+/// The interface of every host; each has a network of its own, so the name need not be unique.
+const INTERFACE: &str = "machnet0";
+/// The subnet of both hosts.
+const PREFIX_BITS: u8 = 24;
+/// How long setting up something by `ip` may take.
+const SET_UP_LIMIT: Duration = Duration::from_secs(10);
+/// How long a daemon may take until applications can attach.
+const DAEMON_START_LIMIT: Duration = Duration::from_secs(20);
+
+/// A host.
+pub(crate) struct Host {
+    /// The MAC of its interface.
+    pub(crate) mac: String,
+    /// The address for the daemon. The kernel does not own it.
+    pub(crate) machnet_ip: Ipv4Addr,
+    /// The kernel's own address.
+    pub(crate) kernel_ip: Ipv4Addr,
+    directory: PathBuf,
+    ground: Arc<Ground>,
+    programs_started: AtomicU32,
+}
+
+impl Host {
+    pub(super) fn new(
+        ground: Arc<Ground>,
+        name: &str,
+        mac: [u8; 6],
+        [machnet_ip, kernel_ip]: [Ipv4Addr; 2],
+    ) -> Result<Self, Failure> {
+        let directory = ground.scratch.path().join(name);
+        std::fs::create_dir(&directory)
+            .map_err(|why| Failure::io(&format!("cannot make {}", directory.display()), &why))?;
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        Ok(Self { mac, machnet_ip, kernel_ip, directory, ground, programs_started: AtomicU32::new(0) })
+    }
+
+    /// Lays the wire: an interface in each host, with its MAC and the kernel's address.
+    pub(super) fn connect_to(&self, other: &Self, link: Link) -> Result<(), Failure> {
+        let Link { queues, mtu_bytes } = link;
+        let end = |host: &Self| {
+            let mac = &host.mac;
+            format!("{INTERFACE} address {mac} mtu {mtu_bytes} numtxqueues {queues} numrxqueues {queues}")
+        };
+        let other_namespace = other.ground.namespace.pid();
+        self.ip(&format!("link add {} type veth peer name {} netns {other_namespace}", end(self), end(other)))?;
+        for host in [self, other] {
+            // No link-local address: the kernel would talk by itself.
+            host.ip(&format!("link set {INTERFACE} addrgenmode none"))?;
+            host.ip(&format!("address add {}/{PREFIX_BITS} dev {INTERFACE}", host.kernel_ip))?;
+            host.ip(&format!("link set {INTERFACE} up"))?;
+        }
+        Ok(())
+    }
+
+    /// Runs `ip` of iproute2 inside, with these arguments between blanks.
+    pub(crate) fn ip(&self, arguments: &str) -> Result<String, Failure> {
+        self.start("ip", arguments.split_ascii_whitespace())?.finish(SET_UP_LIMIT)
+    }
+
+    /// Where this host's files are; gone with the host.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The daemon's control socket. It can be reached from outside the host too.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.join("machnet.sock")
+    }
+
+    /// Where [`start_daemon`](Self::start_daemon) writes the configuration.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.directory.join("config.json")
+    }
+
+    /// The plainest configuration of this host's daemon, for the caller to add to.
+    pub(crate) fn config(&self) -> Value {
+        json!({
+            "machnet_config": { &self.mac: { "ip": self.machnet_ip, "prefix": PREFIX_BITS } },
+            "machnet_shards": { "socket": self.socket() },
+        })
+    }
+
+    /// Starts a program inside; its working directory is [`directory`](Self::directory) and `MACHNET_SOCKET` names the
+    /// daemon's socket. A name without a slash is one of ours if we have it, else the system's. The program is
+    /// killed when it is dropped, and when the thread that started it ends.
+    pub(crate) fn start<I>(&self, program: &str, arguments: I) -> Result<Program, Failure>
+    where
+        I: IntoIterator<Item: AsRef<OsStr>>,
+    {
+        let path = built(program).unwrap_or_else(|| PathBuf::from(program));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let number = self.programs_started.fetch_add(1, Ordering::Relaxed);
+        let mut command = self.ground.namespace.command(&path, &self.directory);
+        command.args(arguments).env("MACHNET_SOCKET", self.socket());
+        Program::start(&name, command, &self.directory.join(format!("{name}-{number}")), Arc::clone(&self.ground))
+    }
+
+    /// Starts one of our programs inside.
+    pub(crate) fn start_ours<I>(&self, program: &str, arguments: I) -> Result<Program, Failure>
+    where
+        I: IntoIterator<Item: AsRef<OsStr>>,
+    {
+        if built(program).is_none() {
+            let directory = build_directory();
+            return Err(Failure(format!(
+                "{} is not there: build it with cargo build --workspace --bins{}",
+                directory.join(program).display(),
+                if directory.ends_with("release") { " --release" } else { "" }
+            )));
+        }
+        self.start(program, arguments)
+    }
+
+    /// Writes `config`, starts the daemon with it and waits until applications can attach. Its log is its standard
+    /// error.
+    pub(crate) fn start_daemon(&self, config: &Value) -> Result<Program, Failure> {
+        let file = self.config_file();
+        std::fs::write(&file, format!("{config:#}\n"))
+            .map_err(|why| Failure::io(&format!("cannot write {}", file.display()), &why))?;
+        let arguments = [OsStr::new("--config_file"), file.as_os_str(), OsStr::new("--logtostderr")];
+        let mut daemon = self.start_ours("machnet-shards", arguments)?;
+        daemon.wait_until("its control socket", DAEMON_START_LIMIT, |_| self.daemon_answers().then_some(()))?;
+        Ok(daemon)
+    }
+
+    /// Whether somebody accepts on the control socket.
+    fn daemon_answers(&self) -> bool {
+        let attempt = || {
+            let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+            connect(&socket, &SocketAddrUnix::new(self.socket())?)
+        };
+        attempt().is_ok()
+    }
+
+    /// Pings `ip` from the kernel of this host, `count` times with `payload_bytes` each. An error if one answer is
+    /// missing.
+    pub(crate) fn ping(&self, ip: Ipv4Addr, payload_bytes: usize, count: u32) -> Result<String, Failure> {
+        let arguments = [
+            "-n".to_owned(),
+            "-i0.01".to_owned(),
+            format!("-w{}", 2 + count / 50),
+            format!("-c{count}"),
+            format!("-s{payload_bytes}"),
+            ip.to_string(),
+        ];
+        self.start("ping", arguments)?.finish(Duration::from_secs(u64::from(5 + count / 50)))
+    }
+}
+
+/// Where the programs of this build are: beside this one, which is a test in `deps` or the demo in `examples`.
+fn build_directory() -> PathBuf {
+    let this = std::env::current_exe().unwrap_or_default();
+    let directory = this.parent().unwrap_or(Path::new("."));
+    match directory.file_name().and_then(OsStr::to_str) {
+        Some("deps" | "examples") => directory.parent().unwrap_or(directory).to_owned(),
+        _ => directory.to_owned(),
+    }
+}
+
+fn built(program: &str) -> Option<PathBuf> {
+    Some(build_directory().join(program)).filter(|path| path.is_file())
+}

@@ -1,0 +1,131 @@
+//! Two hosts on this machine, for tests and for the demo.
+//!
+//! ```text
+//!   this process ── pipe ── sweeper         removes the scratch directory when the pipe breaks
+//!        │  │
+//!        │  └──── pipe ── holder, right ┐   a process that only keeps a network and a mount namespace
+//!        └─────── pipe ── holder, left  │   alive; it ends when the pipe breaks
+//!                            │          │
+//!        left ── machnet0 ═ veth ═ machnet0 ── right
+//! ```
+//!
+//! A host is a pair of namespaces without a name, so nothing of it can be left behind: the namespaces end with their
+//! last process. Programs are started inside by `nsenter` and carry a parent-death signal. When this process is dropped
+//! out of, interrupted, or killed with signal 9, the kernel kills the programs and closes the pipes, and the holders
+//! and the sweeper finish. Everything is a plain process of this machine: a program's pid is its pid, and its sockets
+//! are paths that this process can open.
+//!
+//! The kernel of each host has an address of its own beside the daemon's, on the same interface, so that `ping` and TCP
+//! work beside it. Offloads of the veth stay as they are: the kernel hands over packets with partial checksums.
+//!
+//! Root makes the namespaces directly; an ordinary user makes them inside a user namespace, where the kernel allows it.
+
+#![allow(dead_code, reason = "each program that includes this module uses a part of it")]
+
+mod host;
+mod namespace;
+mod program;
+mod scratch;
+
+use std::fmt;
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+pub(crate) use host::Host;
+pub(crate) use program::Program;
+
+use namespace::Namespace;
+use scratch::Scratch;
+
+/// Set to 1 where every test must run: a test that cannot is then a failure.
+const NO_SKIP: &str = "MACHNET_TEST_NO_SKIP";
+
+/// The wire between the hosts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    /// Transmit and receive queues at each end; `af_xdp` takes one per shard.
+    pub(crate) queues: u16,
+    /// The longest IP packet.
+    pub(crate) mtu_bytes: u16,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { queues: 1, mtu_bytes: 1500 }
+    }
+}
+
+/// Two hosts joined by a wire, and everything that must live as long as they do.
+pub(crate) struct Hosts {
+    pub(crate) left: Host,
+    pub(crate) right: Host,
+}
+
+/// What a host is made of; its programs share it, so that it outlives them.
+struct Ground {
+    namespace: Namespace,
+    scratch: Arc<Scratch>,
+}
+
+impl Hosts {
+    /// Makes two hosts with a wire between them.
+    pub(crate) fn new(link: Link) -> Result<Self, Failure> {
+        let scratch = Arc::new(Scratch::new()?);
+        let left = Namespace::new()?;
+        let right = Namespace::beside(&left)?;
+        let host = |namespace, name, number| {
+            let ground = Arc::new(Ground { namespace, scratch: Arc::clone(&scratch) });
+            Host::new(
+                ground,
+                name,
+                [2, 0, 0, 0, 0, number],
+                [Ipv4Addr::new(10, 0, 255, number), Ipv4Addr::new(10, 0, 255, 100 + number)],
+            )
+        };
+        let hosts = Self { left: host(left, "left", 1)?, right: host(right, "right", 2)? };
+        hosts.left.connect_to(&hosts.right, link)?;
+        Ok(hosts)
+    }
+
+    /// As [`new`](Self::new), for a test: where no hosts can be made it says so and gives `None`; where every test must
+    /// run it panics instead.
+    pub(crate) fn or_skip(link: Link) -> Option<Self> {
+        match Self::new(link) {
+            Ok(hosts) => Some(hosts),
+            Err(why) if std::env::var_os(NO_SKIP).is_some_and(|value| value == "1") => {
+                panic!("{NO_SKIP} is 1 and this machine cannot make two hosts: {why}")
+            }
+            Err(why) => {
+                let thread = std::thread::current();
+                // Not eprintln!, which the test runner hides when a test passes.
+                let _ = writeln!(std::io::stderr(), "SKIPPED {}: {why}", thread.name().unwrap_or("a test"));
+                None
+            }
+        }
+    }
+}
+
+/// What went wrong, in sentences for a person.
+pub(crate) struct Failure(pub(crate) String);
+
+impl Failure {
+    fn io(what: &str, why: &std::io::Error) -> Self {
+        Self(format!("{what}: {why}"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// As `Display`: `unwrap` and `expect` in a test print it for a person.
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Failure {}

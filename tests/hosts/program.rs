@@ -1,0 +1,130 @@
+//! A program that runs inside a host.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Failure, Ground};
+
+/// How often something that has no descriptor to wait for is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// A running or ended program; killed when dropped. What it writes goes to files, so that it never waits for a reader.
+pub(crate) struct Program {
+    name: String,
+    child: Child,
+    output: PathBuf,
+    errors: PathBuf,
+    /// The host must outlive it.
+    _ground: Arc<Ground>,
+}
+
+impl Program {
+    /// Starts `command`; what it writes goes to `files` with `.out` and `.err` at the end.
+    pub(super) fn start(name: &str, mut command: Command, files: &Path, ground: Arc<Ground>) -> Result<Self, Failure> {
+        let (output, errors) = (files.with_extension("out"), files.with_extension("err"));
+        let file = |path: &Path| {
+            File::create(path).map_err(|why| Failure::io(&format!("cannot make {}", path.display()), &why))
+        };
+        command.stdin(Stdio::null()).stdout(file(&output)?).stderr(file(&errors)?);
+        let child = command.spawn().map_err(|why| Failure::io("nsenter of util-linux cannot be started", &why))?;
+        Ok(Self { name: name.to_owned(), child, output, errors, _ground: ground })
+    }
+
+    /// The program's pid on this machine.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written to its standard output so far.
+    pub(crate) fn stdout(&self) -> String {
+        read(&self.output)
+    }
+
+    /// What it has written to its standard error so far.
+    pub(crate) fn stderr(&self) -> String {
+        read(&self.errors)
+    }
+
+    /// Sends it a signal, unless it has ended.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        if self.is_running() {
+            let _ = kill_process(Pid::from_child(&self.child), signal);
+        }
+    }
+
+    /// Whether it has not ended yet.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits until it ends; an error if it has not after `limit`.
+    pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus, Failure> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Ok(status),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+                Ok(None) => return Err(self.failure(&format!("still runs after {limit:?}"))),
+                Err(why) => return Err(self.failure(&why.to_string())),
+            }
+        }
+    }
+
+    /// Waits until it ends with status 0 and gives its standard output.
+    pub(crate) fn finish(&mut self, limit: Duration) -> Result<String, Failure> {
+        let status = self.wait(limit)?;
+        if status.success() { Ok(self.stdout()) } else { Err(self.failure(&format!("ended with {status}"))) }
+    }
+
+    /// Waits until `ready` gives something; an error if the program ends before, or after `limit`.
+    pub(crate) fn wait_until<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut ready: impl FnMut(&Self) -> Option<T>,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let running = self.is_running();
+            if let Some(result) = ready(self) {
+                return Ok(result);
+            }
+            if !running {
+                return Err(self.failure(&format!("ended before {what}")));
+            }
+            if Instant::now() >= deadline {
+                return Err(self.failure(&format!("has not reached \"{what}\" after {limit:?}")));
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// What happened to it, with the last lines it wrote.
+    pub(crate) fn failure(&self, what: &str) -> Failure {
+        let mut text = format!("{} {what}", self.name);
+        for (name, written) in [("stdout", self.stdout()), ("stderr", self.stderr())] {
+            let lines: Vec<_> = written.lines().collect();
+            let last = lines.len().saturating_sub(20);
+            if !lines.is_empty() {
+                text.push_str(&format!("\n--- its {name}, last lines ---\n{}", lines[last..].join("\n")));
+            }
+        }
+        Failure(text)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}

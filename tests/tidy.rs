@@ -1,0 +1,438 @@
+//! The code's own tidiness: its shape, who may name whom, what stands where. A failure says where, what, and what to do.
+//!
+//! The rules read text, not syntax: the code is in rustfmt's form, so a function ends where its closing brace has the
+//! indentation of its first line. Comments, texts and characters are blanked first for rules about code.
+
+use std::path::Path;
+
+/// The longest line, as in `.rustfmt.toml`. A line with a text in it may be longer: a message is found by its words.
+const LINE_COLUMNS: usize = 120;
+/// The longest function.
+const FUNCTION_LINES: usize = 70;
+/// The longest file, without its tests.
+const FILE_LINES: usize = 600;
+
+/// What may stand at the top, besides the directories of [`TOP_DIRECTORIES`].
+const TOP_FILES: [&str; 8] =
+    [".gitignore", ".rustfmt.toml", "Cargo.lock", "Cargo.toml", "LICENSE", "Makefile", "README.md", "config.json"];
+const TOP_DIRECTORIES: [&str; 6] = [".ci", ".github", "benches", "shards", "src", "tests"];
+
+/// Where `unsafe` may be written: memory shared with an application, descriptors, C, and a shard's sleep.
+const UNSAFE_FILES: [&str; 8] = [
+    "src/channel/segment.rs",
+    "src/channel/ring.rs",
+    "src/channel/pool.rs",
+    "src/control/socket.rs",
+    "src/capi/",
+    "shards/src/nic/dpdk/",
+    "shards/src/shard/run.rs",
+    "shards/dpdk-sys/",
+];
+
+/// Names that only some files may use: (where the rule holds, name, the files that may, what to do elsewhere).
+const OWNED_NAMES: [(&str, &str, &[&str], &str); 15] = [
+    ("", "unsafe", &UNSAFE_FILES, "write it safely, or move it behind a safe function of a file that may"),
+    ("", "dpdk_sys", &["shards/src/nic/dpdk/"], "ask NicQueue, only nic/dpdk knows DPDK"),
+    ("shards/", "glommio", &["shards/src/daemon.rs", "/run.rs"], "keep it a plain function, run.rs calls it"),
+    ("", "flume", &["shards/src/mailbox.rs"], "send through a handle of mailbox.rs"),
+    ("", "async fn", &["shards/src/daemon.rs", "/run.rs"], "keep it a plain function, run.rs awaits"),
+    ("shards/src/shard/", "crate::coordinator", &[], "post a message, both sides know only the mailbox"),
+    ("shards/src/coordinator/", "crate::shard", &[], "post a message, both sides know only the mailbox"),
+    ("shards/src/shard/", "Mutex", &[], "a shard owns its state and takes no lock"),
+    ("src/channel/app_end", "shard_end", &[], "put what both need into a file of its own"),
+    ("src/channel/shard_end", "app_end", &[], "put what both need into a file of its own"),
+    ("src/", "machnet_proto", &[], "shard/channels.rs is where channel and protocol meet"),
+    ("shards/proto/", "use machnet", &[], "shard/channels.rs is where channel and protocol meet"),
+    ("shards/proto/", "std", &[], "use core or alloc, the protocol knows no system"),
+    ("shards/proto/", "Instant::now", &[], "take the moment as an argument, the protocol knows no clock"),
+    ("shards/src/shard/", "Instant::now", &["/run.rs"], "take the moment as an argument, run.rs reads the clock"),
+];
+
+/// What no code may have outside tests, and what to write instead.
+const BANNED: [(&str, &str); 5] = [
+    (".unwrap()", "return an error, or expect(...) with the invariant that is ours"),
+    ("todo!", "write it, or return an error that says so"),
+    ("unimplemented!", "write it, or return an error that says so"),
+    ("dbg!", "remove it, or trace"),
+    ("println!", "trace it; only tools talk on stdout"),
+];
+/// Who may print: tools, and build scripts to Cargo.
+const MAY_PRINT: [&str; 4] = ["src/bin/", "shards/src/bin/", "shards/src/main.rs", "build.rs"];
+
+/// What a package may depend on without being asked for by a feature; every other package is free.
+const DEPENDENCIES: [(&str, &[&str]); 3] = [
+    ("Cargo.toml", &["libc", "rustix", "serde", "serde_json"]),
+    ("shards/proto/Cargo.toml", &["hashbrown", "siphasher", "zerocopy"]),
+    ("shards/dpdk-sys/Cargo.toml", &[]),
+];
+
+/// Module names that say nothing.
+const EMPTY_NAMES: [&str; 5] = ["utils", "util", "common", "types", "helpers"];
+
+/// One file.
+struct Source {
+    /// From the top of the repository, with slashes.
+    path: String,
+    text: String,
+    /// The text with comments, texts and characters blanked, line for line and column for column; Rust only.
+    code: String,
+    /// The first line that belongs to tests, from 0; the number of lines if none does.
+    tests_from: usize,
+}
+
+impl Source {
+    fn new(path: &str, text: String) -> Self {
+        let code = if path.ends_with(".rs") { blanked(&text) } else { text.clone() };
+        let of_tests = path.starts_with("tests/")
+            || path.starts_with("benches/")
+            || path.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "benches"));
+        let lines: Vec<_> = code.lines().collect();
+        let begins_tests = |pair: &[&str]| {
+            pair[0].starts_with("#[cfg(")
+                && pair[0].contains("test")
+                && pair[1].starts_with("mod ")
+                && pair[1].ends_with('{')
+        };
+        let tests_from = if of_tests { Some(0) } else { lines.windows(2).position(begins_tests) };
+        Self { path: path.to_owned(), tests_from: tests_from.unwrap_or(lines.len()), code, text }
+    }
+
+    fn is_rust(&self) -> bool {
+        self.path.ends_with(".rs")
+    }
+
+    /// The lines of code that are no tests, counted from 1.
+    fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.code.lines().take(self.tests_from).enumerate().map(|(index, line)| (index + 1, line))
+    }
+
+    fn complaint(&self, line: usize, what: &str, remedy: &str) -> String {
+        format!("{}:{line}: {what}: {remedy}", self.path)
+    }
+}
+
+fn check(source: &Source) -> Vec<String> {
+    let mut complaints = long_lines(source);
+    complaints.extend(machine_paths(source));
+    complaints.extend(long_functions(source));
+    complaints.extend(heavy_dependencies(source));
+    if source.is_rust() {
+        complaints.extend(long_file(source));
+        complaints.extend(owned_names(source));
+        complaints.extend(banned(source));
+        complaints.extend(empty_name(source));
+        complaints.extend(bench_without_question(source));
+    }
+    complaints
+}
+
+fn long_lines(source: &Source) -> Vec<String> {
+    let wraps = [".rs", ".c", ".h", ".yml", ".sh", "Makefile", ".ci/run", ".ci/deps"];
+    let wraps = wraps.iter().any(|end| source.path.ends_with(end));
+    let long = |line: &str| line.chars().count() > LINE_COLUMNS && !line.contains('"');
+    let lines = source.text.lines().enumerate().filter(|(_, line)| wraps && long(line));
+    let remedy = "wrap it (a comment: rustfmt +nightly --edition 2024 --config wrap_comments=true,comment_width=120)";
+    lines
+        .map(|(index, _)| source.complaint(index + 1, &format!("longer than {LINE_COLUMNS} columns"), remedy))
+        .collect()
+}
+
+/// A path that exists on the author's machine only.
+fn machine_paths(source: &Source) -> Vec<String> {
+    let of_somebody = ["home", "root", "Users", "work"].map(|place| format!("/{place}/"));
+    let mut complaints = Vec::new();
+    for (index, line) in source.text.lines().enumerate() {
+        for path in &of_somebody {
+            // Not inside a longer path or an address, such as github.com/x/root/.
+            let absolute =
+                |at: usize| !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || "_-.}~".contains(c));
+            if line.match_indices(path.as_str()).any(|(at, _)| absolute(at)) {
+                let remedy = "name it from the repository's top, or let the user say it";
+                complaints.push(source.complaint(index + 1, &format!("{path} exists on one machine only"), remedy));
+            }
+        }
+    }
+    complaints
+}
+
+fn long_functions(source: &Source) -> Vec<String> {
+    let lines: Vec<_> = source.code.lines().collect();
+    let mut complaints = Vec::new();
+    for (index, line) in lines.iter().enumerate().take(source.tests_from) {
+        let indentation = line.len() - line.trim_start().len();
+        let begins = if source.is_rust() {
+            has_word(line, "fn") && line.trim_end().ends_with(['{', '(', '>']) || line.trim_start().starts_with("fn ")
+        } else {
+            source.path.ends_with(".c") && indentation == 0 && line.ends_with('{') && line.contains('(')
+        };
+        if !begins {
+            continue;
+        }
+        let end = format!("{}}}", " ".repeat(indentation));
+        let ends = |line: &&str| line.trim_end() == end;
+        let count = lines[index..].iter().position(ends).map_or(1, |distance| distance + 1);
+        if count > FUNCTION_LINES {
+            let what = format!("a function of {count} lines, more than {FUNCTION_LINES}");
+            complaints.push(source.complaint(index + 1, &what, "give its parts names of their own"));
+        }
+    }
+    complaints
+}
+
+fn long_file(source: &Source) -> Option<String> {
+    let remedy = "split it by what its parts are about";
+    let what = format!("{} lines without tests, more than {FILE_LINES}", source.tests_from);
+    (source.tests_from > FILE_LINES).then(|| source.complaint(source.tests_from, &what, remedy))
+}
+
+fn owned_names(source: &Source) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (within, name, owners, remedy) in OWNED_NAMES {
+        // An owner is a file, a directory, or the name of a file anywhere.
+        let owns = |owner: &&str| {
+            let anywhere = owner.starts_with('/') && source.path.ends_with(*owner);
+            anywhere || source.path == **owner || owner.ends_with('/') && source.path.starts_with(*owner)
+        };
+        if source.path.starts_with(within) && !owners.iter().any(owns) {
+            let uses = source.code_lines().filter(|(_, line)| has_word(line, name));
+            complaints
+                .extend(uses.map(|(line, _)| source.complaint(line, &format!("{name} may not stand here"), remedy)));
+        }
+    }
+    complaints
+}
+
+fn banned(source: &Source) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (word, remedy) in BANNED {
+        if word == "println!" && MAY_PRINT.iter().any(|place| source.path.contains(place)) {
+            continue;
+        }
+        let uses = source.code_lines().filter(|(_, line)| line.contains(word) && !line.contains(&format!("e{word}")));
+        complaints.extend(uses.map(|(line, _)| source.complaint(line, &format!("{word} outside tests"), remedy)));
+    }
+    complaints
+}
+
+fn empty_name(source: &Source) -> Option<String> {
+    let name = EMPTY_NAMES
+        .iter()
+        .find(|name| source.path.split('/').any(|part| part == **name || part.strip_suffix(".rs") == Some(**name)))?;
+    Some(source.complaint(1, &format!("{name} says nothing"), "name the module after what it is about"))
+}
+
+fn bench_without_question(source: &Source) -> Option<String> {
+    let is_bench = source.path.contains("benches/")
+        && (source.path.ends_with("/main.rs") || source.path.rsplit_once('/')?.0.ends_with("benches"));
+    let asks = source.text.lines().next().is_some_and(|first| first.starts_with("//! ") && first.ends_with('?'));
+    (is_bench && !asks)
+        .then(|| source.complaint(1, "a benchmark without its question", "ask it in the first line, //! ...?"))
+}
+
+fn heavy_dependencies(source: &Source) -> Vec<String> {
+    let Some((_, allowed)) = DEPENDENCIES.iter().find(|(path, _)| source.path == *path) else { return Vec::new() };
+    let mut complaints = Vec::new();
+    let mut section = "";
+    for (index, line) in source.text.lines().enumerate() {
+        if line.starts_with('[') {
+            section = line;
+            continue;
+        }
+        let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
+        let named = !name.is_empty() && !name.starts_with('#');
+        if section == "[dependencies]" && named && !allowed.contains(&name) && !line.contains("optional = true") {
+            let remedy = "do without, make it optional behind a feature, or say why in tests/tidy.rs";
+            complaints.push(source.complaint(index + 1, &format!("{name} for everybody who links this"), remedy));
+        }
+    }
+    complaints
+}
+
+/// Whether `name` stands in `line`, not as a part of a longer name.
+fn has_word(line: &str, name: &str) -> bool {
+    let continues = |character: char| character.is_alphanumeric() || character == '_';
+    line.match_indices(name).any(|(at, _)| {
+        let after = &line[at + name.len()..];
+        !line[..at].ends_with(continues) && !after.starts_with(continues)
+    })
+}
+
+/// `text` with the insides of comments, texts and characters replaced by blanks.
+fn blanked(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let previous_continues = out.ends_with(|character: char| character.is_alphanumeric() || character == '_');
+        let length = match first {
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("/*") => block_comment(rest),
+            '"' => quoted(rest, 1),
+            'r' | 'b' | 'c' if !previous_continues => prefixed_text(rest),
+            '\'' => character(rest),
+            _ => 0,
+        };
+        if length == 0 {
+            out.push(first);
+            rest = &rest[first.len_utf8()..];
+        } else {
+            out.extend(rest[..length].chars().map(|character| if character == '\n' { '\n' } else { ' ' }));
+            rest = &rest[length..];
+        }
+    }
+    out
+}
+
+/// The length of a block comment, which may hold others.
+fn block_comment(text: &str) -> usize {
+    let (mut depth, mut at) = (0, 0);
+    while at < text.len() {
+        let step = match &text.as_bytes()[at..] {
+            [b'/', b'*', ..] => (1, 2),
+            [b'*', b'/', ..] => (-1, 2),
+            _ => (0, 1),
+        };
+        depth += step.0;
+        at += step.1;
+        if depth == 0 {
+            return at;
+        }
+    }
+    text.len()
+}
+
+/// The length of a text with escapes whose inside begins at `at`.
+fn quoted(text: &str, mut at: usize) -> usize {
+    while let Some(byte) = text.as_bytes().get(at) {
+        match byte {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+/// The length of a text that begins with letters, as in `br#"..."#`; 0 if this is a name.
+fn prefixed_text(text: &str) -> usize {
+    let letters = text.bytes().take_while(|byte| b"rbc".contains(byte)).count();
+    let hashes = text.bytes().skip(letters).take_while(|byte| *byte == b'#').count();
+    let inside = letters + hashes + 1;
+    match text.as_bytes().get(inside - 1) {
+        Some(b'"') if text[..letters].contains('r') => {
+            let end = format!("\"{}", "#".repeat(hashes));
+            text[inside..].find(&end).map_or(text.len(), |at| inside + at + end.len())
+        }
+        Some(b'"') if hashes == 0 => quoted(text, inside),
+        Some(b'\'') if hashes == 0 && letters == 1 => letters + character(&text[letters..]),
+        _ => 0,
+    }
+}
+
+/// The length of a character in quotes; 0 if this is a lifetime.
+fn character(text: &str) -> usize {
+    let mut inside = text[1..].chars();
+    match inside.next() {
+        Some('\\') => text[3..].find('\'').map_or(0, |at| at + 4),
+        Some(one) if inside.next() == Some('\'') => one.len_utf8() + 2,
+        _ => 0,
+    }
+}
+
+/// All files that git would take, by path; `None` outside a checkout.
+fn files() -> Option<Vec<String>> {
+    // A container may run as another user than the owner of the checkout.
+    let listing = std::process::Command::new("git")
+        .args(["-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .ok()
+        .filter(|listing| listing.status.success())?;
+    Some(String::from_utf8(listing.stdout).unwrap().lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn the_code_is_tidy() {
+    let Some(files) = files() else {
+        assert!(std::env::var_os("MACHNET_TEST_NO_SKIP").is_none_or(|value| value != "1"), "not a git checkout");
+        return eprintln!("SKIPPED the_code_is_tidy: this is not a git checkout");
+    };
+    let mut complaints = misplaced(&files);
+    for path in files {
+        // A link or a file that is deleted but not yet committed has no text; a binary one has no lines.
+        let Ok(text) = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)) else { continue };
+        if path != file!() {
+            complaints.extend(check(&Source::new(&path, text)));
+        }
+    }
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+fn misplaced(files: &[String]) -> Vec<String> {
+    let at_home = |path: &&String| match path.split_once('/') {
+        Some((directory, _)) => TOP_DIRECTORIES.contains(&directory),
+        None => TOP_FILES.contains(&path.as_str()),
+    };
+    let strays = files.iter().filter(|path| !at_home(path));
+    strays
+        .map(|path| format!("{path}: the top is fixed: move it to where it belongs, or say why in tests/tidy.rs"))
+        .collect()
+}
+
+/// What `check` says about a file, without the path.
+fn complaints(path: &str, text: &str) -> Vec<String> {
+    let found = check(&Source::new(path, text.to_owned()));
+    found.iter().map(|complaint| complaint.split_once(':').unwrap().1.to_owned()).collect()
+}
+
+#[test]
+fn every_rule_can_fail() {
+    let function = format!("fn f() {{\n{}}}\n", "    step();\n".repeat(FUNCTION_LINES));
+    let long_comment = format!("// {}\n", "word ".repeat(30));
+    for (path, text, beginning) in [
+        ("src/a.rs", long_comment.as_str(), "1: longer than 120 columns: wrap it"),
+        ("src/a.rs", function.as_str(), "1: a function of 72 lines, more than 70: give"),
+        ("shards/dpdk-sys/shim.c", &function.replace("fn f", "int f"), "1: a function of 72 lines"),
+        ("src/a.rs", &"f();\n".repeat(601), "601: 601 lines without tests, more than 600: split"),
+        ("src/a.rs", "\nfn f() { x.unwrap(); }\n", "2: .unwrap() outside tests: return an error"),
+        ("src/a.rs", "fn f() { todo!() }\n", "1: todo! outside tests: write it"),
+        ("src/a.rs", "fn f() { println!() }\n", "1: println! outside tests: trace it"),
+        ("src/a.rs", "unsafe { f() }\n", "1: unsafe may not stand here: write it safely"),
+        ("shards/src/shard/mod.rs", "use dpdk_sys::x;\n", "1: dpdk_sys may not stand here: ask NicQueue"),
+        ("shards/src/shard/mod.rs", "use glommio::x;\n", "1: glommio may not stand here"),
+        ("shards/src/shard/mod.rs", "use crate::coordinator::X;\n", "1: crate::coordinator may not"),
+        ("shards/src/shard/mod.rs", "async fn f() {}\n", "1: async fn may not stand here"),
+        ("shards/src/coordinator/mod.rs", "use crate::shard::X;\n", "1: crate::shard may not"),
+        ("src/channel/app_end.rs", "use super::shard_end;\n", "1: shard_end may not stand here"),
+        ("shards/proto/src/lib.rs", "use std::time;\n", "1: std may not stand here: use core"),
+        ("shards/proto/src/lib.rs", "use machnet::X;\n", "1: use machnet may not stand here"),
+        ("shards/src/utils.rs", "\n", "1: utils says nothing: name the module"),
+        ("benches/ring.rs", "//! The ring.\n", "1: a benchmark without its question: ask it"),
+        ("Cargo.toml", "[dependencies]\nrustix = \"1\"\ntokio.workspace = true\n", "3: tokio for everybody who links"),
+        ("README.md", "see /home/me/x\n", "1: /home/ exists on one machine only: name it"),
+    ] {
+        let found = complaints(path, text);
+        assert!(found.len() == 1 && found[0].starts_with(beginning), "{path}: {text:.60}: {found:?}");
+    }
+    let stray = misplaced(&["notes.txt".to_owned(), "docs/a.md".to_owned(), "src/lib.rs".to_owned()]);
+    assert_eq!(stray.len(), 2, "{stray:?}");
+}
+
+#[test]
+fn what_is_allowed_passes() {
+    for (path, text) in [
+        ("src/channel/ring.rs", "unsafe { f() }\n"),
+        ("src/a.rs", "#![deny(unsafe_code)]\n// unsafe, todo!\nconst A: &str = r#\"x.unwrap() \" todo!\"#;\n"),
+        ("src/a.rs", "fn f() {}\n\n#[cfg(test)]\nmod tests {\n    fn g() { x.unwrap(); }\n}\n"),
+        ("src/a.rs", "fn f<'a>(x: &'a str) -> char { '\"' }\nfn g() { '\\'' }\n/* /* todo! */ todo! */\n"),
+        ("shards/src/shard/run.rs", "async fn f() { glommio::yield_now(); Instant::now(); unsafe { g() } }\n"),
+        ("shards/src/coordinator/mod.rs", "use crate::shards; use sharded_slab::X;\n"),
+        ("shards/proto/src/b.rs", "use crate::wire::machnet::X; use machnet_x::Y;\n"),
+        ("shards/proto/src/a.rs", "#[cfg(test)]\nmod tests {\n    use std::x;\n}\n"),
+        ("tests/a.rs", "fn f() { x.unwrap(); println!(); }\n"),
+        ("benches/ring.rs", "//! How long does a descriptor take from end to end?\n"),
+        ("Cargo.toml", "[dependencies]\n# x\nserde = \"1\"\nclap = { optional = true }\n\n[features]\nx = []\n"),
+        ("README.md", "see https://example.org/home/me and ~/work/x\n"),
+    ] {
+        assert_eq!(complaints(path, text), [""; 0], "{path}: {text}");
+    }
+}
