@@ -1,7 +1,7 @@
 //! What does a message cost between the two ends of a channel: on one core, and from core to core?
 //!
-//! `one_line_bounced` is the yardstick: one cache line to the other core and back. It depends on where the cores are, so
-//! compare figures of one run only.
+//! `one_line_bounced` is the yardstick: one cache line to the other core and back. It depends on where the cores are,
+//! so compare figures of one run only.
 
 use std::io::IoSlice;
 use std::net::Ipv4Addr;

@@ -16,8 +16,8 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: every call goes to the system's allocator unchanged; counting touches only a thread-local number, which needs no
-// allocation itself.
+// SAFETY: every call goes to the system's allocator unchanged; counting touches only a thread-local number, which needs
+// no allocation itself.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);

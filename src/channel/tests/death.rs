@@ -9,8 +9,8 @@ use crate::channel::{AppEnd, Armed};
 /// More than the script writes.
 const FOREVER: u64 = u64::MAX;
 
-/// The script, for an application that dies after `writes` writes. What it does after its death has no effect; the shard
-/// goes on. Gives how many writes there were.
+/// The script, for an application that dies after `writes` writes. What it does after its death has no effect; the
+/// shard goes on. Gives how many writes there were.
 fn run(writes: u64) -> (Shard, Vec<Took>, u64) {
     let (mut shard, mut app) = channel(small(8, 16));
     let mut took = Vec::new();

@@ -246,6 +246,35 @@ fn a_message_that_is_put_back_is_the_next_one() {
 }
 
 #[test]
+fn what_is_set_aside_makes_room_and_is_received_in_order() {
+    let (mut shard, mut app) = channel(small(4, 16));
+    shard.open(FLOW, 64);
+    shard.deliver(FLOW, &[1; 100], 64);
+    let mut silent = 0;
+    while shard.end.publish_silent(FLOW) {
+        silent += 1;
+    }
+    shard.end.flush();
+    assert!(!shard.end.publish_closed(FLOW, 1, 0));
+    assert_eq!(app.set_aside(), Ok(()));
+    assert!(shard.end.publish_closed(FLOW, 1, 0));
+    shard.end.flush();
+    assert_eq!(app.set_aside(), Ok(()));
+    assert_eq!(app.has_input(), Ok(true));
+    assert_eq!(send(&mut app, FLOW, &[2]), Ok(()), "the end waits to be received");
+    assert_eq!(recv(&mut app), Some(Got::Opened(FLOW, opened(64))));
+    assert_eq!(recv(&mut app), Some(Got::Message(FLOW, vec![1; 100])));
+    for _ in 0..silent {
+        assert_eq!(recv(&mut app), Some(Got::Silent(FLOW)));
+    }
+    assert_eq!(shard.take(), Ok(vec![Took::Message(FLOW, vec![2])]), "not released while its end is not received");
+    assert_eq!(recv(&mut app), Some(Got::Closed(FLOW, 1, 0)));
+    assert_eq!(recv(&mut app), None);
+    assert_eq!(app.has_input(), Ok(false));
+    assert_eq!(shard.take(), Ok(vec![Took::Release(FLOW)]));
+}
+
+#[test]
 fn a_flow_that_ends_within_a_message_gives_its_buffers_back() {
     let (mut shard, mut app) = channel(small(4, 16));
     for flow in [FLOW, OTHER] {
