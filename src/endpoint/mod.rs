@@ -4,13 +4,11 @@ mod daemon;
 mod link;
 mod received;
 mod split;
-#[cfg(test)]
-mod tests;
 mod wait;
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -287,9 +285,16 @@ impl Endpoint {
 }
 
 /// The descriptor for `poll`, epoll and async runtimes; it means something after [`Endpoint::arm`]. It is for waiting only.
+impl AsFd for Endpoint {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waiter.as_fd()
+    }
+}
+
+/// The same for those who want a number.
 impl AsRawFd for Endpoint {
     fn as_raw_fd(&self) -> RawFd {
-        self.waiter.as_raw_fd()
+        self.waiter.as_fd().as_raw_fd()
     }
 }
 

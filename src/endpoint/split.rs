@@ -1,7 +1,7 @@
 //! An endpoint divided between two threads.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,8 +143,15 @@ impl Receiver {
 }
 
 /// As the endpoint's: it means something after [`Receiver::arm`].
+impl AsFd for Receiver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waiter.as_fd()
+    }
+}
+
+/// The same for those who want a number.
 impl AsRawFd for Receiver {
     fn as_raw_fd(&self) -> RawFd {
-        self.waiter.as_raw_fd()
+        self.waiter.as_fd().as_raw_fd()
     }
 }
