@@ -93,9 +93,9 @@ impl<const WORDS: usize> Producer<WORDS> {
     }
 }
 
-/// Entries that come with no buffer: commands and events. They use only the slots beyond one for each buffer. To count free
-/// slots and buffers would not do, because a buffer whose entry has been taken has no slot at that moment and needs one
-/// when it comes back.
+/// Entries that come with no buffer: commands and events. They use only the slots beyond one for each buffer. To count
+/// free slots and buffers would not do, because a buffer whose entry has been taken has no slot at that moment and
+/// needs one when it comes back.
 #[derive(Debug)]
 pub(super) struct Extras {
     /// The indices of those that may still be in the ring.

@@ -1,5 +1,5 @@
-//! A daemon without a network: flows between the endpoints attached to it, relayed piece by piece. One thread, no protocol, the
-//! real control socket and the real channels.
+//! A daemon without a network: flows between the endpoints attached to it, relayed piece by piece. One thread, no
+//! protocol, the real control socket and the real channels.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::Ipv4Addr;
