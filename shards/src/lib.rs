@@ -3,6 +3,11 @@
 pub mod clock;
 pub mod coordinator;
 pub mod counters;
+pub mod daemon;
+pub mod launch;
+pub mod log;
 pub mod mailbox;
 pub mod nic;
+pub mod report;
 pub mod shard;
+pub mod watchdog;

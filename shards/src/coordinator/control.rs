@@ -177,7 +177,8 @@ impl Coordinator {
 
     fn geometry(&self, link: usize) -> Geometry {
         let payload = self.links[link].max_payload_bytes();
-        Geometry::for_payload(payload, self.limits.send_bytes, self.limits.receive_bytes)
+        let bytes = |budget: u32| usize::try_from(budget).expect("32 bits fit");
+        Geometry::for_payload(payload, bytes(self.limits.send_bytes), bytes(self.limits.receive_bytes))
     }
 
     /// An application broke the rules of a channel: it is told by the end of its connection.
@@ -234,8 +235,8 @@ impl Coordinator {
 
 fn on_the_wire(geometry: Geometry) -> ChannelGeometry {
     ChannelGeometry {
-        buffer_bytes: geometry.buffer_bytes,
-        tx_buffers: geometry.tx_buffers,
-        rx_buffers: geometry.rx_buffers,
+        buffer_bytes: geometry.buffer_bytes(),
+        tx_buffers: geometry.tx_buffers(),
+        rx_buffers: geometry.rx_buffers(),
     }
 }

@@ -3,6 +3,7 @@
 use machnet_proto::time::Instant;
 use serde_json::{Map, Value, json};
 
+use super::endpoints::Endpoint;
 use super::neighbors::Link;
 use super::{ConnectionId, Coordinator};
 use crate::mailbox::{ChannelId, ShardId};
@@ -24,7 +25,7 @@ impl Coordinator {
             },
             "interfaces": self.links.iter().map(interface).collect::<Vec<_>>(),
             "shards": (0..).zip(&self.entries).map(|(id, _)| self.shard(ShardId(id))).collect::<Vec<_>>(),
-            "endpoints": self.endpoints.iter().map(|(id, _)| self.endpoint(id)).collect::<Vec<_>>(),
+            "endpoints": self.endpoints.iter().filter_map(|(id, endpoint)| self.endpoint(id, endpoint)).collect::<Vec<_>>(),
             "listeners": self.listeners().collect::<Vec<_>>(),
             "flows": self.flows(),
             "control": {
@@ -53,21 +54,22 @@ impl Coordinator {
         shard.into()
     }
 
-    fn endpoint(&self, id: ConnectionId) -> Value {
-        let Some(endpoint) = self.endpoints.find(id) else { return Value::Null };
+    /// `None` for a connection that has not attached: one that asks for the status, mostly.
+    fn endpoint(&self, id: ConnectionId, endpoint: &Endpoint) -> Option<Value> {
+        let name = endpoint.name.as_ref()?;
         let channels = endpoint.channels.iter().filter_map(|channel| {
             let channel = self.endpoints.channel(*channel)?;
             Some(json!({ "index": channel.index, "shard": channel.shard.0, "bytes": channel.bytes }))
         });
-        json!({
+        Some(json!({
             "endpoint": id.0,
-            "name": endpoint.name,
+            "name": name,
             "pid": endpoint.peer.pid.map(std::num::NonZeroU32::get),
             "uid": endpoint.peer.uid,
             "channels": channels.collect::<Vec<_>>(),
             "listeners": endpoint.listeners.len(),
             "connects_under_way": endpoint.connects.len(),
-        })
+        }))
     }
 
     fn listeners(&self) -> impl Iterator<Item = Value> {

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use machnet::channel::{FromApp, RxBuffer, TxBuffer};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
-use machnet_proto::flow::{Flow, FlowId, FlowTable, Limits, Timers};
+use machnet_proto::flow::{Flow, FlowId, FlowTable, Limits, Reason, Timers};
 use machnet_proto::handshake::{self, Features, Terms};
 use machnet_proto::time::{Duration, Instant};
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
@@ -185,6 +185,16 @@ struct Entry {
     /// The channel's epoch in which data of this flow was counted last.
     epoch_seen: u32,
     origin: Origin,
+}
+
+impl Entry {
+    /// Ends the flow in order; nothing that arrived or arrives is delivered any more.
+    fn close(&mut self, channel: &mut Channel, reason: Reason) {
+        self.flow.close(reason);
+        for buffer in self.flow.drain_received() {
+            channel.give_back(buffer);
+        }
+    }
 }
 
 /// Who opened a flow, and who knows of it.

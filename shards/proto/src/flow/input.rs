@@ -10,8 +10,9 @@ use crate::wire::machnet::{Header, Kind};
 impl<S, R> Flow<S, R> {
     /// Takes one packet of this flow.
     ///
-    /// `accept` is called at most once, and only for DATA that fits: it takes a receive buffer, copies the payload into it and
-    /// gives its token, or `None` if there is no buffer. `ecn_ce`: the packet came marked "congestion experienced".
+    /// `accept` is called at most once, and only for DATA that fits: it takes a receive buffer, copies the payload
+    /// into it and gives its token, or `None` if there is no buffer. `ecn_ce`: the packet came marked "congestion
+    /// experienced".
     pub fn on_packet(
         &mut self,
         now: Instant,
@@ -40,6 +41,7 @@ impl<S, R> Flow<S, R> {
         match header.kind {
             Kind::Data => {
                 self.owed.ack = true;
+                self.moved_at = now;
                 let verdict = self.receiver.on_data(header, len, accept);
                 if let Verdict::Invalid(_) = verdict {
                     self.owed.reset = true;
@@ -49,6 +51,7 @@ impl<S, R> Flow<S, R> {
             }
             Kind::Probe => {
                 (self.owed.ack, self.owed.probe_answer) = (true, true);
+                self.rest_if_idle(now);
                 Verdict::NotData
             }
             Kind::Close => {
@@ -85,10 +88,11 @@ impl<S, R> Flow<S, R> {
     }
 
     fn on_valid(&mut self, now: Instant) {
-        self.silence.on_heard(now);
+        let quiet = self.silence.on_heard(now);
+        self.on_silence_ended(now, quiet);
         if self.state == State::Unconfirmed {
             self.step(Step::Confirm, Reason::Other);
-            self.untold.confirmed = true;
+            (self.confirmed, self.untold.confirmed) = (true, true);
         }
     }
 
@@ -111,9 +115,12 @@ impl<S, R> Flow<S, R> {
         }
         if !self.sender.is_shut() {
             self.ask.reset_backoff();
-            if was_shut && !self.ask.is_open() {
-                // What was planned in case the window stays shut.
-                self.ask.settle();
+            if was_shut {
+                self.on_reopened(now);
+                if !self.ask.is_open() {
+                    // What was planned in case the window stays shut.
+                    self.ask.settle();
+                }
             }
         }
         let rtt = self.rtt.smoothed(&self.limits);
@@ -147,8 +154,8 @@ impl<S, R> Flow<S, R> {
         }
         let reason = Reason::from_wire(header.reason);
         if reason == Reason::NoSuchFlow {
-            // All it knows of the flow is the packet it answers; its acknowledgement means nothing. If that was our CLOSE, then the
-            // peer has ended the flow before, and only its answer was lost.
+            // All it knows of the flow is the packet it answers; its acknowledgement means nothing. If that was our
+            // CLOSE, then the peer has ended the flow before, and only its answer was lost.
             let step = if self.close_sent { Step::CloseAcknowledged } else { Step::End };
             self.step(step, if self.close_sent { self.reason } else { reason });
         } else {
@@ -163,7 +170,7 @@ impl<S, R> Flow<S, R> {
     /// The flow has ended, but the peer may not know: a CLOSE repeated by it is answered again.
     fn on_packet_after_end(&mut self, header: &Header) -> Verdict {
         if header.kind == Kind::Close && !self.owed.reset {
-            self.owed.ack = self.receiver.on_close(header.seq) || header.seq.is_before(self.receiver.next());
+            self.owed.ack |= self.receiver.on_close(header.seq) || header.seq.is_before(self.receiver.next());
         }
         Verdict::Ended
     }

@@ -64,6 +64,8 @@ pub struct Flow<S, R = S> {
     max_payload: u16,
     /// Packets that may be sent and not acknowledged.
     window_packets: u16,
+    /// The peer has shown that it knows our nonce.
+    confirmed: bool,
     /// CLOSE has been transmitted: the number after the last piece is taken.
     close_sent: bool,
     /// The source had something when it was looked at last.
@@ -82,6 +84,8 @@ pub struct Flow<S, R = S> {
     ask: Ask,
     alarms: Alarms,
     silence: Silence,
+    /// When a new piece was sent or a piece came in.
+    moved_at: Instant,
 }
 
 /// What the next packets must carry.
@@ -127,6 +131,7 @@ impl<S, R> Flow<S, R> {
             state,
             max_payload: birth.max_payload,
             window_packets,
+            confirmed: birth.role == Role::Connector,
             close_sent: false,
             waiting: false,
             limited: false,
@@ -141,6 +146,7 @@ impl<S, R> Flow<S, R> {
             ask,
             alarms: Alarms::default(),
             silence: Silence::new(now),
+            moved_at: now,
         }
     }
 
@@ -171,8 +177,9 @@ impl<S, R> Flow<S, R> {
     }
 
     /// Says for how many packets beyond those in order there are receive buffers. Call it before the first
-    /// transmission and whenever the number changes; it may also fall. Owes an announcement by itself when the window opens usefully;
-    /// the reopening of one that was shut is announced by a PROBE, which is repeated until it is answered.
+    /// transmission and whenever the number changes; it may also fall. Owes an announcement by itself when the window
+    /// opens usefully; the reopening of one that was shut is announced by a PROBE, which is repeated until it is
+    /// answered.
     pub fn grant(&mut self, buffers: u16) {
         if self.state == State::Closed {
             return;
@@ -189,9 +196,9 @@ impl<S, R> Flow<S, R> {
         self.receiver.granted()
     }
 
-    /// Ends the flow in order: what was pulled and what the source still has is delivered, then the peer is told `reason`, then comes
-    /// [`Event::Closed`]. Nothing more is delivered here, and pieces that arrive are acknowledged and discarded; take back what has
-    /// arrived with [`drain_received`](Self::drain_received).
+    /// Ends the flow in order: what was pulled and what the source still has is delivered, then the peer is told
+    /// `reason`, then comes [`Event::Closed`]. Nothing more is delivered here, and pieces that arrive are
+    /// acknowledged and discarded; take back what has arrived with [`drain_received`](Self::drain_received).
     ///
     /// How long the peer may take is the caller's decision: [`abort`](Self::abort) ends the wait.
     pub fn close(&mut self, reason: Reason) {
@@ -214,22 +221,22 @@ impl<S, R> Flow<S, R> {
         self.reset_header(now, reason)
     }
 
-    /// Asks the peer for a sign of life at once: for when something speaks for its having been restarted. If it was, its
-    /// RST ends the flow.
+    /// Asks the peer for a sign of life at once: for when something speaks for its having been restarted. If it was,
+    /// its RST ends the flow.
     pub fn probe(&mut self) {
         if matches!(self.state, State::Established | State::Closing) {
             self.ask.want();
         }
     }
 
-    /// Gives back the piece that is furthest ahead of those in order, so that its buffer can serve somebody else. The peer sends
-    /// it again.
+    /// Gives back the piece that is furthest ahead of those in order, so that its buffer can serve somebody else. The
+    /// peer sends it again.
     pub fn renege(&mut self) -> Option<R> {
         self.receiver.renege()
     }
 
-    /// The shard itself did not run for `gap`: the peer's silence during it says nothing, nor does the delay of what is answered
-    /// now.
+    /// The shard itself did not run for `gap`: the peer's silence during it says nothing, nor does the delay of what
+    /// is answered now.
     pub fn skip_gap(&mut self, gap: Duration) {
         self.silence.skip(gap);
         self.alarms.distrust_delays();
@@ -242,7 +249,7 @@ impl<S, R> Flow<S, R> {
 
     /// Whether the peer is known to know our nonce; a connector's flow is confirmed from birth.
     pub fn is_confirmed(&self) -> bool {
-        self.state != State::Unconfirmed
+        self.confirmed
     }
 
     /// How many of our messages the peer's daemon has acknowledged.
@@ -290,6 +297,10 @@ impl<S, R> Flow<S, R> {
 
 #[cfg(test)]
 impl<S, R> Flow<S, R> {
+    fn memory_slots(&self) -> usize {
+        self.sender.memory_slots() + self.receiver.memory_slots()
+    }
+
     /// What must be true between any two calls.
     fn check_invariants(&self) {
         self.sender.check_invariants();
@@ -301,4 +312,4 @@ impl<S, R> Flow<S, R> {
 }
 
 #[cfg(test)]
-mod soak;
+mod tests;

@@ -1,0 +1,2 @@
+//! What does a message cost between two ends of a channel?
+fn main() {}

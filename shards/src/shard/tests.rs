@@ -1,0 +1,1 @@
+//! A shard, as scripts: this comes in, exactly this goes out.

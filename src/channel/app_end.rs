@@ -1,0 +1,127 @@
+//! The application's end of a channel, for one thread; it splits into halves for two.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::app_receiver::{AppReceiver, Received};
+use super::app_sender::{AppSender, SendError};
+use super::bell::{Bell, Ear};
+use super::halves::Halves;
+use super::layout::Layout;
+use super::segment::Segment;
+use super::sync::Arc;
+use super::{AppHandles, Armed, Broken, FlowId, Geometry};
+
+/// The application's end of a channel.
+///
+/// Sending and receiving never wait and make no system call, but for a bell when the shard sleeps. Who wants to wait
+/// *arms*, polls [`AppEnd::bell`] if the answer is [`Armed::Armed`], then calls [`AppEnd::drain_bell`] (after a wake) and
+/// [`AppEnd::disarm`], and looks again.
+#[derive(Debug)]
+pub struct AppEnd {
+    sender: AppSender,
+    receiver: AppReceiver,
+}
+
+impl AppEnd {
+    /// Opens the end that the daemon made.
+    pub fn open(geometry: Geometry, handles: AppHandles) -> io::Result<Self> {
+        let AppHandles { segment, bell_in, bell_out } = handles;
+        let segment = Segment::open(segment.as_fd(), &Layout::new(&geometry))?;
+        Ok(Self::assemble(geometry, &Arc::new(segment), Ear::received(bell_in)?, Bell::received(bell_out)?))
+    }
+
+    pub(super) fn assemble(geometry: Geometry, segment: &Arc<Segment>, ear: Ear, bell: Bell) -> Self {
+        let halves = Arc::new(Halves::new(ear, bell));
+        let sender = AppSender::new(&geometry, segment, &halves);
+        let receiver = AppReceiver::new(&geometry, segment, &halves);
+        Self { sender, receiver }
+    }
+
+    /// Sends one message: the bytes of all `parts`, one after the other. All or nothing; never waits.
+    pub fn send(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+        match self.sender.send(flow, parts) {
+            Err(SendError::Closed) if self.is_open(flow)? => self.sender.send(flow, parts),
+            outcome => outcome,
+        }
+    }
+
+    /// Closes a flow: what was sent before still arrives, nothing more can be sent. Nothing if it is closed already.
+    pub fn close_flow(&mut self, flow: FlowId) -> Result<(), Broken> {
+        if self.is_open(flow)? {
+            self.sender.close_flow(flow)?;
+        }
+        Ok(())
+    }
+
+    /// Whether messages can be sent over a flow: from the moment at which the shard published its `Opened`, received or
+    /// not, to the moment at which it is closed here or its `Closed` has been received.
+    pub fn is_open(&mut self, flow: FlowId) -> Result<bool, Broken> {
+        if self.sender.is_open(flow) {
+            return Ok(true);
+        }
+        self.receiver.look_ahead()?;
+        Ok(self.sender.is_open(flow))
+    }
+
+    /// The next message or event, if there is one. Never waits.
+    pub fn recv(&mut self) -> Result<Option<Received<'_>>, Broken> {
+        self.sender.attend()?;
+        self.receiver.recv()
+    }
+
+    /// Whether [`AppEnd::recv`] would find something, if only a piece of a message.
+    pub fn has_input(&mut self) -> Result<bool, Broken> {
+        self.receiver.has_input()
+    }
+
+    /// Takes what waits, to be received later: makes room for an event that found none, because the application has not
+    /// received for long.
+    pub fn set_aside(&mut self) -> Result<(), Broken> {
+        self.receiver.set_aside()
+    }
+
+    /// Whether the message that was refused last for want of room would be taken now.
+    pub fn has_room(&mut self) -> Result<bool, Broken> {
+        self.sender.has_room()
+    }
+
+    /// Transmit buffers that are free now.
+    pub fn free_tx_buffers(&mut self) -> Result<usize, Broken> {
+        self.sender.free_tx_buffers()
+    }
+
+    /// Asks for the bell when something can be received.
+    pub fn arm(&mut self) -> Result<Armed, Broken> {
+        self.sender.attend()?;
+        self.receiver.arm()
+    }
+
+    /// Asks for the bell when as many buffers are free as the message needs that was last refused for want of room. May be
+    /// combined with [`AppEnd::arm`].
+    pub fn arm_room(&mut self) -> Result<Armed, Broken> {
+        self.sender.arm_room()
+    }
+
+    /// Awake again.
+    pub fn disarm(&mut self) {
+        self.receiver.disarm();
+        self.sender.disarm_room();
+    }
+
+    /// Readable when an armed end has something to do. Hangs up when the daemon ends.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.receiver.bell()
+    }
+
+    /// Makes [`AppEnd::bell`] unreadable again. Call it after a wake, *before* [`AppEnd::disarm`] and the next look.
+    pub fn drain_bell(&mut self) {
+        self.disarm();
+        self.receiver.drain_bell();
+    }
+
+    /// The two halves, for two threads.
+    pub fn split(self) -> (AppSender, AppReceiver) {
+        (self.sender, self.receiver)
+    }
+}

@@ -1,0 +1,490 @@
+//! The half of an application's end that receives.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::os::fd::BorrowedFd;
+
+use super::app_sender::FlowMap;
+use super::descriptor::{Descriptor, Words};
+use super::halves::{Half, Halves, News, ShardSleep};
+use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
+use super::pool::{Held, Pool};
+use super::ring::{Consumer, Producer};
+use super::segment::{Segment, Shared};
+use super::sync::{Arc, Word};
+use super::{Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Opened, Position};
+
+/// Buffers of one message that are kept until it is whole; a longer message is put together on the heap.
+const HELD_PER_MESSAGE_MAX: usize = 64;
+
+/// Share of the receive pool that messages which are not whole may hold; beyond it they are put together on the heap.
+const HELD_SHARE: u32 = 4;
+
+/// Buffers given back in one go while there is more to receive: the shard hears of fewer than this many late.
+const RETURN_BURST: u32 = 32;
+
+/// Lists of held buffers kept for the next messages.
+const SPARE_LISTS_MAX: usize = 16;
+
+/// The largest heap memory kept for the next message.
+const SPARE_HEAP_BYTES_MAX: usize = 1 << 20;
+
+/// The half of an application's end that receives messages and hears what happens to flows.
+#[derive(Debug)]
+pub struct AppReceiver {
+    rx: Consumer<DESCRIPTOR_WORDS>,
+    fill: Producer<INDEX_WORDS>,
+    pool: Pool,
+    /// Messages that are not whole.
+    partial: FlowMap<Partial>,
+    /// Buffers that `partial` holds.
+    held: usize,
+    held_max: usize,
+    /// Buffers given back that the shard does not know of yet.
+    returned: u32,
+    return_burst: u32,
+    /// Taken from the ring, not received yet: what comes next, in order.
+    aside: VecDeque<Taken>,
+    /// Up to this index of `rx` the sending half knows which flows have opened.
+    looked_ahead: u64,
+    spare_lists: Vec<Vec<Held>>,
+    spare_heap: Vec<u8>,
+    input_asleep: Shared<Word>,
+    /// How often this half has armed.
+    armings: u64,
+    shard: ShardSleep,
+    halves: Arc<Halves>,
+}
+
+/// What was received, in the order in which it arrived.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// A flow is established.
+    Opened {
+        /// Its name.
+        flow: FlowId,
+        /// What it is.
+        opened: Opened,
+    },
+    /// A message arrived.
+    Message {
+        /// Over which flow.
+        flow: FlowId,
+        /// The message, in place. Its buffers go back to the shard when it is dropped.
+        message: Message<'a>,
+    },
+    /// The peer has not answered for a while; the flow is not given up.
+    Silent {
+        /// Which.
+        flow: FlowId,
+    },
+    /// The peer answers again.
+    Alive {
+        /// Which.
+        flow: FlowId,
+    },
+    /// The flow ended; its name means nothing any more.
+    Closed {
+        /// Which.
+        flow: FlowId,
+        /// Why, by the protocol's numbers.
+        reason: u16,
+        /// How many of the messages sent over it the peer has acknowledged.
+        acknowledged_messages: u64,
+    },
+}
+
+/// A received message, in place.
+#[derive(Debug)]
+#[must_use = "a message that is dropped unread is gone"]
+pub struct Message<'a> {
+    receiver: &'a mut AppReceiver,
+    flow: FlowId,
+    whole: Whole,
+}
+
+/// A message of which all pieces have arrived.
+#[derive(Debug)]
+enum Whole {
+    Piece(Held),
+    /// More than one piece, in order.
+    Pieces(Vec<Held>),
+    Heap(Vec<u8>),
+}
+
+/// A message of which pieces are missing.
+#[derive(Debug)]
+enum Partial {
+    Pieces { pieces: Vec<Held>, bytes: usize },
+    Heap(Vec<u8>),
+}
+
+/// What one look at the ring brought.
+#[derive(Debug)]
+enum Taken {
+    Message(FlowId, Whole),
+    Event(Received<'static>),
+}
+
+impl AppReceiver {
+    pub(super) fn new(geometry: &Geometry, segment: &Arc<Segment>, halves: &Arc<Halves>) -> Self {
+        let layout = Layout::new(geometry);
+        let buffers = geometry.rx_buffers();
+        Self {
+            rx: Consumer::new(segment, &layout.rx),
+            fill: Producer::new(segment, &layout.fill),
+            pool: Pool::new(segment, layout.rx_pool_at, layout.buffer_bytes, buffers),
+            partial: FlowMap::default(),
+            held: 0,
+            held_max: (buffers / HELD_SHARE) as usize,
+            returned: 0,
+            return_burst: RETURN_BURST.min(buffers / 8).max(1),
+            aside: VecDeque::new(),
+            looked_ahead: 0,
+            spare_lists: Vec::new(),
+            spare_heap: Vec::new(),
+            input_asleep: Shared::word(segment, layout.input_asleep_at),
+            armings: 0,
+            shard: ShardSleep::new(segment, &layout),
+            halves: Arc::clone(halves),
+        }
+    }
+
+    /// The next message or event, if there is one. Never waits.
+    pub fn recv(&mut self) -> Result<Option<Received<'_>>, Broken> {
+        let next = match self.aside.pop_front() {
+            Some(taken) => Some(taken),
+            None => self.take()?,
+        };
+        Ok(next.map(|taken| match taken {
+            Taken::Message(flow, whole) => Received::Message { flow, message: Message { receiver: self, flow, whole } },
+            Taken::Event(event) => event,
+        }))
+    }
+
+    /// Whether [`AppReceiver::recv`] would find something, if only a piece of a message.
+    pub fn has_input(&mut self) -> Result<bool, Broken> {
+        Ok(!self.aside.is_empty() || self.rx.available().map_err(|_| Broken)? > 0)
+    }
+
+    /// Takes what is in the ring now, to be received later: makes room for an event that found none, because the application
+    /// has not received for long. Messages keep their buffers as usual, so that a slow reader stays one.
+    pub fn set_aside(&mut self) -> Result<(), Broken> {
+        let end = self.rx.taken() + self.rx.available().map_err(|_| Broken)?;
+        while self.rx.taken() < end
+            && let Some(taken) = self.take()?
+        {
+            self.aside.push_back(taken);
+        }
+        self.publish_returned();
+        Ok(())
+    }
+
+    /// Tells the sending half of flows that are open although their `Opened` has not been received yet, because it waits
+    /// behind messages: after a connect, say.
+    pub fn look_ahead(&mut self) -> Result<(), Broken> {
+        let from = self.looked_ahead.max(self.rx.taken());
+        let end = self.rx.taken() + self.rx.available().map_err(|_| Broken)?;
+        for index in from..end {
+            if let Some(Descriptor::Opened { flow, max_payload, .. }) = Descriptor::decode(self.rx.read(index)) {
+                self.tell_opened(flow, max_payload)?;
+            }
+        }
+        self.looked_ahead = end;
+        Ok(())
+    }
+
+    /// Takes descriptors until there is a whole message or an event.
+    fn take(&mut self) -> Result<Option<Taken>, Broken> {
+        loop {
+            let index = self.rx.taken();
+            let Some(words) = self.pop()? else {
+                self.publish_returned();
+                return Ok(None);
+            };
+            let event = match Descriptor::decode(words).ok_or(Broken)? {
+                Descriptor::Piece { flow, buffer, len, position } => {
+                    let held = self.pool.hold(buffer, len).ok_or(Broken)?;
+                    match self.add_piece(flow, held, position)? {
+                        Some(whole) => return Ok(Some(Taken::Message(flow, whole))),
+                        None => continue,
+                    }
+                }
+                Descriptor::Opened { flow, max_payload, accepted, local_ip, remote_ip } => {
+                    let (local_port, remote_port) = self.take_ports(flow)?;
+                    if index >= self.looked_ahead {
+                        self.tell_opened(flow, max_payload)?;
+                    }
+                    let opened = Opened { local_ip, local_port, remote_ip, remote_port, max_payload, accepted };
+                    Received::Opened { flow, opened }
+                }
+                Descriptor::Silent { flow } => Received::Silent { flow },
+                Descriptor::Alive { flow } => Received::Alive { flow },
+                Descriptor::Closed { flow, reason, acknowledged_messages } => {
+                    self.forget_partial(flow);
+                    self.halves.tell(News::Closed { flow });
+                    Received::Closed { flow, reason, acknowledged_messages }
+                }
+                Descriptor::Close { .. } | Descriptor::Release { .. } | Descriptor::Ports { .. } => return Err(Broken),
+            };
+            return Ok(Some(Taken::Event(event)));
+        }
+    }
+
+    fn pop(&mut self) -> Result<Option<Words>, Broken> {
+        self.rx.pop().map_err(|_| Broken)
+    }
+
+    /// The second slot of an `Opened`, published together with the first.
+    fn take_ports(&mut self, opened: FlowId) -> Result<(u16, u16), Broken> {
+        match self.pop()?.and_then(Descriptor::decode) {
+            Some(Descriptor::Ports { flow, local_port, remote_port }) if flow == opened => {
+                Ok((local_port, remote_port))
+            }
+            _ => Err(Broken),
+        }
+    }
+
+    fn tell_opened(&self, flow: FlowId, max_payload: u16) -> Result<(), Broken> {
+        if max_payload == 0 || !self.pool.fits(max_payload) {
+            return Err(Broken);
+        }
+        self.halves.tell(News::Opened { flow, max_payload });
+        Ok(())
+    }
+
+    // ---- Messages from pieces -------------------------------------------------------------------------------------
+
+    /// Adds a piece to its message; gives the message if that makes it whole.
+    #[inline]
+    fn add_piece(&mut self, flow: FlowId, piece: Held, position: Position) -> Result<Option<Whole>, Broken> {
+        if position.first && !self.partial.is_empty() && self.partial.contains_key(&flow) {
+            return Err(Broken);
+        }
+        if position.first && position.last {
+            return Ok(Some(Whole::Piece(piece)));
+        }
+        self.add_to_partial(flow, piece, position)
+    }
+
+    fn add_to_partial(&mut self, flow: FlowId, piece: Held, position: Position) -> Result<Option<Whole>, Broken> {
+        let before = if position.first {
+            Partial::Pieces { pieces: self.spare_lists.pop().unwrap_or_default(), bytes: 0 }
+        } else {
+            self.partial.remove(&flow).ok_or(Broken)?
+        };
+        if before.bytes() + piece.len() > MAX_MESSAGE_BYTES {
+            return Err(Broken);
+        }
+        let after = match before {
+            Partial::Pieces { mut pieces, bytes }
+                if pieces.len() < HELD_PER_MESSAGE_MAX && (self.held < self.held_max || position.last) =>
+            {
+                let bytes = bytes + piece.len();
+                pieces.push(piece);
+                self.held += 1;
+                Partial::Pieces { pieces, bytes }
+            }
+            Partial::Pieces { pieces, .. } => {
+                let heap = self.spill(pieces);
+                Partial::Heap(self.append(heap, piece))
+            }
+            Partial::Heap(heap) => Partial::Heap(self.append(heap, piece)),
+        };
+        if !position.last {
+            self.partial.insert(flow, after);
+            return Ok(None);
+        }
+        Ok(Some(match after {
+            Partial::Pieces { pieces, .. } => {
+                self.held -= pieces.len();
+                Whole::Pieces(pieces)
+            }
+            Partial::Heap(heap) => Whole::Heap(heap),
+        }))
+    }
+
+    /// Moves held pieces to the heap and gives their buffers back.
+    fn spill(&mut self, mut pieces: Vec<Held>) -> Vec<u8> {
+        let mut heap = mem::take(&mut self.spare_heap);
+        self.held -= pieces.len();
+        for piece in pieces.drain(..) {
+            heap = self.append(heap, piece);
+        }
+        self.keep_list(pieces);
+        heap
+    }
+
+    fn append(&mut self, mut heap: Vec<u8>, piece: Held) -> Vec<u8> {
+        heap.extend_from_slice(self.pool.bytes(&piece));
+        self.give_back(piece);
+        heap
+    }
+
+    /// The flow ended within a message, which nobody will ever see.
+    fn forget_partial(&mut self, flow: FlowId) {
+        match self.partial.remove(&flow) {
+            None => {}
+            Some(Partial::Pieces { pieces, .. }) => {
+                self.held -= pieces.len();
+                self.recycle(Whole::Pieces(pieces));
+            }
+            Some(Partial::Heap(heap)) => self.recycle(Whole::Heap(heap)),
+        }
+    }
+
+    // ---- Buffers back to the shard --------------------------------------------------------------------------------
+
+    /// Gives back what a message occupied.
+    fn recycle(&mut self, whole: Whole) {
+        match whole {
+            Whole::Piece(piece) => self.give_back(piece),
+            Whole::Pieces(mut pieces) => {
+                for piece in pieces.drain(..) {
+                    self.give_back(piece);
+                }
+                self.keep_list(pieces);
+            }
+            Whole::Heap(mut heap) => {
+                if (self.spare_heap.capacity()..=SPARE_HEAP_BYTES_MAX).contains(&heap.capacity()) {
+                    heap.clear();
+                    self.spare_heap = heap;
+                }
+            }
+        }
+    }
+
+    fn keep_list(&mut self, list: Vec<Held>) {
+        if self.spare_lists.len() < SPARE_LISTS_MAX {
+            self.spare_lists.push(list);
+        }
+    }
+
+    fn give_back(&mut self, piece: Held) {
+        self.fill.push([u64::from(piece.into_index())]);
+        self.returned += 1;
+        if self.returned >= self.return_burst {
+            self.publish_returned();
+        }
+    }
+
+    /// Lets the shard see which descriptors were taken and which buffers are its own again; in this order, because the shard
+    /// relies on finding a free slot for every free buffer.
+    #[inline]
+    fn publish_returned(&mut self) {
+        self.rx.publish();
+        if self.fill.publish() {
+            self.returned = 0;
+            self.shard.ring(&self.halves, true);
+        }
+    }
+
+    // ---- Sleep ----------------------------------------------------------------------------------------------------
+
+    /// Asks for the bell when something can be received.
+    pub fn arm(&mut self) -> Result<Armed, Broken> {
+        self.publish_returned();
+        if !self.aside.is_empty() {
+            return Ok(Armed::Ready);
+        }
+        self.armings += 1;
+        self.halves.arm(Half::Receiver, &self.input_asleep, self.armings);
+        if self.rx.available().map_err(|_| Broken)? > 0 {
+            self.disarm();
+            return Ok(Armed::Ready);
+        }
+        Ok(Armed::Armed)
+    }
+
+    /// Awake again.
+    pub fn disarm(&mut self) {
+        self.halves.disarm(Half::Receiver, &self.input_asleep);
+    }
+
+    /// Readable when an armed half has something to do. Both halves have the same.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.halves.ear().fd()
+    }
+
+    /// Makes [`AppReceiver::bell`] unreadable again, if nobody else sleeps on it. Call it after a wake, before
+    /// the next look.
+    pub fn drain_bell(&mut self) {
+        self.halves.drain_bell(Half::Receiver);
+    }
+}
+
+impl Partial {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Pieces { bytes, .. } => *bytes,
+            Self::Heap(heap) => heap.len(),
+        }
+    }
+}
+
+impl Message<'_> {
+    /// The flow it came over.
+    pub fn flow(&self) -> FlowId {
+        self.flow
+    }
+
+    /// Its bytes, at least one.
+    #[allow(clippy::len_without_is_empty)] // no message is empty
+    pub fn len(&self) -> usize {
+        match &self.whole {
+            Whole::Piece(piece) => piece.len(),
+            Whole::Pieces(pieces) => pieces.iter().map(Held::len).sum(),
+            Whole::Heap(heap) => heap.len(),
+        }
+    }
+
+    /// The message as one slice, if it lies in one place: a message of one piece always does.
+    pub fn as_slice(&self) -> Option<&[u8]> {
+        match &self.whole {
+            Whole::Piece(piece) => Some(self.receiver.pool.bytes(piece)),
+            Whole::Pieces(_) => None,
+            Whole::Heap(heap) => Some(heap),
+        }
+    }
+
+    /// The slices that one after the other are the message.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let (pieces, heap): (&[Held], &[u8]) = match &self.whole {
+            Whole::Piece(piece) => (std::slice::from_ref(piece), &[]),
+            Whole::Pieces(pieces) => (pieces, &[]),
+            Whole::Heap(heap) => (&[], heap),
+        };
+        let in_place = pieces.iter().map(|piece| self.receiver.pool.bytes(piece));
+        in_place.chain(Some(heap).filter(|heap| !heap.is_empty()))
+    }
+
+    /// Copies the message, or as much of it as fits, to the beginning of `into`; gives how many bytes that was.
+    pub fn copy_to(&self, into: &mut [u8]) -> usize {
+        let mut copied = 0;
+        for slice in self.slices() {
+            let room = &mut into[copied..];
+            let taken = slice.len().min(room.len());
+            room[..taken].copy_from_slice(&slice[..taken]);
+            copied += taken;
+        }
+        copied
+    }
+
+    /// Makes this message the next one to be received, again.
+    pub fn put_back(mut self) {
+        let whole = self.take();
+        self.receiver.aside.push_front(Taken::Message(self.flow, whole));
+    }
+
+    /// Leaves an empty heap, which costs nothing to recycle.
+    fn take(&mut self) -> Whole {
+        mem::replace(&mut self.whole, Whole::Heap(Vec::new()))
+    }
+}
+
+impl Drop for Message<'_> {
+    fn drop(&mut self) {
+        let whole = self.take();
+        self.receiver.recycle(whole);
+    }
+}

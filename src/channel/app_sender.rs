@@ -1,0 +1,296 @@
+//! The half of an application's end that sends.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::fmt::{self, Display, Formatter};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io::IoSlice;
+use std::os::fd::BorrowedFd;
+
+use super::descriptor::Descriptor;
+use super::halves::{Half, Halves, News, ShardSleep};
+use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
+use super::pool::Pool;
+use super::ring::{Consumer, Producer};
+use super::segment::{Segment, Shared};
+use super::sync::{Arc, Word};
+use super::{Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Position};
+
+/// The half of an application's end that sends messages and closes flows.
+///
+/// It knows of a flow once the receiving half has read, or looked ahead to, its `Opened`. It is also the half that tells
+/// the shard that the end of a flow has been heard; it does so whenever one of its methods is called, so call
+/// [`AppSender::attend`] now and then in a program that only receives.
+#[derive(Debug)]
+pub struct AppSender {
+    tx: Producer<DESCRIPTOR_WORDS>,
+    completion: Consumer<INDEX_WORDS>,
+    pool: Pool,
+    /// Transmit buffers that are ours, the most recently used last.
+    free: Vec<u32>,
+    /// Bytes that a piece of an open flow holds.
+    flows: FlowMap<u16>,
+    /// Commands that found no room in the ring, oldest first: at most two for each flow.
+    unsent: VecDeque<Descriptor>,
+    /// Emptied at once; kept for its memory.
+    news: Vec<News>,
+    /// Free buffers that the message needs which was refused last.
+    wanted: usize,
+    room_asleep: Shared<Word>,
+    shard: ShardSleep,
+    halves: Arc<Halves>,
+}
+
+/// Why a message was not taken. Nothing of it has been sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendError {
+    /// Not enough transmit buffers are free now.
+    NoRoom,
+    /// A message has at least one byte.
+    Empty,
+    /// A message has at most [`MAX_MESSAGE_BYTES`], or as many as this flow's pieces can carry in all buffers.
+    TooLong,
+    /// The flow is closed, or not of this channel.
+    Closed,
+    /// The channel is of no use any more.
+    Broken,
+}
+
+impl Display for SendError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRoom => f.write_str("not enough transmit buffers are free: wait for room"),
+            Self::Empty => f.write_str("a message needs at least one byte"),
+            Self::TooLong => write!(f, "a message has at most {MAX_MESSAGE_BYTES} bytes: send it in parts"),
+            Self::Closed => f.write_str("the flow is closed, or not of this channel"),
+            Self::Broken => Broken.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SendError {}
+
+impl From<Broken> for SendError {
+    fn from(Broken: Broken) -> Self {
+        Self::Broken
+    }
+}
+
+impl AppSender {
+    pub(super) fn new(geometry: &Geometry, segment: &Arc<Segment>, halves: &Arc<Halves>) -> Self {
+        let layout = Layout::new(geometry);
+        Self {
+            tx: Producer::new(segment, &layout.tx),
+            completion: Consumer::new(segment, &layout.completion),
+            pool: Pool::new(segment, layout.tx_pool_at, layout.buffer_bytes, geometry.tx_buffers()),
+            free: (0..geometry.tx_buffers()).rev().collect(),
+            flows: FlowMap::default(),
+            unsent: VecDeque::new(),
+            news: Vec::new(),
+            wanted: 1,
+            room_asleep: Shared::word(segment, layout.room_asleep_at),
+            shard: ShardSleep::new(segment, &layout),
+            halves: Arc::clone(halves),
+        }
+    }
+
+    /// Sends one message: the bytes of all `parts`, one after the other. All or nothing; never waits.
+    pub fn send(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+        self.attend()?;
+        let max_payload = usize::from(*self.flows.get(&flow).ok_or(SendError::Closed)?);
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if bytes == 0 {
+            return Err(SendError::Empty);
+        }
+        let pieces = bytes.div_ceil(max_payload);
+        if bytes > MAX_MESSAGE_BYTES || pieces > self.pool.buffers() {
+            return Err(SendError::TooLong);
+        }
+        if self.free.len() < pieces && self.reap()? < pieces {
+            self.wanted = pieces;
+            return Err(SendError::NoRoom);
+        }
+        let mut gather = Gather { parts, skip: 0 };
+        let mut left = bytes;
+        while left > 0 {
+            let len = left.min(max_payload);
+            let buffer = self.free.pop().expect("enough are free");
+            gather.fill(&self.pool, buffer, len);
+            let position = Position { first: left == bytes, last: left == len };
+            let len_wire = u16::try_from(len).expect("a payload's length came as a u16");
+            // There is room: see `push_commands`.
+            self.tx.push(Descriptor::Piece { flow, buffer, len: len_wire, position }.encode());
+            left -= len;
+        }
+        self.flush();
+        Ok(())
+    }
+
+    /// Closes a flow: what was sent before still arrives, nothing more can be sent. Nothing if it is closed already.
+    pub fn close_flow(&mut self, flow: FlowId) -> Result<(), Broken> {
+        self.attend()?;
+        if self.flows.remove(&flow).is_some() {
+            self.unsent.push_back(Descriptor::Close { flow });
+            self.push_commands()?;
+            self.flush();
+        }
+        Ok(())
+    }
+
+    /// Whether messages can be sent over a flow.
+    pub fn is_open(&mut self, flow: FlowId) -> bool {
+        self.learn();
+        self.flows.contains_key(&flow)
+    }
+
+    /// Transmit buffers that are free now.
+    pub fn free_tx_buffers(&mut self) -> Result<usize, Broken> {
+        self.reap()
+    }
+
+    /// Whether the message that was refused last for want of room would be taken now.
+    pub fn has_room(&mut self) -> Result<bool, Broken> {
+        Ok(self.reap()? >= self.wanted.min(self.pool.buffers()))
+    }
+
+    /// Hears which flows the receiving half saw open and close, and tells the shard so.
+    pub fn attend(&mut self) -> Result<(), Broken> {
+        self.learn();
+        if !self.unsent.is_empty() {
+            self.push_commands()?;
+            self.flush();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn learn(&mut self) {
+        self.halves.hear(&mut self.news);
+        for news in self.news.drain(..) {
+            match news {
+                News::Opened { flow, max_payload } => {
+                    self.flows.insert(flow, max_payload);
+                }
+                News::Closed { flow } => {
+                    self.flows.remove(&flow);
+                    self.unsent.push_back(Descriptor::Release { flow });
+                }
+            }
+        }
+    }
+
+    /// Pushes commands as long as they leave a slot for every free buffer: then a piece always finds room. (A buffer gets
+    /// free again only after the shard has taken its descriptor, which makes room for one more.)
+    fn push_commands(&mut self) -> Result<(), Broken> {
+        while let Some(&command) = self.unsent.front() {
+            if !self.tx.has_room(self.free.len() as u64 + 1).map_err(|_| Broken)? {
+                break;
+            }
+            self.tx.push(command.encode());
+            self.unsent.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Takes back the buffers that the shard completed, and gives how many are free.
+    fn reap(&mut self) -> Result<usize, Broken> {
+        while let Some([index]) = self.completion.pop().map_err(|_| Broken)? {
+            let index = u32::try_from(index).map_err(|_| Broken)?;
+            if !self.pool.contains(index) || self.free.len() == self.pool.buffers() {
+                return Err(Broken);
+            }
+            self.free.push(index);
+        }
+        Ok(self.free.len())
+    }
+
+    fn flush(&mut self) {
+        if self.tx.publish() {
+            self.shard.ring(&self.halves, false);
+        }
+    }
+
+    // ---- Sleep ----------------------------------------------------------------------------------------------------
+
+    /// Asks for the bell when as many buffers are free as the message needs that was last refused for want of room.
+    pub fn arm_room(&mut self) -> Result<Armed, Broken> {
+        self.attend()?;
+        let free = self.reap()?;
+        let wanted = self.wanted.min(self.pool.buffers());
+        if free >= wanted {
+            return Ok(Armed::Ready);
+        }
+        let tail_wanted = self.completion.taken() + (wanted - free) as u64;
+        self.halves.arm(Half::Sender, &self.room_asleep, tail_wanted + 1);
+        if self.reap()? >= wanted {
+            self.disarm_room();
+            return Ok(Armed::Ready);
+        }
+        Ok(Armed::Armed)
+    }
+
+    /// Awake again.
+    pub fn disarm_room(&mut self) {
+        self.halves.disarm(Half::Sender, &self.room_asleep);
+    }
+
+    /// Readable when an armed half has something to do. Both halves have the same.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.halves.ear().fd()
+    }
+
+    /// Makes [`AppSender::bell`] unreadable again, if nobody else sleeps on it. Call it after a wake, before
+    /// the next look.
+    pub fn drain_bell(&mut self) {
+        self.halves.drain_bell(Half::Sender);
+    }
+}
+
+/// Reads through the parts of a message.
+struct Gather<'a> {
+    parts: &'a [IoSlice<'a>],
+    /// Bytes of the first part that have been read.
+    skip: usize,
+}
+
+impl Gather<'_> {
+    /// Copies the next `len` bytes, which there are, into a buffer.
+    fn fill(&mut self, pool: &Pool, buffer: u32, len: usize) {
+        let mut filled = 0;
+        while filled < len {
+            let part = &self.parts[0][self.skip..];
+            let taken = part.len().min(len - filled);
+            pool.copy_in(buffer, filled, &part[..taken]);
+            filled += taken;
+            self.skip += taken;
+            if self.skip == self.parts[0].len() {
+                self.parts = &self.parts[1..];
+                self.skip = 0;
+            }
+        }
+    }
+}
+
+/// By flow. The shard chose the numbers, so nobody can aim for collisions.
+pub(super) type FlowMap<T> = HashMap<FlowId, T, BuildHasherDefault<FlowHasher>>;
+
+/// Fibonacci hashing of one number.
+#[derive(Debug, Default)]
+pub(super) struct FlowHasher(u64);
+
+impl Hasher for FlowHasher {
+    fn write_u32(&mut self, number: u32) {
+        let spread = u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = spread ^ spread >> 32;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u32(u32::from(byte) ^ (self.0 >> 32) as u32);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

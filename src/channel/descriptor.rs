@@ -1,0 +1,124 @@
+//! What a slot of `tx` and `rx` says, as two words.
+//!
+//! ```text
+//! word 0   kind: 8 │ flags: 8 │ number: 16 │ flow: 32      (from the lowest bit)
+//! word 1   buffer, or addresses, or a count
+//! ```
+
+use std::net::Ipv4Addr;
+
+use super::layout::DESCRIPTOR_WORDS;
+use super::{FlowId, Opened, Position};
+
+const PIECE: u8 = 1;
+const CLOSE: u8 = 2;
+const RELEASE: u8 = 3;
+const OPENED: u8 = 4;
+const PORTS: u8 = 5;
+const SILENT: u8 = 6;
+const ALIVE: u8 = 7;
+const CLOSED: u8 = 8;
+
+const FIRST: u8 = 1 << 0;
+const LAST: u8 = 1 << 1;
+const ACCEPTED: u8 = 1 << 0;
+
+pub(super) type Words = [u64; DESCRIPTOR_WORDS];
+
+/// One slot, understood.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Descriptor {
+    /// `tx`, `rx`: a piece of a message.
+    Piece { flow: FlowId, buffer: u32, len: u16, position: Position },
+    /// `tx`: nothing more will be sent.
+    Close { flow: FlowId },
+    /// `tx`: the application knows that the flow ended.
+    Release { flow: FlowId },
+    /// `rx`: a flow is established. The next slot says its ports.
+    Opened { flow: FlowId, max_payload: u16, accepted: bool, local_ip: Ipv4Addr, remote_ip: Ipv4Addr },
+    /// `rx`: the second slot of `Opened`, published together with it.
+    Ports { flow: FlowId, local_port: u16, remote_port: u16 },
+    /// `rx`: the peer does not answer at present.
+    Silent { flow: FlowId },
+    /// `rx`: the peer answers again.
+    Alive { flow: FlowId },
+    /// `rx`: the flow ended.
+    Closed { flow: FlowId, reason: u16, acknowledged_messages: u64 },
+}
+
+impl Descriptor {
+    /// The two slots that tell of an established flow.
+    pub(super) fn opened(flow: FlowId, opened: &Opened) -> [Self; 2] {
+        let &Opened { local_ip, local_port, remote_ip, remote_port, max_payload, accepted } = opened;
+        [
+            Self::Opened { flow, max_payload, accepted, local_ip, remote_ip },
+            Self::Ports { flow, local_port, remote_port },
+        ]
+    }
+
+    pub(super) fn encode(self) -> Words {
+        match self {
+            Self::Piece { flow, buffer, len, position } => {
+                let flags = if position.first { FIRST } else { 0 } | if position.last { LAST } else { 0 };
+                [head(PIECE, flags, len, flow), u64::from(buffer)]
+            }
+            Self::Close { flow } => [head(CLOSE, 0, 0, flow), 0],
+            Self::Release { flow } => [head(RELEASE, 0, 0, flow), 0],
+            Self::Opened { flow, max_payload, accepted, local_ip, remote_ip } => {
+                let flags = if accepted { ACCEPTED } else { 0 };
+                let addresses = u64::from(u32::from(local_ip)) << 32 | u64::from(u32::from(remote_ip));
+                [head(OPENED, flags, max_payload, flow), addresses]
+            }
+            Self::Ports { flow, local_port, remote_port } => {
+                [head(PORTS, 0, 0, flow), u64::from(local_port) << 16 | u64::from(remote_port)]
+            }
+            Self::Silent { flow } => [head(SILENT, 0, 0, flow), 0],
+            Self::Alive { flow } => [head(ALIVE, 0, 0, flow), 0],
+            Self::Closed { flow, reason, acknowledged_messages } => {
+                [head(CLOSED, 0, reason, flow), acknowledged_messages]
+            }
+        }
+    }
+
+    /// `None`: no descriptor of this release.
+    #[inline]
+    pub(super) fn decode([head, body]: Words) -> Option<Self> {
+        let [kind, flags, ..] = head.to_le_bytes();
+        let number = low_u16(head >> 16);
+        let flow = FlowId(low_u32(head >> 32));
+        Some(match kind {
+            PIECE => {
+                let position = Position { first: flags & FIRST != 0, last: flags & LAST != 0 };
+                Self::Piece { flow, buffer: u32::try_from(body).ok()?, len: number, position }
+            }
+            CLOSE => Self::Close { flow },
+            RELEASE => Self::Release { flow },
+            OPENED => Self::Opened {
+                flow,
+                max_payload: number,
+                accepted: flags & ACCEPTED != 0,
+                local_ip: Ipv4Addr::from(low_u32(body >> 32)),
+                remote_ip: Ipv4Addr::from(low_u32(body)),
+            },
+            PORTS => Self::Ports { flow, local_port: low_u16(body >> 16), remote_port: low_u16(body) },
+            SILENT => Self::Silent { flow },
+            ALIVE => Self::Alive { flow },
+            CLOSED => Self::Closed { flow, reason: number, acknowledged_messages: body },
+            _ => return None,
+        })
+    }
+}
+
+fn head(kind: u8, flags: u8, number: u16, flow: FlowId) -> u64 {
+    u64::from(kind) | u64::from(flags) << 8 | u64::from(number) << 16 | u64::from(flow.0) << 32
+}
+
+fn low_u16(word: u64) -> u16 {
+    let [a, b, ..] = word.to_le_bytes();
+    u16::from_le_bytes([a, b])
+}
+
+fn low_u32(word: u64) -> u32 {
+    let [a, b, c, d, ..] = word.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}

@@ -1,0 +1,125 @@
+//! The shared memory between one application endpoint and one shard, and both of its ends.
+//!
+//! ```text
+//!    AppEnd                      the segment (a sealed memfd)                    ShardEnd
+//!   ┌──────────┐   tx           pieces of messages, Close, Release      ──►  ┌──────────┐
+//!   │ sender   │   completion   transmit buffers that are free again    ◄──  │          │
+//!   ├──────────┤                                                             │          │
+//!   │ receiver │   rx           pieces that arrived, events of flows    ◄──  │          │
+//!   └──────────┘   fill         receive buffers given back              ──►  └──────────┘
+//!
+//!   transmit pool: belongs to the application; a buffer is the shard's from `tx` to `completion`
+//!   receive pool:  belongs to the shard; a buffer is the application's from `rx` to `fill`
+//! ```
+//!
+//! Every buffer has exactly one owner at any moment, so there is no lock that a dead process could hold. Each side
+//! keeps its free list, its indices and the geometry in private memory; what lies in the segment is only ever a
+//! *copy* of an index, a descriptor, or payload. The shard trusts nothing of it: it copies a descriptor, checks the copy,
+//! uses the copy, and answers a broken rule with a [`Violation`], which ends the channel and nothing else. The
+//! application trusts the daemon, but checks whatever could otherwise lead it outside its memory.
+//!
+//! A ring has more slots than there are buffers to describe, so publishing a piece or giving a buffer back never finds it full.
+//! Events and commands of flows use the slots that no buffer can claim any more; if there are none they wait as state.
+//!
+//! Whoever wants to sleep *arms*: it says so in the segment, then looks once more. Whoever publishes looks, after it
+//! has published, whether the other side is armed, and only then rings its bell, once per arming.
+
+mod app_end;
+mod app_receiver;
+mod app_sender;
+#[cfg(not(loom))]
+mod bell;
+mod descriptor;
+mod halves;
+mod layout;
+#[cfg(loom)]
+mod model;
+mod pool;
+mod ring;
+#[cfg(not(loom))]
+mod segment;
+mod shard_end;
+mod sync;
+#[cfg(test)]
+mod tests;
+#[cfg(loom)]
+use model as bell;
+#[cfg(loom)]
+use model as segment;
+
+use std::fmt::{self, Display, Formatter};
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+
+pub use app_end::AppEnd;
+pub use app_receiver::{AppReceiver, Message, Received};
+pub use app_sender::{AppSender, SendError};
+pub use layout::{BadGeometry, Geometry};
+pub use shard_end::{FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
+
+/// The largest message, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
+
+/// The name of a flow within its channel. The shard gives it with [`Opened`] and does not use it for another flow
+/// before the application has said that it knows of the end ([`FromApp::Release`]).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowId(pub u32);
+
+/// Where a piece stands in its message. A message in one piece is both first and last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Position {
+    /// It begins a message.
+    pub first: bool,
+    /// It ends a message.
+    pub last: bool,
+}
+
+/// A flow is established.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// Our address.
+    pub local_ip: Ipv4Addr,
+    /// Our UDP port.
+    pub local_port: u16,
+    /// The peer's address.
+    pub remote_ip: Ipv4Addr,
+    /// The peer's UDP port.
+    pub remote_port: u16,
+    /// Bytes that a piece of this flow holds at most.
+    pub max_payload: u16,
+    /// The peer connected to us, not we to it.
+    pub accepted: bool,
+}
+
+/// Whether a side that wanted to sleep may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a side that sleeps although it is `Ready` may sleep for ever"]
+pub enum Armed {
+    /// There is something to do already; nothing was armed.
+    Ready,
+    /// The bell will ring.
+    Armed,
+}
+
+/// What the other end of the channel published contradicts itself: the channel is of no use any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Broken;
+
+impl Display for Broken {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("the daemon, or a stray write of this process, damaged the channel: attach again")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// What an application needs to open its end: passed over the control socket, together with the [`Geometry`].
+#[derive(Debug)]
+pub struct AppHandles {
+    /// The memory.
+    pub segment: OwnedFd,
+    /// Readable when the shard rang.
+    pub bell_in: OwnedFd,
+    /// Written to ring the shard's bell.
+    pub bell_out: OwnedFd,
+}

@@ -1,0 +1,93 @@
+//! The buffers of one pool: where they lie, and copies into and out of them.
+#![allow(unsafe_code)]
+
+use super::segment::Segment;
+use super::sync::Arc;
+
+/// A pool of buffers. Who owns which is known to the two ends, each in its private memory.
+#[derive(Debug)]
+pub(super) struct Pool {
+    segment: Arc<Segment>,
+    at: usize,
+    buffer_bytes: usize,
+    buffers: u32,
+}
+
+/// A receive buffer that the application owns: made from a descriptor once, gone when it is given back. Neither
+/// `Clone` nor `Copy`.
+#[derive(Debug)]
+pub(super) struct Held {
+    index: u32,
+    len: u16,
+}
+
+impl Pool {
+    pub(super) fn new(segment: &Arc<Segment>, at: usize, buffer_bytes: usize, buffers: u32) -> Self {
+        Self { segment: Arc::clone(segment), at, buffer_bytes, buffers }
+    }
+
+    /// How many buffers there are.
+    pub(super) fn buffers(&self) -> usize {
+        self.buffers as usize
+    }
+
+    /// Whether a buffer has this index.
+    #[inline]
+    pub(super) fn contains(&self, index: u32) -> bool {
+        index < self.buffers
+    }
+
+    /// Whether a piece of `len` bytes fits a buffer.
+    #[inline]
+    pub(super) fn fits(&self, len: u16) -> bool {
+        usize::from(len) <= self.buffer_bytes
+    }
+
+    /// Copies `bytes` into a buffer, from its byte `skip` on. The caller owns the buffer.
+    #[inline]
+    pub(super) fn copy_in(&self, index: u32, skip: usize, bytes: &[u8]) {
+        assert!(skip + bytes.len() <= self.buffer_bytes, "a piece fits its buffer");
+        self.segment.copy_in(self.offset(index) + skip, bytes);
+    }
+
+    /// Fills `into` from a buffer. The caller owns the buffer.
+    #[inline]
+    pub(super) fn copy_out(&self, index: u32, into: &mut [u8]) {
+        assert!(into.len() <= self.buffer_bytes, "a piece fits its buffer");
+        self.segment.copy_out(self.offset(index), into);
+    }
+
+    /// Takes what a descriptor names; `None` if the pool has no such buffer, or it is not so long.
+    #[inline]
+    pub(super) fn hold(&self, index: u32, len: u16) -> Option<Held> {
+        (self.contains(index) && self.fits(len) && len > 0).then_some(Held { index, len })
+    }
+
+    /// The payload of a buffer that the application owns, in place.
+    #[inline]
+    pub(super) fn bytes<'a>(&'a self, held: &'a Held) -> &'a [u8] {
+        let at = self.offset(held.index);
+        // SAFETY: the daemon does not write a receive buffer between publishing it and getting it back; it gets it
+        // back through `Held::into_index`, which consumes the value that this slice borrows.
+        unsafe { self.segment.slice(at, usize::from(held.len)) }
+    }
+
+    #[inline]
+    fn offset(&self, index: u32) -> usize {
+        assert!(self.contains(index), "a buffer of this pool");
+        self.at + index as usize * self.buffer_bytes
+    }
+}
+
+impl Held {
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    /// The index to give back.
+    #[inline]
+    pub(super) fn into_index(self) -> u32 {
+        self.index
+    }
+}

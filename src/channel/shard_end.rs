@@ -1,0 +1,466 @@
+//! The shard's end of a channel. It believes nothing that it reads from the segment.
+
+use std::fmt::{self, Display, Formatter};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use super::bell::{self, Bell, Ear};
+use super::descriptor::Descriptor;
+use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
+use super::pool::Pool;
+use super::ring::{Consumer, Producer, RanAway};
+use super::segment::{Segment, Shared};
+use super::sync::{Arc, Ordering, Word, fence};
+use super::{AppHandles, Armed, FlowId, Geometry, Opened, Position};
+
+/// The shard's end of a channel.
+///
+/// Nothing the application does makes a method of it panic or wait. A broken rule is found by [`ShardEnd::poll_tx`] or
+/// [`ShardEnd::poll_fill`] and given as a [`Violation`], now and at every later call.
+#[derive(Debug)]
+pub struct ShardEnd {
+    geometry: Geometry,
+    tx: Consumer<DESCRIPTOR_WORDS>,
+    fill: Consumer<INDEX_WORDS>,
+    rx: Producer<DESCRIPTOR_WORDS>,
+    completion: Producer<INDEX_WORDS>,
+
+    tx_pool: Pool,
+    /// By index: whether a [`TxBuffer`] stands for it.
+    tx_held: Box<[bool]>,
+    tx_held_count: usize,
+
+    rx_pool: Pool,
+    /// Receive buffers without an owner, the most recently used last.
+    rx_free: Vec<u32>,
+    /// By index: whether it is published and not given back.
+    rx_with_app: Box<[bool]>,
+    rx_with_app_count: usize,
+
+    input_asleep: Shared<Word>,
+    room_asleep: Shared<Word>,
+    shard_asleep: Shared<Word>,
+    /// What the application's words said when its bell rang last: an arming is answered once.
+    rung_input: u64,
+    rung_room: u64,
+    /// How often the shard has armed.
+    armings: u64,
+    ear: Ear,
+    bell: Bell,
+    violation: Option<Violation>,
+}
+
+/// A transmit buffer that the shard owns, until it is [completed](ShardEnd::complete).
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a buffer that is not completed is lost to the application"]
+pub struct TxBuffer(u32);
+
+/// A receive buffer that the shard owns, until it is [published](ShardEnd::publish) or
+/// [given back](ShardEnd::give_back).
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a buffer that is neither published nor given back is lost"]
+pub struct RxBuffer(u32);
+
+/// What the application wants.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FromApp {
+    /// Send a piece of a message. Pieces of a message come in order; those of other flows may lie between them.
+    Piece {
+        /// Whose it is.
+        flow: FlowId,
+        /// Where it lies.
+        buffer: TxBuffer,
+        /// Its bytes, at least one and at most what a buffer holds.
+        len: u16,
+        /// It begins a message.
+        first: bool,
+        /// It ends a message.
+        last: bool,
+    },
+    /// Nothing more will be sent: close the flow once everything has arrived.
+    Close {
+        /// Which.
+        flow: FlowId,
+    },
+    /// The application knows that the flow ended, and names it no more.
+    Release {
+        /// Which.
+        flow: FlowId,
+    },
+}
+
+impl FromApp {
+    /// The flow it is about.
+    pub fn flow(&self) -> FlowId {
+        match *self {
+            Self::Piece { flow, .. } | Self::Close { flow } | Self::Release { flow } => flow,
+        }
+    }
+}
+
+/// A rule of the channel that the application broke.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Violation {
+    /// It named a buffer that does not exist.
+    BufferOutOfRange,
+    /// It sent, or gave back, a buffer that was not its own.
+    BufferNotOwned,
+    /// A piece is longer than a buffer, or than its flow allows.
+    LengthTooLarge,
+    /// A piece has no bytes.
+    EmptyPiece,
+    /// An index of a ring is beyond the ring.
+    RingRanAway,
+    /// A descriptor is of no kind that an application sends.
+    UnknownKind,
+    /// It named a flow that it does not have. (Found by the shard.)
+    UnknownFlow,
+}
+
+impl Display for Violation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BufferOutOfRange => "it named a buffer that does not exist",
+            Self::BufferNotOwned => "it used a buffer that was not its own",
+            Self::LengthTooLarge => "a piece is longer than its buffer or its flow allows",
+            Self::EmptyPiece => "a piece has no bytes",
+            Self::RingRanAway => "an index of a ring is beyond the ring",
+            Self::UnknownKind => "a descriptor is of no kind that an application sends",
+            Self::UnknownFlow => "it named a flow that it does not have",
+        })
+    }
+}
+
+impl std::error::Error for Violation {}
+
+impl From<RanAway> for Violation {
+    fn from(RanAway: RanAway) -> Self {
+        Self::RingRanAway
+    }
+}
+
+impl ShardEnd {
+    /// Makes a channel, and what the application needs to open the other end.
+    pub fn create(geometry: Geometry) -> io::Result<(Self, AppHandles)> {
+        let (segment, segment_fd) = Segment::create(&Layout::new(&geometry))?;
+        let (ear, bell_out) = bell::towards_shard()?;
+        let (bell, bell_in) = bell::towards_app()?;
+        let end = Self::assemble(geometry, &Arc::new(segment), ear, bell);
+        Ok((end, AppHandles { segment: segment_fd, bell_in, bell_out }))
+    }
+
+    pub(super) fn assemble(geometry: Geometry, segment: &Arc<Segment>, ear: Ear, bell: Bell) -> Self {
+        let layout = Layout::new(&geometry);
+        let (tx_buffers, rx_buffers) = (geometry.tx_buffers(), geometry.rx_buffers());
+        Self {
+            geometry,
+            tx: Consumer::new(segment, &layout.tx),
+            fill: Consumer::new(segment, &layout.fill),
+            rx: Producer::new(segment, &layout.rx),
+            completion: Producer::new(segment, &layout.completion),
+            tx_pool: Pool::new(segment, layout.tx_pool_at, layout.buffer_bytes, tx_buffers),
+            tx_held: vec![false; tx_buffers as usize].into(),
+            tx_held_count: 0,
+            rx_pool: Pool::new(segment, layout.rx_pool_at, layout.buffer_bytes, rx_buffers),
+            rx_free: (0..rx_buffers).rev().collect(),
+            rx_with_app: vec![false; rx_buffers as usize].into(),
+            rx_with_app_count: 0,
+            input_asleep: Shared::word(segment, layout.input_asleep_at),
+            room_asleep: Shared::word(segment, layout.room_asleep_at),
+            shard_asleep: Shared::word(segment, layout.shard_asleep_at),
+            rung_input: 0,
+            rung_room: 0,
+            armings: 0,
+            ear,
+            bell,
+            violation: None,
+        }
+    }
+
+    /// The measures of the channel.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    // ---- From the application -------------------------------------------------------------------------------------
+
+    /// Takes what the application published until `into` is full to its capacity, and gives how much that was. On an error
+    /// `into` holds what was in order before it.
+    pub fn poll_tx(&mut self, into: &mut Vec<FromApp>) -> Result<usize, Violation> {
+        self.check()?;
+        let before = into.len();
+        let polled = self.take_descriptors(into);
+        self.tx.publish();
+        self.note(polled)?;
+        Ok(into.len() - before)
+    }
+
+    fn take_descriptors(&mut self, into: &mut Vec<FromApp>) -> Result<(), Violation> {
+        while into.len() < into.capacity() {
+            let Some(words) = self.tx.pop()? else { break };
+            into.push(self.admit(Descriptor::decode(words))?);
+        }
+        Ok(())
+    }
+
+    /// Checks a private copy of a descriptor.
+    fn admit(&mut self, descriptor: Option<Descriptor>) -> Result<FromApp, Violation> {
+        match descriptor {
+            Some(Descriptor::Piece { flow, buffer, len, position: Position { first, last } }) => {
+                let held = self.tx_held.get_mut(buffer as usize).ok_or(Violation::BufferOutOfRange)?;
+                if *held {
+                    return Err(Violation::BufferNotOwned);
+                }
+                if len == 0 {
+                    return Err(Violation::EmptyPiece);
+                }
+                if !self.tx_pool.fits(len) {
+                    return Err(Violation::LengthTooLarge);
+                }
+                *held = true;
+                self.tx_held_count += 1;
+                Ok(FromApp::Piece { flow, buffer: TxBuffer(buffer), len, first, last })
+            }
+            Some(Descriptor::Close { flow }) => Ok(FromApp::Close { flow }),
+            Some(Descriptor::Release { flow }) => Ok(FromApp::Release { flow }),
+            _ => Err(Violation::UnknownKind),
+        }
+    }
+
+    /// Takes back the receive buffers that the application gave back, and gives how many those were.
+    pub fn poll_fill(&mut self) -> Result<usize, Violation> {
+        self.check()?;
+        let before = self.rx_free.len();
+        let polled = self.take_back();
+        self.note(polled)?;
+        Ok(self.rx_free.len() - before)
+    }
+
+    fn take_back(&mut self) -> Result<(), Violation> {
+        // Bounded: a buffer is taken back once, and nothing is published meanwhile.
+        while let Some([index]) = self.fill.pop()? {
+            let index = u32::try_from(index).map_err(|_| Violation::BufferOutOfRange)?;
+            let with_app = self.rx_with_app.get_mut(index as usize).ok_or(Violation::BufferOutOfRange)?;
+            if !std::mem::take(with_app) {
+                return Err(Violation::BufferNotOwned);
+            }
+            self.rx_with_app_count -= 1;
+            self.rx_free.push(index);
+        }
+        Ok(())
+    }
+
+    /// The first rule that was broken, if one was.
+    pub fn violation(&self) -> Option<Violation> {
+        self.violation
+    }
+
+    fn check(&self) -> Result<(), Violation> {
+        self.violation.map_or(Ok(()), Err)
+    }
+
+    fn note(&mut self, result: Result<(), Violation>) -> Result<(), Violation> {
+        self.violation = self.violation.or(result.err());
+        self.check()
+    }
+
+    // ---- Transmit buffers -----------------------------------------------------------------------------------------
+
+    /// Copies the first `into.len()` bytes of a piece.
+    #[inline]
+    pub fn copy_from(&self, buffer: &TxBuffer, into: &mut [u8]) {
+        self.tx_pool.copy_out(buffer.0, into);
+    }
+
+    /// Gives a buffer back to the application, which sees it after the next [`ShardEnd::flush`].
+    pub fn complete(&mut self, buffer: TxBuffer) {
+        let was_held = std::mem::take(&mut self.tx_held[buffer.0 as usize]);
+        assert!(was_held, "a token stands for a buffer that is held");
+        self.tx_held_count -= 1;
+        self.completion.push([u64::from(buffer.0)]);
+    }
+
+    /// Transmit buffers that the shard owns.
+    pub fn tx_buffers_held(&self) -> usize {
+        self.tx_held_count
+    }
+
+    // ---- Receive buffers ------------------------------------------------------------------------------------------
+
+    /// Takes a free receive buffer.
+    pub fn allocate(&mut self) -> Option<RxBuffer> {
+        self.rx_free.pop().map(RxBuffer)
+    }
+
+    /// Receive buffers that [`ShardEnd::allocate`] could give.
+    pub fn free_buffers(&self) -> usize {
+        self.rx_free.len()
+    }
+
+    /// Receive buffers that are published and not given back.
+    pub fn buffers_with_app(&self) -> usize {
+        self.rx_with_app_count
+    }
+
+    /// Copies a piece into a receive buffer.
+    #[inline]
+    pub fn copy_to(&mut self, buffer: &RxBuffer, bytes: &[u8]) {
+        self.rx_pool.copy_in(buffer.0, 0, bytes);
+    }
+
+    /// Puts a receive buffer back that turned out not to be needed.
+    pub fn give_back(&mut self, buffer: RxBuffer) {
+        self.rx_free.push(buffer.0);
+    }
+
+    // ---- To the application ---------------------------------------------------------------------------------------
+
+    /// Publishes a piece of `len` bytes, the next in order of its flow; the application sees it after the next
+    /// [`ShardEnd::flush`]. There is room for every buffer, unless the application broke the rules: then the buffer goes back, and
+    /// the next poll says so.
+    pub fn publish(&mut self, flow: FlowId, buffer: RxBuffer, len: u16, position: Position) {
+        debug_assert!(len > 0 && self.rx_pool.fits(len), "the piece lies in its buffer");
+        let RxBuffer(index) = buffer;
+        if !self.has_room(1) {
+            // An honest application has taken the descriptor of a buffer before it gives the buffer back.
+            self.violation = self.violation.or(Some(Violation::RingRanAway));
+            self.rx_free.push(index);
+            return;
+        }
+        self.rx_with_app[index as usize] = true;
+        self.rx_with_app_count += 1;
+        self.rx.push(Descriptor::Piece { flow, buffer: index, len, position }.encode());
+    }
+
+    /// Publishes that a flow is established; `false` if there is no room now.
+    #[must_use]
+    pub fn publish_opened(&mut self, flow: FlowId, opened: &Opened) -> bool {
+        self.publish_event(&Descriptor::opened(flow, opened))
+    }
+
+    /// Publishes that the peer does not answer at present; `false` if there is no room now.
+    #[must_use]
+    pub fn publish_silent(&mut self, flow: FlowId) -> bool {
+        self.publish_event(&[Descriptor::Silent { flow }])
+    }
+
+    /// Publishes that the peer answers again; `false` if there is no room now.
+    #[must_use]
+    pub fn publish_alive(&mut self, flow: FlowId) -> bool {
+        self.publish_event(&[Descriptor::Alive { flow }])
+    }
+
+    /// Publishes that a flow ended, and how many of the messages sent over it the peer has acknowledged; `false` if there is no
+    /// room now. Nothing more may be published for the flow; it is over when [`FromApp::Release`] answers.
+    #[must_use]
+    pub fn publish_closed(&mut self, flow: FlowId, reason: u16, acknowledged_messages: u64) -> bool {
+        self.publish_event(&[Descriptor::Closed { flow, reason, acknowledged_messages }])
+    }
+
+    /// Events leave a slot for every buffer that could still be published.
+    fn publish_event(&mut self, slots: &[Descriptor]) -> bool {
+        let reserved = self.geometry.rx_buffers() as usize - self.rx_with_app_count;
+        if !self.has_room(slots.len() + reserved) {
+            return false;
+        }
+        for slot in slots {
+            self.rx.push(slot.encode());
+        }
+        true
+    }
+
+    fn has_room(&mut self, slots: usize) -> bool {
+        match self.rx.has_room(slots as u64) {
+            Ok(has_room) => has_room,
+            Err(ran_away) => {
+                self.violation = self.violation.or(Some(ran_away.into()));
+                false
+            }
+        }
+    }
+
+    /// Lets the application see everything since the last flush, and wakes it if it sleeps and wants that.
+    pub fn flush(&mut self) {
+        let published = self.rx.publish();
+        let completed = self.completion.publish();
+        if !published && !completed {
+            return;
+        }
+        // SYNC POINT: either the application, arming, sees what was published, or we see it armed. Pairs with the
+        // fences of `AppReceiver::arm` and `AppSender::arm_room`.
+        fence(Ordering::SeqCst);
+        let input = self.input_asleep.load(Ordering::Relaxed);
+        let room = self.room_asleep.load(Ordering::Relaxed);
+        let wakes_input = published && input != 0 && input != self.rung_input;
+        // The word is one more than the tail that the application waits for.
+        let has_come = room.wrapping_sub(1) <= self.completion.published();
+        let wakes_room = completed && room != 0 && room != self.rung_room && has_come;
+        if wakes_input {
+            self.rung_input = input;
+        }
+        if wakes_room {
+            self.rung_room = room;
+        }
+        if wakes_input || wakes_room {
+            self.bell.ring();
+        }
+    }
+
+    // ---- Sleep ----------------------------------------------------------------------------------------------------
+
+    /// Asks for the bell when the application publishes a descriptor in `tx`. Buffers that it merely gives back do not
+    /// ring, so that reading costs an application no system calls.
+    pub fn arm(&mut self) -> Armed {
+        self.arm_for(false)
+    }
+
+    /// Asks for the bell when the application publishes a descriptor in `tx` *or* gives back receive buffers: for a shard
+    /// with flows whose window is closed for want of them.
+    pub fn arm_wanting_buffers(&mut self) -> Armed {
+        self.arm_for(true)
+    }
+
+    fn arm_for(&mut self, wants_buffers: bool) -> Armed {
+        self.armings += 1;
+        self.shard_asleep.store(self.armings << 1 | u64::from(wants_buffers), Ordering::Relaxed);
+        // SYNC POINT: either the application, having published, sees us armed, or we see what it published. Pairs with
+        // the fence of `ShardSleep::ring`.
+        fence(Ordering::SeqCst);
+        let is_ready =
+            self.violation.is_some() || self.tx.available() != Ok(0) || wants_buffers && self.fill.available() != Ok(0);
+        if is_ready {
+            self.disarm();
+            return Armed::Ready;
+        }
+        Armed::Armed
+    }
+
+    /// The shard looks at the channel by itself again.
+    pub fn disarm(&mut self) {
+        self.shard_asleep.store(0, Ordering::Relaxed);
+    }
+
+    /// Readable when an armed shard has something to do.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.ear.fd()
+    }
+
+    /// Makes [`ShardEnd::bell`] unreadable again. Call it after a wake, *before* [`ShardEnd::disarm`] and the next poll.
+    pub fn drain_bell(&mut self) {
+        self.ear.drain();
+    }
+}
+
+impl TxBuffer {
+    /// Its number: less than [`Geometry::tx_buffers`].
+    pub fn index(&self) -> u32 {
+        self.0
+    }
+}
+
+impl RxBuffer {
+    /// Its number: less than [`Geometry::rx_buffers`].
+    pub fn index(&self) -> u32 {
+        self.0
+    }
+}
