@@ -18,8 +18,8 @@ use super::{Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Position};
 
 /// The half of an application's end that sends messages and closes flows.
 ///
-/// It knows of a flow once the receiving half has read, or looked ahead to, its `Opened`. It is also the half that tells
-/// the shard that the end of a flow has been heard; it does so whenever one of its methods is called, so call
+/// It knows of a flow once the receiving half has read, or looked ahead to, its `Opened`. It is also the half that
+/// tells the shard that the end of a flow has been heard; it does so whenever one of its methods is called, so call
 /// [`AppSender::attend`] now and then in a program that only receives.
 #[derive(Debug)]
 pub struct AppSender {
@@ -179,8 +179,8 @@ impl AppSender {
         }
     }
 
-    /// Pushes commands as long as they leave a slot for every free buffer: then a piece always finds room. (A buffer gets
-    /// free again only after the shard has taken its descriptor, which makes room for one more.)
+    /// Pushes commands as long as they leave a slot for every free buffer: then a piece always finds room. (A buffer
+    /// gets free again only after the shard has taken its descriptor, which makes room for one more.)
     fn push_commands(&mut self) -> Result<(), Broken> {
         while let Some(&command) = self.unsent.front() {
             if !self.tx.has_room(self.free.len() as u64 + 1).map_err(|_| Broken)? {
@@ -243,6 +243,11 @@ impl AppSender {
     /// the next look.
     pub fn drain_bell(&mut self) {
         self.halves.drain_bell(Half::Sender);
+    }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn halves(&self) -> &Halves {
+        &self.halves
     }
 }
 

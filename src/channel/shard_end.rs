@@ -184,8 +184,8 @@ impl ShardEnd {
 
     // ---- From the application -------------------------------------------------------------------------------------
 
-    /// Takes what the application published until `into` is full to its capacity, and gives how much that was. On an error
-    /// `into` holds what was in order before it.
+    /// Takes what the application published until `into` is full to its capacity, and gives how much that was. On an
+    /// error `into` holds what was in order before it.
     pub fn poll_tx(&mut self, into: &mut Vec<FromApp>) -> Result<usize, Violation> {
         self.check()?;
         let before = into.len();
@@ -316,8 +316,8 @@ impl ShardEnd {
     // ---- To the application ---------------------------------------------------------------------------------------
 
     /// Publishes a piece of `len` bytes, the next in order of its flow; the application sees it after the next
-    /// [`ShardEnd::flush`]. There is room for every buffer, unless the application broke the rules: then the buffer goes back, and
-    /// the next poll says so.
+    /// [`ShardEnd::flush`]. There is room for every buffer, unless the application broke the rules: then the buffer
+    /// goes back, and the next poll says so.
     pub fn publish(&mut self, flow: FlowId, buffer: RxBuffer, len: u16, position: Position) {
         debug_assert!(len > 0 && self.rx_pool.fits(len), "the piece lies in its buffer");
         let RxBuffer(index) = buffer;
@@ -350,8 +350,9 @@ impl ShardEnd {
         self.publish_event(&[Descriptor::Alive { flow }])
     }
 
-    /// Publishes that a flow ended, and how many of the messages sent over it the peer has acknowledged; `false` if there is no
-    /// room now. Nothing more may be published for the flow; it is over when [`FromApp::Release`] answers.
+    /// Publishes that a flow ended, and how many of the messages sent over it the peer has acknowledged; `false` if
+    /// there is no room now. Nothing more may be published for the flow; it is over when [`FromApp::Release`]
+    /// answers.
     #[must_use]
     pub fn publish_closed(&mut self, flow: FlowId, reason: u16, acknowledged_messages: u64) -> bool {
         self.publish_event(&[Descriptor::Closed { flow, reason, acknowledged_messages }])
@@ -414,8 +415,8 @@ impl ShardEnd {
         self.arm_for(false)
     }
 
-    /// Asks for the bell when the application publishes a descriptor in `tx` *or* gives back receive buffers: for a shard
-    /// with flows whose window is closed for want of them.
+    /// Asks for the bell when the application publishes a descriptor in `tx` *or* gives back receive buffers: for a
+    /// shard with flows whose window is closed for want of them.
     pub fn arm_wanting_buffers(&mut self) -> Armed {
         self.arm_for(true)
     }
@@ -445,9 +446,15 @@ impl ShardEnd {
         self.ear.fd()
     }
 
-    /// Makes [`ShardEnd::bell`] unreadable again. Call it after a wake, *before* [`ShardEnd::disarm`] and the next poll.
+    /// Makes [`ShardEnd::bell`] unreadable again. Call it after a wake, *before* [`ShardEnd::disarm`] and the next
+    /// poll.
     pub fn drain_bell(&mut self) {
         self.ear.drain();
+    }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn ear(&self) -> &Ear {
+        &self.ear
     }
 }
 
