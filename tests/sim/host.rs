@@ -7,7 +7,6 @@ use std::sync::Arc;
 use machnet::config::Limits;
 use machnet_proto::addr::{Ipv4Addr, MacAddr};
 use machnet_proto::flow;
-use machnet_proto::rss::{HashInput, Rss};
 use machnet_proto::time::{Duration, Instant};
 use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Event, Interface, Plan};
 use machnet_shards::counters::{Counter, Counts, EntryKey, Registry};
@@ -136,10 +135,6 @@ impl Daemon {
             outlets.push(to_shard);
             entries.push(entry);
         }
-        let rss = nic.capabilities.rss.as_ref().map(|rss| {
-            let input = if rss.ports { HashInput::AddressesAndPorts } else { HashInput::Addresses };
-            Rss::new(&rss.key, &rss.table, input).expect("the switch tells a valid key and table")
-        });
         let interface = Interface {
             device: "memory".into(),
             mac: host.mac,
@@ -147,7 +142,7 @@ impl Daemon {
             mtu_bytes: plan.mtu_bytes,
             subnet: None,
             shards: (0..plan.shards).map(ShardId).collect(),
-            rss,
+            rss: nic.capabilities.rss,
         };
         let plan = Plan { interfaces: vec![interface], limits: plan.limits.clone(), boot };
         let coordinator = Coordinator::new(plan, outlets, registry.clone(), entries.clone(), now);
