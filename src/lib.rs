@@ -5,3 +5,5 @@ pub mod channel;
 #[cfg(feature = "config")]
 pub mod config;
 pub mod control;
+#[cfg(feature = "config")]
+pub mod flags;

@@ -273,7 +273,12 @@ mod tests {
         counts.drop(DropReason::Malformed);
         let seen = |name| {
             let snapshot = registry.read(key).expect("there is an entry");
-            snapshot.counters.into_iter().chain(snapshot.drops).find(|(label, _)| *label == name).map(|(_, value)| value)
+            snapshot
+                .counters
+                .into_iter()
+                .chain(snapshot.drops)
+                .find(|(label, _)| *label == name)
+                .map(|(_, value)| value)
         };
         assert_eq!(seen("rx_frames"), Some(0));
         counts.publish();

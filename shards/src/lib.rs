@@ -1,7 +1,13 @@
 //! The daemon.
 
 pub mod clock;
+pub mod coordinator;
 pub mod counters;
+pub mod daemon;
+pub mod launch;
+pub mod log;
 pub mod mailbox;
 pub mod nic;
+pub mod report;
 pub mod shard;
+pub mod watchdog;

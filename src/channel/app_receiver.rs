@@ -141,7 +141,7 @@ impl AppReceiver {
             looked_ahead: 0,
             spare_lists: Vec::new(),
             spare_heap: Vec::new(),
-            input_asleep: segment.word(layout.input_asleep_at),
+            input_asleep: Shared::word(segment, layout.input_asleep_at),
             armings: 0,
             shard: ShardSleep::new(segment, &layout),
             halves: Arc::clone(halves),

@@ -88,7 +88,7 @@ impl AppSender {
             unsent: VecDeque::new(),
             news: Vec::new(),
             wanted: 1,
-            room_asleep: segment.word(layout.room_asleep_at),
+            room_asleep: Shared::word(segment, layout.room_asleep_at),
             shard: ShardSleep::new(segment, &layout),
             halves: Arc::clone(halves),
         }

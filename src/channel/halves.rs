@@ -121,7 +121,7 @@ pub(super) struct ShardSleep {
 
 impl ShardSleep {
     pub(super) fn new(segment: &Arc<Segment>, layout: &Layout) -> Self {
-        Self { asleep: segment.word(layout.shard_asleep_at), rung: 0 }
+        Self { asleep: Shared::word(segment, layout.shard_asleep_at), rung: 0 }
     }
 
     /// After something was published: rings the shard's bell if it sleeps and wants to know. `only_buffers`: what was

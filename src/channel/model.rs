@@ -49,14 +49,6 @@ impl Segment {
         }
     }
 
-    pub(super) fn words(self: &Arc<Self>, at: usize, count: usize) -> Shared<[Word]> {
-        Shared { segment: Arc::clone(self), first: at / WORD_BYTES, count, target: PhantomData }
-    }
-
-    pub(super) fn word(self: &Arc<Self>, at: usize) -> Shared<Word> {
-        Shared { segment: Arc::clone(self), first: at / WORD_BYTES, count: 1, target: PhantomData }
-    }
-
     pub(super) fn copy_in(&self, at: usize, bytes: &[u8]) {
         let (cell, skip) = self.cell(at);
         // SAFETY: loom checks that nobody else is in this cell.
@@ -91,6 +83,18 @@ pub(super) struct Shared<T: ?Sized> {
     first: usize,
     count: usize,
     target: PhantomData<fn(&T)>,
+}
+
+impl Shared<[Word]> {
+    pub(super) fn words(segment: &Arc<Segment>, at: usize, count: usize) -> Self {
+        Self { segment: Arc::clone(segment), first: at / WORD_BYTES, count, target: PhantomData }
+    }
+}
+
+impl Shared<Word> {
+    pub(super) fn word(segment: &Arc<Segment>, at: usize) -> Self {
+        Self { segment: Arc::clone(segment), first: at / WORD_BYTES, count: 1, target: PhantomData }
+    }
 }
 
 impl Deref for Shared<[Word]> {

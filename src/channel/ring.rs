@@ -33,9 +33,9 @@ pub(super) struct Producer<const WORDS: usize> {
 impl<const WORDS: usize> Producer<WORDS> {
     pub(super) fn new(segment: &Arc<Segment>, layout: &RingLayout) -> Self {
         Self {
-            slots: segment.words(layout.slots_at, layout.slots * WORDS),
-            shared_tail: segment.word(layout.tail_at),
-            shared_head: segment.word(layout.head_at),
+            slots: Shared::words(segment, layout.slots_at, layout.slots * WORDS),
+            shared_tail: Shared::word(segment, layout.tail_at),
+            shared_head: Shared::word(segment, layout.head_at),
             mask: mask(layout),
             tail: 0,
             published: 0,
@@ -105,9 +105,9 @@ pub(super) struct Consumer<const WORDS: usize> {
 impl<const WORDS: usize> Consumer<WORDS> {
     pub(super) fn new(segment: &Arc<Segment>, layout: &RingLayout) -> Self {
         Self {
-            slots: segment.words(layout.slots_at, layout.slots * WORDS),
-            shared_tail: segment.word(layout.tail_at),
-            shared_head: segment.word(layout.head_at),
+            slots: Shared::words(segment, layout.slots_at, layout.slots * WORDS),
+            shared_tail: Shared::word(segment, layout.tail_at),
+            shared_head: Shared::word(segment, layout.head_at),
             mask: mask(layout),
             head: 0,
             published: 0,

@@ -62,19 +62,6 @@ impl Segment {
         Ok(segment)
     }
 
-    /// The `count` words at offset `at`.
-    pub(super) fn words(self: &Arc<Self>, at: usize, count: usize) -> Shared<[Word]> {
-        assert!(at.is_multiple_of(WORD_BYTES), "words are aligned");
-        let first = self.reach(at, count * WORD_BYTES).cast::<Word>();
-        Shared { target: NonNull::slice_from_raw_parts(first, count), _segment: Arc::clone(self) }
-    }
-
-    /// The word at offset `at`.
-    pub(super) fn word(self: &Arc<Self>, at: usize) -> Shared<Word> {
-        assert!(at.is_multiple_of(WORD_BYTES), "words are aligned");
-        Shared { target: self.reach(at, WORD_BYTES).cast::<Word>(), _segment: Arc::clone(self) }
-    }
-
     /// Copies `bytes` to offset `at`. The caller owns that part of the segment now.
     #[inline]
     pub(super) fn copy_in(&self, at: usize, bytes: &[u8]) {
@@ -153,6 +140,23 @@ pub(super) struct Shared<T: ?Sized> {
     _segment: Arc<Segment>,
 }
 
+impl Shared<[Word]> {
+    /// The `count` words at offset `at`.
+    pub(super) fn words(segment: &Arc<Segment>, at: usize, count: usize) -> Self {
+        assert!(at.is_multiple_of(WORD_BYTES), "words are aligned");
+        let first = segment.reach(at, count * WORD_BYTES).cast::<Word>();
+        Self { target: NonNull::slice_from_raw_parts(first, count), _segment: Arc::clone(segment) }
+    }
+}
+
+impl Shared<Word> {
+    /// The word at offset `at`.
+    pub(super) fn word(segment: &Arc<Segment>, at: usize) -> Self {
+        assert!(at.is_multiple_of(WORD_BYTES), "words are aligned");
+        Self { target: segment.reach(at, WORD_BYTES).cast::<Word>(), _segment: Arc::clone(segment) }
+    }
+}
+
 // SAFETY: it is a shared reference to a `T` together with what keeps it alive; `T: Sync` lets references move between
 // threads, and the segment may be dropped on any.
 unsafe impl<T: Sync + ?Sized> Send for Shared<T> {}
@@ -162,7 +166,7 @@ impl<T: ?Sized> Deref for Shared<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: made by `Segment::word(s)` only, so the target lies in the mapping, is aligned, and holds words, for
+        // SAFETY: made by `Shared::word` and `Shared::words` only, so the target lies in the mapping, is aligned, and holds words, for
         // which every bit pattern is valid; the segment held beside it keeps the mapping; only shared references exist.
         unsafe { self.target.as_ref() }
     }

@@ -18,7 +18,7 @@ pub(super) use loom::sync::{
 pub(super) struct Word(AtomicU64);
 
 impl Word {
-    #[cfg(loom)]
+    #[cfg(all(loom, test))]
     pub(super) fn new() -> Self {
         Self(AtomicU64::new(0))
     }

@@ -184,7 +184,11 @@ impl std::fmt::Display for ControlError {
                 )
             }
             Self::Incompatible => {
-                write!(f, "the other host speaks another version of the protocol: run the same daemon on both")
+                write!(
+                    f,
+                    "the other host speaks Machnet v1 or another version of the protocol, which is not supported yet: \
+                     run machnet-shards on both"
+                )
             }
             Self::AddressInUse => {
                 write!(f, "another listener has that address and port: choose another port, or stop the other")

@@ -101,6 +101,19 @@ pub enum Action {
     },
 }
 
+/// An entry of the cache, as it is shown to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbor {
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Where frames for it go; `None` while nobody has answered.
+    pub mac: Option<MacAddr>,
+    /// The name of its state in the drawing above, in lower case.
+    pub state: &'static str,
+    /// How often it is held.
+    pub holders: u32,
+}
+
 /// The neighbors of one interface.
 #[derive(Debug)]
 pub struct NeighborCache {
@@ -221,6 +234,16 @@ impl NeighborCache {
         self.due.first().map(|&(due, _)| due)
     }
 
+    /// All entries, for people, in the order of their addresses.
+    pub fn iter(&self) -> impl Iterator<Item = Neighbor> + '_ {
+        self.entries.iter().map(|(&ip, entry)| Neighbor {
+            ip,
+            mac: entry.state.mac(),
+            state: entry.state.name(),
+            holders: entry.holders,
+        })
+    }
+
     /// Changes an entry and keeps the indices true; `None` if there is none.
     fn change<T>(&mut self, ip: Ipv4Addr, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let entry = self.entries.get_mut(&ip)?;
@@ -296,6 +319,16 @@ impl State {
 
     const fn probed_from(mac: MacAddr, now: Instant) -> Self {
         Self::Probing { mac, asked: 0, next: now }
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Incomplete { .. } => "incomplete",
+            Self::Reachable { .. } => "reachable",
+            Self::Stale { .. } => "stale",
+            Self::Probing { .. } => "probing",
+            Self::Failed { .. } => "failed",
+        }
     }
 
     const fn mac(&self) -> Option<MacAddr> {

@@ -20,6 +20,7 @@ pub mod faults;
 pub mod memory;
 
 use machnet_proto::addr::MacAddr;
+use machnet_proto::rss::Rss;
 use std::os::fd::BorrowedFd;
 
 /// The Ethernet header: two addresses and a type. A frame carries up to the MTU behind it.
@@ -138,20 +139,9 @@ pub struct Capabilities {
     pub max_queues: u16,
     /// How the device spreads received flows over its queues, if it says so. `None`: it does not spread, or keeps
     /// its key to itself; a flow's queue is then learnt from where its frames land.
-    pub rss: Option<RssTable>,
+    pub rss: Option<Rss>,
     /// Whether the link was up when the device was opened. Software devices come up when their peer does.
     pub link_up: bool,
     /// The NUMA node the device sits on; its queues' memory is there too. `None`: no matter.
     pub numa_node: Option<u16>,
-}
-
-/// Receive side scaling as read back from a device: queue = table\[hash(key, flow) mod table.len()\].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RssTable {
-    /// The Toeplitz key, 40 bytes or more.
-    pub key: Vec<u8>,
-    /// The indirection table: queue numbers. Never empty; its length is a power of two.
-    pub table: Vec<u16>,
-    /// Whether UDP ports enter the hash (the 4-tuple), or only the two addresses.
-    pub ports: bool,
 }

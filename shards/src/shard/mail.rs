@@ -196,9 +196,9 @@ impl<Q: NicQueue> Shard<Q> {
     pub(super) fn give_up_lingering(&mut self, now: Instant) -> usize {
         let mut aborted = 0;
         for slot in 0..self.channels.len() {
-            let over = self.channels[slot].as_ref().is_some_and(
-                |channel| matches!(channel.stage, ChannelStage::Lingering { until } if until <= now),
-            );
+            let over = self.channels[slot]
+                .as_ref()
+                .is_some_and(|channel| matches!(channel.stage, ChannelStage::Lingering { until } if until <= now));
             if over {
                 aborted += self.abort_flows_of(slot, Reason::AppGone, now);
             }

@@ -158,12 +158,7 @@ impl<Q: NicQueue> Shard<Q> {
         self.outlet.post(message).map_err(|_| DropReason::MailboxFull)
     }
 
-    fn receive_syn(
-        &mut self,
-        datagram: &UdpDatagram<'_>,
-        theirs: &Terms,
-        now: Instant,
-    ) -> Result<(), DropReason> {
+    fn receive_syn(&mut self, datagram: &UdpDatagram<'_>, theirs: &Terms, now: Instant) -> Result<(), DropReason> {
         if !self.syn_bucket.take(now) {
             return Err(DropReason::RateLimited);
         }
@@ -205,13 +200,7 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// A SYN for a tuple that has a flow: a duplicate gets the same answer, another incarnation of the peer makes the
     /// flow ask whether its own is still there. If it is not, the answer ends the flow and the next SYN opens a new one.
-    fn receive_syn_on_flow(
-        &mut self,
-        id: FlowId,
-        datagram: &UdpDatagram<'_>,
-        theirs: &Terms,
-        answer: &Acceptance,
-    ) {
+    fn receive_syn_on_flow(&mut self, id: FlowId, datagram: &UdpDatagram<'_>, theirs: &Terms, answer: &Acceptance) {
         let entry = self.flows.get_mut(id).expect("found by the caller");
         if entry.origin == Origin::Accepted && entry.remote_nonce == theirs.offer.nonce {
             self.send_datagram(datagram.source_mac, &datagram.key, &answer.packet);
@@ -242,12 +231,7 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// A packet for a half-open flow: if it shows that the peer has our SYN-ACK, the flow is established.
-    fn confirm(
-        &mut self,
-        datagram: &UdpDatagram<'_>,
-        header: &Header,
-        now: Instant,
-    ) -> Result<FlowId, DropReason> {
+    fn confirm(&mut self, datagram: &UdpDatagram<'_>, header: &Header, now: Instant) -> Result<FlowId, DropReason> {
         let key = datagram.key;
         let half_open = self.half_open.get(&key).expect("looked up by the caller").clone();
         // The peer can have received nothing from us but our nonce.
@@ -265,9 +249,8 @@ impl<Q: NicQueue> Shard<Q> {
             rtt: None,
         };
         let features = half_open.agreed.features;
-        let id = self
-            .open_flow(key, half_open.next_hop, &birth, features, slot, now)
-            .map_err(|_| DropReason::FlowLimit)?;
+        let id =
+            self.open_flow(key, half_open.next_hop, &birth, features, slot, now).map_err(|_| DropReason::FlowLimit)?;
         self.half_open.remove(&key);
         self.counts.count(Counter::FlowsAccepted);
         let channel = self.channels[slot].as_ref().map(|channel| channel.id).expect("it had room for the flow");
@@ -277,12 +260,7 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// A packet of a flow that is not here: peers that speak the extension are told, at a bounded rate, so that they
     /// notice a restarted daemon within a round trip.
-    fn answer_unknown(
-        &mut self,
-        datagram: &UdpDatagram<'_>,
-        header: &Header,
-        now: Instant,
-    ) -> Result<(), DropReason> {
+    fn answer_unknown(&mut self, datagram: &UdpDatagram<'_>, header: &Header, now: Instant) -> Result<(), DropReason> {
         if let Some(answer) = flow::answer_unknown(header) {
             if !self.reset_bucket.take(now) {
                 return Err(DropReason::RateLimited);

@@ -1,11 +1,11 @@
 //! Serving a flow: what arrived goes to its application, what waits goes out, what is over ends.
 
+use machnet::channel::TxBuffer;
 use machnet::channel::{FlowId as ChannelFlowId, FromApp};
 use machnet_proto::flow::{Event, FlowId, Packet, Piece, Reason};
 use machnet_proto::time::Instant;
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 use machnet_proto::wire::machnet::{HEADER_BYTES, Kind, Position};
-use machnet::channel::TxBuffer;
 
 use super::channels::{Channel, Notice, Stage as ChannelStage};
 use super::{DESCRIPTORS_PER_CHANNEL, Entry, Shard};

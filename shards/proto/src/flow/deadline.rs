@@ -84,8 +84,11 @@ impl Silence {
         Self { heard_at: now, unanswered: 0, is_silent: false }
     }
 
-    pub(super) fn on_heard(&mut self, now: Instant) {
+    /// Gives the length of the silence that has ended.
+    pub(super) fn on_heard(&mut self, now: Instant) -> Duration {
+        let quiet = now.saturating_since(self.heard_at);
         *self = Self::new(now);
+        quiet
     }
 
     pub(super) fn on_asked(&mut self) {
@@ -103,9 +106,19 @@ impl Silence {
     fn lasts(&self, now: Instant, length: Duration) -> bool {
         self.heard_at + length <= now
     }
+
+    /// Asked often enough for silence to mean anything.
+    fn may_be_reported(&self) -> bool {
+        self.unanswered >= TRIES_BEFORE_SILENT
+    }
+
+    /// Asked often enough to give up.
+    fn may_be_final(&self, limits: &Limits) -> bool {
+        self.unanswered >= limits.probes_before_gone.max(TRIES_BEFORE_SILENT)
+    }
 }
 
-/// Questions that must be open for silence to mean anything: the last one may just have been asked.
+/// The last question may just have been asked: silence means something when the one before is unanswered too.
 const TRIES_BEFORE_SILENT: u16 = 2;
 
 fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
@@ -125,8 +138,8 @@ fn probe_after(limits: &Limits) -> Duration {
 }
 
 impl<S, R> Flow<S, R> {
-    /// When [`on_deadline`](Self::on_deadline) wants to be called; cheap, to be read again after every turn of the flow. A moment
-    /// in the past means: poll for transmission, then call it.
+    /// When [`on_deadline`](Self::on_deadline) wants to be called; cheap, to be read again after every turn of the flow. It
+    /// may lie in the past.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Closed => None,
@@ -145,11 +158,9 @@ impl<S, R> Flow<S, R> {
             return (!asks).then(|| silence.heard_at + probe_after(&self.limits));
         }
         if !silence.is_silent {
-            let tried = silence.unanswered >= TRIES_BEFORE_SILENT;
-            return tried.then(|| silence.heard_at + self.limits.silent_after);
+            return silence.may_be_reported().then(|| silence.heard_at + self.limits.silent_after);
         }
-        let tried = silence.unanswered >= self.limits.probes_before_gone;
-        tried.then(|| silence.heard_at + self.limits.gone_after)
+        silence.may_be_final(&self.limits).then(|| silence.heard_at + self.limits.gone_after)
     }
 
     /// The deadline has passed. Drain the receive queue before, so that an answer that waits there is not missed; poll for
@@ -187,15 +198,23 @@ impl<S, R> Flow<S, R> {
         if self.silence.unanswered == 0 {
             if self.silence.lasts(now, probe_after(&self.limits)) && !self.ask.is_open() {
                 self.ask.want();
+                self.rest_if_idle(now);
             }
             return;
         }
-        if self.silence.unanswered >= TRIES_BEFORE_SILENT && self.silence.lasts(now, self.limits.silent_after) {
+        if self.silence.may_be_reported() && self.silence.lasts(now, self.limits.silent_after) {
             self.silence.is_silent = true;
         }
-        let tried = self.silence.unanswered >= self.limits.probes_before_gone;
-        if tried && self.silence.lasts(now, self.limits.gone_after) {
+        if self.silence.may_be_final(&self.limits) && self.silence.lasts(now, self.limits.gone_after) {
             self.step(Step::End, Reason::PeerGone);
+        }
+    }
+
+    /// Gives memory back when no data has moved for so long that one side probes: a host may have many idle flows.
+    pub(super) fn rest_if_idle(&mut self, now: Instant) {
+        if now.saturating_since(self.moved_at) >= probe_after(&self.limits) {
+            self.sender.rest();
+            self.receiver.rest();
         }
     }
 
@@ -203,12 +222,8 @@ impl<S, R> Flow<S, R> {
         self.sender.on_timeout();
         (self.alarms.tail_at, self.alarms.suspects_at) = (None, None);
         (self.alarms.tail_end, self.alarms.tail_due) = (None, false);
-        if self.sender.is_shut() {
-            // Not the network: the peer takes nothing. Ask until it does; that has its own back-off.
-            if !self.ask.is_open() {
-                self.ask.want();
-            }
-        } else {
+        // While the peer takes nothing, that is why nothing was acknowledged, not the network: it is asked, with a back-off of its own.
+        if !self.sender.is_shut() {
             self.alarms.doubt.get_or_insert(Doubt { retransmitted_at: None });
             self.control.on_timeout(now);
             self.silence.on_asked();
@@ -232,17 +247,37 @@ impl<S, R> Flow<S, R> {
         }
         let una = self.sender.una();
         self.alarms.tail_end.take_if(|end| !una.is_before(*end));
-        // RFC 6298, section 5.
+        // RFC 6298, sections 5.2 and 5.3.
         let is_idle = self.sender.outstanding() == 0;
         self.alarms.timeout_at = (!is_idle).then(|| now + self.rtt.timeout(&self.limits, 0));
         self.plan_tail_probe(now);
     }
 
+    /// The peer takes something again: what was found missing while it took nothing starts anew.
+    pub(super) fn on_reopened(&mut self, now: Instant) {
+        self.alarms.backoff = 0;
+        if self.sender.outstanding() > 0 {
+            self.alarms.timeout_at = Some(now + self.rtt.timeout(&self.limits, 0));
+        }
+    }
+
+    /// A packet came after a silence of `quiet`. If several timeouts went unanswered in it, the path was broken and works again: the
+    /// next try need not wait for an interval that was chosen for a broken one (as in RFC 6069). A peer that talks all
+    /// the time and acknowledges nothing ends no silence, so that the back-off holds against it.
+    pub(super) fn on_silence_ended(&mut self, now: Instant, quiet: Duration) {
+        const TIMEOUTS_UNANSWERED: u8 = 2;
+        let backoff = self.alarms.backoff;
+        if backoff < TIMEOUTS_UNANSWERED || quiet < self.rtt.timeout(&self.limits, TIMEOUTS_UNANSWERED) {
+            return;
+        }
+        self.alarms.backoff = 0;
+        let retry_at = now + self.rtt.timeout(&self.limits, 0);
+        self.alarms.timeout_at = self.alarms.timeout_at.map(|at| at.min(retry_at));
+    }
+
     /// New data was transmitted.
     pub(super) fn on_transmit(&mut self, now: Instant) {
-        if self.alarms.timeout_at.is_none() {
-            self.alarms.timeout_at = Some(now + self.rtt.timeout(&self.limits, self.alarms.backoff));
-        }
+        self.arm_timeout(now);
         self.plan_tail_probe(now);
     }
 
@@ -251,6 +286,11 @@ impl<S, R> Flow<S, R> {
         if let Some(Doubt { retransmitted_at: retransmitted_at @ None }) = &mut self.alarms.doubt {
             *retransmitted_at = Some(super::timestamps::stamp(now));
         }
+        self.arm_timeout(now);
+    }
+
+    /// A packet is in flight (RFC 6298, section 5.1).
+    fn arm_timeout(&mut self, now: Instant) {
         if self.alarms.timeout_at.is_none() {
             self.alarms.timeout_at = Some(now + self.rtt.timeout(&self.limits, self.alarms.backoff));
         }

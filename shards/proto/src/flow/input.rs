@@ -40,6 +40,7 @@ impl<S, R> Flow<S, R> {
         match header.kind {
             Kind::Data => {
                 self.owed.ack = true;
+                self.moved_at = now;
                 let verdict = self.receiver.on_data(header, len, accept);
                 if let Verdict::Invalid(_) = verdict {
                     self.owed.reset = true;
@@ -49,6 +50,7 @@ impl<S, R> Flow<S, R> {
             }
             Kind::Probe => {
                 (self.owed.ack, self.owed.probe_answer) = (true, true);
+                self.rest_if_idle(now);
                 Verdict::NotData
             }
             Kind::Close => {
@@ -85,7 +87,8 @@ impl<S, R> Flow<S, R> {
     }
 
     fn on_valid(&mut self, now: Instant) {
-        self.silence.on_heard(now);
+        let quiet = self.silence.on_heard(now);
+        self.on_silence_ended(now, quiet);
         if self.state == State::Unconfirmed {
             self.step(Step::Confirm, Reason::Other);
             (self.confirmed, self.untold.confirmed) = (true, true);
@@ -111,9 +114,12 @@ impl<S, R> Flow<S, R> {
         }
         if !self.sender.is_shut() {
             self.ask.reset_backoff();
-            if was_shut && !self.ask.is_open() {
-                // What was planned in case the window stays shut.
-                self.ask.settle();
+            if was_shut {
+                self.on_reopened(now);
+                if !self.ask.is_open() {
+                    // What was planned in case the window stays shut.
+                    self.ask.settle();
+                }
             }
         }
         let rtt = self.rtt.smoothed(&self.limits);
@@ -163,7 +169,7 @@ impl<S, R> Flow<S, R> {
     /// The flow has ended, but the peer may not know: a CLOSE repeated by it is answered again.
     fn on_packet_after_end(&mut self, header: &Header) -> Verdict {
         if header.kind == Kind::Close && !self.owed.reset {
-            self.owed.ack = self.receiver.on_close(header.seq) || header.seq.is_before(self.receiver.next());
+            self.owed.ack |= self.receiver.on_close(header.seq) || header.seq.is_before(self.receiver.next());
         }
         Verdict::Ended
     }

@@ -84,6 +84,8 @@ pub struct Flow<S, R = S> {
     ask: Ask,
     alarms: Alarms,
     silence: Silence,
+    /// When a new piece was sent or a piece came in.
+    moved_at: Instant,
 }
 
 /// What the next packets must carry.
@@ -144,6 +146,7 @@ impl<S, R> Flow<S, R> {
             ask,
             alarms: Alarms::default(),
             silence: Silence::new(now),
+            moved_at: now,
         }
     }
 
@@ -293,6 +296,10 @@ impl<S, R> Flow<S, R> {
 
 #[cfg(test)]
 impl<S, R> Flow<S, R> {
+    fn memory_slots(&self) -> usize {
+        self.sender.memory_slots() + self.receiver.memory_slots()
+    }
+
     /// What must be true between any two calls.
     fn check_invariants(&self) {
         self.sender.check_invariants();

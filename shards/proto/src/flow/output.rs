@@ -31,6 +31,7 @@ impl<S, R> Flow<S, R> {
         if let Some(piece) = self.pull(&mut source) {
             debug_assert!(piece.len != 0 && piece.len <= self.max_payload);
             let index = self.sender.push(piece, now);
+            self.moved_at = now;
             self.on_transmit(now);
             return Some(self.data(now, index, false));
         }

@@ -242,6 +242,12 @@ impl<R> Receiver<R> {
         Some(piece.token)
     }
 
+    /// Gives back memory that holds nothing.
+    pub(super) fn rest(&mut self) {
+        self.held.shrink_to_fit();
+        self.ready.shrink_to_fit();
+    }
+
     /// From now on nothing is delivered, and what arrives is only acknowledged.
     pub(super) fn discard(&mut self) {
         self.discarding = true;
@@ -256,5 +262,12 @@ impl<R> Receiver<R> {
         self.held_pieces = 0;
         self.sack_is_stale = true;
         self.ready.drain(..).chain(self.held.drain(..).flatten()).map(|piece| piece.token)
+    }
+}
+
+#[cfg(test)]
+impl<R> Receiver<R> {
+    pub(super) fn memory_slots(&self) -> usize {
+        self.held.capacity() + self.ready.capacity()
     }
 }

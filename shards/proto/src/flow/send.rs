@@ -268,6 +268,12 @@ impl<S> Sender<S> {
         self.freed.pop_front()
     }
 
+    /// Gives back memory that holds nothing.
+    pub(super) fn rest(&mut self) {
+        self.ring.shrink_to_fit();
+        self.freed.shrink_to_fit();
+    }
+
     /// Every token, acknowledged or not.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = S> + '_ {
         (self.arrived, self.lost, self.retransmitted) = (0, 0, 0);
@@ -277,6 +283,10 @@ impl<S> Sender<S> {
 
 #[cfg(test)]
 impl<S> Sender<S> {
+    pub(super) fn memory_slots(&self) -> usize {
+        self.ring.capacity() + self.freed.capacity()
+    }
+
     pub(super) fn check_invariants(&self) {
         let count = |is: fn(&Sent<S>) -> bool| self.ring.iter().filter(|sent| is(sent)).count();
         assert_eq!(self.arrived as usize, count(|sent| sent.fate == Fate::Arrived));

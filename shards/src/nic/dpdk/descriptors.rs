@@ -4,40 +4,52 @@
 //! what is new among this process's descriptors once the driver has opened them.
 
 use rustix::fd::{AsFd, BorrowedFd, RawFd};
+use rustix::fs::fstat;
 use rustix::io;
 use rustix::ioctl::{Getter, Updater, ioctl};
 use rustix::net::{self, AddressFamily, SocketType, sockopt};
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_void};
 
-/// The descriptors of this process at one moment.
-pub(super) struct Snapshot(BTreeSet<RawFd>);
+/// The sockets of this process at one moment.
+pub(super) struct Snapshot(BTreeSet<SocketAt>);
+
+/// A socket: its number, which may be given to another after it is closed, and its inode, which is not.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct SocketAt {
+    fd: RawFd,
+    inode: u64,
+    family: u16,
+}
 
 impl Snapshot {
     /// Empty when /proc cannot be read, so that nothing will be found.
     pub(super) fn take() -> Self {
-        Self(descriptors().unwrap_or_default())
+        Self(sockets().unwrap_or_default())
     }
 
     /// The sockets of `family` opened since, in the order they were: a process gets its lowest free number, and the
     /// drivers close none in between. Another thread that opens sockets of the same family meanwhile would confuse
     /// this; nothing in the daemon does.
     pub(super) fn new_sockets(&self, family: AddressFamily) -> Vec<RawFd> {
-        let now = descriptors().unwrap_or_default();
-        now.difference(&self.0)
-            .copied()
-            .filter(|fd| {
-                // SAFETY: the descriptor is only asked for its family; were it closed meanwhile, the answer is EBADF.
-                let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
-                sockopt::socket_domain(fd).is_ok_and(|domain| domain == family)
-            })
-            .collect()
+        let now = sockets().unwrap_or_default();
+        let new = now.difference(&self.0).filter(|socket| socket.family == family.as_raw());
+        new.map(|socket| socket.fd).collect()
     }
 }
 
-fn descriptors() -> std::io::Result<BTreeSet<RawFd>> {
+fn sockets() -> std::io::Result<BTreeSet<SocketAt>> {
     let entries = std::fs::read_dir("/proc/self/fd")?;
-    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(numbers.filter_map(socket_at).collect())
+}
+
+/// The socket with this number, if it is one.
+fn socket_at(number: RawFd) -> Option<SocketAt> {
+    // SAFETY: the descriptor is only asked what it is; were it closed meanwhile, the answers are EBADF.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    let family = sockopt::socket_domain(fd).ok()?.as_raw();
+    Some(SocketAt { fd: number, inode: fstat(fd).ok()?.st_ino, family })
 }
 
 /// Bytes a socket has handed to the device that are not sent yet (SIOCOUTQ; packet sockets count each with its buffer).
@@ -87,4 +99,35 @@ pub(super) fn channels(interface: &str) -> Option<u16> {
     // SAFETY: the request points to a `struct ethtool_channels`, as this command wants, which outlives the call.
     unsafe { ioctl(socket.as_fd(), update) }.ok()?;
     u16::try_from(channels.rx + channels.combined).ok().filter(|queues| *queues > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::AsRawFd;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn only_sockets_opened_since_are_found() {
+        let old = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let before = Snapshot::take();
+        let new = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        // Other tests open sockets in this process, too.
+        let found = before.new_sockets(AddressFamily::INET);
+        assert!(found.contains(&new.as_raw_fd()) && !found.contains(&old.as_raw_fd()));
+        assert!(!before.new_sockets(AddressFamily::PACKET).contains(&new.as_raw_fd()));
+        // A number used again is another socket.
+        let number = old.as_raw_fd();
+        drop(old);
+        let again = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        if again.as_raw_fd() == number {
+            assert!(before.new_sockets(AddressFamily::INET).contains(&number));
+        }
+    }
+
+    #[test]
+    fn an_interface_without_channels_does_not_say() {
+        assert_eq!(channels("lo"), None);
+        assert_eq!(channels("a-name-that-is-far-too-long"), None);
+    }
 }

@@ -52,6 +52,13 @@ pub enum OpenError {
         /// What is missing.
         missing: &'static str,
     },
+    /// The kernel interface takes frames that do not fit into AF_XDP's.
+    XdpMtu {
+        /// The interface.
+        interface: String,
+        /// The largest MTU.
+        limit: u32,
+    },
     /// More receive queues than shards would read.
     QueuesUnread {
         /// The interface.
@@ -121,15 +128,7 @@ impl fmt::Display for OpenError {
             Self::NoSuchPciDevice { address } => {
                 write!(f, "there is no PCI device {address}; `lspci -D | grep -i ethernet` lists what there is")
             }
-            Self::NotBound { address, driver } => write!(
-                f,
-                "the PCI device {address} {}, which DPDK cannot use; bind it with \
-                 `dpdk-devbind.py --bind=vfio-pci {address}`, or leave \"pcie\" away to go through the kernel",
-                match driver {
-                    Some(driver) => format!("belongs to the kernel driver {driver}"),
-                    None => "has no driver".to_owned(),
-                }
-            ),
+            Self::NotBound { address, driver } => not_bound(f, address, driver.as_deref()),
             Self::WrongMac { device, found, wanted } => {
                 write!(
                     f,
@@ -148,6 +147,11 @@ impl fmt::Display for OpenError {
                 f,
                 "AF_XDP on {interface} is not possible: {missing}; run as root outside any user namespace, \
                  or leave \"driver\" away to use af_packet"
+            ),
+            Self::XdpMtu { interface, limit } => write!(
+                f,
+                "AF_XDP needs an MTU of at most {limit} bytes; run `ip link set {interface} mtu 1500`, on a veth at \
+                 both ends, or leave \"driver\" away to use af_packet"
             ),
             Self::QueuesUnread { interface, channels, queues } => write!(
                 f,
@@ -174,19 +178,32 @@ impl fmt::Display for OpenError {
                 "the socket of {device} was not found among the descriptors of this process; is /proc mounted? \
                  If so, please report this with the versions of DPDK and kernel"
             ),
-            Self::Refused { step, device, errno, log } => {
-                let error = std::io::Error::from_raw_os_error(*errno);
-                write!(f, "DPDK could not {step} {device}: {error}")?;
-                if log.is_empty() {
-                    write!(f, "; look for its reason in the log")
-                } else {
-                    write!(f, "; it says: {log}")
-                }
-            }
+            Self::Refused { step, device, errno, log } => refused(f, step, device, *errno, log),
             Self::StartedBefore => write!(f, "DPDK was started before in this process; start another process"),
             Self::System { step, error } => write!(f, "the system refused to {step}: {error}; look at its limits"),
         }
     }
+}
+
+fn not_bound(f: &mut fmt::Formatter<'_>, address: &str, driver: Option<&str>) -> fmt::Result {
+    match driver {
+        Some(driver) => write!(f, "the PCI device {address} belongs to the kernel driver {driver}")?,
+        None => write!(f, "the PCI device {address} has no driver")?,
+    }
+    write!(
+        f,
+        ", which DPDK cannot use; bind it with `dpdk-devbind.py --bind=vfio-pci {address}`, \
+         or leave \"pcie\" away to go through the kernel"
+    )
+}
+
+fn refused(f: &mut fmt::Formatter<'_>, step: &str, device: &str, errno: i32, log: &str) -> fmt::Result {
+    write!(f, "DPDK could not {step} {device}")?;
+    // 1 is what DPDK's functions return for any reason.
+    if errno > 1 {
+        write!(f, ": {}", std::io::Error::from_raw_os_error(errno))?;
+    }
+    if log.is_empty() { write!(f, "; look for its reason in the log") } else { write!(f, "; it says: {log}") }
 }
 
 impl std::error::Error for OpenError {}

@@ -11,8 +11,8 @@
 //! * [`DpdkQueue`], [`DpdkFrame`]: what a shard gets.
 //! * [`OpenError`]: every way this fails, each a sentence that says what to do.
 //!
-//! A port is stopped and closed when its last queue is dropped. Unsafe code is in `eal`, `pool`, `port`, `queue` and
-//! `descriptors`, nowhere else.
+//! A port is stopped and closed when its last queue is dropped. Unsafe code is in `descriptors`, `eal`, `log`, `pool`,
+//! `port` and `queue`, nowhere else.
 
 mod descriptors;
 mod eal;

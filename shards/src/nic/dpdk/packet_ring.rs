@@ -9,7 +9,7 @@ use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
-/// Slots of the ring: DPDK's default, given explicitly.
+/// Slots of a ring, unless somebody chose: DPDK's default, given explicitly.
 pub(super) const SLOTS: u16 = 512;
 /// The least memory the kernel charges for a frame: a `struct sk_buff` and its `struct skb_shared_info`.
 const CHARGED_BYTES_MIN: usize = 512;
@@ -17,6 +17,7 @@ const CHARGED_BYTES_MIN: usize = 512;
 /// What is known about one ring.
 #[derive(Debug)]
 pub(super) struct PacketRing {
+    slots: u16,
     /// Frames handed over that may still be in the ring. Never more than the slots.
     unsent: u16,
     /// Frames were handed over since the last push.
@@ -26,16 +27,16 @@ pub(super) struct PacketRing {
 }
 
 impl PacketRing {
-    pub(super) fn new(send_buffer_bytes: usize) -> Self {
-        Self { unsent: 0, is_stale: false, waits_from_bytes: send_buffer_bytes / 2 }
+    pub(super) fn new(slots: u16, send_buffer_bytes: usize) -> Self {
+        Self { slots, unsent: 0, is_stale: false, waits_from_bytes: send_buffer_bytes / 2 }
     }
 
     /// How many of `wanted` frames there is room for. Asks the kernel only when those sent before could fill the ring.
     pub(super) fn room(&mut self, socket: BorrowedFd<'_>, wanted: u16) -> u16 {
-        if wanted > SLOTS - self.unsent {
+        if wanted > self.slots - self.unsent {
             self.push(socket);
         }
-        wanted.min(SLOTS - self.unsent)
+        wanted.min(self.slots - self.unsent)
     }
 
     /// `count` frames were handed over, no more than there was room for.
@@ -67,10 +68,10 @@ impl PacketRing {
     /// device sends in order.
     fn recount(&mut self, bytes: usize) {
         if bytes < self.waits_from_bytes {
-            let frames = u16::try_from(bytes.div_ceil(CHARGED_BYTES_MIN)).unwrap_or(SLOTS);
+            let frames = u16::try_from(bytes.div_ceil(CHARGED_BYTES_MIN)).unwrap_or(self.slots);
             self.unsent = self.unsent.min(frames);
         } else {
-            self.unsent = SLOTS;
+            self.unsent = self.slots;
         }
     }
 }
@@ -81,7 +82,7 @@ mod tests {
 
     #[test]
     fn slots_are_free_again_when_their_bytes_have_left() {
-        let mut ring = PacketRing::new(200_000);
+        let mut ring = PacketRing::new(SLOTS, 200_000);
         ring.sent(SLOTS);
         ring.recount(10 * 2304);
         assert_eq!(ring.unsent, 45);

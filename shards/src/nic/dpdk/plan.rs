@@ -101,7 +101,7 @@ pub struct Plan {
 
 impl Plan {
     /// The device, as an operator knows it.
-    pub(super) fn device(&self) -> String {
+    pub fn device(&self) -> String {
         match &self.way {
             Way::Pci { address } | Way::Bifurcated { address, .. } => address.clone(),
             Way::AfPacket { interface } | Way::AfXdp { interface } => interface.clone(),
@@ -136,11 +136,16 @@ impl fmt::Display for Plan {
 pub fn plan(wanted: &InterfacePlan) -> Result<Plan, OpenError> {
     let interfaces = links::interfaces()
         .map_err(|error| OpenError::System { step: "list the network interfaces", error: error.to_string() })?;
-    let mut plan = Host { interfaces, sysfs: PathBuf::from("/sys") }.decide(wanted)?;
+    let host = Host { interfaces, sysfs: PathBuf::from("/sys") };
+    let mut plan = host.decide(wanted)?;
     match &plan.way {
         Way::AfPacket { interface } => may_use_packets(interface)?,
         Way::AfXdp { interface } => {
             may_use_xdp(interface)?;
+            let kernel = host.interfaces.iter().find(|kernel| kernel.name == *interface);
+            if kernel.is_some_and(|kernel| kernel.mtu_bytes > XDP_MTU_MAX) {
+                return Err(OpenError::XdpMtu { interface: interface.clone(), limit: XDP_MTU_MAX });
+            }
             let channels = channels(interface).unwrap_or(wanted.queues);
             plan.limit_to_channels(channels)?;
         }
@@ -153,6 +158,9 @@ pub fn plan(wanted: &InterfacePlan) -> Result<Plan, OpenError> {
     }
     Ok(plan)
 }
+
+/// What fits into one page with XDP's headroom and the kernel's tail behind it, on a veth; drivers may want less.
+const XDP_MTU_MAX: u32 = 3542;
 
 /// What there is on this host.
 struct Host {

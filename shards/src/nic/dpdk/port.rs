@@ -8,8 +8,9 @@ use super::packet_ring;
 use super::plan::{Plan, Way};
 use super::pool::{Pool, slot_bytes};
 use super::queue::{DpdkQueue, Socket, Waker};
-use crate::nic::{Capabilities, RssTable};
+use crate::nic::Capabilities;
 use machnet_proto::addr::MacAddr;
+use machnet_proto::rss::{HashInput, Rss};
 use rustix::event::epoll;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::net::AddressFamily;
@@ -29,10 +30,11 @@ pub struct Opened {
     pub warnings: Vec<String>,
 }
 
-/// A started port. Stopped and closed when its last queue is dropped.
+/// A port. Stopped and closed when its last queue is dropped, or when it cannot be opened.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) number: u16,
+    is_started: bool,
     /// Epoll descriptors that DPDK put interrupts into. They outlive the port: DPDK takes them out again.
     interrupts: Vec<OwnedFd>,
     pools: Vec<Pool>,
@@ -42,9 +44,11 @@ pub(super) struct Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        // SAFETY: a started port, and its queues are gone: no thread is in a burst on it.
-        unsafe { dpdk_sys::shim_stop(self.number) };
-        // SAFETY: stopped above, and nobody else knows the number.
+        if self.is_started {
+            // SAFETY: a started port, and its queues are gone: no thread is in a burst on it.
+            unsafe { dpdk_sys::shim_stop(self.number) };
+        }
+        // SAFETY: not started, or stopped above, and nobody else knows the number.
         unsafe { dpdk_sys::shim_close(self.number) };
         self.interrupts.clear();
     }
@@ -233,8 +237,10 @@ impl Dpdk {
 
     /// Sets up and starts a port that was just made; closes it on failure.
     fn open_port(&self, plan: &Plan, number: u16, wanted: u16, before: &Snapshot) -> Result<Opened, OpenError> {
-        let port = describe(number)?;
-        let max_queues = port.max_rx_queues.min(port.max_tx_queues);
+        let mut port =
+            Port { number, is_started: false, interrupts: Vec::new(), pools: Vec::new(), _eal: Arc::clone(&self.0) };
+        let found = describe(number)?;
+        let max_queues = found.max_rx_queues.min(found.max_tx_queues);
         let queues = wanted.min(max_queues);
         if queues == 0 {
             return Err(OpenError::NoQueues { device: plan.device() });
@@ -248,27 +254,25 @@ impl Dpdk {
             ));
         }
         let mtu_bytes = set_mtu(plan, number, &mut warnings);
-        let driver = text(&port.driver);
-        let pools = (0..queues).map(|_| Pool::new(&self.0, plan, port.socket)).collect::<Result<Vec<_>, _>>()?;
-        let has_interrupts = start(plan, number, &driver, &pools, port.socket)?;
-        let rss = if queues > 1 { read_rss(number, &port, queues) } else { None };
-        let mut started = Port { number, interrupts: Vec::new(), pools, _eal: Arc::clone(&self.0) };
-        let wakers = wakers(plan, &mut started, &driver, queues, has_interrupts, before)?;
-        let link_up = describe(number)?.link_up != 0;
+        let driver = text(&found.driver);
+        for _ in 0..queues {
+            port.pools.push(Pool::new(&self.0, plan, found.socket)?);
+        }
+        let has_interrupts = port.start(plan, &driver, found.socket)?;
+        let wakers = port.wakers(plan, &driver, has_interrupts, before)?;
         let capabilities = Capabilities {
-            driver,
             mac: plan.interface.mac,
             mtu_bytes,
             queues,
             max_queues,
-            rss,
-            link_up,
-            numa_node: u16::try_from(port.socket).ok(),
+            rss: if queues > 1 { read_rss(number, &found, queues) } else { None },
+            link_up: describe(number)?.link_up != 0,
+            numa_node: u16::try_from(found.socket).ok(),
+            driver,
         };
-        let started = Arc::new(started);
-        let own = matches!(plan.way, Way::AfPacket { .. }).then_some(plan.interface.mac);
-        let queues =
-            (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&started), queue, waker, own));
+        let own = (capabilities.driver == "net_af_packet").then_some(plan.interface.mac);
+        let port = Arc::new(port);
+        let queues = (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, own));
         Ok(Opened { capabilities, queues: queues.collect(), warnings })
     }
 }
@@ -314,48 +318,101 @@ fn set_mtu(plan: &Plan, number: u16, warnings: &mut Vec<String>) -> u16 {
     actual
 }
 
-/// Configures and starts, with receive interrupts where there may be some; whether there may.
-fn start(plan: &Plan, number: u16, driver: &str, pools: &[Pool], node: c_int) -> Result<bool, OpenError> {
-    let may_interrupt = plan.way.is_on_a_bus() || driver == "net_tap";
-    let started = try_start(plan, number, pools, node, may_interrupt);
-    match started {
-        Err(error) if may_interrupt => {
-            tracing::debug!("no receive interrupts: {error}");
-            try_start(plan, number, pools, node, false).map(|()| false)
+impl Port {
+    /// Configures and starts, with receive interrupts where there may be some; whether there may.
+    fn start(&mut self, plan: &Plan, driver: &str, node: c_int) -> Result<bool, OpenError> {
+        let may_interrupt = plan.way.is_on_a_bus() || driver == "net_tap";
+        let interrupts = match self.try_start(plan, node, may_interrupt) {
+            Err(error) if may_interrupt => {
+                tracing::debug!("no receive interrupts: {error}");
+                self.try_start(plan, node, false).map(|()| false)
+            }
+            started => started.map(|()| may_interrupt),
+        }?;
+        self.is_started = true;
+        if matches!(plan.way, Way::Device { .. }) {
+            // The frames to us carry the MAC of config.json, which the device may not know. Devices without a filter
+            // refuse this, and need not do it.
+            // SAFETY: a port.
+            unsafe { dpdk_sys::shim_promiscuous(self.number) };
         }
-        started => started.map(|()| may_interrupt),
+        Ok(interrupts)
     }
-    .inspect_err(|_| {
-        // SAFETY: a port that is not started, and nobody else knows its number.
-        unsafe { dpdk_sys::shim_close(number) };
-    })
-}
 
-fn try_start(plan: &Plan, number: u16, pools: &[Pool], node: c_int, interrupts: bool) -> Result<(), OpenError> {
-    let check = |step, result| if result == 0 { Ok(()) } else { Err(refused(step, &plan.device(), result)) };
-    let queues = u16::try_from(pools.len()).expect("as many as queues");
-    log::forget();
-    // SAFETY: a port that is not started.
-    check("configure", unsafe { dpdk_sys::shim_configure(number, queues, interrupts.into()) })?;
-    for (queue, pool) in (0..queues).zip(pools) {
-        let pool = pool.as_ptr();
-        // SAFETY: configured above, not started; `Port` closes the port before it drops the pools.
-        let result = unsafe { dpdk_sys::shim_queue_setup(number, queue, RING_SLOTS, RING_SLOTS, node, pool) };
-        check("set up a queue of", result)?;
+    fn try_start(&self, plan: &Plan, node: c_int, interrupts: bool) -> Result<(), OpenError> {
+        let check = |step, result| if result == 0 { Ok(()) } else { Err(refused(step, &plan.device(), result)) };
+        let number = self.number;
+        let queues = u16::try_from(self.pools.len()).expect("as many as queues");
+        log::forget();
+        // SAFETY: a port that is not started.
+        check("configure", unsafe { dpdk_sys::shim_configure(number, queues, interrupts.into()) })?;
+        for (queue, pool) in (0..queues).zip(&self.pools) {
+            let pool = pool.as_ptr();
+            // SAFETY: configured above, not started; a port is closed before its pools are dropped.
+            let result = unsafe { dpdk_sys::shim_queue_setup(number, queue, RING_SLOTS, RING_SLOTS, node, pool) };
+            check("set up a queue of", result)?;
+        }
+        // SAFETY: all queues are set up.
+        check("start", unsafe { dpdk_sys::shim_start(number) })
     }
-    // SAFETY: all queues are set up.
-    check("start", unsafe { dpdk_sys::shim_start(number) })?;
-    if matches!(plan.way, Way::Device { .. }) {
-        // The frames to us carry the MAC of config.json, which the device may not know. Devices without a filter
-        // refuse this, and need not do it.
-        // SAFETY: a port.
-        unsafe { dpdk_sys::shim_promiscuous(number) };
+
+    /// How each queue wakes a sleeper.
+    fn wakers(
+        &mut self,
+        plan: &Plan,
+        driver: &str,
+        has_interrupts: bool,
+        before: &Snapshot,
+    ) -> Result<Vec<Waker>, OpenError> {
+        let queues = u16::try_from(self.pools.len()).expect("as many as queues");
+        match driver {
+            "net_af_packet" => {
+                let slots = packet_slots(plan);
+                self.sockets(plan, AddressFamily::PACKET, before, |fd| Socket::packet(fd, slots))
+            }
+            "net_af_xdp" => self.sockets(plan, AddressFamily::XDP, before, Socket::xdp),
+            "net_tap" if has_interrupts => Ok((0..queues).map(|queue| tap_waker(self.number, queue)).collect()),
+            _ if has_interrupts => Ok((0..queues).map(|queue| self.interrupt_waker(queue)).collect()),
+            _ => Ok((0..queues).map(|_| Waker::None).collect()),
+        }
     }
-    Ok(())
+
+    /// The sockets the driver opened: one for each queue, in order.
+    fn sockets(
+        &self,
+        plan: &Plan,
+        family: AddressFamily,
+        before: &Snapshot,
+        socket: impl Fn(RawFd) -> Socket,
+    ) -> Result<Vec<Waker>, OpenError> {
+        let found = before.new_sockets(family);
+        if found.len() != self.pools.len() {
+            return Err(OpenError::NoSocket { device: plan.device() });
+        }
+        Ok(found.into_iter().map(|fd| Waker::Socket(socket(fd))).collect())
+    }
+
+    /// The interrupt of a real device, in an epoll descriptor of its own: DPDK then quiets it as its kind wants.
+    fn interrupt_waker(&mut self, queue: u16) -> Waker {
+        let Ok(epoll) = epoll::create(epoll::CreateFlags::CLOEXEC) else { return Waker::None };
+        let fd = epoll.as_raw_fd();
+        // SAFETY: a started queue, interrupts were asked for; the port keeps the descriptor beyond its own life.
+        if unsafe { dpdk_sys::shim_interrupt_watch(self.number, queue, fd) } != 0 {
+            return Waker::None;
+        }
+        self.interrupts.push(epoll);
+        // SAFETY: a started queue. What a device says it can do is believed only when it does it.
+        if unsafe { dpdk_sys::shim_interrupt_enable(self.number, queue) } != 0 {
+            return Waker::None;
+        }
+        // SAFETY: a started queue.
+        unsafe { dpdk_sys::shim_interrupt_disable(self.number, queue) };
+        Waker::Interrupt(fd)
+    }
 }
 
 /// Key and table, if the device means what it says: drivers answer more than they know.
-fn read_rss(number: u16, port: &dpdk_sys::Port, queues: u16) -> Option<RssTable> {
+fn read_rss(number: u16, port: &dpdk_sys::Port, queues: u16) -> Option<Rss> {
     if port.reta_size == 0 || port.hash_key_size < 40 || port.hashes_ipv4 == 0 {
         return None;
     }
@@ -367,42 +424,26 @@ fn read_rss(number: u16, port: &dpdk_sys::Port, queues: u16) -> Option<RssTable>
     }
     // SAFETY: filled by the call, and all zeroes are a valid value.
     let rss: dpdk_sys::Rss = unsafe { rss.assume_init() };
-    let key = rss.key[..usize::from(rss.key_len)].to_vec();
-    let table = rss.table[..usize::from(rss.table_len)].to_vec();
-    let is_usable = rss.hashes_ipv4 != 0
-        && key.iter().any(|byte| *byte != 0)
-        && table.len().is_power_of_two()
-        && table.iter().all(|queue| *queue < queues);
-    is_usable.then_some(RssTable { key, table, ports: rss.hashes_udp != 0 })
+    believe(&rss, queues)
 }
 
-/// How each queue wakes a sleeper.
-fn wakers(
-    plan: &Plan,
-    port: &mut Port,
-    driver: &str,
-    queues: u16,
-    has_interrupts: bool,
-    before: &Snapshot,
-) -> Result<Vec<Waker>, OpenError> {
-    let family = match driver {
-        "net_af_packet" => AddressFamily::PACKET,
-        "net_af_xdp" => AddressFamily::XDP,
-        "net_tap" if has_interrupts => {
-            return Ok((0..queues).map(|queue| tap_waker(port.number, queue)).collect());
-        }
-        _ if has_interrupts => return Ok((0..queues).map(|queue| interrupt_waker(port, queue)).collect()),
-        _ => return Ok((0..queues).map(|_| Waker::None).collect()),
-    };
-    let sockets = before.new_sockets(family);
-    if sockets.len() != usize::from(queues) {
-        return Err(OpenError::NoSocket { device: plan.device() });
-    }
-    let socket = |fd: RawFd| match family {
-        AddressFamily::PACKET => Socket::packet(fd),
-        _ => Socket::xdp(fd),
-    };
-    Ok(sockets.into_iter().map(|fd| Waker::Socket(socket(fd))).collect())
+/// Some drivers invent a key of zeroes, or a table that leaves queues out.
+fn believe(rss: &dpdk_sys::Rss, queues: u16) -> Option<Rss> {
+    let key = &rss.key[..usize::from(rss.key_len)];
+    let table = &rss.table[..usize::from(rss.table_len)];
+    let is_meant = rss.hashes_ipv4 != 0
+        && key.iter().any(|byte| *byte != 0)
+        && table.iter().all(|queue| *queue < queues)
+        && (0..queues).all(|queue| table.contains(&queue));
+    let input = if rss.hashes_udp != 0 { HashInput::AddressesAndPorts } else { HashInput::Addresses };
+    Rss::new(key, table, input).ok().filter(|_| is_meant)
+}
+
+/// Slots of a packet socket's transmit ring: ours, unless the file says otherwise.
+fn packet_slots(plan: &Plan) -> u16 {
+    let Way::Device { arguments } = &plan.way else { return packet_ring::SLOTS };
+    let given = arguments.split(',').find_map(|argument| argument.strip_prefix("framecnt="));
+    given.and_then(|slots| slots.parse().ok()).unwrap_or(packet_ring::SLOTS)
 }
 
 /// A tap device is read by the driver, and readable when frames wait; its driver tells the descriptor.
@@ -414,20 +455,58 @@ fn tap_waker(number: u16, queue: u16) -> Waker {
     }
 }
 
-/// The interrupt of a real device, in an epoll descriptor of its own: DPDK then quiets it as its kind wants.
-fn interrupt_waker(port: &mut Port, queue: u16) -> Waker {
-    let Ok(epoll) = epoll::create(epoll::CreateFlags::CLOEXEC) else { return Waker::None };
-    let fd = epoll.as_raw_fd();
-    // SAFETY: a started queue, interrupts were asked for; `port.interrupts` keeps the descriptor beyond the port's life.
-    if unsafe { dpdk_sys::shim_interrupt_watch(port.number, queue, fd) } != 0 {
-        return Waker::None;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported() -> dpdk_sys::Rss {
+        let mut rss = dpdk_sys::Rss {
+            key: [0x6d; 64],
+            key_len: 40,
+            table_len: 128,
+            table: [0; 2048],
+            hashes_ipv4: 1,
+            hashes_udp: 1,
+        };
+        rss.table.iter_mut().zip([0, 1, 2, 3].into_iter().cycle()).for_each(|(entry, queue)| *entry = queue);
+        rss
     }
-    port.interrupts.push(epoll);
-    // SAFETY: a started queue. What a device says it can do is believed only when it does it.
-    if unsafe { dpdk_sys::shim_interrupt_enable(port.number, queue) } != 0 {
-        return Waker::None;
+
+    #[test]
+    fn only_a_key_and_a_table_that_mean_something_are_believed() {
+        let table = [0, 1, 2, 3].repeat(32);
+        let by_ports = Rss::new(&[0x6d; 40], &table, HashInput::AddressesAndPorts).ok();
+        assert_eq!(believe(&reported(), 4), by_ports);
+        let by_addresses = Rss::new(&[0x6d; 40], &table, HashInput::Addresses).ok();
+        assert_eq!(believe(&dpdk_sys::Rss { hashes_udp: 0, ..reported() }, 4), by_addresses);
+
+        for (what, rss, queues) in [
+            ("nothing is hashed", dpdk_sys::Rss { hashes_ipv4: 0, ..reported() }, 4),
+            ("a key of zeroes", dpdk_sys::Rss { key: [0; 64], ..reported() }, 4),
+            ("no table", dpdk_sys::Rss { table_len: 0, ..reported() }, 4),
+            ("one queue gets all", dpdk_sys::Rss { table: [0; 2048], ..reported() }, 4),
+            ("a queue gets nothing", reported(), 5),
+            ("a queue that is not there", reported(), 3),
+        ] {
+            assert_eq!(believe(&rss, queues), None, "{what}");
+        }
     }
-    // SAFETY: a started queue.
-    unsafe { dpdk_sys::shim_interrupt_disable(port.number, queue) };
-    Waker::Interrupt(fd)
+
+    #[test]
+    fn packet_rings_have_the_slots_the_file_says() {
+        let plan = |arguments: &str| Plan {
+            interface: crate::nic::dpdk::InterfacePlan {
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                driver: None,
+                device: None,
+                pcie: None,
+                queues: 1,
+                mtu_bytes: 1500,
+            },
+            way: Way::Device { arguments: arguments.to_owned() },
+            warnings: Vec::new(),
+        };
+        assert_eq!(packet_slots(&plan("net_af_packet0,iface=eth0,framecnt=128")), 128);
+        assert_eq!(packet_slots(&plan("net_af_packet0,iface=eth0")), packet_ring::SLOTS);
+    }
 }

@@ -53,13 +53,11 @@ enum SocketKind {
 }
 
 impl Socket {
-    /// A packet socket of the driver.
-    pub(super) fn packet(fd: RawFd) -> Self {
-        let mut socket = Self { fd, kind: SocketKind::Xdp { is_stale: false } };
-        // If the buffer's size is not told, the ring is used only while nothing at all is unsent.
-        let send_buffer_bytes = sockopt::socket_send_buffer_size(socket.borrow()).unwrap_or(0);
-        socket.kind = SocketKind::Packet(PacketRing::new(send_buffer_bytes));
-        socket
+    /// A packet socket of the driver, whose transmit ring has that many slots.
+    pub(super) fn packet(fd: RawFd, slots: u16) -> Self {
+        // Not told for a socket only if it is none; a buffer of nothing then stops every transmission.
+        let send_buffer_bytes = sockopt::socket_send_buffer_size(borrow(fd)).unwrap_or(0);
+        Self { fd, kind: SocketKind::Packet(PacketRing::new(slots, send_buffer_bytes)) }
     }
 
     /// An XDP socket of the driver.
@@ -161,7 +159,7 @@ impl NicQueue for DpdkQueue {
         let max_u16 = u16::try_from(max).expect("a burst is short");
         let chained = &raw mut self.drops.oversized;
         let frames = room.as_mut_ptr().cast();
-        // SAFETY: a started queue, which `&mut self` uses alone; `DpdkFrame` is transparent and there is room for `max`.
+        // SAFETY: a started queue, which `&mut self` uses alone; `DpdkFrame` is transparent, with room for `max`.
         let count = unsafe { dpdk_sys::shim_receive(self.port.number, self.queue, frames, max_u16, chained) };
         // SAFETY: the call initialized that many frames behind the old length, within the capacity.
         unsafe { into.set_len(first + usize::from(count)) };

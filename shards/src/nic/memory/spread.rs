@@ -1,7 +1,9 @@
 //! Which queue of a NIC a received frame lands on.
 
+use crate::nic::ETHERNET_HEADER_BYTES;
 use crate::nic::faults::Dice;
-use crate::nic::{ETHERNET_HEADER_BYTES, RssTable};
+use machnet_proto::addr::{FlowKey, Ipv4Addr};
+use machnet_proto::rss::{HashInput, Rss};
 
 /// How a NIC spreads received flows over its queues. All frames of a flow land on one queue; what is not IPv4 lands on
 /// queue 0.
@@ -15,80 +17,67 @@ pub enum Spread {
 
 /// A NIC's hash at work.
 pub(super) enum Spreader {
-    Disclosed(RssTable),
-    Hidden { secret: u64, queues: usize },
+    /// UDP by addresses and ports, the rest of IPv4 by addresses.
+    Disclosed {
+        udp: Rss,
+        rest: Rss,
+    },
+    Hidden {
+        secret: u64,
+        queues: usize,
+    },
 }
 
 /// Entries in the indirection table of a disclosing NIC.
 const TABLE_ENTRIES: u16 = 128;
+/// Bytes of its key, as most NICs have it: in words of the dice.
+const KEY_WORDS: usize = 5;
 
 impl Spreader {
     pub(super) fn new(spread: Spread, queues: u16, dice: &mut Dice) -> Self {
         match spread {
-            Spread::Disclosed => Self::Disclosed(RssTable {
-                key: (0..5).flat_map(|_| dice.throw().to_be_bytes()).collect(),
-                table: (0..TABLE_ENTRIES).map(|entry| entry % queues).collect(),
-                ports: true,
-            }),
+            Spread::Disclosed => {
+                let key: Vec<u8> = (0..KEY_WORDS).flat_map(|_| dice.throw().to_be_bytes()).collect();
+                let table: Vec<u16> = (0..TABLE_ENTRIES).map(|entry| entry % queues).collect();
+                let rss = |input| Rss::new(&key, &table, input).expect("a key of 40 bytes, a table of 128 entries");
+                Self::Disclosed { udp: rss(HashInput::AddressesAndPorts), rest: rss(HashInput::Addresses) }
+            }
             Spread::Hidden => Self::Hidden { secret: dice.throw(), queues: usize::from(queues) },
         }
     }
 
     /// What the NIC tells about itself.
-    pub(super) fn disclosed(&self) -> Option<RssTable> {
+    pub(super) fn disclosed(&self) -> Option<Rss> {
         match self {
-            Self::Disclosed(table) => Some(table.clone()),
+            Self::Disclosed { udp, .. } => Some(udp.clone()),
             Self::Hidden { .. } => None,
         }
     }
 
     /// The queue this frame lands on.
     pub(super) fn queue_of(&self, frame: &[u8]) -> usize {
-        let Some((tuple, len)) = tuple(frame) else { return 0 };
+        let Some((key, is_udp)) = flow_of(frame) else { return 0 };
         match self {
-            Self::Disclosed(rss) => {
-                let hash = toeplitz(&rss.key, &tuple[..len]) as usize;
-                usize::from(rss.table[hash % rss.table.len()])
-            }
+            Self::Disclosed { udp, rest } => usize::from(if is_udp { udp } else { rest }.queue_of(&key)),
             Self::Hidden { secret, queues } => {
-                let mut hash = *secret;
-                for byte in &tuple[..len] {
-                    hash = Dice::new(hash ^ u64::from(*byte)).throw();
-                }
-                Dice::new(hash).below(*queues)
+                let addresses = u64::from(key.remote_ip.to_bits()) << 32 | u64::from(key.local_ip.to_bits());
+                let ports = u64::from(key.remote_port) << 16 | u64::from(key.local_port);
+                let mixed = Dice::new(secret ^ addresses).throw() ^ ports;
+                Dice::new(mixed).below(*queues)
             }
         }
     }
 }
 
-/// The addresses, and for an unfragmented UDP datagram the ports, in the order they have on the wire.
-fn tuple(frame: &[u8]) -> Option<([u8; 12], usize)> {
+/// The flow a frame belongs to, seen by its receiver, and whether it is UDP; ports are 0 if it is not, or a fragment.
+fn flow_of(frame: &[u8]) -> Option<(FlowKey, bool)> {
     let packet = frame.get(ETHERNET_HEADER_BYTES..)?;
     let is_ipv4 = frame[12..14] == [0x08, 0x00];
-    let header = packet.get(..20).filter(|header| is_ipv4 && header[0] == 0x45)?;
-    let mut tuple = [0; 12];
-    tuple[..8].copy_from_slice(&header[12..20]);
+    let header: &[u8; 20] = packet.first_chunk().filter(|header| is_ipv4 && header[0] == 0x45)?;
+    let address = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]);
     let is_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
-    match packet.get(20..24) {
-        Some(ports) if header[9] == 17 && !is_fragment => {
-            tuple[8..].copy_from_slice(ports);
-            Some((tuple, 12))
-        }
-        _ => Some((tuple, 8)),
-    }
-}
-
-/// The Toeplitz hash of `input` as NICs compute it: for every set bit, the 32 bits of the key from there on.
-fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
-    let window = |bit: usize| {
-        let first = bit / 8;
-        let bytes: [u8; 5] = std::array::from_fn(|i| key.get(first + i).copied().unwrap_or(0));
-        let wide = bytes.iter().fold(0u64, |wide, byte| wide << 8 | u64::from(*byte));
-        #[allow(clippy::cast_possible_truncation)] // the lower 32 of the 40 bits are meant
-        {
-            (wide >> (8 - bit % 8)) as u32
-        }
-    };
-    let is_set = |bit: &usize| input[bit / 8] & (0x80 >> (bit % 8)) != 0;
-    (0..input.len() * 8).filter(is_set).fold(0, |hash, bit| hash ^ window(bit))
+    let ports = packet.get(20..24).filter(|_| header[9] == 17 && !is_fragment);
+    let port = |at: usize| ports.map_or(0, |ports| u16::from_be_bytes([ports[at], ports[at + 1]]));
+    let key = FlowKey { local_ip: address(16), remote_ip: address(12), local_port: port(2), remote_port: port(0) };
+    Some((key, ports.is_some()))
 }

@@ -3,7 +3,7 @@
 use super::{Cable, Counts, Link, MemoryFrame, MemoryQueue, Network, NicOptions, Spread};
 use crate::nic::faults::Faults;
 use crate::nic::{Frame, NicQueue};
-use machnet_proto::addr::MacAddr;
+use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
 use machnet_proto::time::{Duration, Instant};
 
 /// A frame of 60 bytes to `destination`, marked with `number`.
@@ -148,6 +148,12 @@ fn datagram(queue: &mut MemoryQueue, source: u16) -> MemoryFrame {
     frame
 }
 
+/// The flow of such a frame, seen by its receiver.
+fn received_from(source: u16) -> FlowKey {
+    let (local_ip, remote_ip) = (Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 1));
+    FlowKey { local_ip, remote_ip, local_port: 888, remote_port: source }
+}
+
 #[test]
 fn flows_spread_over_the_queues_and_no_flow_is_split() {
     for spread in [Spread::Disclosed, Spread::Hidden] {
@@ -163,7 +169,11 @@ fn flows_spread_over_the_queues_and_no_flow_is_split() {
             let mut into = Vec::with_capacity(256);
             assert!(queue.receive(&mut into, 256) >= 256 / 16, "{spread:?} starves queue {index}");
             for frame in into {
-                let flow = usize::from(u16::from_be_bytes([frame.bytes()[34], frame.bytes()[35]]) - 1000);
+                let source = u16::from_be_bytes([frame.bytes()[34], frame.bytes()[35]]);
+                if let Some(rss) = &far.capabilities.rss {
+                    assert_eq!(usize::from(rss.queue_of(&received_from(source))), index, "as was told");
+                }
+                let flow = usize::from(source - 1000);
                 assert_eq!(*owner[flow].get_or_insert(index), index, "{spread:?} split flow {flow}");
             }
         }

@@ -1,0 +1,447 @@
+//! Flows that our applications are about to open.
+//!
+//! ```text
+//!              next hop known          SYN-ACK               shard has the flow
+//!   Resolving ───────────────▶ Asking ──────────▶ Creating ─────────────────────▶ Connected
+//!       │                       │  ▲
+//!       ▼                       ▼  └ the same SYN again, 5 ms later, then 10, 20, ...
+//!   Unreachable          Refused, TimedOut, Incompatible
+//! ```
+//!
+//! No shard knows a connect before it is answered: shards transmit SYNs and pass answers on. The flow is created at the
+//! shard where its answer lands, because that is where the NIC will deliver the rest of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use machnet::channel::FlowId;
+use machnet::control::message::{ControlError, Reply};
+use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet_proto::flow::{Birth, Reason, Role};
+use machnet_proto::handshake::{self, Features, HandshakeError, Message, Packet, Terms};
+use machnet_proto::neighbor::Resolution;
+use machnet_proto::time::Instant;
+use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
+use machnet_proto::wire::machnet::{HandshakeKind, Offer};
+
+use super::directory::Flow;
+use super::{ConnectionId, Coordinator};
+use crate::mailbox::{ConnectId, NotCreated, ShardId, ToShard};
+
+/// Connects under way at the same time, over all endpoints.
+const MAX_CONNECTS: usize = 65_536;
+
+/// How long a first answer is waited for: many times a round trip within a data center, because a shard may have to wake.
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+
+/// The longest time between two SYNs, so that a host that comes up is found soon.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+
+/// What a request of 0 ms means, and the longest that is believed.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Packets we assume that the peer can take before its first header says how many: it overcommits one buffer per flow.
+const FIRST_WINDOW_PACKETS: u16 = 1;
+
+/// All connects under way.
+#[derive(Debug, Default)]
+pub(super) struct Connects {
+    connects: BTreeMap<ConnectId, Connect>,
+    by_key: HashMap<FlowKey, ConnectId>,
+    /// When each connect that waits for the network wants to be looked at.
+    timers: BTreeSet<(Instant, ConnectId)>,
+    /// How many go out through each shard.
+    by_shard: HashMap<ShardId, usize>,
+    last: u64,
+}
+
+/// A connect under way.
+#[derive(Debug)]
+struct Connect {
+    /// The endpoint and the number of its request; `None` when it has ended meanwhile.
+    asker: Option<(ConnectionId, u32)>,
+    key: FlowKey,
+    /// The neighbor the SYN goes to, held; `None` for ourselves.
+    neighbor: Option<Ipv4Addr>,
+    link: usize,
+    /// The shard that transmits the SYN.
+    via: ShardId,
+    /// What the SYN says.
+    terms: Terms,
+    /// When the application wants an answer.
+    expires: Instant,
+    stage: Stage,
+    /// Its entry in the timers.
+    timer: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It waits for the MAC of its next hop.
+    Resolving,
+    /// It waits for an answer to its SYN, and after `wait` sends it again.
+    Asking { mac: MacAddr, wait: Duration },
+    /// It waits for its shard to create the flow.
+    Creating,
+}
+
+impl Connects {
+    /// When the first timer is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// How many are under way.
+    pub(super) fn len(&self) -> usize {
+        self.connects.len()
+    }
+
+    fn enter(&mut self, connect: Connect) -> ConnectId {
+        self.last += 1;
+        let id = ConnectId(self.last);
+        *self.by_shard.entry(connect.via).or_default() += 1;
+        self.by_key.insert(connect.key, id);
+        self.connects.insert(id, connect);
+        id
+    }
+
+    fn remove(&mut self, id: ConnectId) -> Option<Connect> {
+        self.arm(id, None);
+        let connect = self.connects.remove(&id)?;
+        self.by_key.remove(&connect.key);
+        *self.by_shard.get_mut(&connect.via).expect("counted when it entered") -= 1;
+        Some(connect)
+    }
+
+    /// Sets the connect's timer.
+    fn arm(&mut self, id: ConnectId, due: Option<Instant>) {
+        let Some(connect) = self.connects.get_mut(&id) else { return };
+        if let Some(old) = std::mem::replace(&mut connect.timer, due) {
+            self.timers.remove(&(old, id));
+        }
+        self.timers.extend(due.map(|due| (due, id)));
+    }
+
+    /// The connects through a neighbor.
+    fn through(&self, link: usize, neighbor: Ipv4Addr) -> Vec<(ConnectId, Stage)> {
+        let through = |connect: &Connect| connect.link == link && connect.neighbor == Some(neighbor);
+        let connects = self.connects.iter().filter(|(_, connect)| through(connect));
+        connects.map(|(id, connect)| (*id, connect.stage)).collect()
+    }
+}
+
+impl Coordinator {
+    /// Begins to open a flow; the answer follows.
+    pub(super) fn connect(
+        &mut self,
+        connection: ConnectionId,
+        request: u32,
+        destination: (Ipv4Addr, Ipv4Addr, u16),
+        timeout_ms: u32,
+        shard: Option<u16>,
+        now: Instant,
+    ) -> Result<Option<Reply>, ControlError> {
+        self.endpoints.may_connect(connection)?;
+        let (local_ip, remote_ip, remote_port) = destination;
+        let link = self.local(local_ip)?;
+        check_destination(remote_ip, remote_port)?;
+        let next_hop = self.links[link].next_hop(remote_ip)?;
+        if self.connects.len() >= MAX_CONNECTS || self.directory.is_full() {
+            return Err(ControlError::Limit("the daemon has as many flows as it may (max_flows_per_shard)".into()));
+        }
+        let shards = self.wanted_shards(link, shard)?;
+        self.grant(connection, request, link, &shards)?;
+        let via = self.least_loaded(&shards);
+        let mac = self.find_next_hop(link, next_hop, now)?;
+        let key = self.claim_port(link, destination, via, now).ok_or(ControlError::NoPorts)?;
+        let timeout = match timeout_ms {
+            0 => DEFAULT_TIMEOUT,
+            ms => Duration::from_millis(ms.into()).min(LONGEST_TIMEOUT),
+        };
+        let nonce = self.random.next_u32();
+        let neighbor = self.hold_neighbor(link, next_hop, now);
+        let connect = self.connects.enter(Connect {
+            asker: Some((connection, request)),
+            key,
+            neighbor,
+            link,
+            via,
+            terms: Terms {
+                offer: Offer { version: handshake::VERSION, features: Features::SUPPORTED.bits(), nonce },
+                max_payload: self.links[link].max_payload_bytes(),
+                boot_id: self.boot.id,
+            },
+            expires: now + timeout,
+            stage: Stage::Resolving,
+            timer: None,
+        });
+        self.endpoints.attached(connection)?.connects.insert(connect);
+        self.connects.arm(connect, Some(now + timeout));
+        if let Some(mac) = mac {
+            self.ask(connect, mac, now);
+        }
+        Ok(None)
+    }
+
+    /// The MAC of a next hop; `None` if it is being searched for.
+    fn find_next_hop(
+        &mut self,
+        link: usize,
+        next_hop: Option<Ipv4Addr>,
+        now: Instant,
+    ) -> Result<Option<MacAddr>, ControlError> {
+        match self.links[link].resolve(next_hop, now) {
+            Resolution::Known(mac) => Ok(Some(mac)),
+            Resolution::Pending => Ok(None),
+            Resolution::Unreachable => Err(ControlError::Unreachable),
+            Resolution::Full => {
+                let text = "the interface knows as many neighbors as it may (max_neighbors)";
+                Err(ControlError::Limit(text.into()))
+            }
+        }
+    }
+
+    /// The shards an application may mean: all of the interface, or the one it asked for.
+    fn wanted_shards(&self, link: usize, shard: Option<u16>) -> Result<Vec<ShardId>, ControlError> {
+        let all = &self.links[link].interface().shards;
+        let Some(index) = shard else { return Ok(all.clone()) };
+        let wanted = all.get(usize::from(index)).copied();
+        let number = u16::try_from(all.len()).expect("shards have 16-bit numbers");
+        wanted.map(|shard| vec![shard]).ok_or(ControlError::NoSuchShard(number))
+    }
+
+    fn least_loaded(&self, shards: &[ShardId]) -> ShardId {
+        let load = |shard: &ShardId| {
+            self.directory.count(*shard) + self.connects.by_shard.get(shard).copied().unwrap_or_default()
+        };
+        shards.iter().copied().min_by_key(load).expect("an interface has shards")
+    }
+
+    /// A tuple nobody uses; with a NIC that says how it spreads flows, one whose answers arrive at `via`.
+    fn claim_port(
+        &mut self,
+        link: usize,
+        destination: (Ipv4Addr, Ipv4Addr, u16),
+        via: ShardId,
+        now: Instant,
+    ) -> Option<FlowKey> {
+        let interface = self.links[link].interface();
+        // What we send to ourselves never reaches the NIC.
+        let rss = interface.rss.as_ref().filter(|_| destination.1 != interface.ip);
+        let queue = interface.shards.iter().position(|shard| *shard == via);
+        let usable = |key: &FlowKey| {
+            let is_listening = self.listeners.owner((key.local_ip, key.local_port)).is_some();
+            let is_flow = self.directory.find(key).is_some() || self.directory.find(&key.reversed()).is_some();
+            !is_listening && !is_flow && *key != key.reversed()
+        };
+        let preferred = |key: &FlowKey| rss.is_none_or(|rss| Some(usize::from(rss.queue_of(key))) == queue);
+        self.ports.claim(destination, usable, preferred, &mut self.random, now)
+    }
+
+    /// The next hop is known: every shard shall pass on the answer, one sends the SYN.
+    fn ask(&mut self, id: ConnectId, mac: MacAddr, now: Instant) {
+        let Some(connect) = self.connects.connects.get_mut(&id) else { return };
+        connect.stage = Stage::Asking { mac, wait: FIRST_WAIT };
+        let key = connect.key;
+        for shard in self.links[connect.link].interface().shards.clone() {
+            self.outboxes.post(shard, ToShard::Expect { key });
+        }
+        self.send_syn(id, now);
+    }
+
+    /// Sends the SYN, which is always the same, and sets the time of the next.
+    fn send_syn(&mut self, id: ConnectId, now: Instant) {
+        let Some(connect) = self.connects.connects.get_mut(&id) else { return };
+        let Stage::Asking { mac, wait } = &mut connect.stage else { return };
+        let due = (now + *wait).min(connect.expires);
+        *wait = (*wait * 2).min(LONGEST_WAIT);
+        let payload = Packet::syn(&connect.terms);
+        let template = Template::new(self.links[connect.link].interface().mac, *mac, &connect.key);
+        let mut frame = vec![0; HEADERS_BYTES + payload.len()].into_boxed_slice();
+        frame[HEADERS_BYTES..].copy_from_slice(&payload);
+        template.write(&mut frame);
+        template.seal(&mut frame);
+        let via = connect.via;
+        self.connects.arm(id, Some(due));
+        self.outboxes.post(via, ToShard::Transmit { frame });
+    }
+
+    /// A peer answered a SYN. Answers that are late, or guesses, change nothing.
+    pub(super) fn answer(&mut self, shard: ShardId, key: &FlowKey, source_mac: MacAddr, payload: &[u8], now: Instant) {
+        let Some(&id) = self.connects.by_key.get(key) else { return };
+        let connect = &self.connects.connects[&id];
+        let Stage::Asking { mac, .. } = connect.stage else { return };
+        let nonce = connect.terms.offer.nonce;
+        let failure = match Message::parse(payload) {
+            Ok(Message::SynAck { terms, echo }) if echo == nonce => {
+                if let Some(ip) = connect.neighbor.filter(|_| source_mac == mac) {
+                    self.links[connect.link].confirm(ip, now);
+                }
+                self.create(id, shard, mac, &terms, now);
+                return;
+            }
+            Ok(Message::Refuse { echo, reason }) if echo == nonce => match Reason::from_wire(reason) {
+                Reason::Limit => ControlError::Limit("the other host has no room for another flow".into()),
+                _ => ControlError::Refused,
+            },
+            Ok(Message::V1(answer)) => match answer.kind {
+                HandshakeKind::SynAck => ControlError::Incompatible,
+                HandshakeKind::Refuse => ControlError::Refused,
+                HandshakeKind::Syn => return,
+            },
+            Err(HandshakeError::OldGeneration) => ControlError::Incompatible,
+            _ => return,
+        };
+        self.end_connect(id, Some(failure), now);
+    }
+
+    /// The peer accepted: the flow will live where the answer arrived.
+    fn create(&mut self, id: ConnectId, shard: ShardId, next_hop: MacAddr, theirs: &Terms, now: Instant) {
+        let Connect { asker, key, link, terms, .. } = &self.connects.connects[&id];
+        let (key, link, ours) = (*key, *link, *terms);
+        let Some((connection, request)) = *asker else { return };
+        // An endpoint that asked for one shard has no channel yet where the NIC delivers this flow.
+        if let Err(error) = self.grant(connection, request, link, &[shard]) {
+            self.end_connect(id, Some(error), now);
+            return;
+        }
+        let (channel, _) = self.endpoints.channel_on(connection, shard).expect("granted above");
+        let agreed = handshake::agree(&ours, theirs);
+        let birth = Birth {
+            role: Role::Connector,
+            local_nonce: ours.offer.nonce,
+            remote_nonce: theirs.offer.nonce,
+            max_payload: agreed.max_payload,
+            peer_window_packets: FIRST_WINDOW_PACKETS,
+            // Ours would include two mailboxes; the flow's first packet measures it.
+            rtt: None,
+        };
+        self.connects.connects.get_mut(&id).expect("found above").stage = Stage::Creating;
+        self.connects.arm(id, None);
+        let features = agreed.features;
+        self.outboxes.post(shard, ToShard::Create { connect: id, key, next_hop, birth, features, channel });
+    }
+
+    /// A shard created the flow, or could not.
+    pub(super) fn created(&mut self, shard: ShardId, id: ConnectId, outcome: Result<FlowId, NotCreated>, now: Instant) {
+        let Some(connect) = self.connects.connects.get(&id) else { return };
+        let (key, link, neighbor, asker) = (connect.key, connect.link, connect.neighbor, connect.asker);
+        let flow = match outcome {
+            Ok(flow) => flow,
+            Err(why) => return self.end_connect(id, Some(not_created(why)), now),
+        };
+        let channel = asker.and_then(|(connection, _)| self.endpoints.channel_on(connection, shard));
+        let owner = channel.map(|(channel, _)| channel);
+        let neighbor = self.hold_neighbor(link, neighbor, now);
+        if !self.directory.enter(key, Flow { shard, channel: owner, neighbor, ours: true }) {
+            self.release_neighbor(link, neighbor, now);
+            self.outboxes.post(shard, ToShard::Drop { key });
+            return self.end_connect(id, Some(ControlError::AddressInUse), now);
+        }
+        self.end_connect(id, None, now);
+        if let (Some((connection, request)), Some((_, channel))) = (asker, channel) {
+            let reply = Reply::Connected { channel: channel.index, flow: flow.0, local_port: key.local_port };
+            self.reply(connection, request, reply);
+        }
+    }
+
+    /// A next hop is known, or has another MAC.
+    pub(super) fn neighbor_found(&mut self, link: usize, ip: Ipv4Addr, mac: MacAddr, now: Instant) {
+        for (id, stage) in self.connects.through(link, ip) {
+            match stage {
+                Stage::Resolving => self.ask(id, mac, now),
+                Stage::Asking { wait, .. } => {
+                    let connect = self.connects.connects.get_mut(&id).expect("it goes through this neighbor");
+                    connect.stage = Stage::Asking { mac, wait };
+                }
+                Stage::Creating => {}
+            }
+        }
+    }
+
+    /// Nobody answers for a next hop.
+    pub(super) fn neighbor_failed(&mut self, link: usize, ip: Ipv4Addr, now: Instant) {
+        for (id, stage) in self.connects.through(link, ip) {
+            if stage == Stage::Resolving {
+                self.end_connect(id, Some(ControlError::Unreachable), now);
+            }
+        }
+    }
+
+    /// SYNs to be repeated, and connects whose time is up.
+    pub(super) fn serve_connects(&mut self, now: Instant) {
+        while let Some(&(due, id)) = self.connects.timers.first()
+            && due <= now
+        {
+            let connect = &self.connects.connects[&id];
+            match connect.stage {
+                Stage::Asking { .. } if now < connect.expires => self.send_syn(id, now),
+                Stage::Asking { .. } => self.end_connect(id, Some(ControlError::TimedOut), now),
+                _ => self.end_connect(id, Some(ControlError::Unreachable), now),
+            }
+        }
+    }
+
+    /// The endpoint that asked has ended. A flow that a shard is creating cannot be stopped; it ends with its channel, and
+    /// until then its tuple is taken.
+    pub(super) fn abandon_connect(&mut self, id: ConnectId, now: Instant) {
+        let Some(connect) = self.connects.connects.get_mut(&id) else { return };
+        connect.asker = None;
+        if connect.stage != Stage::Creating {
+            self.end_connect(id, None, now);
+        }
+    }
+
+    /// Fails every connect that no shard is creating a flow for.
+    pub(super) fn end_all_connects(&mut self, error: &ControlError, now: Instant) {
+        let connects = self.connects.connects.iter();
+        let waiting = connects.filter(|(_, connect)| connect.stage != Stage::Creating).map(|(id, _)| *id);
+        for id in waiting.collect::<Vec<_>>() {
+            self.end_connect(id, Some(error.clone()), now);
+        }
+    }
+
+    /// Ends a connect and everything it holds; its tuple too, unless it has become a flow's.
+    fn end_connect(&mut self, id: ConnectId, failure: Option<ControlError>, now: Instant) {
+        let Some(connect) = self.connects.remove(id) else { return };
+        let key = connect.key;
+        if connect.stage != Stage::Resolving {
+            for shard in self.links[connect.link].interface().shards.clone() {
+                self.outboxes.post(shard, ToShard::Forget { key });
+            }
+        }
+        self.release_neighbor(connect.link, connect.neighbor, now);
+        if !self.directory.find(&key).is_some_and(|flow| flow.ours) {
+            self.ports.release(key, now);
+        }
+        let Some((connection, request)) = connect.asker else { return };
+        if let Ok(endpoint) = self.endpoints.attached(connection) {
+            endpoint.connects.remove(&id);
+        }
+        if let Some(error) = failure {
+            self.fail(connection, request, error);
+        }
+    }
+}
+
+/// Whether a flow can go there at all.
+fn check_destination(ip: Ipv4Addr, port: u16) -> Result<(), ControlError> {
+    if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_loopback() {
+        return Err(ControlError::Malformed(format!("{ip} is not the address of a host on the network")));
+    }
+    if port == 0 {
+        return Err(ControlError::Malformed("port 0 is nobody's".into()));
+    }
+    Ok(())
+}
+
+fn not_created(why: NotCreated) -> ControlError {
+    match why {
+        NotCreated::TableFull => {
+            ControlError::Limit("the shard has as many flows as it may (max_flows_per_shard)".into())
+        }
+        NotCreated::Exists => ControlError::AddressInUse,
+        NotCreated::NoChannel => ControlError::System("the channel has ended".into()),
+    }
+}

@@ -1,0 +1,242 @@
+//! What applications ask: attach, listen, unlisten, connect, status; and what happens when one of them ends.
+
+use machnet::channel::{AppHandles, Geometry, ShardEnd, Violation};
+use machnet::control::Peer;
+use machnet::control::message::{ChannelGeometry, ControlError, MAX_NAME_BYTES, Numbered, Reply, Request, VERSION};
+use machnet_proto::addr::Ipv4Addr;
+use machnet_proto::flow::Reason;
+use machnet_proto::time::Instant;
+
+use super::listeners::Place;
+use super::{ConnectionId, Coordinator, Effect};
+use crate::mailbox::{ChannelId, ShardId, ToShard};
+
+/// Where a search for a free port to listen on begins (RFC 6335, section 6: the dynamic ports).
+const FIRST_FREE_PORT: u16 = 49_152;
+
+impl Coordinator {
+    pub(super) fn connected(&mut self, connection: ConnectionId, peer: Peer) {
+        if !self.endpoints.open(connection, peer) {
+            tracing::warn!("an application was turned away: too many connections");
+            self.effects.push_back(Effect::Disconnect { connection });
+        }
+    }
+
+    /// Every request is answered, now or when shards and peers have answered.
+    pub(super) fn request(&mut self, connection: ConnectionId, request: Numbered<Request>, now: Instant) {
+        let Numbered { id, body } = request;
+        if self.endpoints.find(connection).is_none() {
+            return; // it was disconnected while this request was under way
+        }
+        let answer = match body {
+            Request::Status {} => {
+                let report = self.status(now).to_string();
+                self.effects.push_back(Effect::Status { connection, id, report });
+                return;
+            }
+            _ if self.stop.is_some() => Err(ControlError::Stopping),
+            _ if self.outboxes.is_backlogged() => {
+                Err(ControlError::Limit("a shard is behind with its work, try again".into()))
+            }
+            Request::Attach { name, version } => self.attach(connection, &name, version).map(Some),
+            Request::Listen { ip, port, shared } => self.listen(connection, id, (ip, port), shared),
+            Request::Unlisten { ip, port } => self.unlisten(connection, (ip, port)).map(Some),
+            Request::Connect { local_ip, remote_ip, remote_port, timeout_ms, shard } => {
+                let destination = (local_ip, remote_ip, remote_port);
+                self.connect(connection, id, destination, timeout_ms, shard, now)
+            }
+        };
+        match answer {
+            Ok(None) => {}
+            Ok(Some(reply)) => self.reply(connection, id, reply),
+            Err(error) => self.fail(connection, id, error),
+        }
+    }
+
+    fn attach(&mut self, connection: ConnectionId, name: &str, version: u16) -> Result<Reply, ControlError> {
+        if version != VERSION {
+            return Err(ControlError::WrongVersion(VERSION));
+        }
+        let fits = |(start, character): &(usize, char)| start + character.len_utf8() <= MAX_NAME_BYTES;
+        let name = name.char_indices().take_while(fits).map(|(_, character)| character);
+        self.endpoints.attach(connection, name.collect())?;
+        let addresses = self.links.iter().map(|link| link.interface().ip).collect();
+        Ok(Reply::Attached { daemon: env!("CARGO_PKG_VERSION").into(), addresses })
+    }
+
+    /// Asks every shard of the interface to accept; the answer follows when all have confirmed.
+    fn listen(
+        &mut self,
+        connection: ConnectionId,
+        id: u32,
+        (ip, port): Place,
+        shared: bool,
+    ) -> Result<Option<Reply>, ControlError> {
+        self.endpoints.may_listen(connection)?;
+        let link = self.local(ip)?;
+        if shared {
+            return Err(ControlError::Malformed("this daemon has no shared listeners yet".into()));
+        }
+        if self.listeners.is_backlogged() {
+            return Err(ControlError::Limit("shards are behind with ending listeners, try again".into()));
+        }
+        let port = match port {
+            0 => self.free_port(ip).ok_or(ControlError::NoPorts)?,
+            port => port,
+        };
+        let place = (ip, port);
+        if self.listeners.owner(place).is_some() {
+            return Err(ControlError::AddressInUse);
+        }
+        let shards = self.links[link].interface().shards.clone();
+        self.grant(connection, id, link, &shards)?;
+        self.listeners.enter(place, connection, id, shards.iter().copied());
+        self.endpoints.attached(connection)?.listeners.insert(place);
+        for shard in shards {
+            let (channel, _) = self.endpoints.channel_on(connection, shard).expect("granted above");
+            self.outboxes.post(shard, ToShard::Listen { port, channel });
+        }
+        Ok(None)
+    }
+
+    /// A port nobody listens on.
+    fn free_port(&self, ip: Ipv4Addr) -> Option<u16> {
+        (FIRST_FREE_PORT..=u16::MAX).find(|port| self.listeners.owner((ip, *port)).is_none())
+    }
+
+    /// A shard accepts for a listener now.
+    pub(super) fn listening(&mut self, shard: ShardId, port: u16) {
+        let place = (self.link(shard).interface().ip, port);
+        if let Some((connection, id)) = self.listeners.confirm(place, shard) {
+            self.reply(connection, id, Reply::Listening { port });
+        }
+    }
+
+    fn unlisten(&mut self, connection: ConnectionId, place: Place) -> Result<Reply, ControlError> {
+        if !self.endpoints.attached(connection)?.listeners.remove(&place) {
+            return Err(ControlError::NotListening);
+        }
+        if let Some(id) = self.end_listener(place) {
+            self.fail(connection, id, ControlError::NotListening);
+        }
+        Ok(Reply::Unlistened {})
+    }
+
+    /// Frees a place; gives the number of the request for it if that has not been answered.
+    fn end_listener(&mut self, place: Place) -> Option<u32> {
+        let (ip, port) = place;
+        if let Some(link) = self.link_with(ip) {
+            for shard in self.links[link].interface().shards.clone() {
+                self.outboxes.post(shard, ToShard::Unlisten { port });
+            }
+        }
+        self.listeners.remove(place)
+    }
+
+    /// The interface with this address.
+    pub(super) fn local(&self, ip: Ipv4Addr) -> Result<usize, ControlError> {
+        self.link_with(ip)
+            .ok_or_else(|| ControlError::NoSuchAddress(self.links.iter().map(|link| link.interface().ip).collect()))
+    }
+
+    /// Gives the endpoint a channel to each of these shards to which it has none. All or nothing.
+    pub(super) fn grant(
+        &mut self,
+        connection: ConnectionId,
+        id: u32,
+        link: usize,
+        shards: &[ShardId],
+    ) -> Result<(), ControlError> {
+        let missing = shards.iter().filter(|shard| self.endpoints.channel_on(connection, **shard).is_none());
+        let missing: Vec<ShardId> = missing.copied().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let geometry = self.geometry(link);
+        let bytes = geometry.segment_bytes() as u64;
+        self.endpoints.has_room(connection, bytes * missing.len() as u64)?;
+        let made: std::io::Result<Vec<_>> = missing.iter().map(|_| ShardEnd::create(geometry)).collect();
+        let made = made.map_err(|error| ControlError::System(format!("no memory for a channel: {error}")))?;
+        for (shard, (end, handles)) in missing.into_iter().zip(made) {
+            let (channel, index) = self.endpoints.add_channel(connection, shard, bytes);
+            self.outboxes.post(shard, ToShard::AddChannel { channel, end: Box::new(end) });
+            let interface = self.links[link].interface();
+            let queue = interface.shards.iter().position(|other| *other == shard).unwrap_or_default();
+            let reply = Reply::Channel {
+                index,
+                ip: interface.ip,
+                shard: u16::try_from(queue).expect("shards have 16-bit numbers"),
+                geometry: on_the_wire(geometry),
+            };
+            let AppHandles { segment, bell_in, bell_out } = handles;
+            let fds = vec![segment, bell_in, bell_out];
+            self.effects.push_back(Effect::Reply { connection, reply: Numbered { id, body: reply }, fds });
+        }
+        Ok(())
+    }
+
+    fn geometry(&self, link: usize) -> Geometry {
+        let payload = self.links[link].max_payload_bytes();
+        let bytes = |budget: u32| usize::try_from(budget).expect("32 bits fit");
+        Geometry::for_payload(payload, bytes(self.limits.send_bytes), bytes(self.limits.receive_bytes))
+    }
+
+    /// An application broke the rules of a channel: it is told by the end of its connection.
+    pub(super) fn broken(&mut self, channel: ChannelId, violation: Violation, now: Instant) {
+        let Some(owner) = self.endpoints.channel(channel).map(|channel| channel.owner) else { return };
+        let Some(endpoint) = self.endpoints.find(owner) else { return };
+        tracing::warn!(
+            endpoint = endpoint.name.as_deref().unwrap_or_default(),
+            pid = endpoint.peer.pid.map(std::num::NonZeroU32::get),
+            uid = endpoint.peer.uid,
+            ?violation,
+            "an application broke the rules of its channel; its endpoint is ended"
+        );
+        self.end_endpoint(owner, now);
+        self.effects.push_back(Effect::Disconnect { connection: owner });
+    }
+
+    /// Takes back everything an endpoint has, at whatever moment of whatever request: its listeners and connects are gone
+    /// at once, its channels when what they hold has been delivered.
+    pub(super) fn end_endpoint(&mut self, connection: ConnectionId, now: Instant) {
+        let Some(endpoint) = self.endpoints.close(connection) else { return };
+        for place in endpoint.listeners {
+            self.end_listener(place);
+        }
+        for connect in endpoint.connects {
+            self.abandon_connect(connect, now);
+        }
+        for channel in endpoint.channels {
+            if let Some(shard) = self.endpoints.end_channel(channel) {
+                let (reason, linger) = (Reason::AppGone, self.limits.linger);
+                self.outboxes.post(shard, ToShard::RemoveChannel { channel, reason, linger });
+            }
+        }
+    }
+
+    /// Fails what applications wait for: the daemon stops.
+    pub(super) fn refuse_waiting(&mut self, now: Instant) {
+        let waiting: Vec<_> = self.listeners.waiting().collect();
+        for (connection, id) in waiting {
+            self.fail(connection, id, ControlError::Stopping);
+        }
+        self.end_all_connects(&ControlError::Stopping, now);
+    }
+
+    pub(super) fn reply(&mut self, connection: ConnectionId, id: u32, reply: Reply) {
+        let reply = Numbered { id, body: reply };
+        self.effects.push_back(Effect::Reply { connection, reply, fds: Vec::new() });
+    }
+
+    pub(super) fn fail(&mut self, connection: ConnectionId, id: u32, error: ControlError) {
+        self.reply(connection, id, Reply::Failed { error });
+    }
+}
+
+fn on_the_wire(geometry: Geometry) -> ChannelGeometry {
+    ChannelGeometry {
+        buffer_bytes: geometry.buffer_bytes(),
+        tx_buffers: geometry.tx_buffers(),
+        rx_buffers: geometry.rx_buffers(),
+    }
+}

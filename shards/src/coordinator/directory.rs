@@ -1,0 +1,109 @@
+//! Which shard owns which flow.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use machnet_proto::addr::{FlowKey, Ipv4Addr};
+
+use crate::mailbox::{ChannelId, ShardId};
+
+/// The flows of all shards, from their establishment until a shard says that they are no more.
+#[derive(Debug)]
+pub(super) struct Directory {
+    flows: HashMap<FlowKey, Flow>,
+    /// Flows by shard.
+    counts: Vec<usize>,
+    limit: usize,
+}
+
+/// An established flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flow {
+    /// Its owner.
+    pub(super) shard: ShardId,
+    /// The endpoint's channel there; `None` if the endpoint has ended.
+    pub(super) channel: Option<ChannelId>,
+    /// The neighbor that is held for it; `None` for a flow within this host.
+    pub(super) neighbor: Option<Ipv4Addr>,
+    /// Whether one of our applications opened it.
+    pub(super) ours: bool,
+}
+
+impl Directory {
+    /// A directory for `shards` shards that says it is full at `limit` flows.
+    pub(super) fn new(shards: usize, limit: usize) -> Self {
+        Self { flows: HashMap::new(), counts: vec![0; shards], limit }
+    }
+
+    /// Enters an established flow; `false` if there is one with this tuple, which was the first.
+    pub(super) fn enter(&mut self, key: FlowKey, flow: Flow) -> bool {
+        let Entry::Vacant(vacant) = self.flows.entry(key) else { return false };
+        vacant.insert(flow);
+        self.counts[usize::from(flow.shard.0)] += 1;
+        true
+    }
+
+    /// Removes the flow that `shard` says is no more; `None` if that shard did not own it.
+    pub(super) fn remove(&mut self, key: &FlowKey, shard: ShardId) -> Option<Flow> {
+        self.flows.get(key).filter(|flow| flow.shard == shard)?;
+        self.counts[usize::from(shard.0)] -= 1;
+        self.flows.remove(key)
+    }
+
+    /// The flow with this tuple.
+    pub(super) fn find(&self, key: &FlowKey) -> Option<&Flow> {
+        self.flows.get(key)
+    }
+
+    /// How many flows a shard owns.
+    pub(super) fn count(&self, shard: ShardId) -> usize {
+        self.counts[usize::from(shard.0)]
+    }
+
+    /// Whether no further flow should be accepted, and no connect begun. Connects that are under way may still bring
+    /// theirs.
+    pub(super) fn is_full(&self) -> bool {
+        self.flows.len() >= self.limit
+    }
+
+    /// All flows, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&FlowKey, &Flow)> {
+        self.flows.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: FlowKey = FlowKey {
+        local_ip: Ipv4Addr::new(10, 0, 0, 1),
+        remote_ip: Ipv4Addr::new(10, 0, 0, 2),
+        local_port: 888,
+        remote_port: 50_000,
+    };
+
+    fn on(shard: u16) -> Flow {
+        Flow { shard: ShardId(shard), channel: Some(ChannelId(u64::from(shard))), neighbor: None, ours: false }
+    }
+
+    #[test]
+    fn the_first_wins_until_its_owner_gives_it_up() {
+        let mut directory = Directory::new(2, 10);
+        assert!(directory.enter(KEY, on(1)));
+        assert!(!directory.enter(KEY, on(0)));
+        assert_eq!(directory.remove(&KEY, ShardId(0)), None, "the loser's flow was never in it");
+        assert_eq!((directory.count(ShardId(0)), directory.count(ShardId(1))), (0, 1));
+        assert_eq!(directory.remove(&KEY, ShardId(1)), Some(on(1)));
+        assert_eq!(directory.count(ShardId(1)), 0);
+        assert!(directory.enter(KEY, on(0)));
+    }
+
+    #[test]
+    fn it_says_when_it_is_full() {
+        let mut directory = Directory::new(1, 1);
+        assert!(!directory.is_full());
+        assert!(directory.enter(KEY, on(0)));
+        assert!(directory.is_full());
+    }
+}

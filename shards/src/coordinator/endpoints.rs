@@ -1,0 +1,275 @@
+//! The applications that are connected, what they have, and what their users may have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use machnet::control::Peer;
+use machnet::control::message::ControlError;
+
+use super::ConnectionId;
+use super::listeners::Place;
+use crate::mailbox::{ChannelId, ConnectId, ShardId};
+
+/// Connections at the same time, over all users. The descriptors of a process are the scarcer good: see `daemon.rs`.
+const MAX_CONNECTIONS: usize = 65_536;
+
+/// Listeners of one endpoint.
+const MAX_LISTENERS: usize = 1024;
+
+/// Connects of one endpoint that are under way at the same time.
+const MAX_CONNECTS: usize = 4096;
+
+/// All connections, channels and users.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    connections: BTreeMap<ConnectionId, Endpoint>,
+    /// From the grant until the shard says that nothing of it is left.
+    channels: BTreeMap<ChannelId, Channel>,
+    /// Users with endpoints or channels.
+    users: BTreeMap<u32, Usage>,
+    last_channel: u64,
+    max_endpoints_per_user: u32,
+    max_bytes_per_user: u64,
+}
+
+/// A connection of an application: an endpoint once it has a name.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    /// Who is at the other end.
+    pub(super) peer: Peer,
+    /// What it calls itself; `None` before it attached.
+    pub(super) name: Option<String>,
+    /// In the order of their grants: the application names them by their place.
+    pub(super) channels: Vec<ChannelId>,
+    /// Where it listens, or is about to.
+    pub(super) listeners: BTreeSet<Place>,
+    /// What it waits for.
+    pub(super) connects: BTreeSet<ConnectId>,
+}
+
+/// Memory that an endpoint shares with a shard.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Channel {
+    /// The endpoint; it may have ended.
+    pub(super) owner: ConnectionId,
+    /// Whose memory it counts as.
+    user: u32,
+    /// How much.
+    pub(super) bytes: u64,
+    /// The shard at the other end.
+    pub(super) shard: ShardId,
+    /// The application's name for it.
+    pub(super) index: u16,
+    /// Whether the shard has been asked to remove it.
+    ending: bool,
+}
+
+/// What a user has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Usage {
+    endpoints: u32,
+    bytes: u64,
+}
+
+impl Endpoints {
+    pub(super) fn new(max_endpoints_per_user: u32, max_bytes_per_user: u64) -> Self {
+        Self {
+            connections: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            users: BTreeMap::new(),
+            last_channel: 0,
+            max_endpoints_per_user,
+            max_bytes_per_user,
+        }
+    }
+
+    /// An application connected; `false` if there is no room for it.
+    pub(super) fn open(&mut self, connection: ConnectionId, peer: Peer) -> bool {
+        if self.connections.len() >= MAX_CONNECTIONS {
+            return false;
+        }
+        let endpoint =
+            Endpoint { peer, name: None, channels: Vec::new(), listeners: BTreeSet::new(), connects: BTreeSet::new() };
+        self.connections.insert(connection, endpoint).is_none()
+    }
+
+    /// Makes a connection an endpoint.
+    pub(super) fn attach(&mut self, connection: ConnectionId, name: String) -> Result<(), ControlError> {
+        let limit = self.max_endpoints_per_user;
+        let endpoint = self.connections.get_mut(&connection).ok_or_else(not_attached)?;
+        if endpoint.name.is_some() {
+            return Err(ControlError::Malformed("the endpoint is attached already".into()));
+        }
+        let usage = self.users.entry(endpoint.peer.uid).or_default();
+        if usage.endpoints >= limit {
+            let text = format!("a user may have {limit} endpoints (max_endpoints_per_user)");
+            return Err(ControlError::Limit(text));
+        }
+        usage.endpoints += 1;
+        endpoint.name = Some(name);
+        Ok(())
+    }
+
+    /// Removes a connection. Its channels stay until [`Endpoints::channel_gone`].
+    pub(super) fn close(&mut self, connection: ConnectionId) -> Option<Endpoint> {
+        let endpoint = self.connections.remove(&connection)?;
+        if endpoint.name.is_some() {
+            self.change_usage(endpoint.peer.uid, |usage| usage.endpoints -= 1);
+        }
+        Some(endpoint)
+    }
+
+    /// An endpoint that has attached.
+    pub(super) fn attached(&mut self, connection: ConnectionId) -> Result<&mut Endpoint, ControlError> {
+        let endpoint = self.connections.get_mut(&connection).filter(|endpoint| endpoint.name.is_some());
+        endpoint.ok_or_else(not_attached)
+    }
+
+    /// A connection, attached or not.
+    pub(super) fn find(&self, connection: ConnectionId) -> Option<&Endpoint> {
+        self.connections.get(&connection)
+    }
+
+    /// The endpoint's channel to a shard.
+    pub(super) fn channel_on(&self, connection: ConnectionId, shard: ShardId) -> Option<(ChannelId, Channel)> {
+        let endpoint = self.connections.get(&connection)?;
+        let channels = endpoint.channels.iter().map(|id| (*id, self.channels[id]));
+        channels.into_iter().find(|(_, channel)| channel.shard == shard)
+    }
+
+    /// Whether the endpoint's user may have so many bytes more.
+    pub(super) fn has_room(&self, connection: ConnectionId, bytes: u64) -> Result<(), ControlError> {
+        let endpoint = self.connections.get(&connection).ok_or_else(not_attached)?;
+        let used = self.users.get(&endpoint.peer.uid).map_or(0, |usage| usage.bytes);
+        if used + bytes > self.max_bytes_per_user {
+            let limit = self.max_bytes_per_user >> 20;
+            let text = format!("a user's channels may have {limit} MiB (max_channel_bytes_per_user)");
+            return Err(ControlError::Limit(text));
+        }
+        Ok(())
+    }
+
+    /// Whether the endpoint may listen once more.
+    pub(super) fn may_listen(&mut self, connection: ConnectionId) -> Result<(), ControlError> {
+        match self.attached(connection)?.listeners.len() {
+            MAX_LISTENERS.. => Err(ControlError::Limit(format!("an endpoint may have {MAX_LISTENERS} listeners"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the endpoint may connect once more.
+    pub(super) fn may_connect(&mut self, connection: ConnectionId) -> Result<(), ControlError> {
+        match self.attached(connection)?.connects.len() {
+            MAX_CONNECTS.. => {
+                Err(ControlError::Limit(format!("an endpoint may have {MAX_CONNECTS} connects under way")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives an endpoint a channel; says what it is called here and there.
+    ///
+    /// # Panics
+    /// When the endpoint has not attached.
+    pub(super) fn add_channel(&mut self, owner: ConnectionId, shard: ShardId, bytes: u64) -> (ChannelId, u16) {
+        let endpoint = self.connections.get_mut(&owner).expect("an endpoint that attached is given channels");
+        self.last_channel += 1;
+        let id = ChannelId(self.last_channel);
+        let index = u16::try_from(endpoint.channels.len()).expect("one per shard at most");
+        let user = endpoint.peer.uid;
+        endpoint.channels.push(id);
+        self.channels.insert(id, Channel { owner, user, bytes, shard, index, ending: false });
+        self.users.entry(user).or_default().bytes += bytes;
+        (id, index)
+    }
+
+    /// Notes that a shard is asked to remove a channel: its shard, or `None` if it has been asked before.
+    pub(super) fn end_channel(&mut self, channel: ChannelId) -> Option<ShardId> {
+        let channel = self.channels.get_mut(&channel).filter(|channel| !channel.ending)?;
+        channel.ending = true;
+        Some(channel.shard)
+    }
+
+    /// Nothing of the channel is left: its memory is the user's again.
+    pub(super) fn channel_gone(&mut self, channel: ChannelId) {
+        if let Some(Channel { user, bytes, .. }) = self.channels.remove(&channel) {
+            self.change_usage(user, |usage| usage.bytes -= bytes);
+        }
+    }
+
+    /// A channel that is not gone.
+    pub(super) fn channel(&self, channel: ChannelId) -> Option<&Channel> {
+        self.channels.get(&channel)
+    }
+
+    /// All connections, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Endpoint)> {
+        self.connections.iter().map(|(id, endpoint)| (*id, endpoint))
+    }
+
+    /// Channels that shards still have to remove, and their bytes.
+    pub(super) fn ending(&self) -> (usize, u64) {
+        let ending = self.channels.values().filter(|channel| channel.ending);
+        ending.fold((0, 0), |(channels, bytes), channel| (channels + 1, bytes + channel.bytes))
+    }
+
+    fn change_usage(&mut self, user: u32, change: impl FnOnce(&mut Usage)) {
+        let usage = self.users.get_mut(&user).expect("a user with endpoints or channels has an entry");
+        change(usage);
+        if *usage == Usage::default() {
+            self.users.remove(&user);
+        }
+    }
+}
+
+fn not_attached() -> ControlError {
+    ControlError::Malformed("attach first".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: ConnectionId = ConnectionId(1);
+    const TWO: ConnectionId = ConnectionId(2);
+    const SHARD: ShardId = ShardId(0);
+
+    fn opened(endpoints: &mut Endpoints, connection: ConnectionId, uid: u32) {
+        assert!(endpoints.open(connection, Peer { pid: None, uid, gid: 0 }));
+    }
+
+    #[test]
+    fn a_user_has_a_limited_number_of_endpoints() {
+        let mut endpoints = Endpoints::new(1, 100);
+        opened(&mut endpoints, ONE, 7);
+        opened(&mut endpoints, TWO, 7);
+        assert!(matches!(endpoints.attached(ONE), Err(ControlError::Malformed(_))));
+        assert_eq!(endpoints.attach(ONE, "one".into()), Ok(()));
+        assert!(matches!(endpoints.attach(ONE, "one".into()), Err(ControlError::Malformed(_))));
+        assert!(matches!(endpoints.attach(TWO, "two".into()), Err(ControlError::Limit(_))));
+        endpoints.close(ONE);
+        assert_eq!(endpoints.attach(TWO, "two".into()), Ok(()));
+        endpoints.close(TWO);
+        assert!(endpoints.users.is_empty());
+    }
+
+    #[test]
+    fn memory_counts_until_its_channel_is_gone() {
+        let mut endpoints = Endpoints::new(1, 100);
+        opened(&mut endpoints, ONE, 7);
+        endpoints.attach(ONE, "one".into()).expect("the first");
+        assert_eq!(endpoints.has_room(ONE, 100), Ok(()));
+        let (channel, index) = endpoints.add_channel(ONE, SHARD, 60);
+        assert_eq!(index, 0);
+        assert_eq!(endpoints.channel_on(ONE, SHARD).expect("it was given one").0, channel);
+        assert!(matches!(endpoints.has_room(ONE, 41), Err(ControlError::Limit(_))));
+        endpoints.close(ONE);
+        assert_eq!(endpoints.end_channel(channel), Some(SHARD));
+        assert_eq!(endpoints.end_channel(channel), None, "asked once");
+        assert_eq!(endpoints.ending(), (1, 60));
+        opened(&mut endpoints, TWO, 7);
+        assert!(endpoints.has_room(TWO, 41).is_err(), "the memory is not free yet");
+        endpoints.channel_gone(channel);
+        assert_eq!(endpoints.has_room(TWO, 100), Ok(()));
+        assert!(endpoints.users.is_empty());
+    }
+}

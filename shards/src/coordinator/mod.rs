@@ -1,0 +1,364 @@
+//! The coordinator: everything of the daemon that is not the data path.
+//!
+//! ```text
+//!   applications                       ┌───────────────────────────────────────────┐
+//!     │ requests, ends  ── Event ────▶ │ endpoints   who is attached, and may what │
+//!     ◀── Effect ───────────────────── │ listeners   who accepts where             │
+//!                                      │ connects    flows about to be opened      │
+//!   shards                             │ ports       source ports in use           │
+//!     │ ToCoordinator ── Event ──────▶ │ directory   which shard has which flow    │
+//!     ◀── ToShard ── outboxes ──────── │ neighbors   ARP, per interface; echo      │
+//!                                      └───────────────────────────────────────────┘
+//! ```
+//!
+//! Plain functions: [`Coordinator::handle`] takes an event and the time, [`Coordinator::poll_effect`] gives what is to be
+//! done for applications, [`Coordinator::deadline`] says when to come back. There is no clock and no socket here, so
+//! that a simulator and the tests drive what the daemon runs; [`run`] is the daemon's loop around it.
+//!
+//! Every table is bounded: connections, channels and their bytes by user, listeners and connects by endpoint, flows and
+//! neighbors by the configuration. At a limit a request is refused with an error that names the limit.
+
+mod connects;
+mod control;
+mod directory;
+mod echo;
+mod endpoints;
+mod listeners;
+mod neighbors;
+mod outbox;
+mod ports;
+mod random;
+pub mod run;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use machnet::config::{Limits, Subnet};
+use machnet::control::Peer;
+use machnet::control::message::{Numbered, Reply, Request};
+use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet_proto::rss::Rss;
+use machnet_proto::time::Instant;
+
+use crate::counters::{EntryKey, Registry};
+use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard};
+
+use connects::Connects;
+use directory::{Directory, Flow};
+use endpoints::Endpoints;
+use listeners::Listeners;
+use neighbors::Link;
+use outbox::Outboxes;
+use ports::Ports;
+use random::Random;
+
+/// A connection of an application to the control socket. Never used twice in a daemon's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A shard posted something.
+    Mail(ToCoordinator),
+    /// An application connected.
+    Connected {
+        /// Its connection from now on.
+        connection: ConnectionId,
+        /// Who it is.
+        peer: Peer,
+    },
+    /// An application asks for something.
+    Request {
+        /// Which application.
+        connection: ConnectionId,
+        /// For what.
+        request: Numbered<Request>,
+    },
+    /// An application is gone, or closed its connection.
+    Disconnected {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// The moment [`Coordinator::deadline`] named is here.
+    Deadline,
+    /// The daemon shall stop: [`Effect::Stopped`] follows when all peers have been told.
+    Stop,
+}
+
+/// What is to be done for an application.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a reply.
+    Reply {
+        /// To whom.
+        connection: ConnectionId,
+        /// What.
+        reply: Numbered<Reply>,
+        /// Beside it; to be closed here afterwards.
+        fds: Vec<OwnedFd>,
+    },
+    /// Answer a request for the status.
+    Status {
+        /// To whom.
+        connection: ConnectionId,
+        /// The request's number.
+        id: u32,
+        /// A JSON document.
+        report: String,
+    },
+    /// Close the connection; no [`Event::Disconnected`] is needed.
+    Disconnect {
+        /// Whose.
+        connection: ConnectionId,
+    },
+    /// All shards have stopped, or had their time: end the process.
+    Stopped,
+}
+
+/// What the daemon is made of, as far as the coordinator must know.
+#[derive(Debug)]
+pub struct Plan {
+    /// The interfaces. Every shard belongs to one of them.
+    pub interfaces: Vec<Interface>,
+    /// Budgets and time limits.
+    pub limits: Limits,
+    /// This start of the daemon.
+    pub boot: Boot,
+}
+
+/// An interface and its shards.
+#[derive(Debug)]
+pub struct Interface {
+    /// What runs it, for people: driver and device.
+    pub device: String,
+    /// Its address on the link.
+    pub mac: MacAddr,
+    /// Its IP.
+    pub ip: Ipv4Addr,
+    /// The largest IP packet that passes, in bytes; at least 576.
+    pub mtu_bytes: u16,
+    /// What is on the link; `None`: every peer.
+    pub subnet: Option<Subnet>,
+    /// By the number of its queue. At least one.
+    pub shards: Vec<ShardId>,
+    /// How the device spreads flows over the queues, if it says so.
+    pub rss: Option<Rss>,
+}
+
+/// What tells this start of the daemon from all others. Random.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// Shown to peers.
+    pub id: u64,
+    /// Shown to nobody; the shards have the same.
+    pub secret: [u8; 16],
+}
+
+/// How long shards have to tell their peers that the daemon stops.
+const STOP_WITHIN: Duration = Duration::from_millis(500);
+
+/// The state of control: see the module's documentation.
+#[derive(Debug)]
+pub struct Coordinator {
+    /// By the number of the interface.
+    links: Vec<Link>,
+    /// The interface of each shard.
+    link_of: Vec<usize>,
+    limits: Limits,
+    boot: Boot,
+    registry: Registry,
+    /// By the number of the shard.
+    entries: Vec<EntryKey>,
+
+    endpoints: Endpoints,
+    listeners: Listeners,
+    connects: Connects,
+    ports: Ports,
+    directory: Directory,
+    random: Random,
+
+    outboxes: Outboxes,
+    /// When to try full mailboxes again; `None` when nothing waits.
+    retry: Option<Instant>,
+    effects: VecDeque<Effect>,
+    started: Instant,
+    stop: Option<Stop>,
+}
+
+/// The daemon is stopping.
+#[derive(Debug)]
+struct Stop {
+    /// Shards that have not said that they stopped.
+    running: Vec<ShardId>,
+    /// When they are not waited for any more.
+    deadline: Instant,
+    /// Whether [`Effect::Stopped`] was given.
+    said: bool,
+}
+
+impl Coordinator {
+    /// A coordinator of the shards behind `outlets`, whose counts are in `registry` under `entries`. The first event,
+    /// which may be [`Event::Deadline`] at once, makes it announce the interfaces.
+    ///
+    /// # Panics
+    /// When the numbers of shards in the arguments differ: our own mistake.
+    pub fn new(
+        plan: Plan,
+        outlets: Vec<Outlet<ToShard>>,
+        registry: Registry,
+        entries: Vec<EntryKey>,
+        now: Instant,
+    ) -> Self {
+        let shards = outlets.len();
+        assert_eq!(entries.len(), shards, "every shard has an entry in the registry");
+        let mut link_of = vec![usize::MAX; shards];
+        for (link, interface) in plan.interfaces.iter().enumerate() {
+            for shard in &interface.shards {
+                link_of[usize::from(shard.0)] = link;
+            }
+        }
+        assert!(!link_of.contains(&usize::MAX), "every shard belongs to an interface");
+        let limits = plan.limits;
+        let max_flows = usize::try_from(limits.max_flows_per_shard).expect("32 bits fit") * shards;
+        Self {
+            links: plan.interfaces.into_iter().map(|interface| Link::new(interface, &limits, now)).collect(),
+            link_of,
+            endpoints: Endpoints::new(limits.max_endpoints_per_user, limits.max_channel_bytes_per_user),
+            listeners: Listeners::default(),
+            connects: Connects::default(),
+            ports: Ports::default(),
+            directory: Directory::new(shards, max_flows),
+            random: Random::new(&plan.boot.secret),
+            limits,
+            boot: plan.boot,
+            registry,
+            entries,
+            outboxes: Outboxes::new(outlets),
+            retry: None,
+            effects: VecDeque::new(),
+            started: now,
+            stop: None,
+        }
+    }
+
+    /// Takes an event. Afterwards [`Coordinator::poll_effect`] is to be called until `None`.
+    pub fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Mail(mail) => self.mail(mail, now),
+            Event::Connected { connection, peer } => self.connected(connection, peer),
+            Event::Request { connection, request } => self.request(connection, request, now),
+            Event::Disconnected { connection } => self.end_endpoint(connection, now),
+            Event::Deadline => self.outboxes.flush(),
+            Event::Stop => self.begin_stop(now),
+        }
+        self.serve_links(now);
+        self.serve_connects(now);
+        self.serve_stop(now);
+        self.retry = self.outboxes.is_waiting().then(|| match self.retry {
+            Some(retry) if retry > now => retry,
+            _ => now + outbox::RETRY,
+        });
+    }
+
+    /// What is to be done next for an application.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Event::Deadline`] is due; `None` if nothing is.
+    pub fn deadline(&self) -> Option<Instant> {
+        let stop = self.stop.as_ref().filter(|stop| !stop.said).map(|stop| stop.deadline);
+        let links = self.links.iter().filter_map(Link::deadline).min();
+        [self.retry, self.connects.deadline(), links, stop].into_iter().flatten().min()
+    }
+
+    fn mail(&mut self, mail: ToCoordinator, now: Instant) {
+        match mail {
+            ToCoordinator::Frame { shard, frame } => self.frame(shard, &frame, now),
+            ToCoordinator::Answer { shard, key, source_mac, payload } => {
+                self.answer(shard, &key, source_mac, &payload, now);
+            }
+            ToCoordinator::Listening { shard, port } => self.listening(shard, port),
+            ToCoordinator::Created { shard, connect, outcome } => self.created(shard, connect, outcome, now),
+            ToCoordinator::Accepted { shard, key, channel } => {
+                self.accepted(key, Flow { shard, channel: Some(channel), neighbor: None, ours: false }, now);
+            }
+            ToCoordinator::Closed { shard, key } => self.flow_closed(shard, &key, now),
+            ToCoordinator::Broken { channel, violation } => self.broken(channel, violation, now),
+            ToCoordinator::ChannelGone { shard: _, channel } => self.endpoints.channel_gone(channel),
+            ToCoordinator::Suspect { peer, shard } => self.suspect(shard, peer, now),
+            ToCoordinator::Stopped { shard } => {
+                if let Some(stop) = &mut self.stop {
+                    stop.running.retain(|running| *running != shard);
+                }
+            }
+        }
+    }
+
+    /// A peer opened a flow. The first shard with a tuple wins; the flow at another one is a copy made by a duplicated
+    /// SYN. The same shard may replace its own flow, if the peer has restarted.
+    fn accepted(&mut self, key: FlowKey, mut flow: Flow, now: Instant) {
+        let shard = flow.shard;
+        self.flow_closed(shard, &key, now);
+        if self.directory.is_full() || self.directory.find(&key).is_some() {
+            self.outboxes.post(shard, ToShard::Drop { key });
+            return;
+        }
+        let link = self.link_of[usize::from(shard.0)];
+        let next_hop = self.links[link].next_hop(key.remote_ip).ok().flatten();
+        flow.neighbor = self.hold_neighbor(link, next_hop, now);
+        self.directory.enter(key, flow);
+    }
+
+    /// A shard says that a flow is no more.
+    fn flow_closed(&mut self, shard: ShardId, key: &FlowKey, now: Instant) {
+        let Some(flow) = self.directory.remove(key, shard) else { return };
+        if flow.ours {
+            self.ports.release(*key, now);
+        }
+        self.release_neighbor(self.link_of[usize::from(shard.0)], flow.neighbor, now);
+    }
+
+    fn begin_stop(&mut self, now: Instant) {
+        if self.stop.is_some() {
+            return;
+        }
+        let running: Vec<ShardId> = self.links.iter().flat_map(|link| link.interface().shards.clone()).collect();
+        for shard in &running {
+            self.outboxes.post(*shard, ToShard::Stop);
+        }
+        self.stop = Some(Stop { running, deadline: now + STOP_WITHIN, said: false });
+        self.refuse_waiting(now);
+    }
+
+    fn serve_stop(&mut self, now: Instant) {
+        let Some(stop) = &mut self.stop else { return };
+        if stop.said || !(stop.running.is_empty() || stop.deadline <= now) {
+            return;
+        }
+        if !stop.running.is_empty() {
+            tracing::warn!(shards = ?stop.running, "stopping without shards that did not stop in time");
+        }
+        stop.said = true;
+        self.effects.push_back(Effect::Stopped);
+    }
+
+    /// The link of a shard.
+    fn link(&self, shard: ShardId) -> &Link {
+        &self.links[self.link_of[usize::from(shard.0)]]
+    }
+
+    fn link_mut(&mut self, shard: ShardId) -> &mut Link {
+        &mut self.links[self.link_of[usize::from(shard.0)]]
+    }
+
+    /// The interface with this address.
+    fn link_with(&self, ip: Ipv4Addr) -> Option<usize> {
+        self.links.iter().position(|link| link.interface().ip == ip)
+    }
+}

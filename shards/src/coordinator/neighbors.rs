@@ -1,0 +1,209 @@
+//! The link of an interface: ARP answered and learnt, next hops, our announcement.
+
+use std::time::Duration;
+
+use machnet::config::Limits;
+use machnet::control::message::ControlError;
+use machnet_proto::addr::{Ipv4Addr, MacAddr};
+use machnet_proto::neighbor::{self, Action, Change, NeighborCache, Resolution};
+use machnet_proto::time::Instant;
+use machnet_proto::wire::arp;
+use machnet_proto::wire::frame::{self, Parsed};
+
+use super::{Coordinator, Interface};
+use crate::mailbox::{ShardId, ToShard};
+
+/// How often we announce our address, and how far apart (RFC 5227, section 1.1: ANNOUNCE_NUM, ANNOUNCE_INTERVAL). A
+/// device whose link comes up late misses the first.
+const ANNOUNCEMENTS: u32 = 2;
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often a conflict over our address is worth a line in the log.
+const CONFLICT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Headers between an IP packet's start and the payload of a Machnet packet: IPv4, UDP, Machnet.
+const HEADERS_BYTES: u16 = 20 + 8 + 54;
+
+/// An interface and what is known of its link.
+#[derive(Debug)]
+pub(super) struct Link {
+    interface: Interface,
+    cache: NeighborCache,
+    /// Announcements still to be made, and when the next is due.
+    announcements: u32,
+    announce: Instant,
+    /// When somebody else last claimed our address in the log; how often it happened.
+    conflict_logged: Option<Instant>,
+    conflicts: u64,
+}
+
+impl Link {
+    pub(super) fn new(interface: Interface, limits: &Limits, now: Instant) -> Self {
+        let entries = usize::try_from(limits.max_neighbors).expect("32 bits fit");
+        let limits = neighbor::Limits { entries, ..neighbor::Limits::default() };
+        let cache = NeighborCache::new(interface.ip, limits);
+        Self { interface, cache, announcements: ANNOUNCEMENTS, announce: now, conflict_logged: None, conflicts: 0 }
+    }
+
+    pub(super) fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    pub(super) fn cache(&self) -> &NeighborCache {
+        &self.cache
+    }
+
+    /// How often another host claimed our address.
+    pub(super) fn conflicts(&self) -> u64 {
+        self.conflicts
+    }
+
+    /// The largest payload of a packet, in bytes.
+    pub(super) fn max_payload_bytes(&self) -> u16 {
+        self.interface.mtu_bytes - HEADERS_BYTES
+    }
+
+    /// The neighbor that frames to `peer` go to; `None` for ourselves.
+    pub(super) fn next_hop(&self, peer: Ipv4Addr) -> Result<Option<Ipv4Addr>, ControlError> {
+        if peer == self.interface.ip {
+            return Ok(None);
+        }
+        match self.interface.subnet {
+            Some(subnet) if !subnet.on_link(self.interface.ip, peer) => {
+                subnet.gateway.map(Some).ok_or(ControlError::Unreachable)
+            }
+            _ => Ok(Some(peer)),
+        }
+    }
+
+    /// The MAC of a next hop, or the start of the search for it.
+    pub(super) fn resolve(&mut self, next_hop: Option<Ipv4Addr>, now: Instant) -> Resolution {
+        match next_hop {
+            Some(ip) => self.cache.resolve(ip, now),
+            None => Resolution::Known(self.interface.mac),
+        }
+    }
+
+    /// The neighbor has just answered something.
+    pub(super) fn confirm(&mut self, ip: Ipv4Addr, now: Instant) {
+        self.cache.confirm(ip, now);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let announce = (self.announcements > 0).then_some(self.announce);
+        [announce, self.cache.deadline()].into_iter().flatten().min()
+    }
+
+    /// A shard that frames of no particular flow go out through.
+    fn any_shard(&self) -> ShardId {
+        self.interface.shards[0]
+    }
+
+    /// Notes that another host claims our address; `true` if the log should say so.
+    fn note_conflict(&mut self, now: Instant) -> bool {
+        self.conflicts += 1;
+        if self.conflict_logged.is_some_and(|logged| now < logged + CONFLICT_INTERVAL) {
+            return false;
+        }
+        self.conflict_logged = Some(now);
+        true
+    }
+}
+
+impl Coordinator {
+    /// A frame that is not data.
+    pub(super) fn frame(&mut self, shard: ShardId, frame: &[u8], now: Instant) {
+        match frame::parse(frame) {
+            Ok(Parsed::Arp(packet)) => self.arp(shard, &packet, now),
+            Ok(Parsed::Icmp { .. }) => self.echo(shard, frame),
+            // The shard passes on nothing else; what it could not parse it has counted.
+            _ => {}
+        }
+    }
+
+    fn arp(&mut self, shard: ShardId, packet: &arp::Packet, now: Instant) {
+        let link = self.link_mut(shard);
+        let Interface { mac, ip, .. } = link.interface;
+        if packet.sender_mac == mac {
+            return; // our own, shown again by the device
+        }
+        if packet.sender_ip == ip {
+            if link.note_conflict(now) {
+                tracing::warn!(%ip, other = %packet.sender_mac, "another host uses our IP: give one of the two another");
+            }
+            return;
+        }
+        let change = link.cache.on_arp(packet, now);
+        if packet.operation == arp::Operation::Request && packet.target_ip == ip {
+            let frame = packet.answered_by(mac).frame(packet.sender_mac);
+            self.outboxes.post(shard, ToShard::Transmit { frame: Box::new(frame) });
+        }
+        if let Some(change) = change {
+            self.neighbor_changed(self.link_of[usize::from(shard.0)], &change, now);
+        }
+    }
+
+    /// A neighbor is known, or has another MAC: flows move to it, connects go on.
+    fn neighbor_changed(&mut self, link: usize, change: &Change, now: Instant) {
+        let Interface { subnet, shards, .. } = self.links[link].interface();
+        if let Some(previous) = change.previous {
+            let is_gateway = subnet.and_then(|subnet| subnet.gateway) == Some(change.ip);
+            let peer = (!is_gateway).then_some(change.ip);
+            tracing::info!(neighbor = %change.ip, from = %previous, to = %change.mac, "a neighbor's MAC changed");
+            for shard in shards.clone() {
+                self.outboxes.post(shard, ToShard::NextHop { previous, current: change.mac, peer });
+            }
+        }
+        self.neighbor_found(link, change.ip, change.mac, now);
+    }
+
+    /// Announcements and ARP requests that are due.
+    pub(super) fn serve_links(&mut self, now: Instant) {
+        for link in 0..self.links.len() {
+            let state = &mut self.links[link];
+            let Interface { mac, ip, .. } = state.interface;
+            if state.announcements > 0 && state.announce <= now {
+                state.announcements -= 1;
+                state.announce = now + ANNOUNCE_INTERVAL;
+                let frame = arp::Packet::announcement(mac, ip).frame(MacAddr::BROADCAST);
+                self.outboxes.post(state.any_shard(), ToShard::Transmit { frame: Box::new(frame) });
+            }
+            while let Some(action) = self.links[link].cache.poll(now) {
+                match action {
+                    Action::Request { ip: target, unicast_to } => {
+                        let destination = unicast_to.unwrap_or(MacAddr::BROADCAST);
+                        let frame = arp::Packet::request(mac, ip, target).frame(destination);
+                        let shard = self.links[link].any_shard();
+                        self.outboxes.post(shard, ToShard::Transmit { frame: Box::new(frame) });
+                    }
+                    Action::Failed { ip } => self.neighbor_failed(link, ip, now),
+                }
+            }
+        }
+    }
+
+    /// A peer is silent: perhaps its next hop has moved.
+    pub(super) fn suspect(&mut self, shard: ShardId, peer: Ipv4Addr, now: Instant) {
+        let link = self.link_mut(shard);
+        if let Ok(Some(next_hop)) = link.next_hop(peer) {
+            link.cache.suspect(next_hop, now);
+        }
+    }
+
+    /// A flow or connect goes through this neighbor: it is kept, and kept fresh. Gives what is to be released afterwards:
+    /// nothing if the cache has no room for it.
+    pub(super) fn hold_neighbor(&mut self, link: usize, ip: Option<Ipv4Addr>, now: Instant) -> Option<Ipv4Addr> {
+        let cache = &mut self.links[link].cache;
+        ip.filter(|ip| {
+            cache.resolve(*ip, now);
+            cache.hold(*ip, now)
+        })
+    }
+
+    /// Ends a [`Coordinator::hold_neighbor`].
+    pub(super) fn release_neighbor(&mut self, link: usize, held: Option<Ipv4Addr>, now: Instant) {
+        if let Some(ip) = held {
+            self.links[link].cache.release(ip, now);
+        }
+    }
+}

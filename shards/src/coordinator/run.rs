@@ -1,0 +1,386 @@
+//! The coordinator at work: its thread, and the one place where it sleeps.
+//!
+//! glommio places the thread and runs the coordinator's one task. The task never waits inside glommio, for three
+//! reasons: glommio cannot wait for a descriptor that somebody else made, and all of ours are (mailbox, control socket,
+//! pidfds, signals); its park adds 10 to 35 µs to a wake and interrupts every core of the daemon; and it can park with
+//! work to do when its preempt timer fires before the first task has run. So the task sleeps in one `epoll_pwait2` over
+//! everything that can wake it, as the shards do.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use machnet::control::message::{Numbered, Reply};
+use machnet::control::{Connection, Incoming, Server};
+use machnet_proto::time::Instant;
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+
+use super::{ConnectionId, Coordinator, Effect, Event};
+use crate::clock::Clock;
+use crate::mailbox::{Inlet, ToCoordinator};
+
+/// glommio's preempt timer. No task is ever to be preempted here, and only a timer that does not fire cannot make the
+/// executor park before its task has begun.
+const PREEMPT: Duration = Duration::from_secs(3600);
+
+/// Messages of shards, connections and requests of one application that are handled before the others have their turn.
+const MAIL_PER_TURN: usize = 256;
+const ACCEPTS_PER_TURN: usize = 64;
+const REQUESTS_PER_TURN: usize = 16;
+
+/// How often the log says that an application could not be accepted.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What made the epoll readable. A connection has the token twice its number, its process the one after that.
+const TOKEN_MAIL: u64 = 0;
+const TOKEN_SERVER: u64 = 1;
+const TOKEN_STOP: u64 = 2;
+const FIRST_CONNECTION: u64 = 2;
+
+/// Starts the coordinator's thread. It ends, and the control socket with it, when the shards have stopped after `stop`
+/// became readable.
+///
+/// # Errors
+/// When glommio cannot start an executor: io_uring is not allowed, or too little memory may be locked.
+pub fn spawn(
+    coordinator: Coordinator,
+    inlet: Inlet<ToCoordinator>,
+    server: Server,
+    stop: OwnedFd,
+) -> glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()> {
+    LocalExecutorBuilder::new(Placement::Unbound)
+        .name("coordinator")
+        .preempt_timer(PREEMPT)
+        .spawn(move || async move { run(coordinator, inlet, server, stop) })
+}
+
+/// Takes turns until the daemon has stopped.
+fn run(coordinator: Coordinator, inlet: Inlet<ToCoordinator>, server: Server, stop: OwnedFd) -> io::Result<()> {
+    let mut turns = Turns::new(coordinator, inlet, server, stop)?;
+    let mut events = Vec::with_capacity(64);
+    loop {
+        let now = Clock.now();
+        turns.take_mail(now);
+        if turns.carry_out(now) {
+            return Ok(());
+        }
+        turns.sleep(now, &mut events)?;
+        let now = Clock.now();
+        for event in events.drain(..) {
+            turns.look_at(event.data.u64(), now);
+        }
+        if turns.coordinator.deadline().is_some_and(|deadline| deadline <= now) {
+            turns.coordinator.handle(Event::Deadline, now);
+        }
+    }
+}
+
+/// The coordinator, and the descriptors it lives between.
+struct Turns {
+    coordinator: Coordinator,
+    inlet: Inlet<ToCoordinator>,
+    server: Server,
+    /// Readable when the daemon shall stop.
+    stop: OwnedFd,
+    epoll: OwnedFd,
+    connections: BTreeMap<ConnectionId, Application>,
+    next_connection: u64,
+    warned: Option<Instant>,
+}
+
+/// A connected application.
+struct Application {
+    connection: Connection,
+    /// Readable when its process has ended, even if a child of it holds the connection open.
+    process: Option<OwnedFd>,
+}
+
+impl Turns {
+    fn new(coordinator: Coordinator, inlet: Inlet<ToCoordinator>, server: Server, stop: OwnedFd) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        watch(&epoll, inlet.fd(), TOKEN_MAIL)?;
+        watch(&epoll, server.as_fd(), TOKEN_SERVER)?;
+        watch(&epoll, stop.as_fd(), TOKEN_STOP)?;
+        Ok(Self {
+            coordinator,
+            inlet,
+            server,
+            stop,
+            epoll,
+            connections: BTreeMap::new(),
+            next_connection: FIRST_CONNECTION,
+            warned: None,
+        })
+    }
+
+    fn take_mail(&mut self, now: Instant) {
+        for _ in 0..MAIL_PER_TURN {
+            let Some(mail) = self.inlet.take() else { break };
+            self.coordinator.handle(Event::Mail(mail), now);
+        }
+    }
+
+    /// Does for applications what the coordinator wants done; `true` if the daemon has stopped.
+    fn carry_out(&mut self, now: Instant) -> bool {
+        while let Some(effect) = self.coordinator.poll_effect() {
+            let (connection, sent) = match effect {
+                Effect::Reply { connection, reply, fds } => {
+                    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(OwnedFd::as_fd).collect();
+                    let Some(application) = self.connections.get(&connection) else { continue };
+                    (connection, application.connection.send(&reply, &fds))
+                }
+                Effect::Status { connection, id, report } => {
+                    let Some(application) = self.connections.get(&connection) else { continue };
+                    (connection, application.connection.send_status(id, &report))
+                }
+                Effect::Disconnect { connection } => {
+                    self.connections.remove(&connection);
+                    continue;
+                }
+                Effect::Stopped => return true,
+            };
+            if sent.is_err() {
+                self.end(connection, now);
+            }
+        }
+        false
+    }
+
+    /// Sleeps until something happens, the deadline at the latest; not at all if there is mail already.
+    fn sleep(&mut self, now: Instant, events: &mut Vec<epoll::Event>) -> io::Result<()> {
+        let longest = match self.inlet.arm() {
+            true => self.coordinator.deadline().map(|deadline| deadline.saturating_since(now)),
+            false => Some(Duration::ZERO),
+        };
+        let timeout = longest.map(|longest| Timespec {
+            tv_sec: i64::try_from(longest.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: longest.subsec_nanos().into(),
+        });
+        let waited = epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref());
+        self.inlet.disarm();
+        match waited {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn look_at(&mut self, token: u64, now: Instant) {
+        match token {
+            TOKEN_MAIL => self.inlet.quiet(),
+            TOKEN_SERVER => self.accept(now),
+            TOKEN_STOP => {
+                // Whatever was written: it is the same each time. An end of file stays, and must not keep us awake.
+                let _ = epoll::delete(&self.epoll, &self.stop);
+                self.coordinator.handle(Event::Stop, now);
+            }
+            token if token % 2 == 0 => self.receive(ConnectionId(token / 2), now),
+            token => self.end(ConnectionId(token / 2), now),
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let accepted = match self.server.accept() {
+                Ok(None) => return,
+                Ok(Some(connection)) => self.admit(connection, now),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = accepted
+                && self.warned.is_none_or(|warned| warned + WARN_INTERVAL <= now)
+            {
+                self.warned = Some(now);
+                tracing::warn!(%error, "an application could not be accepted: see the limit of open files (ulimit -n)");
+            }
+        }
+    }
+
+    fn admit(&mut self, connection: Connection, now: Instant) -> io::Result<()> {
+        let id = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        watch(&self.epoll, connection.as_fd(), id.0 * 2)?;
+        let process = connection.peer_process();
+        if let Some(process) = &process {
+            watch(&self.epoll, process.as_fd(), id.0 * 2 + 1)?;
+        }
+        let peer = connection.peer().clone();
+        self.connections.insert(id, Application { connection, process });
+        self.coordinator.handle(Event::Connected { connection: id, peer }, now);
+        Ok(())
+    }
+
+    /// Reads requests; the rest of many waits for the next turn.
+    fn receive(&mut self, id: ConnectionId, now: Instant) {
+        for _ in 0..REQUESTS_PER_TURN {
+            let Some(application) = self.connections.get_mut(&id) else { return };
+            match application.connection.receive() {
+                Incoming::Nothing => return,
+                Incoming::Request(request) => {
+                    self.coordinator.handle(Event::Request { connection: id, request }, now);
+                }
+                Incoming::Malformed(error) => {
+                    // It is being told goodbye: whether it hears it does not matter.
+                    let _ = application.connection.send(&Numbered { id: 0, body: Reply::Failed { error } }, &[]);
+                    return self.end(id, now);
+                }
+                Incoming::Closed => return self.end(id, now),
+            }
+        }
+    }
+
+    /// An application is gone, or no longer wanted.
+    fn end(&mut self, id: ConnectionId, now: Instant) {
+        let Some(Application { connection, process }) = self.connections.remove(&id) else { return };
+        // Closing a descriptor takes it out of the epoll.
+        drop((connection, process));
+        self.coordinator.handle(Event::Disconnected { connection: id }, now);
+    }
+}
+
+fn watch(epoll: &OwnedFd, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+    epoll::add(epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::thread::JoinHandle;
+    use std::time::Instant as Moment;
+
+    use machnet::config::Limits;
+    use machnet::control::message::{Request, VERSION};
+    use machnet::control::{Access, Client};
+    use machnet_proto::addr::{Ipv4Addr, MacAddr};
+
+    use super::*;
+    use crate::coordinator::{Boot, Interface, Plan};
+    use crate::counters::Registry;
+    use crate::mailbox::{Outlet, ShardId, ToShard, mailbox};
+
+    const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const SOON: Duration = Duration::from_secs(5);
+
+    /// A coordinator at work, and a shard that is played by the test.
+    struct Daemon {
+        directory: PathBuf,
+        thread: JoinHandle<io::Result<()>>,
+        stop: OwnedFd,
+        shard: Inlet<ToShard>,
+        coordinator: Outlet<ToCoordinator>,
+    }
+
+    impl Daemon {
+        fn start(name: &str) -> Self {
+            let directory = std::env::temp_dir().join(format!("machnet-coordinator-{name}-{}", std::process::id()));
+            let server = Server::bind(&directory.join("socket"), &Access::default()).expect("a socket");
+            let registry = Registry::default();
+            let (to_shard, shard) = mailbox(64).expect("a descriptor");
+            let (to_coordinator, inlet) = mailbox(64).expect("a descriptor");
+            let interface = Interface {
+                device: "none".into(),
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                ip: IP,
+                mtu_bytes: 1500,
+                subnet: None,
+                shards: vec![ShardId(0)],
+                rss: None,
+            };
+            let boot = Boot { id: 1, secret: [1; 16] };
+            let plan = Plan { interfaces: vec![interface], limits: Limits::default(), boot };
+            let entries = vec![registry.enter().0];
+            let coordinator = Coordinator::new(plan, vec![to_shard], registry, entries, Clock.now());
+            let (stopped, stop) = rustix::pipe::pipe().expect("a pipe");
+            let thread = std::thread::spawn(move || run(coordinator, inlet, server, stopped));
+            Self { directory, thread, stop, shard, coordinator: to_coordinator }
+        }
+
+        fn socket(&self) -> PathBuf {
+            self.directory.join("socket")
+        }
+
+        fn attach(&self) -> Client {
+            let mut client = Client::connect(&self.socket(), SOON).expect("it listens");
+            let reply = ask(&mut client, Request::Attach { name: "test".into(), version: VERSION });
+            assert!(matches!(reply, Reply::Attached { .. }));
+            client
+        }
+
+        /// Plays the shard until the message that is wanted has come; how long that took.
+        fn wait_for(&self, wanted: impl Fn(&ToShard) -> bool) -> Duration {
+            let start = Moment::now();
+            while start.elapsed() < SOON {
+                let Some(message) = self.shard.take() else {
+                    std::thread::sleep(Duration::from_micros(100));
+                    continue;
+                };
+                if let ToShard::Listen { port, .. } = &message {
+                    let answer = ToCoordinator::Listening { shard: ShardId(0), port: *port };
+                    self.coordinator.post(answer).expect("there is room");
+                }
+                if wanted(&message) {
+                    return start.elapsed();
+                }
+            }
+            panic!("the message has not come");
+        }
+
+        fn stop(self) {
+            rustix::io::write(&self.stop, &[1]).expect("a pipe has room");
+            self.wait_for(|message| matches!(message, ToShard::Stop));
+            self.coordinator.post(ToCoordinator::Stopped { shard: ShardId(0) }).expect("there is room");
+            self.thread.join().expect("no panic").expect("no error");
+            assert!(!Path::exists(&self.directory.join("socket")), "the socket is removed");
+            std::fs::remove_dir(&self.directory).expect("nothing else is left");
+        }
+    }
+
+    fn ask(client: &mut Client, request: Request) -> Reply {
+        let id = client.send(request).expect("connected");
+        let (reply, _) = client.receive(Moment::now() + SOON).expect("it answers");
+        assert_eq!(reply.id, id);
+        reply.body
+    }
+
+    #[test]
+    fn an_application_is_served_from_attach_to_its_end() {
+        let daemon = Daemon::start("serves");
+        let mut client = daemon.attach();
+        let id = client.send(Request::Listen { ip: IP, port: 888, shared: false }).expect("connected");
+        daemon.wait_for(|message| matches!(message, ToShard::Listen { port: 888, .. }));
+        let (channel, fds) = client.receive(Moment::now() + SOON).expect("it answers");
+        assert!(matches!(channel.body, Reply::Channel { index: 0, ip: IP, shard: 0, .. }));
+        assert_eq!(fds.len(), 3);
+        let (listening, _) = client.receive(Moment::now() + SOON).expect("it answers");
+        assert_eq!(listening, Numbered { id, body: Reply::Listening { port: 888 } });
+        let status = client.status(SOON).expect("it answers");
+        assert_eq!(status["listeners"][0]["port"], 888);
+
+        drop(client);
+        let noticed = daemon.wait_for(|message| matches!(message, ToShard::Unlisten { port: 888 }));
+        assert!(noticed < Duration::from_millis(500), "at once, not after {noticed:?}");
+        daemon.wait_for(|message| matches!(message, ToShard::RemoveChannel { .. }));
+        daemon.stop();
+    }
+
+    #[test]
+    fn who_talks_nonsense_is_told_and_sent_away() {
+        let daemon = Daemon::start("nonsense");
+        let flags = rustix::net::SocketFlags::CLOEXEC;
+        let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET);
+        let socket = rustix::net::socket_with(family, kind, flags, None).expect("a descriptor");
+        let address = rustix::net::SocketAddrUnix::new(daemon.socket()).expect("short");
+        rustix::net::connect(&socket, &address).expect("it listens");
+        rustix::net::send(&socket, b"hello", rustix::net::SendFlags::empty()).expect("connected");
+        let mut answer = [0; 1024];
+        let (len, _) = rustix::net::recv(&socket, &mut answer, rustix::net::RecvFlags::empty()).expect("an answer");
+        assert!(String::from_utf8_lossy(&answer[..len]).contains("malformed"));
+        let (len, _) = rustix::net::recv(&socket, &mut answer, rustix::net::RecvFlags::empty()).expect("the end");
+        assert_eq!(len, 0);
+        daemon.attach();
+        daemon.stop();
+    }
+}

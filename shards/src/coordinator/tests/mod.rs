@@ -1,0 +1,292 @@
+//! Scripts: an event goes in, exactly these posts and effects come out.
+
+mod applications;
+mod connecting;
+mod flows;
+mod link;
+mod stopping;
+
+use machnet::channel::{FlowId, Violation};
+use machnet::control::message::{ControlError, VERSION};
+use machnet_proto::flow::Reason;
+use machnet_proto::handshake::{Acceptance, Features, Message, Packet, Terms};
+use machnet_proto::rss::HashInput;
+use machnet_proto::wire::arp;
+use machnet_proto::wire::frame::{self, Parsed};
+use machnet_proto::wire::machnet::Offer;
+
+use super::*;
+use crate::mailbox::{ChannelId, ConnectId, Inlet, NotCreated, mailbox};
+
+const US: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const OUR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const PEER_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
+const GATEWAY_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+const FAR_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// A coordinator with one interface, and everything around it.
+struct Rig {
+    coordinator: Coordinator,
+    inlets: Vec<Inlet<ToShard>>,
+    now: Instant,
+    connections: u64,
+}
+
+impl Rig {
+    /// With two shards, attached to nobody; what happens at the start is over.
+    fn new() -> Self {
+        let mut rig = Self::with(2, 1024, |_| {});
+        rig.pass(Duration::from_secs(10));
+        assert_eq!(rig.posts(0).len(), 2, "two announcements");
+        rig
+    }
+
+    fn with(shards: u16, mailbox_capacity: usize, change: impl FnOnce(&mut Plan)) -> Self {
+        let registry = Registry::default();
+        let entries = (0..shards).map(|_| registry.enter().0).collect();
+        let boxes = (0..shards).map(|_| mailbox(mailbox_capacity).expect("a descriptor"));
+        let (outlets, inlets) = boxes.unzip();
+        let interface = Interface {
+            device: "memory".into(),
+            mac: US,
+            ip: OUR_IP,
+            mtu_bytes: 1500,
+            subnet: Some(Subnet { prefix_bits: 24, gateway: Some(GATEWAY_IP) }),
+            shards: (0..shards).map(ShardId).collect(),
+            rss: None,
+        };
+        let boot = Boot { id: 1, secret: [7; 16] };
+        let mut plan = Plan { interfaces: vec![interface], limits: Limits::default(), boot };
+        change(&mut plan);
+        let now = Instant::from_nanos(1_000_000_000);
+        let coordinator = Coordinator::new(plan, outlets, registry, entries, now);
+        Self { coordinator, inlets, now, connections: 0 }
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.coordinator.handle(event, self.now);
+    }
+
+    fn mail(&mut self, mail: ToCoordinator) {
+        self.handle(Event::Mail(mail));
+    }
+
+    /// Lets time pass; every deadline on the way is kept.
+    fn pass(&mut self, length: Duration) {
+        let end = self.now + length;
+        while let Some(deadline) = self.coordinator.deadline().filter(|deadline| *deadline <= end) {
+            assert!(deadline >= self.now || deadline + MILLISECOND > self.now, "a deadline in the past");
+            self.now = deadline.max(self.now);
+            self.handle(Event::Deadline);
+            assert!(self.coordinator.deadline() != Some(deadline), "a deadline that was kept is still due");
+        }
+        self.now = end;
+    }
+
+    /// What a shard was asked, one word or a few per message.
+    fn posts(&mut self, shard: usize) -> Vec<String> {
+        self.take(shard).iter().map(describe).collect()
+    }
+
+    fn take(&mut self, shard: usize) -> Vec<ToShard> {
+        std::iter::from_fn(|| self.inlets[shard].take()).collect()
+    }
+
+    /// Forgets what was posted.
+    fn skip_posts(&mut self) {
+        for shard in 0..self.inlets.len() {
+            self.take(shard);
+        }
+    }
+
+    /// The replies to one connection; nothing else is expected.
+    fn replies(&mut self, expected: ConnectionId) -> Vec<Reply> {
+        let reply = |effect| match effect {
+            Effect::Reply { connection, reply, fds } => {
+                assert_eq!(connection, expected);
+                assert_eq!(fds.len(), if matches!(reply.body, Reply::Channel { .. }) { 3 } else { 0 });
+                reply.body
+            }
+            other => panic!("not a reply: {other:?}"),
+        };
+        std::iter::from_fn(|| self.coordinator.poll_effect()).map(reply).collect()
+    }
+
+    fn reply(&mut self, expected: ConnectionId) -> Reply {
+        let mut replies = self.replies(expected);
+        assert_eq!(replies.len(), 1, "{replies:?}");
+        replies.remove(0)
+    }
+
+    fn error(&mut self, expected: ConnectionId) -> ControlError {
+        match self.reply(expected) {
+            Reply::Failed { error } => error,
+            other => panic!("no error: {other:?}"),
+        }
+    }
+
+    fn quiet(&mut self) {
+        assert!(self.coordinator.poll_effect().is_none());
+        for shard in 0..self.inlets.len() {
+            assert_eq!(self.posts(shard), [""; 0]);
+        }
+    }
+
+    fn connection(&mut self) -> ConnectionId {
+        self.connections += 1;
+        let connection = ConnectionId(self.connections);
+        self.handle(Event::Connected { connection, peer: Peer { pid: None, uid: 1000, gid: 1000 } });
+        connection
+    }
+
+    fn ask(&mut self, connection: ConnectionId, body: Request) {
+        self.handle(Event::Request { connection, request: Numbered { id: 9, body } });
+    }
+
+    fn attached(&mut self) -> ConnectionId {
+        let connection = self.connection();
+        self.ask(connection, Request::Attach { name: "test".into(), version: VERSION });
+        assert!(matches!(self.reply(connection), Reply::Attached { .. }));
+        connection
+    }
+
+    fn listen(&mut self, connection: ConnectionId, port: u16) {
+        self.ask(connection, Request::Listen { ip: OUR_IP, port, shared: false });
+    }
+
+    /// An endpoint that listens on port 888.
+    fn listener(&mut self) -> ConnectionId {
+        let connection = self.attached();
+        self.listen(connection, 888);
+        for shard in 0..self.inlets.len() {
+            self.mail(ToCoordinator::Listening { shard: shard_id(shard), port: 888 });
+        }
+        assert!(matches!(self.replies(connection).last(), Some(Reply::Listening { port: 888 })));
+        self.skip_posts();
+        connection
+    }
+
+    fn connect_to(&mut self, connection: ConnectionId, remote_ip: Ipv4Addr) {
+        let (timeout_ms, shard) = (1000, None);
+        self.ask(connection, Request::Connect { local_ip: OUR_IP, remote_ip, remote_port: 888, timeout_ms, shard });
+    }
+
+    fn arp(&mut self, packet: arp::Packet) {
+        let frame = packet.frame(US).into();
+        self.mail(ToCoordinator::Frame { shard: ShardId(1), frame });
+    }
+
+    /// Makes a neighbor known, and reachable as far as we know.
+    fn neighbor(&mut self, ip: Ipv4Addr, mac: MacAddr) {
+        self.arp(arp::Packet::request(mac, ip, OUR_IP));
+        self.coordinator.links[0].confirm(ip, self.now);
+        self.skip_posts();
+    }
+
+    /// An endpoint whose SYN to the peer has just been sent; gives the tuple too.
+    fn asking(&mut self) -> (ConnectionId, FlowKey, Terms) {
+        self.neighbor(PEER_IP, PEER);
+        let connection = self.attached();
+        self.connect_to(connection, PEER_IP);
+        self.replies(connection);
+        let (key, terms) = self.syn(0);
+        self.skip_posts();
+        (connection, key, terms)
+    }
+
+    /// The SYN among what a shard was asked to transmit: the flow as we see it, and what it says.
+    fn syn(&mut self, shard: usize) -> (FlowKey, Terms) {
+        let syns: Vec<_> = self.take(shard).iter().filter_map(syn_of).collect();
+        assert_eq!(syns.len(), 1, "one SYN");
+        let (key, terms, mac) = syns[0];
+        assert_eq!(mac, PEER);
+        (key, terms)
+    }
+
+    fn answer(&mut self, shard: u16, key: FlowKey, payload: &[u8]) {
+        let (shard, payload) = (ShardId(shard), payload.into());
+        self.mail(ToCoordinator::Answer { shard, key, source_mac: PEER, payload });
+    }
+
+    /// A connect whose SYN-ACK arrived at shard 1.
+    fn creating(&mut self) -> (ConnectionId, FlowKey, ConnectId) {
+        let (connection, key, terms) = self.asking();
+        self.answer(1, key, &syn_ack(&key, &terms));
+        let create = self.take(1).into_iter().find_map(|message| match message {
+            ToShard::Create { connect, .. } => Some(connect),
+            _ => None,
+        });
+        (connection, key, create.expect("the shard is asked to create the flow"))
+    }
+
+    /// An established flow on shard 1.
+    fn connected(&mut self) -> (ConnectionId, FlowKey) {
+        let (connection, key, connect) = self.creating();
+        self.mail(ToCoordinator::Created { shard: ShardId(1), connect, outcome: Ok(FlowId(5)) });
+        assert!(matches!(self.reply(connection), Reply::Connected { channel: 1, flow: 5, .. }));
+        self.skip_posts();
+        (connection, key)
+    }
+
+    fn status(&mut self) -> serde_json::Value {
+        let connection = self.connection();
+        self.ask(connection, Request::Status {});
+        match self.coordinator.poll_effect() {
+            Some(Effect::Status { id: 9, report, .. }) => serde_json::from_str(&report).expect("it is JSON"),
+            other => panic!("no status: {other:?}"),
+        }
+    }
+}
+
+fn shard_id(shard: usize) -> ShardId {
+    ShardId(u16::try_from(shard).expect("few"))
+}
+
+/// What a peer that accepts answers to a SYN of the flow `key`.
+fn syn_ack(key: &FlowKey, syn: &Terms) -> Vec<u8> {
+    let offer = Offer { version: 1, features: Features::SUPPORTED.bits(), nonce: 0 };
+    let theirs = Terms { offer, max_payload: 1000, boot_id: 99 };
+    Acceptance::answer(&[3; 16], &key.reversed(), syn, &theirs).packet.to_vec()
+}
+
+/// A SYN-ACK or RST of a v1 host.
+fn of_v1(kind: u8) -> Vec<u8> {
+    let mut packet = vec![0; 54];
+    packet[..3].copy_from_slice(&[0x4e, 0x53, kind]);
+    packet[11] = 1;
+    packet
+}
+
+fn syn_of(message: &ToShard) -> Option<(FlowKey, Terms, MacAddr)> {
+    let ToShard::Transmit { frame } = message else { return None };
+    let Ok(Parsed::Udp(datagram)) = frame::parse(frame) else { return None };
+    assert_eq!(datagram.checksum_is_good(), Some(true));
+    match Message::parse(datagram.payload) {
+        Ok(Message::Syn(terms)) => Some((datagram.key.reversed(), terms, datagram.destination_mac)),
+        other => panic!("not a SYN: {other:?}"),
+    }
+}
+
+fn describe(message: &ToShard) -> String {
+    match message {
+        ToShard::AddChannel { .. } => "AddChannel".into(),
+        ToShard::RemoveChannel { .. } => "RemoveChannel".into(),
+        ToShard::Listen { port, .. } => format!("Listen {port}"),
+        ToShard::Unlisten { port } => format!("Unlisten {port}"),
+        ToShard::Transmit { frame } => match frame::parse(frame).expect("a frame of ours") {
+            Parsed::Arp(packet) if packet.is_announcement() => "announcement".into(),
+            Parsed::Arp(packet) => format!("ARP {:?} {}", packet.operation, packet.target_ip),
+            Parsed::Udp(datagram) => format!("SYN to {}", datagram.key.local_ip),
+            _ => "ICMP".into(),
+        },
+        ToShard::Expect { .. } => "Expect".into(),
+        ToShard::Forget { .. } => "Forget".into(),
+        ToShard::Create { .. } => "Create".into(),
+        ToShard::Drop { .. } => "Drop".into(),
+        ToShard::NextHop { previous, current, peer } => format!("NextHop {previous} {current} {peer:?}"),
+        ToShard::Stop => "Stop".into(),
+    }
+}

@@ -1,0 +1,370 @@
+//! The daemon as an object: shards, coordinator and watchdog around devices that are open. It stops when told, and when
+//! dropped.
+//!
+//! ```text
+//!   Wired interfaces ──▶ Daemon::start ──▶ shard 0..N   one thread each ──┐
+//!                              │           coordinator  one thread ───────┼──▶ Daemon::wait
+//!                              └─────────▶ watchdog     one thread        │    the first end that is not
+//!                                                                         │    wanted is the daemon's
+//!   Daemon::stop, signals ─── a byte in a pipe ──▶ coordinator ───────────┘
+//! ```
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use machnet::config::{self, Config};
+use machnet::control::Server;
+use machnet_proto::flow;
+use machnet_proto::rss::{HashInput, Rss};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::clock::Clock;
+use crate::coordinator::{self, Boot, Coordinator, Interface, Plan};
+use crate::counters::{EntryKey, Registry};
+use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard, mailbox};
+use crate::nic::{Capabilities, NicQueue};
+use crate::shard::run::{Heartbeat, IdlePolicy};
+use crate::shard::{self, Settings, Shard};
+use crate::watchdog::{self, Watched};
+
+/// Messages that may wait for a shard, and for the coordinator, before their posters keep them.
+const TO_SHARD: usize = 1024;
+const TO_COORDINATOR: usize = 4096;
+
+/// Flows of a shard whose handshake is half done, at the most.
+const MAX_HALF_OPEN: usize = 4096;
+
+/// How long the threads may take to end once the coordinator has.
+const END_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long a daemon that is dropped may take to stop: more than the coordinator allows the shards.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// An interface whose device is open.
+#[derive(Debug)]
+pub struct Wired<Q> {
+    /// What the configuration says about it.
+    pub interface: config::Interface,
+    /// The device, for people.
+    pub device: String,
+    /// What the device turned out to be.
+    pub capabilities: Capabilities,
+    /// One per shard.
+    pub queues: Vec<Q>,
+}
+
+/// What makes a daemon stop: a byte in this pipe, be it written before the daemon has started.
+#[derive(Debug)]
+pub struct StopPipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl StopPipe {
+    /// A pipe for one daemon.
+    ///
+    /// # Errors
+    /// When the process may not open two more descriptors.
+    pub fn new() -> Result<Self, DaemonError> {
+        let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+        let (read, write) = pipe_with(flags).map_err(|error| system("make a pipe")(error.into()))?;
+        Ok(Self { read, write })
+    }
+
+    /// Another descriptor of the end that is written to: for signal handlers.
+    ///
+    /// # Errors
+    /// When the process may not open one more descriptor.
+    pub fn writer(&self) -> Result<OwnedFd, DaemonError> {
+        self.write.try_clone().map_err(system("make a descriptor"))
+    }
+}
+
+/// A running daemon. Dropping it stops it.
+#[derive(Debug)]
+pub struct Daemon {
+    stop: OwnedFd,
+    ends: Receiver<End>,
+    /// Threads that have not ended.
+    running: usize,
+}
+
+/// Why a daemon did not start, or ended without being asked to.
+#[derive(Debug)]
+pub enum DaemonError {
+    /// The operating system refused something.
+    System {
+        /// What it was asked for.
+        doing: &'static str,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// glommio could not start an executor.
+    Executor {
+        /// For whom.
+        thread: String,
+        /// Why, with the remedy if it is known.
+        why: String,
+    },
+    /// A thread ended that should not have.
+    Ended {
+        /// Whose.
+        thread: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for DaemonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System { doing, source } => write!(f, "the system refused to {doing}: {source}; look at its limits"),
+            Self::Executor { thread, why } => write!(f, "the {thread} cannot run: {why}"),
+            Self::Ended { thread, source } => write!(f, "the {thread} ended: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for DaemonError {}
+
+/// A thread has ended.
+#[derive(Debug)]
+struct End {
+    thread: String,
+    result: Result<(), DaemonError>,
+}
+
+impl Daemon {
+    /// Starts shards on the queues, and the coordinator behind `server`.
+    ///
+    /// # Errors
+    /// When threads, executors or descriptors are not to be had. What was started ends with the process.
+    pub fn start<Q>(config: &Config, wired: Vec<Wired<Q>>, server: Server, stop: StopPipe) -> Result<Self, DaemonError>
+    where
+        Q: NicQueue<Frame: Send> + Send + 'static,
+    {
+        let boot = new_boot()?;
+        let (to_coordinator, from_shards) = mailbox(TO_COORDINATOR).map_err(system("make a mailbox"))?;
+        let mut assembly = Assembly {
+            config,
+            boot: boot.clone(),
+            registry: Registry::default(),
+            flow: Arc::new(flow::Limits {
+                silent_after: config.limits.silent_after,
+                gone_after: config.limits.gone_after,
+                ..flow::Limits::default()
+            }),
+            to_coordinator,
+            shards: Vec::new(),
+            outlets: Vec::new(),
+            entries: Vec::new(),
+        };
+        let mut interfaces = Vec::new();
+        for wired in wired {
+            interfaces.push(assembly.add(wired)?);
+        }
+        let plan = Plan { interfaces, limits: config.limits.clone(), boot };
+        let Assembly { registry, shards, outlets, entries, .. } = assembly;
+        let coordinator = Coordinator::new(plan, outlets.clone(), registry, entries, Clock.now());
+
+        let (ended, ends) = channel();
+        let mut watched = Vec::new();
+        let mut running = 0;
+        for ((shard, cpu, policy), outlet) in shards.into_iter().zip(outlets) {
+            let id = shard.id();
+            let heartbeat = Arc::new(Heartbeat::default());
+            watched.push(Watched { shard: id, heartbeat: Arc::clone(&heartbeat), outlet });
+            let thread = format!("shard {}", id.0);
+            join_later(thread, shard::run::spawn(shard, cpu, policy, heartbeat), &ended)?;
+            running += 1;
+        }
+        let coordinator = coordinator::run::spawn(coordinator, from_shards, server, stop.read);
+        join_later(COORDINATOR.into(), coordinator, &ended)?;
+        watchdog::spawn(watched).map_err(system("start a thread"))?;
+        Ok(Self { stop: stop.write, ends, running: running + 1 })
+    }
+
+    /// Asks it to stop.
+    pub fn stop(&self) {
+        // A full pipe says the same already.
+        let _ = rustix::io::write(&self.stop, &[1]);
+    }
+
+    /// Waits until it has stopped: all peers have been told, all devices given back.
+    ///
+    /// # Errors
+    /// When one of its threads ended without being asked to. The others are stopped then.
+    pub fn wait(mut self) -> Result<(), DaemonError> {
+        self.wait_for_ends(None)
+    }
+
+    /// Waits for all threads, each for so long at the most; after the coordinator not long in any case.
+    fn wait_for_ends(&mut self, mut patience: Option<Duration>) -> Result<(), DaemonError> {
+        while self.running > 0 {
+            let end = match patience {
+                None => self.ends.recv().map_err(RecvTimeoutError::from),
+                Some(patience) => self.ends.recv_timeout(patience),
+            };
+            let Ok(End { thread, result }) = end else {
+                tracing::warn!(threads = self.running, "threads did not end in time; the process ends without them");
+                return Ok(());
+            };
+            self.running -= 1;
+            result?;
+            if thread == COORDINATOR {
+                patience = Some(END_WITHIN);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.running > 0 {
+            self.stop();
+            if let Err(error) = self.wait_for_ends(Some(STOP_WITHIN)) {
+                tracing::error!(%error, "the daemon did not stop as it should");
+            }
+        }
+    }
+}
+
+/// Shards that are about to be started, and what they share.
+struct Assembly<'a, Q: NicQueue> {
+    config: &'a Config,
+    boot: Boot,
+    registry: Registry,
+    flow: Arc<flow::Limits>,
+    to_coordinator: Outlet<ToCoordinator>,
+    /// By the number of the shard: itself, its CPU, what it does when idle.
+    shards: Vec<(Shard<Q>, Option<usize>, IdlePolicy)>,
+    outlets: Vec<Outlet<ToShard>>,
+    entries: Vec<EntryKey>,
+}
+
+impl<Q: NicQueue> Assembly<'_, Q> {
+    /// Makes the shards of an interface; gives what the coordinator must know of it.
+    fn add(&mut self, wired: Wired<Q>) -> Result<Interface, DaemonError> {
+        let Wired { interface, device, capabilities, queues } = wired;
+        let mtu_bytes = interface.mtu_bytes.map_or(capabilities.mtu_bytes, |mtu| mtu.min(capabilities.mtu_bytes));
+        let policy = match interface.poll {
+            config::Poll::Adaptive => IdlePolicy::Adaptive,
+            config::Poll::Busy => IdlePolicy::Busy,
+        };
+        let mut ids = Vec::new();
+        for (index, queue) in queues.into_iter().enumerate() {
+            let id = ShardId(u16::try_from(self.shards.len()).expect("the configuration limits the shards"));
+            let (outlet, inlet) = mailbox(TO_SHARD).map_err(system("make a mailbox"))?;
+            let (entry, counts) = self.registry.enter();
+            let settings = Settings {
+                id,
+                mac: capabilities.mac,
+                ip: interface.ip,
+                mtu_bytes,
+                boot_id: self.boot.id,
+                secret: self.boot.secret,
+                table_seed: (random()?, random()?),
+                flows_max: usize::try_from(self.config.limits.max_flows_per_shard).expect("32 bits fit"),
+                half_open_max: MAX_HALF_OPEN,
+                flow: Arc::clone(&self.flow),
+            };
+            let shard = Shard::new(settings, queue, inlet, self.to_coordinator.clone(), counts, Clock.now());
+            self.shards.push((shard, interface.shard_cpus.get(index).copied(), policy));
+            self.outlets.push(outlet);
+            self.entries.push(entry);
+            ids.push(id);
+        }
+        Ok(Interface {
+            device,
+            mac: capabilities.mac,
+            ip: interface.ip,
+            mtu_bytes,
+            subnet: interface.subnet,
+            shards: ids,
+            rss: known_rss(&capabilities),
+        })
+    }
+}
+
+const COORDINATOR: &str = "coordinator";
+
+/// How the device spreads flows, if that can be used to choose ports: it knows ports, and there is a choice.
+fn known_rss(capabilities: &Capabilities) -> Option<Rss> {
+    let rss = capabilities.rss.as_ref().filter(|rss| rss.ports && capabilities.queues > 1)?;
+    Rss::new(&rss.key, &rss.table, HashInput::AddressesAndPorts)
+        .inspect_err(|error| tracing::debug!(?error, "what the device says of its RSS cannot be used"))
+        .ok()
+}
+
+/// Tells when a thread ends. One more thread waits for each: an executor's end cannot be waited for otherwise.
+fn join_later(
+    thread: String,
+    spawned: glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()>,
+    ended: &Sender<End>,
+) -> Result<(), DaemonError> {
+    let failed = |thread: &str, error: &dyn fmt::Display| DaemonError::Executor {
+        thread: thread.into(),
+        why: explained(&error.to_string()),
+    };
+    let handle = spawned.map_err(|error| failed(&thread, &error))?;
+    let ended = ended.clone();
+    let wait = move || {
+        let result = match handle.join() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(DaemonError::Ended { thread: thread.clone(), source }),
+            Err(error) => Err(failed(&thread, &error)),
+        };
+        // Nobody listens any more if the daemon was given up.
+        let _ = ended.send(End { thread, result });
+    };
+    std::thread::Builder::new().name("end".into()).spawn(wait).map_err(system("start a thread"))?;
+    Ok(())
+}
+
+/// Whether an executor can run here.
+///
+/// # Errors
+/// One sentence that says why not, and what to do.
+pub fn try_executor() -> Result<(), String> {
+    LocalExecutorBuilder::new(Placement::Unbound).make().map(drop).map_err(|error| explained(&error.to_string()))
+}
+
+/// What glommio says, with the usual remedy.
+fn explained(error: &str) -> String {
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    match disabled.trim() {
+        "1" => format!("{error}; io_uring is for root only, run as root or set `sysctl kernel.io_uring_disabled=0`"),
+        "2" => format!("{error}; io_uring is disabled, set `sysctl kernel.io_uring_disabled=0`"),
+        _ => format!(
+            "{error}; allow io_uring_setup (a container's seccomp profile may forbid it, as Docker's does) and at \
+             least 8 MiB of locked memory per thread (`ulimit -l`)"
+        ),
+    }
+}
+
+fn new_boot() -> Result<Boot, DaemonError> {
+    let (low, high) = (random()?, random()?);
+    let mut secret = [0; 16];
+    secret[..8].copy_from_slice(&low.to_ne_bytes());
+    secret[8..].copy_from_slice(&high.to_ne_bytes());
+    Ok(Boot { id: random()?, secret })
+}
+
+/// 64 random bits from the kernel.
+fn random() -> Result<u64, DaemonError> {
+    let mut bytes = [0; 8];
+    // Up to 256 bytes come whole and cannot be interrupted (getrandom(2)).
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| system("give random numbers")(error.into()))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn system(doing: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
+    move |source| DaemonError::System { doing, source }
+}

@@ -1,0 +1,273 @@
+//! From a configuration to a running daemon: which devices, whether all is allowed, and the start.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use machnet::config::{Attachment, Config, ConfigError, CpuMask, Driver, Interface};
+use machnet::control::{Access, BindError, SOCKET_VARIABLE, Server};
+use machnet_proto::addr::MacAddr;
+use rustix::process::{Resource, Rlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::daemon::{Daemon, DaemonError, StopPipe, Wired, try_executor};
+use crate::nic::dpdk::{self, Dpdk, InterfacePlan, OpenError, Opened, Plan};
+
+/// The MTU of an interface that neither the configuration nor its device limits further.
+const DEFAULT_MTU_BYTES: u16 = 1500;
+
+/// Why the daemon did not start, or did not go on.
+#[derive(Debug)]
+pub enum LaunchError {
+    /// The configuration is wrong.
+    Config(ConfigError),
+    /// A device cannot be used, for a reason that is not in the configuration.
+    Device {
+        /// Of which interface.
+        interface: String,
+        /// Why.
+        source: OpenError,
+    },
+    /// The control socket cannot be used.
+    Socket(BindError),
+    /// No executor can run.
+    Executor(String),
+    /// A signal cannot be caught.
+    Signals(std::io::Error),
+    /// The daemon itself.
+    Daemon(DaemonError),
+}
+
+impl LaunchError {
+    /// The exit status of a process that ends for this reason: 2 for mistakes of the configuration, else 1.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Display for LaunchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Device { interface, source } => write!(f, "interface {interface}: {source}"),
+            Self::Socket(error) => error.fmt(f),
+            Self::Executor(why) => write!(f, "the threads of the daemon cannot run: {why}"),
+            Self::Signals(error) => write!(f, "SIGINT and SIGTERM cannot be caught: {error}"),
+            Self::Daemon(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LaunchError {}
+
+impl From<ConfigError> for LaunchError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl From<DaemonError> for LaunchError {
+    fn from(error: DaemonError) -> Self {
+        Self::Daemon(error)
+    }
+}
+
+/// The control socket's path: the command line's, else the environment's, else the configuration's.
+pub fn socket_path(config: &Config, option: Option<&Path>) -> PathBuf {
+    let variable = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    option.map(Path::to_owned).or(variable).unwrap_or_else(|| config.control.path.clone())
+}
+
+/// Runs the daemon until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Everything that keeps it from starting, and whatever ends it without a signal.
+pub fn serve(config: &Config, socket: &Path) -> Result<(), LaunchError> {
+    let plans = plan_all(config)?;
+    raise_open_files();
+    try_executor().map_err(LaunchError::Executor)?;
+    // Before any device is touched: a second daemon must not disturb the first.
+    let access = Access { mode: config.control.mode, group: config.control.group.clone() };
+    let server = Server::bind(socket, &access).map_err(LaunchError::Socket)?;
+    let stop = stop_on_signals()?;
+    let dpdk = Dpdk::start(&plans).map_err(|source| device(&plans[0], source))?;
+    tracing::info!(version = Dpdk::version(), memory = %dpdk.memory(), "DPDK started");
+    let mut wired = Vec::new();
+    for (interface, plan) in config.interfaces.iter().zip(&plans) {
+        let opened = dpdk.open(plan).map_err(|error| blame(config, interface, error))?;
+        wired.push(wire(interface, plan, opened));
+    }
+    let daemon = Daemon::start(config, wired, server, stop)?;
+    tracing::info!(socket = %socket.display(), "ready");
+    daemon.wait()?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What a start would use, and whether it would succeed as far as that can be known without it.
+#[derive(Debug)]
+pub struct Check {
+    /// What would be used, in lines for people.
+    pub text: String,
+    /// The first thing that would keep the daemon from starting.
+    pub verdict: Result<(), LaunchError>,
+}
+
+/// Looks at everything and starts nothing.
+pub fn check(config: &Config, socket: &Path) -> Check {
+    let mut text = String::new();
+    let plans = match plan_all(config) {
+        Ok(plans) => plans,
+        Err(error) => return Check { text, verdict: Err(error) },
+    };
+    let mut line = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    for (interface, plan) in config.interfaces.iter().zip(&plans) {
+        line(format!("interface {plan}"));
+        line(format!("  address {}, {}", interface.ip, reach(interface)));
+        line(format!("  {}", placement(interface)));
+        for warning in &plan.warnings {
+            line(format!("  warning: {warning}"));
+        }
+    }
+    line(hugepages());
+    line(format!("control socket {}", socket.display()));
+    let executor = try_executor();
+    line(format!("io_uring_setup is {}", if executor.is_ok() { "allowed" } else { "not allowed" }));
+    Check { text, verdict: executor.map_err(LaunchError::Executor) }
+}
+
+/// A signal that comes while the daemon starts stops it as soon as it has started.
+fn stop_on_signals() -> Result<StopPipe, LaunchError> {
+    let stop = StopPipe::new()?;
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::low_level::pipe::register(signal, stop.writer()?).map_err(LaunchError::Signals)?;
+    }
+    Ok(stop)
+}
+
+/// Which device each interface is.
+fn plan_all(config: &Config) -> Result<Vec<Plan>, LaunchError> {
+    match CpuMask::online() {
+        Ok(existing) => config.check_cpus(&existing)?,
+        Err(error) => tracing::warn!(%error, "the CPUs of this host are not known; cpu_mask is not checked"),
+    }
+    let plan = |interface| dpdk::plan(&wanted(interface)).map_err(|error| blame(config, interface, error));
+    config.interfaces.iter().map(plan).collect()
+}
+
+fn wanted(interface: &Interface) -> InterfacePlan {
+    let mut wanted = InterfacePlan {
+        mac: MacAddr(interface.mac.0),
+        driver: None,
+        device: None,
+        pcie: None,
+        queues: interface.shards,
+        mtu_bytes: interface.mtu_bytes.unwrap_or(DEFAULT_MTU_BYTES),
+    };
+    match &interface.attachment {
+        Attachment::Found => {}
+        Attachment::Pci(address) => wanted.pcie = Some(address.clone()),
+        Attachment::Device(arguments) => wanted.device = Some(arguments.clone()),
+        Attachment::Kernel(Driver::AfPacket) => wanted.driver = Some(dpdk::Driver::AfPacket),
+        Attachment::Kernel(Driver::AfXdp) => wanted.driver = Some(dpdk::Driver::AfXdp),
+    }
+    wanted
+}
+
+/// A device that cannot be used is the configuration's mistake if it names what is not there.
+fn blame(config: &Config, interface: &Interface, error: OpenError) -> LaunchError {
+    let mistake =
+        |key: &str, value: String| LaunchError::Config(config.mistake(interface, key, &value, &error.to_string()));
+    match &error {
+        OpenError::NoSuchMac { known, .. } => {
+            let remedy = format!("this host has {known}, write the MAC of one of them");
+            LaunchError::Config(config.mistake(interface, "", "the MAC of no device", &remedy))
+        }
+        OpenError::WrongMac { device, .. } => mistake("", format!("not the MAC of {device}")),
+        OpenError::NoSuchPciDevice { address } | OpenError::NotBound { address, .. }
+            if matches!(interface.attachment, Attachment::Pci(_)) =>
+        {
+            mistake("pcie", format!("{address:?}"))
+        }
+        OpenError::BadDevice { device } => mistake("device", format!("{device:?}")),
+        OpenError::QueuesUnread { queues, .. } => mistake("engine_threads", queues.to_string()),
+        _ => LaunchError::Device { interface: interface.mac.to_string(), source: error },
+    }
+}
+
+fn device(plan: &Plan, source: OpenError) -> LaunchError {
+    LaunchError::Device { interface: plan.interface.mac.to_string(), source }
+}
+
+fn wire(interface: &Interface, plan: &Plan, opened: Opened) -> Wired<dpdk::DpdkQueue> {
+    let Opened { capabilities, queues, warnings } = opened;
+    tracing::info!(
+        ip = %interface.ip,
+        device = %plan,
+        driver = capabilities.driver,
+        mac = %capabilities.mac,
+        mtu = capabilities.mtu_bytes,
+        shards = queues.len(),
+        rss = if capabilities.rss.is_some() { "known" } else { "hidden" },
+        link = if capabilities.link_up { "up" } else { "down" },
+        "interface open"
+    );
+    for warning in plan.warnings.iter().chain(&warnings) {
+        tracing::warn!(interface = %interface.mac, "{warning}");
+    }
+    let device = format!("{} by {}", plan.device(), capabilities.driver);
+    Wired { interface: interface.clone(), device, capabilities, queues }
+}
+
+/// Every channel takes five descriptors, every application two: the soft limit of most hosts is for other programs.
+fn raise_open_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is: fewer applications can attach");
+    }
+}
+
+fn reach(interface: &Interface) -> String {
+    match interface.subnet {
+        None => "every peer on the link".into(),
+        Some(subnet) => match subnet.gateway {
+            None => format!("peers in its /{} only", subnet.prefix_bits),
+            Some(gateway) => format!("peers off its /{} through {gateway}", subnet.prefix_bits),
+        },
+    }
+}
+
+fn placement(interface: &Interface) -> String {
+    let number = match interface.shards {
+        1 => "1 shard".into(),
+        shards => format!("{shards} shards"),
+    };
+    if interface.shard_cpus.is_empty() {
+        return format!("{number}, on any CPU");
+    }
+    let cpus: Vec<String> = interface.shard_cpus.iter().map(usize::to_string).collect();
+    format!("{number}, on CPU {}", cpus.join(", "))
+}
+
+/// How many hugepages are free, by their size.
+fn hugepages() -> String {
+    let mut free: Vec<String> = Vec::new();
+    for entry in std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let size = name.trim_start_matches("hugepages-").to_owned();
+        let count = std::fs::read_to_string(entry.path().join("free_hugepages")).unwrap_or_default();
+        if count.trim().parse::<u64>().is_ok_and(|count| count > 0) {
+            free.push(format!("{} of {size}", count.trim()));
+        }
+    }
+    match free.is_empty() {
+        true => "no free hugepages: ordinary memory is used (more: `sysctl vm.nr_hugepages=512`)".into(),
+        false => format!("free hugepages: {}", free.join(", ")),
+    }
+}

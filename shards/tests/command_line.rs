@@ -1,0 +1,105 @@
+//! The daemon's command line, as a user meets it: what it says, and with which status it ends.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// A directory that is gone when the test ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("machnet-shards-{name}-{}", std::process::id()));
+        std::fs::create_dir(&path).expect("a directory of our own");
+        Self(path)
+    }
+
+    /// Runs the program here.
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_machnet-shards"));
+        command.args(arguments).current_dir(&self.0).env("GLOG_logtostderr", "1");
+        for variable in ["MACHNET_SOCKET", "RUST_LOG"] {
+            command.env_remove(variable);
+        }
+        command.output().expect("it runs")
+    }
+
+    /// Runs the program with this configuration; its one sentence on stderr.
+    fn mistake(&self, config: &str) -> String {
+        std::fs::write(self.0.join("config.json"), config).expect("written");
+        let output = self.run(&["--socket", "socket"]);
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(2), "{config}: {said}");
+        assert_eq!(said.lines().count(), 1, "{config}: {said}");
+        assert!(!self.0.join("socket").exists(), "nothing was started");
+        said
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_one_sentence_and_status_2() {
+    let scratch = Scratch::new("mistakes");
+    let interface = |keys: &str| format!(r#"{{"machnet_config": {{"02:00:00:00:00:01": {{{keys}}}}}}}"#);
+    let cases = [
+        (String::new(), "not JSON"),
+        ("{}".into(), "machnet_config"),
+        (interface(""), "ip"),
+        (interface(r#""ip": "10.0.0.256""#), "10.0.0.256"),
+        (interface(r#""ip": "10.0.0.1", "engine_threads": 0"#), "engine_threads"),
+        (interface(r#""ip": "10.0.0.1", "engine_threads": 10000"#), "10000"),
+        (interface(r#""ip": "10.0.0.1", "cpu_mask": "0x0""#), "cpu_mask"),
+        (interface(&format!(r#""ip": "10.0.0.1", "cpu_mask": "0x8{}""#, "0".repeat(1000))), "does not exist here"),
+        (interface(r#""ip": "10.0.0.1", "speed": 9"#), "speed"),
+        (interface(r#""ip": "10.0.0.1""#), "the MAC of no device"),
+        (interface(r#""ip": "10.0.0.1", "pcie": "ffff:ff:1f.7""#), "pcie"),
+    ];
+    for (config, part) in cases {
+        let said = scratch.mistake(&config);
+        assert!(said.starts_with("machnet-shards: config.json"), "{said}");
+        assert!(said.contains(part), "{part:?} is not in {said:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named_however_the_flag_is_spelled() {
+    let scratch = Scratch::new("spelling");
+    for flag in ["--config_file", "--config-file", "--config_json", "--config-json"] {
+        for arguments in [vec![flag, "no_such-file.json"], vec![flag, "no_such-file.json", "--check"]] {
+            let output = scratch.run(&arguments);
+            assert_eq!(output.status.code(), Some(2));
+            let said = String::from_utf8(output.stderr).expect("text");
+            assert!(said.contains("no_such-file.json"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn help_and_version_succeed_and_unknown_flags_do_not() {
+    let scratch = Scratch::new("help");
+    let help = scratch.run(&["--help"]);
+    assert!(help.status.success());
+    let text = String::from_utf8(help.stdout).expect("text");
+    for part in ["--config-file", "--config-json", "--check", "--socket", "--logtostderr", "--version", "status"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let version = scratch.run(&["--version"]);
+    assert_eq!(version.stdout, format!("machnet-shards {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
+    assert_eq!(scratch.run(&["--confg_file", "x"]).status.code(), Some(2));
+}
+
+#[test]
+fn status_without_a_daemon_says_what_to_do() {
+    let scratch = Scratch::new("status");
+    for arguments in [["status", "--socket", "nowhere"].as_slice(), &["status", "--json", "--socket", "nowhere"]] {
+        let output = scratch.run(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty());
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(said.contains("nowhere") && said.contains("--socket"), "{said}");
+    }
+}
