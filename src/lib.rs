@@ -1,9 +1,98 @@
-//! What an application links.
+//! Reliable messages between hosts in microseconds, through the machnet-shards daemon. This library starts no thread,
+//! knows no network device and makes no system call to send or to receive: messages of 1 byte to 8 MiB are put into
+//! memory shared with the daemon, and the daemon's shards do the rest.
+//!
+//! # Two minutes
+//!
+//! A question and its answer. It needs a daemon on this host that owns 10.0.0.1, and one on another host that owns 10.0.0.2.
+//!
+//! ```no_run
+//! use machnet::{Endpoint, Event, Received};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut endpoint = Endpoint::attach()?;
+//!     let flow = endpoint.connect("10.0.0.1".parse()?, "10.0.0.2:888".parse()?)?;
+//!     endpoint.send(flow, b"How are you?")?;
+//!
+//!     let mut buffer = vec![0; 64 * 1024];
+//!     loop {
+//!         match endpoint.recv(&mut buffer)? {
+//!             Some(Received::Message { len, .. }) => {
+//!                 println!("{}", String::from_utf8_lossy(&buffer[..len]));
+//!                 return Ok(());
+//!             }
+//!             Some(Received::Event(Event::Closed { reason, .. })) => return Err(reason.to_string().into()),
+//!             Some(Received::Event(_)) => {}
+//!             None => {
+//!                 endpoint.wait(None)?;
+//!             }
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! The other side answers where the message came from, and reads it where the daemon put it:
+//!
+//! ```no_run
+//! use machnet::{Delivery, Endpoint};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut endpoint = Endpoint::attach()?;
+//!     endpoint.listen("10.0.0.2".parse()?, 888)?;
+//!     loop {
+//!         let flow = {
+//!             let Some(delivery) = endpoint.recv_in_place()? else {
+//!                 endpoint.wait(None)?;
+//!                 continue;
+//!             };
+//!             match delivery {
+//!                 Delivery::Message(message) => {
+//!                     println!("{}", String::from_utf8_lossy(&message.bytes()));
+//!                     message.flow()
+//!                 }
+//!                 Delivery::Event(event) => {
+//!                     println!("{event:?}");
+//!                     continue;
+//!                 }
+//!             }
+//!         };
+//!         endpoint.send(flow, b"Fine, thanks.")?;
+//!     }
+//! }
+//! ```
+//!
+//! # What is promised
+//!
+//! * **In order, at most once.** The messages of a flow arrive complete, in the order of sending, and none arrives twice.
+//!   Between flows there is no order.
+//! * **Every message arrives, or the flow ends.** Loss, duplication, reordering and corruption on the network are repaired.
+//!   When the other host cannot be reached any more, or either application or either daemon dies, the flow ends with
+//!   [`Event::Closed`], which says why and how many messages the other host has acknowledged. Acknowledged means in the
+//!   other host's memory: whether its application read it, only its application can say.
+//! * **A successful send is a promise to try.** The message is in shared memory; if this application ends then, even by
+//!   `kill -9`, its daemon still sends it for a while (a second, unless configured otherwise).
+//! * **Nobody waits without asking to.** [`Endpoint::send`] says at once when there is no room, [`Endpoint::recv`] when there is
+//!   nothing. A reader that does not read holds up its own flows and nobody else's.
+//! * **A dead daemon is an error, never a hang.** Every call notices within 100 ms, also when an application only ever
+//!   calls `send` or only ever finds nothing in `recv`. What had been delivered before can still be received.
+//!
+//! # Threads and forks
+//!
+//! One [`Endpoint`] is for one thread at a time, and can move between threads; have one per thread, or [`split`](Endpoint::split) one
+//! between a thread that sends and a thread that receives. A forked child has nothing of its parent's endpoints and must not use
+//! them; it attaches for itself.
 #![deny(unsafe_code)]
 
 pub mod channel;
 #[cfg(feature = "config")]
 pub mod config;
 pub mod control;
+mod endpoint;
+mod error;
 #[cfg(feature = "config")]
 pub mod flags;
+
+pub use endpoint::{
+    ConnectOptions, Delivery, Endpoint, Event, Flow, MAX_MESSAGE_BYTES, Message, Received, Receiver, Sender, Tuple,
+};
+pub use error::{AttachError, CloseReason, ConnectError, Disconnected, ListenError, RecvError, SendError};

@@ -184,7 +184,6 @@ int shim_port_describe(uint16_t port, struct shim_port *into)
 	into->reta_size = details.reta_size;
 	into->hash_key_size = details.hash_key_size;
 	into->socket = rte_eth_dev_socket_id(port);
-	into->hashes_ipv4 = (details.flow_type_rss_offloads & RTE_ETH_RSS_IP) != 0;
 	into->hashes_udp = (details.flow_type_rss_offloads & RTE_ETH_RSS_NONFRAG_IPV4_UDP) != 0;
 	into->link_up = rte_eth_link_get_nowait(port, &link) == 0 && link.link_status == RTE_ETH_LINK_UP;
 	return 0;
@@ -280,7 +279,6 @@ int shim_rss_read(uint16_t port, uint16_t table_len, uint16_t key_len, struct sh
 		into->table[entry] = table[entry / RTE_ETH_RETA_GROUP_SIZE].reta[entry % RTE_ETH_RETA_GROUP_SIZE];
 	into->table_len = table_len;
 	into->key_len = key_len;
-	into->hashes_ipv4 = (hash.rss_hf & RTE_ETH_RSS_IP) != 0;
 	into->hashes_udp = (hash.rss_hf & RTE_ETH_RSS_NONFRAG_IPV4_UDP) != 0;
 	return 0;
 }

@@ -26,7 +26,6 @@ struct shim_port {
 	uint16_t reta_size;
 	uint16_t hash_key_size;
 	int32_t socket;
-	uint8_t hashes_ipv4;
 	uint8_t hashes_udp;
 	uint8_t link_up;
 };
@@ -36,7 +35,6 @@ struct shim_rss {
 	uint16_t key_len;
 	uint16_t table_len;
 	uint16_t table[2048];
-	uint8_t hashes_ipv4;
 	uint8_t hashes_udp;
 };
 

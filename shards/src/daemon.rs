@@ -20,7 +20,6 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use machnet::config::{self, Config};
 use machnet::control::Server;
 use machnet_proto::flow;
-use machnet_proto::rss::{HashInput, Rss};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::clock::Clock;
@@ -287,20 +286,13 @@ impl<Q: NicQueue> Assembly<'_, Q> {
             mtu_bytes,
             subnet: interface.subnet,
             shards: ids,
-            rss: known_rss(&capabilities),
+            // With one queue there is nothing to choose.
+            rss: capabilities.rss.filter(|_| capabilities.queues > 1),
         })
     }
 }
 
 const COORDINATOR: &str = "coordinator";
-
-/// How the device spreads flows, if that can be used to choose ports: it knows ports, and there is a choice.
-fn known_rss(capabilities: &Capabilities) -> Option<Rss> {
-    let rss = capabilities.rss.as_ref().filter(|rss| rss.ports && capabilities.queues > 1)?;
-    Rss::new(&rss.key, &rss.table, HashInput::AddressesAndPorts)
-        .inspect_err(|error| tracing::debug!(?error, "what the device says of its RSS cannot be used"))
-        .ok()
-}
 
 /// Tells when a thread ends. One more thread waits for each: an executor's end cannot be waited for otherwise.
 fn join_later(

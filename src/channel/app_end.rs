@@ -70,6 +70,22 @@ impl AppEnd {
         self.receiver.recv()
     }
 
+    /// Whether [`AppEnd::recv`] would find something, if only a piece of a message.
+    pub fn has_input(&mut self) -> Result<bool, Broken> {
+        self.receiver.has_input()
+    }
+
+    /// Takes what waits, to be received later: makes room for an event that found none, because the application has not
+    /// received for long.
+    pub fn set_aside(&mut self) -> Result<(), Broken> {
+        self.receiver.set_aside()
+    }
+
+    /// Whether the message that was refused last for want of room would be taken now.
+    pub fn has_room(&mut self) -> Result<bool, Broken> {
+        self.sender.has_room()
+    }
+
     /// Transmit buffers that are free now.
     pub fn free_tx_buffers(&mut self) -> Result<usize, Broken> {
         self.sender.free_tx_buffers()

@@ -1,5 +1,6 @@
 //! The half of an application's end that receives.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::os::fd::BorrowedFd;
 
@@ -42,8 +43,8 @@ pub struct AppReceiver {
     /// Buffers given back that the shard does not know of yet.
     returned: u32,
     return_burst: u32,
-    /// A message that was put back: the next one.
-    put_back: Option<(FlowId, Whole)>,
+    /// Taken from the ring, not received yet: what comes next, in order.
+    aside: VecDeque<Taken>,
     /// Up to this index of `rx` the sending half knows which flows have opened.
     looked_ahead: u64,
     spare_lists: Vec<Vec<Held>>,
@@ -119,6 +120,7 @@ enum Partial {
 }
 
 /// What one look at the ring brought.
+#[derive(Debug)]
 enum Taken {
     Message(FlowId, Whole),
     Event(Received<'static>),
@@ -137,7 +139,7 @@ impl AppReceiver {
             held_max: (buffers / HELD_SHARE) as usize,
             returned: 0,
             return_burst: RETURN_BURST.min(buffers / 8).max(1),
-            put_back: None,
+            aside: VecDeque::new(),
             looked_ahead: 0,
             spare_lists: Vec::new(),
             spare_heap: Vec::new(),
@@ -150,13 +152,32 @@ impl AppReceiver {
 
     /// The next message or event, if there is one. Never waits.
     pub fn recv(&mut self) -> Result<Option<Received<'_>>, Broken> {
-        if let Some((flow, whole)) = self.put_back.take() {
-            return Ok(Some(Received::Message { flow, message: Message { receiver: self, flow, whole } }));
-        }
-        Ok(self.take()?.map(|taken| match taken {
+        let next = match self.aside.pop_front() {
+            Some(taken) => Some(taken),
+            None => self.take()?,
+        };
+        Ok(next.map(|taken| match taken {
             Taken::Message(flow, whole) => Received::Message { flow, message: Message { receiver: self, flow, whole } },
             Taken::Event(event) => event,
         }))
+    }
+
+    /// Whether [`AppReceiver::recv`] would find something, if only a piece of a message.
+    pub fn has_input(&mut self) -> Result<bool, Broken> {
+        Ok(!self.aside.is_empty() || self.rx.available().map_err(|_| Broken)? > 0)
+    }
+
+    /// Takes what is in the ring now, to be received later: makes room for an event that found none, because the application
+    /// has not received for long. Messages keep their buffers as usual, so that a slow reader stays one.
+    pub fn set_aside(&mut self) -> Result<(), Broken> {
+        let end = self.rx.taken() + self.rx.available().map_err(|_| Broken)?;
+        while self.rx.taken() < end
+            && let Some(taken) = self.take()?
+        {
+            self.aside.push_back(taken);
+        }
+        self.publish_returned();
+        Ok(())
     }
 
     /// Tells the sending half of flows that are open although their `Opened` has not been received yet, because it waits
@@ -363,7 +384,7 @@ impl AppReceiver {
     /// Asks for the bell when something can be received.
     pub fn arm(&mut self) -> Result<Armed, Broken> {
         self.publish_returned();
-        if self.put_back.is_some() {
+        if !self.aside.is_empty() {
             return Ok(Armed::Ready);
         }
         self.armings += 1;
@@ -452,7 +473,7 @@ impl Message<'_> {
     /// Makes this message the next one to be received, again.
     pub fn put_back(mut self) {
         let whole = self.take();
-        self.receiver.put_back = Some((self.flow, whole));
+        self.receiver.aside.push_front(Taken::Message(self.flow, whole));
     }
 
     /// Leaves an empty heap, which costs nothing to recycle.

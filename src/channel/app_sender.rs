@@ -148,6 +148,11 @@ impl AppSender {
         self.reap()
     }
 
+    /// Whether the message that was refused last for want of room would be taken now.
+    pub fn has_room(&mut self) -> Result<bool, Broken> {
+        Ok(self.reap()? >= self.wanted.min(self.pool.buffers()))
+    }
+
     /// Hears which flows the receiving half saw open and close, and tells the shard so.
     pub fn attend(&mut self) -> Result<(), Broken> {
         self.learn();

@@ -11,6 +11,7 @@ use rustix::net::{RecvFlags, SocketFlags};
 
 use super::message::{MAX_PACKET_BYTES, Numbered, Reply, Request};
 use super::socket::{self, Packet};
+use crate::error::Disconnected;
 
 /// The largest status report that is read, in bytes.
 const MAX_STATUS_BYTES: u64 = 256 * 1024 * 1024;
@@ -22,32 +23,6 @@ pub struct Client {
     last_id: u32,
     buffer: Box<[u8]>,
 }
-
-/// Why there is no reply. The connection is of no use afterwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientError {
-    /// The daemon is gone.
-    Closed,
-    /// The daemon did not answer in time.
-    Silent,
-    /// What came is not a reply.
-    Unreadable,
-    /// The reply came with descriptors for which this process has no room.
-    NoDescriptors,
-}
-
-impl std::fmt::Display for ClientError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Closed => "the daemon closed the connection: it stopped, or it has no room for another application",
-            Self::Silent => "the daemon does not answer: look at its log",
-            Self::Unreadable => "what serves the socket is not this daemon, or one of another release",
-            Self::NoDescriptors => "this process has too many files open: raise its limit (ulimit -n) and attach again",
-        })
-    }
-}
-
-impl std::error::Error for ClientError {}
 
 impl Client {
     /// Connects to the daemon at `path`, waiting up to `timeout` for it to have room.
@@ -66,36 +41,36 @@ impl Client {
     /// Sends a request and gives the number that its replies will carry.
     ///
     /// # Errors
-    /// [`ClientError::Closed`].
-    pub fn send(&mut self, request: Request) -> Result<u32, ClientError> {
+    /// [`Disconnected::Gone`].
+    pub fn send(&mut self, request: Request) -> Result<u32, Disconnected> {
         // 0 is the number of answers to what the daemon could not read.
         self.last_id = self.last_id.checked_add(1).unwrap_or(1);
         let request = Numbered { id: self.last_id, body: request };
         // No reply is ever left unread, so that the daemon's side always has room for one request.
-        socket::send(self.socket.as_fd(), &request.encode(), &[]).map_err(|_| ClientError::Closed)?;
+        socket::send(self.socket.as_fd(), &request.encode(), &[]).map_err(|_| Disconnected::Gone)?;
         Ok(self.last_id)
     }
 
     /// The next reply and the descriptors beside it.
     ///
     /// # Errors
-    /// [`ClientError`]; [`ClientError::Silent`] when none has come at `deadline`.
-    pub fn receive(&mut self, deadline: Instant) -> Result<(Numbered<Reply>, Vec<OwnedFd>), ClientError> {
+    /// [`Disconnected`]; [`Disconnected::Silent`] when none has come at `deadline`.
+    pub fn receive(&mut self, deadline: Instant) -> Result<(Numbered<Reply>, Vec<OwnedFd>), Disconnected> {
         loop {
             let mut fds = Vec::new();
             match socket::receive(self.socket.as_fd(), &mut self.buffer, Some(&mut fds)) {
                 Ok(Packet::Bytes(bytes)) => {
-                    let reply = Numbered::decode(&self.buffer[..bytes]).map_err(|_| ClientError::Unreadable)?;
+                    let reply = Numbered::decode(&self.buffer[..bytes]).map_err(|_| Disconnected::Unreadable)?;
                     return Ok((reply, fds));
                 }
-                Ok(Packet::TooLong) => return Err(ClientError::Unreadable),
-                Ok(Packet::DescriptorsLost) => return Err(ClientError::NoDescriptors),
-                Ok(Packet::Closed) | Err(_) => return Err(ClientError::Closed),
+                Ok(Packet::TooLong) => return Err(Disconnected::Unreadable),
+                Ok(Packet::DescriptorsLost) => return Err(Disconnected::NoRoomForChannel),
+                Ok(Packet::Closed) | Err(_) => return Err(Disconnected::Gone),
                 Ok(Packet::Nothing) => {}
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(ClientError::Silent);
+                return Err(Disconnected::Silent);
             }
             self.wait(left);
         }
@@ -104,29 +79,19 @@ impl Client {
     /// Asks for the daemon's report, one JSON document.
     ///
     /// # Errors
-    /// [`ClientError`].
-    pub fn status(&mut self, timeout: Duration) -> Result<serde_json::Value, ClientError> {
+    /// [`Disconnected`].
+    pub fn status(&mut self, timeout: Duration) -> Result<serde_json::Value, Disconnected> {
         let deadline = Instant::now() + timeout;
         let id = self.send(Request::Status {})?;
         let (reply, mut fds) = self.receive(deadline)?;
         match (reply, fds.pop()) {
             (Numbered { id: answered, body: Reply::Status {} }, Some(file)) if answered == id => {
                 let mut report = std::fs::File::from(file);
-                io::Seek::rewind(&mut report).map_err(|_| ClientError::Unreadable)?;
+                io::Seek::rewind(&mut report).map_err(|_| Disconnected::Unreadable)?;
                 let report = io::BufReader::new(io::Read::take(report, MAX_STATUS_BYTES));
-                serde_json::from_reader(report).map_err(|_| ClientError::Unreadable)
+                serde_json::from_reader(report).map_err(|_| Disconnected::Unreadable)
             }
-            _ => Err(ClientError::Unreadable),
-        }
-    }
-
-    /// Whether the daemon's end is still open: one system call that never waits.
-    pub fn is_connected(&self) -> bool {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peeked = socket::retry(|| rustix::net::recv(&self.socket, &mut [0_u8; 1][..], flags));
-        match peeked {
-            Ok((bytes, _)) => bytes > 0,
-            Err(error) => error == Errno::AGAIN,
+            _ => Err(Disconnected::Unreadable),
         }
     }
 
@@ -143,5 +108,14 @@ impl Client {
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Whether the other end of a control connection is still open, or has said something: one system call that never waits.
+pub fn is_open(socket: BorrowedFd<'_>) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    match socket::retry(|| rustix::net::recv(socket, &mut [0_u8; 1][..], flags)) {
+        Ok((bytes, _)) => bytes > 0,
+        Err(error) => error == Errno::AGAIN,
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::message::{ChannelGeometry, ControlError, MAX_PACKET_BYTES, Numbered, Reply, Request};
 use super::*;
+use crate::error::Disconnected;
 
 /// A directory for one test's sockets, removed with it.
 struct Directory(PathBuf);
@@ -62,7 +63,7 @@ fn a_request_and_its_reply() {
     let (received, fds) = client.receive(soon()).unwrap();
     assert_eq!(received, reply);
     assert!(fds.is_empty());
-    assert!(client.is_connected());
+    assert!(client::is_open(client.as_fd()));
 }
 
 #[test]
@@ -127,9 +128,9 @@ fn each_side_notices_the_others_end() {
 
     let (_server, connection, mut client) = pair(&directory.socket());
     drop(connection);
-    assert!(!client.is_connected());
-    assert_eq!(client.send(Request::Status {}), Err(ClientError::Closed));
-    assert_eq!(client.receive(soon()).unwrap_err(), ClientError::Closed);
+    assert!(!client::is_open(client.as_fd()));
+    assert_eq!(client.send(Request::Status {}), Err(Disconnected::Gone));
+    assert_eq!(client.receive(soon()).unwrap_err(), Disconnected::Gone);
 }
 
 #[test]
@@ -138,7 +139,7 @@ fn a_silent_daemon_does_not_hold_the_application() {
     let (_server, _connection, mut client) = pair(&directory.socket());
     let start = Instant::now();
     let waited = client.receive(start + Duration::from_millis(50)).unwrap_err();
-    assert_eq!(waited, ClientError::Silent);
+    assert_eq!(waited, Disconnected::Silent);
     assert!(start.elapsed() >= Duration::from_millis(50));
 }
 
@@ -292,14 +293,14 @@ fn without_descriptors_both_sides_fail_cleanly() {
     // The daemon: it says so, and turns the waiting application away instead of leaving it in the queue.
     let refused = server.accept().unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(rustix::io::Errno::MFILE.raw_os_error()));
-    assert!(!waiting.is_connected());
+    assert!(!client::is_open(waiting.as_fd()));
     assert!(server.accept().unwrap().is_none());
     // The application: it says so, and keeps none of the three, although there was room for one.
     rest.pop();
     let geometry = ChannelGeometry { buffer_bytes: 1, tx_buffers: 2, rx_buffers: 3 };
     let reply = Numbered { id: 1, body: Reply::Channel { index: 0, ip: Ipv4Addr::LOCALHOST, shard: 0, geometry } };
     connection.send(&reply, &[client.as_fd(), client.as_fd(), client.as_fd()]).unwrap();
-    assert_eq!(client.receive(soon()).unwrap_err(), ClientError::NoDescriptors);
+    assert_eq!(client.receive(soon()).unwrap_err(), Disconnected::NoRoomForChannel);
     assert!(rustix::io::fcntl_dupfd_cloexec(&client, 0).is_ok(), "the one place is free again");
 }
 

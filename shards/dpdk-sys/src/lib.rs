@@ -62,9 +62,7 @@ pub struct Port {
     pub hash_key_size: u16,
     /// Its NUMA node; negative if it has none.
     pub socket: i32,
-    /// Whether it can hash IPv4 addresses.
-    pub hashes_ipv4: u8,
-    /// Whether it can hash UDP ports.
+    /// Whether it can hash the addresses and ports of UDP over IPv4.
     pub hashes_udp: u8,
     /// Whether its link is up.
     pub link_up: u8,
@@ -82,9 +80,7 @@ pub struct Rss {
     pub table_len: u16,
     /// The queue of each entry; `table_len` of them.
     pub table: [u16; 2048],
-    /// Whether IPv4 addresses are hashed.
-    pub hashes_ipv4: u8,
-    /// Whether UDP ports are hashed with them.
+    /// Whether addresses and ports of UDP over IPv4 are hashed.
     pub hashes_udp: u8,
 }
 

@@ -137,8 +137,8 @@ pub struct Capabilities {
     pub queues: u16,
     /// How many the device could open.
     pub max_queues: u16,
-    /// How the device spreads received flows over its queues, if it says so. `None`: it does not spread, or keeps
-    /// its key to itself; a flow's queue is then learnt from where its frames land.
+    /// How the device spreads received flows over its queues, if it says so and UDP ports count. `None`: it does not
+    /// spread, not by port, or keeps its key to itself; a flow's queue is then learnt from where its frames land.
     pub rss: Option<Rss>,
     /// Whether the link was up when the device was opened. Software devices come up when their peer does.
     pub link_up: bool,

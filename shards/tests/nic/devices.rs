@@ -179,6 +179,23 @@ fn stall(pair: &mut Pair<DpdkQueue>, pushes: bool) {
     assert!(numbers.iter().copied().eq(0..u32::try_from(taken).expect("a ring is small")), "{numbers:?}");
 }
 
+/// One end is the tap device, the other its kernel interface.
+pub(crate) fn tap() {
+    if !std::path::Path::new("/dev/net/tun").exists() {
+        println!("  skipped: there is no /dev/net/tun");
+        return;
+    }
+    let arguments = "net_tap0,iface=tapped,mac=fixed";
+    let wanted = InterfacePlan { device: Some(arguments.to_owned()), ..interface(NEAR, 1) };
+    let plan = dpdk::plan(&wanted).expect("any device may be tried");
+    let dpdk = Dpdk::start(&[plan.clone(), plan.clone()]).expect("DPDK starts");
+    let near = dpdk.open(&plan).unwrap_or_else(|error| panic!("{error}"));
+    let kernel = MacAddr([0x02, 0, 0, 0, 0, 3]);
+    run("ip", &format!("link set tapped address {kernel} up"));
+    let far = dpdk.open(&dpdk::plan(&interface(kernel, 1)).expect("the kernel has it")).expect("it is up");
+    suite::run(&mut pair(far, near));
+}
+
 pub(crate) fn xdp() {
     let wanted = |mac| InterfacePlan { driver: Some(Driver::AfXdp), ..interface(mac, 2) };
     // The veth has two queues at each end: one shard would leave the other unread.

@@ -14,13 +14,14 @@ use crate::time::{Duration, Instant, nanos};
 
 use super::Feedback;
 
-/// The delay Swift aims for. Defaults suit virtual NICs and software switches, where tens of microseconds are scheduling.
+/// The delay Swift aims for. Defaults suit virtual NICs and software switches, where tens of microseconds are
+/// scheduling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SwiftTargets {
     /// The target for a large window.
     pub base: Duration,
-    /// What a window of one packet may have on top of `base`; falls with the square root of the window, because with many
-    /// flows on a link each has a small window and queues are longer (section 3.1 of the paper).
+    /// What a window of one packet may have on top of `base`; falls with the square root of the window, because with
+    /// many flows on a link each has a small window and queues are longer (section 3.1 of the paper).
     pub scaling: Duration,
 }
 

@@ -138,8 +138,8 @@ fn probe_after(limits: &Limits) -> Duration {
 }
 
 impl<S, R> Flow<S, R> {
-    /// When [`on_deadline`](Self::on_deadline) wants to be called; cheap, to be read again after every turn of the flow. It
-    /// may lie in the past.
+    /// When [`on_deadline`](Self::on_deadline) wants to be called; cheap, to be read again after every turn of the
+    /// flow. It may lie in the past.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Closed => None,
@@ -163,8 +163,8 @@ impl<S, R> Flow<S, R> {
         silence.may_be_final(&self.limits).then(|| silence.heard_at + self.limits.gone_after)
     }
 
-    /// The deadline has passed. Drain the receive queue before, so that an answer that waits there is not missed; poll for
-    /// transmission after. Calls that come too early do nothing.
+    /// The deadline has passed. Drain the receive queue before, so that an answer that waits there is not missed;
+    /// poll for transmission after. Calls that come too early do nothing.
     pub fn on_deadline(&mut self, now: Instant) {
         match self.state {
             State::Closed => return,
@@ -222,7 +222,8 @@ impl<S, R> Flow<S, R> {
         self.sender.on_timeout();
         (self.alarms.tail_at, self.alarms.suspects_at) = (None, None);
         (self.alarms.tail_end, self.alarms.tail_due) = (None, false);
-        // While the peer takes nothing, that is why nothing was acknowledged, not the network: it is asked, with a back-off of its own.
+        // While the peer takes nothing, that is why nothing was acknowledged, not the network: it is asked, with a
+        // back-off of its own.
         if !self.sender.is_shut() {
             self.alarms.doubt.get_or_insert(Doubt { retransmitted_at: None });
             self.control.on_timeout(now);
@@ -261,9 +262,9 @@ impl<S, R> Flow<S, R> {
         }
     }
 
-    /// A packet came after a silence of `quiet`. If several timeouts went unanswered in it, the path was broken and works again: the
-    /// next try need not wait for an interval that was chosen for a broken one (as in RFC 6069). A peer that talks all
-    /// the time and acknowledges nothing ends no silence, so that the back-off holds against it.
+    /// A packet came after a silence of `quiet`. If several timeouts went unanswered in it, the path was broken and
+    /// works again: the next try need not wait for an interval that was chosen for a broken one (as in RFC 6069). A
+    /// peer that talks all the time and acknowledges nothing ends no silence, so that the back-off holds against it.
     pub(super) fn on_silence_ended(&mut self, now: Instant, quiet: Duration) {
         const TIMEOUTS_UNANSWERED: u8 = 2;
         let backoff = self.alarms.backoff;

@@ -10,8 +10,9 @@ use crate::wire::machnet::{Header, Kind};
 impl<S, R> Flow<S, R> {
     /// Takes one packet of this flow.
     ///
-    /// `accept` is called at most once, and only for DATA that fits: it takes a receive buffer, copies the payload into it and
-    /// gives its token, or `None` if there is no buffer. `ecn_ce`: the packet came marked "congestion experienced".
+    /// `accept` is called at most once, and only for DATA that fits: it takes a receive buffer, copies the payload
+    /// into it and gives its token, or `None` if there is no buffer. `ecn_ce`: the packet came marked "congestion
+    /// experienced".
     pub fn on_packet(
         &mut self,
         now: Instant,
@@ -153,8 +154,8 @@ impl<S, R> Flow<S, R> {
         }
         let reason = Reason::from_wire(header.reason);
         if reason == Reason::NoSuchFlow {
-            // All it knows of the flow is the packet it answers; its acknowledgement means nothing. If that was our CLOSE, then the
-            // peer has ended the flow before, and only its answer was lost.
+            // All it knows of the flow is the packet it answers; its acknowledgement means nothing. If that was our
+            // CLOSE, then the peer has ended the flow before, and only its answer was lost.
             let step = if self.close_sent { Step::CloseAcknowledged } else { Step::End };
             self.step(step, if self.close_sent { self.reason } else { reason });
         } else {

@@ -177,8 +177,9 @@ impl<S, R> Flow<S, R> {
     }
 
     /// Says for how many packets beyond those in order there are receive buffers. Call it before the first
-    /// transmission and whenever the number changes; it may also fall. Owes an announcement by itself when the window opens usefully;
-    /// the reopening of one that was shut is announced by a PROBE, which is repeated until it is answered.
+    /// transmission and whenever the number changes; it may also fall. Owes an announcement by itself when the window
+    /// opens usefully; the reopening of one that was shut is announced by a PROBE, which is repeated until it is
+    /// answered.
     pub fn grant(&mut self, buffers: u16) {
         if self.state == State::Closed {
             return;
@@ -195,9 +196,9 @@ impl<S, R> Flow<S, R> {
         self.receiver.granted()
     }
 
-    /// Ends the flow in order: what was pulled and what the source still has is delivered, then the peer is told `reason`, then comes
-    /// [`Event::Closed`]. Nothing more is delivered here, and pieces that arrive are acknowledged and discarded; take back what has
-    /// arrived with [`drain_received`](Self::drain_received).
+    /// Ends the flow in order: what was pulled and what the source still has is delivered, then the peer is told
+    /// `reason`, then comes [`Event::Closed`]. Nothing more is delivered here, and pieces that arrive are
+    /// acknowledged and discarded; take back what has arrived with [`drain_received`](Self::drain_received).
     ///
     /// How long the peer may take is the caller's decision: [`abort`](Self::abort) ends the wait.
     pub fn close(&mut self, reason: Reason) {
@@ -220,22 +221,22 @@ impl<S, R> Flow<S, R> {
         self.reset_header(now, reason)
     }
 
-    /// Asks the peer for a sign of life at once: for when something speaks for its having been restarted. If it was, its
-    /// RST ends the flow.
+    /// Asks the peer for a sign of life at once: for when something speaks for its having been restarted. If it was,
+    /// its RST ends the flow.
     pub fn probe(&mut self) {
         if matches!(self.state, State::Established | State::Closing) {
             self.ask.want();
         }
     }
 
-    /// Gives back the piece that is furthest ahead of those in order, so that its buffer can serve somebody else. The peer sends
-    /// it again.
+    /// Gives back the piece that is furthest ahead of those in order, so that its buffer can serve somebody else. The
+    /// peer sends it again.
     pub fn renege(&mut self) -> Option<R> {
         self.receiver.renege()
     }
 
-    /// The shard itself did not run for `gap`: the peer's silence during it says nothing, nor does the delay of what is answered
-    /// now.
+    /// The shard itself did not run for `gap`: the peer's silence during it says nothing, nor does the delay of what
+    /// is answered now.
     pub fn skip_gap(&mut self, gap: Duration) {
         self.silence.skip(gap);
         self.alarms.distrust_delays();
@@ -311,6 +312,4 @@ impl<S, R> Flow<S, R> {
 }
 
 #[cfg(test)]
-mod scripts;
-#[cfg(test)]
-mod soak;
+mod tests;

@@ -47,8 +47,9 @@ pub enum Event {
     Silent,
     /// It came back.
     Alive,
-    /// The flow has ended; an acceptor's may, without ever having been confirmed. Transmit what [`Flow::poll_transmit`](super::Flow::poll_transmit) still has (an
-    /// acknowledgement or a reset), take back every token, drop the flow.
+    /// The flow has ended; an acceptor's may, without ever having been confirmed. Transmit what
+    /// [`Flow::poll_transmit`](super::Flow::poll_transmit) still has (an acknowledgement or a reset), take back every
+    /// token, drop the flow.
     Closed {
         /// Why.
         reason: Reason,

@@ -10,9 +10,9 @@ use crate::wire::machnet::{Header, Kind, Position, Sack};
 impl<S, R> Flow<S, R> {
     /// The next packet to transmit now; call it until `None`.
     ///
-    /// Retransmissions come first, then new pieces pulled from `source` while the windows allow, then a probe or CLOSE, then an
-    /// acknowledgement if one is owed and nothing carried it. `waiting`: whether `source` has anything; a flow that may not pull
-    /// must know, to ask for window and not to close too early.
+    /// Retransmissions come first, then new pieces pulled from `source` while the windows allow, then a probe or
+    /// CLOSE, then an acknowledgement if one is owed and nothing carried it. `waiting`: whether `source` has
+    /// anything; a flow that may not pull must know, to ask for window and not to close too early.
     pub fn poll_transmit(
         &mut self,
         now: Instant,
@@ -56,8 +56,8 @@ impl<S, R> Flow<S, R> {
         Some(index)
     }
 
-    /// A tail loss probe repeats the last packet, whatever the congestion window says (RFC 8985, section 7.3). Where new
-    /// data may be sent, that is as good a probe.
+    /// A tail loss probe repeats the last packet, whatever the congestion window says (RFC 8985, section 7.3). Where
+    /// new data may be sent, that is as good a probe.
     fn next_tail_probe(&mut self, now: Instant) -> Option<usize> {
         self.alarms.on_tail_probe(self.sender.next());
         if self.waiting && self.may_send_new() {
@@ -171,8 +171,8 @@ const fn bare<'a, S>(header: Header) -> Packet<'a, S> {
     Packet { header, payload: None, is_retransmission: false }
 }
 
-/// The RST that answers a packet of no flow, so that a peer learns at once that we were restarted. `None`: stay silent, because
-/// the packet is itself an RST, or comes from a host that did not negotiate the extension.
+/// The RST that answers a packet of no flow, so that a peer learns at once that we were restarted. `None`: stay
+/// silent, because the packet is itself an RST, or comes from a host that did not negotiate the extension.
 pub fn answer_unknown(header: &Header) -> Option<Header> {
     if header.kind == Kind::Reset || header.ts == 0 {
         return None;

@@ -1,8 +1,9 @@
 //! Which packets are lost: RACK (RFC 8985), with echoed timestamps as the proof of arrival.
 //!
-//! A packet is lost when one sent after it has arrived, and a reordering window has passed since. Timestamps make that
-//! stronger than in TCP: the echo in *any* packet of the peer, be it the answer to a probe, or the refusal of a packet that
-//! found no buffer, proves that something sent at that moment has arrived, so everything sent before is judged.
+//! A packet is lost when one sent after it has arrived, and a reordering window has passed since. Timestamps make
+//! that stronger than in TCP: the echo in *any* packet of the peer, be it the answer to a probe, or the refusal of a
+//! packet that found no buffer, proves that something sent at that moment has arrived, so everything sent before is
+//! judged.
 
 use super::Rtt;
 use super::send::{Fate, Sender, Sent};

@@ -106,7 +106,8 @@ impl<S> Sender<S> {
         self.acknowledged_messages
     }
 
-    /// Whether an acknowledgement with this number can come from a correct peer. `extra`: numbers used beyond [`next`](Self::next).
+    /// Whether an acknowledgement with this number can come from a correct peer. `extra`: numbers used beyond
+    /// [`next`](Self::next).
     pub(super) fn is_plausible(&self, ack: SeqNo, extra: u32) -> bool {
         let oldest = self.una - self.acknowledged_packets.min(STALE_PACKETS);
         !ack.is_before(oldest) && !ack.is_after(self.next() + extra)
@@ -127,7 +128,8 @@ impl<S> Sender<S> {
         self.edge = header.ack + u32::from(header.window_packets);
     }
 
-    /// Takes the acknowledgement in `header`, which [`is_plausible`](Self::is_plausible). `echo` is the proof it carries.
+    /// Takes the acknowledgement in `header`, which [`is_plausible`](Self::is_plausible). `echo` is the proof it
+    /// carries.
     pub(super) fn on_ack(&mut self, now: Instant, header: &Header, echo: Option<Instant>, rtt: &Rtt) -> Acked {
         let mut acked = Acked::default();
         let Some(ahead) = header.ack.distance_from(self.una) else { return acked };
@@ -194,8 +196,8 @@ impl<S> Sender<S> {
         self.rack.forget_order();
     }
 
-    /// Nothing was heard for a whole timeout: whatever is not acknowledged counts as lost, what SACK has reported included
-    /// (RFC 2018, section 8). The answer to the next packet reports again what has arrived.
+    /// Nothing was heard for a whole timeout: whatever is not acknowledged counts as lost, what SACK has reported
+    /// included (RFC 2018, section 8). The answer to the next packet reports again what has arrived.
     pub(super) fn on_timeout(&mut self) {
         for sent in &mut self.ring {
             sent.fate = Fate::Lost;

@@ -9,8 +9,8 @@ use siphasher::sip::SipHasher13;
 
 use crate::addr::FlowKey;
 
-/// The handle of a flow in one [`FlowTable`]: a slot, and how often the slot was used before. A handle of a flow that was
-/// removed finds nothing, until its slot has been reused 4,096 times.
+/// The handle of a flow in one [`FlowTable`]: a slot, and how often the slot was used before. A handle of a flow that
+/// was removed finds nothing, until its slot has been reused 4,096 times.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowId(u32);
 
@@ -74,7 +74,8 @@ impl core::error::Error for InsertError {}
 
 /// Flows by [`FlowKey`] and by [`FlowId`], at most a fixed number of them.
 ///
-/// The hash of keys is SipHash-1-3 under a secret seed: peers choose their ports, and must not choose who shares a bucket.
+/// The hash of keys is SipHash-1-3 under a secret seed: peers choose their ports, and must not choose who shares a
+/// bucket.
 #[derive(Debug)]
 pub struct FlowTable<F> {
     seed: (u64, u64),
@@ -93,8 +94,8 @@ struct Slot<F> {
 }
 
 impl<F> FlowTable<F> {
-    /// A table for at most `capacity` flows, itself at most [`FLOWS_MAX`]. Memory is taken as flows come. `seed`: random in
-    /// production, chosen in a simulation.
+    /// A table for at most `capacity` flows, itself at most [`FLOWS_MAX`]. Memory is taken as flows come. `seed`:
+    /// random in production, chosen in a simulation.
     pub fn new(capacity: usize, seed: (u64, u64)) -> Self {
         Self { seed, capacity: capacity.min(FLOWS_MAX), slots: Vec::new(), free: Vec::new(), index: HashTable::new() }
     }

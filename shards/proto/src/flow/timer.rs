@@ -8,8 +8,8 @@ use crate::time::Instant;
 /// One deadline per flow; the earliest is known.
 ///
 /// A flow moves its deadline with every acknowledgement, almost always later. So a deadline that moves later is only
-/// written down, and the heap is put right when the flow comes to its top: setting one is O(1) in the common case, O(log n) in the
-/// others. A flow has one entry, so the memory is bounded by the flow table's.
+/// written down, and the heap is put right when the flow comes to its top: setting one is O(1) in the common case,
+/// O(log n) in the others. A flow has one entry, so the memory is bounded by the flow table's.
 #[derive(Debug, Default)]
 pub struct Timers {
     /// A binary heap by `at`, the earliest first. `at` is never later than the flow's deadline.

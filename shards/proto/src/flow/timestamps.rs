@@ -25,7 +25,8 @@ pub(super) struct Timestamps {
 const COMPARABLE: Duration = Duration::from_secs(1);
 
 impl Timestamps {
-    /// Takes the timestamp of a valid packet; says whether the packet is the latest the peer has sent, as far as is known.
+    /// Takes the timestamp of a valid packet; says whether the packet is the latest the peer has sent, as far as is
+    /// known.
     pub(super) fn on_packet(&mut self, now: Instant, ts: u32) -> bool {
         let comparable = self.latest != 0 && now.saturating_since(self.arrived_at) < COMPARABLE;
         if comparable && ts.wrapping_sub(self.latest) > u32::MAX / 2 {
@@ -49,7 +50,8 @@ impl Timestamps {
     }
 }
 
-/// When the packet was sent whose timestamp `header` echoes: proof that it, or one sent at the same moment, has arrived.
+/// When the packet was sent whose timestamp `header` echoes: proof that it, or one sent at the same moment, has
+/// arrived.
 ///
 /// `None` if the peer held it for so long that 32 bits no longer tell the moment.
 pub(super) fn echoed(now: Instant, header: &Header) -> Option<Instant> {

@@ -413,7 +413,7 @@ impl Port {
 
 /// Key and table, if the device means what it says: drivers answer more than they know.
 fn read_rss(number: u16, port: &dpdk_sys::Port, queues: u16) -> Option<Rss> {
-    if port.reta_size == 0 || port.hash_key_size < 40 || port.hashes_ipv4 == 0 {
+    if port.reta_size == 0 || port.hash_key_size < 40 || port.hashes_udp == 0 {
         return None;
     }
     let mut rss = MaybeUninit::zeroed();
@@ -431,12 +431,11 @@ fn read_rss(number: u16, port: &dpdk_sys::Port, queues: u16) -> Option<Rss> {
 fn believe(rss: &dpdk_sys::Rss, queues: u16) -> Option<Rss> {
     let key = &rss.key[..usize::from(rss.key_len)];
     let table = &rss.table[..usize::from(rss.table_len)];
-    let is_meant = rss.hashes_ipv4 != 0
+    let is_meant = rss.hashes_udp != 0
         && key.iter().any(|byte| *byte != 0)
         && table.iter().all(|queue| *queue < queues)
         && (0..queues).all(|queue| table.contains(&queue));
-    let input = if rss.hashes_udp != 0 { HashInput::AddressesAndPorts } else { HashInput::Addresses };
-    Rss::new(key, table, input).ok().filter(|_| is_meant)
+    Rss::new(key, table, HashInput::AddressesAndPorts).ok().filter(|_| is_meant)
 }
 
 /// Slots of a packet socket's transmit ring: ours, unless the file says otherwise.
@@ -460,14 +459,7 @@ mod tests {
     use super::*;
 
     fn reported() -> dpdk_sys::Rss {
-        let mut rss = dpdk_sys::Rss {
-            key: [0x6d; 64],
-            key_len: 40,
-            table_len: 128,
-            table: [0; 2048],
-            hashes_ipv4: 1,
-            hashes_udp: 1,
-        };
+        let mut rss = dpdk_sys::Rss { key: [0x6d; 64], key_len: 40, table_len: 128, table: [0; 2048], hashes_udp: 1 };
         rss.table.iter_mut().zip([0, 1, 2, 3].into_iter().cycle()).for_each(|(entry, queue)| *entry = queue);
         rss
     }
@@ -477,11 +469,9 @@ mod tests {
         let table = [0, 1, 2, 3].repeat(32);
         let by_ports = Rss::new(&[0x6d; 40], &table, HashInput::AddressesAndPorts).ok();
         assert_eq!(believe(&reported(), 4), by_ports);
-        let by_addresses = Rss::new(&[0x6d; 40], &table, HashInput::Addresses).ok();
-        assert_eq!(believe(&dpdk_sys::Rss { hashes_udp: 0, ..reported() }, 4), by_addresses);
 
         for (what, rss, queues) in [
-            ("nothing is hashed", dpdk_sys::Rss { hashes_ipv4: 0, ..reported() }, 4),
+            ("ports are not hashed", dpdk_sys::Rss { hashes_udp: 0, ..reported() }, 4),
             ("a key of zeroes", dpdk_sys::Rss { key: [0; 64], ..reported() }, 4),
             ("no table", dpdk_sys::Rss { table_len: 0, ..reported() }, 4),
             ("one queue gets all", dpdk_sys::Rss { table: [0; 2048], ..reported() }, 4),

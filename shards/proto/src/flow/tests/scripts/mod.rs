@@ -15,11 +15,11 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::timestamps::stamp;
-use super::{
+use crate::congestion::Congestion;
+use crate::flow::timestamps::stamp;
+use crate::flow::{
     Birth, Event, Flow, Limits, MAX_MESSAGE_BYTES, Need, Piece, Reason, Role, Verdict, Violation, answer_unknown,
 };
-use crate::congestion::Congestion;
 use crate::seq::SeqNo;
 use crate::time::{Duration, Instant};
 use crate::wire::machnet::{Header, Kind, Position, Sack};

@@ -1,5 +1,5 @@
-//! Two flows over a pipe that loses, duplicates and reorders, with receivers that run out of buffers, renege and stop reading:
-//! everything arrives once and in order, every token comes back, and it ends in bounded virtual time.
+//! Two flows over a pipe that loses, duplicates and reorders, with receivers that run out of buffers, renege and stop
+//! reading: everything arrives once and in order, every token comes back, and it ends in bounded virtual time.
 //!
 //! A failure prints its seed; `SEED=n cargo test -p machnet-proto soak` runs that one alone.
 #![allow(clippy::cast_possible_truncation)] // small random numbers
@@ -10,8 +10,8 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Birth, Event, Flow, Limits, Need, Piece, Reason, Role, Verdict, answer_unknown};
 use crate::congestion::Congestion;
+use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Reason, Role, Verdict, answer_unknown};
 use crate::seq::SeqNo;
 use crate::time::{Duration, Instant};
 use crate::wire::machnet::{HEADER_BYTES, Header, Kind, Position, Sack};

@@ -1,0 +1,4 @@
+//! The flow as a whole.
+
+mod scripts;
+mod soak;
