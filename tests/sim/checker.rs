@@ -115,7 +115,10 @@ impl Checker {
     /// `send` took a message.
     pub(crate) fn sent(&mut self, side: SideId, len: usize) {
         let side = self.side_mut(side);
-        assert!(side.life == Life::Open && !side.close_called, "send took a message for a flow that is closed: {side:?}");
+        assert!(
+            side.life == Life::Open && !side.close_called,
+            "send took a message for a flow that is closed: {side:?}"
+        );
         side.sent.push(u32::try_from(len).expect("messages are short"));
     }
 
