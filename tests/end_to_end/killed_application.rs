@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::conversation::{Direction, await_opened, fill, is_as_filled};
 use crate::hosts::Program;
-use crate::pair::{NEVER, Pair, Site, kill, number};
+use crate::pair::{NEVER, Pair, RECEIVE_BUFFERS, Site, kill, number};
 use crate::times::{Times, kills};
 
 /// Where the application listens that is killed.
@@ -143,10 +143,11 @@ fn transmit_buffers(site: &mut Site, endpoint: &mut Endpoint, remote: &Site) -> 
     }
     drop(frozen);
     let mut heard = 0;
+    let never = Instant::now() + NEVER;
     while heard < buffers {
         match sink.recv_in_place().unwrap() {
             Some(_) => heard += 1,
-            None => continue,
+            None => assert!(Instant::now() < never, "{heard} of {buffers} messages arrived"),
         }
     }
     endpoint.close(flow);
@@ -167,8 +168,9 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
     let mut heir = pair.left.attach();
     heir.listen(pair.left.ip(), VICTIM + 1).unwrap();
     let is_idle = |status: &Value| number(status, "gauges", "flows") == 0 && number(status, "gauges", "channels") == 1;
-    let idle = [&pair.left, &pair.right].map(|site| site.await_status("a quiet start", is_idle));
-    let receive_buffers = idle.map(|status| number(&status, "gauges", "free_receive_buffers"));
+    for site in [&pair.left, &pair.right] {
+        site.await_status("a quiet start", is_idle);
+    }
 
     let mut free = Times::of("a port is free after its application was killed");
     let mut told = Times::of("the peer is told after what was published has arrived");
@@ -223,8 +225,8 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
             }
             (Some(published), None) => panic!("{published} messages were published and no flow was seen"),
         }
-        for (site, buffers) in [&pair.left, &pair.right].into_iter().zip(receive_buffers) {
-            let all_free = |status: &Value| number(status, "gauges", "free_receive_buffers") == buffers;
+        for site in [&pair.left, &pair.right] {
+            let all_free = |status: &Value| number(status, "gauges", "free_receive_buffers") == RECEIVE_BUFFERS;
             site.await_status("all receive buffers free", |status| is_idle(status) && all_free(status));
         }
     }

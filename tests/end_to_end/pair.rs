@@ -16,6 +16,9 @@ use crate::hosts::{Host, Hosts, Link, Program};
 /// Nothing that must happen takes this long, however busy the machine is: what does is a hang.
 pub(crate) const NEVER: Duration = Duration::from_secs(60);
 
+/// Receive buffers of a channel: 4 MiB of such that hold the payload of a full packet, 1,418 bytes, in cache lines.
+pub(crate) const RECEIVE_BUFFERS: u64 = (4 << 20) / 1418_u64.next_multiple_of(64);
+
 /// How long a daemon may take to answer `status`.
 const STATUS_WITHIN: Duration = Duration::from_secs(10);
 /// A daemon publishes its gauges when it has time; how often they are looked at.
