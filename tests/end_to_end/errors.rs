@@ -119,7 +119,10 @@ fn a_limit_is_an_error_that_names_it() {
     }
     one.close(flows[0]);
     for site in [left, right] {
-        site.await_status("one flow less", |status| number(status, "gauges", "flows") == 4);
+        // To its shard and to the coordinator, which hears of it from the shard.
+        site.await_status("one flow less", |status| {
+            number(status, "gauges", "flows") == 4 && status["flows"].as_array().is_some_and(|flows| flows.len() == 4)
+        });
     }
     connect(&mut one, left, right.at(PORT), 60_000).unwrap();
 }
