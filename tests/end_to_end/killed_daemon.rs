@@ -172,6 +172,13 @@ fn a_daemon_killed_at_any_moment_is_an_error_for_its_applications_and_a_reset_fo
         let forgotten = await_opened(&mut quiet, NEVER);
         let life = Duration::from_millis(dice.below(LIFE_MS) as u64);
         let applications = Applications::start(left, right.at(PORT));
+        // The peer knows of all of them before they begin: it will have five ends to tell of.
+        let never = Instant::now() + NEVER;
+        while peer.open.len() < ALL.len() {
+            assert!(Instant::now() < never, "only {} flows were opened", peer.open.len());
+            peer.turn();
+            peer.endpoint.wait(Some(Duration::from_millis(10))).unwrap();
+        }
         applications.ready.wait();
         let die_at = Instant::now() + life;
         while Instant::now() < die_at {
