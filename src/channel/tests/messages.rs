@@ -429,3 +429,63 @@ fn two_threads_send_and_receive_at_once() {
     sending.join().expect("no panic");
     echo.join().expect("no panic").assert_no_receive_buffer_lost();
 }
+
+#[test]
+fn events_never_take_the_slots_that_held_buffers_will_need() {
+    let (mut shard, mut app) = channel(small(4, 16));
+    for round in 0..3 {
+        for number in 0..16 {
+            shard.deliver(FLOW, &message(number, 64), 64);
+        }
+        // Now every buffer is with the application, and no slot is taken by any.
+        app.set_aside().expect("a whole channel");
+        let events = (0..1000).take_while(|_| shard.end.publish_silent(FLOW)).count();
+        shard.end.flush();
+        assert!((64..1000).contains(&events), "round {round}: {events}");
+        for number in 0..16 {
+            assert_eq!(recv(&mut app), Some(Got::Message(FLOW, message(number, 64))));
+        }
+        // They come back while the events still lie in the ring.
+        shard.end.poll_fill().expect("no violation");
+        for number in 0..shard.end.free_buffers() {
+            shard.deliver(FLOW, &message(number, 64), 64);
+        }
+        assert_eq!(shard.end.violation(), None);
+        while recv(&mut app).is_some() {}
+        shard.end.poll_fill().expect("no violation");
+        assert_eq!(shard.end.free_buffers(), 16);
+    }
+}
+
+#[test]
+fn commands_never_take_the_slots_that_held_buffers_will_need() {
+    let (mut shard, mut app) = channel(small(4, 4));
+    // More flows than the ring has slots.
+    let flows: Vec<_> = (0..200).map(FlowId).collect();
+    for &flow in &flows {
+        shard.open(flow, 64);
+        while recv(&mut app).is_some() {}
+    }
+    for number in 0..4 {
+        assert_eq!(send(&mut app, flows[0], &message(number, 64)), Ok(()));
+    }
+    // Now every buffer is with the shard, and no slot is taken by any.
+    let mut held = Vec::new();
+    assert_eq!(shard.take_and_hold(&mut held).map(|taken| taken.len()), Ok(4));
+    for &flow in &flows[1..] {
+        app.close_flow(flow).expect("a whole channel");
+    }
+    held.into_iter().for_each(|buffer| shard.end.complete(buffer));
+    shard.end.flush();
+    for number in 0..4 {
+        assert_eq!(send(&mut app, flows[0], &message(number, 64)), Ok(()));
+    }
+    let mut taken = Vec::new();
+    for _ in 0..4 {
+        taken.extend(shard.take().expect("no violation"));
+        assert_eq!(app.is_open(flows[0]), Ok(true));
+        assert_eq!(app.recv().map(|received| received.is_some()), Ok(false));
+    }
+    let messages = taken.iter().filter(|took| matches!(took, Took::Message(..))).count();
+    assert_eq!((messages, taken.len() - messages), (4, flows.len() - 1), "nothing was lost or overwritten");
+}
