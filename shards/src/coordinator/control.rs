@@ -216,7 +216,7 @@ impl Coordinator {
 
     /// Fails what applications wait for: the daemon stops.
     pub(super) fn refuse_waiting(&mut self, now: Instant) {
-        let waiting: Vec<_> = self.listeners.waiting().collect();
+        let waiting: Vec<_> = self.listeners.take_waiting().collect();
         for (connection, id) in waiting {
             self.fail(connection, id, ControlError::Stopping);
         }
