@@ -4,7 +4,8 @@
 //!
 //! # Two minutes
 //!
-//! A question and its answer. It needs a daemon on this host that owns 10.0.0.1, and one on another host that owns 10.0.0.2.
+//! A question and its answer. It needs a daemon on this host that owns 10.0.0.1, and one on another host that owns
+//! 10.0.0.2.
 //!
 //! ```no_run
 //! use machnet::{Endpoint, Event, Received};
@@ -63,24 +64,24 @@
 //!
 //! # What is promised
 //!
-//! * **In order, at most once.** The messages of a flow arrive complete, in the order of sending, and none arrives twice.
-//!   Between flows there is no order.
-//! * **Every message arrives, or the flow ends.** Loss, duplication, reordering and corruption on the network are repaired.
-//!   When the other host cannot be reached any more, or either application or either daemon dies, the flow ends with
-//!   [`Event::Closed`], which says why and how many messages the other host has acknowledged. Acknowledged means in the
-//!   other host's memory: whether its application read it, only its application can say.
+//! * **In order, at most once.** The messages of a flow arrive complete, in the order of sending, and none arrives
+//!   twice. Between flows there is no order.
+//! * **Every message arrives, or the flow ends.** Loss, duplication, reordering and corruption on the network are
+//!   repaired. When the other host cannot be reached any more, or either application or either daemon dies, the flow
+//!   ends with [`Event::Closed`], which says why and how many messages the other host has acknowledged. Acknowledged
+//!   means in the other host's memory: whether its application read it, only its application can say.
 //! * **A successful send is a promise to try.** The message is in shared memory; if this application ends then, even by
 //!   `kill -9`, its daemon still sends it for a while (a second, unless configured otherwise).
-//! * **Nobody waits without asking to.** [`Endpoint::send`] says at once when there is no room, [`Endpoint::recv`] when there is
-//!   nothing. A reader that does not read holds up its own flows and nobody else's.
+//! * **Nobody waits without asking to.** [`Endpoint::send`] says at once when there is no room, [`Endpoint::recv`] when
+//!   there is nothing. A reader that does not read holds up its own flows and nobody else's.
 //! * **A dead daemon is an error, never a hang.** Every call notices within 100 ms, also when an application only ever
 //!   calls `send` or only ever finds nothing in `recv`. What had been delivered before can still be received.
 //!
 //! # Threads and forks
 //!
-//! One [`Endpoint`] is for one thread at a time, and can move between threads; have one per thread, or [`split`](Endpoint::split) one
-//! between a thread that sends and a thread that receives. A forked child has nothing of its parent's endpoints and must not use
-//! them; it attaches for itself.
+//! One [`Endpoint`] is for one thread at a time, and can move between threads; have one per thread, or
+//! [`split`](Endpoint::split) one between a thread that sends and a thread that receives. A forked child has nothing of
+//! its parent's endpoints and must not use them; it attaches for itself.
 #![deny(unsafe_code)]
 
 pub mod channel;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use machnet::config::{Attachment, Config, ConfigError, CpuMask, Driver, Interface};
 use machnet::control::{Access, BindError, SOCKET_VARIABLE, Server};
@@ -14,6 +15,11 @@ use crate::nic::dpdk::{self, Dpdk, InterfacePlan, OpenError, Opened, Plan};
 
 /// The MTU of an interface that neither the configuration nor its device limits further.
 const DEFAULT_MTU_BYTES: u16 = 1500;
+
+/// How long a socket that somebody serves is tried again: a daemon that was killed listens until the kernel has closed its
+/// packet sockets one by one, which takes tens of milliseconds each.
+const SOCKET_WITHIN: Duration = Duration::from_secs(1);
+const SOCKET_RETRY: Duration = Duration::from_millis(50);
 
 /// Why the daemon did not start, or did not go on.
 #[derive(Debug)]
@@ -89,8 +95,7 @@ pub fn serve(config: &Config, socket: &Path) -> Result<(), LaunchError> {
     raise_open_files();
     try_executor().map_err(LaunchError::Executor)?;
     // Before any device is touched: a second daemon must not disturb the first.
-    let access = Access { mode: config.control.mode, group: config.control.group.clone() };
-    let server = Server::bind(socket, &access).map_err(LaunchError::Socket)?;
+    let server = bind(config, socket).map_err(LaunchError::Socket)?;
     let stop = stop_on_signals()?;
     let dpdk = Dpdk::start(&plans).map_err(|source| device(&plans[0], source))?;
     tracing::info!(version = Dpdk::version(), memory = %dpdk.memory(), "DPDK started");
@@ -139,6 +144,18 @@ pub fn check(config: &Config, socket: &Path) -> Check {
     let executor = try_executor();
     line(format!("io_uring_setup is {}", if executor.is_ok() { "allowed" } else { "not allowed" }));
     Check { text, verdict: executor.map_err(LaunchError::Executor) }
+}
+
+/// Binds the control socket; waits a little for a daemon that is about to be gone.
+fn bind(config: &Config, socket: &Path) -> Result<Server, BindError> {
+    let access = Access { mode: config.control.mode, group: config.control.group.clone() };
+    let deadline = Instant::now() + SOCKET_WITHIN;
+    loop {
+        match Server::bind(socket, &access) {
+            Err(BindError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(SOCKET_RETRY),
+            bound => return bound,
+        }
+    }
 }
 
 /// A signal that comes while the daemon starts stops it as soon as it has started.

@@ -89,9 +89,10 @@ enum Finding {
 }
 
 impl Watch {
-    /// `last_turn`: `None` while the shard is asleep of its own will.
+    /// `last_turn`: `None` while the shard is asleep of its own will, the clock's start before its first turn.
     fn look(&mut self, last_turn: Option<Instant>, now: Instant) -> Finding {
-        let stuck = last_turn.filter(|last_turn| now.saturating_since(*last_turn) >= STALE_AFTER);
+        let began = last_turn.filter(|last_turn| *last_turn > Instant::ZERO);
+        let stuck = began.filter(|last_turn| now.saturating_since(*last_turn) >= STALE_AFTER);
         let Some(last_turn) = stuck else {
             self.mentioned = None;
             return match self.stuck_since.take() {
@@ -117,6 +118,7 @@ mod tests {
         let mut watch = Watch::default();
         let start = Instant::from_nanos(1_000_000_000);
         let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(watch.look(Some(Instant::ZERO), at(5_000)), Finding::Fine, "not yet begun");
         assert_eq!(watch.look(Some(start), at(999)), Finding::Fine);
         assert_eq!(watch.look(None, at(5_000)), Finding::Fine, "asleep");
         assert_eq!(watch.look(Some(start), at(6_000)), Finding::Stuck { since: Duration::from_secs(6) });

@@ -15,8 +15,8 @@ use super::{AppHandles, Armed, Broken, FlowId, Geometry};
 /// The application's end of a channel.
 ///
 /// Sending and receiving never wait and make no system call, but for a bell when the shard sleeps. Who wants to wait
-/// *arms*, polls [`AppEnd::bell`] if the answer is [`Armed::Armed`], then calls [`AppEnd::drain_bell`] (after a wake) and
-/// [`AppEnd::disarm`], and looks again.
+/// *arms*, polls [`AppEnd::bell`] if the answer is [`Armed::Armed`], then calls [`AppEnd::drain_bell`] (after a wake)
+/// and [`AppEnd::disarm`], and looks again.
 #[derive(Debug)]
 pub struct AppEnd {
     sender: AppSender,
@@ -97,8 +97,8 @@ impl AppEnd {
         self.receiver.arm()
     }
 
-    /// Asks for the bell when as many buffers are free as the message needs that was last refused for want of room. May be
-    /// combined with [`AppEnd::arm`].
+    /// Asks for the bell when as many buffers are free as the message needs that was last refused for want of room. May
+    /// be combined with [`AppEnd::arm`].
     pub fn arm_room(&mut self) -> Result<Armed, Broken> {
         self.sender.arm_room()
     }

@@ -156,6 +156,10 @@ impl AppReceiver {
             Some(taken) => Some(taken),
             None => self.take()?,
         };
+        if let Some(Taken::Event(Received::Closed { flow, .. })) = next {
+            // Only now: until the application knows of the end, the name must not mean another flow.
+            self.halves.tell(News::Closed { flow });
+        }
         Ok(next.map(|taken| match taken {
             Taken::Message(flow, whole) => Received::Message { flow, message: Message { receiver: self, flow, whole } },
             Taken::Event(event) => event,
@@ -167,8 +171,9 @@ impl AppReceiver {
         Ok(!self.aside.is_empty() || self.rx.available().map_err(|_| Broken)? > 0)
     }
 
-    /// Takes what is in the ring now, to be received later: makes room for an event that found none, because the application
-    /// has not received for long. Messages keep their buffers as usual, so that a slow reader stays one.
+    /// Takes what is in the ring now, to be received later: makes room for an event that found none, because the
+    /// application has not received for long. Messages keep their buffers as usual, so that a slow reader stays
+    /// one.
     pub fn set_aside(&mut self) -> Result<(), Broken> {
         let end = self.rx.taken() + self.rx.available().map_err(|_| Broken)?;
         while self.rx.taken() < end
@@ -180,8 +185,8 @@ impl AppReceiver {
         Ok(())
     }
 
-    /// Tells the sending half of flows that are open although their `Opened` has not been received yet, because it waits
-    /// behind messages: after a connect, say.
+    /// Tells the sending half of flows that are open although their `Opened` has not been received yet, because it
+    /// waits behind messages: after a connect, say.
     pub fn look_ahead(&mut self) -> Result<(), Broken> {
         let from = self.looked_ahead.max(self.rx.taken());
         let end = self.rx.taken() + self.rx.available().map_err(|_| Broken)?;
@@ -222,7 +227,6 @@ impl AppReceiver {
                 Descriptor::Alive { flow } => Received::Alive { flow },
                 Descriptor::Closed { flow, reason, acknowledged_messages } => {
                     self.forget_partial(flow);
-                    self.halves.tell(News::Closed { flow });
                     Received::Closed { flow, reason, acknowledged_messages }
                 }
                 Descriptor::Close { .. } | Descriptor::Release { .. } | Descriptor::Ports { .. } => return Err(Broken),
@@ -368,8 +372,8 @@ impl AppReceiver {
         }
     }
 
-    /// Lets the shard see which descriptors were taken and which buffers are its own again; in this order, because the shard
-    /// relies on finding a free slot for every free buffer.
+    /// Lets the shard see which descriptors were taken and which buffers are its own again; in this order, because the
+    /// shard relies on finding a free slot for every free buffer.
     #[inline]
     fn publish_returned(&mut self) {
         self.rx.publish();
@@ -410,6 +414,11 @@ impl AppReceiver {
     /// the next look.
     pub fn drain_bell(&mut self) {
         self.halves.drain_bell(Half::Receiver);
+    }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn halves(&self) -> &Halves {
+        &self.halves
     }
 }
 

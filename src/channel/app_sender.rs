@@ -11,19 +11,20 @@ use super::descriptor::Descriptor;
 use super::halves::{Half, Halves, News, ShardSleep};
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
 use super::pool::Pool;
-use super::ring::{Consumer, Producer};
+use super::ring::{Consumer, Extras, Producer};
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Word};
 use super::{Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Position};
 
 /// The half of an application's end that sends messages and closes flows.
 ///
-/// It knows of a flow once the receiving half has read, or looked ahead to, its `Opened`. It is also the half that tells
-/// the shard that the end of a flow has been heard; it does so whenever one of its methods is called, so call
+/// It knows of a flow once the receiving half has read, or looked ahead to, its `Opened`. It is also the half that
+/// tells the shard that the end of a flow has been heard; it does so whenever one of its methods is called, so call
 /// [`AppSender::attend`] now and then in a program that only receives.
 #[derive(Debug)]
 pub struct AppSender {
     tx: Producer<DESCRIPTOR_WORDS>,
+    commands: Extras,
     completion: Consumer<INDEX_WORDS>,
     pool: Pool,
     /// Transmit buffers that are ours, the most recently used last.
@@ -81,6 +82,7 @@ impl AppSender {
         let layout = Layout::new(geometry);
         Self {
             tx: Producer::new(segment, &layout.tx),
+            commands: Extras::new(&layout.tx, geometry.tx_buffers()),
             completion: Consumer::new(segment, &layout.completion),
             pool: Pool::new(segment, layout.tx_pool_at, layout.buffer_bytes, geometry.tx_buffers()),
             free: (0..geometry.tx_buffers()).rev().collect(),
@@ -179,14 +181,14 @@ impl AppSender {
         }
     }
 
-    /// Pushes commands as long as they leave a slot for every free buffer: then a piece always finds room. (A buffer gets
-    /// free again only after the shard has taken its descriptor, which makes room for one more.)
+    /// Pushes commands as long as they leave a slot for every free buffer: then a piece always finds room. (A buffer
+    /// gets free again only after the shard has taken its descriptor, which makes room for one more.)
     fn push_commands(&mut self) -> Result<(), Broken> {
         while let Some(&command) = self.unsent.front() {
-            if !self.tx.has_room(self.free.len() as u64 + 1).map_err(|_| Broken)? {
+            if !self.commands.have_room(&mut self.tx, 1).map_err(|_| Broken)? {
                 break;
             }
-            self.tx.push(command.encode());
+            self.commands.push(&mut self.tx, command.encode());
             self.unsent.pop_front();
         }
         Ok(())
@@ -243,6 +245,11 @@ impl AppSender {
     /// the next look.
     pub fn drain_bell(&mut self) {
         self.halves.drain_bell(Half::Sender);
+    }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn halves(&self) -> &Halves {
+        &self.halves
     }
 }
 

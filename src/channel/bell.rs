@@ -31,8 +31,8 @@ pub(super) fn towards_app() -> io::Result<(Bell, OwnedFd)> {
     Ok((Bell(bell), ear))
 }
 
-/// A bell from the application to the shard. Both ends are open for reading *and* writing, so that neither's death troubles
-/// the other: no SIGPIPE for an application that rings a dead daemon, and no lasting hang-up in the shard's
+/// A bell from the application to the shard. Both ends are open for reading *and* writing, so that neither's death
+/// troubles the other: no SIGPIPE for an application that rings a dead daemon, and no lasting hang-up in the shard's
 /// epoll while it delivers what a dead application left.
 pub(super) fn towards_shard() -> io::Result<(Ear, OwnedFd)> {
     let (ear, bell) = new_pipe()?;

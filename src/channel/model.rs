@@ -148,7 +148,7 @@ impl Ear {
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        unimplemented!("a modelled bell has no descriptor")
+        panic!("a modelled bell has no descriptor")
     }
 
     /// Sleeps until the bell has been rung, as `poll` does.

@@ -6,6 +6,8 @@
 //! Who relies on whose index: a consumer checks what the producer says against the number of slots. A producer of
 //! `completion` or `fill` never looks at the consumer's index, because there are never more entries than buffers.
 
+use std::collections::VecDeque;
+
 use super::layout::RingLayout;
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Ordering, Word};
@@ -49,13 +51,7 @@ impl<const WORDS: usize> Producer<WORDS> {
         if self.mask + 1 - (self.tail - self.head_seen) >= entries {
             return Ok(true);
         }
-        // SYNC POINT: slots the consumer has read. Pairs with `Consumer::publish`.
-        let head = self.shared_head.load(Ordering::Acquire);
-        if head > self.published || self.tail - head > self.mask + 1 {
-            return Err(RanAway);
-        }
-        self.head_seen = head;
-        Ok(self.mask + 1 - (self.tail - head) >= entries)
+        Ok(self.mask + 1 - (self.tail - self.taken()?) >= entries)
     }
 
     /// Writes an entry, which the consumer does not see yet. The caller knows that there is room.
@@ -83,6 +79,55 @@ impl<const WORDS: usize> Producer<WORDS> {
     /// Entries published so far.
     pub(super) fn published(&self) -> u64 {
         self.published
+    }
+
+    /// Looks at the consumer's index: how many entries it has taken.
+    fn taken(&mut self) -> Result<u64, RanAway> {
+        // SYNC POINT: slots the consumer has read. Pairs with `Consumer::publish`.
+        let head = self.shared_head.load(Ordering::Acquire);
+        if head > self.published || self.tail - head > self.mask + 1 {
+            return Err(RanAway);
+        }
+        self.head_seen = head;
+        Ok(head)
+    }
+}
+
+/// Entries that come with no buffer: commands and events. They use only the slots beyond one for each buffer. To count
+/// free slots and buffers would not do, because a buffer whose entry has been taken has no slot at that moment and
+/// needs one when it comes back.
+#[derive(Debug)]
+pub(super) struct Extras {
+    /// The indices of those that may still be in the ring.
+    at: VecDeque<u64>,
+    most: usize,
+}
+
+impl Extras {
+    /// For a ring of this layout and the pool whose buffers its other entries name.
+    pub(super) fn new(layout: &RingLayout, buffers: u32) -> Self {
+        Self { at: VecDeque::new(), most: layout.slots - buffers as usize }
+    }
+
+    /// Whether `entries` more find room. Looks at the consumer's index only if they did not when it last looked.
+    pub(super) fn have_room<const WORDS: usize>(
+        &mut self,
+        ring: &mut Producer<WORDS>,
+        entries: usize,
+    ) -> Result<bool, RanAway> {
+        if self.at.len() + entries > self.most {
+            let taken = ring.taken()?;
+            while self.at.front().is_some_and(|&at| at < taken) {
+                self.at.pop_front();
+            }
+        }
+        Ok(self.at.len() + entries <= self.most)
+    }
+
+    /// Writes one for which there is room.
+    pub(super) fn push<const WORDS: usize>(&mut self, ring: &mut Producer<WORDS>, entry: [u64; WORDS]) {
+        self.at.push_back(ring.tail);
+        ring.push(entry);
     }
 }
 
@@ -151,7 +196,7 @@ impl<const WORDS: usize> Consumer<WORDS> {
     #[inline]
     pub(super) fn publish(&mut self) {
         if self.published != self.head {
-            // SYNC POINT: slots the consumer has read. Pairs with `Producer::has_room`.
+            // SYNC POINT: slots the consumer has read. Pairs with `Producer::taken`.
             self.shared_head.store(self.head, Ordering::Release);
             self.published = self.head;
         }

@@ -95,8 +95,9 @@ impl Segment {
     #[inline]
     pub(super) unsafe fn slice(&self, at: usize, len: usize) -> &[u8] {
         let from = self.reach(at, len);
-        // SAFETY: `from` is readable for `len` bytes, as `reach` asserted, and stays mapped as long as `self`; the bytes
-        // were initialised by the kernel (zero) or a writer; nobody writes them meanwhile, by this function's contract.
+        // SAFETY: `from` is readable for `len` bytes, as `reach` asserted, and stays mapped as long as `self`; the
+        // bytes were initialised by the kernel (zero) or a writer; nobody writes them meanwhile, by this
+        // function's contract.
         unsafe { std::slice::from_raw_parts(from.as_ptr(), len) }
     }
 
@@ -166,8 +167,9 @@ impl<T: ?Sized> Deref for Shared<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: made by `Shared::word` and `Shared::words` only, so the target lies in the mapping, is aligned, and holds words, for
-        // which every bit pattern is valid; the segment held beside it keeps the mapping; only shared references exist.
+        // SAFETY: made by `Shared::word` and `Shared::words` only, so the target lies in the mapping, is aligned, and
+        // holds words, for which every bit pattern is valid; the segment held beside it keeps the mapping; only
+        // shared references exist.
         unsafe { self.target.as_ref() }
     }
 }

@@ -8,7 +8,7 @@ use super::bell::{self, Bell, Ear};
 use super::descriptor::Descriptor;
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
 use super::pool::Pool;
-use super::ring::{Consumer, Producer, RanAway};
+use super::ring::{Consumer, Extras, Producer, RanAway};
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Ordering, Word, fence};
 use super::{AppHandles, Armed, FlowId, Geometry, Opened, Position};
@@ -23,6 +23,7 @@ pub struct ShardEnd {
     tx: Consumer<DESCRIPTOR_WORDS>,
     fill: Consumer<INDEX_WORDS>,
     rx: Producer<DESCRIPTOR_WORDS>,
+    events: Extras,
     completion: Producer<INDEX_WORDS>,
 
     tx_pool: Pool,
@@ -157,6 +158,7 @@ impl ShardEnd {
             tx: Consumer::new(segment, &layout.tx),
             fill: Consumer::new(segment, &layout.fill),
             rx: Producer::new(segment, &layout.rx),
+            events: Extras::new(&layout.rx, rx_buffers),
             completion: Producer::new(segment, &layout.completion),
             tx_pool: Pool::new(segment, layout.tx_pool_at, layout.buffer_bytes, tx_buffers),
             tx_held: vec![false; tx_buffers as usize].into(),
@@ -184,8 +186,8 @@ impl ShardEnd {
 
     // ---- From the application -------------------------------------------------------------------------------------
 
-    /// Takes what the application published until `into` is full to its capacity, and gives how much that was. On an error
-    /// `into` holds what was in order before it.
+    /// Takes what the application published until `into` is full to its capacity, and gives how much that was. On an
+    /// error `into` holds what was in order before it.
     pub fn poll_tx(&mut self, into: &mut Vec<FromApp>) -> Result<usize, Violation> {
         self.check()?;
         let before = into.len();
@@ -316,12 +318,13 @@ impl ShardEnd {
     // ---- To the application ---------------------------------------------------------------------------------------
 
     /// Publishes a piece of `len` bytes, the next in order of its flow; the application sees it after the next
-    /// [`ShardEnd::flush`]. There is room for every buffer, unless the application broke the rules: then the buffer goes back, and
-    /// the next poll says so.
+    /// [`ShardEnd::flush`]. There is room for every buffer, unless the application broke the rules: then the buffer
+    /// goes back, and the next poll says so.
     pub fn publish(&mut self, flow: FlowId, buffer: RxBuffer, len: u16, position: Position) {
         debug_assert!(len > 0 && self.rx_pool.fits(len), "the piece lies in its buffer");
         let RxBuffer(index) = buffer;
-        if !self.has_room(1) {
+        let room = self.rx.has_room(1);
+        if !self.follows_the_rules(room) {
             // An honest application has taken the descriptor of a buffer before it gives the buffer back.
             self.violation = self.violation.or(Some(Violation::RingRanAway));
             self.rx_free.push(index);
@@ -350,33 +353,32 @@ impl ShardEnd {
         self.publish_event(&[Descriptor::Alive { flow }])
     }
 
-    /// Publishes that a flow ended, and how many of the messages sent over it the peer has acknowledged; `false` if there is no
-    /// room now. Nothing more may be published for the flow; it is over when [`FromApp::Release`] answers.
+    /// Publishes that a flow ended, and how many of the messages sent over it the peer has acknowledged; `false` if
+    /// there is no room now. Nothing more may be published for the flow; it is over when [`FromApp::Release`]
+    /// answers.
     #[must_use]
     pub fn publish_closed(&mut self, flow: FlowId, reason: u16, acknowledged_messages: u64) -> bool {
         self.publish_event(&[Descriptor::Closed { flow, reason, acknowledged_messages }])
     }
 
-    /// Events leave a slot for every buffer that could still be published.
+    /// Events leave a slot for every buffer.
     fn publish_event(&mut self, slots: &[Descriptor]) -> bool {
-        let reserved = self.geometry.rx_buffers() as usize - self.rx_with_app_count;
-        if !self.has_room(slots.len() + reserved) {
+        let room = self.events.have_room(&mut self.rx, slots.len());
+        if !self.follows_the_rules(room) {
             return false;
         }
         for slot in slots {
-            self.rx.push(slot.encode());
+            self.events.push(&mut self.rx, slot.encode());
         }
         true
     }
 
-    fn has_room(&mut self, slots: usize) -> bool {
-        match self.rx.has_room(slots as u64) {
-            Ok(has_room) => has_room,
-            Err(ran_away) => {
-                self.violation = self.violation.or(Some(ran_away.into()));
-                false
-            }
-        }
+    /// Notes an index that ran away, which is as good as no room.
+    fn follows_the_rules(&mut self, room: Result<bool, RanAway>) -> bool {
+        room.unwrap_or_else(|ran_away| {
+            self.violation = self.violation.or(Some(ran_away.into()));
+            false
+        })
     }
 
     /// Lets the application see everything since the last flush, and wakes it if it sleeps and wants that.
@@ -414,8 +416,8 @@ impl ShardEnd {
         self.arm_for(false)
     }
 
-    /// Asks for the bell when the application publishes a descriptor in `tx` *or* gives back receive buffers: for a shard
-    /// with flows whose window is closed for want of them.
+    /// Asks for the bell when the application publishes a descriptor in `tx` *or* gives back receive buffers: for a
+    /// shard with flows whose window is closed for want of them.
     pub fn arm_wanting_buffers(&mut self) -> Armed {
         self.arm_for(true)
     }
@@ -445,9 +447,15 @@ impl ShardEnd {
         self.ear.fd()
     }
 
-    /// Makes [`ShardEnd::bell`] unreadable again. Call it after a wake, *before* [`ShardEnd::disarm`] and the next poll.
+    /// Makes [`ShardEnd::bell`] unreadable again. Call it after a wake, *before* [`ShardEnd::disarm`] and the next
+    /// poll.
     pub fn drain_bell(&mut self) {
         self.ear.drain();
+    }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn ear(&self) -> &Ear {
+        &self.ear
     }
 }
 

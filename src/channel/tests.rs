@@ -1,1 +1,183 @@
-//! Tests of the channel.
+//! Tests of the channel: what both ends promise each other.
+
+#[cfg(not(loom))]
+mod bells;
+#[cfg(not(loom))]
+mod death;
+#[cfg(not(loom))]
+mod hostile;
+#[cfg(not(loom))]
+mod messages;
+#[cfg(loom)]
+mod races;
+#[cfg(not(loom))]
+mod random;
+
+#[cfg(not(loom))]
+use both::*;
+
+#[cfg(not(loom))]
+mod both {
+    use std::collections::HashMap;
+    use std::io::IoSlice;
+    use std::net::Ipv4Addr;
+
+    use crate::channel::{
+        AppEnd, FlowId, FromApp, Geometry, Opened, Position, Received, SendError, ShardEnd, TxBuffer, Violation,
+    };
+
+    /// Descriptors the shard takes at a time.
+    const DESCRIPTORS: usize = 64;
+
+    pub(super) const FLOW: FlowId = FlowId(7);
+    pub(super) const OTHER: FlowId = FlowId(0xffff_fffe);
+
+    pub(super) fn channel(geometry: Geometry) -> (Shard, AppEnd) {
+        let (end, handles) = ShardEnd::create(geometry).expect("a channel");
+        let app = AppEnd::open(geometry, handles).expect("its other end");
+        (Shard::new(end), app)
+    }
+
+    pub(super) fn small(tx_buffers: u32, rx_buffers: u32) -> Geometry {
+        Geometry::from_parts(64, tx_buffers, rx_buffers).expect("good measures")
+    }
+
+    pub(super) fn opened(max_payload: u16) -> Opened {
+        Opened {
+            local_ip: Ipv4Addr::new(10, 0, 0, 1),
+            local_port: 50_000,
+            remote_ip: Ipv4Addr::new(10, 255, 0, 2),
+            remote_port: 888,
+            max_payload,
+            accepted: true,
+        }
+    }
+
+    /// Bytes that differ from message to message.
+    pub(super) fn message(seed: usize, bytes: usize) -> Vec<u8> {
+        (0..bytes).map(|at| (at.wrapping_mul(31) ^ at >> 8 ^ seed.wrapping_mul(97)).to_le_bytes()[0]).collect()
+    }
+
+    pub(super) fn send(app: &mut AppEnd, flow: FlowId, bytes: &[u8]) -> Result<(), SendError> {
+        app.send(flow, &[IoSlice::new(bytes)])
+    }
+
+    /// What was received, without the guards.
+    #[derive(Debug, PartialEq, Eq)]
+    pub(super) enum Got {
+        Opened(FlowId, Opened),
+        Message(FlowId, Vec<u8>),
+        Silent(FlowId),
+        Alive(FlowId),
+        Closed(FlowId, u16, u64),
+    }
+
+    pub(super) fn recv(app: &mut AppEnd) -> Option<Got> {
+        app.recv().expect("a whole channel").map(|received| match received {
+            Received::Opened { flow, opened } => Got::Opened(flow, opened),
+            Received::Message { flow, message } => {
+                let mut bytes = vec![0; message.len() + 1];
+                assert_eq!(message.copy_to(&mut bytes), message.len());
+                bytes.pop();
+                assert_eq!(message.slices().flatten().copied().collect::<Vec<u8>>(), bytes);
+                assert!(message.as_slice().is_none_or(|slice| slice == bytes));
+                Got::Message(flow, bytes)
+            }
+            Received::Silent { flow } => Got::Silent(flow),
+            Received::Alive { flow } => Got::Alive(flow),
+            Received::Closed { flow, reason, acknowledged_messages } => {
+                Got::Closed(flow, reason, acknowledged_messages)
+            }
+        })
+    }
+
+    /// What the shard took, with pieces put together.
+    #[derive(Debug, PartialEq, Eq)]
+    pub(super) enum Took {
+        Message(FlowId, Vec<u8>),
+        Close(FlowId),
+        Release(FlowId),
+    }
+
+    /// A shard's end, and the little that a shard does with it.
+    pub(super) struct Shard {
+        pub(super) end: ShardEnd,
+        partial: HashMap<FlowId, Vec<u8>>,
+    }
+
+    impl Shard {
+        pub(super) fn new(end: ShardEnd) -> Self {
+            Self { end, partial: HashMap::new() }
+        }
+
+        /// Takes everything, and completes the buffers.
+        pub(super) fn take(&mut self) -> Result<Vec<Took>, Violation> {
+            let mut held = Vec::new();
+            let all = self.take_and_hold(&mut held)?;
+            for buffer in held {
+                self.end.complete(buffer);
+            }
+            self.end.poll_fill()?;
+            self.end.flush();
+            Ok(all)
+        }
+
+        /// Takes everything, and keeps the buffers.
+        pub(super) fn take_and_hold(&mut self, held: &mut Vec<TxBuffer>) -> Result<Vec<Took>, Violation> {
+            let mut all = Vec::new();
+            let mut descriptors = Vec::with_capacity(DESCRIPTORS);
+            while self.end.poll_tx(&mut descriptors)? > 0 {
+                for descriptor in descriptors.drain(..) {
+                    match descriptor {
+                        FromApp::Piece { flow, buffer, len, first, last } => {
+                            let bytes = self.partial.entry(flow).or_default();
+                            assert_eq!(first, bytes.is_empty(), "pieces are in order");
+                            let from = bytes.len();
+                            bytes.resize(from + usize::from(len), 0);
+                            self.end.copy_from(&buffer, &mut bytes[from..]);
+                            if last {
+                                all.push(Took::Message(flow, self.partial.remove(&flow).expect("just added")));
+                            }
+                            held.push(buffer);
+                        }
+                        FromApp::Close { flow } => all.push(Took::Close(flow)),
+                        FromApp::Release { flow } => all.push(Took::Release(flow)),
+                    }
+                }
+            }
+            Ok(all)
+        }
+
+        pub(super) fn open(&mut self, flow: FlowId, max_payload: u16) {
+            assert!(self.end.publish_opened(flow, &opened(max_payload)), "there is room");
+            self.end.flush();
+        }
+
+        /// Publishes a message, if there are buffers; taking back those that were given back before each piece.
+        pub(super) fn deliver(&mut self, flow: FlowId, bytes: &[u8], max_payload: usize) {
+            let pieces = bytes.chunks(max_payload);
+            let count = pieces.len();
+            for (index, piece) in pieces.enumerate() {
+                self.deliver_piece(flow, piece, index == 0, index + 1 == count);
+            }
+            self.end.flush();
+        }
+
+        pub(super) fn deliver_piece(&mut self, flow: FlowId, piece: &[u8], first: bool, last: bool) {
+            let buffer = self.end.allocate().expect("a free buffer");
+            self.end.copy_to(&buffer, piece);
+            let len = u16::try_from(piece.len()).expect("a piece");
+            self.end.publish(flow, buffer, len, Position { first, last });
+        }
+
+        pub(super) fn has_partial(&self) -> bool {
+            !self.partial.is_empty()
+        }
+
+        /// Every receive buffer is free or with the application.
+        pub(super) fn assert_no_receive_buffer_lost(&self) {
+            let all = self.end.geometry().rx_buffers() as usize;
+            assert_eq!(self.end.free_buffers() + self.end.buffers_with_app(), all);
+        }
+    }
+}

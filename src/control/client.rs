@@ -111,7 +111,8 @@ impl AsFd for Client {
     }
 }
 
-/// Whether the other end of a control connection is still open, or has said something: one system call that never waits.
+/// Whether the other end of a control connection is still open, or has said something: one system call that never
+/// waits.
 pub fn is_open(socket: BorrowedFd<'_>) -> bool {
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     match socket::retry(|| rustix::net::recv(socket, &mut [0_u8; 1][..], flags)) {

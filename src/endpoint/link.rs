@@ -68,8 +68,8 @@ impl Watch {
         Self { link, next: Duration::ZERO }
     }
 
-    /// Asks the kernel if the last time is [`LOOK_EVERY`] ago. Otherwise it costs reading a clock that is as coarse as the
-    /// kernel's tick and takes a few nanoseconds.
+    /// Asks the kernel if the last time is [`LOOK_EVERY`] ago. Otherwise it costs reading a clock that is as coarse as
+    /// the kernel's tick and takes a few nanoseconds.
     #[inline]
     pub(super) fn glance(&mut self) -> Result<(), Disconnected> {
         let Timespec { tv_sec, tv_nsec } = rustix::time::clock_gettime(ClockId::MonotonicCoarse);

@@ -4,13 +4,11 @@ mod daemon;
 mod link;
 mod received;
 mod split;
-#[cfg(test)]
-mod tests;
 mod wait;
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -29,8 +27,8 @@ pub use split::{Receiver, Sender};
 
 /// An application's attachment to the daemon of its host. See the [crate] for what it promises.
 ///
-/// Dropping it, or the end of the process in any way, gives everything back: what was sent is still delivered for a while,
-/// flows are closed, ports are free.
+/// Dropping it, or the end of the process in any way, gives everything back: what was sent is still delivered for a
+/// while, flows are closed, ports are free.
 #[derive(Debug)]
 pub struct Endpoint {
     daemon: Daemon,
@@ -88,7 +86,8 @@ impl Endpoint {
         &self.addresses
     }
 
-    /// Accepts flows to `ip` and `port` from now on: they appear as [`Event::Opened`]. Port 0 takes a free one; gives the port.
+    /// Accepts flows to `ip` and `port` from now on: they appear as [`Event::Opened`]. Port 0 takes a free one; gives
+    /// the port.
     ///
     /// # Errors
     /// [`ListenError`]: somebody else listens there, or the daemon does not own the address.
@@ -112,8 +111,8 @@ impl Endpoint {
         }
     }
 
-    /// Opens a flow from the daemon's address `local_ip` to `remote`, where somebody must listen. Waits for the other host:
-    /// less than a millisecond, usually.
+    /// Opens a flow from the daemon's address `local_ip` to `remote`, where somebody must listen. Waits for the other
+    /// host: less than a millisecond, usually.
     ///
     /// # Errors
     /// [`ConnectError`]: nobody listens there, the other host does not answer, or the daemon does not own the address.
@@ -171,12 +170,12 @@ impl Endpoint {
         }
     }
 
-    /// Receives the next message into `buffer`, or the next event, if there is one; never waits. Messages and events come in the
-    /// order in which they happened to a flow.
+    /// Receives the next message into `buffer`, or the next event, if there is one; never waits. Messages and events
+    /// come in the order in which they happened to a flow.
     ///
     /// # Errors
-    /// [`RecvError::BufferTooSmall`]: the message stays the next one. [`RecvError::Disconnected`] once all that the daemon
-    /// had delivered has been received.
+    /// [`RecvError::BufferTooSmall`]: the message stays the next one. [`RecvError::Disconnected`] once all that the
+    /// daemon had delivered has been received.
     pub fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<Received>, RecvError> {
         received::copy_out(self.recv_in_place()?, buffer)
     }
@@ -193,8 +192,9 @@ impl Endpoint {
         }
     }
 
-    /// Waits until there is something to receive (true), or the time is up or a signal came (false). `None` waits without an
-    /// end. Gives way for a short spell, then sleeps. True may be early: only a part of a long message is there.
+    /// Waits until there is something to receive (true), or the time is up or a signal came (false). `None` waits
+    /// without an end. Gives way for a short spell, then sleeps. True may be early: only a part of a long message is
+    /// there.
     ///
     /// # Errors
     /// [`Disconnected`].
@@ -202,9 +202,9 @@ impl Endpoint {
         self.waiter.wait(&mut self.channels, Want::INPUT, timeout)
     }
 
-    /// Waits until the message fits that was refused last with [`SendError::NoRoom`] (true), or the time is up or a signal came
-    /// (false). Two endpoints that only ever wait for room may wait for each other: receive in between, or use
-    /// [`Endpoint::wait_either`].
+    /// Waits until the message fits that was refused last with [`SendError::NoRoom`] (true), or the time is up or a
+    /// signal came (false). Two endpoints that only ever wait for room may wait for each other: receive in between, or
+    /// use [`Endpoint::wait_either`].
     ///
     /// # Errors
     /// [`Disconnected`].
@@ -221,8 +221,8 @@ impl Endpoint {
     }
 
     /// Asks for a wake-up through [`Endpoint::as_raw_fd`]: true if there is something to receive already. Otherwise the
-    /// descriptor becomes readable when there is, or when the daemon is gone. Call it before *every* sleep, as epoll loops and
-    /// async runtimes do; calls in between do no harm.
+    /// descriptor becomes readable when there is, or when the daemon is gone. Call it before *every* sleep, as epoll
+    /// loops and async runtimes do; calls in between do no harm.
     ///
     /// # Errors
     /// [`Disconnected`].
@@ -230,7 +230,8 @@ impl Endpoint {
         self.waiter.prepare(&mut self.channels, Want::INPUT)
     }
 
-    /// Closes a flow: what was sent on it is still delivered, and [`Event::Closed`] follows. Nothing if it is closed already.
+    /// Closes a flow: what was sent on it is still delivered, and [`Event::Closed`] follows. Nothing if it is closed
+    /// already.
     pub fn close(&mut self, flow: Flow) {
         if let Some(end) = self.channels.get_mut(usize::from(flow.channel)) {
             // A broken channel is an error of the next call; its flows are closed either way.
@@ -243,7 +244,8 @@ impl Endpoint {
         self.flows.get(&flow).copied()
     }
 
-    /// Divides the endpoint between a thread that sends and a thread that receives. Listen and connect before: neither half can.
+    /// Divides the endpoint between a thread that sends and a thread that receives. Listen and connect before: neither
+    /// half can.
     ///
     /// # Errors
     /// The host's, when this process has no descriptor left; the endpoint is then given back to the daemon.
@@ -286,10 +288,18 @@ impl Endpoint {
     }
 }
 
-/// The descriptor for `poll`, epoll and async runtimes; it means something after [`Endpoint::arm`]. It is for waiting only.
+/// The descriptor for `poll`, epoll and async runtimes; it means something after [`Endpoint::arm`]. It is for waiting
+/// only.
+impl AsFd for Endpoint {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waiter.as_fd()
+    }
+}
+
+/// The same for those who want a number.
 impl AsRawFd for Endpoint {
     fn as_raw_fd(&self) -> RawFd {
-        self.waiter.as_raw_fd()
+        self.waiter.as_fd().as_raw_fd()
     }
 }
 

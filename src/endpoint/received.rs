@@ -43,8 +43,8 @@ pub enum Event {
         flow: Flow,
         /// Why it ended.
         reason: CloseReason,
-        /// How many of the messages sent on it the other host has acknowledged, counted from the first. Those have reached
-        /// the other host; whether its application has read them is not known. Of the others nothing is known.
+        /// How many of the messages sent on it the other host has acknowledged, counted from the first. Those have
+        /// reached the other host; whether its application has read them is not known. Of the others nothing is known.
         acknowledged_messages: u64,
     },
     /// The other host has not answered for some seconds. It may come back.
@@ -114,7 +114,8 @@ impl Message<'_> {
         self.message.len()
     }
 
-    /// All of it as one slice: copied together if it lies in several buffers, which one of more than a packet's payload may.
+    /// All of it as one slice: copied together if it lies in several buffers, which one of more than a packet's payload
+    /// may.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self.message.as_slice() {
             Some(bytes) => Cow::Borrowed(bytes),
@@ -162,7 +163,8 @@ impl Source for AppReceiver {
     }
 }
 
-/// Takes the next message or event of any channel, and begins with the next channel the next time, so that none is starved.
+/// Takes the next message or event of any channel, and begins with the next channel the next time, so that none is
+/// starved.
 pub(super) fn next_delivery<'a, S: Source>(
     channels: &'a mut [S],
     begin: &mut usize,

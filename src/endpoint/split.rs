@@ -1,7 +1,7 @@
 //! An endpoint divided between two threads.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use super::wait::{Waiter, Want};
 use crate::channel::{AppEnd, AppReceiver, AppSender, Broken};
 use crate::error::{Disconnected, RecvError, SendError};
 
-/// The half of an [`Endpoint`](crate::Endpoint) that sends. A flow can be used here as soon as the other half has received its
-/// [`Event::Opened`](crate::Event::Opened); those that were connected before the split at once.
+/// The half of an [`Endpoint`](crate::Endpoint) that sends. A flow can be used here as soon as the other half has
+/// received its [`Event::Opened`](crate::Event::Opened); those that were connected before the split at once.
 #[derive(Debug)]
 pub struct Sender {
     channels: Vec<AppSender>,
@@ -88,8 +88,8 @@ impl Sender {
         }
     }
 
-    /// Lets the daemon know of the ends of flows that the other half has received. Every other method does it, too: call
-    /// it now and then if this half has nothing to send.
+    /// Lets the daemon know of the ends of flows that the other half has received. Every other method does it, too:
+    /// call it now and then if this half has nothing to send.
     ///
     /// # Errors
     /// [`Disconnected`].
@@ -143,8 +143,15 @@ impl Receiver {
 }
 
 /// As the endpoint's: it means something after [`Receiver::arm`].
+impl AsFd for Receiver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waiter.as_fd()
+    }
+}
+
+/// The same for those who want a number.
 impl AsRawFd for Receiver {
     fn as_raw_fd(&self) -> RawFd {
-        self.waiter.as_raw_fd()
+        self.waiter.as_fd().as_raw_fd()
     }
 }

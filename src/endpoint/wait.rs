@@ -3,7 +3,7 @@
 //! Application and daemon often share cores. Giving way to the other (`sched_yield`) for some rounds answers as fast as
 //! spinning does, and a sleep after that leaves an idle machine idle; a sleep at once costs several times the latency.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ impl Waiter {
         }
     }
 
-    /// Prepares a sleep on [`Waiter::as_raw_fd`]: true if what is wanted is there already, and nothing is armed.
+    /// Prepares a sleep on [`Waiter::as_fd`]: true if what is wanted is there already, and nothing is armed.
     pub(super) fn prepare<E: Sleeper>(&self, ends: &mut [E], want: Want) -> Result<bool, Disconnected> {
         // What rang since the last sleep would end the next one at once. An interrupted look is as good as none.
         let _ = self.hear(ends, Some(Duration::ZERO));
@@ -161,9 +161,9 @@ impl Waiter {
     }
 }
 
-impl AsRawFd for Waiter {
-    fn as_raw_fd(&self) -> RawFd {
-        self.epoll.as_raw_fd()
+impl AsFd for Waiter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
     }
 }
 

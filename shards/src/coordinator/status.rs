@@ -14,6 +14,7 @@ const MAX_FLOWS: usize = 20_000;
 impl Coordinator {
     /// The daemon as it is now: one JSON document, whose keys are stable.
     pub(super) fn status(&self, now: Instant) -> Value {
+        let endpoints = self.endpoints.iter().filter_map(|(id, endpoint)| self.endpoint(id, endpoint));
         let (ending_channels, ending_bytes) = self.endpoints.ending();
         json!({
             "daemon": {
@@ -25,7 +26,7 @@ impl Coordinator {
             },
             "interfaces": self.links.iter().map(interface).collect::<Vec<_>>(),
             "shards": (0..).zip(&self.entries).map(|(id, _)| self.shard(ShardId(id))).collect::<Vec<_>>(),
-            "endpoints": self.endpoints.iter().filter_map(|(id, endpoint)| self.endpoint(id, endpoint)).collect::<Vec<_>>(),
+            "endpoints": endpoints.collect::<Vec<_>>(),
             "listeners": self.listeners().collect::<Vec<_>>(),
             "flows": self.flows(),
             "control": {

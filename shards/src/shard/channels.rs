@@ -302,6 +302,16 @@ impl Channel {
         self.end.free_buffers() >= self.receive_buffers / 4
     }
 
+    /// Whether events wait for room in the ring, which comes when the application reads: without a sound.
+    pub(super) fn has_unpublished(&self) -> bool {
+        self.stage == Stage::Open && !self.unpublished.is_empty()
+    }
+
+    /// Whether buffers that the application gives back are of use at once: flows wait for them, or will soon.
+    pub(super) fn wants_buffers(&self) -> bool {
+        self.stage == Stage::Open && (!self.starved.is_empty() || !self.has_room_again())
+    }
+
     pub(super) fn free_buffers(&self) -> usize {
         self.end.free_buffers()
     }
@@ -322,7 +332,7 @@ impl Channel {
         if !self.unpublished.is_empty() {
             return false;
         }
-        let armed = if self.starved.is_empty() { self.end.arm() } else { self.end.arm_wanting_buffers() };
+        let armed = if self.wants_buffers() { self.end.arm_wanting_buffers() } else { self.end.arm() };
         match armed {
             Armed::Armed => {
                 self.heat = Heat::Cold;

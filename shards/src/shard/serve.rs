@@ -122,6 +122,11 @@ impl<Q: NicQueue> Shard<Q> {
             entry.is_starved = true;
             channel.starved.push(id);
         }
+        if channel.wants_buffers() && !channel.is_hot() {
+            // It was armed when there were enough: nobody would ring for those that are given back from now on.
+            channel.warm();
+            self.hot.push(entry.slot);
+        }
         entry.flow.grant(grant);
         let to_ourselves = entry.key.remote_ip == self.settings.ip;
         let mut sent = 0;
@@ -243,6 +248,10 @@ impl<Q: NicQueue> Shard<Q> {
         for slot in self.dirty.drain(..) {
             if let Some(channel) = self.channels[slot].as_mut() {
                 channel.flush();
+                if channel.has_unpublished() && !channel.is_hot() {
+                    channel.warm();
+                    self.hot.push(slot);
+                }
             }
         }
     }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use machnet::{Delivery, Endpoint, Event, Flow, SendError};
 
-use crate::Run;
 use crate::args::Args;
 use crate::meter::Meter;
 use crate::pattern::{Pattern, Tag};
+use crate::{Run, note, result};
 
 /// How long nothing may arrive while answers are missing: longer than a daemon takes to give a silent host up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -93,7 +93,7 @@ impl Client<'_> {
             let sent = self.fill_window()?;
             let received = self.take_answers()?;
             if let Some(line) = self.meter.line(now) {
-                println!("{line}");
+                result(line);
             }
             if self.left == 0 && self.in_flight() == 0 {
                 return Ok(());
@@ -168,8 +168,8 @@ impl Client<'_> {
                 return Ok(Arrival::Answer { tag: Tag::of(&message), intact });
             }
             Delivery::Event(Event::Closed { reason, .. }) => return Err(format!("the flow ended: {reason}")),
-            Delivery::Event(Event::Silent { .. }) => eprintln!("The other host is silent."),
-            Delivery::Event(Event::Alive { .. }) => eprintln!("The other host is back."),
+            Delivery::Event(Event::Silent { .. }) => note("The other host is silent."),
+            Delivery::Event(Event::Alive { .. }) => note("The other host is back."),
             Delivery::Event(_) => {}
         }
         Ok(Arrival::Event)

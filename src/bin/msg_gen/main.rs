@@ -6,6 +6,8 @@ mod meter;
 mod pattern;
 mod server;
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,9 +32,9 @@ fn main() -> ExitCode {
         None => server::run(&args, attached, &run, &mut meter),
     };
     let totals = meter.totals(Instant::now());
-    println!("{totals}");
+    result(totals);
     if args.json {
-        println!("{}", json(&args, totals));
+        result(json(&args, totals));
     }
     match end {
         Err(error) => failed(&error),
@@ -57,8 +59,18 @@ fn json(args: &Args, totals: Totals) -> String {
 }
 
 fn failed(error: &str) -> ExitCode {
-    eprintln!("msg_gen: {error}");
+    note(format_args!("msg_gen: {error}"));
     ExitCode::FAILURE
+}
+
+/// A line on stdout. Nobody reading it any more is no reason to stop measuring.
+fn result(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// The same on stderr, for people only.
+fn note(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Whether the user still wants us to run.

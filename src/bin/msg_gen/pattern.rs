@@ -5,8 +5,8 @@
 //!   │ slot   │ turn   │ byte i is i mod 256 ...     │     little-endian
 //! ```
 //!
-//! Machnet's own msg_gen writes the slot into all eight bytes and its server gives all eight back, so both sides work with
-//! either. The turn tells an answer from one that came twice.
+//! Machnet's own msg_gen writes the slot into all eight bytes and its server gives all eight back, so both sides work
+//! with either. The turn tells an answer from one that came twice.
 
 use std::io::IoSlice;
 

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use machnet::{Delivery, Endpoint, Event, Flow, SendError};
 
-use crate::Run;
 use crate::args::Args;
 use crate::meter::Meter;
 use crate::pattern::{Pattern, Tag};
+use crate::{Run, note, result};
 
 /// How often a server whose answer has no room looks whether it shall end.
 const ROOM_STEP: Duration = Duration::from_millis(100);
@@ -42,7 +42,7 @@ pub(crate) fn run(
     let port = endpoint
         .listen(local_ip, args.local_port)
         .map_err(|error| format!("cannot listen on {local_ip}:{}: {error}", args.local_port))?;
-    eprintln!("Listening on {local_ip}:{port}.");
+    note(format_args!("Listening on {local_ip}:{port}."));
     let end = args.duration.map(|duration| Instant::now() + duration);
     Server { args, run, meter, endpoint, pattern: Pattern::default(), end }.answer_until_the_end()
 }
@@ -53,7 +53,7 @@ impl Server<'_> {
         while left > 0 && !self.is_over() {
             let now = Instant::now();
             if let Some(line) = self.meter.line(now) {
-                println!("{line}");
+                result(line);
             }
             if let Some(answer) = self.next_request()? {
                 self.send(&answer)?;
@@ -87,8 +87,8 @@ impl Server<'_> {
                         None => self.meter.errors(1),
                     }
                 }
-                Delivery::Event(Event::Opened { tuple, .. }) => eprintln!("{} has connected.", tuple.remote),
-                Delivery::Event(Event::Closed { reason, .. }) => eprintln!("A flow has ended: {reason}."),
+                Delivery::Event(Event::Opened { tuple, .. }) => note(format_args!("{} has connected.", tuple.remote)),
+                Delivery::Event(Event::Closed { reason, .. }) => note(format_args!("A flow has ended: {reason}.")),
                 Delivery::Event(_) => {}
             }
         }

@@ -1,0 +1,176 @@
+//! Bells and arming: who is woken, by what, and how often.
+
+use std::io::IoSlice;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::*;
+use crate::channel::{Armed, SendError};
+
+/// Long enough for a lost wake-up to be one.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn events(bell: BorrowedFd<'_>, patience: Duration) -> PollFlags {
+    let mut fds = [PollFd::from_borrowed_fd(bell, PollFlags::IN)];
+    let timeout = Timespec::try_from(patience).expect("a short time");
+    poll(&mut fds, Some(&timeout)).expect("polled");
+    fds[0].revents()
+}
+
+fn rang(bell: BorrowedFd<'_>) -> bool {
+    events(bell, Duration::ZERO).contains(PollFlags::IN)
+}
+
+#[test]
+fn a_shard_that_is_awake_is_never_rung() {
+    let (mut shard, mut app) = channel(small(4, 16));
+    shard.open(FLOW, 64);
+    assert_eq!(send(&mut app, FLOW, &[1]), Ok(()));
+    assert!(!rang(shard.end.bell()));
+}
+
+#[test]
+fn an_armed_shard_is_rung_once_for_descriptors() {
+    let (mut shard, mut app) = channel(small(4, 16));
+    shard.open(FLOW, 64);
+    for _ in 0..2 {
+        assert_eq!(shard.end.arm(), Armed::Armed);
+        assert!(!rang(shard.end.bell()));
+        assert_eq!(send(&mut app, FLOW, &[1]), Ok(()));
+        assert!(rang(shard.end.bell()));
+        shard.end.drain_bell();
+        assert_eq!(send(&mut app, FLOW, &[2]), Ok(()));
+        assert!(!rang(shard.end.bell()), "one arming, one ring");
+        assert_eq!(shard.end.arm(), Armed::Ready, "there is something to take");
+        let took = [Took::Message(FLOW, vec![1]), Took::Message(FLOW, vec![2])];
+        assert_eq!(shard.take(), Ok(took.into()));
+    }
+}
+
+#[test]
+fn buffers_given_back_ring_only_a_shard_that_wants_them() {
+    for wants_buffers in [false, true] {
+        let (mut shard, mut app) = channel(small(4, 16));
+        shard.deliver(FLOW, &[1], 64);
+        let armed = if wants_buffers { shard.end.arm_wanting_buffers() } else { shard.end.arm() };
+        assert_eq!(armed, Armed::Armed);
+        assert_eq!(recv(&mut app), Some(Got::Message(FLOW, vec![1])));
+        assert_eq!(recv(&mut app), None);
+        assert_eq!(rang(shard.end.bell()), wants_buffers);
+        assert_eq!(shard.end.arm(), Armed::Armed);
+        assert_eq!(shard.end.arm_wanting_buffers(), Armed::Ready);
+    }
+}
+
+#[test]
+fn an_armed_application_is_rung_once_for_what_arrives_and_not_for_buffers() {
+    let (mut shard, mut app) = channel(small(4, 16));
+    shard.open(FLOW, 64);
+    assert!(!rang(app.bell()), "it is awake");
+    assert_eq!(app.arm(), Ok(Armed::Ready));
+    assert!(recv(&mut app).is_some());
+    assert_eq!(send(&mut app, FLOW, &[1]), Ok(()));
+    assert_eq!(app.arm(), Ok(Armed::Armed));
+    assert!(shard.take().is_ok());
+    assert!(!rang(app.bell()), "a completion is no input");
+    shard.deliver(FLOW, &[1], 64);
+    assert!(rang(app.bell()));
+    app.drain_bell();
+    shard.deliver(FLOW, &[2], 64);
+    assert!(!rang(app.bell()), "it is awake again");
+    assert_eq!(recv(&mut app), Some(Got::Message(FLOW, vec![1])));
+    assert_eq!(recv(&mut app), Some(Got::Message(FLOW, vec![2])));
+}
+
+#[test]
+fn who_waits_for_room_is_rung_when_there_is_enough() {
+    let (mut shard, mut app) = channel(small(4, 16));
+    shard.open(FLOW, 64);
+    assert_eq!(app.arm_room(), Ok(Armed::Ready), "everything is free");
+    for _ in 0..4 {
+        assert_eq!(send(&mut app, FLOW, &[1]), Ok(()));
+    }
+    assert_eq!(send(&mut app, FLOW, &[2; 129]), Err(SendError::NoRoom));
+    let mut held = Vec::new();
+    assert_eq!(shard.take_and_hold(&mut held).map(|took| took.len()), Ok(4));
+    assert_eq!(app.arm_room(), Ok(Armed::Armed));
+    for enough in [false, false, true] {
+        assert!(!rang(app.bell()));
+        shard.end.complete(held.pop().expect("four were held"));
+        shard.end.flush();
+        assert_eq!(rang(app.bell()), enough);
+    }
+    app.drain_bell();
+    assert_eq!(app.arm_room(), Ok(Armed::Ready));
+    assert_eq!(send(&mut app, FLOW, &[2; 129]), Ok(()));
+}
+
+#[test]
+fn the_end_of_one_side_is_seen_by_the_application_only() {
+    let (shard, app) = channel(small(4, 16));
+    drop(app);
+    assert_eq!(events(shard.end.bell(), Duration::ZERO), PollFlags::empty(), "the control socket tells the daemon");
+    let (mut shard, mut app) = channel(small(4, 16));
+    shard.open(FLOW, 64);
+    assert_eq!(shard.end.arm(), Armed::Armed);
+    drop(shard);
+    assert!(events(app.bell(), Duration::ZERO).contains(PollFlags::HUP));
+    assert_eq!(send(&mut app, FLOW, &[1]), Ok(()), "the pipe to a dead daemon is still a pipe");
+}
+
+#[test]
+fn halves_that_sleep_on_one_bell_are_both_woken() {
+    const ROUNDS: u32 = 2_000;
+    let (mut shard, mut app) = channel(small(2, 16));
+    shard.open(FLOW, 64);
+    assert!(recv(&mut app).is_some());
+    let (mut sender, mut receiver) = app.split();
+    let sending = std::thread::spawn(move || {
+        for round in 0..ROUNDS {
+            while sender.send(FLOW, &[IoSlice::new(&round.to_le_bytes())]) == Err(SendError::NoRoom) {
+                if sender.arm_room() == Ok(Armed::Armed) {
+                    assert!(events(sender.bell(), PATIENCE).contains(PollFlags::IN), "lost wake-up of the sender");
+                    sender.drain_bell();
+                }
+                sender.disarm_room();
+            }
+        }
+        sender
+    });
+    let receiving = std::thread::spawn(move || {
+        let mut received = 0;
+        while received < ROUNDS {
+            if receiver.recv().expect("a whole channel").is_some() {
+                received += 1;
+                continue;
+            }
+            if receiver.arm() == Ok(Armed::Armed) {
+                assert!(events(receiver.bell(), PATIENCE).contains(PollFlags::IN), "lost wake-up of the receiver");
+                receiver.drain_bell();
+            }
+            receiver.disarm();
+        }
+        receiver
+    });
+    let mut echoed = 0;
+    while echoed < ROUNDS {
+        for took in shard.take().expect("no violation") {
+            let Took::Message(flow, bytes) = took else { panic!("only messages") };
+            while shard.end.free_buffers() == 0 {
+                shard.end.poll_fill().expect("no violation");
+                std::thread::yield_now();
+            }
+            shard.deliver(flow, &bytes, 64);
+            echoed += 1;
+        }
+        if echoed < ROUNDS && shard.end.arm() == Armed::Armed {
+            assert!(events(shard.end.bell(), PATIENCE).contains(PollFlags::IN), "lost wake-up of the shard");
+            shard.end.drain_bell();
+        }
+        shard.end.disarm();
+    }
+    sending.join().expect("no panic");
+    receiving.join().expect("no panic");
+}

@@ -1,0 +1,235 @@
+//! An application that writes whatever it likes into the segment, between and during the shard's calls.
+#![allow(clippy::cast_possible_truncation)] // of random numbers below a small bound
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering as O};
+
+use super::*;
+use crate::channel::descriptor::Descriptor;
+use crate::channel::layout::{Layout, RingLayout, WORD_BYTES};
+use crate::channel::segment::{Segment, Shared};
+use crate::channel::sync::{Arc, Ordering, Word};
+use crate::channel::{FlowId, FromApp, Geometry, Position, RxBuffer, ShardEnd, TxBuffer, Violation};
+
+/// xorshift64*, so that a failing seed can be run again.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// A second mapping of the segment, with no rules.
+struct Vandal {
+    layout: Layout,
+    words: Shared<[Word]>,
+    random: Random,
+}
+
+impl Vandal {
+    fn new(geometry: &Geometry, segment: &Arc<Segment>, seed: u64) -> Self {
+        let layout = Layout::new(geometry);
+        let words = Shared::words(segment, 0, layout.segment_bytes / WORD_BYTES);
+        Self { layout, words, random: Random::new(seed) }
+    }
+
+    fn write(&mut self, at: usize, value: u64) {
+        self.words[at / WORD_BYTES].store(value, Ordering::Relaxed);
+    }
+
+    fn read(&self, at: usize) -> u64 {
+        self.words[at / WORD_BYTES].load(Ordering::Relaxed)
+    }
+
+    /// Anything, anywhere.
+    fn scribble(&mut self) {
+        let at = self.random.below(self.words.len() as u64) as usize;
+        let value = self.random.next() >> self.random.below(64);
+        self.words[at].store(value, Ordering::Relaxed);
+    }
+
+    /// A slot that will be looked at soon.
+    fn near_the_tail(&mut self, ring: RingLayout) -> usize {
+        let ahead = self.read(ring.tail_at).wrapping_add(self.random.below(4));
+        (ahead % ring.slots as u64) as usize
+    }
+
+    /// By how much an index moves: a little, or as it likes.
+    fn step(&mut self) -> u64 {
+        if self.random.below(32) == 0 { self.random.next() >> self.random.below(64) } else { self.random.below(3) }
+    }
+
+    /// Something that looks right until one looks twice.
+    fn deceive(&mut self) {
+        let (tx, fill) = (self.layout.tx, self.layout.fill);
+        let some = |random: &mut Random| random.below(12) as u32;
+        let buffer = some(&mut self.random);
+        let piece = Descriptor::Piece {
+            flow: FlowId(some(&mut self.random)),
+            buffer,
+            len: self.random.below(70) as u16,
+            position: Position { first: self.random.below(2) == 0, last: self.random.below(2) == 0 },
+        };
+        let descriptor = match self.random.below(8) {
+            0 => Descriptor::Close { flow: FLOW },
+            1 => Descriptor::Release { flow: FLOW },
+            2 => Descriptor::Closed { flow: FLOW, reason: 0, acknowledged_messages: 0 },
+            _ => piece,
+        };
+        match self.random.below(6) {
+            0 => {
+                let ahead = self.step().wrapping_add(self.read(tx.tail_at));
+                self.write(tx.tail_at, ahead);
+            }
+            1 => {
+                let ahead = self.step().wrapping_add(self.read(fill.tail_at));
+                self.write(fill.tail_at, ahead);
+            }
+            2 => {
+                let head = self.random.below(40).wrapping_add(self.read(self.layout.rx.head_at));
+                self.write(self.layout.rx.head_at, head);
+            }
+            3 => {
+                let slot = self.near_the_tail(fill);
+                self.write(fill.slots_at + slot * WORD_BYTES, u64::from(buffer));
+            }
+            _ => {
+                let slot = self.near_the_tail(tx);
+                let [head, body] = descriptor.encode();
+                self.write(tx.slots_at + slot * 2 * WORD_BYTES, head);
+                self.write(tx.slots_at + (slot * 2 + 1) * WORD_BYTES, body);
+            }
+        }
+    }
+}
+
+/// A shard's end, used in every way in random order.
+struct Victim {
+    end: ShardEnd,
+    transmit: Vec<TxBuffer>,
+    receive: Vec<RxBuffer>,
+    random: Random,
+}
+
+impl Victim {
+    fn act(&mut self) -> Result<(), Violation> {
+        match self.random.below(10) {
+            0..=2 => {
+                let mut descriptors = Vec::with_capacity(4);
+                let polled = self.end.poll_tx(&mut descriptors);
+                for descriptor in descriptors {
+                    if let FromApp::Piece { buffer, len, .. } = descriptor {
+                        let mut bytes = [0; 64];
+                        self.end.copy_from(&buffer, &mut bytes[..usize::from(len)]);
+                        self.transmit.push(buffer);
+                    }
+                }
+                polled?;
+            }
+            3..=4 => {
+                self.end.poll_fill()?;
+            }
+            5 => self.transmit.drain(..).for_each(|buffer| self.end.complete(buffer)),
+            6 => self.receive.extend(self.end.allocate()),
+            7 => {
+                if let Some(buffer) = self.receive.pop() {
+                    self.end.copy_to(&buffer, &[1; 64]);
+                    self.end.publish(FLOW, buffer, 64, Position { first: true, last: true });
+                }
+            }
+            8 => {
+                let _ = self.end.publish_opened(FLOW, &opened(64));
+                let _ = self.end.publish_closed(FLOW, 1, 2);
+            }
+            _ => {
+                let _ = self.end.arm_wanting_buffers();
+                self.end.flush();
+                self.end.drain_bell();
+                self.end.disarm();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever happened, the shard's own accounts are right.
+    fn assert_accounts(&self) {
+        assert_eq!(self.end.tx_buffers_held(), self.transmit.len());
+        let all = self.end.geometry().rx_buffers() as usize;
+        assert_eq!(self.end.free_buffers() + self.receive.len() + self.end.buffers_with_app(), all);
+    }
+}
+
+fn victim_and_vandal(seed: u64) -> (Victim, Vandal) {
+    let geometry = small(8, 8);
+    let (end, handles) = ShardEnd::create(geometry).expect("a channel");
+    let segment = Arc::new(Segment::open(handles.segment.as_fd(), &Layout::new(&geometry)).expect("mapped again"));
+    let victim = Victim { end, transmit: Vec::new(), receive: Vec::new(), random: Random::new(seed) };
+    (victim, Vandal::new(&geometry, &segment, !seed))
+}
+
+#[test]
+fn whatever_lies_in_the_segment_the_shard_says_what_is_wrong_and_goes_on() {
+    let mut violations = HashSet::new();
+    for seed in 0..2_000 {
+        let (mut victim, mut vandal) = victim_and_vandal(seed);
+        for _ in 0..200 {
+            match vandal.random.below(40) {
+                0 => vandal.scribble(),
+                1..=20 => vandal.deceive(),
+                _ => {}
+            }
+            if let Err(violation) = victim.act() {
+                violations.insert(violation);
+                assert_eq!(victim.end.violation(), Some(violation), "seed {seed}: it stays broken");
+            }
+            victim.assert_accounts();
+        }
+    }
+    for violation in [
+        Violation::BufferOutOfRange,
+        Violation::BufferNotOwned,
+        Violation::LengthTooLarge,
+        Violation::EmptyPiece,
+        Violation::RingRanAway,
+        Violation::UnknownKind,
+    ] {
+        assert!(violations.contains(&violation), "{violation:?} was never found: the test does not try it");
+    }
+}
+
+#[test]
+fn an_application_that_writes_while_the_shard_reads_changes_nothing_that_was_checked() {
+    static OVER: AtomicBool = AtomicBool::new(false);
+    let writing: Vec<_> = (0..8)
+        .map(|seed| {
+            let (mut victim, mut vandal) = victim_and_vandal(seed);
+            let writing = std::thread::spawn(move || {
+                while !OVER.load(O::Relaxed) {
+                    vandal.deceive();
+                }
+            });
+            for _ in 0..5_000 {
+                let _ = victim.act();
+                victim.assert_accounts();
+            }
+            writing
+        })
+        .collect();
+    OVER.store(true, O::Relaxed);
+    for thread in writing {
+        thread.join().expect("no panic");
+    }
+}

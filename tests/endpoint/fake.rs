@@ -1,0 +1,407 @@
+//! A daemon without a network: flows between the endpoints attached to it, relayed piece by piece. One thread, no
+//! protocol, the real control socket and the real channels.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use machnet::channel::{FlowId, FromApp, Geometry, Opened, Position, ShardEnd, TxBuffer};
+use machnet::control::message::{ChannelGeometry, ControlError, Numbered, Reply, Request, VERSION};
+use machnet::control::{Access, Connection, Incoming, Server};
+
+/// The daemon's only address.
+pub(crate) const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+/// Ports with a behaviour of their own when somebody connects.
+pub(crate) const TIMES_OUT: u16 = 65_000;
+pub(crate) const ANSWERS_ANOTHER: u16 = 65_001;
+pub(crate) const NAMES_NO_CHANNEL: u16 = 65_002;
+
+/// Bytes of a piece.
+const PAYLOAD: u16 = 1000;
+
+/// Which message the daemon does something to, counted from 1; 0 for none.
+#[derive(Default)]
+struct Mischief {
+    stalls: AtomicBool,
+    corrupts: AtomicU32,
+    drops: AtomicU32,
+}
+
+pub(crate) struct FakeDaemon {
+    directory: PathBuf,
+    stops: Arc<AtomicBool>,
+    mischief: Arc<Mischief>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeDaemon {
+    /// Two shards and the usual pools.
+    pub(crate) fn start(test: &str) -> Self {
+        Self::start_with(test, 2, Geometry::for_payload(PAYLOAD, Geometry::TX_BYTES, Geometry::RX_BYTES))
+    }
+
+    pub(crate) fn start_with(test: &str, shards: u16, geometry: Geometry) -> Self {
+        let directory = std::env::temp_dir().join(format!("machnet-endpoint-{}-{test}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let server = Server::bind(&directory.join("ctrl.sock"), &Access::default()).unwrap();
+        let (stops, mischief) = (Arc::<AtomicBool>::default(), Arc::<Mischief>::default());
+        let relay = Relay {
+            server,
+            mischief: mischief.clone(),
+            shards,
+            geometry,
+            apps: BTreeMap::new(),
+            next_app: 0,
+            next_flow: 1,
+            listeners: HashMap::new(),
+            sides: HashMap::new(),
+            messages: 0,
+        };
+        let thread = std::thread::spawn({
+            let stops = stops.clone();
+            move || relay.run(&stops)
+        });
+        Self { directory, stops, mischief, thread: Some(thread) }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.join("ctrl.sock")
+    }
+
+    /// Ends it as a kill does: everything closes at once, nobody is told.
+    pub(crate) fn kill(&mut self) {
+        self.stops.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the daemon's own assertions hold");
+        }
+    }
+
+    /// Stops, or goes on, moving pieces; requests are answered either way.
+    pub(crate) fn stall(&self, stalls: bool) {
+        self.mischief.stalls.store(stalls, Ordering::Relaxed);
+    }
+
+    /// Changes a byte of the `nth` message from the beginning.
+    pub(crate) fn corrupt(&self, nth: u32) {
+        self.mischief.corrupts.store(nth, Ordering::Relaxed);
+    }
+
+    /// Loses the `nth` message from the beginning, which must be one piece.
+    pub(crate) fn lose(&self, nth: u32) {
+        self.mischief.drops.store(nth, Ordering::Relaxed);
+    }
+}
+
+impl Drop for FakeDaemon {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+struct App {
+    connection: Connection,
+    channels: Vec<ShardEnd>,
+}
+
+/// One end of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Place {
+    app: u32,
+    channel: usize,
+    flow: FlowId,
+}
+
+/// What one end has sent and the other has not got.
+struct Side {
+    peer: Place,
+    pieces: VecDeque<(TxBuffer, u16, Position)>,
+    closes: bool,
+    acknowledged: u64,
+    /// The event that found no room yet.
+    opened: Option<Opened>,
+    /// The same for the last event: the reason.
+    finished: Option<u16>,
+}
+
+struct Relay {
+    server: Server,
+    mischief: Arc<Mischief>,
+    shards: u16,
+    geometry: Geometry,
+    apps: BTreeMap<u32, App>,
+    next_app: u32,
+    next_flow: u32,
+    listeners: HashMap<u16, u32>,
+    sides: HashMap<Place, Side>,
+    messages: u32,
+}
+
+impl Relay {
+    fn run(mut self, stops: &AtomicBool) {
+        while !stops.load(Ordering::Relaxed) {
+            if !self.turn() {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+    }
+
+    /// Whether there was anything to do.
+    fn turn(&mut self) -> bool {
+        let mut worked = false;
+        // Without descriptors it goes on without the application, as a daemon does.
+        while let Ok(Some(connection)) = self.server.accept() {
+            self.apps.insert(self.next_app, App { connection, channels: Vec::new() });
+            self.next_app += 1;
+        }
+        for app in self.apps.keys().copied().collect::<Vec<_>>() {
+            loop {
+                match self.apps.get_mut(&app).expect("it is there").connection.receive() {
+                    Incoming::Request(request) => self.answer(app, request),
+                    Incoming::Malformed(error) => self.reply(app, 0, Reply::Failed { error }),
+                    Incoming::Nothing => break,
+                    Incoming::Closed => {
+                        self.forget(app);
+                        break;
+                    }
+                }
+                worked = true;
+            }
+        }
+        if !self.mischief.stalls.load(Ordering::Relaxed) {
+            worked |= self.take_from_apps();
+            worked |= self.relay();
+            self.apps.values_mut().flat_map(|app| &mut app.channels).for_each(ShardEnd::flush);
+        }
+        worked
+    }
+
+    fn reply(&mut self, app: u32, id: u32, body: Reply) {
+        // An application that is gone is noticed by the next receive.
+        let _ = self.apps[&app].connection.send(&Numbered { id, body }, &[]);
+    }
+
+    fn answer(&mut self, app: u32, Numbered { id, body }: Numbered<Request>) {
+        let wrong_address = ControlError::NoSuchAddress(vec![IP]);
+        let answer = match body {
+            Request::Attach { version: VERSION, .. } => {
+                Ok(Reply::Attached { daemon: "fake".into(), addresses: vec![IP] })
+            }
+            Request::Attach { .. } => Err(ControlError::WrongVersion(VERSION)),
+            Request::Listen { ip, .. } if ip != IP => Err(wrong_address),
+            Request::Listen { port, .. } if self.listeners.contains_key(&port) => Err(ControlError::AddressInUse),
+            Request::Listen { port, .. } => {
+                let port = if port == 0 { 40_000 } else { port };
+                self.grant(app, id);
+                self.listeners.insert(port, app);
+                Ok(Reply::Listening { port })
+            }
+            Request::Unlisten { port, .. } => match self.listeners.get(&port) {
+                Some(owner) if *owner == app => {
+                    self.listeners.remove(&port);
+                    Ok(Reply::Unlistened {})
+                }
+                _ => Err(ControlError::NotListening),
+            },
+            Request::Connect { local_ip, .. } if local_ip != IP => Err(wrong_address),
+            Request::Connect { shard: Some(shard), .. } if shard >= self.shards => {
+                Err(ControlError::NoSuchShard(self.shards))
+            }
+            Request::Connect { remote_port: TIMES_OUT, .. } => Err(ControlError::TimedOut),
+            Request::Connect { remote_port: ANSWERS_ANOTHER, .. } => {
+                return self.reply(app, id + 1, Reply::Unlistened {});
+            }
+            Request::Connect { remote_port: NAMES_NO_CHANNEL, .. } => {
+                Ok(Reply::Connected { channel: 99, flow: 1, local_port: 1 })
+            }
+            Request::Connect { remote_port, shard, .. } => match self.listeners.get(&remote_port).copied() {
+                None => Err(ControlError::Refused),
+                Some(listener) => {
+                    self.grant(app, id);
+                    Ok(self.connect(app, listener, remote_port, shard))
+                }
+            },
+            Request::Status {} => Err(ControlError::NotAllowed("this is only a test".into())),
+        };
+        self.reply(app, id, answer.unwrap_or_else(|error| Reply::Failed { error }));
+    }
+
+    /// Gives an application its channels, if it has none.
+    fn grant(&mut self, app: u32, id: u32) {
+        let app = self.apps.get_mut(&app).expect("it is there");
+        if !app.channels.is_empty() {
+            return;
+        }
+        for index in 0..self.shards {
+            let (end, handles) = ShardEnd::create(self.geometry).unwrap();
+            let geometry = ChannelGeometry {
+                buffer_bytes: self.geometry.buffer_bytes(),
+                tx_buffers: self.geometry.tx_buffers(),
+                rx_buffers: self.geometry.rx_buffers(),
+            };
+            let reply = Numbered { id, body: Reply::Channel { index, ip: IP, shard: index, geometry } };
+            let fds = [handles.segment.as_fd(), handles.bell_in.as_fd(), handles.bell_out.as_fd()];
+            let _ = app.connection.send(&reply, &fds);
+            app.channels.push(end);
+        }
+    }
+
+    fn connect(&mut self, connecter: u32, listener: u32, remote_port: u16, shard: Option<u16>) -> Reply {
+        let flow = self.next_flow;
+        self.next_flow += 2;
+        let number = u16::try_from(flow / 2).expect("a test has some thousand flows");
+        let (channel, local_port) = (shard.unwrap_or(number % self.shards), 30_000 + number);
+        let near = Place { app: connecter, channel: channel.into(), flow: FlowId(flow) };
+        let far = Place { app: listener, channel: channel.into(), flow: FlowId(flow + 1) };
+        for (place, peer, local_port, remote_port, accepted) in
+            [(near, far, local_port, remote_port, false), (far, near, remote_port, local_port, true)]
+        {
+            let opened =
+                Opened { local_ip: IP, local_port, remote_ip: IP, remote_port, max_payload: PAYLOAD, accepted };
+            let (pieces, opened) = (VecDeque::new(), Some(opened));
+            self.sides.insert(place, Side { peer, pieces, closes: false, acknowledged: 0, opened, finished: None });
+        }
+        Reply::Connected { channel, flow, local_port }
+    }
+
+    /// An application is gone: its flows end at the other side, too.
+    fn forget(&mut self, app: u32) {
+        self.apps.remove(&app);
+        self.listeners.retain(|_, owner| *owner != app);
+        let gone: Vec<_> = self.sides.extract_if(|place, _| place.app == app).collect();
+        for (_, side) in gone {
+            self.finish(side.peer, 2);
+        }
+    }
+
+    /// One end of a flow hears that it is over as soon as there is room.
+    fn finish(&mut self, place: Place, reason: u16) {
+        if let Some(side) = self.sides.get_mut(&place) {
+            side.finished = Some(reason);
+            for (buffer, ..) in std::mem::take(&mut side.pieces) {
+                self.end(place).complete(buffer);
+            }
+        }
+    }
+
+    fn end(&mut self, place: Place) -> &mut ShardEnd {
+        &mut self.apps.get_mut(&place.app).expect("it is there").channels[place.channel]
+    }
+
+    fn take_from_apps(&mut self) -> bool {
+        let mut taken = Vec::with_capacity(64);
+        let mut worked = false;
+        for (&app, state) in &mut self.apps {
+            for (channel, end) in state.channels.iter_mut().enumerate() {
+                end.poll_fill().expect("the library keeps the rules");
+                worked |= end.poll_tx(&mut taken).expect("the library keeps the rules") > 0;
+                for what in taken.drain(..) {
+                    let side = self.sides.get_mut(&Place { app, channel, flow: what.flow() });
+                    match (what, side) {
+                        (FromApp::Piece { buffer, len, first, last, .. }, Some(side)) => {
+                            side.pieces.push_back((buffer, len, Position { first, last }));
+                        }
+                        (FromApp::Piece { buffer, .. }, None) => end.complete(buffer),
+                        (FromApp::Close { .. }, Some(side)) => side.closes = true,
+                        (FromApp::Close { .. } | FromApp::Release { .. }, _) => {}
+                    }
+                }
+            }
+        }
+        worked
+    }
+
+    fn relay(&mut self) -> bool {
+        let mut worked = false;
+        for place in self.sides.keys().copied().collect::<Vec<_>>() {
+            worked |= self.open(place);
+            worked |= self.move_pieces(place);
+            worked |= self.close(place);
+        }
+        worked
+    }
+
+    fn open(&mut self, place: Place) -> bool {
+        let Some(opened) = self.sides.get_mut(&place).and_then(|side| side.opened.take()) else {
+            return false;
+        };
+        let published = self.end(place).publish_opened(place.flow, &opened);
+        if !published {
+            self.sides.get_mut(&place).expect("it was there").opened = Some(opened);
+        }
+        published
+    }
+
+    fn move_pieces(&mut self, place: Place) -> bool {
+        let mut worked = false;
+        loop {
+            let Some(side) = self.sides.get_mut(&place) else { return worked };
+            let peer = side.peer;
+            let ready = !side.pieces.is_empty() && self.sides.get(&peer).is_some_and(|peer| peer.opened.is_none());
+            if !ready {
+                return worked;
+            }
+            let Some(to) = self.end(peer).allocate() else { return worked };
+            let side = self.sides.get_mut(&place).expect("it was there");
+            let (buffer, len, position) = side.pieces.pop_front().expect("it has one");
+            side.acknowledged += u64::from(position.last);
+            self.messages += u32::from(position.last);
+            let mut payload = vec![0; usize::from(len)];
+            self.end(place).copy_from(&buffer, &mut payload);
+            self.end(place).complete(buffer);
+            worked = true;
+            if position.last && self.messages == self.mischief.drops.load(Ordering::Relaxed) {
+                self.end(peer).give_back(to);
+                continue;
+            }
+            if position.last && self.messages == self.mischief.corrupts.load(Ordering::Relaxed) {
+                *payload.last_mut().expect("no piece is empty") ^= 1;
+            }
+            let end = self.end(peer);
+            end.copy_to(&to, &payload);
+            end.publish(peer.flow, to, len, position);
+        }
+    }
+
+    fn close(&mut self, place: Place) -> bool {
+        let Some(side) = self.sides.get(&place) else { return false };
+        let (peer, acknowledged) = (side.peer, side.acknowledged);
+        if let Some(reason) = side.finished {
+            let told = self.end(place).publish_closed(place.flow, reason, acknowledged);
+            if told {
+                self.sides.remove(&place);
+            }
+            return told;
+        }
+        let over = side.closes && side.pieces.is_empty();
+        if over {
+            self.finish(place, 1);
+            self.finish(peer, 1);
+        }
+        over
+    }
+}
+
+/// Whether something happens within some seconds.
+pub(crate) fn eventually(mut happens: impl FnMut() -> bool) -> bool {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while std::time::Instant::now() < deadline {
+        if happens() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    false
+}
+
+/// A socket path with nobody behind it.
+pub(crate) fn no_daemon() -> &'static Path {
+    Path::new("/nonexistent/ctrl.sock")
+}

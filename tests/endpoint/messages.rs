@@ -1,0 +1,225 @@
+//! Messages and events as an application sees them.
+
+use std::collections::HashMap;
+use std::io::IoSlice;
+use std::net::SocketAddrV4;
+use std::time::{Duration, Instant};
+
+use machnet::channel::Geometry;
+use machnet::{
+    CloseReason, ConnectOptions, Delivery, Endpoint, Event, Flow, MAX_MESSAGE_BYTES, Received, RecvError, SendError,
+};
+
+use crate::fake::{FakeDaemon, IP};
+
+pub(crate) fn attach(daemon: &FakeDaemon) -> Endpoint {
+    Endpoint::attach_to(&daemon.socket()).unwrap()
+}
+
+/// An endpoint that listens, one that has connected to it, and the flow at both ends.
+pub(crate) fn pair(daemon: &FakeDaemon) -> (Endpoint, Flow, Endpoint, Flow) {
+    let (mut near, mut far) = (attach(daemon), attach(daemon));
+    far.listen(IP, 888).unwrap();
+    let flow = near.connect(IP, SocketAddrV4::new(IP, 888)).unwrap();
+    assert!(matches!(next(&mut near), Owned::Event(Event::Opened { accepted: false, .. })));
+    let Owned::Event(Event::Opened { flow: accepted, accepted: true, .. }) = next(&mut far) else {
+        panic!("the first event of a flow is that it opens");
+    };
+    (near, flow, far, accepted)
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Owned {
+    Message(Flow, Vec<u8>),
+    Event(Event),
+}
+
+/// Waits for what is next.
+pub(crate) fn next(endpoint: &mut Endpoint) -> Owned {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(delivery) = endpoint.recv_in_place().unwrap() {
+            return match delivery {
+                Delivery::Message(message) => Owned::Message(message.flow(), message.bytes().into_owned()),
+                Delivery::Event(event) => Owned::Event(event),
+            };
+        }
+        assert!(Instant::now() < deadline, "nothing came");
+        endpoint.wait(Some(Duration::from_secs(1))).unwrap();
+    }
+}
+
+/// Bytes that differ from place to place and from message to message.
+fn bytes(size: usize, message: usize) -> Vec<u8> {
+    (0..size).map(|i| (i * 31 + i / 1000 + message).to_le_bytes()[0]).collect()
+}
+
+#[test]
+fn messages_of_every_size_arrive_as_they_were_sent() {
+    let daemon = FakeDaemon::start("sizes");
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    for size in [1, 999, 1000, 1001, 64 << 10, 1 << 20, MAX_MESSAGE_BYTES - 1, MAX_MESSAGE_BYTES] {
+        let sent = bytes(size, 7);
+        near.send(flow, &sent).unwrap();
+        assert!(next(&mut far) == Owned::Message(accepted, sent), "{size}");
+        far.send_vectored(accepted, &[IoSlice::new(b"g"), IoSlice::new(b""), IoSlice::new(b"ot it")]).unwrap();
+        assert_eq!(next(&mut near), Owned::Message(flow, b"got it".into()));
+    }
+}
+
+#[test]
+fn sizes_that_no_message_has_are_refused_and_nothing_is_sent() {
+    let daemon = FakeDaemon::start("refused");
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    assert_eq!(near.send(flow, b""), Err(SendError::Empty));
+    assert_eq!(near.send_vectored(flow, &[]), Err(SendError::Empty));
+    assert_eq!(near.send(flow, &vec![0; MAX_MESSAGE_BYTES + 1]), Err(SendError::TooLong));
+    near.send(flow, b"first").unwrap();
+    assert_eq!(next(&mut far), Owned::Message(accepted, b"first".into()));
+}
+
+#[test]
+fn a_buffer_too_small_costs_no_message() {
+    let daemon = FakeDaemon::start("small");
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    let long = bytes(5000, 1);
+    near.send(flow, &long).unwrap();
+    near.send(flow, b"short").unwrap();
+    let mut buffer = vec![0; 5000];
+    let mut received = Ok(None);
+    while received == Ok(None) {
+        received = far.recv(&mut buffer[..4999]);
+    }
+    assert_eq!(received, Err(RecvError::BufferTooSmall(5000)));
+    assert_eq!(far.wait(Some(Duration::ZERO)), Ok(true), "it is still there");
+    assert_eq!(far.recv(&mut buffer), Ok(Some(Received::Message { flow: accepted, len: 5000 })));
+    assert_eq!(buffer, long);
+    assert_eq!(next(&mut far), Owned::Message(accepted, b"short".into()));
+}
+
+#[test]
+fn a_flow_tells_of_its_beginning_and_its_end() {
+    let daemon = FakeDaemon::start("events");
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    let (here, there) = (near.tuple(flow).unwrap(), far.tuple(accepted).unwrap());
+    assert_eq!((here.local, here.remote), (there.remote, there.local));
+    assert_eq!(here.remote, SocketAddrV4::new(IP, 888));
+
+    for _ in 0..3 {
+        near.send(flow, b"one of three").unwrap();
+    }
+    near.close(flow);
+    assert_eq!(near.send(flow, b"too late"), Err(SendError::Closed));
+    near.close(flow);
+    for _ in 0..3 {
+        assert_eq!(next(&mut far), Owned::Message(accepted, b"one of three".into()));
+    }
+    let closed = |flow, acknowledged_messages| {
+        Owned::Event(Event::Closed { flow, reason: CloseReason::Closed, acknowledged_messages })
+    };
+    assert_eq!(next(&mut far), closed(accepted, 0));
+    assert_eq!(next(&mut near), closed(flow, 3));
+    assert_eq!((near.tuple(flow), far.tuple(accepted)), (None, None));
+    assert_eq!(far.send(accepted, b"too late"), Err(SendError::Closed));
+}
+
+#[test]
+fn the_end_of_an_application_ends_its_flows_at_the_other_side() {
+    let daemon = FakeDaemon::start("gone");
+    let (near, _, mut far, accepted) = pair(&daemon);
+    drop(near);
+    let Owned::Event(Event::Closed { flow, reason, .. }) = next(&mut far) else { panic!("it ends") };
+    assert_eq!((flow, reason), (accepted, CloseReason::AppGone));
+}
+
+#[test]
+fn a_flow_lives_where_it_was_asked_to() {
+    let daemon = FakeDaemon::start("shard");
+    let mut endpoint = attach(&daemon);
+    endpoint.listen(IP, 888).unwrap();
+    let mut messages = HashMap::new();
+    for shard in [1, 0, 1] {
+        let options = ConnectOptions { shard: Some(shard), ..Default::default() };
+        let flow = endpoint.connect_with(IP, SocketAddrV4::new(IP, 888), options).unwrap();
+        endpoint.send(flow, &shard.to_le_bytes()).unwrap();
+        *messages.entry(shard.to_le_bytes().to_vec()).or_insert(0) += 1;
+    }
+    // Its own listener accepts: six events, three messages, and no channel keeps the other from its turn.
+    for _ in 0..9 {
+        if let Owned::Message(_, message) = next(&mut endpoint) {
+            *messages.get_mut(&message).unwrap() -= 1;
+        }
+    }
+    assert!(messages.values().all(|left| *left == 0), "{messages:?}");
+}
+
+#[test]
+fn thousand_flows_open_although_nobody_receives_meanwhile() {
+    // A pool so small that the ring has no room for a thousand events.
+    let daemon = FakeDaemon::start_with("thousand", 1, Geometry::for_payload(1000, 12 << 20, 1 << 16));
+    let (mut near, mut far) = (attach(&daemon), attach(&daemon));
+    far.listen(IP, 888).unwrap();
+    let flows: Vec<_> = (0..1000).map(|_| near.connect(IP, SocketAddrV4::new(IP, 888)).unwrap()).collect();
+    for (i, &flow) in flows.iter().enumerate() {
+        near.send(flow, format!("{i}").as_bytes()).unwrap();
+    }
+    let (mut opened, mut received) = (0, 0);
+    while received < flows.len() {
+        match next(&mut far) {
+            Owned::Message(..) => received += 1,
+            Owned::Event(Event::Opened { .. }) => opened += 1,
+            Owned::Event(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(opened, flows.len());
+    for &flow in &flows {
+        assert!(matches!(next(&mut near), Owned::Event(Event::Opened { flow: at, .. }) if at == flow));
+    }
+}
+
+#[test]
+fn two_threads_send_and_receive() {
+    const MESSAGES: usize = 20_000;
+    let daemon = FakeDaemon::start("split");
+    let (near, flow, mut far, accepted) = pair(&daemon);
+    let (mut sender, mut receiver) = near.split().unwrap();
+    let sending = std::thread::spawn(move || {
+        for i in 0..MESSAGES {
+            let message = bytes(1 + i % 3000, i);
+            while let Err(error) = sender.send(flow, &message) {
+                assert_eq!(error, SendError::NoRoom);
+                sender.wait_room(Some(Duration::from_secs(10))).unwrap();
+            }
+        }
+        sender
+    });
+    let receiving = std::thread::spawn(move || {
+        let mut buffer = [0; 8];
+        let mut expected = 0_u64;
+        while expected < MESSAGES as u64 {
+            match receiver.recv(&mut buffer).unwrap() {
+                Some(Received::Message { len, .. }) => {
+                    assert_eq!((len, u64::from_le_bytes(buffer)), (8, expected));
+                    expected += 1;
+                }
+                Some(Received::Event(event)) => panic!("{event:?}"),
+                None => assert!(receiver.wait(Some(Duration::from_secs(10))).unwrap()),
+            }
+        }
+        receiver
+    });
+    for i in 0..MESSAGES {
+        assert!(next(&mut far) == Owned::Message(accepted, bytes(1 + i % 3000, i)), "{i}");
+        while far.send(accepted, &(i as u64).to_le_bytes()) == Err(SendError::NoRoom) {
+            far.wait_room(Some(Duration::from_secs(10))).unwrap();
+        }
+    }
+    let mut sender = sending.join().unwrap();
+    let receiver = receiving.join().unwrap();
+    // Either half keeps the connection; the last one ends it.
+    drop(receiver);
+    sender.send(flow, b"still there").unwrap();
+    assert_eq!(next(&mut far), Owned::Message(accepted, b"still there".into()));
+    drop(sender);
+    assert!(matches!(next(&mut far), Owned::Event(Event::Closed { reason: CloseReason::AppGone, .. })));
+}

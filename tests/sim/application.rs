@@ -1,0 +1,199 @@
+//! An application: a connection to its host's daemon, a channel per shard, and what it knows of its flows.
+
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+use std::os::fd::OwnedFd;
+
+use machnet::channel::{AppEnd, AppHandles, Armed, FlowId, Geometry, Opened, Received, SendError};
+use machnet::control::message::{ChannelGeometry, Numbered, Reply, Request};
+use machnet_proto::addr::FlowKey;
+use machnet_proto::time::Instant;
+use machnet_shards::coordinator::ConnectionId;
+
+use crate::checker::SideId;
+use crate::host::readable;
+
+/// An application of a world. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct AppId(pub(crate) usize);
+
+/// A living application.
+pub(crate) struct Application {
+    /// The number of its host.
+    pub(crate) host: usize,
+    pub(crate) connection: ConnectionId,
+    /// In the order of their indices.
+    pub(crate) channels: Vec<Channel>,
+    /// What it asked and has no answer to.
+    pub(crate) asked: BTreeMap<u32, Asked>,
+    last_request: u32,
+    /// It does nothing before.
+    pub(crate) ready_at: Instant,
+    /// It does not look at what arrives before.
+    pub(crate) reads_from: Instant,
+    /// Whether it sleeps when nothing has arrived, or looks on.
+    pub(crate) likes_to_sleep: bool,
+    pub(crate) is_asleep: bool,
+    /// Where it listens: as it asked, and as far as it was answered.
+    pub(crate) listens: Vec<u16>,
+}
+
+/// A request under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) request: Request,
+    pub(crate) at: Instant,
+}
+
+/// A channel and the flows in it.
+pub(crate) struct Channel {
+    end: AppEnd,
+    tx_buffers: usize,
+    pub(crate) rx_buffers: usize,
+    /// Flows that are open, by their names.
+    pub(crate) flows: BTreeMap<FlowId, SideId>,
+}
+
+/// What came out of a channel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arrival {
+    Opened { flow: FlowId, key: FlowKey, max_payload: usize },
+    Message { flow: FlowId },
+    Silence { flow: FlowId, is_silent: bool },
+    Closed { flow: FlowId, reason: u16, acknowledged: u64 },
+}
+
+impl Channel {
+    /// The next message, whose bytes go to `message`, or event.
+    pub(crate) fn take(&mut self, message: &mut Vec<u8>) -> Option<Arrival> {
+        Some(match self.end.recv().expect("the daemon keeps the channel whole")? {
+            Received::Opened { flow, opened } => {
+                Arrival::Opened { flow, key: key(&opened), max_payload: usize::from(opened.max_payload) }
+            }
+            Received::Message { flow, message: arrived } => {
+                message.clear();
+                arrived.slices().for_each(|slice| message.extend_from_slice(slice));
+                assert_eq!(message.len(), arrived.len(), "a message is as long as its slices");
+                Arrival::Message { flow }
+            }
+            Received::Silent { flow } => Arrival::Silence { flow, is_silent: true },
+            Received::Alive { flow } => Arrival::Silence { flow, is_silent: false },
+            Received::Closed { flow, reason, acknowledged_messages } => {
+                Arrival::Closed { flow, reason, acknowledged: acknowledged_messages }
+            }
+        })
+    }
+
+    /// Sends a message, cut at up to two places as a scatter-gather sender would have it.
+    pub(crate) fn send(&mut self, flow: FlowId, message: &[u8], cut: (usize, usize)) -> Result<(), SendError> {
+        let (rest, third) = message.split_at(cut.0.max(cut.1));
+        let (first, second) = rest.split_at(cut.0.min(cut.1));
+        self.end.send(flow, &[first, second, third].map(IoSlice::new))
+    }
+
+    pub(crate) fn close(&mut self, flow: FlowId) {
+        self.end.close_flow(flow).expect("the daemon keeps the channel whole");
+    }
+
+    /// Transmit buffers that the application may fill now.
+    pub(crate) fn free_tx_buffers(&mut self) -> usize {
+        self.end.free_tx_buffers().expect("the daemon keeps the channel whole")
+    }
+
+    /// Those that it may not.
+    pub(crate) fn absent_tx_buffers(&mut self) -> usize {
+        self.tx_buffers - self.free_tx_buffers()
+    }
+}
+
+/// The tuple of a flow as its application is told of it.
+fn key(opened: &Opened) -> FlowKey {
+    FlowKey {
+        local_ip: opened.local_ip,
+        local_port: opened.local_port,
+        remote_ip: opened.remote_ip,
+        remote_port: opened.remote_port,
+    }
+}
+
+impl Application {
+    pub(crate) fn new(host: usize, connection: ConnectionId, likes_to_sleep: bool, now: Instant) -> Self {
+        Self {
+            host,
+            connection,
+            channels: Vec::new(),
+            asked: BTreeMap::new(),
+            last_request: 0,
+            ready_at: now,
+            reads_from: now,
+            likes_to_sleep,
+            is_asleep: false,
+            listens: Vec::new(),
+        }
+    }
+
+    /// A request as it goes to the daemon; its answer is waited for from now on.
+    pub(crate) fn ask(&mut self, request: Request, now: Instant) -> Numbered<Request> {
+        self.last_request += 1;
+        self.asked.insert(self.last_request, Asked { request: request.clone(), at: now });
+        Numbered { id: self.last_request, body: request }
+    }
+
+    /// Takes a channel the daemon granted.
+    pub(crate) fn take_channel(&mut self, index: u16, geometry: ChannelGeometry, fds: Vec<OwnedFd>) {
+        assert_eq!(usize::from(index), self.channels.len(), "channels are numbered without gaps");
+        let [segment, bell_in, bell_out] = <[OwnedFd; 3]>::try_from(fds).expect("three descriptors beside a channel");
+        let ChannelGeometry { buffer_bytes, tx_buffers, rx_buffers } = geometry;
+        let geometry = Geometry::from_parts(buffer_bytes, tx_buffers, rx_buffers).expect("measures of a channel");
+        let end = AppEnd::open(geometry, AppHandles { segment, bell_in, bell_out }).expect("the segment can be mapped");
+        let [tx_buffers, rx_buffers] = [tx_buffers, rx_buffers].map(|count| usize::try_from(count).expect("32 bits fit"));
+        self.channels.push(Channel { end, tx_buffers, rx_buffers, flows: BTreeMap::new() });
+    }
+
+    /// The request this reply is the final answer to.
+    pub(crate) fn settle(&mut self, reply: &Numbered<Reply>) -> Asked {
+        self.asked.remove(&reply.id).unwrap_or_else(|| panic!("an answer nobody waits for: {reply:?}"))
+    }
+
+    /// Goes to sleep over all bells if nothing has arrived.
+    pub(crate) fn try_to_sleep(&mut self) {
+        for index in 0..self.channels.len() {
+            if self.channels[index].end.arm().expect("the daemon keeps the channel whole") == Armed::Ready {
+                self.channels[..index].iter_mut().for_each(|channel| channel.end.disarm());
+                return;
+            }
+        }
+        self.is_asleep = true;
+    }
+
+    /// Wakes if a bell rings; says whether it is awake.
+    pub(crate) fn is_awake(&mut self) -> bool {
+        if self.is_asleep && readable(self.channels.iter().map(|channel| channel.end.bell())).contains(&true) {
+            self.wake();
+        }
+        !self.is_asleep
+    }
+
+    /// A bell rang, or there was something on the control socket.
+    pub(crate) fn wake(&mut self) {
+        if std::mem::take(&mut self.is_asleep) {
+            for channel in &mut self.channels {
+                channel.end.drain_bell();
+                channel.end.disarm();
+            }
+        }
+    }
+
+    /// The channel and the flow's name in it.
+    pub(crate) fn find(&self, side: SideId) -> Option<(usize, FlowId)> {
+        let channels = self.channels.iter().enumerate();
+        channels.into_iter().find_map(|(index, channel)| {
+            channel.flows.iter().find(|(_, other)| **other == side).map(|(flow, _)| (index, *flow))
+        })
+    }
+
+    /// All its open flows.
+    pub(crate) fn sides(&self) -> impl Iterator<Item = SideId> + '_ {
+        self.channels.iter().flat_map(|channel| channel.flows.values().copied())
+    }
+}

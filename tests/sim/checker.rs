@@ -1,0 +1,285 @@
+//! What must be true of every run, whatever the workload did and the network did to it.
+//!
+//! The checker sees only what applications see: flows that opened and closed, messages that `send` took, messages that
+//! `recv` gave. It knows what the messages must say by a rule (see [`content`]), keeps its own account of every flow, and
+//! excuses a flow that ended early only if something happened that may end it.
+
+use std::collections::{HashMap, HashSet};
+
+use machnet_proto::addr::FlowKey;
+use machnet_proto::flow::Reason;
+use machnet_proto::time::{Duration, Instant};
+
+use crate::application::AppId;
+use crate::content;
+
+/// One side of a flow, as one application saw it. Never used twice. Also the number of the stream of messages that this
+/// side sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SideId(pub(crate) u64);
+
+/// One side of a flow.
+#[derive(Debug)]
+pub(crate) struct Side {
+    pub(crate) app: AppId,
+    pub(crate) host: usize,
+    pub(crate) key: FlowKey,
+    /// Bytes of a piece.
+    pub(crate) max_payload: usize,
+    opened_at: Instant,
+    pub(crate) life: Life,
+    /// Its application has closed it.
+    pub(crate) close_called: bool,
+    is_silent: bool,
+    /// The lengths of the messages `send` took.
+    pub(crate) sent: Vec<u32>,
+    /// Whose messages arrive here; known with the first one.
+    from: Option<SideId>,
+    /// Where this side's messages arrive.
+    to: Option<SideId>,
+    received: usize,
+}
+
+/// What became of a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Its application has it.
+    Open,
+    /// Its application was told that it ended.
+    Closed { reason: Reason, acknowledged: u64 },
+    /// Its application, or its daemon, died.
+    Orphaned,
+}
+
+/// The account of a whole run.
+#[derive(Debug, Default)]
+pub(crate) struct Checker {
+    sides: Vec<Side>,
+    /// Every side with its tuple, oldest first.
+    by_key: HashMap<FlowKey, Vec<SideId>>,
+    open_keys: HashSet<FlowKey>,
+    incidents: Vec<Incident>,
+    /// Reused for what a message should say.
+    expected: Vec<u8>,
+    messages: u64,
+    bytes: u64,
+}
+
+/// Something that may end flows.
+#[derive(Clone, Copy, Debug)]
+struct Incident {
+    host: usize,
+    from: Instant,
+    until: Instant,
+    kind: IncidentKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IncidentKind {
+    /// An application of the host died.
+    ApplicationDied,
+    /// The host's daemon died or stopped.
+    DaemonEnded,
+    /// Nothing reached the host, or nothing ran on it.
+    Unreachable,
+}
+
+/// Silence that the protocol must forgive: a flow that ends because its peer is gone had none from it for longer than
+/// this. The setting is 15 s; a fault may begin in the middle of what else goes on.
+const FORGIVEN: Duration = Duration::from_secs(10);
+
+impl Checker {
+    // ---- What applications see ------------------------------------------------------------------------------------
+
+    pub(crate) fn opened(&mut self, app: AppId, host: usize, key: FlowKey, max_payload: usize, now: Instant) -> SideId {
+        let id = SideId(self.sides.len() as u64);
+        assert!(self.open_keys.insert(key), "{key:?} was opened while it was open");
+        self.by_key.entry(key).or_default().push(id);
+        self.sides.push(Side {
+            app,
+            host,
+            key,
+            max_payload,
+            opened_at: now,
+            life: Life::Open,
+            close_called: false,
+            is_silent: false,
+            sent: Vec::new(),
+            from: None,
+            to: None,
+            received: 0,
+        });
+        id
+    }
+
+    /// `send` took a message.
+    pub(crate) fn sent(&mut self, side: SideId, len: usize) {
+        let side = self.side_mut(side);
+        assert!(side.life == Life::Open && !side.close_called, "send took a message for a flow that is closed: {side:?}");
+        side.sent.push(u32::try_from(len).expect("messages are short"));
+    }
+
+    /// `recv` gave a message.
+    pub(crate) fn received(&mut self, at: SideId, message: &[u8]) {
+        let from = self.side(at).from.unwrap_or_else(|| self.introduce(at, message));
+        let index = self.side(at).received;
+        assert_eq!(self.side(at).life, Life::Open, "a message came after its flow had ended");
+        let Some(len) = self.side(from).sent.get(index).copied() else {
+            panic!("{at:?} received message {index} of {from:?}, which never sent one: {:?}", self.side(from));
+        };
+        assert_eq!(message.len(), len as usize, "{at:?} received message {index} of {from:?} with a wrong length");
+        content::write(from.0, index as u64, message.len(), &mut self.expected);
+        if let Some(byte) = message.iter().zip(&self.expected).position(|(is, should)| is != should) {
+            panic!("{at:?} received message {index} ({len} bytes) of {from:?} with a wrong byte at {byte}");
+        }
+        self.side_mut(at).received += 1;
+        self.messages += 1;
+        self.bytes += u64::from(len);
+    }
+
+    /// The first message of a stream says whose it is.
+    fn introduce(&mut self, at: SideId, message: &[u8]) -> SideId {
+        let from = content::greeting(message).map(SideId).filter(|from| from.0 < self.sides.len() as u64);
+        let from = from.unwrap_or_else(|| panic!("{at:?} received a first message that is none"));
+        assert_eq!(self.side(from).key, self.side(at).key.reversed(), "a message arrived at a flow it was not sent on");
+        assert_eq!(self.side(from).to, None, "two flows receive the messages of one");
+        self.side_mut(from).to = Some(at);
+        self.side_mut(at).from = Some(from);
+        from
+    }
+
+    pub(crate) fn close_called(&mut self, side: SideId) {
+        self.side_mut(side).close_called = true;
+    }
+
+    /// The application was told that the peer is silent, or not any more.
+    pub(crate) fn silence(&mut self, side: SideId, is_silent: bool) {
+        let side = self.side_mut(side);
+        assert_ne!(side.is_silent, is_silent, "silent and alive take turns");
+        side.is_silent = is_silent;
+    }
+
+    /// The application was told that the flow has ended.
+    pub(crate) fn closed(&mut self, id: SideId, reason: u16, acknowledged: u64, now: Instant) {
+        let reason = Reason::from_wire(reason);
+        let side = self.side_mut(id);
+        assert_eq!(side.life, Life::Open, "a flow ends once");
+        assert!(acknowledged <= side.sent.len() as u64, "more was acknowledged than sent: {acknowledged} of {side:?}");
+        side.life = Life::Closed { reason, acknowledged };
+        let key = side.key;
+        self.open_keys.remove(&key);
+        assert!(self.is_excused(id, reason, now), "a flow ended by {reason:?} without a cause: {:?}", self.side(id));
+    }
+
+    // ---- What happens to applications and hosts -------------------------------------------------------------------
+
+    /// The application of a side, or its daemon, is gone: it sees nothing more.
+    pub(crate) fn orphaned(&mut self, id: SideId) {
+        let side = self.side_mut(id);
+        assert_eq!(side.life, Life::Open, "an application has only flows that are open");
+        side.life = Life::Orphaned;
+        let key = side.key;
+        self.open_keys.remove(&key);
+    }
+
+    pub(crate) fn incident(&mut self, kind: IncidentKind, host: usize, from: Instant, until: Instant) {
+        self.incidents.push(Incident { host, from, until, kind });
+    }
+
+    /// Whether something happened that may end this flow so.
+    fn is_excused(&self, id: SideId, reason: Reason, now: Instant) -> bool {
+        let side = self.side(id);
+        let peers_closed = || {
+            let peers = self.by_key.get(&side.key.reversed()).into_iter().flatten();
+            peers.map(|peer| self.side(*peer)).any(|peer| peer.close_called)
+        };
+        let happened = |kind, lasting| {
+            self.incidents.iter().any(|incident| {
+                incident.kind == kind
+                    && incident.until >= side.opened_at.saturating_back(FORGIVEN)
+                    && incident.until.min(now).saturating_since(incident.from) >= lasting
+            })
+        };
+        let application_died = || happened(IncidentKind::ApplicationDied, Duration::ZERO);
+        let daemon_ended = || happened(IncidentKind::DaemonEnded, Duration::ZERO);
+        match reason {
+            Reason::Closed => side.close_called || peers_closed(),
+            Reason::AppGone => application_died(),
+            // The peer has forgotten the flow while this side still waited for the last acknowledgement.
+            Reason::NoSuchFlow => side.close_called || peers_closed() || application_died() || daemon_ended(),
+            Reason::PeerRestarted | Reason::Shutdown => daemon_ended(),
+            Reason::PeerGone => daemon_ended() || happened(IncidentKind::Unreachable, FORGIVEN),
+            Reason::Reset | Reason::Refused | Reason::Protocol | Reason::Limit | Reason::Other => false,
+        }
+    }
+
+    // ---- The account ----------------------------------------------------------------------------------------------
+
+    pub(crate) fn side(&self, id: SideId) -> &Side {
+        &self.sides[usize::try_from(id.0).expect("an index")]
+    }
+
+    fn side_mut(&mut self, id: SideId) -> &mut Side {
+        &mut self.sides[usize::try_from(id.0).expect("an index")]
+    }
+
+    /// The open side with this tuple.
+    pub(crate) fn open_side(&self, key: &FlowKey) -> Option<SideId> {
+        let sides = self.by_key.get(key)?;
+        sides.iter().rev().copied().find(|side| self.side(*side).life == Life::Open)
+    }
+
+    /// Messages, and their bytes, that arrived.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.messages, self.bytes)
+    }
+
+    /// Sides ever opened.
+    pub(crate) fn sides(&self) -> impl Iterator<Item = (SideId, &Side)> {
+        (0..).map(SideId).zip(&self.sides)
+    }
+
+    /// How many messages a side has received.
+    pub(crate) fn received_by(&self, side: SideId) -> usize {
+        self.side(side).received
+    }
+
+    /// A stream of which something is owed that has not arrived, and what; `None` when nothing is.
+    pub(crate) fn missing(&self) -> Option<String> {
+        self.sides().find_map(|(id, side)| self.missing_of(id, side))
+    }
+
+    fn missing_of(&self, id: SideId, side: &Side) -> Option<String> {
+        let receiver = side.to.map(|to| self.side(to));
+        let owed = match side.life {
+            // Whoever has an open flow has a peer that reads, or will be told.
+            Life::Open => side.sent.len(),
+            Life::Orphaned => 0,
+            Life::Closed { reason, acknowledged } => {
+                // A side that closed, or died, threw away what it had not read.
+                let is_reading = |to: &Side| to.life != Life::Orphaned && !to.close_called;
+                match receiver {
+                    Some(to) if !is_reading(to) => 0,
+                    None if acknowledged == 0 || self.may_be_unread(side) => 0,
+                    _ if reason == Reason::Closed && side.close_called => side.sent.len(),
+                    _ => usize::try_from(acknowledged).expect("as many as were sent"),
+                }
+            }
+        };
+        let arrived = receiver.map_or(0, |to| to.received);
+        (arrived < owed).then(|| {
+            let ends = match receiver {
+                Some(to) => format!("{:?} -> {:?}", side.life, to.life),
+                None => format!("{:?} -> nobody", side.life),
+            };
+            format!("{arrived} of {owed} messages of {id:?} {:?} arrived at {:?} ({ends})", side.key, side.to)
+        })
+    }
+
+    /// Whether a stream that introduced itself to nobody had a peer that could not read it.
+    fn may_be_unread(&self, side: &Side) -> bool {
+        let peers = self.by_key.get(&side.key.reversed()).into_iter().flatten();
+        let peer_left = peers.map(|peer| self.side(*peer)).any(|peer| peer.life == Life::Orphaned || peer.close_called);
+        peer_left || self.incidents.iter().any(|incident| incident.kind != IncidentKind::Unreachable)
+    }
+}

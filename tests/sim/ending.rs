@@ -1,0 +1,84 @@
+//! The end of every run. The faults have stopped: what is owed arrives within a bound, everybody goes, nothing is left.
+
+use machnet_proto::time::Duration;
+use machnet_shards::nic::faults::Dice;
+
+use crate::application::AppId;
+use crate::world::World;
+
+/// How long flows and channels may take to end when nothing is lost: the linger of a second, and the lifetime of a flow
+/// that was half open (3 s).
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Everything that was sent arrives, and every request is answered, within this time.
+pub(crate) fn deliver(world: &mut World, within: Duration) {
+    let limit = world.now + within;
+    let delivered = |world: &mut World| {
+        world.apps.values().all(|app| app.asked.is_empty()) && world.checker.missing().is_none()
+    };
+    // Looking at every flow is dear: not after every step.
+    world.run_until(limit, |world| world.is_time_to_look() && delivered(world));
+    for (app, application) in &world.apps {
+        assert!(application.asked.is_empty(), "after {within:?} {app:?} still waits for {:?}", application.asked);
+    }
+    let missing = world.checker.missing();
+    assert!(missing.is_none(), "after {within:?} without faults: {}", missing.unwrap_or_default());
+}
+
+/// Every buffer comes home, every application goes (one closes its flows first, another is killed), and then neither
+/// shards nor coordinators remember anything.
+pub(crate) fn part(world: &mut World, dice: &mut Dice) {
+    let buffers = |world: &mut World| world.absent_buffers() == 0;
+    let limit = world.now + GOODBYE;
+    let home = world.run_until(limit, |world| world.is_time_to_look() && buffers(world));
+    assert!(home || buffers(world), "buffers are lost: {}", world.absent_buffers_by_channel());
+
+    let polite: Vec<AppId> = world.apps.keys().copied().filter(|_| dice.chance(0.5)).collect();
+    for app in &polite {
+        for side in world.apps[app].sides().collect::<Vec<_>>() {
+            world.close(side);
+        }
+    }
+    let flows = |world: &World| polite.iter().map(|app| world.apps[app].sides().count()).sum::<usize>();
+    let limit = world.now + GOODBYE;
+    world.run_until(limit, |world| world.is_time_to_look() && flows(world) == 0);
+    assert_eq!(flows(world), 0, "flows that were closed are still open");
+
+    for app in world.apps.keys().copied().collect::<Vec<_>>() {
+        world.kill(app);
+    }
+    let limit = world.now + GOODBYE;
+    world.run_until(limit, |world| world.is_time_to_look() && (0..world.hosts.len()).all(|host| remains(world, host).is_empty()));
+    for host in 0..world.hosts.len() {
+        let remains = remains(world, host);
+        assert!(remains.is_empty(), "everybody is gone, but host {host} remembers {remains:?}");
+        world.assert_frames_are_home(host);
+    }
+}
+
+/// What a host's daemon still has, though all applications are gone.
+fn remains(world: &mut World, host: usize) -> Vec<String> {
+    let now = world.now;
+    let Some(daemon) = &mut world.hosts[host].daemon else { return Vec::new() };
+    let gauges = ["flows", "half_open", "channels"].map(|label| (label, daemon.gauge(label)));
+    let mut remains: Vec<String> =
+        gauges.iter().filter(|(_, value)| *value > 0).map(|(label, value)| format!("{label}: {value}")).collect();
+    if !remains.is_empty() {
+        return remains; // the coordinator will not know better
+    }
+    let status = daemon.status(now);
+    let endpoints = status["endpoints"].as_array().map_or(0, |endpoints| {
+        // The one that asks for the status.
+        endpoints.len().saturating_sub(1)
+    });
+    remains.extend((endpoints > 0).then(|| format!("endpoints: {}", status["endpoints"])));
+    for list in ["listeners", "flows"] {
+        let is_empty = status[list].as_array().is_some_and(Vec::is_empty);
+        remains.extend((!is_empty).then(|| format!("{list}: {}", status[list])));
+    }
+    for count in ["connects_under_way", "channels_ending", "channel_bytes_ending"] {
+        let is_zero = status["control"][count].as_u64() == Some(0);
+        remains.extend((!is_zero).then(|| format!("{count}: {}", status["control"][count])));
+    }
+    remains
+}

@@ -1,0 +1,390 @@
+//! A host: its daemon (the real coordinator, the real shards), and what runs them in place of executors.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use machnet::config::Limits;
+use machnet_proto::addr::{Ipv4Addr, MacAddr};
+use machnet_proto::flow;
+use machnet_proto::time::{Duration, Instant};
+use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Event, Interface, Plan};
+use machnet_shards::counters::{Counter, Counts, EntryKey, Registry};
+use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
+use machnet_shards::nic::NicQueue;
+use machnet_shards::nic::faults::Dice;
+use machnet_shards::nic::memory::{Link, Network, NicOptions, PortId, Spread};
+use machnet_shards::shard::{BellChange, Settings, Shard};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::queue::{Device, SimQueue};
+
+/// Messages a mailbox holds: few, so that it is full at times.
+const MAILBOX_MESSAGES: usize = 64;
+
+/// An awake shard looks at the bells of cold channels about once in so many turns, as the daemon's does.
+const TURNS_PER_LOOK_AT_BELLS: usize = 64;
+
+/// The longest a shard without work looks on before it sleeps.
+const SPELL_NANOS_MAX: usize = 100_000;
+
+/// How long a shard sleeps whose device still has frames to send.
+const STEP: Duration = Duration::from_micros(10);
+
+/// What a host is made of. It stays when its daemon dies and starts again.
+#[derive(Clone, Debug)]
+pub(crate) struct HostPlan {
+    pub(crate) shards: u16,
+    pub(crate) spread: Spread,
+    pub(crate) mtu_bytes: u16,
+    pub(crate) limits: Limits,
+    pub(crate) flow: flow::Limits,
+    pub(crate) ring_frames: usize,
+    pub(crate) pool_frames: usize,
+}
+
+impl Default for HostPlan {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            spread: Spread::Hidden,
+            mtu_bytes: 1500,
+            limits: Limits::default(),
+            flow: flow::Limits::default(),
+            ring_frames: 512,
+            pool_frames: 2048,
+        }
+    }
+}
+
+/// A host, with a daemon or without.
+pub(crate) struct Host {
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) mac: MacAddr,
+    pub(crate) plan: HostPlan,
+    /// What connects it; survives its daemon.
+    pub(crate) link: Link,
+    pub(crate) daemon: Option<Daemon>,
+}
+
+impl Host {
+    pub(crate) fn new(number: u8, plan: HostPlan, link: Link) -> Self {
+        Self { ip: Ipv4Addr::new(10, 0, 0, number), mac: NicOptions::mac_of(number), plan, link, daemon: None }
+    }
+
+    /// Starts a daemon.
+    pub(crate) fn start(&mut self, network: &Network, device: &Device, dice: &mut Dice, now: Instant) {
+        self.daemon = Some(Daemon::start(self, network, device, dice, now));
+    }
+}
+
+/// One life of a daemon.
+pub(crate) struct Daemon {
+    pub(crate) port: PortId,
+    coordinator: Coordinator,
+    inlet: Inlet<ToCoordinator>,
+    /// From applications, and for itself.
+    events: VecDeque<Event>,
+    /// The coordinator does nothing before.
+    ready_at: Instant,
+    shards: Vec<Runner>,
+    registry: Registry,
+    entries: Vec<EntryKey>,
+    dice: Dice,
+    /// It was asked to stop, and has.
+    pub(crate) has_stopped: bool,
+}
+
+impl Daemon {
+    fn start(host: &Host, network: &Network, device: &Device, dice: &mut Dice, now: Instant) -> Self {
+        let plan = &host.plan;
+        let nic = network.plug(&NicOptions {
+            mac: host.mac,
+            queues: plan.shards,
+            mtu_bytes: plan.mtu_bytes,
+            ring_frames: plan.ring_frames,
+            pool_frames: plan.pool_frames,
+            spread: plan.spread,
+        });
+        network.set_link(nic.port, host.link);
+        let mut secret = [0; 16];
+        secret[..8].copy_from_slice(&dice.throw().to_le_bytes());
+        secret[8..].copy_from_slice(&dice.throw().to_le_bytes());
+        let boot = Boot { id: dice.throw(), secret };
+        let registry = Registry::default();
+        let (outlet, inlet) = mailbox(MAILBOX_MESSAGES).expect("a descriptor");
+        let (mut shards, mut outlets, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, queue) in (0..).zip(nic.queues) {
+            let (to_shard, from_coordinator) = mailbox(MAILBOX_MESSAGES).expect("a descriptor");
+            let (entry, counts) = registry.enter();
+            let settings = Settings {
+                id: ShardId(id),
+                mac: host.mac,
+                ip: host.ip,
+                mtu_bytes: plan.mtu_bytes,
+                boot_id: boot.id,
+                secret,
+                table_seed: (dice.throw(), dice.throw()),
+                flows_max: usize::try_from(plan.limits.max_flows_per_shard).expect("32 bits fit"),
+                half_open_max: 1024,
+                flow: Arc::new(plan.flow.clone()),
+            };
+            let queue = SimQueue::new(queue, device.clone(), dice.throw());
+            let shard = Shard::new(settings, queue, from_coordinator, outlet.clone(), counts, now);
+            shards.push(Runner::new(shard, dice.throw(), now));
+            outlets.push(to_shard);
+            entries.push(entry);
+        }
+        let interface = Interface {
+            device: "memory".into(),
+            mac: host.mac,
+            ip: host.ip,
+            mtu_bytes: plan.mtu_bytes,
+            subnet: None,
+            shards: (0..plan.shards).map(ShardId).collect(),
+            rss: nic.capabilities.rss,
+        };
+        let plan = Plan { interfaces: vec![interface], limits: plan.limits.clone(), boot };
+        let coordinator = Coordinator::new(plan, outlets, registry.clone(), entries.clone(), now);
+        Self {
+            port: nic.port,
+            coordinator,
+            inlet,
+            events: VecDeque::from([Event::Deadline]),
+            ready_at: now,
+            shards,
+            registry,
+            entries,
+            dice: Dice::new(dice.throw()),
+            has_stopped: false,
+        }
+    }
+
+    /// Something happened to the coordinator's control socket.
+    pub(crate) fn tell(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    /// Everybody takes a turn whose turn it is; says whether anybody did anything.
+    pub(crate) fn turn(&mut self, now: Instant, effects: &mut Vec<Effect>) -> bool {
+        let mut worked = self.turn_coordinator(now, effects);
+        for shard in &mut self.shards {
+            worked |= shard.turn(now);
+        }
+        worked
+    }
+
+    fn turn_coordinator(&mut self, now: Instant, effects: &mut Vec<Effect>) -> bool {
+        if now < self.ready_at {
+            return false;
+        }
+        let mut handled = 0;
+        if self.coordinator.deadline().is_some_and(|deadline| deadline <= now) {
+            self.events.push_front(Event::Deadline);
+        }
+        while let Some(event) = self.events.pop_front().or_else(|| self.inlet.take().map(Event::Mail)) {
+            self.coordinator.handle(event, now);
+            while let Some(effect) = self.coordinator.poll_effect() {
+                self.has_stopped |= matches!(effect, Effect::Stopped);
+                effects.push(effect);
+            }
+            handled += 1;
+        }
+        if handled > 0 {
+            self.ready_at = now + Duration::from_nanos(self.dice.below(20_000) as u64);
+        }
+        handled > 0
+    }
+
+    /// The next moment at which somebody wants to run, if nothing happens before.
+    pub(crate) fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let coordinator = match self.ready_at > now {
+            true => Some(self.ready_at),
+            false => self.coordinator.deadline(),
+        };
+        self.shards.iter_mut().filter_map(|shard| shard.deadline(now)).chain(coordinator).min()
+    }
+
+    /// The shard's thread loses its CPU.
+    pub(crate) fn deschedule(&mut self, shard: usize, until: Instant) {
+        let index = shard % self.shards.len();
+        self.shards[index].ready_at = until;
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The sum of a counter over all shards.
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
+        self.shards.iter().map(|runner| runner.shard.counts().get(counter)).sum()
+    }
+
+    /// Every shard's own counts.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = &Counts> {
+        self.shards.iter().map(|runner| runner.shard.counts())
+    }
+
+    /// The sum over all shards of what there is at the moment, by the name it has in `status`.
+    pub(crate) fn gauge(&mut self, label: &str) -> u64 {
+        for runner in &mut self.shards {
+            runner.shard.publish_counts();
+        }
+        let gauges = self.entries.iter().flat_map(|entry| self.registry.read(*entry).expect("it was entered").gauges);
+        gauges.filter(|(name, _)| *name == label).map(|(_, value)| value).sum()
+    }
+
+    /// Every bell rings without a cause, which must do no harm.
+    pub(crate) fn ring_all_bells(&mut self) {
+        for Runner { shard, bells, .. } in &mut self.shards {
+            bells.iter().for_each(|slot| shard.bell_rang(*slot));
+        }
+    }
+
+    /// What `machnet-shards status` would show.
+    pub(crate) fn status(&mut self, now: Instant) -> serde_json::Value {
+        use machnet::control::Peer;
+        use machnet::control::message::{Numbered, Request};
+        let connection = ConnectionId(u64::MAX);
+        let peer = Peer { pid: None, uid: 0, gid: 0 };
+        self.coordinator.handle(Event::Connected { connection, peer }, now);
+        let request = Numbered { id: 1, body: Request::Status {} };
+        self.coordinator.handle(Event::Request { connection, request }, now);
+        let mut status = None;
+        let mut others = Vec::new();
+        while let Some(effect) = self.coordinator.poll_effect() {
+            match effect {
+                Effect::Status { report, .. } => status = serde_json::from_str(&report).ok(),
+                other => others.push(other),
+            }
+        }
+        assert!(others.is_empty(), "nothing was left undone by the last turn: {others:?}");
+        self.coordinator.handle(Event::Disconnected { connection }, now);
+        status.expect("a status request is answered at once, with JSON")
+    }
+
+    /// Frames of the NIC's pool that are in nobody's hands, up to `limit`.
+    pub(crate) fn free_frames(&mut self, limit: usize) -> usize {
+        let queue = self.shards[0].shard.queue();
+        let frames: Vec<_> = std::iter::from_fn(|| queue.allocate()).take(limit).collect();
+        frames.len()
+    }
+}
+
+/// Runs one shard as `shard::run` does, with virtual time in the place of epoll.
+struct Runner {
+    shard: Shard<SimQueue>,
+    state: State,
+    /// It does nothing before: it has just been woken, or lost its CPU.
+    ready_at: Instant,
+    /// Slots whose bells are watched.
+    bells: BTreeSet<usize>,
+    dice: Dice,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Takes every turn; tries to sleep from then on.
+    Awake { until: Instant },
+    /// Waits for a bell, mail, a frame or its deadline.
+    Asleep { deadline: Option<Instant> },
+}
+
+impl Runner {
+    fn new(shard: Shard<SimQueue>, seed: u64, now: Instant) -> Self {
+        Self { shard, state: State::Awake { until: now }, ready_at: now, bells: BTreeSet::new(), dice: Dice::new(seed) }
+    }
+
+    fn turn(&mut self, now: Instant) -> bool {
+        if now < self.ready_at || self.shard.has_stopped() {
+            return false;
+        }
+        match self.state {
+            State::Asleep { deadline } => {
+                let rung = self.hear_bells();
+                if !(rung || deadline.is_some_and(|deadline| deadline <= now) || self.shard.queue().has_arrived()) {
+                    return false;
+                }
+                self.shard.finish_sleep();
+                self.state = State::Awake { until: now };
+                self.ready_at = now + Duration::from_nanos(self.dice.below(30_000) as u64);
+                true
+            }
+            State::Awake { until } => {
+                if self.shard.has_cold_channels() && self.dice.below(TURNS_PER_LOOK_AT_BELLS) == 0 {
+                    self.hear_bells();
+                }
+                let worked = self.poll(now);
+                if worked {
+                    let spell = Duration::from_nanos(self.dice.below(SPELL_NANOS_MAX) as u64);
+                    self.state = State::Awake { until: now + spell };
+                } else if until <= now {
+                    return self.try_to_sleep(now);
+                }
+                worked
+            }
+        }
+    }
+
+    /// One turn of the shard.
+    fn poll(&mut self, now: Instant) -> bool {
+        let work = self.shard.poll_once(now);
+        for change in self.shard.take_bell_changes() {
+            match change {
+                BellChange::Watch(slot) => self.bells.insert(slot),
+                BellChange::Gone(slot) => self.bells.remove(&slot),
+            };
+        }
+        !work.is_none()
+    }
+
+    /// The steps of the daemon's sleeper, in its order. True if there is something to do first.
+    fn try_to_sleep(&mut self, now: Instant) -> bool {
+        if !self.shard.prepare_sleep() {
+            return true;
+        }
+        if self.poll(now) {
+            self.shard.finish_sleep();
+            return true;
+        }
+        let push = (!self.shard.queue().flush()).then(|| now + STEP);
+        self.state = State::Asleep { deadline: self.shard.deadline().into_iter().chain(push).min() };
+        false
+    }
+
+    /// When it next wants to run by itself.
+    fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        if self.shard.has_stopped() {
+            return None;
+        }
+        let due = match self.state {
+            State::Asleep { deadline } => deadline,
+            State::Awake { until } => Some(until).into_iter().chain(self.shard.deadline()).min(),
+        };
+        match self.ready_at > now {
+            true => Some(self.ready_at),
+            false => due,
+        }
+    }
+
+    /// Passes on the bells that ring; says whether there was one.
+    fn hear_bells(&mut self) -> bool {
+        let bells = self.bells.iter().filter_map(|slot| Some((*slot, self.shard.bell(*slot)?)));
+        let (slots, bells): (Vec<usize>, Vec<BorrowedFd<'_>>) = bells.unzip();
+        let rings = readable(bells.into_iter().chain([self.shard.mail_bell()]));
+        for (index, _) in rings.iter().enumerate().filter(|(_, rings)| **rings) {
+            match slots.get(index) {
+                Some(slot) => self.shard.bell_rang(*slot),
+                None => self.shard.mail_rang(),
+            }
+        }
+        rings.contains(&true)
+    }
+}
+
+/// Which of these descriptors have something to read.
+pub(crate) fn readable<'fd>(fds: impl Iterator<Item = BorrowedFd<'fd>>) -> Vec<bool> {
+    let mut fds: Vec<_> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("open descriptors can be polled");
+    fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect()
+}

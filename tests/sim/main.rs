@@ -1,0 +1,28 @@
+//! The simulator: whole hosts in one thread, in virtual time, over a network that misbehaves by a seed.
+//!
+//! ```text
+//!   seed ──▶ plan: hosts, links, what applications do, what goes wrong
+//!               │
+//!               ▼                     ┌──────────────── world: one clock ────────────────┐
+//!   workload ── attach, listen, ────▶ │ Application ══ AppEnd ══ ShardEnd ══ Shard ─┐    │
+//!               connect, send, kill   │      └ requests ──▶ Coordinator ── mail ──┘ │    │
+//!   faults ──── links, devices, ────▶ │                           network in memory ◀───┘    │
+//!               CPUs, daemons         └──────────────────────┬───────────────────────────┘
+//!                                                            ▼ what applications see
+//!                                                         checker
+//! ```
+//!
+//! What runs is what the daemon runs: `Shard::poll_once`, `Coordinator::handle`, both ends of the channels. What is
+//! simulated is the device, the clock, the scheduler and the sockets. A seed decides everything, so that a failure is
+//! replayed by its number.
+
+mod application;
+mod checker;
+mod content;
+mod ending;
+mod host;
+mod queue;
+#[cfg(test)]
+mod scenarios;
+mod trace;
+mod world;

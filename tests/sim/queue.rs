@@ -1,0 +1,102 @@
+//! A NIC queue as a shard of the simulator has it: over the switch in memory, with the moods of a real device.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use machnet_shards::nic::faults::Dice;
+use machnet_shards::nic::memory::{MemoryFrame, MemoryQueue};
+use machnet_shards::nic::{Frame, NicQueue, Wake};
+
+use crate::trace::Trace;
+
+/// How often a device refuses what it is asked: probabilities per call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moods {
+    /// It has no frame to give.
+    pub(crate) no_frame: f64,
+    /// It takes a part of the burst only.
+    pub(crate) ring_full: f64,
+}
+
+/// What all queues of a world share.
+#[derive(Clone, Debug)]
+pub(crate) struct Device {
+    pub(crate) moods: Rc<Cell<Moods>>,
+    pub(crate) refusals: Rc<Cell<u64>>,
+    pub(crate) trace: Rc<Trace>,
+}
+
+impl Device {
+    pub(crate) fn new(trace: Rc<Trace>) -> Self {
+        Self { moods: Rc::default(), refusals: Rc::default(), trace }
+    }
+}
+
+/// One queue.
+pub(crate) struct SimQueue {
+    below: MemoryQueue,
+    /// Taken from below to see whether there is something, and not given to the shard yet.
+    ahead: VecDeque<MemoryFrame>,
+    look: Vec<MemoryFrame>,
+    device: Device,
+    dice: Dice,
+}
+
+impl SimQueue {
+    pub(crate) fn new(below: MemoryQueue, device: Device, seed: u64) -> Self {
+        Self { below, ahead: VecDeque::new(), look: Vec::with_capacity(1), device, dice: Dice::new(seed) }
+    }
+
+    /// Whether a frame waits: what would make a device's descriptor readable.
+    pub(crate) fn has_arrived(&mut self) -> bool {
+        if self.ahead.is_empty() {
+            self.below.receive(&mut self.look, 1);
+            self.ahead.extend(self.look.drain(..));
+        }
+        !self.ahead.is_empty()
+    }
+
+    fn refuses(&mut self, how_often: f64) -> bool {
+        let refuses = how_often > 0.0 && self.dice.chance(how_often);
+        self.device.refusals.set(self.device.refusals.get() + u64::from(refuses));
+        refuses
+    }
+}
+
+impl NicQueue for SimQueue {
+    type Frame = MemoryFrame;
+
+    fn receive(&mut self, into: &mut Vec<MemoryFrame>, max: usize) -> usize {
+        let room = max.min(into.capacity() - into.len());
+        let ahead = room.min(self.ahead.len());
+        into.extend(self.ahead.drain(..ahead));
+        ahead + self.below.receive(into, room - ahead)
+    }
+
+    fn allocate(&mut self) -> Option<MemoryFrame> {
+        if self.refuses(self.device.moods.get().no_frame) { None } else { self.below.allocate() }
+    }
+
+    fn transmit(&mut self, frames: &mut Vec<MemoryFrame>) -> usize {
+        let part = match self.refuses(self.device.moods.get().ring_full) {
+            true => self.dice.below(frames.len() + 1),
+            false => frames.len(),
+        };
+        let rest = frames.split_off(part);
+        for frame in frames.iter() {
+            self.device.trace.bytes(frame.bytes());
+        }
+        let taken = self.below.transmit(frames);
+        frames.extend(rest);
+        taken
+    }
+
+    fn flush(&mut self) -> bool {
+        self.below.flush()
+    }
+
+    fn wake(&self) -> Wake<'_> {
+        self.below.wake()
+    }
+}

@@ -1,0 +1,60 @@
+//! What happened, as one number: two runs of a seed are the same run if their traces are equal.
+
+use std::cell::Cell;
+
+use machnet_proto::time::Instant;
+
+/// A running hash over everything that frames, daemons and applications did, in order.
+///
+/// With `SIM_LOG` in the environment every event is printed as well.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    hash: Cell<u64>,
+    events: Cell<u64>,
+    is_loud: bool,
+}
+
+impl Trace {
+    pub(crate) fn new() -> Self {
+        Self { hash: Cell::new(0), events: Cell::new(0), is_loud: std::env::var_os("SIM_LOG").is_some() }
+    }
+
+    /// Something happened that these numbers describe.
+    pub(crate) fn note(&self, words: &[u64]) {
+        let mut hash = self.hash.get();
+        for word in words {
+            hash = mix(hash, *word);
+        }
+        self.hash.set(hash);
+        self.events.set(self.events.get() + 1);
+    }
+
+    /// These bytes went by.
+    pub(crate) fn bytes(&self, bytes: &[u8]) {
+        let (chunks, rest) = bytes.as_chunks::<8>();
+        let mut hash = mix(self.hash.get(), bytes.len() as u64);
+        for chunk in chunks {
+            hash = mix(hash, u64::from_le_bytes(*chunk));
+        }
+        for byte in rest {
+            hash = mix(hash, u64::from(*byte));
+        }
+        self.hash.set(hash);
+    }
+
+    /// Says what happened, for people.
+    pub(crate) fn say(&self, now: Instant, what: impl FnOnce() -> String) {
+        if self.is_loud {
+            println!("{:>14.3} us  {}", now.as_nanos() as f64 / 1e3, what());
+        }
+    }
+
+    /// The number of everything so far.
+    pub(crate) fn hash(&self) -> u64 {
+        mix(self.hash.get(), self.events.get())
+    }
+}
+
+fn mix(hash: u64, word: u64) -> u64 {
+    (hash.rotate_left(29) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
