@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use machnet_proto::addr::FlowKey;
+use machnet_proto::addr::{FlowKey, Ipv4Addr};
 use machnet_proto::flow::Reason;
 use machnet_proto::time::{Duration, Instant};
 
@@ -22,7 +22,6 @@ pub(crate) struct SideId(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) struct Side {
     pub(crate) app: AppId,
-    pub(crate) host: usize,
     pub(crate) key: FlowKey,
     /// Bytes of a piece.
     pub(crate) max_payload: usize,
@@ -68,7 +67,8 @@ pub(crate) struct Checker {
 /// Something that may end flows.
 #[derive(Clone, Copy, Debug)]
 struct Incident {
-    host: usize,
+    /// To this host.
+    ip: Ipv4Addr,
     from: Instant,
     until: Instant,
     kind: IncidentKind,
@@ -80,7 +80,11 @@ pub(crate) enum IncidentKind {
     ApplicationDied,
     /// The host's daemon died or stopped.
     DaemonEnded,
-    /// Nothing reached the host, or nothing ran on it.
+    /// An application of the host accepts no more flows to this port.
+    ListenerEnded { port: u16 },
+    /// The host has few places for flows; one that was promised may be taken.
+    FewFlows,
+    /// Nothing reached the host.
     Unreachable,
 }
 
@@ -91,13 +95,12 @@ const FORGIVEN: Duration = Duration::from_secs(10);
 impl Checker {
     // ---- What applications see ------------------------------------------------------------------------------------
 
-    pub(crate) fn opened(&mut self, app: AppId, host: usize, key: FlowKey, max_payload: usize, now: Instant) -> SideId {
+    pub(crate) fn opened(&mut self, app: AppId, key: FlowKey, max_payload: usize, now: Instant) -> SideId {
         let id = SideId(self.sides.len() as u64);
         assert!(self.open_keys.insert(key), "{key:?} was opened while it was open");
         self.by_key.entry(key).or_default().push(id);
         self.sides.push(Side {
             app,
-            host,
             key,
             max_payload,
             opened_at: now,
@@ -185,8 +188,8 @@ impl Checker {
         self.open_keys.remove(&key);
     }
 
-    pub(crate) fn incident(&mut self, kind: IncidentKind, host: usize, from: Instant, until: Instant) {
-        self.incidents.push(Incident { host, from, until, kind });
+    pub(crate) fn incident(&mut self, kind: IncidentKind, ip: Ipv4Addr, from: Instant, until: Instant) {
+        self.incidents.push(Incident { ip, from, until, kind });
     }
 
     /// Whether something happened that may end this flow so.
@@ -199,6 +202,7 @@ impl Checker {
         let happened = |kind, lasting| {
             self.incidents.iter().any(|incident| {
                 incident.kind == kind
+                    && (incident.ip == side.key.remote_ip || incident.ip == side.key.local_ip)
                     && incident.until >= side.opened_at.saturating_back(FORGIVEN)
                     && incident.until.min(now).saturating_since(incident.from) >= lasting
             })
@@ -208,8 +212,17 @@ impl Checker {
         match reason {
             Reason::Closed => side.close_called || peers_closed(),
             Reason::AppGone => application_died(),
-            // The peer has forgotten the flow while this side still waited for the last acknowledgement.
-            Reason::NoSuchFlow => side.close_called || peers_closed() || application_died() || daemon_ended(),
+            // The peer has forgotten the flow while this side still waited for the last acknowledgement, or never had it,
+            // because its listener ended between our SYN and the first packet.
+            Reason::NoSuchFlow => {
+                let ended = IncidentKind::ListenerEnded { port: side.key.remote_port };
+                side.close_called
+                    || peers_closed()
+                    || application_died()
+                    || daemon_ended()
+                    || happened(ended, Duration::ZERO)
+                    || side.received == 0 && happened(IncidentKind::FewFlows, Duration::ZERO)
+            }
             Reason::PeerRestarted | Reason::Shutdown => daemon_ended(),
             Reason::PeerGone => daemon_ended() || happened(IncidentKind::Unreachable, FORGIVEN),
             Reason::Reset | Reason::Refused | Reason::Protocol | Reason::Limit | Reason::Other => false,
@@ -240,11 +253,6 @@ impl Checker {
     /// Sides ever opened.
     pub(crate) fn sides(&self) -> impl Iterator<Item = (SideId, &Side)> {
         (0..).map(SideId).zip(&self.sides)
-    }
-
-    /// How many messages a side has received.
-    pub(crate) fn received_by(&self, side: SideId) -> usize {
-        self.side(side).received
     }
 
     /// A stream of which something is owed that has not arrived, and what; `None` when nothing is.

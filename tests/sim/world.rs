@@ -189,6 +189,9 @@ impl World {
     pub(crate) fn ask(&mut self, app: AppId, request: Request) {
         let application = self.apps.get_mut(&app).expect("it lives");
         self.trace.say(self.now, || format!("{app:?} asks {request:?}"));
+        if let Request::Unlisten { ip, port } = request {
+            self.checker.incident(IncidentKind::ListenerEnded { port }, ip, self.now, self.now);
+        }
         let request = application.ask(request, self.now);
         let connection = application.connection;
         let daemon = self.hosts[application.host].daemon.as_mut().expect("an application does not outlive its daemon");
@@ -227,6 +230,9 @@ impl World {
 
     /// Closes a flow, after what was sent.
     pub(crate) fn close(&mut self, side: SideId) {
+        if self.checker.side(side).close_called {
+            return;
+        }
         let Some((channel, flow)) = Self::channel_of(&mut self.apps, &self.checker, side) else { return };
         channel.close(flow);
         self.checker.close_called(side);
@@ -243,7 +249,7 @@ impl World {
             self.checker.orphaned(side);
         }
         let (host, connection) = (application.host, application.connection);
-        self.checker.incident(IncidentKind::ApplicationDied, host, self.now, self.now);
+        self.checker.incident(IncidentKind::ApplicationDied, self.hosts[host].ip, self.now, self.now);
         if let Some(daemon) = &mut self.hosts[host].daemon {
             daemon.tell(Event::Disconnected { connection });
         }
@@ -252,12 +258,12 @@ impl World {
         self.has_worked = true;
     }
 
-    /// The receiving application looks at nothing before this moment.
-    pub(crate) fn stop_reading(&mut self, app: AppId, until: Instant) {
-        if let Some(application) = self.apps.get_mut(&app) {
-            application.reads_from = until;
-            self.trace.say(self.now, || format!("{app:?} stops reading until {until:?}"));
-        }
+    /// The application looks at what has arrived from this moment on, and not before.
+    pub(crate) fn read_from(&mut self, app: AppId, moment: Instant) {
+        let application = self.apps.get_mut(&app).expect("it lives");
+        application.reads_from = moment;
+        self.trace.say(self.now, || format!("{app:?} reads from {moment:?} on"));
+        self.has_worked = true;
     }
 
     fn channel_of<'a>(
@@ -348,7 +354,6 @@ impl World {
     fn take_event(&mut self, app: AppId, channel: usize, event: Arrival) {
         let now = self.now;
         let application = self.apps.get_mut(&app).expect("it lives");
-        let host = application.host;
         let flows = &mut application.channels[channel].flows;
         self.trace.say(now, || match event {
             Arrival::Message { flow } => format!("{app:?} {flow:?}: {} bytes", self.message.len()),
@@ -356,7 +361,7 @@ impl World {
         });
         match event {
             Arrival::Opened { flow, key, max_payload } => {
-                let side = self.checker.opened(app, host, key, max_payload, now);
+                let side = self.checker.opened(app, key, max_payload, now);
                 assert_eq!(flows.insert(flow, side), None, "a name was given to two flows");
                 self.trace.note(&[2, now.as_nanos(), side.0, u64::from(key.local_port)]);
             }
@@ -418,7 +423,7 @@ impl World {
     pub(crate) fn stop(&mut self, host: usize) {
         self.trace.say(self.now, || format!("the daemon of host {host} is asked to stop"));
         // From now on flows may end by it.
-        self.checker.incident(IncidentKind::DaemonEnded, host, self.now, Instant::from_nanos(u64::MAX));
+        self.checker.incident(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now, Instant::from_nanos(u64::MAX));
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
         daemon.tell(Event::Stop);
         self.has_worked = true;
@@ -432,7 +437,7 @@ impl World {
         if self.hosts[host].daemon.take().is_none() {
             return;
         }
-        self.checker.incident(IncidentKind::DaemonEnded, host, self.now, Instant::from_nanos(u64::MAX));
+        self.checker.incident(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now, Instant::from_nanos(u64::MAX));
         let apps: Vec<AppId> = self.apps.iter().filter(|(_, app)| app.host == host).map(|(id, _)| *id).collect();
         for app in apps {
             self.kill(app);
