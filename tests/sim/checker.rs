@@ -212,8 +212,8 @@ impl Checker {
         match reason {
             Reason::Closed => side.close_called || peers_closed(),
             Reason::AppGone => application_died(),
-            // The peer has forgotten the flow while this side still waited for the last acknowledgement, or never had it,
-            // because its listener ended between our SYN and the first packet.
+            // The peer has forgotten the flow while this side still waited for the last acknowledgement, or never had
+            // it, because its listener ended between our SYN and the first packet.
             Reason::NoSuchFlow => {
                 let ended = IncidentKind::ListenerEnded { port: side.key.remote_port };
                 side.close_called
