@@ -1,7 +1,7 @@
 //! What a seed decides before its run: the hosts, their links, how applications behave and what may go wrong.
 //!
-//! Every seed leaves out most kinds of trouble and overdoes a few. Runs that are all alike, with a little of everything,
-//! would find less (Groce et al., "Swarm testing", ISSTA 2012).
+//! Every seed leaves out most kinds of trouble and overdoes a few. Runs that are all alike, with a little of
+//! everything, would find less (Groce et al., "Swarm testing", ISSTA 2012).
 
 use machnet::config::Limits;
 use machnet_proto::congestion::Congestion;

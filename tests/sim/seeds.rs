@@ -1,8 +1,8 @@
 //! Runs by seed: many, one again, one twice.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant as WallClock;
 
 use machnet_proto::time::Duration;

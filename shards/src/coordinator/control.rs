@@ -196,8 +196,8 @@ impl Coordinator {
         self.effects.push_back(Effect::Disconnect { connection: owner });
     }
 
-    /// Takes back everything an endpoint has, at whatever moment of whatever request: its listeners and connects are gone
-    /// at once, its channels when what they hold has been delivered.
+    /// Takes back everything an endpoint has, at whatever moment of whatever request: its listeners and connects are
+    /// gone at once, its channels when what they hold has been delivered.
     pub(super) fn end_endpoint(&mut self, connection: ConnectionId, now: Instant) {
         let Some(endpoint) = self.endpoints.close(connection) else { return };
         for place in endpoint.listeners {

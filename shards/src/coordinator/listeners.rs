@@ -14,8 +14,8 @@ pub(super) type Place = (Ipv4Addr, u16);
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     listeners: BTreeMap<Place, Listener>,
-    /// Confirmations under way that nobody waits for any more, because their listener has ended. A shard confirms in the
-    /// order it was asked, so that these come before those of the port's next listener.
+    /// Confirmations under way that nobody waits for any more, because their listener has ended. A shard confirms in
+    /// the order it was asked, so that these come before those of the port's next listener.
     stale: BTreeMap<(ShardId, u16), u32>,
 }
 

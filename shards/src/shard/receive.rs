@@ -201,7 +201,8 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// A SYN for a tuple that has a flow: a duplicate gets the same answer, another incarnation of the peer makes the
-    /// flow ask whether its own is still there. If it is not, the answer ends the flow and the next SYN opens a new one.
+    /// flow ask whether its own is still there. If it is not, the answer ends the flow and the next SYN opens a new
+    /// one.
     fn receive_syn_on_flow(&mut self, id: FlowId, datagram: &UdpDatagram<'_>, theirs: &Terms, answer: &Acceptance) {
         let entry = self.flows.get_mut(id).expect("found by the caller");
         if entry.origin == Origin::Accepted && entry.remote_nonce == theirs.offer.nonce {
