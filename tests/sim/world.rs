@@ -194,7 +194,7 @@ impl World {
         let application = self.apps.get_mut(&app).expect("it lives");
         self.trace.say(|| format!("{app:?} asks {request:?}"));
         if let Request::Unlisten { ip, port } = request {
-            self.checker.incident(IncidentKind::ListenerEnded { port }, ip, self.now, self.now);
+            self.checker.incident(IncidentKind::ListenerEnded { port }, ip, self.now);
         }
         let request = application.ask(request, self.now);
         let connection = application.connection;
@@ -253,7 +253,7 @@ impl World {
             self.checker.orphaned(side);
         }
         let (host, connection) = (application.host, application.connection);
-        self.checker.incident(IncidentKind::ApplicationDied, self.hosts[host].ip, self.now, self.now);
+        self.checker.incident(IncidentKind::ApplicationDied, self.hosts[host].ip, self.now);
         if let Some(daemon) = &mut self.hosts[host].daemon {
             daemon.tell(Event::Disconnected { connection });
         }
@@ -427,7 +427,7 @@ impl World {
     pub(crate) fn stop(&mut self, host: usize) {
         self.trace.say(|| format!("the daemon of host {host} is asked to stop"));
         // From now on flows may end by it.
-        self.checker.incident(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now, Instant::from_nanos(u64::MAX));
+        self.checker.incident(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now);
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
         daemon.tell(Event::Stop);
         self.has_worked = true;
@@ -441,7 +441,7 @@ impl World {
         if self.hosts[host].daemon.take().is_none() {
             return;
         }
-        self.checker.incident(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now, Instant::from_nanos(u64::MAX));
+        self.checker.incident(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now);
         let apps: Vec<AppId> = self.apps.iter().filter(|(_, app)| app.host == host).map(|(id, _)| *id).collect();
         for app in apps {
             self.kill(app);
@@ -463,7 +463,13 @@ impl World {
     /// Changes what connects a host.
     pub(crate) fn set_link(&mut self, host: usize, link: Link) {
         self.trace.say(|| format!("host {host}: {link:?}"));
-        self.hosts[host].link = link;
+        let Host { ip, link: before, .. } = &mut self.hosts[host];
+        match (before.is_connected, link.is_connected) {
+            (true, false) => self.checker.incident(IncidentKind::Unreachable, *ip, self.now),
+            (false, true) => self.checker.reachable(*ip, self.now),
+            _ => {}
+        }
+        *before = link;
         if let Some(daemon) = &self.hosts[host].daemon {
             self.network.set_link(daemon.port, link);
         }
