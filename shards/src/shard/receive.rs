@@ -86,7 +86,7 @@ impl<Q: NicQueue> Shard<Q> {
         }
         match Header::parse(datagram.payload) {
             Ok((header, payload)) => self.receive_packet(datagram, &header, payload, now),
-            Err(WireError::Unknown) => self.receive_handshake(datagram, now),
+            Err(WireError::Unknown | WireError::Truncated) => self.receive_handshake(datagram, now),
             Err(_) => Err(DropReason::NotMachnet),
         }
     }
@@ -143,6 +143,7 @@ impl<Q: NicQueue> Shard<Q> {
             Ok(_) => Err(DropReason::UnknownFlow),
             Err(HandshakeError::OldGeneration) => Err(DropReason::NoExtension),
             Err(HandshakeError::Wire(WireError::Unknown)) => Err(DropReason::NotMachnet),
+            Err(HandshakeError::Wire(_)) if datagram.payload.len() < HEADER_BYTES => Err(DropReason::NotMachnet),
             Err(HandshakeError::Wire(_)) => Err(DropReason::Malformed),
         }
     }
