@@ -2,7 +2,7 @@
 
 use machnet_proto::addr::{FlowKey, MacAddr};
 use machnet_proto::flow::{self, Birth, FlowId, Reason, Role, Verdict};
-use machnet_proto::handshake::{Acceptance, HandshakeError, Message, Packet, Terms};
+use machnet_proto::handshake::{Acceptance, Features, HandshakeError, Message, Packet, Terms};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::time::Instant;
 use machnet_proto::wire::WireError;
@@ -239,6 +239,10 @@ impl<Q: NicQueue> Shard<Q> {
         if header.ack != SeqNo::new(half_open.local_nonce) + 1 {
             return Err(DropReason::Invalid);
         }
+        let features = half_open.agreed.features;
+        if features.contains(Features::CHECKSUM) && datagram.checksum_is_good() != Some(true) {
+            return Err(DropReason::BadChecksum);
+        }
         let slot = self.listening_slot(&key).filter(|&slot| self.has_room_for_flow(slot));
         let slot = slot.ok_or(DropReason::FlowLimit)?;
         let birth = Birth {
@@ -249,7 +253,6 @@ impl<Q: NicQueue> Shard<Q> {
             peer_window_packets: INITIAL_WINDOW_PACKETS,
             rtt: None,
         };
-        let features = half_open.agreed.features;
         let id =
             self.open_flow(key, half_open.next_hop, &birth, features, slot, now).map_err(|_| DropReason::FlowLimit)?;
         self.half_open.remove(&key);

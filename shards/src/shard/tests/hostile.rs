@@ -171,23 +171,25 @@ fn a_piece_longer_than_its_flow_allows_is_noticed() {
 fn a_receive_buffer_given_back_twice_or_invented_is_noticed() {
     let after_giving_back = |lie: fn(u64) -> u64| {
         let mut scene = Scene::new();
-        scene.rig.put(&packet(&OURS, &scene.rig.header(Kind::Data, 201, 101), b"one"));
-        scene.rig.receive_data(&OURS, 202, 101, b"two");
+        for seq in 201..204 {
+            scene.rig.receive_data(&OURS, seq, 101, b"a piece");
+        }
         let Scene { hostile, segment, .. } = &mut scene;
-        // A buffer that is given back is written down at once, and published later.
-        let slots = [(); 2].map(|()| {
+        // A buffer that is given back is written down at once, and published later. The first one is number 0, which
+        // changes nothing.
+        let slots = [(); 3].map(|()| {
             let Some(Received::Message { message, .. }) = hostile.recv().unwrap() else { panic!("no message") };
             let before = memory(segment);
             drop(message);
             changes(&before, &memory(segment))
         });
-        let [[first], [second]] = [&slots[0][..], &slots[1][..]] else { panic!("{slots:?}") };
+        let [[], [first], [second]] = [&slots[0][..], &slots[1][..], &slots[2][..]] else { panic!("{slots:?}") };
         assert!(hostile.recv().unwrap().is_none());
         scene.write(*second, lie(scene.read(*first)));
         scene.verdict()
     };
     assert_eq!(after_giving_back(|first| first), Some(Violation::BufferNotOwned));
-    assert_eq!(after_giving_back(|_| 0), Some(Violation::BufferNotOwned), "it was never published");
+    assert_eq!(after_giving_back(|_| u64::from(RX_BUFFERS) - 1), Some(Violation::BufferNotOwned), "it was never published");
     assert_eq!(after_giving_back(|_| RX_BUFFERS.into()), Some(Violation::BufferOutOfRange));
     assert_eq!(after_giving_back(|_| u64::MAX), Some(Violation::BufferOutOfRange));
 }
