@@ -189,9 +189,32 @@ fn a_receive_buffer_given_back_twice_or_invented_is_noticed() {
         scene.verdict()
     };
     assert_eq!(after_giving_back(|first| first), Some(Violation::BufferNotOwned));
-    assert_eq!(after_giving_back(|_| u64::from(RX_BUFFERS) - 1), Some(Violation::BufferNotOwned), "it was never published");
+    assert_eq!(
+        after_giving_back(|_| u64::from(RX_BUFFERS) - 1),
+        Some(Violation::BufferNotOwned),
+        "it was never published"
+    );
     assert_eq!(after_giving_back(|_| RX_BUFFERS.into()), Some(Violation::BufferOutOfRange));
     assert_eq!(after_giving_back(|_| u64::MAX), Some(Violation::BufferOutOfRange));
+}
+
+#[test]
+fn a_channel_whose_application_is_gone_is_not_looked_at_although_somebody_still_writes() {
+    let mut scene = Scene::new();
+    scene.send();
+    let linger = Duration::from_millis(50);
+    scene.rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason: Reason::AppGone, linger });
+    scene.rig.turn();
+    assert_eq!(scene.rig.packets(&OURS), [data(101, 201, b"a piece")]);
+    let [slot, _] = scene.send_two();
+    scene.write(slot, u64::MAX);
+    scene.rig.assert_quiet();
+    scene.rig.receive(&OURS, &scene.rig.header(Kind::Ack, 201, 102), &[]);
+    assert_eq!(scene.rig.packets(&OURS).len(), 1, "CLOSE, nothing of what was written since");
+    scene.rig.receive(&OURS, &scene.rig.header(Kind::Ack, 201, 103), &[]);
+    let told = scene.rig.told();
+    assert!(matches!(told.last(), Some(ToCoordinator::ChannelGone { channel: ChannelId(1), .. })), "{told:?}");
+    scene.exchange_honestly();
 }
 
 #[test]
