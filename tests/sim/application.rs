@@ -146,7 +146,8 @@ impl Application {
         let ChannelGeometry { buffer_bytes, tx_buffers, rx_buffers } = geometry;
         let geometry = Geometry::from_parts(buffer_bytes, tx_buffers, rx_buffers).expect("measures of a channel");
         let end = AppEnd::open(geometry, AppHandles { segment, bell_in, bell_out }).expect("the segment can be mapped");
-        let [tx_buffers, rx_buffers] = [tx_buffers, rx_buffers].map(|count| usize::try_from(count).expect("32 bits fit"));
+        let [tx_buffers, rx_buffers] =
+            [tx_buffers, rx_buffers].map(|count| usize::try_from(count).expect("32 bits fit"));
         self.channels.push(Channel { end, tx_buffers, rx_buffers, flows: BTreeMap::new() });
     }
 

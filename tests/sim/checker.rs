@@ -1,8 +1,8 @@
 //! What must be true of every run, whatever the workload did and the network did to it.
 //!
 //! The checker sees only what applications see: flows that opened and closed, messages that `send` took, messages that
-//! `recv` gave. It knows what the messages must say by a rule (see [`content`]), keeps its own account of every flow, and
-//! excuses a flow that ended early only if something happened that may end it.
+//! `recv` gave. It knows what the messages must say by a rule (see [`content`]), keeps its own account of every flow,
+//! and excuses a flow that ended early only if something happened that may end it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -115,7 +115,10 @@ impl Checker {
     /// `send` took a message.
     pub(crate) fn sent(&mut self, side: SideId, len: usize) {
         let side = self.side_mut(side);
-        assert!(side.life == Life::Open && !side.close_called, "send took a message for a flow that is closed: {side:?}");
+        assert!(
+            side.life == Life::Open && !side.close_called,
+            "send took a message for a flow that is closed: {side:?}"
+        );
         side.sent.push(u32::try_from(len).expect("messages are short"));
     }
 

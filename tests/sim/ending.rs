@@ -13,9 +13,8 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// Everything that was sent arrives, and every request is answered, within this time.
 pub(crate) fn deliver(world: &mut World, within: Duration) {
     let limit = world.now + within;
-    let delivered = |world: &mut World| {
-        world.apps.values().all(|app| app.asked.is_empty()) && world.checker.missing().is_none()
-    };
+    let delivered =
+        |world: &mut World| world.apps.values().all(|app| app.asked.is_empty()) && world.checker.missing().is_none();
     // Looking at every flow is dear: not after every step.
     world.run_until(limit, |world| world.is_time_to_look() && delivered(world));
     for (app, application) in &world.apps {
@@ -48,7 +47,9 @@ pub(crate) fn part(world: &mut World, dice: &mut Dice) {
         world.kill(app);
     }
     let limit = world.now + GOODBYE;
-    world.run_until(limit, |world| world.is_time_to_look() && (0..world.hosts.len()).all(|host| remains(world, host).is_empty()));
+    world.run_until(limit, |world| {
+        world.is_time_to_look() && (0..world.hosts.len()).all(|host| remains(world, host).is_empty())
+    });
     for host in 0..world.hosts.len() {
         let remains = remains(world, host);
         assert!(remains.is_empty(), "everybody is gone, but host {host} remembers {remains:?}");

@@ -281,7 +281,8 @@ impl World {
 
     /// Buffers of living applications' channels that are not where they are when nothing is under way.
     pub(crate) fn absent_buffers(&mut self) -> usize {
-        let transmit: usize = self.apps.values_mut().flat_map(|app| &mut app.channels).map(Channel::absent_tx_buffers).sum();
+        let transmit: usize =
+            self.apps.values_mut().flat_map(|app| &mut app.channels).map(Channel::absent_tx_buffers).sum();
         let receive: usize = (0..self.hosts.len()).map(|host| self.absent_rx_buffers(host)).sum();
         transmit + receive
     }
@@ -483,7 +484,10 @@ fn check_answer(asked: &Asked, reply: &Reply, now: Instant) {
         | (Request::Connect { .. }, Reply::Connected { .. }) => true,
         (_, Reply::Failed { error }) => !matches!(
             error,
-            ControlError::Malformed(_) | ControlError::WrongVersion(_) | ControlError::System(_) | ControlError::Incompatible
+            ControlError::Malformed(_)
+                | ControlError::WrongVersion(_)
+                | ControlError::System(_)
+                | ControlError::Incompatible
         ),
         _ => false,
     };

@@ -196,8 +196,8 @@ impl Coordinator {
         self.effects.push_back(Effect::Disconnect { connection: owner });
     }
 
-    /// Takes back everything an endpoint has, at whatever moment of whatever request: its listeners and connects are gone
-    /// at once, its channels when what they hold has been delivered.
+    /// Takes back everything an endpoint has, at whatever moment of whatever request: its listeners and connects are
+    /// gone at once, its channels when what they hold has been delivered.
     pub(super) fn end_endpoint(&mut self, connection: ConnectionId, now: Instant) {
         let Some(endpoint) = self.endpoints.close(connection) else { return };
         for place in endpoint.listeners {
@@ -216,7 +216,7 @@ impl Coordinator {
 
     /// Fails what applications wait for: the daemon stops.
     pub(super) fn refuse_waiting(&mut self, now: Instant) {
-        let waiting: Vec<_> = self.listeners.waiting().collect();
+        let waiting: Vec<_> = self.listeners.take_waiting().collect();
         for (connection, id) in waiting {
             self.fail(connection, id, ControlError::Stopping);
         }

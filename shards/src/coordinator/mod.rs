@@ -11,8 +11,8 @@
 //!                                      └───────────────────────────────────────────┘
 //! ```
 //!
-//! Plain functions: [`Coordinator::handle`] takes an event and the time, [`Coordinator::poll_effect`] gives what is to be
-//! done for applications, [`Coordinator::deadline`] says when to come back. There is no clock and no socket here, so
+//! Plain functions: [`Coordinator::handle`] takes an event and the time, [`Coordinator::poll_effect`] gives what is to
+//! be done for applications, [`Coordinator::deadline`] says when to come back. There is no clock and no socket here, so
 //! that a simulator and the tests drive what the daemon runs; [`run`] is the daemon's loop around it.
 //!
 //! Every table is bounded: connections, channels and their bytes by user, listeners and connects by endpoint, flows and

@@ -452,7 +452,6 @@ impl<Q: NicQueue> Shard<Q> {
     /// Whether the shard can take on one more flow for this channel.
     fn has_room_for_flow(&self, slot: usize) -> bool {
         self.post.len() < POST_MAX
-            && self.flows.len() < self.settings.flows_max
             && self.stage == Stage::Running
             && self.channels[slot].as_ref().is_some_and(Channel::takes_flows)
     }

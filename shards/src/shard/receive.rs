@@ -176,12 +176,14 @@ impl<Q: NicQueue> Shard<Q> {
             self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Refused.to_wire()), now)?;
             return Err(DropReason::NoListener);
         };
-        if !self.has_room_for_flow(slot) {
+        let known = self.half_open.get(key).is_some_and(|flow| flow.remote_nonce == theirs.offer.nonce);
+        // A place in the table is promised with the answer: peers must not connect to what cannot be confirmed.
+        let promised = self.flows.len() + self.half_open.len();
+        if !self.has_room_for_flow(slot) || !known && promised >= self.settings.flows_max {
             self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Limit.to_wire()), now)?;
             return Err(DropReason::FlowLimit);
         }
         self.send_datagram(datagram.source_mac, key, &answer.packet);
-        let known = self.half_open.get(key).is_some_and(|flow| flow.remote_nonce == theirs.offer.nonce);
         if !known {
             let flow = HalfOpenFlow {
                 remote_nonce: theirs.offer.nonce,
@@ -200,7 +202,8 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// A SYN for a tuple that has a flow: a duplicate gets the same answer, another incarnation of the peer makes the
-    /// flow ask whether its own is still there. If it is not, the answer ends the flow and the next SYN opens a new one.
+    /// flow ask whether its own is still there. If it is not, the answer ends the flow and the next SYN opens a new
+    /// one.
     fn receive_syn_on_flow(&mut self, id: FlowId, datagram: &UdpDatagram<'_>, theirs: &Terms, answer: &Acceptance) {
         let entry = self.flows.get_mut(id).expect("found by the caller");
         if entry.origin == Origin::Accepted && entry.remote_nonce == theirs.offer.nonce {
@@ -244,7 +247,7 @@ impl<Q: NicQueue> Shard<Q> {
             return Err(DropReason::BadChecksum);
         }
         let slot = self.listening_slot(&key).filter(|&slot| self.has_room_for_flow(slot));
-        let slot = slot.ok_or(DropReason::FlowLimit)?;
+        let Some(slot) = slot else { return self.break_promise(datagram, header, now) };
         let birth = Birth {
             role: Role::Acceptor,
             local_nonce: half_open.local_nonce,
@@ -253,13 +256,27 @@ impl<Q: NicQueue> Shard<Q> {
             peer_window_packets: INITIAL_WINDOW_PACKETS,
             rtt: None,
         };
-        let id =
-            self.open_flow(key, half_open.next_hop, &birth, features, slot, now).map_err(|_| DropReason::FlowLimit)?;
+        let Ok(id) = self.open_flow(key, half_open.next_hop, &birth, features, slot, now) else {
+            return self.break_promise(datagram, header, now);
+        };
         self.half_open.remove(&key);
         self.counts.count(Counter::FlowsAccepted);
         let channel = self.channels[slot].as_ref().map(|channel| channel.id).expect("it had room for the flow");
         self.tell(ToCoordinator::Accepted { shard: self.settings.id, key, channel });
         Ok(id)
+    }
+
+    /// There is no room any more for a flow that was promised it: the peer is told at once, and not left to find out.
+    fn break_promise(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        header: &Header,
+        now: Instant,
+    ) -> Result<FlowId, DropReason> {
+        self.half_open.remove(&datagram.key);
+        // It says that the flow is unknown, which is not why the packet is dropped.
+        let _ = self.answer_unknown(datagram, header, now);
+        Err(DropReason::FlowLimit)
     }
 
     /// A packet of a flow that is not here: peers that speak the extension are told, at a bounded rate, so that they

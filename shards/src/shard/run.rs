@@ -1,9 +1,9 @@
 //! A shard at work: its thread, its turns, its sleep.
 //!
 //! glommio places the thread and runs the shard's one task. The task never waits inside glommio: its park costs a
-//! membarrier to every core of the daemon and adds 10 to 35 µs to a wake, and glommio 0.9 can park with work to do when its
-//! preempt timer fires at the wrong moment. So the shard sleeps in one `epoll_pwait2` over everything that can wake it:
-//! the bells of its channels, its mailbox, its NIC queue, and the next deadline.
+//! membarrier to every core of the daemon and adds 10 to 35 µs to a wake, and glommio 0.9 can park with work to do when
+//! its preempt timer fires at the wrong moment. So the shard sleeps in one `epoll_pwait2` over everything that can wake
+//! it: the bells of its channels, its mailbox, its NIC queue, and the next deadline.
 
 use std::io;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::nic::{NicQueue, Wake};
 /// glommio's preempt timer. It must be 10 ms or more (see the module's documentation), and nothing waits for it.
 const PREEMPT: Duration = Duration::from_millis(100);
 
-/// How long a shard without work goes on looking before it sleeps. A wake from a halted virtual CPU costs about as much;
-/// while others want the CPU each look yields to them.
+/// How long a shard without work goes on looking before it sleeps. A wake from a halted virtual CPU costs about as
+/// much; while others want the CPU each look yields to them.
 const SPELL: Duration = Duration::from_micros(50);
 
 /// Looks in a spell at the least, however long each takes because others have the CPU.
