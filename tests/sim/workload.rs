@@ -78,8 +78,7 @@ impl Workload {
         for host in 0..world.hosts.len() {
             self.blow(world, host);
             if self.plan.hosts[host].0.limits.max_flows_per_shard <= FEW_FLOWS {
-                let always = Instant::from_nanos(u64::MAX);
-                world.checker.incident(IncidentKind::FewFlows, world.ip(host), world.now, always);
+                world.checker.incident(IncidentKind::FewFlows, world.ip(host), world.now);
             }
         }
         while self.actions < self.plan.habits.actions && world.network_counts().delivered < self.plan.habits.packets {
@@ -268,7 +267,6 @@ impl Workload {
         }
         let until = world.now + up_to(&mut self.dice, Duration::from_micros(50), self.plan.storm.partition_max);
         world.set_link(host, Link { is_connected: false, ..self.calm_links[host] });
-        world.checker.incident(IncidentKind::Unreachable, world.ip(host), world.now, until);
         self.restore.push((until, host));
         // Long partitions are worth waiting for: everybody notices.
         if self.dice.chance(0.5) {
