@@ -3,8 +3,8 @@
 use super::ConfigError;
 use super::document::Place;
 
-/// What happens to the frames that an interface receives: each fault strikes each frame by itself. Both hosts need it for
-/// faults in both directions.
+/// What happens to the frames that an interface receives: each fault strikes each frame by itself. Both hosts need it
+/// for faults in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Faults {
     /// `loss_percent`: frames that never arrive.

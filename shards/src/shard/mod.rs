@@ -200,8 +200,8 @@ impl Entry {
 }
 
 impl Entry {
-    /// The peer of an accepted flow sends from this address. The one in its SYN is all that is known of the way back, and
-    /// no checksum covers it; it may also have moved since.
+    /// The peer of an accepted flow sends from this address. The one in its SYN is all that is known of the way back,
+    /// and no checksum covers it; it may also have moved since.
     fn follow(&mut self, source: MacAddr) {
         if source != self.next_hop {
             self.next_hop = source;
