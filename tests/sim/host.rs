@@ -229,10 +229,11 @@ impl Daemon {
         gauges.filter(|(name, _)| *name == label).map(|(_, value)| value).sum()
     }
 
-    /// Every bell rings without a cause, which must do no harm.
-    pub(crate) fn ring_all_bells(&mut self) {
-        for Runner { shard, bells, .. } in &mut self.shards {
-            bells.iter().for_each(|slot| shard.bell_rang(*slot));
+    /// Every bell rings without a cause, which must do no harm: all shards look at all channels.
+    pub(crate) fn ring_all_bells(&mut self, now: Instant) {
+        for runner in &mut self.shards {
+            runner.bells.iter().for_each(|slot| runner.shard.bell_rang(*slot));
+            runner.wake(now);
         }
     }
 
@@ -300,8 +301,7 @@ impl Runner {
                 if !(rung || deadline.is_some_and(|deadline| deadline <= now) || self.shard.queue().has_arrived()) {
                     return false;
                 }
-                self.shard.finish_sleep();
-                self.state = State::Awake { until: now };
+                self.wake(now);
                 self.ready_at = now + Duration::from_nanos(self.dice.below(30_000) as u64);
                 true
             }
@@ -318,6 +318,13 @@ impl Runner {
                 }
                 worked
             }
+        }
+    }
+
+    fn wake(&mut self, now: Instant) {
+        if matches!(self.state, State::Asleep { .. }) {
+            self.shard.finish_sleep();
+            self.state = State::Awake { until: now };
         }
     }
 

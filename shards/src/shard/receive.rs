@@ -118,7 +118,7 @@ impl<Q: NicQueue> Shard<Q> {
         }
         let congested = datagram.ecn == ipv4::Header::ECN_CE;
         let verdict = entry.flow.on_packet(now, header, payload.len(), congested, |need| channel.accept(need, payload));
-        if entry.origin == Origin::Accepted && matches!(verdict, Verdict::Accepted | Verdict::NotData) {
+        if entry.origin == Origin::Accepted && !matches!(verdict, Verdict::Invalid(_) | Verdict::Ended) {
             entry.follow(datagram.source_mac);
         }
         Self::make_ready(&mut self.ready, id, entry);
