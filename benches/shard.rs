@@ -86,7 +86,8 @@ impl Host {
         self.to_shard.post(message).expect("room in the mailbox");
     }
 
-    /// A channel that had nothing to do for some turns is looked at again when its bell rings: only a loss takes so long.
+    /// A channel that had nothing to do for some turns is looked at again when its bell rings: only a loss takes so
+    /// long.
     fn listen_for_bell(&mut self) {
         if self.shard.has_cold_channels() {
             self.shard.bell_rang(0);

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! DEVICE: DPDK's device arguments, or `kernel` for the interface with this MAC. A message is as many full frames
-//! as machnet-shards needs for it, with the same bytes of headers; nothing is checked or repeated, and both sides look for
-//! frames without sleeping.
+//! as machnet-shards needs for it, with the same bytes of headers; nothing is checked or repeated, and both sides look
+//! for frames without sleeping.
 
 use std::time::{Duration, Instant};
 

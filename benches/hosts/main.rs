@@ -1,11 +1,11 @@
 //! How fast are messages between two hosts, beside kernel TCP and beside bare DPDK on the same device in the same run?
 //!
-//! Two hosts on this machine, first joined by veth, then by memif (memory that two daemons share, without a kernel). Every
-//! load is measured several times, the stacks in turn, and the medians are printed; then how long it takes to attach, to
-//! connect and to wake, and what an idle daemon costs.
+//! Two hosts on this machine, first joined by veth, then by memif (memory that two daemons share, without a kernel).
+//! Every load is measured several times, the stacks in turn, and the medians are printed; then how long it takes to
+//! attach, to connect and to wake, and what an idle daemon costs.
 //!
-//! `cargo bench --bench hosts`, after `make`; about a minute and a half. Every CPU is shared by everything, so only figures
-//! of one run can be compared.
+//! `cargo bench --bench hosts`, after `make`; about a minute and a half. Every CPU is shared by everything, so only
+//! figures of one run can be compared.
 
 #[path = "../../tests/hosts/mod.rs"]
 mod hosts;

@@ -1,5 +1,5 @@
-//! What only a program of its own can measure: how long it takes to attach and to connect, and the first message after a
-//! long silence.
+//! What only a program of its own can measure: how long it takes to attach and to connect, and the first message after
+//! a long silence.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};

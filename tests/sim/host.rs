@@ -9,7 +9,7 @@ use machnet_proto::addr::{Ipv4Addr, MacAddr};
 use machnet_proto::flow;
 use machnet_proto::time::{Duration, Instant};
 use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Event, Interface, Plan};
-use machnet_shards::counters::{Counter, Counts, EntryKey, Registry};
+use machnet_shards::counters::{Counter, EntryKey, Registry};
 use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
 use machnet_shards::nic::NicQueue;
 use machnet_shards::nic::faults::Dice;
@@ -218,11 +218,6 @@ impl Daemon {
     /// The sum of a counter over all shards.
     pub(crate) fn count(&self, counter: Counter) -> u64 {
         self.shards.iter().map(|runner| runner.shard.counts().get(counter)).sum()
-    }
-
-    /// Every shard's own counts.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = &Counts> {
-        self.shards.iter().map(|runner| runner.shard.counts())
     }
 
     /// The sum over all shards of what there is at the moment, by the name it has in `status`.

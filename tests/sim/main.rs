@@ -21,8 +21,12 @@ mod checker;
 mod content;
 mod ending;
 mod host;
+mod plan;
 mod queue;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod seeds;
 mod trace;
+mod workload;
 mod world;

@@ -120,13 +120,11 @@ impl World {
     /// which it then is.
     pub(crate) fn step(&mut self, limit: Instant) -> bool {
         let Some(moment) = self.next_moment().filter(|moment| *moment <= limit) else {
-            self.now = self.now.max(limit);
-            self.network.advance_to(self.now);
+            self.set_time(self.now.max(limit));
             return false;
         };
-        self.now = moment;
+        self.set_time(moment);
         self.steps += 1;
-        self.network.advance_to(moment);
         let mut worked = false;
         let mut effects = Vec::new();
         for host in 0..self.hosts.len() {
@@ -143,6 +141,12 @@ impl World {
         }
         self.has_worked = worked;
         true
+    }
+
+    fn set_time(&mut self, now: Instant) {
+        self.now = now;
+        self.network.advance_to(now);
+        self.trace.advance_to(now);
     }
 
     /// Whether this is a moment to look at something that is dear to look at: every so many steps, and when the world
@@ -188,7 +192,10 @@ impl World {
     /// An application asks its daemon for something.
     pub(crate) fn ask(&mut self, app: AppId, request: Request) {
         let application = self.apps.get_mut(&app).expect("it lives");
-        self.trace.say(self.now, || format!("{app:?} asks {request:?}"));
+        self.trace.say(|| format!("{app:?} asks {request:?}"));
+        if let Request::Unlisten { ip, port } = request {
+            self.checker.incident(IncidentKind::ListenerEnded { port }, ip, self.now);
+        }
         let request = application.ask(request, self.now);
         let connection = application.connection;
         let daemon = self.hosts[application.host].daemon.as_mut().expect("an application does not outlive its daemon");
@@ -213,8 +220,8 @@ impl World {
             self.has_worked = true;
         }
         let failed = u64::from(result.is_err());
-        self.trace.note(&[1, self.now.as_nanos(), side.0, len as u64, failed]);
-        self.trace.say(self.now, || format!("{side:?} sends {len} bytes: {result:?}"));
+        self.trace.note(&[1, side.0, len as u64, failed]);
+        self.trace.say(|| format!("{side:?} sends {len} bytes: {result:?}"));
         result
     }
 
@@ -227,23 +234,26 @@ impl World {
 
     /// Closes a flow, after what was sent.
     pub(crate) fn close(&mut self, side: SideId) {
+        if self.checker.side(side).close_called {
+            return;
+        }
         let Some((channel, flow)) = Self::channel_of(&mut self.apps, &self.checker, side) else { return };
         channel.close(flow);
         self.checker.close_called(side);
-        self.trace.say(self.now, || format!("{side:?} is closed by its application"));
+        self.trace.say(|| format!("{side:?} is closed by its application"));
         self.has_worked = true;
     }
 
     /// Kills an application: the kernel closes its socket and unmaps its memory.
     pub(crate) fn kill(&mut self, app: AppId) {
         let Some(application) = self.apps.remove(&app) else { return };
-        self.trace.say(self.now, || format!("{app:?} dies"));
+        self.trace.say(|| format!("{app:?} dies"));
         self.connections.remove(&application.connection);
         for side in application.sides() {
             self.checker.orphaned(side);
         }
         let (host, connection) = (application.host, application.connection);
-        self.checker.incident(IncidentKind::ApplicationDied, host, self.now, self.now);
+        self.checker.incident(IncidentKind::ApplicationDied, self.hosts[host].ip, self.now);
         if let Some(daemon) = &mut self.hosts[host].daemon {
             daemon.tell(Event::Disconnected { connection });
         }
@@ -252,12 +262,12 @@ impl World {
         self.has_worked = true;
     }
 
-    /// The receiving application looks at nothing before this moment.
-    pub(crate) fn stop_reading(&mut self, app: AppId, until: Instant) {
-        if let Some(application) = self.apps.get_mut(&app) {
-            application.reads_from = until;
-            self.trace.say(self.now, || format!("{app:?} stops reading until {until:?}"));
-        }
+    /// The application looks at what has arrived from this moment on, and not before.
+    pub(crate) fn read_from(&mut self, app: AppId, moment: Instant) {
+        let application = self.apps.get_mut(&app).expect("it lives");
+        application.reads_from = moment;
+        self.trace.say(|| format!("{app:?} reads from {moment:?} on"));
+        self.has_worked = true;
     }
 
     fn channel_of<'a>(
@@ -348,27 +358,26 @@ impl World {
     fn take_event(&mut self, app: AppId, channel: usize, event: Arrival) {
         let now = self.now;
         let application = self.apps.get_mut(&app).expect("it lives");
-        let host = application.host;
         let flows = &mut application.channels[channel].flows;
-        self.trace.say(now, || match event {
+        self.trace.say(|| match event {
             Arrival::Message { flow } => format!("{app:?} {flow:?}: {} bytes", self.message.len()),
             other => format!("{app:?} {other:?}"),
         });
         match event {
             Arrival::Opened { flow, key, max_payload } => {
-                let side = self.checker.opened(app, host, key, max_payload, now);
+                let side = self.checker.opened(app, key, max_payload, now);
                 assert_eq!(flows.insert(flow, side), None, "a name was given to two flows");
-                self.trace.note(&[2, now.as_nanos(), side.0, u64::from(key.local_port)]);
+                self.trace.note(&[2, side.0, u64::from(key.local_port)]);
             }
             Arrival::Message { flow } => {
                 let side = flows[&flow];
                 self.checker.received(side, &self.message);
-                self.trace.note(&[3, now.as_nanos(), side.0, self.message.len() as u64]);
+                self.trace.note(&[3, side.0, self.message.len() as u64]);
             }
             Arrival::Silence { flow, is_silent } => self.checker.silence(flows[&flow], is_silent),
             Arrival::Closed { flow, reason, acknowledged } => {
                 let side = flows.remove(&flow).expect("only a flow that was opened can end");
-                self.trace.note(&[4, now.as_nanos(), side.0, u64::from(reason), acknowledged]);
+                self.trace.note(&[4, side.0, u64::from(reason), acknowledged]);
                 self.checker.closed(side, reason, acknowledged, now);
             }
         }
@@ -389,8 +398,8 @@ impl World {
         let application = self.apps.get_mut(&app).expect("it has a connection");
         assert_eq!(application.host, host, "a daemon answers its own applications");
         application.wake();
-        self.trace.note(&[5, self.now.as_nanos(), app.0 as u64, u64::from(reply.id)]);
-        self.trace.say(self.now, || format!("{app:?} is answered {reply:?}"));
+        self.trace.note(&[5, app.0 as u64, u64::from(reply.id)]);
+        self.trace.say(|| format!("{app:?} is answered {reply:?}"));
         if let Reply::Channel { index, geometry, .. } = reply.body {
             application.take_channel(index, geometry, fds);
             return;
@@ -410,15 +419,15 @@ impl World {
 
     /// Kills a daemon, and with it every connection of its applications, who notice at once.
     pub(crate) fn crash(&mut self, host: usize) {
-        self.trace.say(self.now, || format!("the daemon of host {host} dies"));
+        self.trace.say(|| format!("the daemon of host {host} dies"));
         self.end_daemon(host);
     }
 
     /// Asks a daemon to stop, as SIGTERM does, and waits until it has.
     pub(crate) fn stop(&mut self, host: usize) {
-        self.trace.say(self.now, || format!("the daemon of host {host} is asked to stop"));
+        self.trace.say(|| format!("the daemon of host {host} is asked to stop"));
         // From now on flows may end by it.
-        self.checker.incident(IncidentKind::DaemonEnded, host, self.now, Instant::from_nanos(u64::MAX));
+        self.checker.incident(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now);
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
         daemon.tell(Event::Stop);
         self.has_worked = true;
@@ -432,7 +441,7 @@ impl World {
         if self.hosts[host].daemon.take().is_none() {
             return;
         }
-        self.checker.incident(IncidentKind::DaemonEnded, host, self.now, Instant::from_nanos(u64::MAX));
+        self.checker.incident(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now);
         let apps: Vec<AppId> = self.apps.iter().filter(|(_, app)| app.host == host).map(|(id, _)| *id).collect();
         for app in apps {
             self.kill(app);
@@ -443,7 +452,7 @@ impl World {
     /// Starts a daemon on a host that has none.
     pub(crate) fn start(&mut self, host: usize) {
         if self.hosts[host].daemon.is_none() {
-            self.trace.say(self.now, || format!("the daemon of host {host} starts"));
+            self.trace.say(|| format!("the daemon of host {host} starts"));
             self.hosts[host].start(&self.network, &self.device, &mut self.dice, self.now);
             self.has_worked = true;
         }
@@ -453,8 +462,14 @@ impl World {
 
     /// Changes what connects a host.
     pub(crate) fn set_link(&mut self, host: usize, link: Link) {
-        self.trace.say(self.now, || format!("host {host}: {link:?}"));
-        self.hosts[host].link = link;
+        self.trace.say(|| format!("host {host}: {link:?}"));
+        let Host { ip, link: before, .. } = &mut self.hosts[host];
+        match (before.is_connected, link.is_connected) {
+            (true, false) => self.checker.incident(IncidentKind::Unreachable, *ip, self.now),
+            (false, true) => self.checker.reachable(*ip, self.now),
+            _ => {}
+        }
+        *before = link;
         if let Some(daemon) = &self.hosts[host].daemon {
             self.network.set_link(daemon.port, link);
         }

@@ -199,6 +199,17 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// The peer of an accepted flow sends from this address. The one in its SYN is all that is known of the way back,
+    /// and no checksum covers it; it may also have moved since.
+    fn follow(&mut self, source: MacAddr) {
+        if source != self.next_hop {
+            self.next_hop = source;
+            self.template.set_destination_mac(source);
+        }
+    }
+}
+
 /// Who opened a flow, and who knows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {

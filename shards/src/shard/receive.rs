@@ -102,6 +102,8 @@ impl<Q: NicQueue> Shard<Q> {
         let key = &datagram.key;
         let id = match self.flows.find(key) {
             Some(id) => id,
+            // Whoever speaks so writes checksums. A damaged packet says nothing about flows that are not here.
+            None if datagram.checksum_is_good() != Some(true) => return Err(DropReason::BadChecksum),
             None if self.half_open.get(key).is_some() => self.confirm(datagram, header, now)?,
             None if header.kind == Kind::Reset && self.expected.contains(key) => return self.pass_answer_on(datagram),
             None => return self.answer_unknown(datagram, header, now),
@@ -116,6 +118,9 @@ impl<Q: NicQueue> Shard<Q> {
         }
         let congested = datagram.ecn == ipv4::Header::ECN_CE;
         let verdict = entry.flow.on_packet(now, header, payload.len(), congested, |need| channel.accept(need, payload));
+        if entry.origin == Origin::Accepted && matches!(verdict, Verdict::Accepted | Verdict::NotData) {
+            entry.follow(datagram.source_mac);
+        }
         Self::make_ready(&mut self.ready, id, entry);
         match verdict {
             Verdict::Accepted => {
@@ -138,6 +143,9 @@ impl<Q: NicQueue> Shard<Q> {
             Ok(Message::V1(syn)) if syn.kind == HandshakeKind::Syn => {
                 self.refuse(datagram, &Packet::refuse_v1(&syn), now)?;
                 Err(DropReason::NoExtension)
+            }
+            Ok(Message::SynAck { .. } | Message::Refuse { .. }) if datagram.checksum_is_good() != Some(true) => {
+                Err(DropReason::BadChecksum)
             }
             Ok(_) if self.expected.contains(&datagram.key) => self.pass_answer_on(datagram),
             Ok(_) => Err(DropReason::UnknownFlow),

@@ -112,7 +112,8 @@ impl Rig {
         (rig, app)
     }
 
-    /// With an application that has connected, and nothing on its way: its next packet has the number 101, the peer's 201.
+    /// With an application that has connected, and nothing on its way: its next packet has the number 101, the peer's
+    /// 201.
     fn connected() -> (Self, AppEnd, ChannelFlowId) {
         let mut rig = Self::new();
         let mut app = rig.add_channel(1);
