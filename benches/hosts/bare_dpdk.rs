@@ -93,7 +93,9 @@ struct Client {
     mac: MacAddr,
     template: Template,
     started: Instant,
-    burst: Vec<DpdkFrame>,
+    /// Filled, and not yet taken by the device.
+    outgoing: Vec<DpdkFrame>,
+    arrived: Vec<DpdkFrame>,
     in_flight: usize,
     last_arrival: Instant,
 }
@@ -120,8 +122,8 @@ impl Client {
         let key = FlowKey { local_ip: ip(1), remote_ip: ip(2), local_port: 7_777, remote_port: 7_777 };
         let now = Instant::now();
         let template = Template::new(mac, peer, &key);
-        let burst = Vec::with_capacity(BURST_FRAMES);
-        Self { queue, mac, template, started: now, burst, in_flight: 0, last_arrival: now }
+        let [outgoing, arrived] = [(); 2].map(|()| Vec::with_capacity(BURST_FRAMES));
+        Self { queue, mac, template, started: now, outgoing, arrived, in_flight: 0, last_arrival: now }
     }
 
     /// Sends single frames until one comes back.
@@ -165,8 +167,7 @@ impl Client {
 
     /// Sends until the window is full or the device takes no more.
     fn send(&mut self, load: &mut Load) {
-        let mut burst = std::mem::take(&mut self.burst);
-        while self.in_flight + burst.len() < load.in_flight_max && burst.len() < BURST_FRAMES {
+        while self.in_flight + self.outgoing.len() < load.in_flight_max && self.outgoing.len() < BURST_FRAMES {
             let Some(mut frame) = self.queue.allocate() else { break };
             if load.next == 0 {
                 load.stamp = self.now();
@@ -180,20 +181,16 @@ impl Client {
             let stamp = load.stamp << 1 | u64::from(is_last);
             payload[..STAMP_BYTES].copy_from_slice(&stamp.to_le_bytes());
             load.next = if is_last { 0 } else { load.next + 1 };
-            burst.push(frame);
+            self.outgoing.push(frame);
         }
-        self.in_flight += self.queue.transmit(&mut burst);
-        // The device does not say when it takes more: what it did not take is lost, as on any wire.
-        self.queue.recycle(&mut burst);
-        self.burst = burst;
+        self.in_flight += self.queue.transmit(&mut self.outgoing);
     }
 
     /// Takes what has come back; what has not in time never will.
     fn receive(&mut self, load: &mut Load) {
-        let mut burst = std::mem::take(&mut self.burst);
-        let received = self.queue.receive(&mut burst, BURST_FRAMES);
+        let received = self.queue.receive(&mut self.arrived, BURST_FRAMES);
         let now = self.now();
-        for frame in &burst {
+        for frame in &self.arrived {
             let Some(payload) = frame.bytes().get(BEFORE_MESSAGE_BYTES..).filter(|_| frame.bytes()[..6] == self.mac.0)
             else {
                 continue;
@@ -202,13 +199,12 @@ impl Client {
             load.frames_received += 1;
             if stamp & 1 == 1 {
                 load.received += 1;
-                load.histogram.saturating_record(now.saturating_sub(stamp >> 1));
+                load.histogram.record(now.saturating_sub(stamp >> 1)).expect("the histogram grows");
             }
             self.in_flight = self.in_flight.saturating_sub(1);
             self.last_arrival = Instant::now();
         }
-        self.queue.recycle(&mut burst);
-        self.burst = burst;
+        self.queue.recycle(&mut self.arrived);
         if received == 0 {
             if self.in_flight > 0 && self.last_arrival.elapsed() > LOST_AFTER {
                 self.in_flight = 0;

@@ -29,11 +29,19 @@ pub(crate) enum Device {
 impl Device {
     /// DPDK's device arguments for the left or the right host, if this is no interface of the kernel.
     fn arguments(self, hosts: &Hosts, host: &Host) -> Option<String> {
-        let socket = hosts.left.directory().join("memif.sock");
         let role = if host.mac == hosts.left.mac { "server" } else { "client" };
-        let memif = || format!("net_memif0,role={role},socket={},socket-abstract=no", socket.display());
+        let memif = || format!("net_memif0,role={role},socket={},socket-abstract=no", memif_socket(hosts).display());
         (self == Self::Memif).then(memif)
     }
+}
+
+fn memif_socket(hosts: &Hosts) -> PathBuf {
+    hosts.left.directory().join("memif.sock")
+}
+
+/// memif's client does not start before its server listens.
+fn until_memif_listens(server: &mut Program, hosts: &Hosts) -> Result<(), Failure> {
+    server.wait_until("memif", PATIENCE, |_| memif_socket(hosts).exists().then_some(()))
 }
 
 /// A daemon on each host, and a server on the right one.
@@ -53,7 +61,11 @@ impl<'h> Daemons<'h> {
             }
             host.start_daemon(&config)
         };
-        let daemons = [start(&hosts.left)?, start(&hosts.right)?];
+        let mut left = start(&hosts.left)?;
+        if device == Device::Memif {
+            until_memif_listens(&mut left, hosts)?;
+        }
+        let daemons = [left, start(&hosts.right)?];
         let local = hosts.right.machnet_ip.to_string();
         let server = hosts.right.start_ours("msg_gen", ["--local_ip", &local])?;
         let mut started = Self { hosts, daemons, server };
@@ -138,18 +150,21 @@ pub(crate) fn measure_tcp(hosts: &Hosts, (msg_size, window): (usize, usize)) -> 
     measurement.ok_or_else(|| client.failure("lost messages or gave no totals"))
 }
 
-/// All loads in turn, several times.
+/// All loads in turn, several times. The echo is on the left, where memif has its server.
 pub(crate) fn measure_bare(hosts: &Hosts, device: Device) -> Result<Vec<Measurement>, Failure> {
     let program = bare_dpdk()?;
     let start = |host: &Host, part: &[String]| {
         let device = device.arguments(hosts, host).unwrap_or_else(|| "kernel".to_owned());
         host.start(&program, [&[host.mac.clone(), device], part].concat())
     };
-    let echo = start(&hosts.right, &["echo".to_owned()])?;
+    let mut echo = start(&hosts.left, &["echo".to_owned()])?;
+    if device == Device::Memif {
+        until_memif_listens(&mut echo, hosts)?;
+    }
     let loads = std::iter::repeat_n(LOADS, ROUNDS).flatten().map(|(size, window)| format!("{size}:{window}"));
     let seconds = LENGTH.as_secs_f64().to_string();
-    let call: Vec<_> = ["call".to_owned(), hosts.right.mac.clone(), seconds].into_iter().chain(loads).collect();
-    let mut client = start(&hosts.left, &call)?;
+    let call: Vec<_> = ["call".to_owned(), hosts.left.mac.clone(), seconds].into_iter().chain(loads).collect();
+    let mut client = start(&hosts.right, &call)?;
     let count = LOADS.len() * ROUNDS;
     let limit = PATIENCE + LENGTH * u32::try_from(2 * count).unwrap_or(u32::MAX);
     let written = client.finish(limit).map_err(|why| Failure(format!("{why}\n\n{}", echo.failure("(the echo)"))))?;
