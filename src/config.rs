@@ -11,6 +11,7 @@
 mod cpu_mask;
 mod document;
 mod error;
+mod faults;
 mod interface;
 mod limits;
 
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use cpu_mask::CpuMask;
 pub use error::ConfigError;
+pub use faults::{Faults, Rate};
 pub use interface::{Attachment, Driver, Interface, MacAddr, Poll, Subnet};
 pub use limits::{ControlSocket, Limits};
 

@@ -34,6 +34,7 @@ fn the_smallest_file_has_the_defaults() {
         mtu_bytes: None,
         subnet: None,
         poll: Poll::Adaptive,
+        faults: None,
     };
     assert_eq!(config.interfaces, [expected]);
     assert_eq!(config.control, ControlSocket::default());
@@ -63,6 +64,38 @@ fn every_key_of_ours_is_read() {
     assert_eq!(interface(r#""pcie": "3b:00.1""#).attachment, Attachment::Pci("3b:00.1".to_owned()));
 }
 
+#[test]
+fn faults_are_rates_in_percent() {
+    let faults = interface(r#""faults": {"loss_percent": 1, "reordering_percent": 0.25, "seed": 7}"#).faults.unwrap();
+    assert_eq!((faults.loss.probability(), faults.reordering.probability(), faults.seed), (0.01, 0.0025, 7));
+    assert_eq!((faults.duplication.probability(), faults.corruption.probability()), (0.0, 0.0));
+    let all = interface(r#""faults": {"duplication_percent": 100, "corruption_percent": 0.0001}"#).faults.unwrap();
+    assert_eq!((all.duplication.probability(), all.corruption.probability(), all.seed), (1.0, 0.000_001, 1));
+    // What strikes nothing is no fault.
+    for nothing in ["{}", r#"{"loss_percent": 0, "seed": 3}"#, r#"{"loss_percent": 0.0}"#] {
+        assert_eq!(interface(&format!("\"faults\": {nothing}")).faults, None, "{nothing}");
+    }
+}
+
+#[test]
+fn a_mistake_in_faults_is_one_sentence() {
+    let percent = "write a number from 0 to 100, such as 0.5";
+    for (key, value, shown, remedy) in [
+        ("loss_percent", "-1", "-1", percent),
+        ("duplication_percent", "100.1", "100.1", percent),
+        ("reordering_percent", "\"1\"", "\"1\"", percent),
+        ("corruption_percent", "null", "null", percent),
+        ("seed", "0.5", "0.5", "write a whole number from 0 to 18446744073709551615"),
+    ] {
+        let sentence = format!("here.json: machnet_config.\"02:00:00:00:00:01\".faults.{key} is {shown}: {remedy}");
+        assert_sentence(&one_interface(&format!("\"faults\": {{\"{key}\": {value}}}")), &sentence);
+    }
+    assert_sentence(
+        &one_interface("\"faults\": 1"),
+        "here.json: machnet_config.\"02:00:00:00:00:01\".faults is 1: write an object, { ... }",
+    );
+}
+
 /// The file in the repository is the documentation: it shows every key, and the daemon-wide ones with their defaults.
 #[test]
 fn the_file_in_the_repository_is_true_and_complete() {
@@ -72,7 +105,11 @@ fn the_file_in_the_repository_is_true_and_complete() {
     assert_eq!(config.control, ControlSocket { group: Some("machnet".to_owned()), ..ControlSocket::default() });
 
     let text = std::fs::read_to_string(&file).unwrap();
-    for (path, unknown) in [("interface", one_interface(r#""?": 0"#)), ("daemon", with_settings(r#""?": 0"#))] {
+    for (path, unknown) in [
+        ("interface", one_interface(r#""?": 0"#)),
+        ("faults", one_interface(r#""faults": {"?": 0}"#)),
+        ("daemon", with_settings(r#""?": 0"#)),
+    ] {
         let ConfigError::Unknown { known, .. } = parse(&unknown).unwrap_err() else { panic!("{path}") };
         for key in known.split(", ") {
             assert!(text.contains(&format!("\"{key}\": ")), "config.json does not show the {path} key {key}");
@@ -186,7 +223,7 @@ fn a_mistake_in_an_interface_is_one_sentence() {
         let sentence = format!("here.json: machnet_config.\"02:00:00:00:00:01\".{key} is {shown}: {remedy}");
         assert_sentence(&one_interface(&format!("\"{key}\": {value}")), &sentence);
     }
-    let keys = "ip, engine_threads, cpu_mask, pcie, driver, device, mtu, prefix, gateway, poll";
+    let keys = "ip, engine_threads, cpu_mask, pcie, driver, device, mtu, prefix, gateway, poll, faults";
     assert_sentence(
         &one_interface("\"engine_thread\": 2"),
         &format!(

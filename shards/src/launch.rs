@@ -11,7 +11,9 @@ use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::daemon::{Daemon, DaemonError, StopPipe, Wired, try_executor};
+use crate::nic::NicQueue;
 use crate::nic::dpdk::{self, Dpdk, InterfacePlan, OpenError, Opened, Plan};
+use crate::nic::faults::{Faults, FaultyQueue};
 
 /// The MTU of an interface that neither the configuration nor its device limits further.
 const DEFAULT_MTU_BYTES: u16 = 1500;
@@ -104,7 +106,12 @@ pub fn serve(config: &Config, socket: &Path) -> Result<(), LaunchError> {
         let opened = dpdk.open(plan).map_err(|error| blame(config, interface, error))?;
         wired.push(wire(interface, plan, opened));
     }
-    let daemon = Daemon::start(config, wired, server, stop)?;
+    // A decision for all interfaces at once: without faults the shards are built around the bare queues.
+    let daemon = if config.interfaces.iter().any(|interface| interface.faults.is_some()) {
+        Daemon::start(config, wired.into_iter().map(with_faults).collect(), server, stop)?
+    } else {
+        Daemon::start(config, wired, server, stop)?
+    };
     tracing::info!(socket = %socket.display(), "ready");
     daemon.wait()?;
     tracing::info!("stopped");
@@ -239,6 +246,38 @@ fn wire(interface: &Interface, plan: &Plan, opened: Opened) -> Wired<dpdk::DpdkQ
     }
     let device = format!("{} by {}", plan.device(), capabilities.driver);
     Wired { interface: interface.clone(), device, capabilities, queues }
+}
+
+/// Puts the configured faults between an interface and its shards.
+fn with_faults<Q: NicQueue>(wired: Wired<Q>) -> Wired<FaultyQueue<Q>> {
+    let Wired { interface, device, capabilities, queues } = wired;
+    let (faults, seed) = match &interface.faults {
+        None => (Faults::default(), 0),
+        Some(faults) => {
+            tracing::warn!(
+                interface = %interface.mac,
+                loss = faults.loss.probability(),
+                duplication = faults.duplication.probability(),
+                reordering = faults.reordering.probability(),
+                corruption = faults.corruption.probability(),
+                seed = faults.seed,
+                "received frames are mistreated on purpose: remove the key faults unless this is a test"
+            );
+            (probabilities(faults), faults.seed)
+        }
+    };
+    // Each queue throws dice of its own.
+    let queues = (0..).zip(queues).map(|(index, queue)| FaultyQueue::new(queue, faults, seed.wrapping_add(index)));
+    Wired { queues: queues.collect(), interface, device, capabilities }
+}
+
+fn probabilities(faults: &machnet::config::Faults) -> Faults {
+    Faults {
+        loss: faults.loss.probability(),
+        duplication: faults.duplication.probability(),
+        reordering: faults.reordering.probability(),
+        corruption: faults.corruption.probability(),
+    }
 }
 
 /// Every channel takes five descriptors, every application two: the soft limit of most hosts is for other programs.

@@ -160,6 +160,20 @@ impl<'a> Place<'a> {
         T::try_from(number).map_err(|_| self.wrong("write a smaller number"))
     }
 
+    /// The value as a percentage, fractions allowed, in millionths of the whole.
+    pub(super) fn percent(&self) -> Result<u32, ConfigError> {
+        const MILLIONTHS_PER_PERCENT: f64 = 10_000.0;
+        let percent = match self.value {
+            Json::Number(number) => number.as_f64(),
+            _ => None,
+        };
+        let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to 1,000,000
+        percent
+            .map(|percent| (percent * MILLIONTHS_PER_PERCENT).round() as u32)
+            .ok_or_else(|| self.wrong("write a number from 0 to 100, such as 0.5"))
+    }
+
     /// The value as one of these words.
     pub(super) fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, ConfigError> {
         let known = || words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ");

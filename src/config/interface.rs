@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use super::document::Place;
-use super::{ConfigError, CpuMask, MAX_SHARDS};
+use super::{ConfigError, CpuMask, Faults, MAX_SHARDS};
 
 /// One interface: a NIC, its address, its shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Interface {
     pub subnet: Option<Subnet>,
     /// `poll`: what a shard without work does.
     pub poll: Poll,
+    /// `faults`: how the frames it receives are mistreated, for tests. Default: not at all.
+    pub faults: Option<Faults>,
 }
 
 /// How DPDK reaches a device.
@@ -115,8 +117,8 @@ pub(super) fn read_all(machnet_config: &Place<'_>) -> Result<Vec<Interface>, Con
 }
 
 impl Interface {
-    const KEYS: [&str; 10] =
-        ["ip", "engine_threads", "cpu_mask", "pcie", "driver", "device", "mtu", "prefix", "gateway", "poll"];
+    const KEYS: [&str; 11] =
+        ["ip", "engine_threads", "cpu_mask", "pcie", "driver", "device", "mtu", "prefix", "gateway", "poll", "faults"];
 
     fn read(mac: MacAddr, place: &Place<'_>, free_shards: u16, others: &[Self]) -> Result<Self, ConfigError> {
         let keys = place.object(&Self::KEYS)?;
@@ -142,6 +144,7 @@ impl Interface {
             mtu_bytes: mtu.transpose()?,
             subnet: read_subnet(ip, &ip_place, keys.optional("prefix"), keys.optional("gateway"))?,
             poll: poll.transpose()?.unwrap_or_default(),
+            faults: keys.optional("faults").map(|faults| Faults::read(&faults)).transpose()?.flatten(),
         })
     }
 }

@@ -68,7 +68,9 @@ impl Trace {
 
 /// A frame in a line.
 fn describe(bytes: &[u8]) -> String {
-    let Ok(Parsed::Udp(datagram)) = frame::parse(bytes) else { return format!("frame {:02x?}", &bytes[..42.min(bytes.len())]) };
+    let Ok(Parsed::Udp(datagram)) = frame::parse(bytes) else {
+        return format!("frame {:02x?}", &bytes[..42.min(bytes.len())]);
+    };
     match Header::parse(datagram.payload) {
         Ok((header, payload)) => format!("frame {:?} {} bytes {header:?}", datagram.key.reversed(), payload.len()),
         Err(_) => format!("frame {:?} handshake {:02x?}", datagram.key.reversed(), datagram.payload),

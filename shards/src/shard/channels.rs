@@ -10,6 +10,7 @@ use machnet_proto::flow::{Need, Piece, Reason};
 use machnet_proto::time::{Duration, Instant};
 use machnet_proto::wire::machnet::Position;
 
+use super::DESCRIPTORS_PER_CHANNEL;
 use crate::mailbox::ChannelId;
 
 /// Flows a channel may have that are closed but that its application has not looked at yet. At the limit no flow is
@@ -130,9 +131,10 @@ impl Channel {
 
     // ---- From the application -------------------------------------------------------------------------------------
 
-    /// Takes what the application published, up to the capacity of `into`, and the buffers it gave back.
+    /// Takes what the application published, up to the capacity of `into`, and the buffers it gave back. Nothing once
+    /// the application is gone: its memory may be in hands that go on writing.
     pub(super) fn poll(&mut self, into: &mut Vec<FromApp>) -> Result<usize, Violation> {
-        if matches!(self.stage, Stage::Broken { .. }) {
+        if self.stage != Stage::Open {
             return Ok(0);
         }
         let taken = self.end.poll_tx(into)?;
@@ -141,6 +143,21 @@ impl Channel {
             *idle_turns = if taken + returned == 0 { idle_turns.saturating_add(1) } else { 0 };
         }
         Ok(taken + returned)
+    }
+
+    /// How many polls take everything that an application can have published; whoever goes on publishing meanwhile
+    /// cannot keep the shard busy for longer.
+    pub(super) fn polls_to_empty(&self) -> usize {
+        // The ring has a slot for each buffer and 64 more, rounded up to a power of two.
+        2 + 2 * self.waiting.len() / DESCRIPTORS_PER_CHANNEL
+    }
+
+    /// Until when the channel outlives its application.
+    pub(super) fn lingers_until(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Lingering { until } => Some(until),
+            Stage::Open | Stage::Broken { .. } => None,
+        }
     }
 
     /// Puts a piece at the end of a flow's list.

@@ -172,17 +172,22 @@ impl<Q: NicQueue> Shard<Q> {
         self.listeners.retain(|_, owner| *owner != channel);
         let listeners = &self.listeners;
         self.half_open.retain(|key| listeners.contains_key(&key.local_port));
-        while self.poll_channel(slot, now) > 0 {
-            if self.channels[slot].as_ref().is_none_or(|channel| channel.stage != ChannelStage::Open) {
+        let polls_max = self.channels[slot].as_ref().map_or(0, Channel::polls_to_empty);
+        for _ in 0..polls_max {
+            if self.poll_channel(slot, now) == 0 {
                 break;
             }
         }
+        self.stop_polling(slot);
         let Some(channel) = self.channels[slot].as_mut() else { return };
-        channel.stage = match channel.stage {
-            ChannelStage::Open => ChannelStage::Lingering { until: now + linger },
-            ChannelStage::Broken { .. } => ChannelStage::Broken { removed: true },
-            lingering @ ChannelStage::Lingering { .. } => lingering,
-        };
+        match channel.stage {
+            ChannelStage::Open => {
+                channel.stage = ChannelStage::Lingering { until: now + linger };
+                self.lingering.push(slot);
+            }
+            ChannelStage::Broken { .. } => channel.stage = ChannelStage::Broken { removed: true },
+            ChannelStage::Lingering { .. } => {}
+        }
         for (id, _, entry) in self.flows.iter_mut() {
             if entry.slot == slot {
                 entry.close(channel, reason);
@@ -195,13 +200,13 @@ impl<Q: NicQueue> Shard<Q> {
     /// Aborts the flows of channels whose time to linger is over; gives how many.
     pub(super) fn give_up_lingering(&mut self, now: Instant) -> usize {
         let mut aborted = 0;
-        for slot in 0..self.channels.len() {
-            let over = self.channels[slot]
-                .as_ref()
-                .is_some_and(|channel| matches!(channel.stage, ChannelStage::Lingering { until } if until <= now));
-            if over {
+        let mut index = 0;
+        while let Some(&slot) = self.lingering.get(index) {
+            if self.channels[slot].as_ref().and_then(Channel::lingers_until).is_some_and(|until| until <= now) {
                 aborted += self.abort_flows_of(slot, Reason::AppGone, now);
             }
+            // A channel leaves the list with its last flow.
+            index += usize::from(self.lingering.get(index) == Some(&slot));
         }
         aborted
     }
@@ -221,8 +226,7 @@ impl<Q: NicQueue> Shard<Q> {
         let id = channel.id;
         channel.stage = ChannelStage::Broken { removed: false };
         self.counts.count(Counter::ChannelsBroken);
-        self.hot.retain(|&hot| hot != slot);
-        self.bells.push(BellChange::Gone(slot));
+        self.stop_polling(slot);
         self.listeners.retain(|_, owner| *owner != id);
         self.abort_flows_of(slot, Reason::AppGone, now);
         self.tell(ToCoordinator::Broken { channel: id, violation });
@@ -238,9 +242,14 @@ impl<Q: NicQueue> Shard<Q> {
         let id = channel.id;
         self.channels[slot] = None;
         self.slots.remove(&id);
+        self.lingering.retain(|&lingering| lingering != slot);
+        self.tell(ToCoordinator::ChannelGone { shard: self.settings.id, channel: id });
+    }
+
+    /// Looks at what the application publishes no more.
+    fn stop_polling(&mut self, slot: usize) {
         self.hot.retain(|&hot| hot != slot);
         self.bells.push(BellChange::Gone(slot));
-        self.tell(ToCoordinator::ChannelGone { shard: self.settings.id, channel: id });
     }
 
     /// Tells all peers that this daemon ends.

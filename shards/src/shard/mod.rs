@@ -126,6 +126,8 @@ pub struct Shard<Q: NicQueue> {
     channels: Vec<Option<Channel>>,
     slots: HashMap<ChannelId, usize>,
     hot: Vec<usize>,
+    /// Slots of channels whose application is gone and whose flows are not.
+    lingering: Vec<usize>,
     /// Slots of channels into which something was published this turn.
     dirty: Vec<usize>,
     /// Flows that may have something to deliver or to transmit.
@@ -198,8 +200,8 @@ impl Entry {
 }
 
 impl Entry {
-    /// The peer of an accepted flow sends from this address. The one in its SYN is all that is known of the way back, and
-    /// no checksum covers it; it may also have moved since.
+    /// The peer of an accepted flow sends from this address. The one in its SYN is all that is known of the way back,
+    /// and no checksum covers it; it may also have moved since.
     fn follow(&mut self, source: MacAddr) {
         if source != self.next_hop {
             self.next_hop = source;
@@ -260,6 +262,7 @@ impl<Q: NicQueue> Shard<Q> {
             channels: Vec::new(),
             slots: HashMap::new(),
             hot: Vec::new(),
+            lingering: Vec::new(),
             dirty: Vec::new(),
             ready: VecDeque::new(),
             transmitter: Transmitter::new(queue),
@@ -312,10 +315,7 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// When the next turn is due even if nothing arrives; `None`: nothing is planned.
     pub fn deadline(&mut self) -> Option<Instant> {
-        let lingering = self.channels.iter().flatten().filter_map(|channel| match channel.stage {
-            channels::Stage::Lingering { until } => Some(until),
-            _ => None,
-        });
+        let lingering = self.lingering.iter().filter_map(|&slot| self.channels[slot].as_ref()?.lingers_until());
         let earliest = lingering.chain(self.timers.next_deadline()).chain(self.half_open.next_deadline()).min();
         self.expected_turn = earliest;
         earliest

@@ -2,7 +2,7 @@
 
 use machnet_proto::addr::{FlowKey, MacAddr};
 use machnet_proto::flow::{self, Birth, FlowId, Reason, Role, Verdict};
-use machnet_proto::handshake::{Acceptance, HandshakeError, Message, Packet, Terms};
+use machnet_proto::handshake::{Acceptance, Features, HandshakeError, Message, Packet, Terms};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::time::Instant;
 use machnet_proto::wire::WireError;
@@ -86,7 +86,7 @@ impl<Q: NicQueue> Shard<Q> {
         }
         match Header::parse(datagram.payload) {
             Ok((header, payload)) => self.receive_packet(datagram, &header, payload, now),
-            Err(WireError::Unknown) => self.receive_handshake(datagram, now),
+            Err(WireError::Unknown | WireError::Truncated) => self.receive_handshake(datagram, now),
             Err(_) => Err(DropReason::NotMachnet),
         }
     }
@@ -151,6 +151,7 @@ impl<Q: NicQueue> Shard<Q> {
             Ok(_) => Err(DropReason::UnknownFlow),
             Err(HandshakeError::OldGeneration) => Err(DropReason::NoExtension),
             Err(HandshakeError::Wire(WireError::Unknown)) => Err(DropReason::NotMachnet),
+            Err(HandshakeError::Wire(_)) if datagram.payload.len() < HEADER_BYTES => Err(DropReason::NotMachnet),
             Err(HandshakeError::Wire(_)) => Err(DropReason::Malformed),
         }
     }
@@ -249,6 +250,10 @@ impl<Q: NicQueue> Shard<Q> {
         if header.ack != SeqNo::new(half_open.local_nonce) + 1 {
             return Err(DropReason::Invalid);
         }
+        let features = half_open.agreed.features;
+        if features.contains(Features::CHECKSUM) && datagram.checksum_is_good() != Some(true) {
+            return Err(DropReason::BadChecksum);
+        }
         let slot = self.listening_slot(&key).filter(|&slot| self.has_room_for_flow(slot));
         let Some(slot) = slot else { return self.break_promise(datagram, header, now) };
         let birth = Birth {
@@ -259,7 +264,6 @@ impl<Q: NicQueue> Shard<Q> {
             peer_window_packets: INITIAL_WINDOW_PACKETS,
             rtt: None,
         };
-        let features = half_open.agreed.features;
         let Ok(id) = self.open_flow(key, half_open.next_hop, &birth, features, slot, now) else {
             return self.break_promise(datagram, header, now);
         };

@@ -92,7 +92,7 @@ fn arp_and_ping_go_to_the_coordinator_as_fast_as_the_bucket_allows() {
         rig.turn();
     }
     let told = rig.told();
-    for (message, frame) in told.iter().zip(frames.iter().cycle()) {
+    for (message, frame) in told.iter().zip(frames.iter().cycle()).take(500) {
         assert!(
             matches!(message, ToCoordinator::Frame { shard: ShardId(3), frame: passed } if passed[..] == frame[..]),
             "{message:?}"

@@ -171,25 +171,50 @@ fn a_piece_longer_than_its_flow_allows_is_noticed() {
 fn a_receive_buffer_given_back_twice_or_invented_is_noticed() {
     let after_giving_back = |lie: fn(u64) -> u64| {
         let mut scene = Scene::new();
-        scene.rig.put(&packet(&OURS, &scene.rig.header(Kind::Data, 201, 101), b"one"));
-        scene.rig.receive_data(&OURS, 202, 101, b"two");
+        for seq in 201..204 {
+            scene.rig.receive_data(&OURS, seq, 101, b"a piece");
+        }
         let Scene { hostile, segment, .. } = &mut scene;
-        // A buffer that is given back is written down at once, and published later.
-        let slots = [(); 2].map(|()| {
+        // A buffer that is given back is written down at once, and published later. The first one is number 0, which
+        // changes nothing.
+        let slots = [(); 3].map(|()| {
             let Some(Received::Message { message, .. }) = hostile.recv().unwrap() else { panic!("no message") };
             let before = memory(segment);
             drop(message);
             changes(&before, &memory(segment))
         });
-        let [[first], [second]] = [&slots[0][..], &slots[1][..]] else { panic!("{slots:?}") };
+        let [[], [first], [second]] = [&slots[0][..], &slots[1][..], &slots[2][..]] else { panic!("{slots:?}") };
         assert!(hostile.recv().unwrap().is_none());
         scene.write(*second, lie(scene.read(*first)));
         scene.verdict()
     };
     assert_eq!(after_giving_back(|first| first), Some(Violation::BufferNotOwned));
-    assert_eq!(after_giving_back(|_| 0), Some(Violation::BufferNotOwned), "it was never published");
+    assert_eq!(
+        after_giving_back(|_| u64::from(RX_BUFFERS) - 1),
+        Some(Violation::BufferNotOwned),
+        "it was never published"
+    );
     assert_eq!(after_giving_back(|_| RX_BUFFERS.into()), Some(Violation::BufferOutOfRange));
     assert_eq!(after_giving_back(|_| u64::MAX), Some(Violation::BufferOutOfRange));
+}
+
+#[test]
+fn a_channel_whose_application_is_gone_is_not_looked_at_although_somebody_still_writes() {
+    let mut scene = Scene::new();
+    scene.send();
+    let linger = Duration::from_millis(50);
+    scene.rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason: Reason::AppGone, linger });
+    scene.rig.turn();
+    assert_eq!(scene.rig.packets(&OURS), [data(101, 201, b"a piece")]);
+    let [slot, _] = scene.send_two();
+    scene.write(slot, u64::MAX);
+    scene.rig.assert_quiet();
+    scene.rig.receive(&OURS, &scene.rig.header(Kind::Ack, 201, 102), &[]);
+    assert_eq!(scene.rig.packets(&OURS).len(), 1, "CLOSE, nothing of what was written since");
+    scene.rig.receive(&OURS, &scene.rig.header(Kind::Ack, 201, 103), &[]);
+    let told = scene.rig.told();
+    assert!(matches!(told.last(), Some(ToCoordinator::ChannelGone { channel: ChannelId(1), .. })), "{told:?}");
+    scene.exchange_honestly();
 }
 
 #[test]
