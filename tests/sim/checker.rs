@@ -208,10 +208,10 @@ impl Checker {
         self.incidents.push(Incident { ip, from: now, until, kind });
     }
 
-    /// Nothing keeps frames from the host any more.
-    pub(crate) fn reachable(&mut self, ip: Ipv4Addr, now: Instant) {
-        let outages = self.incidents.iter_mut().filter(|it| it.kind == IncidentKind::Unreachable && it.ip == ip);
-        outages.for_each(|outage| outage.until = outage.until.min(now));
+    /// What was the matter with a host is over.
+    pub(crate) fn incident_over(&mut self, kind: IncidentKind, ip: Ipv4Addr, now: Instant) {
+        let incidents = self.incidents.iter_mut().filter(|it| it.kind == kind && it.ip == ip);
+        incidents.for_each(|incident| incident.until = incident.until.min(now));
     }
 
     /// Whether something happened that may end this flow so.

@@ -24,6 +24,7 @@ mod ending;
 mod host;
 mod plan;
 mod queue;
+mod runner;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]

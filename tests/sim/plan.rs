@@ -153,7 +153,8 @@ pub(crate) fn pick<'a, T>(dice: &mut Dice, from: &'a [T]) -> &'a T {
 
 /// A length between the two, of which every order of magnitude is as likely.
 pub(crate) fn up_to(dice: &mut Dice, least: Duration, most: Duration) -> Duration {
-    Duration::from_nanos(magnitude(dice, least.as_nanos() as u64, most.as_nanos() as u64))
+    let [least, most] = [least, most].map(|length| u64::try_from(length.as_nanos()).expect("less than 585 years"));
+    Duration::from_nanos(magnitude(dice, least, most))
 }
 
 /// A number from `least` (not 0) to `most`, of which every power of two is as likely.

@@ -72,7 +72,10 @@ fn describe(bytes: &[u8]) -> String {
         return format!("frame {:02x?}", &bytes[..42.min(bytes.len())]);
     };
     match Header::parse(datagram.payload) {
-        Ok((header, payload)) => format!("frame {:?} {} bytes {header:?}", datagram.key.reversed(), payload.len()),
+        Ok((header, payload)) => {
+            let beginning = &payload[..payload.len().min(8)];
+            format!("frame {:?} {} bytes {beginning:02x?} {header:?}", datagram.key.reversed(), payload.len())
+        }
         Err(_) => format!("frame {:?} handshake {:02x?}", datagram.key.reversed(), datagram.payload),
     }
 }
