@@ -210,9 +210,10 @@ impl Sleeper {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        for event in &self.events {
-            match event.data.u64() {
+        for &epoll::Event { flags, data } in &self.events {
+            match data.u64() {
                 TOKEN_MAIL => shard.mail_rang(),
+                TOKEN_NIC if flags.contains(epoll::EventFlags::ERR) => shard.queue().take_error(),
                 TOKEN_NIC => {}
                 slot => shard.bell_rang(usize::try_from(slot).unwrap_or(usize::MAX)),
             }
