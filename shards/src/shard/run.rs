@@ -183,7 +183,8 @@ impl Sleeper {
         let now = clock.now();
         if shard.poll_once(now).is_none() {
             let mut longest = shard.deadline().map(|deadline| deadline.saturating_since(now));
-            if !wakes || !shard.queue().flush() {
+            let is_flushed = shard.queue().flush();
+            if !wakes || !is_flushed || shard.waits_in_silence() {
                 longest = Some(longest.map_or(self.step, |longest| longest.min(self.step)));
                 self.step = (self.step * 2).min(STEP_MAX);
             }
