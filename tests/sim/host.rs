@@ -349,7 +349,8 @@ impl Runner {
             self.shard.finish_sleep();
             return true;
         }
-        let push = (!self.shard.queue().flush()).then(|| now + STEP);
+        let is_flushed = self.shard.queue().flush();
+        let push = (!is_flushed || self.shard.waits_in_silence()).then(|| now + STEP);
         self.state = State::Asleep { deadline: self.shard.deadline().into_iter().chain(push).min() };
         false
     }
