@@ -29,7 +29,8 @@ pub(crate) struct Side {
     pub(crate) life: Life,
     /// Its application has closed it.
     pub(crate) close_called: bool,
-    is_silent: bool,
+    /// Its application was told that the peer is silent.
+    pub(crate) is_silent: bool,
     /// The lengths of the messages `send` took.
     pub(crate) sent: Vec<u32>,
     /// Whose messages arrive here; known with the first one.
@@ -290,6 +291,11 @@ impl Checker {
     /// Sides ever opened.
     pub(crate) fn sides(&self) -> impl Iterator<Item = (SideId, &Side)> {
         (0..).map(SideId).zip(&self.sides)
+    }
+
+    /// How many of a side's messages have arrived.
+    pub(crate) fn arrived_of(&self, side: SideId) -> usize {
+        self.side(side).to.map_or(0, |to| self.side(to).received)
     }
 
     /// A stream of which something is owed that has not arrived, and what; `None` when nothing is.

@@ -314,7 +314,9 @@ impl Runner {
                     let spell = Duration::from_nanos(self.dice.below(SPELL_NANOS_MAX) as u64);
                     self.state = State::Awake { until: now + spell };
                 } else if until <= now {
-                    return self.try_to_sleep(now);
+                    // There is something to do first, or a bell may have rung before: another turn at once.
+                    self.try_to_sleep(now);
+                    return true;
                 }
                 worked
             }
@@ -340,19 +342,18 @@ impl Runner {
         !work.is_none()
     }
 
-    /// The steps of the daemon's sleeper, in its order. True if there is something to do first.
-    fn try_to_sleep(&mut self, now: Instant) -> bool {
+    /// The steps of the daemon's sleeper, in its order.
+    fn try_to_sleep(&mut self, now: Instant) {
         if !self.shard.prepare_sleep() {
-            return true;
+            return;
         }
         if self.poll(now) {
             self.shard.finish_sleep();
-            return true;
+            return;
         }
         let is_flushed = self.shard.queue().flush();
         let push = (!is_flushed || self.shard.waits_in_silence()).then(|| now + STEP);
         self.state = State::Asleep { deadline: self.shard.deadline().into_iter().chain(push).min() };
-        false
     }
 
     /// When it next wants to run by itself.

@@ -16,6 +16,7 @@
 //! simulated is the device, the clock, the scheduler and the sockets. A seed decides everything, so that a failure is
 //! replayed by its number.
 
+mod answers;
 mod application;
 mod checker;
 mod content;

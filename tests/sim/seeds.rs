@@ -46,7 +46,7 @@ fn run(seed: u64) -> Summary {
     let frames = [counts.lost, counts.duplicated, counts.late, counts.corrupted, counts.congested, counts.missed];
     let (messages, bytes) = world.checker.totals();
     Summary {
-        packets: counts.delivered,
+        packets: world.packets(),
         faults: frames.iter().sum::<u64>() + world.device.refusals.get() + workload.disturbances,
         messages,
         bytes,

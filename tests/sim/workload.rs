@@ -81,7 +81,7 @@ impl Workload {
                 world.checker.incident(IncidentKind::FewFlows, world.ip(host), world.now);
             }
         }
-        while self.actions < self.plan.habits.actions && world.network_counts().delivered < self.plan.habits.packets {
+        while self.actions < self.plan.habits.actions && world.packets() < self.plan.habits.packets {
             self.act(world);
             self.actions += 1;
             let pause = up_to(&mut self.dice, Duration::from_nanos(100), self.plan.habits.pause_max);
