@@ -158,7 +158,10 @@ fn a_lost_neighbor_is_asked_alone_then_everybody_then_given_up() {
     assert_eq!(cache.resolve(PEER, ms(8_301)), Resolution::Unreachable);
     // Flows still hold it, so it is searched for again, and found at its new MAC.
     assert_eq!(left_alone(&mut cache, ms(9_300)), [(9_300, BROADCAST)]);
-    assert_eq!(cache.on_arp(&reply(PEER, NEW_MAC), ms(9_301)), Some(Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) }));
+    assert_eq!(
+        cache.on_arp(&reply(PEER, NEW_MAC), ms(9_301)),
+        Some(Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) })
+    );
     cache.release(PEER, ms(9_302));
 }
 
