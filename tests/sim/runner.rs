@@ -17,7 +17,8 @@ const TURNS_PER_LOOK_AT_BELLS: usize = 64;
 /// The longest a shard without work looks on before it sleeps.
 const SPELL_NANOS_MAX: usize = 100_000;
 
-/// How long a shard sleeps whose device still has frames to send.
+/// How long a shard sleeps that waits for something that makes no sound: its device still has frames to send, or an
+/// application's ring is full of events.
 const STEP: Duration = Duration::from_micros(10);
 
 /// Runs one shard as `shard::run` does, with virtual time in the place of epoll.
@@ -110,7 +111,8 @@ impl Runner {
             self.shard.finish_sleep();
             return;
         }
-        let push = (!self.shard.queue().flush()).then(|| now + STEP);
+        let is_flushed = self.shard.queue().flush();
+        let push = (!is_flushed || self.shard.waits_in_silence()).then(|| now + STEP);
         self.state = State::Asleep { deadline: self.shard.deadline().into_iter().chain(push).min() };
     }
 

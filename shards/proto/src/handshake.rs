@@ -192,8 +192,8 @@ impl Message {
         })
     }
 
-    /// v1 sends the header alone: what has more behind it is one of our own, damaged. An RST of an established flow has a
-    /// timestamp where the offer would be; v1's has zeros.
+    /// v1 sends the header alone: what has more behind it is one of our own, damaged. An RST of an established flow has
+    /// a timestamp where the offer would be; v1's has zeros.
     fn without_offer(handshake: Handshake, packet: &[u8]) -> Result<Self, HandshakeError> {
         if packet.len() > HEADER_BYTES {
             return Err(WireError::BadField.into());

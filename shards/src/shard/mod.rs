@@ -136,7 +136,9 @@ pub struct Shard<Q: NicQueue> {
     transmitter: Transmitter<Q>,
     received: Vec<Q::Frame>,
     descriptors: Vec<FromApp>,
-    control_bucket: TokenBucket,
+    arp_bucket: TokenBucket,
+    echo_bucket: TokenBucket,
+    answer_bucket: TokenBucket,
     syn_bucket: TokenBucket,
     reset_bucket: TokenBucket,
 
@@ -268,7 +270,9 @@ impl<Q: NicQueue> Shard<Q> {
             transmitter: Transmitter::new(queue),
             received: Vec::with_capacity(BURST_FRAMES),
             descriptors: Vec::with_capacity(DESCRIPTORS_PER_CHANNEL),
-            control_bucket: TokenBucket::new(5_000, 500, now),
+            arp_bucket: TokenBucket::new(5_000, 500, now),
+            echo_bucket: TokenBucket::new(5_000, 500, now),
+            answer_bucket: TokenBucket::new(100_000, 4_000, now),
             syn_bucket: TokenBucket::new(100_000, 4_000, now),
             reset_bucket: TokenBucket::new(1_000, 100, now),
             turns_without_deadlines: 0,
@@ -321,20 +325,32 @@ impl<Q: NicQueue> Shard<Q> {
         earliest
     }
 
-    /// Before a sleep: makes everything that can wake the shard do so. `false` if there is something to do first.
+    /// Before a sleep: makes everything that can wake the shard do so. `false` if there is something to do first. How
+    /// long the sleep may be, [`Shard::waits_in_silence`] says.
     pub fn prepare_sleep(&mut self) -> bool {
-        if !self.ready.is_empty() || !self.post.is_empty() || self.transmitter.has_frames() {
+        let can_serve = !self.ready.is_empty() && self.transmitter.has_room();
+        if can_serve || !self.post.is_empty() || self.transmitter.looped() > 0 {
             return false;
         }
-        while let Some(slot) = self.hot.pop() {
-            let Some(channel) = self.channels[slot].as_mut() else { continue };
-            if !channel.cool() {
-                self.hot.push(slot);
+        let mut index = 0;
+        while let Some(&slot) = self.hot.get(index) {
+            let channel = self.channels[slot].as_mut();
+            if channel.as_ref().is_some_and(|channel| channel.has_unpublished()) {
+                index += 1;
+            } else if channel.is_none_or(Channel::cool) {
+                self.hot.swap_remove(index);
+            } else {
                 return false;
             }
         }
         self.publish_counts();
         self.inlet.arm()
+    }
+
+    /// Whether the shard, prepared to sleep, waits for something that makes no sound when it comes: that the device
+    /// takes frames, or that an application reads and so makes room for events. Then it must look again soon.
+    pub fn waits_in_silence(&self) -> bool {
+        self.transmitter.has_frames() || !self.hot.is_empty()
     }
 
     /// After a sleep.

@@ -55,8 +55,12 @@ impl<Q: NicQueue> Shard<Q> {
     fn receive_frame(&mut self, bytes: &[u8], looped: bool, now: Instant) {
         let dropped = match frame::parse(bytes) {
             Ok(Parsed::Udp(datagram)) => self.receive_udp(&datagram, looped, now),
-            Ok(Parsed::Arp(_)) => self.pass_on(bytes, now),
-            Ok(Parsed::Icmp { destination_ip, .. }) if destination_ip == self.settings.ip => self.pass_on(bytes, now),
+            // Apart from each other: who floods us with pings must not keep us from being found.
+            Ok(Parsed::Arp(_)) if !self.arp_bucket.take(now) => Err(DropReason::RateLimited),
+            Ok(Parsed::Arp(_)) => self.pass_on(bytes),
+            Ok(Parsed::Icmp { destination_ip, .. }) if destination_ip == self.settings.ip => {
+                if self.echo_bucket.take(now) { self.pass_on(bytes) } else { Err(DropReason::RateLimited) }
+            }
             Ok(Parsed::Icmp { .. }) => Err(DropReason::NotForUs),
             Ok(Parsed::Other) => Err(DropReason::OtherProtocol),
             Err(WireError::BadChecksum) => Err(DropReason::BadChecksum),
@@ -67,11 +71,8 @@ impl<Q: NicQueue> Shard<Q> {
         }
     }
 
-    /// Passes a frame on to the coordinator, as far as its bucket allows.
-    fn pass_on(&mut self, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
-        if !self.control_bucket.take(now) {
-            return Err(DropReason::RateLimited);
-        }
+    /// Passes a frame on to the coordinator.
+    fn pass_on(&mut self, bytes: &[u8]) -> Result<(), DropReason> {
         self.counts.count(Counter::ToCoordinator);
         let message = ToCoordinator::Frame { shard: self.settings.id, frame: bytes.into() };
         self.outlet.post(message).map_err(|_| DropReason::MailboxFull)
@@ -105,7 +106,9 @@ impl<Q: NicQueue> Shard<Q> {
             // Whoever speaks so writes checksums. A damaged packet says nothing about flows that are not here.
             None if datagram.checksum_is_good() != Some(true) => return Err(DropReason::BadChecksum),
             None if self.half_open.get(key).is_some() => self.confirm(datagram, header, now)?,
-            None if header.kind == Kind::Reset && self.expected.contains(key) => return self.pass_answer_on(datagram),
+            None if header.kind == Kind::Reset && self.expected.contains(key) => {
+                return self.pass_answer_on(datagram, now);
+            }
             None => return self.answer_unknown(datagram, header, now),
         };
         let entry = self.flows.get_mut(id).expect("found above");
@@ -147,7 +150,7 @@ impl<Q: NicQueue> Shard<Q> {
             Ok(Message::SynAck { .. } | Message::Refuse { .. }) if datagram.checksum_is_good() != Some(true) => {
                 Err(DropReason::BadChecksum)
             }
-            Ok(_) if self.expected.contains(&datagram.key) => self.pass_answer_on(datagram),
+            Ok(_) if self.expected.contains(&datagram.key) => self.pass_answer_on(datagram, now),
             Ok(_) => Err(DropReason::UnknownFlow),
             Err(HandshakeError::OldGeneration) => Err(DropReason::NoExtension),
             Err(HandshakeError::Wire(WireError::Unknown)) => Err(DropReason::NotMachnet),
@@ -156,8 +159,11 @@ impl<Q: NicQueue> Shard<Q> {
         }
     }
 
-    /// Lets the coordinator know that somebody answered its SYN.
-    fn pass_answer_on(&mut self, datagram: &UdpDatagram<'_>) -> Result<(), DropReason> {
+    /// Lets the coordinator know that somebody answered its SYN. At a bounded rate: a peer may answer without end.
+    fn pass_answer_on(&mut self, datagram: &UdpDatagram<'_>, now: Instant) -> Result<(), DropReason> {
+        if !self.answer_bucket.take(now) {
+            return Err(DropReason::RateLimited);
+        }
         let message = ToCoordinator::Answer {
             shard: self.settings.id,
             key: datagram.key,

@@ -183,7 +183,8 @@ impl Sleeper {
         let now = clock.now();
         if shard.poll_once(now).is_none() {
             let mut longest = shard.deadline().map(|deadline| deadline.saturating_since(now));
-            if !wakes || !shard.queue().flush() {
+            let is_flushed = shard.queue().flush();
+            if !wakes || !is_flushed || shard.waits_in_silence() {
                 longest = Some(longest.map_or(self.step, |longest| longest.min(self.step)));
                 self.step = (self.step * 2).min(STEP_MAX);
             }
@@ -210,9 +211,10 @@ impl Sleeper {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        for event in &self.events {
-            match event.data.u64() {
+        for &epoll::Event { flags, data } in &self.events {
+            match data.u64() {
                 TOKEN_MAIL => shard.mail_rang(),
+                TOKEN_NIC if flags.contains(epoll::EventFlags::ERR) => shard.queue().take_error(),
                 TOKEN_NIC => {}
                 slot => shard.bell_rang(usize::try_from(slot).unwrap_or(usize::MAX)),
             }

@@ -138,6 +138,30 @@ fn a_shard_prepares_to_sleep_only_when_nothing_waits_for_it() {
     assert_eq!(rig.packets(&OURS), [data(102, 201, b"good morning")]);
 }
 
+#[test]
+fn a_shard_sleeps_for_short_while_an_application_leaves_no_room_for_events() {
+    let mut rig = Rig::new();
+    let mut app = rig.add_channel(1);
+    // Each is two slots; there are as many beyond the buffers as buffers.
+    let flows = u16::try_from(RX_BUFFERS).unwrap();
+    for port in 0..flows {
+        rig.create(1, FlowKey { local_port: 50_000 + port, ..OURS });
+    }
+    assert!(rig.turn().is_none());
+    assert!(rig.shard.prepare_sleep(), "it may never read");
+    assert!(rig.shard.waits_in_silence());
+    rig.shard.finish_sleep();
+    let mut heard = 0;
+    for _ in 0..4 {
+        while let Some(Received::Opened { .. }) = app.recv().unwrap() {
+            heard += 1;
+        }
+        rig.turn();
+    }
+    assert_eq!(heard, flows, "none is lost");
+    assert!(rig.shard.prepare_sleep() && !rig.shard.waits_in_silence());
+}
+
 /// Whether the bell of the first channel is readable.
 fn rings(rig: &Rig) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};

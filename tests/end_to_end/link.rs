@@ -1,0 +1,110 @@
+//! The link as other hosts see it: ping, ARP, MACs that change.
+
+use serde_json::Value;
+
+use crate::hosts::Host;
+use crate::pair::{NEVER, Pair};
+
+const PORT: u16 = 888;
+/// An address of the subnet that nobody has.
+const NOBODY: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 0, 255, 77);
+
+/// What the kernel of `host` knows of `ip`, in iproute2's words.
+fn kernel_neighbor(host: &Host, ip: std::net::Ipv4Addr) -> String {
+    host.ip(&format!("neighbor show {ip} dev machnet0")).unwrap()
+}
+
+/// What a daemon knows of `ip`.
+fn neighbor<'a>(status: &'a Value, ip: &str) -> Option<&'a Value> {
+    status["interfaces"][0]["neighbors"].as_array()?.iter().find(|neighbor| neighbor["ip"] == ip)
+}
+
+#[test]
+fn ping_is_answered_in_every_size_and_for_our_ip_only() {
+    let Some(pair) = Pair::start(|_| ()) else { return };
+    let (right, daemon) = (&pair.right.host, &pair.left);
+    // From a bare header to a full packet of 1,500 bytes.
+    for payload_bytes in [0, 1, 2, 55, 56, 57, 999, 1000, 1471, 1472] {
+        right.ping(daemon.ip(), payload_bytes, 5).unwrap();
+    }
+    // The kernel's address on the same interface is the kernel's: one answer for each request, none from the daemon.
+    let answers = right.ping(daemon.host.kernel_ip, 56, 3).unwrap();
+    assert!(!answers.contains("DUP!"), "{answers}");
+    // A packet that comes to our MAC for another IP is not ours.
+    right.ip(&format!("neighbor replace {NOBODY} lladdr {} dev machnet0 nud permanent", daemon.host.mac)).unwrap();
+    let answer = right.ping(NOBODY, 56, 1);
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+#[test]
+fn arp_is_answered_and_learnt() {
+    let Some(pair) = Pair::start(|_| ()) else { return };
+    let Pair { left, right, .. } = &pair;
+    right.host.ping(left.ip(), 56, 1).unwrap();
+    let learnt = kernel_neighbor(&right.host, left.ip());
+    assert!(learnt.contains(&left.host.mac), "{learnt}");
+    // And nobody else's addresses are answered for.
+    assert!(right.host.ping(NOBODY, 56, 1).is_err());
+    let unknown = kernel_neighbor(&right.host, NOBODY);
+    assert!(!unknown.contains("lladdr"), "{unknown}");
+
+    let mut listener = right.attach();
+    listener.listen(right.ip(), PORT).unwrap();
+    left.attach().connect(left.ip(), right.at(PORT)).unwrap();
+    let status = left.status();
+    let entry = neighbor(&status, &right.ip().to_string());
+    assert!(entry.is_some_and(|entry| entry["mac"] == *right.host.mac), "{status:#}");
+}
+
+#[test]
+fn a_daemon_that_starts_announces_itself() {
+    let Some(mut pair) = Pair::start(|_| ()) else { return };
+    pair.left.kill_daemon();
+    let Pair { left, right, .. } = &mut pair;
+    // From now on the kernel believes announcements of hosts it never asked for.
+    let believe = "echo 1 > /proc/sys/net/ipv4/conf/machnet0/arp_accept";
+    right.host.start("sh", ["-c", believe]).unwrap().finish(NEVER).unwrap();
+    right.host.ip("neighbor flush all").unwrap();
+    assert_eq!(kernel_neighbor(&right.host, left.ip()), "");
+    left.start();
+    let deadline = std::time::Instant::now() + NEVER;
+    loop {
+        let known = kernel_neighbor(&right.host, left.ip());
+        if known.contains(&left.host.mac) {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "nothing was announced: {known:?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_changed_mac_is_noticed_and_flows_are_opened_to_the_new_one() {
+    const NEW_MAC: &str = "02:00:00:00:07:02";
+    let Some(mut pair) = Pair::start(|_| ()) else { return };
+    let peer = pair.right.ip().to_string();
+    let open = |pair: &Pair| {
+        let mut listener = pair.right.attach();
+        listener.listen(pair.right.ip(), PORT).unwrap();
+        let mut endpoint = pair.left.attach();
+        endpoint.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
+    };
+    open(&pair);
+    let status = pair.left.status();
+    assert_eq!(neighbor(&status, &peer).expect("we are talking")["mac"], *pair.right.host.mac);
+
+    // The host gets another network card, so to say.
+    pair.right.kill_daemon();
+    for change in ["down", &format!("address {NEW_MAC}"), "up"] {
+        pair.right.host.ip(&format!("link set machnet0 {change}")).unwrap();
+    }
+    let interfaces = pair.right.config["machnet_config"].as_object_mut().unwrap();
+    let interface = interfaces.remove(&pair.right.host.mac).expect("the only one");
+    interfaces.insert(NEW_MAC.into(), interface);
+    pair.right.start();
+
+    // By its announcement, without a packet of ours.
+    let is_new = |status: &Value| neighbor(status, &peer).is_some_and(|entry| entry["mac"] == NEW_MAC);
+    pair.left.await_status("the new MAC", is_new);
+    open(&pair);
+}

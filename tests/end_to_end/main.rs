@@ -1,0 +1,25 @@
+//! The whole path, for real: two hosts, two daemons on real devices, applications that attach to them.
+//!
+//! ```text
+//!   this process: applications
+//!     │ control sockets, shared memory    │
+//!   left: machnet-shards ══ veth ══ right: machnet-shards        each in network and mount namespaces of its own
+//! ```
+//!
+//! Applications attach from this process, which needs only the control sockets; those that are to be killed are
+//! processes inside a host. Tests that measure times have the machine for themselves, the others share it.
+
+#[path = "../hosts/mod.rs"]
+mod hosts;
+
+mod conversation;
+mod pair;
+mod times;
+
+mod errors;
+mod killed_application;
+mod killed_daemon;
+mod link;
+mod messages;
+mod slow_readers;
+mod stopping;

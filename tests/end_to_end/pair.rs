@@ -1,0 +1,190 @@
+//! Two hosts with a daemon on each.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use machnet::Endpoint;
+use machnet::control::Client;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde_json::{Value, json};
+
+use crate::hosts::{Host, Hosts, Link, Program};
+
+/// Nothing that must happen takes this long, however busy the machine is: what does is a hang.
+pub(crate) const NEVER: Duration = Duration::from_secs(60);
+
+/// Receive buffers of a channel: 4 MiB of such that hold the payload of a full packet, 1,418 bytes, in cache lines.
+pub(crate) const RECEIVE_BUFFERS: u64 = (4 << 20) / 1418_u64.next_multiple_of(64);
+
+/// How long a daemon may take to answer `status`.
+const STATUS_WITHIN: Duration = Duration::from_secs(10);
+/// A daemon publishes its gauges when it has time; how often they are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// One percent of all frames lost, one percent doubled, one percent late, at each end of the wire.
+pub(crate) fn with_faults(config: &mut Value) {
+    faults(config, json!({ "loss_percent": 1.0, "duplication_percent": 1.0, "reordering_percent": 1.0, "seed": 7 }));
+}
+
+/// Puts `faults` into the interface of a host's configuration.
+pub(crate) fn faults(config: &mut Value, faults: Value) {
+    for interface in config["machnet_config"].as_object_mut().unwrap().values_mut() {
+        interface["faults"] = faults.clone();
+    }
+}
+
+/// Two hosts joined by a wire, each with its daemon.
+pub(crate) struct Pair {
+    pub(crate) left: Site,
+    pub(crate) right: Site,
+    _turn: Turn,
+}
+
+/// A host and its daemon.
+pub(crate) struct Site {
+    /// Dropped before its host.
+    daemon: Option<Program>,
+    pub(crate) host: Host,
+    /// What the daemon is started with.
+    pub(crate) config: Value,
+}
+
+/// Who may use the machine.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+enum Turn {
+    Shared(#[allow(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+    Alone(#[allow(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
+}
+
+impl Pair {
+    /// Two daemons whose plain configurations `change` has changed; `None` where no hosts can be made.
+    pub(crate) fn start(change: impl Fn(&mut Value)) -> Option<Self> {
+        let turn = Turn::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
+        Self::start_in(turn, change)
+    }
+
+    /// The same, while no other test of this program runs: for tests that measure times.
+    pub(crate) fn start_alone(change: impl Fn(&mut Value)) -> Option<Self> {
+        let turn = Turn::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner));
+        Self::start_in(turn, change)
+    }
+
+    fn start_in(turn: Turn, change: impl Fn(&mut Value)) -> Option<Self> {
+        let Hosts { left, right } = Hosts::or_skip(Link::default())?;
+        let [left, right] = [left, right].map(|host| {
+            let mut config = host.config();
+            change(&mut config);
+            Site { daemon: None, host, config }
+        });
+        let mut pair = Self { left, right, _turn: turn };
+        pair.left.start();
+        pair.right.start();
+        Some(pair)
+    }
+}
+
+impl Site {
+    /// The address of the daemon.
+    pub(crate) fn ip(&self) -> Ipv4Addr {
+        self.host.machnet_ip
+    }
+
+    /// A port at the address of the daemon.
+    pub(crate) fn at(&self, port: u16) -> SocketAddrV4 {
+        SocketAddrV4::new(self.ip(), port)
+    }
+
+    /// Starts the daemon; it accepts applications when this returns.
+    pub(crate) fn start(&mut self) {
+        self.daemon = Some(self.host.start_daemon(&self.config).unwrap());
+    }
+
+    /// The daemon, which has been started.
+    pub(crate) fn daemon(&mut self) -> &mut Program {
+        self.daemon.as_mut().expect("it was started")
+    }
+
+    /// The daemon stops with the moment of this call and goes on when what it returns is dropped.
+    pub(crate) fn freeze(&mut self) -> Frozen<'_> {
+        let daemon = self.daemon();
+        daemon.signal(Signal::STOP);
+        let stat = format!("/proc/{}/stat", daemon.pid());
+        let is_stopped =
+            |_: &Program| std::fs::read_to_string(&stat).ok().filter(|stat| stat.contains(") T ")).map(drop);
+        daemon.wait_until("a stop", NEVER, is_stopped).unwrap();
+        Frozen(daemon)
+    }
+
+    /// Kills the daemon by signal 9. Gives when that was, and when it was seen to have ended.
+    pub(crate) fn kill_daemon(&mut self) -> (Instant, Instant) {
+        let mut daemon = self.daemon.take().expect("it was started");
+        let moments = kill(&daemon);
+        daemon.wait(NEVER).unwrap();
+        moments
+    }
+
+    /// An endpoint on this host.
+    pub(crate) fn attach(&self) -> Endpoint {
+        Endpoint::attach_to(&self.host.socket()).unwrap()
+    }
+
+    /// What `machnet-shards status` would show.
+    pub(crate) fn status(&self) -> Value {
+        let mut client = Client::connect(&self.host.socket(), STATUS_WITHIN).unwrap();
+        client.status(STATUS_WITHIN).unwrap()
+    }
+
+    /// Waits until the status is as it should be.
+    pub(crate) fn await_status(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + NEVER;
+        loop {
+            let status = self.status();
+            if is_so(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{what} has not come about: {status:#}");
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+}
+
+/// A number in the status of the first shard.
+pub(crate) fn number(status: &Value, group: &str, name: &str) -> u64 {
+    let number = &status["shards"][0][group][name];
+    number.as_u64().unwrap_or_else(|| panic!("{group}.{name} is {number}, not a number"))
+}
+
+/// Kills a program by signal 9. Gives when that was, and when it was seen to have ended: the kernel has closed all it
+/// had just before.
+pub(crate) fn kill(program: &Program) -> (Instant, Instant) {
+    let pid = Pid::from_raw(program.pid().cast_signed()).expect("a process");
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let killed = Instant::now();
+    pidfd_send_signal(&pidfd, Signal::KILL).unwrap();
+    let limit = NEVER.try_into().unwrap();
+    let ready = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)).unwrap();
+    assert_eq!(ready, 1, "a killed program has not ended after {NEVER:?}");
+    (killed, Instant::now())
+}
+
+/// A daemon that does not run for a while.
+pub(crate) struct Frozen<'a>(&'a mut Program);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::CONT);
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if let (true, Some(daemon)) = (std::thread::panicking(), &self.daemon) {
+            let log = daemon.failure(&format!("of {} when the test failed", self.host.machnet_ip));
+            let _ = writeln!(std::io::stderr(), "{log}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! A reader that does not read holds up its own flows, and nobody else's.
+
+use std::time::{Duration, Instant};
+
+use machnet::{Delivery, Endpoint, Event, Flow, MAX_MESSAGE_BYTES, Received, SendError};
+
+use crate::conversation::{Direction, await_opened, fill, is_as_filled};
+use crate::pair::{NEVER, Pair};
+
+const SLOW: u16 = 888;
+const QUICK: u16 = 889;
+const BACK: u16 = 890;
+/// How long the reader stops: longer than a silent peer takes to be called so.
+const STOP: Duration = Duration::from_secs(5);
+/// Messages for the slow reader. Together they are more than its buffers take, and leave the sender some.
+const MESSAGES: usize = 6000;
+const MESSAGE_BYTES: usize = 1000;
+
+#[test]
+fn a_reader_that_stops_for_five_seconds_gets_everything_and_holds_up_nobody() {
+    let Some(pair) = Pair::start(|_| ()) else { return };
+    let Pair { left, right, .. } = &pair;
+    let mut slow = right.attach();
+    slow.listen(right.ip(), SLOW).unwrap();
+    let mut quick = right.attach();
+    quick.listen(right.ip(), QUICK).unwrap();
+    let mut sender = left.attach();
+    sender.listen(left.ip(), BACK).unwrap();
+    let to_slow = sender.connect(left.ip(), right.at(SLOW)).unwrap();
+    let to_quick = sender.connect(left.ip(), right.at(QUICK)).unwrap();
+    // The slow reader may still write: from the same endpoint to the same endpoint.
+    let back = slow.connect(right.ip(), left.at(BACK)).unwrap();
+    let port = sender.tuple(to_slow).unwrap().local.port();
+    let direction = Direction { port, is_from_connector: true };
+
+    let mut message = vec![0; MESSAGE_BYTES];
+    for index in 0..MESSAGES {
+        fill(direction, index, &mut message);
+        sender.send(to_slow, &message).expect("they all fit the sender's buffers");
+    }
+    let stopped = Instant::now();
+    let (mut round_trips, mut from_slow) = (0, 0);
+    while stopped.elapsed() < STOP {
+        slow.send(back, b"I only listen to nobody").unwrap();
+        round_trip(&mut sender, to_quick, &mut quick, &mut from_slow);
+        round_trips += 1;
+    }
+    assert!(round_trips >= 100, "{round_trips} round trips in {STOP:?}, beside a flow that is held up");
+    assert!(from_slow >= round_trips / 2, "{from_slow} messages of {round_trips} from the endpoint that does not read");
+
+    // It reads on: all is there, in order, once.
+    let mut heard = 0;
+    let (mut buffer, mut scratch) = (vec![0; MESSAGE_BYTES], Vec::new());
+    let deadline = Instant::now() + NEVER;
+    while heard < MESSAGES {
+        assert!(Instant::now() < deadline, "{heard} of {MESSAGES} messages have arrived");
+        match slow.recv(&mut buffer).unwrap() {
+            Some(Received::Message { len, .. }) => {
+                let is_right = is_as_filled(direction, heard, &buffer[..len], &mut scratch);
+                assert!(len == MESSAGE_BYTES && is_right, "message {heard} is not what was sent");
+                heard += 1;
+            }
+            Some(Received::Event(Event::Closed { reason, .. })) => panic!("after {heard} messages: {reason}"),
+            Some(Received::Event(_)) => {}
+            None => drop(slow.wait(Some(Duration::from_millis(100))).unwrap()),
+        }
+    }
+    assert!(!slow.wait(Some(Duration::from_millis(50))).unwrap(), "there is more than was sent");
+}
+
+/// A message there and one back. Counts what comes to `here` on other flows.
+fn round_trip(here: &mut Endpoint, flow: Flow, there: &mut Endpoint, others: &mut u32) {
+    here.send(flow, b"ping").unwrap();
+    let asked = hear(there, |_| true, &mut 0);
+    there.send(asked, b"pong").unwrap();
+    hear(here, |from| from == flow, others);
+}
+
+/// Waits for a message of a flow that is `wanted`; gives the flow.
+fn hear(endpoint: &mut Endpoint, wanted: impl Fn(Flow) -> bool, others: &mut u32) -> Flow {
+    let deadline = Instant::now() + NEVER;
+    loop {
+        let Some(delivery) = endpoint.recv_in_place().unwrap() else {
+            assert!(Instant::now() < deadline, "a flow is held up");
+            endpoint.wait(Some(Duration::from_millis(100))).unwrap();
+            continue;
+        };
+        match delivery {
+            Delivery::Message(message) if wanted(message.flow()) => return message.flow(),
+            Delivery::Message(_) => *others += 1,
+            Delivery::Event(Event::Closed { reason, .. }) => panic!("{reason}"),
+            Delivery::Event(_) => {}
+        }
+    }
+}
+
+#[test]
+fn twenty_flows_with_the_longest_message_each_get_through_to_one_slow_endpoint() {
+    const FLOWS: usize = 20;
+    let Some(pair) = Pair::start(|_| ()) else { return };
+    let Pair { left, right, .. } = &pair;
+    let mut slow = right.attach();
+    slow.listen(right.ip(), SLOW).unwrap();
+    // Each from an endpoint of its own, so that all twenty are on their way at the same time.
+    let mut senders: Vec<_> = (0..FLOWS).map(|_| left.attach()).collect();
+    let mut message = vec![0; MAX_MESSAGE_BYTES];
+    for sender in &mut senders {
+        let flow = sender.connect(left.ip(), right.at(SLOW)).unwrap();
+        let port = sender.tuple(flow).unwrap().local.port();
+        fill(Direction { port, is_from_connector: true }, 0, &mut message);
+        sender.send(flow, &message).unwrap();
+    }
+    let mut ports = std::collections::HashMap::new();
+    let mut scratch = Vec::new();
+    let mut arrived = 0;
+    let deadline = Instant::now() + 2 * NEVER;
+    while arrived < FLOWS {
+        assert!(Instant::now() < deadline, "{arrived} of {FLOWS} messages have arrived");
+        match slow.recv_in_place().unwrap() {
+            Some(Delivery::Message(message)) => {
+                let port = ports.remove(&message.flow()).expect("one message for each flow");
+                let direction = Direction { port, is_from_connector: true };
+                assert!(is_as_filled(direction, 0, &message.bytes(), &mut scratch), "a wrong byte from port {port}");
+                arrived += 1;
+            }
+            Some(Delivery::Event(Event::Opened { flow, tuple, .. })) => {
+                ports.insert(flow, tuple.remote.port());
+            }
+            Some(Delivery::Event(event)) => panic!("{event:?} after {arrived} messages"),
+            // Slow: it leaves what has arrived where it is for a while.
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_without_room_says_so_and_wakes_when_there_is() {
+    let Some(pair) = Pair::start(|_| ()) else { return };
+    let Pair { left, right, .. } = &pair;
+    let mut reader = right.attach();
+    reader.listen(right.ip(), SLOW).unwrap();
+    let mut writer = left.attach();
+    let flow = writer.connect(left.ip(), right.at(SLOW)).unwrap();
+    await_opened(&mut reader, NEVER);
+    // Nobody reads: the sender's 12 MiB and the receiver's 4 MiB fill up.
+    let message = vec![7; 64 << 10];
+    let mut sent = 0;
+    let deadline = Instant::now() + NEVER;
+    loop {
+        match writer.send(flow, &message) {
+            Ok(()) => sent += 1,
+            Err(SendError::NoRoom) if !writer.wait_room(Some(Duration::from_millis(500))).unwrap() => break,
+            Err(SendError::NoRoom) => {}
+            Err(error) => panic!("{error}"),
+        }
+        assert!(Instant::now() < deadline, "16 MiB of buffers take {sent} messages of 64 KiB and more");
+    }
+    assert!((192..=256).contains(&sent), "{sent} messages of 64 KiB fit 12 MiB and 4 MiB");
+    std::thread::scope(|scope| {
+        let woken = scope.spawn(|| writer.wait_room(Some(NEVER)).unwrap());
+        let mut buffer = vec![0; message.len()];
+        let mut heard = 0;
+        while heard < sent {
+            match reader.recv(&mut buffer).unwrap() {
+                Some(Received::Message { len, .. }) => {
+                    assert_eq!(buffer[..len], message);
+                    heard += 1;
+                }
+                Some(Received::Event(event)) => panic!("{event:?} after {heard} messages"),
+                None => assert!(reader.wait(Some(NEVER)).unwrap(), "after {heard} messages"),
+            }
+        }
+        assert!(woken.join().unwrap());
+    });
+}
