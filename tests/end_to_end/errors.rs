@@ -7,6 +7,7 @@ use machnet::control::message::ControlError;
 use machnet::{AttachError, ConnectError, ConnectOptions, Endpoint, Flow, ListenError};
 use serde_json::json;
 
+use crate::conversation::await_opened;
 use crate::pair::{NEVER, Pair, Site, number};
 
 const PORT: u16 = 888;
@@ -50,7 +51,8 @@ fn a_connect_that_fails_says_why() {
     let mut listener = right.attach();
     listener.listen(right.ip(), PORT).unwrap();
     connect(&mut endpoint, left, right.at(PORT), 60_000).unwrap();
-    // A listener that went away refuses, and its flows live on.
+    // A listener that went away refuses, and the flows it has live on.
+    await_opened(&mut listener, NEVER);
     listener.unlisten(right.ip(), PORT).unwrap();
     assert_eq!(connect(&mut endpoint, left, right.at(PORT), 60_000), Err(ControlError::Refused));
     left.await_status("the one flow", |status| number(status, "gauges", "flows") == 1);
@@ -117,7 +119,10 @@ fn a_limit_is_an_error_that_names_it() {
     }
     one.close(flows[0]);
     for site in [left, right] {
-        site.await_status("one flow less", |status| number(status, "gauges", "flows") == 4);
+        // To its shard and to the coordinator, which hears of it from the shard.
+        site.await_status("one flow less", |status| {
+            number(status, "gauges", "flows") == 4 && status["flows"].as_array().is_some_and(|flows| flows.len() == 4)
+        });
     }
     connect(&mut one, left, right.at(PORT), 60_000).unwrap();
 }

@@ -1,5 +1,8 @@
 //! The link as other hosts see it: ping, ARP, MACs that change.
 
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::hosts::Host;
@@ -7,11 +10,24 @@ use crate::pair::{NEVER, Pair};
 
 const PORT: u16 = 888;
 /// An address of the subnet that nobody has.
-const NOBODY: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 0, 255, 77);
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 255, 77);
 
 /// What the kernel of `host` knows of `ip`, in iproute2's words.
-fn kernel_neighbor(host: &Host, ip: std::net::Ipv4Addr) -> String {
+fn kernel_neighbor(host: &Host, ip: Ipv4Addr) -> String {
     host.ip(&format!("neighbor show {ip} dev machnet0")).unwrap()
+}
+
+/// Waits until the kernel of `host` knows the MAC of `ip`.
+fn await_kernel_neighbor(host: &Host, ip: Ipv4Addr, mac: &str) {
+    let never = Instant::now() + NEVER;
+    loop {
+        let known = kernel_neighbor(host, ip);
+        if known.contains(mac) {
+            return;
+        }
+        assert!(Instant::now() < never, "the kernel knows {known:?} of {ip}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// What a daemon knows of `ip`.
@@ -41,8 +57,7 @@ fn arp_is_answered_and_learnt() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
     right.host.ping(left.ip(), 56, 1).unwrap();
-    let learnt = kernel_neighbor(&right.host, left.ip());
-    assert!(learnt.contains(&left.host.mac), "{learnt}");
+    await_kernel_neighbor(&right.host, left.ip(), &left.host.mac);
     // And nobody else's addresses are answered for.
     assert!(right.host.ping(NOBODY, 56, 1).is_err());
     let unknown = kernel_neighbor(&right.host, NOBODY);
@@ -67,15 +82,7 @@ fn a_daemon_that_starts_announces_itself() {
     right.host.ip("neighbor flush all").unwrap();
     assert_eq!(kernel_neighbor(&right.host, left.ip()), "");
     left.start();
-    let deadline = std::time::Instant::now() + NEVER;
-    loop {
-        let known = kernel_neighbor(&right.host, left.ip());
-        if known.contains(&left.host.mac) {
-            break;
-        }
-        assert!(std::time::Instant::now() < deadline, "nothing was announced: {known:?}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    await_kernel_neighbor(&right.host, left.ip(), &left.host.mac);
 }
 
 #[test]

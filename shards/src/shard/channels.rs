@@ -236,9 +236,23 @@ impl Channel {
         if self.stage != Stage::Open {
             return;
         }
+        if !self.unpublished.is_empty() && self.cancels_out(&notice) {
+            return;
+        }
         if !self.unpublished.is_empty() || !self.try_notify(&notice) {
             self.unpublished.push_back(notice);
         }
+    }
+
+    /// Takes back an event that waits if this one undoes it, so that few wait for each flow however often its peer
+    /// falls silent and speaks again.
+    fn cancels_out(&mut self, notice: &Notice) -> bool {
+        let undone = self.unpublished.iter().rposition(|waiting| match (waiting, notice) {
+            (Notice::Silent { flow }, Notice::Alive { flow: other })
+            | (Notice::Alive { flow }, Notice::Silent { flow: other }) => flow == other,
+            _ => false,
+        });
+        undone.and_then(|index| self.unpublished.remove(index)).is_some()
     }
 
     fn try_notify(&mut self, notice: &Notice) -> bool {
@@ -319,6 +333,12 @@ impl Channel {
         self.end.free_buffers() >= self.receive_buffers / 4
     }
 
+    /// Whether the application must be looked at although it may never ring: it broke a rule when something was
+    /// published, or has left no room for events.
+    pub(super) fn needs_a_look(&self) -> bool {
+        self.stage == Stage::Open && (self.end.violation().is_some() || self.has_unpublished())
+    }
+
     /// Whether events wait for room in the ring, which comes when the application reads: without a sound.
     pub(super) fn has_unpublished(&self) -> bool {
         self.stage == Stage::Open && !self.unpublished.is_empty()
@@ -367,5 +387,37 @@ impl Channel {
         self.end.drain_bell();
         self.end.disarm();
         self.heat = Heat::Hot { idle_turns: 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use machnet::channel::{AppEnd, Geometry, Received};
+
+    use super::*;
+
+    #[test]
+    fn a_peer_that_comes_and_goes_costs_no_memory_while_the_application_does_not_read() {
+        let geometry = Geometry::from_parts(64, 16, 16).expect("good measures");
+        let (end, handles) = ShardEnd::create(geometry).expect("memory");
+        let mut app = AppEnd::open(geometry, handles).expect("it maps");
+        let mut channel = Channel::new(ChannelId(1), end, Instant::ZERO);
+        let flow = FlowId(7);
+        for _ in 0..1_000 {
+            channel.notify(Notice::Silent { flow });
+            channel.notify(Notice::Alive { flow });
+        }
+        channel.notify(Notice::Silent { flow });
+        assert_eq!(channel.unpublished.len(), 1);
+        // What it hears alternates, and the last is true.
+        let mut is_silent = false;
+        for _ in 0..2 {
+            channel.flush();
+            while let Some(event) = app.recv().expect("nothing is broken") {
+                assert_eq!(matches!(event, Received::Silent { .. }), !is_silent);
+                is_silent = !is_silent;
+            }
+        }
+        assert!(is_silent);
     }
 }

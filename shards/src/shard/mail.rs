@@ -188,11 +188,11 @@ impl<Q: NicQueue> Shard<Q> {
             ChannelStage::Broken { .. } => channel.stage = ChannelStage::Broken { removed: true },
             ChannelStage::Lingering { .. } => {}
         }
-        for (id, _, entry) in self.flows.iter_mut() {
-            if entry.slot == slot {
-                entry.close(channel, reason);
-                Self::make_ready(&mut self.ready, id, entry);
-            }
+        // The table is large and most applications have few flows in it: no further than to the last of them.
+        let flows = channel.flows;
+        for (id, _, entry) in self.flows.iter_mut().filter(|(_, _, entry)| entry.slot == slot).take(flows) {
+            entry.close(channel, reason);
+            Self::make_ready(&mut self.ready, id, entry);
         }
         self.free_channel_if_over(slot);
     }
@@ -212,8 +212,9 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     fn abort_flows_of(&mut self, slot: usize, reason: Reason, now: Instant) -> usize {
-        let ids: Vec<FlowId> =
-            self.flows.iter().filter(|(_, _, entry)| entry.slot == slot).map(|(id, _, _)| id).collect();
+        let flows = self.channels[slot].as_ref().map_or(0, |channel| channel.flows);
+        let of_channel = self.flows.iter().filter(|(_, _, entry)| entry.slot == slot);
+        let ids: Vec<FlowId> = of_channel.take(flows).map(|(id, _, _)| id).collect();
         for &id in &ids {
             self.abort_flow(id, reason, now);
         }

@@ -295,6 +295,8 @@ impl<Q: NicQueue> Shard<Q> {
             return work;
         }
         self.notice_gap(now);
+        // Unless it sleeps, and asks for its deadline.
+        self.expected_turn = Some(now);
         work.mail = self.take_mail(now);
         let (received, drained) = self.receive(now);
         work.received = received;

@@ -29,8 +29,12 @@ const SPELL: Duration = Duration::from_micros(50);
 /// Looks in a spell at the least, however long each takes because others have the CPU.
 const LOOKS_PER_SPELL: u32 = 20;
 
-/// Turns with work after which the bells of cold channels are looked at, without sleeping.
-const TURNS_PER_LOOK_AT_BELLS: u32 = 64;
+/// How often a shard that does not sleep looks at the bells of cold channels: as soon as a sleeping one would wake. A
+/// turn takes from well under a microsecond to a hundred, so this is not counted in turns.
+const LOOK_AT_BELLS_EVERY: Duration = Duration::from_micros(50);
+
+/// Turns after which others may see what was counted.
+const TURNS_PER_PUBLICATION: u32 = 64;
 
 /// The longest sleep when nothing tells that a frame has arrived.
 const STEP_MAX: Duration = Duration::from_micros(250);
@@ -95,6 +99,7 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbe
     shard.queue().enter_thread();
     let mut sleeper = Sleeper::new(&mut shard)?;
     let mut last_work = clock.now();
+    let mut looked_at_bells = last_work;
     let mut looks = 0;
     let mut turns = 0_u32;
     while !shard.has_stopped() {
@@ -102,11 +107,12 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbe
         heartbeat.beat.store(now.as_nanos(), Ordering::Relaxed);
         let work = shard.poll_once(now);
         sleeper.watch_bells(&mut shard)?;
+        if now.saturating_since(looked_at_bells) >= LOOK_AT_BELLS_EVERY && shard.has_cold_channels() {
+            looked_at_bells = now;
+            sleeper.look(&mut shard)?;
+        }
         turns = turns.wrapping_add(1);
-        if turns.is_multiple_of(TURNS_PER_LOOK_AT_BELLS) {
-            if shard.has_cold_channels() {
-                sleeper.look(&mut shard)?;
-            }
+        if turns.is_multiple_of(TURNS_PER_PUBLICATION) {
             shard.publish_counts();
         }
         if !work.is_none() {
@@ -115,14 +121,17 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbe
             sleeper.step = STEP_MIN;
         } else if policy == IdlePolicy::Adaptive {
             looks += 1;
-            if looks < LOOKS_PER_SPELL || now.saturating_since(last_work) < SPELL {
+            let is_spell_over = looks >= LOOKS_PER_SPELL && now.saturating_since(last_work) >= SPELL;
+            if !is_spell_over {
                 rustix::thread::sched_yield();
-            } else {
-                sleeper.sleep(&mut shard, clock, heartbeat)?;
-                looks = 0;
+            } else if !sleeper.sleep(&mut shard, clock, heartbeat)? {
+                // There was work. A sleep that ended for nothing is followed by the next one, not by another spell.
                 last_work = clock.now();
+                looks = 0;
             }
         } else {
+            // Nobody pushes before a sleep that never comes.
+            let _ = shard.queue().flush();
             std::hint::spin_loop();
         }
     }
@@ -173,15 +182,16 @@ impl Sleeper {
         self.wait(shard, Some(Duration::ZERO))
     }
 
-    /// Sleeps until something happens.
-    fn sleep<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, clock: Clock, heartbeat: &Heartbeat) -> io::Result<()> {
+    /// Sleeps until something happens; `false` if there was something to do instead.
+    fn sleep<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, clock: Clock, heartbeat: &Heartbeat) -> io::Result<bool> {
         if !shard.prepare_sleep() {
-            return Ok(());
+            return Ok(false);
         }
         let wakes = matches!(shard.queue().wake(), Wake::Fd(_)) && shard.queue().arm();
         // Once more, for what came in between makes no sound.
         let now = clock.now();
-        if shard.poll_once(now).is_none() {
+        let is_idle = shard.poll_once(now).is_none();
+        if is_idle {
             let mut longest = shard.deadline().map(|deadline| deadline.saturating_since(now));
             let is_flushed = shard.queue().flush();
             if !wakes || !is_flushed || shard.waits_in_silence() {
@@ -198,7 +208,7 @@ impl Sleeper {
         }
         shard.queue().disarm();
         shard.finish_sleep();
-        Ok(())
+        Ok(is_idle)
     }
 
     fn wait<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, longest: Option<Duration>) -> io::Result<()> {

@@ -248,7 +248,7 @@ impl<Q: NicQueue> Shard<Q> {
         for slot in self.dirty.drain(..) {
             if let Some(channel) = self.channels[slot].as_mut() {
                 channel.flush();
-                if channel.has_unpublished() && !channel.is_hot() {
+                if channel.needs_a_look() && !channel.is_hot() {
                     channel.warm();
                     self.hot.push(slot);
                 }

@@ -183,3 +183,18 @@ fn a_silent_peer_is_suspected_and_the_application_is_told() {
     assert_eq!(closed(&mut app), (Reason::PeerGone, 0));
     assert!(matches!(rig.told().last(), Some(ToCoordinator::Closed { shard: ShardId(3), key: OURS })));
 }
+
+#[test]
+fn a_shard_that_lost_its_cpu_in_the_middle_of_work_does_not_take_its_absence_for_the_peers() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    send(&mut app, flow, b"unanswered");
+    // Asked often enough for the silence to be final once it has lasted.
+    rig.pass(Duration::from_millis(2_500));
+    rig.turn();
+    rig.now += Duration::from_secs(20);
+    rig.turn();
+    assert!(app.recv().unwrap().is_none(), "neither silent nor gone");
+    rig.pass(Duration::from_secs(20));
+    assert!(matches!(app.recv().unwrap(), Some(Received::Silent { .. })));
+    assert_eq!(closed(&mut app).0, Reason::PeerGone);
+}

@@ -104,7 +104,7 @@ fn arp_and_ping_go_to_the_coordinator_as_fast_as_their_buckets_allow() {
     }
     assert_eq!(rig.drops(), [(DropReason::RateLimited, 97 + 98)]);
     assert_eq!(rig.counted(Counter::ToCoordinator), 503 + 502);
-    rig.pass(Duration::from_millis(10));
+    rig.pass(Duration::from_micros(9_800));
     for _ in 0..60 {
         rig.put(&arp_request());
     }
