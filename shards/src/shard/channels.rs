@@ -229,19 +229,19 @@ impl Channel {
     }
 
     /// Tells the application of an event, now or as soon as the ring has room: none is lost.
-    pub(super) fn notify(&mut self, notice: Notice) {
+    /// Says whether that was now, or never will be because nobody is there.
+    pub(super) fn notify(&mut self, notice: Notice) -> bool {
         if let Notice::Closed { flow, .. } = notice {
             self.unreleased.insert(flow);
         }
-        if self.stage != Stage::Open {
-            return;
+        if self.stage != Stage::Open || !self.unpublished.is_empty() && self.cancels_out(&notice) {
+            return true;
         }
-        if !self.unpublished.is_empty() && self.cancels_out(&notice) {
-            return;
-        }
-        if !self.unpublished.is_empty() || !self.try_notify(&notice) {
+        let published = self.unpublished.is_empty() && self.try_notify(&notice);
+        if !published {
             self.unpublished.push_back(notice);
         }
+        published
     }
 
     /// Takes back an event that waits if this one undoes it, so that few wait for each flow however often its peer
@@ -267,7 +267,8 @@ impl Channel {
     }
 
     /// Publishes what found no room before, and lets the application see all of this turn.
-    pub(super) fn flush(&mut self) {
+    /// `announced` gets the flows whose opening could be told only now.
+    pub(super) fn flush(&mut self, announced: &mut Vec<FlowId>) {
         self.is_dirty = false;
         if matches!(self.stage, Stage::Broken { .. }) {
             return;
@@ -276,6 +277,9 @@ impl Channel {
             if !self.try_notify(&notice) {
                 self.unpublished.push_front(notice);
                 break;
+            }
+            if let Notice::Opened { flow, .. } = notice {
+                announced.push(flow);
             }
         }
         self.end.flush();
@@ -412,7 +416,7 @@ mod tests {
         // What it hears alternates, and the last is true.
         let mut is_silent = false;
         for _ in 0..2 {
-            channel.flush();
+            channel.flush(&mut Vec::new());
             while let Some(event) = app.recv().expect("nothing is broken") {
                 assert_eq!(matches!(event, Received::Silent { .. }), !is_silent);
                 is_silent = !is_silent;

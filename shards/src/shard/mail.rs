@@ -111,6 +111,7 @@ impl<Q: NicQueue> Shard<Q> {
             waiting: WaitingList::default(),
             is_ready: false,
             is_starved: false,
+            is_announced: false,
             demands_checksum: features.contains(Features::CHECKSUM),
             epoch_seen: u32::MAX,
             origin: match birth.role {
@@ -138,9 +139,10 @@ impl<Q: NicQueue> Shard<Q> {
             max_payload: birth.max_payload,
             accepted: birth.role == Role::Acceptor,
         };
-        channel.notify(Notice::Opened { flow, opened });
+        let is_announced = channel.notify(Notice::Opened { flow, opened });
         self.mark_dirty(slot);
         if let Some(entry) = self.flows.get_mut(id) {
+            entry.is_announced = is_announced;
             Self::make_ready(&mut self.ready, id, entry);
         }
         Ok(id)

@@ -27,7 +27,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use machnet::channel::{FromApp, RxBuffer, TxBuffer};
+use machnet::channel::{FlowId as ChannelFlowId, FromApp, RxBuffer, TxBuffer};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
 use machnet_proto::flow::{Flow, FlowId, FlowTable, Limits, Reason, Timers};
 use machnet_proto::handshake::{self, Features, Terms};
@@ -130,6 +130,8 @@ pub struct Shard<Q: NicQueue> {
     lingering: Vec<usize>,
     /// Slots of channels into which something was published this turn.
     dirty: Vec<usize>,
+    /// Emptied at once; kept for its memory.
+    announced: Vec<ChannelFlowId>,
     /// Flows that may have something to deliver or to transmit.
     ready: VecDeque<FlowId>,
 
@@ -184,6 +186,9 @@ struct Entry {
     is_ready: bool,
     /// Whether it stands in its channel's list of starved flows.
     is_starved: bool,
+    /// Whether its application has been told of it. Until then nothing of it is published, nor is its end: an
+    /// application that does not read leaves no room for events, but always for pieces.
+    is_announced: bool,
     /// Whether a wrong or missing UDP checksum makes a packet invalid.
     demands_checksum: bool,
     /// The channel's epoch in which data of this flow was counted last.
@@ -266,6 +271,7 @@ impl<Q: NicQueue> Shard<Q> {
             hot: Vec::new(),
             lingering: Vec::new(),
             dirty: Vec::new(),
+            announced: Vec::new(),
             ready: VecDeque::new(),
             transmitter: Transmitter::new(queue),
             received: Vec::with_capacity(BURST_FRAMES),

@@ -169,3 +169,33 @@ fn rings(rig: &Rig) -> bool {
     let mut polled = [PollFd::new(&bell, PollFlags::IN)];
     poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
 }
+
+#[test]
+fn nothing_of_a_flow_is_published_before_its_opening() {
+    const FLOWS: u16 = 200;
+    let mut rig = Rig::new();
+    let mut app = rig.add_channel(1);
+    let key = |number: u16| FlowKey { local_port: 50_000 + number, ..OURS };
+    // An application that reads nothing: the ring has room for pieces, but not for one more event.
+    for number in 0..FLOWS {
+        rig.create(1, key(number));
+    }
+    // The last flow's peer speaks all the same.
+    rig.receive_data(&key(FLOWS - 1), 201, 101, b"hello");
+    let mut opened = Vec::new();
+    let mut heard = None;
+    for _ in 0..100 {
+        while let Some(received) = app.recv().unwrap() {
+            match received {
+                Received::Opened { flow, .. } => opened.push(flow),
+                Received::Message { flow, message } => {
+                    assert!(opened.contains(&flow), "a message of a flow that nobody has told of");
+                    heard = Some(message.len());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        rig.pass(Duration::from_millis(1));
+    }
+    assert_eq!((opened.len(), heard), (usize::from(FLOWS), Some(5)));
+}
