@@ -30,7 +30,8 @@ test: deps
 	cargo test --workspace
 	RUSTFLAGS="--cfg loom" cargo test --release --package machnet --lib --target-dir "$(TARGET)/loom" loom
 
-bench: deps
+# The daemon and bare DPDK are programs of their own.
+bench: build
 	cargo bench --workspace
 
 lint: deps

@@ -1,7 +1,8 @@
 //! What does a packet and its acknowledgement cost in two flows, and how does that grow with the number of flows?
 //!
-//! Both sides do what a shard does for a packet, without memory and device: look the flow up, drive it, arm its timer, look at
-//! the deadlines. The flows take turns, so with many of them each packet finds its flow outside the nearer caches.
+//! Both sides do what a shard does for a packet, without memory and device: look the flow up, drive it, arm its timer,
+//! look at the deadlines. The flows take turns, so with many of them each packet finds its flow outside the nearer
+//! caches.
 
 use std::hint::black_box;
 use std::sync::Arc;

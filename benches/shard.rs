@@ -36,6 +36,8 @@ const LOADS: [(usize, usize); 5] = [(64, 1), (64, 32), (64, 128), (1_418, 32), (
 const PACKETS_COUNTED: u64 = 200_000;
 /// From one turn of a shard to the next.
 const TURN: Duration = Duration::from_micros(1);
+/// Turns without the last answer after which bells are looked at.
+const TURNS_PER_LOOK_AT_BELLS: u32 = 64;
 /// Turns of a round trip without progress after which something is wrong.
 const TURNS_MAX: u32 = 100_000;
 
@@ -82,6 +84,14 @@ impl Host {
 
     fn post(&self, message: ToShard) {
         self.to_shard.post(message).expect("room in the mailbox");
+    }
+
+    /// A channel that had nothing to do for some turns is looked at again when its bell rings: only a loss takes so
+    /// long.
+    fn listen_for_bell(&mut self) {
+        if self.shard.has_cold_channels() {
+            self.shard.bell_rang(0);
+        }
     }
 
     /// The flow that was opened, once it was.
@@ -148,10 +158,14 @@ impl Pair {
             self.client.app.send(self.flow, &message).expect("room for a window");
         }
         let mut answered = 0;
-        for _ in 0..TURNS_MAX {
+        for turn in 1..=TURNS_MAX {
             self.now += TURN;
             self.client.shard.poll_once(self.now);
             self.server.shard.poll_once(self.now);
+            if turn.is_multiple_of(TURNS_PER_LOOK_AT_BELLS) {
+                self.client.listen_for_bell();
+                self.server.listen_for_bell();
+            }
             for _ in 0..self.server.take_messages(self.message.len()) {
                 self.server.app.send(self.flow_at_server, &message).expect("room for an answer");
             }

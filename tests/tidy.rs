@@ -1,4 +1,5 @@
-//! The code's own tidiness: its shape, who may name whom, what stands where. A failure says where, what, and what to do.
+//! The code's own tidiness: its shape, who may name whom, what stands where. A failure says where, what, and what to
+//! do.
 //!
 //! The rules read text, not syntax: the code is in rustfmt's form, so a function ends where its closing brace has the
 //! indentation of its first line. Comments, texts and characters are blanked first for rules about code.

@@ -65,8 +65,6 @@ counters! {
         FlowsAccepted = "flows_accepted",
         /// Flows that ended.
         FlowsClosed = "flows_closed",
-        /// Flows that ended by reset.
-        FlowsReset = "flows_reset",
         /// Turns in which the device took fewer frames than there were.
         TxBackpressure = "tx_backpressure",
         /// Turns in which no frame could be allocated.

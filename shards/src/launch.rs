@@ -18,8 +18,8 @@ use crate::nic::faults::{Faults, FaultyQueue};
 /// The MTU of an interface that neither the configuration nor its device limits further.
 const DEFAULT_MTU_BYTES: u16 = 1500;
 
-/// How long a socket that somebody serves is tried again: a daemon that was killed listens until the kernel has closed its
-/// packet sockets one by one, which takes tens of milliseconds each.
+/// How long a socket that somebody serves is tried again: a daemon that was killed listens until the kernel has closed
+/// its packet sockets one by one, which takes tens of milliseconds each.
 const SOCKET_WITHIN: Duration = Duration::from_secs(1);
 const SOCKET_RETRY: Duration = Duration::from_millis(50);
 

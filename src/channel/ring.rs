@@ -48,10 +48,11 @@ impl<const WORDS: usize> Producer<WORDS> {
     /// Whether `entries` more find room. Looks at the consumer's index only if they did not when it last looked.
     #[inline]
     pub(super) fn has_room(&mut self, entries: u64) -> Result<bool, RanAway> {
-        if self.mask + 1 - (self.tail - self.head_seen) >= entries {
+        // `Extras` count for themselves, so that the tail may have run more than a ring ahead of what was seen here.
+        if self.tail - self.head_seen + entries <= self.mask + 1 {
             return Ok(true);
         }
-        Ok(self.mask + 1 - (self.tail - self.taken()?) >= entries)
+        Ok(self.tail - self.taken()? + entries <= self.mask + 1)
     }
 
     /// Writes an entry, which the consumer does not see yet. The caller knows that there is room.

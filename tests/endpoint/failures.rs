@@ -94,7 +94,7 @@ fn a_flow_of_another_endpoint_is_closed_here() {
 #[test]
 fn an_application_that_only_looks_notices_a_dead_daemon() {
     let mut daemon = FakeDaemon::start("spin");
-    let (mut near, ..) = pair(&daemon);
+    let (mut near, _, _far, _) = pair(&daemon);
     daemon.kill();
     let killed = Instant::now();
     let mut end = Ok(None);
@@ -108,7 +108,7 @@ fn an_application_that_only_looks_notices_a_dead_daemon() {
 #[test]
 fn an_application_that_only_sends_notices_a_dead_daemon() {
     let mut daemon = FakeDaemon::start("send");
-    let (mut near, flow, ..) = pair(&daemon);
+    let (mut near, flow, _far, _) = pair(&daemon);
     daemon.kill();
     let killed = Instant::now();
     let mut end = Ok(());
@@ -123,7 +123,7 @@ fn an_application_that_only_sends_notices_a_dead_daemon() {
 fn an_application_that_sleeps_notices_a_dead_daemon() {
     for (test, wants_room) in [("sleep-input", false), ("sleep-room", true)] {
         let mut daemon = FakeDaemon::start(test);
-        let (mut near, flow, ..) = pair(&daemon);
+        let (mut near, flow, _far, _) = pair(&daemon);
         daemon.stall(true);
         while wants_room && near.send(flow, &[0; 1 << 20]) != Err(SendError::NoRoom) {}
         let waiting = std::thread::spawn(move || {
@@ -147,7 +147,7 @@ fn an_application_that_sleeps_notices_a_dead_daemon() {
 #[test]
 fn both_halves_notice_a_dead_daemon() {
     let mut daemon = FakeDaemon::start("halves");
-    let (near, flow, ..) = pair(&daemon);
+    let (near, flow, _far, _) = pair(&daemon);
     let (mut sender, mut receiver) = near.split().unwrap();
     daemon.kill();
     assert!(eventually(|| sender.send(flow, b"x") == Err(SendError::Disconnected(Disconnected::Gone))));
@@ -175,7 +175,7 @@ fn what_was_delivered_before_the_daemon_died_can_be_received() {
 #[test]
 fn attaching_again_works_when_the_daemon_is_back() {
     let mut daemon = FakeDaemon::start("back");
-    let (mut near, ..) = pair(&daemon);
+    let (mut near, _, _far, _) = pair(&daemon);
     daemon.kill();
     let daemon = FakeDaemon::start("back");
     assert_eq!(near.wait(None), Err(Disconnected::Gone), "the old endpoint does not come back to life");

@@ -133,7 +133,8 @@ fn a_lost_message_is_noticed_and_ctrl_c_prints_the_totals() {
     let _server = server(&daemon, "");
     daemon.lose(11);
     let client = Running::start(msg_gen(&daemon, "--remote_ip 10.0.0.1 --msg_window 1 --json"));
-    std::thread::sleep(Duration::from_millis(300));
+    // Six requests take a few milliseconds; the seventh is never sent.
+    std::thread::sleep(Duration::from_secs(1));
     client.interrupt();
     let (success, said) = client.end();
     assert!(!success);

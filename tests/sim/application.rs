@@ -11,7 +11,7 @@ use machnet_proto::time::Instant;
 use machnet_shards::coordinator::ConnectionId;
 
 use crate::checker::SideId;
-use crate::host::readable;
+use crate::runner::readable;
 
 /// An application of a world. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

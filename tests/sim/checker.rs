@@ -1,12 +1,12 @@
 //! What must be true of every run, whatever the workload did and the network did to it.
 //!
 //! The checker sees only what applications see: flows that opened and closed, messages that `send` took, messages that
-//! `recv` gave. It knows what the messages must say by a rule (see [`content`]), keeps its own account of every flow, and
-//! excuses a flow that ended early only if something happened that may end it.
+//! `recv` gave. It knows what the messages must say by a rule (see [`content`]), keeps its own account of every flow,
+//! and excuses a flow that ended early only if something happened that may end it.
 
 use std::collections::{HashMap, HashSet};
 
-use machnet_proto::addr::FlowKey;
+use machnet_proto::addr::{FlowKey, Ipv4Addr};
 use machnet_proto::flow::Reason;
 use machnet_proto::time::{Duration, Instant};
 
@@ -22,7 +22,6 @@ pub(crate) struct SideId(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) struct Side {
     pub(crate) app: AppId,
-    pub(crate) host: usize,
     pub(crate) key: FlowKey,
     /// Bytes of a piece.
     pub(crate) max_payload: usize,
@@ -30,7 +29,8 @@ pub(crate) struct Side {
     pub(crate) life: Life,
     /// Its application has closed it.
     pub(crate) close_called: bool,
-    is_silent: bool,
+    /// Its application was told that the peer is silent.
+    pub(crate) is_silent: bool,
     /// The lengths of the messages `send` took.
     pub(crate) sent: Vec<u32>,
     /// Whose messages arrive here; known with the first one.
@@ -68,7 +68,8 @@ pub(crate) struct Checker {
 /// Something that may end flows.
 #[derive(Clone, Copy, Debug)]
 struct Incident {
-    host: usize,
+    /// To this host.
+    ip: Ipv4Addr,
     from: Instant,
     until: Instant,
     kind: IncidentKind,
@@ -80,24 +81,40 @@ pub(crate) enum IncidentKind {
     ApplicationDied,
     /// The host's daemon died or stopped.
     DaemonEnded,
-    /// Nothing reached the host, or nothing ran on it.
+    /// An application of the host accepts no more flows to this port.
+    ListenerEnded { port: u16 },
+    /// The host has few places for flows; one that was promised may be taken.
+    FewFlows,
+    /// Nothing reached the host.
     Unreachable,
 }
 
-/// Silence that the protocol must forgive: a flow that ends because its peer is gone had none from it for longer than
-/// this. The setting is 15 s; a fault may begin in the middle of what else goes on.
+impl IncidentKind {
+    /// Whether it goes on: until it is over, or to the end of the run.
+    fn is_lasting(self) -> bool {
+        matches!(self, Self::Unreachable | Self::FewFlows | Self::DaemonEnded)
+    }
+}
+
+/// Silence that a flow must forgive: one that ends because its peer is gone had none from it for longer. The setting is
+/// 15 s; a fault may begin in the middle of what else goes on.
 const FORGIVEN: Duration = Duration::from_secs(10);
+
+/// The same for a flow whose first packet did not arrive. The setting is 3 s.
+const FORGIVEN_HALF_OPEN: Duration = Duration::from_secs(2);
+
+/// Between two outages so much time is as good as none: a flow asks for signs of life only twice a second.
+const BRIEF: Duration = Duration::from_secs(1);
 
 impl Checker {
     // ---- What applications see ------------------------------------------------------------------------------------
 
-    pub(crate) fn opened(&mut self, app: AppId, host: usize, key: FlowKey, max_payload: usize, now: Instant) -> SideId {
+    pub(crate) fn opened(&mut self, app: AppId, key: FlowKey, max_payload: usize, now: Instant) -> SideId {
         let id = SideId(self.sides.len() as u64);
         assert!(self.open_keys.insert(key), "{key:?} was opened while it was open");
         self.by_key.entry(key).or_default().push(id);
         self.sides.push(Side {
             app,
-            host,
             key,
             max_payload,
             opened_at: now,
@@ -185,8 +202,16 @@ impl Checker {
         self.open_keys.remove(&key);
     }
 
-    pub(crate) fn incident(&mut self, kind: IncidentKind, host: usize, from: Instant, until: Instant) {
-        self.incidents.push(Incident { host, from, until, kind });
+    /// Something happened to this host that may end flows.
+    pub(crate) fn incident(&mut self, kind: IncidentKind, ip: Ipv4Addr, now: Instant) {
+        let until = if kind.is_lasting() { Instant::from_nanos(u64::MAX) } else { now };
+        self.incidents.push(Incident { ip, from: now, until, kind });
+    }
+
+    /// What was the matter with a host is over.
+    pub(crate) fn incident_over(&mut self, kind: IncidentKind, ip: Ipv4Addr, now: Instant) {
+        let incidents = self.incidents.iter_mut().filter(|it| it.kind == kind && it.ip == ip);
+        incidents.for_each(|incident| incident.until = incident.until.min(now));
     }
 
     /// Whether something happened that may end this flow so.
@@ -196,24 +221,50 @@ impl Checker {
             let peers = self.by_key.get(&side.key.reversed()).into_iter().flatten();
             peers.map(|peer| self.side(*peer)).any(|peer| peer.close_called)
         };
-        let happened = |kind, lasting| {
-            self.incidents.iter().any(|incident| {
-                incident.kind == kind
-                    && incident.until >= side.opened_at.saturating_back(FORGIVEN)
-                    && incident.until.min(now).saturating_since(incident.from) >= lasting
-            })
-        };
-        let application_died = || happened(IncidentKind::ApplicationDied, Duration::ZERO);
-        let daemon_ended = || happened(IncidentKind::DaemonEnded, Duration::ZERO);
+        let happened = |kind| self.incidents_of(side).any(|incident| incident.kind == kind);
+        let application_died = || happened(IncidentKind::ApplicationDied);
+        let daemon_ended = || happened(IncidentKind::DaemonEnded);
         match reason {
             Reason::Closed => side.close_called || peers_closed(),
             Reason::AppGone => application_died(),
-            // The peer has forgotten the flow while this side still waited for the last acknowledgement.
-            Reason::NoSuchFlow => side.close_called || peers_closed() || application_died() || daemon_ended(),
+            // The peer has forgotten the flow while this side still waited for the last acknowledgement, or never had
+            // it, because its listener ended between our SYN and the first packet.
+            Reason::NoSuchFlow => {
+                let never_heard = side.received == 0
+                    && (happened(IncidentKind::ListenerEnded { port: side.key.remote_port })
+                        || happened(IncidentKind::FewFlows)
+                        || self.longest_outage(side, now) >= FORGIVEN_HALF_OPEN);
+                never_heard || side.close_called || peers_closed() || application_died() || daemon_ended()
+            }
             Reason::PeerRestarted | Reason::Shutdown => daemon_ended(),
-            Reason::PeerGone => daemon_ended() || happened(IncidentKind::Unreachable, FORGIVEN),
+            Reason::PeerGone => daemon_ended() || self.longest_outage(side, now) >= FORGIVEN,
             Reason::Reset | Reason::Refused | Reason::Protocol | Reason::Limit | Reason::Other => false,
         }
+    }
+
+    /// What happened on either host while this side may have noticed.
+    fn incidents_of(&self, side: &Side) -> impl Iterator<Item = &Incident> {
+        let (key, noticed_from) = (side.key, side.opened_at.saturating_back(FORGIVEN));
+        let concerns = move |it: &&Incident| it.ip == key.local_ip || it.ip == key.remote_ip;
+        self.incidents.iter().filter(concerns).filter(move |it| it.until >= noticed_from)
+    }
+
+    /// The longest time in which next to nothing passed between the hosts of a flow.
+    fn longest_outage(&self, side: &Side, now: Instant) -> Duration {
+        let outages = self.incidents_of(side).filter(|it| it.kind == IncidentKind::Unreachable);
+        let mut outages: Vec<(Instant, Instant)> = outages.map(|it| (it.from, it.until.min(now))).collect();
+        outages.sort_unstable();
+        let mut longest = Duration::ZERO;
+        let mut current: Option<(Instant, Instant)> = None;
+        for (from, until) in outages {
+            let (began, ended) = match current {
+                Some((began, ended)) if from <= ended + BRIEF => (began, ended.max(until)),
+                _ => (from, until),
+            };
+            longest = longest.max(ended.saturating_since(began));
+            current = Some((began, ended));
+        }
+        longest
     }
 
     // ---- The account ----------------------------------------------------------------------------------------------
@@ -242,9 +293,9 @@ impl Checker {
         (0..).map(SideId).zip(&self.sides)
     }
 
-    /// How many messages a side has received.
-    pub(crate) fn received_by(&self, side: SideId) -> usize {
-        self.side(side).received
+    /// How many of a side's messages have arrived.
+    pub(crate) fn arrived_of(&self, side: SideId) -> usize {
+        self.side(side).to.map_or(0, |to| self.side(to).received)
     }
 
     /// A stream of which something is owed that has not arrived, and what; `None` when nothing is.

@@ -1,7 +1,6 @@
 //! A host: its daemon (the real coordinator, the real shards), and what runs them in place of executors.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::os::fd::BorrowedFd;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use machnet::config::Limits;
@@ -9,27 +8,18 @@ use machnet_proto::addr::{Ipv4Addr, MacAddr};
 use machnet_proto::flow;
 use machnet_proto::time::{Duration, Instant};
 use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Event, Interface, Plan};
-use machnet_shards::counters::{Counter, Counts, EntryKey, Registry};
+use machnet_shards::counters::{Counter, EntryKey, Registry};
 use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
 use machnet_shards::nic::NicQueue;
 use machnet_shards::nic::faults::Dice;
 use machnet_shards::nic::memory::{Link, Network, NicOptions, PortId, Spread};
-use machnet_shards::shard::{BellChange, Settings, Shard};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use machnet_shards::shard::{Settings, Shard};
 
 use crate::queue::{Device, SimQueue};
+use crate::runner::Runner;
 
 /// Messages a mailbox holds: few, so that it is full at times.
 const MAILBOX_MESSAGES: usize = 64;
-
-/// An awake shard looks at the bells of cold channels about once in so many turns, as the daemon's does.
-const TURNS_PER_LOOK_AT_BELLS: usize = 64;
-
-/// The longest a shard without work looks on before it sleeps.
-const SPELL_NANOS_MAX: usize = 100_000;
-
-/// How long a shard sleeps whose device still has frames to send.
-const STEP: Duration = Duration::from_micros(10);
 
 /// What a host is made of. It stays when its daemon dies and starts again.
 #[derive(Clone, Debug)]
@@ -220,11 +210,6 @@ impl Daemon {
         self.shards.iter().map(|runner| runner.shard.counts().get(counter)).sum()
     }
 
-    /// Every shard's own counts.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = &Counts> {
-        self.shards.iter().map(|runner| runner.shard.counts())
-    }
-
     /// The sum over all shards of what there is at the moment, by the name it has in `status`.
     pub(crate) fn gauge(&mut self, label: &str) -> u64 {
         for runner in &mut self.shards {
@@ -234,10 +219,10 @@ impl Daemon {
         gauges.filter(|(name, _)| *name == label).map(|(_, value)| value).sum()
     }
 
-    /// Every bell rings without a cause, which must do no harm.
-    pub(crate) fn ring_all_bells(&mut self) {
-        for Runner { shard, bells, .. } in &mut self.shards {
-            bells.iter().for_each(|slot| shard.bell_rang(*slot));
+    /// Every shard looks at all its channels.
+    pub(crate) fn ring_all_bells(&mut self, now: Instant) {
+        for runner in &mut self.shards {
+            runner.ring_all_bells(now);
         }
     }
 
@@ -269,122 +254,4 @@ impl Daemon {
         let frames: Vec<_> = std::iter::from_fn(|| queue.allocate()).take(limit).collect();
         frames.len()
     }
-}
-
-/// Runs one shard as `shard::run` does, with virtual time in the place of epoll.
-struct Runner {
-    shard: Shard<SimQueue>,
-    state: State,
-    /// It does nothing before: it has just been woken, or lost its CPU.
-    ready_at: Instant,
-    /// Slots whose bells are watched.
-    bells: BTreeSet<usize>,
-    dice: Dice,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Takes every turn; tries to sleep from then on.
-    Awake { until: Instant },
-    /// Waits for a bell, mail, a frame or its deadline.
-    Asleep { deadline: Option<Instant> },
-}
-
-impl Runner {
-    fn new(shard: Shard<SimQueue>, seed: u64, now: Instant) -> Self {
-        Self { shard, state: State::Awake { until: now }, ready_at: now, bells: BTreeSet::new(), dice: Dice::new(seed) }
-    }
-
-    fn turn(&mut self, now: Instant) -> bool {
-        if now < self.ready_at || self.shard.has_stopped() {
-            return false;
-        }
-        match self.state {
-            State::Asleep { deadline } => {
-                let rung = self.hear_bells();
-                if !(rung || deadline.is_some_and(|deadline| deadline <= now) || self.shard.queue().has_arrived()) {
-                    return false;
-                }
-                self.shard.finish_sleep();
-                self.state = State::Awake { until: now };
-                self.ready_at = now + Duration::from_nanos(self.dice.below(30_000) as u64);
-                true
-            }
-            State::Awake { until } => {
-                if self.shard.has_cold_channels() && self.dice.below(TURNS_PER_LOOK_AT_BELLS) == 0 {
-                    self.hear_bells();
-                }
-                let worked = self.poll(now);
-                if worked {
-                    let spell = Duration::from_nanos(self.dice.below(SPELL_NANOS_MAX) as u64);
-                    self.state = State::Awake { until: now + spell };
-                } else if until <= now {
-                    return self.try_to_sleep(now);
-                }
-                worked
-            }
-        }
-    }
-
-    /// One turn of the shard.
-    fn poll(&mut self, now: Instant) -> bool {
-        let work = self.shard.poll_once(now);
-        for change in self.shard.take_bell_changes() {
-            match change {
-                BellChange::Watch(slot) => self.bells.insert(slot),
-                BellChange::Gone(slot) => self.bells.remove(&slot),
-            };
-        }
-        !work.is_none()
-    }
-
-    /// The steps of the daemon's sleeper, in its order. True if there is something to do first.
-    fn try_to_sleep(&mut self, now: Instant) -> bool {
-        if !self.shard.prepare_sleep() {
-            return true;
-        }
-        if self.poll(now) {
-            self.shard.finish_sleep();
-            return true;
-        }
-        let push = (!self.shard.queue().flush()).then(|| now + STEP);
-        self.state = State::Asleep { deadline: self.shard.deadline().into_iter().chain(push).min() };
-        false
-    }
-
-    /// When it next wants to run by itself.
-    fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        if self.shard.has_stopped() {
-            return None;
-        }
-        let due = match self.state {
-            State::Asleep { deadline } => deadline,
-            State::Awake { until } => Some(until).into_iter().chain(self.shard.deadline()).min(),
-        };
-        match self.ready_at > now {
-            true => Some(self.ready_at),
-            false => due,
-        }
-    }
-
-    /// Passes on the bells that ring; says whether there was one.
-    fn hear_bells(&mut self) -> bool {
-        let bells = self.bells.iter().filter_map(|slot| Some((*slot, self.shard.bell(*slot)?)));
-        let (slots, bells): (Vec<usize>, Vec<BorrowedFd<'_>>) = bells.unzip();
-        let rings = readable(bells.into_iter().chain([self.shard.mail_bell()]));
-        for (index, _) in rings.iter().enumerate().filter(|(_, rings)| **rings) {
-            match slots.get(index) {
-                Some(slot) => self.shard.bell_rang(*slot),
-                None => self.shard.mail_rang(),
-            }
-        }
-        rings.contains(&true)
-    }
-}
-
-/// Which of these descriptors have something to read.
-pub(crate) fn readable<'fd>(fds: impl Iterator<Item = BorrowedFd<'fd>>) -> Vec<bool> {
-    let mut fds: Vec<_> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("open descriptors can be polled");
-    fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect()
 }

@@ -16,13 +16,19 @@
 //! simulated is the device, the clock, the scheduler and the sockets. A seed decides everything, so that a failure is
 //! replayed by its number.
 
+mod answers;
 mod application;
 mod checker;
 mod content;
 mod ending;
 mod host;
+mod plan;
 mod queue;
+mod runner;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod seeds;
 mod trace;
+mod workload;
 mod world;

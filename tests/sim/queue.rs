@@ -85,7 +85,7 @@ impl NicQueue for SimQueue {
         };
         let rest = frames.split_off(part);
         for frame in frames.iter() {
-            self.device.trace.bytes(frame.bytes());
+            self.device.trace.frame(frame.bytes());
         }
         let taken = self.below.transmit(frames);
         frames.extend(rest);

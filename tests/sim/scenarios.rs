@@ -1,13 +1,14 @@
 //! Scenarios that are written down, each with the claim it shows.
 
 use machnet::channel::{FlowId, MAX_MESSAGE_BYTES, SendError};
-use machnet::control::message::{Reply, Request};
+use machnet::control::message::{ControlError, Reply, Request};
+use machnet_proto::flow::Reason;
 use machnet_proto::time::Duration;
-use machnet_shards::nic::faults::Dice;
+use machnet_shards::nic::faults::{Dice, Faults};
 use machnet_shards::nic::memory::Link;
 
 use crate::application::AppId;
-use crate::checker::SideId;
+use crate::checker::{Life, SideId};
 use crate::ending;
 use crate::host::HostPlan;
 use crate::world::World;
@@ -74,8 +75,25 @@ fn finish(mut world: World, within: Duration) {
     ending::part(&mut world, &mut Dice::new(1));
 }
 
+/// Opens many flows at once and gives the connecting sides of them.
+fn connect_many(world: &mut World, from: AppId, to: AppId, flows: usize) -> Vec<SideId> {
+    let (local_ip, remote_ip) = (world.ip(world.apps[&from].host), world.ip(world.apps[&to].host));
+    for _ in 0..flows {
+        world.ask(from, Request::Connect { local_ip, remote_ip, remote_port: PORT, timeout_ms: 3000, shard: None });
+    }
+    let limit = world.now + Duration::from_secs(4);
+    let opened = |world: &World| [from, to].iter().all(|app| world.apps[app].sides().count() == flows);
+    assert!(world.run_until(limit, |world| world.is_time_to_look() && opened(world)), "{flows} flows open");
+    world.apps[&from].sides().collect()
+}
+
+/// Whether everything that was sent over this side has arrived.
+fn has_arrived(world: &World, side: SideId) -> bool {
+    world.checker.arrived_of(side) == world.checker.side(side).sent.len()
+}
+
 #[test]
-fn sizes_of_every_kind_arrive_in_both_directions() {
+fn every_size_arrives_in_both_directions() {
     for shards in [1, 2] {
         let mut world = two_hosts(shards);
         let (near, far) = attach_pair(&mut world);
@@ -87,6 +105,199 @@ fn sizes_of_every_kind_arrive_in_both_directions() {
                 send(&mut world, side, size);
             }
         }
-        finish(world, Duration::from_secs(5));
+        finish(world, Duration::from_secs(1));
     }
+}
+
+#[test]
+fn empty_and_too_long_messages_are_refused_and_do_no_harm() {
+    let mut world = two_hosts(1);
+    let (near, far) = attach_pair(&mut world);
+    let side = connect(&mut world, near, far, PORT);
+    assert_eq!(world.send(side, 0), Err(SendError::Empty));
+    assert_eq!(world.send(side, MAX_MESSAGE_BYTES + 1), Err(SendError::TooLong));
+    send(&mut world, side, MAX_MESSAGE_BYTES);
+    finish(world, Duration::from_secs(1));
+}
+
+#[test]
+fn a_thousand_flows_of_one_endpoint_survive_loss_duplication_and_reordering() {
+    let faults = Faults { loss: 0.01, duplication: 0.01, reordering: 0.05, corruption: 0.0 };
+    let bad = Link { faults, ..link() };
+    let plan = HostPlan { shards: 2, ..HostPlan::default() };
+    let mut world = World::new(11, vec![(plan.clone(), bad), (plan, bad)]);
+    let (near, far) = attach_pair(&mut world);
+    let there = connect_many(&mut world, near, far, 1000);
+    let back: Vec<SideId> = world.apps[&far].sides().collect();
+    // Nobody reads before everybody has sent: all have data outstanding at once.
+    world.read_from(near, world.now + Duration::from_millis(1));
+    world.read_from(far, world.now + Duration::from_millis(1));
+    for (index, side) in there.into_iter().chain(back).enumerate() {
+        for len in [64, [1, 1418, 1419, 6000][index % 4]] {
+            send(&mut world, side, len);
+        }
+    }
+    // The faults go on to the end.
+    finish(world, Duration::from_secs(10));
+}
+
+#[test]
+fn twenty_flows_that_each_bring_8_mib_into_one_slow_endpoint_finish() {
+    let mut world = two_hosts(1);
+    let slow = world.attach(1, true).expect("the daemon runs");
+    listen(&mut world, slow, PORT);
+    for _ in 0..20 {
+        // An endpoint's buffers hold one such message.
+        let app = world.attach(0, true).expect("the daemon runs");
+        let side = connect(&mut world, app, slow, PORT);
+        send(&mut world, side, MAX_MESSAGE_BYTES);
+    }
+    for _ in 0..10 {
+        world.read_from(slow, world.now + Duration::from_millis(20));
+        world.run_for(Duration::from_millis(22));
+    }
+    finish(world, Duration::from_secs(5));
+}
+
+#[test]
+fn a_reader_that_stops_gets_everything_later_and_holds_nobody_up() {
+    let mut world = two_hosts(1);
+    let (near, stopped) = attach_pair(&mut world);
+    let reader = world.attach(1, true).expect("the daemon runs");
+    listen(&mut world, reader, PORT + 1);
+    let to_stopped = connect(&mut world, near, stopped, PORT);
+    let to_reader = connect(&mut world, near, reader, PORT + 1);
+    let start = world.now;
+    world.read_from(stopped, start + Duration::from_secs(5));
+    // More than the receive buffers of the one that stopped hold.
+    send(&mut world, to_stopped, MAX_MESSAGE_BYTES);
+    for _ in 0..100 {
+        send(&mut world, to_reader, 10_000);
+        let arrived = world.now + Duration::from_millis(2);
+        assert!(world.run_until(arrived, |world| has_arrived(world, to_reader)), "at {:?}", world.now);
+        world.run_for(Duration::from_millis(45));
+    }
+    assert!(world.now < start + Duration::from_secs(5), "the other reader was served meanwhile");
+    assert!(!has_arrived(&world, to_stopped));
+    assert_eq!(world.checker.side(to_stopped).life, Life::Open, "a slow reader is no reason to end a flow");
+    world.run_for(Duration::from_secs(5).saturating_sub(world.now.saturating_since(start)));
+    finish(world, Duration::from_secs(1));
+}
+
+#[test]
+fn a_flow_within_a_host_never_touches_the_wire() {
+    let mut world = two_hosts(1);
+    let near = world.attach(0, true).expect("the daemon runs");
+    let far = world.attach(0, false).expect("the daemon runs");
+    listen(&mut world, far, PORT);
+    let there = connect(&mut world, near, far, PORT);
+    let back = peer_of(&mut world, there);
+    let frames = world.network_counts().delivered;
+    for size in [1, 1418, 1419, 1 << 20, MAX_MESSAGE_BYTES] {
+        send(&mut world, there, size);
+        send(&mut world, back, size);
+    }
+    ending::deliver(&mut world, Duration::from_secs(1));
+    assert_eq!(world.network_counts().delivered, frames);
+    finish(world, Duration::from_secs(1));
+}
+
+#[test]
+fn what_an_application_published_before_its_death_arrives() {
+    let mut world = two_hosts(1);
+    let (near, far) = attach_pair(&mut world);
+    let there = connect(&mut world, near, far, PORT);
+    for _ in 0..50 {
+        send(&mut world, there, 20_000);
+    }
+    let back = peer_of(&mut world, there);
+    world.kill(near);
+    let limit = world.now + Duration::from_millis(100);
+    let told = world.run_until(limit, |world| world.checker.side(back).life != Life::Open);
+    assert!(told, "the peer's application is told");
+    assert!(has_arrived(&world, there), "and has everything: {:?}", world.checker.side(there));
+    assert!(matches!(world.checker.side(back).life, Life::Closed { reason: Reason::AppGone, .. }));
+    // Its port is free again.
+    let next = world.attach(1, true).expect("the daemon runs");
+    world.kill(far);
+    listen(&mut world, next, PORT);
+    finish(world, Duration::from_secs(1));
+}
+
+#[test]
+fn a_restarted_daemon_is_noticed_with_the_next_packet() {
+    let mut world = two_hosts(1);
+    let (near, far) = attach_pair(&mut world);
+    let side = connect(&mut world, near, far, PORT);
+    send(&mut world, side, 100);
+    ending::deliver(&mut world, Duration::from_millis(10));
+    world.crash(1);
+    world.start(1);
+    world.run_for(Duration::from_millis(10));
+    assert_eq!(world.checker.side(side).life, Life::Open, "nothing was sent, so nobody can know");
+    send(&mut world, side, 100);
+    let limit = world.now + Duration::from_millis(1);
+    world.run_until(limit, |world| world.checker.side(side).life != Life::Open);
+    let life = world.checker.side(side).life;
+    assert_eq!(life, Life::Closed { reason: Reason::NoSuchFlow, acknowledged: 1 });
+    finish(world, Duration::from_secs(1));
+}
+
+#[test]
+fn a_peer_that_vanishes_is_silent_after_3_s_and_gone_after_15_s() {
+    let mut world = two_hosts(1);
+    let (near, far) = attach_pair(&mut world);
+    let side = connect(&mut world, near, far, PORT);
+    send(&mut world, side, 100);
+    ending::deliver(&mut world, Duration::from_millis(10));
+    let vanished = world.now;
+    world.set_link(1, Link { is_connected: false, ..link() });
+    let limit = vanished + Duration::from_secs(30);
+    let after = |world: &mut World, done: &dyn Fn(&World) -> bool| {
+        assert!(world.run_until(limit, |world| done(world)), "the application is told");
+        world.now.saturating_since(vanished).as_secs_f64()
+    };
+    let silent = after(&mut world, &|world| world.checker.side(side).is_silent);
+    let gone = after(&mut world, &|world| world.checker.side(side).life != Life::Open);
+    assert!((3.0..4.0).contains(&silent), "silent after {silent} s");
+    assert!((15.0..17.0).contains(&gone), "gone after {gone} s");
+    assert!(matches!(world.checker.side(side).life, Life::Closed { reason: Reason::PeerGone, .. }));
+    world.set_link(1, link());
+    finish(world, Duration::from_secs(5));
+}
+
+#[test]
+fn nobody_listening_is_refused_and_nobody_there_is_unreachable() {
+    let mut world = two_hosts(2);
+    let app = world.attach(0, true).expect("the daemon runs");
+    let (local_ip, there) = (world.ip(0), world.ip(1));
+    let ask = |world: &mut World, remote_ip| {
+        world.ask(app, Request::Connect { local_ip, remote_ip, remote_port: PORT, timeout_ms: 20_000, shard: None });
+        let asked = world.now;
+        (world.answer(app, Duration::from_secs(20)), world.now.saturating_since(asked))
+    };
+    let (reply, _) = ask(&mut world, there);
+    assert_eq!(reply, Reply::Failed { error: ControlError::Refused });
+    let (reply, took) = ask(&mut world, there);
+    assert_eq!(reply, Reply::Failed { error: ControlError::Refused });
+    assert!(took < Duration::from_millis(1), "with a known neighbor it took {took:?}");
+    let (reply, took) = ask(&mut world, "10.0.0.99".parse().expect("an address"));
+    assert_eq!(reply, Reply::Failed { error: ControlError::Unreachable });
+    assert!(took < Duration::from_secs(10), "it took {took:?}");
+    finish(world, Duration::from_secs(1));
+}
+
+/// Flows that are open but idle ask for a sign of life now and then, and that is all.
+#[test]
+fn an_idle_world_hardly_ever_wakes() {
+    let mut world = two_hosts(4);
+    let (near, far) = attach_pair(&mut world);
+    connect_many(&mut world, near, far, 10);
+    ending::deliver(&mut world, Duration::from_secs(1));
+    world.run_for(Duration::from_secs(1));
+    let (steps, seconds) = (world.steps, 60);
+    world.run_for(Duration::from_secs(seconds));
+    let per_second = (world.steps - steps) / seconds;
+    assert!(per_second < 1_000, "{per_second} steps a second for 10 idle flows");
+    finish(world, Duration::from_secs(1));
 }

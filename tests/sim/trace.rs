@@ -3,6 +3,8 @@
 use std::cell::Cell;
 
 use machnet_proto::time::Instant;
+use machnet_proto::wire::frame::{self, Parsed};
+use machnet_proto::wire::machnet::Header;
 
 /// A running hash over everything that frames, daemons and applications did, in order.
 ///
@@ -11,17 +13,24 @@ use machnet_proto::time::Instant;
 pub(crate) struct Trace {
     hash: Cell<u64>,
     events: Cell<u64>,
+    now: Cell<Instant>,
     is_loud: bool,
 }
 
 impl Trace {
     pub(crate) fn new() -> Self {
-        Self { hash: Cell::new(0), events: Cell::new(0), is_loud: std::env::var_os("SIM_LOG").is_some() }
+        let is_loud = std::env::var_os("SIM_LOG").is_some();
+        Self { hash: Cell::new(0), events: Cell::new(0), now: Cell::new(Instant::ZERO), is_loud }
+    }
+
+    /// It is now this moment.
+    pub(crate) fn advance_to(&self, now: Instant) {
+        self.now.set(now);
     }
 
     /// Something happened that these numbers describe.
     pub(crate) fn note(&self, words: &[u64]) {
-        let mut hash = self.hash.get();
+        let mut hash = mix(self.hash.get(), self.now.get().as_nanos());
         for word in words {
             hash = mix(hash, *word);
         }
@@ -29,10 +38,10 @@ impl Trace {
         self.events.set(self.events.get() + 1);
     }
 
-    /// These bytes went by.
-    pub(crate) fn bytes(&self, bytes: &[u8]) {
+    /// A device sends this frame.
+    pub(crate) fn frame(&self, bytes: &[u8]) {
         let (chunks, rest) = bytes.as_chunks::<8>();
-        let mut hash = mix(self.hash.get(), bytes.len() as u64);
+        let mut hash = mix(self.hash.get(), self.now.get().as_nanos());
         for chunk in chunks {
             hash = mix(hash, u64::from_le_bytes(*chunk));
         }
@@ -40,18 +49,34 @@ impl Trace {
             hash = mix(hash, u64::from(*byte));
         }
         self.hash.set(hash);
+        self.events.set(self.events.get() + 1);
+        self.say(|| describe(bytes));
     }
 
     /// Says what happened, for people.
-    pub(crate) fn say(&self, now: Instant, what: impl FnOnce() -> String) {
+    pub(crate) fn say(&self, what: impl FnOnce() -> String) {
         if self.is_loud {
-            println!("{:>14.3} us  {}", now.as_nanos() as f64 / 1e3, what());
+            println!("{:>14.3} us  {}", self.now.get().as_nanos() as f64 / 1e3, what());
         }
     }
 
     /// The number of everything so far.
     pub(crate) fn hash(&self) -> u64 {
         mix(self.hash.get(), self.events.get())
+    }
+}
+
+/// A frame in a line.
+fn describe(bytes: &[u8]) -> String {
+    let Ok(Parsed::Udp(datagram)) = frame::parse(bytes) else {
+        return format!("frame {:02x?}", &bytes[..42.min(bytes.len())]);
+    };
+    match Header::parse(datagram.payload) {
+        Ok((header, payload)) => {
+            let beginning = &payload[..payload.len().min(8)];
+            format!("frame {:?} {} bytes {beginning:02x?} {header:?}", datagram.key.reversed(), payload.len())
+        }
+        Err(_) => format!("frame {:?} handshake {:02x?}", datagram.key.reversed(), datagram.payload),
     }
 }
 

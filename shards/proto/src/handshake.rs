@@ -192,8 +192,12 @@ impl Message {
         })
     }
 
-    /// An RST of an established flow has a timestamp where the offer would be; v1's has zeros.
+    /// v1 sends the header alone: what has more behind it is one of our own, damaged. An RST of an established flow has
+    /// a timestamp where the offer would be; v1's has zeros.
     fn without_offer(handshake: Handshake, packet: &[u8]) -> Result<Self, HandshakeError> {
+        if packet.len() > HEADER_BYTES {
+            return Err(WireError::BadField.into());
+        }
         let is_blank = packet[HEADER_BYTES - 8..HEADER_BYTES].iter().all(|&byte| byte == 0);
         if handshake.kind == HandshakeKind::Refuse && !is_blank {
             return Err(WireError::Unknown.into());

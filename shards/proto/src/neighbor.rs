@@ -80,7 +80,7 @@ pub struct Change {
     pub ip: Ipv4Addr,
     /// Its MAC from now on.
     pub mac: MacAddr,
-    /// The MAC so far; `None` if none was known, or it was given up.
+    /// The MAC so far, also one that was given up meanwhile: flows may still send there. `None` if none was known.
     pub previous: Option<MacAddr>,
 }
 
@@ -143,7 +143,7 @@ impl NeighborCache {
         if !self.make_room() {
             return Resolution::Full;
         }
-        self.insert(ip, Entry { state: State::searched_from(now), holders: 0, used: now });
+        self.insert(ip, Entry { state: State::searched_from(now), holders: 0, used: now, known_last: None });
         Resolution::Pending
     }
 
@@ -188,7 +188,7 @@ impl NeighborCache {
         if is_reply || !to_us || self.entries.len() >= self.limits.entries {
             return None;
         }
-        self.insert(ip, Entry { state: State::Stale { mac }, holders: 0, used: now });
+        self.insert(ip, Entry { state: State::Stale { mac }, holders: 0, used: now, known_last: Some(mac) });
         Some(Change { ip, mac, previous: None })
     }
 
@@ -296,6 +296,8 @@ struct Entry {
     holders: u32,
     /// When it was last resolved, held, released or learnt.
     used: Instant,
+    /// The MAC it had last: flows may still send there while it is searched for, or was given up.
+    known_last: Option<MacAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -382,7 +384,7 @@ impl Entry {
         }
     }
 
-    /// Its owner says that its MAC is `mac`. Gives the MAC so far if that is another one.
+    /// Its owner says that its MAC is `mac`. Gives the MAC so far if that is another one, or was in doubt.
     fn learn(&mut self, mac: MacAddr, is_reply_to_us: bool, now: Instant) -> Option<Option<MacAddr>> {
         let previous = self.state.mac();
         let was_asked = matches!(self.state, State::Incomplete { .. } | State::Probing { .. });
@@ -392,7 +394,8 @@ impl Entry {
             // Not asked for, so not proved: neither that it is true nor that we can reach it (RFC 4861, 7.2.5).
             self.state = if self.holders > 0 { State::probed_from(mac, now) } else { State::Stale { mac } };
         }
-        (previous != Some(mac)).then_some(previous)
+        let last = self.known_last.replace(mac);
+        (previous != Some(mac)).then_some(previous.or(last).filter(|&other| other != mac))
     }
 
     fn on_due(&mut self, limits: &Limits, now: Instant) -> Turn {

@@ -31,7 +31,8 @@ use crate::mailbox::{ConnectId, NotCreated, ShardId, ToShard};
 /// Connects under way at the same time, over all endpoints.
 const MAX_CONNECTS: usize = 65_536;
 
-/// How long a first answer is waited for: many times a round trip within a data center, because a shard may have to wake.
+/// How long a first answer is waited for: many times a round trip within a data center, because a shard may have to
+/// wake.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 
 /// The longest time between two SYNs, so that a host that comes up is found soon.
@@ -383,8 +384,8 @@ impl Coordinator {
         }
     }
 
-    /// The endpoint that asked has ended. A flow that a shard is creating cannot be stopped; it ends with its channel, and
-    /// until then its tuple is taken.
+    /// The endpoint that asked has ended. A flow that a shard is creating cannot be stopped; it ends with its channel,
+    /// and until then its tuple is taken.
     pub(super) fn abandon_connect(&mut self, id: ConnectId, now: Instant) {
         let Some(connect) = self.connects.connects.get_mut(&id) else { return };
         connect.asker = None;

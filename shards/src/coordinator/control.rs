@@ -5,7 +5,7 @@ use machnet::control::Peer;
 use machnet::control::message::{ChannelGeometry, ControlError, MAX_NAME_BYTES, Numbered, Reply, Request, VERSION};
 use machnet_proto::addr::Ipv4Addr;
 use machnet_proto::flow::Reason;
-use machnet_proto::time::Instant;
+use machnet_proto::time::{Duration, Instant};
 
 use super::listeners::Place;
 use super::{ConnectionId, Coordinator, Effect};
@@ -14,10 +14,17 @@ use crate::mailbox::{ChannelId, ShardId, ToShard};
 /// Where a search for a free port to listen on begins (RFC 6335, section 6: the dynamic ports).
 const FIRST_FREE_PORT: u16 = 49_152;
 
+/// How often the log says that an application was turned away.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
 impl Coordinator {
-    pub(super) fn connected(&mut self, connection: ConnectionId, peer: Peer) {
+    pub(super) fn connected(&mut self, connection: ConnectionId, peer: Peer, now: Instant) {
+        let uid = peer.uid;
         if !self.endpoints.open(connection, peer) {
-            tracing::warn!("an application was turned away: too many connections");
+            if self.turned_away.is_none_or(|warned| warned + WARN_INTERVAL <= now) {
+                self.turned_away = Some(now);
+                tracing::warn!(uid, "an application was turned away: too many connections, of its user or of all");
+            }
             self.effects.push_back(Effect::Disconnect { connection });
         }
     }
@@ -196,8 +203,8 @@ impl Coordinator {
         self.effects.push_back(Effect::Disconnect { connection: owner });
     }
 
-    /// Takes back everything an endpoint has, at whatever moment of whatever request: its listeners and connects are gone
-    /// at once, its channels when what they hold has been delivered.
+    /// Takes back everything an endpoint has, at whatever moment of whatever request: its listeners and connects are
+    /// gone at once, its channels when what they hold has been delivered.
     pub(super) fn end_endpoint(&mut self, connection: ConnectionId, now: Instant) {
         let Some(endpoint) = self.endpoints.close(connection) else { return };
         for place in endpoint.listeners {
@@ -216,7 +223,7 @@ impl Coordinator {
 
     /// Fails what applications wait for: the daemon stops.
     pub(super) fn refuse_waiting(&mut self, now: Instant) {
-        let waiting: Vec<_> = self.listeners.waiting().collect();
+        let waiting: Vec<_> = self.listeners.take_waiting().collect();
         for (connection, id) in waiting {
             self.fail(connection, id, ControlError::Stopping);
         }

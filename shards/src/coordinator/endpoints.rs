@@ -12,6 +12,9 @@ use crate::mailbox::{ChannelId, ConnectId, ShardId};
 /// Connections at the same time, over all users. The descriptors of a process are the scarcer good: see `daemon.rs`.
 const MAX_CONNECTIONS: usize = 65_536;
 
+/// Connections of a user beyond its endpoints: those that are about to attach, or ask for the status.
+const MAX_UNATTACHED: u32 = 256;
+
 /// Listeners of one endpoint.
 const MAX_LISTENERS: usize = 1024;
 
@@ -24,7 +27,7 @@ pub(super) struct Endpoints {
     connections: BTreeMap<ConnectionId, Endpoint>,
     /// From the grant until the shard says that nothing of it is left.
     channels: BTreeMap<ChannelId, Channel>,
-    /// Users with endpoints or channels.
+    /// Users with connections or channels.
     users: BTreeMap<u32, Usage>,
     last_channel: u64,
     max_endpoints_per_user: u32,
@@ -66,6 +69,8 @@ pub(super) struct Channel {
 /// What a user has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Usage {
+    /// Attached or not.
+    connections: u32,
     endpoints: u32,
     bytes: u64,
 }
@@ -87,6 +92,11 @@ impl Endpoints {
         if self.connections.len() >= MAX_CONNECTIONS {
             return false;
         }
+        let usage = self.users.entry(peer.uid).or_default();
+        if usage.connections >= self.max_endpoints_per_user.saturating_add(MAX_UNATTACHED) {
+            return false;
+        }
+        usage.connections += 1;
         let endpoint =
             Endpoint { peer, name: None, channels: Vec::new(), listeners: BTreeSet::new(), connects: BTreeSet::new() };
         self.connections.insert(connection, endpoint).is_none()
@@ -112,9 +122,10 @@ impl Endpoints {
     /// Removes a connection. Its channels stay until [`Endpoints::channel_gone`].
     pub(super) fn close(&mut self, connection: ConnectionId) -> Option<Endpoint> {
         let endpoint = self.connections.remove(&connection)?;
-        if endpoint.name.is_some() {
-            self.change_usage(endpoint.peer.uid, |usage| usage.endpoints -= 1);
-        }
+        self.change_usage(endpoint.peer.uid, |usage| {
+            usage.connections -= 1;
+            usage.endpoints -= u32::from(endpoint.name.is_some());
+        });
         Some(endpoint)
     }
 
@@ -213,7 +224,7 @@ impl Endpoints {
     }
 
     fn change_usage(&mut self, user: u32, change: impl FnOnce(&mut Usage)) {
-        let usage = self.users.get_mut(&user).expect("a user with endpoints or channels has an entry");
+        let usage = self.users.get_mut(&user).expect("a user with connections or channels has an entry");
         change(usage);
         if *usage == Usage::default() {
             self.users.remove(&user);
@@ -253,6 +264,20 @@ mod tests {
     }
 
     #[test]
+    fn a_user_has_a_limited_number_of_connections_and_leaves_the_others_to_others() {
+        let mut endpoints = Endpoints::new(1, 100);
+        let peer = |uid| Peer { pid: None, uid, gid: 0 };
+        let limit = u64::from(1 + MAX_UNATTACHED);
+        for connection in 0..limit {
+            assert!(endpoints.open(ConnectionId(connection), peer(7)));
+        }
+        assert!(!endpoints.open(ConnectionId(limit), peer(7)));
+        assert!(endpoints.open(ConnectionId(limit), peer(8)));
+        endpoints.close(ConnectionId(0));
+        assert!(endpoints.open(ConnectionId(limit + 1), peer(7)));
+    }
+
+    #[test]
     fn memory_counts_until_its_channel_is_gone() {
         let mut endpoints = Endpoints::new(1, 100);
         opened(&mut endpoints, ONE, 7);
@@ -270,6 +295,7 @@ mod tests {
         assert!(endpoints.has_room(TWO, 41).is_err(), "the memory is not free yet");
         endpoints.channel_gone(channel);
         assert_eq!(endpoints.has_room(TWO, 100), Ok(()));
+        endpoints.close(TWO);
         assert!(endpoints.users.is_empty());
     }
 }

@@ -14,8 +14,8 @@ pub(super) type Place = (Ipv4Addr, u16);
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     listeners: BTreeMap<Place, Listener>,
-    /// Confirmations under way that nobody waits for any more, because their listener has ended. A shard confirms in the
-    /// order it was asked, so that these come before those of the port's next listener.
+    /// Confirmations under way that nobody waits for any more, because their listener has ended. A shard confirms in
+    /// the order it was asked, so that these come before those of the port's next listener.
     stale: BTreeMap<(ShardId, u16), u32>,
 }
 
@@ -73,9 +73,9 @@ impl Listeners {
         listener.request
     }
 
-    /// The requests that are not answered yet, by their owners.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = (ConnectionId, u32)> {
-        self.listeners.values().filter_map(|listener| Some((listener.owner, listener.request?)))
+    /// The requests that are not answered yet, with their owners: the caller answers them, and nobody else will.
+    pub(super) fn take_waiting(&mut self) -> impl Iterator<Item = (ConnectionId, u32)> {
+        self.listeners.values_mut().filter_map(|listener| Some((listener.owner, listener.request.take()?)))
     }
 
     /// Who listens there.
@@ -118,6 +118,16 @@ mod tests {
         assert_eq!(listeners.confirm(PLACE, ShardId(0)), None, "answered once");
         assert_eq!(listeners.remove(PLACE), None);
         assert!(listeners.enter(PLACE, SECOND, 8, shards()));
+    }
+
+    #[test]
+    fn a_request_that_was_taken_is_not_answered_again() {
+        let mut listeners = Listeners::default();
+        assert!(listeners.enter(PLACE, FIRST, 7, shards()));
+        assert_eq!(listeners.take_waiting().collect::<Vec<_>>(), [(FIRST, 7)]);
+        assert_eq!(listeners.take_waiting().count(), 0);
+        assert_eq!(listeners.confirm(PLACE, ShardId(0)), None);
+        assert_eq!(listeners.confirm(PLACE, ShardId(1)), None);
     }
 
     #[test]

@@ -11,8 +11,8 @@
 //!                                      └───────────────────────────────────────────┘
 //! ```
 //!
-//! Plain functions: [`Coordinator::handle`] takes an event and the time, [`Coordinator::poll_effect`] gives what is to be
-//! done for applications, [`Coordinator::deadline`] says when to come back. There is no clock and no socket here, so
+//! Plain functions: [`Coordinator::handle`] takes an event and the time, [`Coordinator::poll_effect`] gives what is to
+//! be done for applications, [`Coordinator::deadline`] says when to come back. There is no clock and no socket here, so
 //! that a simulator and the tests drive what the daemon runs; [`run`] is the daemon's loop around it.
 //!
 //! Every table is bounded: connections, channels and their bytes by user, listeners and connects by endpoint, flows and
@@ -187,6 +187,8 @@ pub struct Coordinator {
     retry: Option<Instant>,
     effects: VecDeque<Effect>,
     started: Instant,
+    /// When the log last said that an application was turned away.
+    turned_away: Option<Instant>,
     stop: Option<Stop>,
 }
 
@@ -242,6 +244,7 @@ impl Coordinator {
             retry: None,
             effects: VecDeque::new(),
             started: now,
+            turned_away: None,
             stop: None,
         }
     }
@@ -250,7 +253,7 @@ impl Coordinator {
     pub fn handle(&mut self, event: Event, now: Instant) {
         match event {
             Event::Mail(mail) => self.mail(mail, now),
-            Event::Connected { connection, peer } => self.connected(connection, peer),
+            Event::Connected { connection, peer } => self.connected(connection, peer, now),
             Event::Request { connection, request } => self.request(connection, request, now),
             Event::Disconnected { connection } => self.end_endpoint(connection, now),
             Event::Deadline => self.outboxes.flush(),

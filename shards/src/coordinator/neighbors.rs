@@ -190,8 +190,8 @@ impl Coordinator {
         }
     }
 
-    /// A flow or connect goes through this neighbor: it is kept, and kept fresh. Gives what is to be released afterwards:
-    /// nothing if the cache has no room for it.
+    /// A flow or connect goes through this neighbor: it is kept, and kept fresh. Gives what is to be released
+    /// afterwards: nothing if the cache has no room for it.
     pub(super) fn hold_neighbor(&mut self, link: usize, ip: Option<Ipv4Addr>, now: Instant) -> Option<Ipv4Addr> {
         let cache = &mut self.links[link].cache;
         ip.filter(|ip| {

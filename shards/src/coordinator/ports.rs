@@ -20,8 +20,8 @@ const REST: Duration = Duration::from_secs(2);
 /// Tuples that rest at the same time; beyond, the oldest may be used again at once.
 const MAX_RESTING: usize = 1 << 16;
 
-/// Free ports that are tried for one the caller prefers. With 128 shards and a NIC that spreads evenly, all of them miss
-/// the wanted shard once in 3,000 times.
+/// Free ports that are tried for one the caller prefers. With 128 shards and a NIC that spreads evenly, all of them
+/// miss the wanted shard once in 3,000 times.
 const MAX_TRIES: u32 = 1024;
 
 /// Which tuples our own flows use: from the first SYN until [`REST`] after the end.

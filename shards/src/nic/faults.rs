@@ -205,6 +205,10 @@ impl<Q: NicQueue> NicQueue for FaultyQueue<Q> {
         self.below.disarm();
     }
 
+    fn take_error(&mut self) {
+        self.below.take_error();
+    }
+
     fn drops(&self) -> Drops {
         self.below.drops()
     }

@@ -99,6 +99,10 @@ pub trait NicQueue {
     /// After the sleep, before the next [`receive`](Self::receive): no more interrupts, and the descriptor is quiet.
     fn disarm(&mut self) {}
 
+    /// The descriptor of [`Wake::Fd`] reports an error, as a socket does whose interface went down: takes it, because
+    /// an error that nobody takes ends every sleep at once.
+    fn take_error(&mut self) {}
+
     /// What this queue dropped so far, by reason.
     fn drops(&self) -> Drops {
         Drops::default()

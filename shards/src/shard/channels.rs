@@ -10,6 +10,7 @@ use machnet_proto::flow::{Need, Piece, Reason};
 use machnet_proto::time::{Duration, Instant};
 use machnet_proto::wire::machnet::Position;
 
+use super::DESCRIPTORS_PER_CHANNEL;
 use crate::mailbox::ChannelId;
 
 /// Flows a channel may have that are closed but that its application has not looked at yet. At the limit no flow is
@@ -130,9 +131,10 @@ impl Channel {
 
     // ---- From the application -------------------------------------------------------------------------------------
 
-    /// Takes what the application published, up to the capacity of `into`, and the buffers it gave back.
+    /// Takes what the application published, up to the capacity of `into`, and the buffers it gave back. Nothing once
+    /// the application is gone: its memory may be in hands that go on writing.
     pub(super) fn poll(&mut self, into: &mut Vec<FromApp>) -> Result<usize, Violation> {
-        if matches!(self.stage, Stage::Broken { .. }) {
+        if self.stage != Stage::Open {
             return Ok(0);
         }
         let taken = self.end.poll_tx(into)?;
@@ -141,6 +143,21 @@ impl Channel {
             *idle_turns = if taken + returned == 0 { idle_turns.saturating_add(1) } else { 0 };
         }
         Ok(taken + returned)
+    }
+
+    /// How many polls take everything that an application can have published; whoever goes on publishing meanwhile
+    /// cannot keep the shard busy for longer.
+    pub(super) fn polls_to_empty(&self) -> usize {
+        // The ring has a slot for each buffer and 64 more, rounded up to a power of two.
+        2 + 2 * self.waiting.len() / DESCRIPTORS_PER_CHANNEL
+    }
+
+    /// Until when the channel outlives its application.
+    pub(super) fn lingers_until(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Lingering { until } => Some(until),
+            Stage::Open | Stage::Broken { .. } => None,
+        }
     }
 
     /// Puts a piece at the end of a flow's list.
@@ -212,16 +229,30 @@ impl Channel {
     }
 
     /// Tells the application of an event, now or as soon as the ring has room: none is lost.
-    pub(super) fn notify(&mut self, notice: Notice) {
+    /// Says whether that was now, or never will be because nobody is there.
+    pub(super) fn notify(&mut self, notice: Notice) -> bool {
         if let Notice::Closed { flow, .. } = notice {
             self.unreleased.insert(flow);
         }
-        if self.stage != Stage::Open {
-            return;
+        if self.stage != Stage::Open || !self.unpublished.is_empty() && self.cancels_out(&notice) {
+            return true;
         }
-        if !self.unpublished.is_empty() || !self.try_notify(&notice) {
+        let published = self.unpublished.is_empty() && self.try_notify(&notice);
+        if !published {
             self.unpublished.push_back(notice);
         }
+        published
+    }
+
+    /// Takes back an event that waits if this one undoes it, so that few wait for each flow however often its peer
+    /// falls silent and speaks again.
+    fn cancels_out(&mut self, notice: &Notice) -> bool {
+        let undone = self.unpublished.iter().rposition(|waiting| match (waiting, notice) {
+            (Notice::Silent { flow }, Notice::Alive { flow: other })
+            | (Notice::Alive { flow }, Notice::Silent { flow: other }) => flow == other,
+            _ => false,
+        });
+        undone.and_then(|index| self.unpublished.remove(index)).is_some()
     }
 
     fn try_notify(&mut self, notice: &Notice) -> bool {
@@ -236,7 +267,8 @@ impl Channel {
     }
 
     /// Publishes what found no room before, and lets the application see all of this turn.
-    pub(super) fn flush(&mut self) {
+    /// `announced` gets the flows whose opening could be told only now.
+    pub(super) fn flush(&mut self, announced: &mut Vec<FlowId>) {
         self.is_dirty = false;
         if matches!(self.stage, Stage::Broken { .. }) {
             return;
@@ -245,6 +277,9 @@ impl Channel {
             if !self.try_notify(&notice) {
                 self.unpublished.push_front(notice);
                 break;
+            }
+            if let Notice::Opened { flow, .. } = notice {
+                announced.push(flow);
             }
         }
         self.end.flush();
@@ -302,6 +337,12 @@ impl Channel {
         self.end.free_buffers() >= self.receive_buffers / 4
     }
 
+    /// Whether the application must be looked at although it may never ring: it broke a rule when something was
+    /// published, or has left no room for events.
+    pub(super) fn needs_a_look(&self) -> bool {
+        self.stage == Stage::Open && (self.end.violation().is_some() || self.has_unpublished())
+    }
+
     /// Whether events wait for room in the ring, which comes when the application reads: without a sound.
     pub(super) fn has_unpublished(&self) -> bool {
         self.stage == Stage::Open && !self.unpublished.is_empty()
@@ -350,5 +391,37 @@ impl Channel {
         self.end.drain_bell();
         self.end.disarm();
         self.heat = Heat::Hot { idle_turns: 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use machnet::channel::{AppEnd, Geometry, Received};
+
+    use super::*;
+
+    #[test]
+    fn a_peer_that_comes_and_goes_costs_no_memory_while_the_application_does_not_read() {
+        let geometry = Geometry::from_parts(64, 16, 16).expect("good measures");
+        let (end, handles) = ShardEnd::create(geometry).expect("memory");
+        let mut app = AppEnd::open(geometry, handles).expect("it maps");
+        let mut channel = Channel::new(ChannelId(1), end, Instant::ZERO);
+        let flow = FlowId(7);
+        for _ in 0..1_000 {
+            channel.notify(Notice::Silent { flow });
+            channel.notify(Notice::Alive { flow });
+        }
+        channel.notify(Notice::Silent { flow });
+        assert_eq!(channel.unpublished.len(), 1);
+        // What it hears alternates, and the last is true.
+        let mut is_silent = false;
+        for _ in 0..2 {
+            channel.flush(&mut Vec::new());
+            while let Some(event) = app.recv().expect("nothing is broken") {
+                assert_eq!(matches!(event, Received::Silent { .. }), !is_silent);
+                is_silent = !is_silent;
+            }
+        }
+        assert!(is_silent);
     }
 }

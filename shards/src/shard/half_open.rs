@@ -1,7 +1,7 @@
 //! Flows whose handshake is half done: a SYN came, the SYN-ACK went.
 //!
-//! The acceptor sends no data and reports nothing before a valid packet shows that the peer has the SYN-ACK. Until then a
-//! flow is an entry here, small and short-lived, so that a flood of SYNs costs a bounded table and nothing else.
+//! The acceptor sends no data and reports nothing before a valid packet shows that the peer has the SYN-ACK. Until then
+//! a flow is an entry here, small and short-lived, so that a flood of SYNs costs a bounded table and nothing else.
 
 use std::collections::{HashMap, VecDeque};
 

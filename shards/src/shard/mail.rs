@@ -111,6 +111,7 @@ impl<Q: NicQueue> Shard<Q> {
             waiting: WaitingList::default(),
             is_ready: false,
             is_starved: false,
+            is_announced: false,
             demands_checksum: features.contains(Features::CHECKSUM),
             epoch_seen: u32::MAX,
             origin: match birth.role {
@@ -138,9 +139,10 @@ impl<Q: NicQueue> Shard<Q> {
             max_payload: birth.max_payload,
             accepted: birth.role == Role::Acceptor,
         };
-        channel.notify(Notice::Opened { flow, opened });
+        let is_announced = channel.notify(Notice::Opened { flow, opened });
         self.mark_dirty(slot);
         if let Some(entry) = self.flows.get_mut(id) {
+            entry.is_announced = is_announced;
             Self::make_ready(&mut self.ready, id, entry);
         }
         Ok(id)
@@ -172,22 +174,27 @@ impl<Q: NicQueue> Shard<Q> {
         self.listeners.retain(|_, owner| *owner != channel);
         let listeners = &self.listeners;
         self.half_open.retain(|key| listeners.contains_key(&key.local_port));
-        while self.poll_channel(slot, now) > 0 {
-            if self.channels[slot].as_ref().is_none_or(|channel| channel.stage != ChannelStage::Open) {
+        let polls_max = self.channels[slot].as_ref().map_or(0, Channel::polls_to_empty);
+        for _ in 0..polls_max {
+            if self.poll_channel(slot, now) == 0 {
                 break;
             }
         }
+        self.stop_polling(slot);
         let Some(channel) = self.channels[slot].as_mut() else { return };
-        channel.stage = match channel.stage {
-            ChannelStage::Open => ChannelStage::Lingering { until: now + linger },
-            ChannelStage::Broken { .. } => ChannelStage::Broken { removed: true },
-            lingering @ ChannelStage::Lingering { .. } => lingering,
-        };
-        for (id, _, entry) in self.flows.iter_mut() {
-            if entry.slot == slot {
-                entry.close(channel, reason);
-                Self::make_ready(&mut self.ready, id, entry);
+        match channel.stage {
+            ChannelStage::Open => {
+                channel.stage = ChannelStage::Lingering { until: now + linger };
+                self.lingering.push(slot);
             }
+            ChannelStage::Broken { .. } => channel.stage = ChannelStage::Broken { removed: true },
+            ChannelStage::Lingering { .. } => {}
+        }
+        // The table is large and most applications have few flows in it: no further than to the last of them.
+        let flows = channel.flows;
+        for (id, _, entry) in self.flows.iter_mut().filter(|(_, _, entry)| entry.slot == slot).take(flows) {
+            entry.close(channel, reason);
+            Self::make_ready(&mut self.ready, id, entry);
         }
         self.free_channel_if_over(slot);
     }
@@ -195,20 +202,21 @@ impl<Q: NicQueue> Shard<Q> {
     /// Aborts the flows of channels whose time to linger is over; gives how many.
     pub(super) fn give_up_lingering(&mut self, now: Instant) -> usize {
         let mut aborted = 0;
-        for slot in 0..self.channels.len() {
-            let over = self.channels[slot]
-                .as_ref()
-                .is_some_and(|channel| matches!(channel.stage, ChannelStage::Lingering { until } if until <= now));
-            if over {
+        let mut index = 0;
+        while let Some(&slot) = self.lingering.get(index) {
+            if self.channels[slot].as_ref().and_then(Channel::lingers_until).is_some_and(|until| until <= now) {
                 aborted += self.abort_flows_of(slot, Reason::AppGone, now);
             }
+            // A channel leaves the list with its last flow.
+            index += usize::from(self.lingering.get(index) == Some(&slot));
         }
         aborted
     }
 
     fn abort_flows_of(&mut self, slot: usize, reason: Reason, now: Instant) -> usize {
-        let ids: Vec<FlowId> =
-            self.flows.iter().filter(|(_, _, entry)| entry.slot == slot).map(|(id, _, _)| id).collect();
+        let flows = self.channels[slot].as_ref().map_or(0, |channel| channel.flows);
+        let of_channel = self.flows.iter().filter(|(_, _, entry)| entry.slot == slot);
+        let ids: Vec<FlowId> = of_channel.take(flows).map(|(id, _, _)| id).collect();
         for &id in &ids {
             self.abort_flow(id, reason, now);
         }
@@ -221,8 +229,7 @@ impl<Q: NicQueue> Shard<Q> {
         let id = channel.id;
         channel.stage = ChannelStage::Broken { removed: false };
         self.counts.count(Counter::ChannelsBroken);
-        self.hot.retain(|&hot| hot != slot);
-        self.bells.push(BellChange::Gone(slot));
+        self.stop_polling(slot);
         self.listeners.retain(|_, owner| *owner != id);
         self.abort_flows_of(slot, Reason::AppGone, now);
         self.tell(ToCoordinator::Broken { channel: id, violation });
@@ -238,9 +245,14 @@ impl<Q: NicQueue> Shard<Q> {
         let id = channel.id;
         self.channels[slot] = None;
         self.slots.remove(&id);
+        self.lingering.retain(|&lingering| lingering != slot);
+        self.tell(ToCoordinator::ChannelGone { shard: self.settings.id, channel: id });
+    }
+
+    /// Looks at what the application publishes no more.
+    fn stop_polling(&mut self, slot: usize) {
         self.hot.retain(|&hot| hot != slot);
         self.bells.push(BellChange::Gone(slot));
-        self.tell(ToCoordinator::ChannelGone { shard: self.settings.id, channel: id });
     }
 
     /// Tells all peers that this daemon ends.

@@ -27,7 +27,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use machnet::channel::{FromApp, RxBuffer, TxBuffer};
+use machnet::channel::{FlowId as ChannelFlowId, FromApp, RxBuffer, TxBuffer};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
 use machnet_proto::flow::{Flow, FlowId, FlowTable, Limits, Reason, Timers};
 use machnet_proto::handshake::{self, Features, Terms};
@@ -126,15 +126,21 @@ pub struct Shard<Q: NicQueue> {
     channels: Vec<Option<Channel>>,
     slots: HashMap<ChannelId, usize>,
     hot: Vec<usize>,
+    /// Slots of channels whose application is gone and whose flows are not.
+    lingering: Vec<usize>,
     /// Slots of channels into which something was published this turn.
     dirty: Vec<usize>,
+    /// Emptied at once; kept for its memory.
+    announced: Vec<ChannelFlowId>,
     /// Flows that may have something to deliver or to transmit.
     ready: VecDeque<FlowId>,
 
     transmitter: Transmitter<Q>,
     received: Vec<Q::Frame>,
     descriptors: Vec<FromApp>,
-    control_bucket: TokenBucket,
+    arp_bucket: TokenBucket,
+    echo_bucket: TokenBucket,
+    answer_bucket: TokenBucket,
     syn_bucket: TokenBucket,
     reset_bucket: TokenBucket,
 
@@ -180,6 +186,9 @@ struct Entry {
     is_ready: bool,
     /// Whether it stands in its channel's list of starved flows.
     is_starved: bool,
+    /// Whether its application has been told of it. Until then nothing of it is published, nor is its end: an
+    /// application that does not read leaves no room for events, but always for pieces.
+    is_announced: bool,
     /// Whether a wrong or missing UDP checksum makes a packet invalid.
     demands_checksum: bool,
     /// The channel's epoch in which data of this flow was counted last.
@@ -193,6 +202,17 @@ impl Entry {
         self.flow.close(reason);
         for buffer in self.flow.drain_received() {
             channel.give_back(buffer);
+        }
+    }
+}
+
+impl Entry {
+    /// The peer of an accepted flow sends from this address. The one in its SYN is all that is known of the way back,
+    /// and no checksum covers it; it may also have moved since.
+    fn follow(&mut self, source: MacAddr) {
+        if source != self.next_hop {
+            self.next_hop = source;
+            self.template.set_destination_mac(source);
         }
     }
 }
@@ -249,12 +269,16 @@ impl<Q: NicQueue> Shard<Q> {
             channels: Vec::new(),
             slots: HashMap::new(),
             hot: Vec::new(),
+            lingering: Vec::new(),
             dirty: Vec::new(),
+            announced: Vec::new(),
             ready: VecDeque::new(),
             transmitter: Transmitter::new(queue),
             received: Vec::with_capacity(BURST_FRAMES),
             descriptors: Vec::with_capacity(DESCRIPTORS_PER_CHANNEL),
-            control_bucket: TokenBucket::new(5_000, 500, now),
+            arp_bucket: TokenBucket::new(5_000, 500, now),
+            echo_bucket: TokenBucket::new(5_000, 500, now),
+            answer_bucket: TokenBucket::new(100_000, 4_000, now),
             syn_bucket: TokenBucket::new(100_000, 4_000, now),
             reset_bucket: TokenBucket::new(1_000, 100, now),
             turns_without_deadlines: 0,
@@ -277,6 +301,8 @@ impl<Q: NicQueue> Shard<Q> {
             return work;
         }
         self.notice_gap(now);
+        // Unless it sleeps, and asks for its deadline.
+        self.expected_turn = Some(now);
         work.mail = self.take_mail(now);
         let (received, drained) = self.receive(now);
         work.received = received;
@@ -301,29 +327,38 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// When the next turn is due even if nothing arrives; `None`: nothing is planned.
     pub fn deadline(&mut self) -> Option<Instant> {
-        let lingering = self.channels.iter().flatten().filter_map(|channel| match channel.stage {
-            channels::Stage::Lingering { until } => Some(until),
-            _ => None,
-        });
+        let lingering = self.lingering.iter().filter_map(|&slot| self.channels[slot].as_ref()?.lingers_until());
         let earliest = lingering.chain(self.timers.next_deadline()).chain(self.half_open.next_deadline()).min();
         self.expected_turn = earliest;
         earliest
     }
 
-    /// Before a sleep: makes everything that can wake the shard do so. `false` if there is something to do first.
+    /// Before a sleep: makes everything that can wake the shard do so. `false` if there is something to do first. How
+    /// long the sleep may be, [`Shard::waits_in_silence`] says.
     pub fn prepare_sleep(&mut self) -> bool {
-        if !self.ready.is_empty() || !self.post.is_empty() || self.transmitter.has_frames() {
+        let can_serve = !self.ready.is_empty() && self.transmitter.has_room();
+        if can_serve || !self.post.is_empty() || self.transmitter.looped() > 0 {
             return false;
         }
-        while let Some(slot) = self.hot.pop() {
-            let Some(channel) = self.channels[slot].as_mut() else { continue };
-            if !channel.cool() {
-                self.hot.push(slot);
+        let mut index = 0;
+        while let Some(&slot) = self.hot.get(index) {
+            let channel = self.channels[slot].as_mut();
+            if channel.as_ref().is_some_and(|channel| channel.has_unpublished()) {
+                index += 1;
+            } else if channel.is_none_or(Channel::cool) {
+                self.hot.swap_remove(index);
+            } else {
                 return false;
             }
         }
         self.publish_counts();
         self.inlet.arm()
+    }
+
+    /// Whether the shard, prepared to sleep, waits for something that makes no sound when it comes: that the device
+    /// takes frames, or that an application reads and so makes room for events. Then it must look again soon.
+    pub fn waits_in_silence(&self) -> bool {
+        self.transmitter.has_frames() || !self.hot.is_empty()
     }
 
     /// After a sleep.

@@ -2,7 +2,7 @@
 
 use machnet_proto::addr::{FlowKey, MacAddr};
 use machnet_proto::flow::{self, Birth, FlowId, Reason, Role, Verdict};
-use machnet_proto::handshake::{Acceptance, HandshakeError, Message, Packet, Terms};
+use machnet_proto::handshake::{Acceptance, Features, HandshakeError, Message, Packet, Terms};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::time::Instant;
 use machnet_proto::wire::WireError;
@@ -55,8 +55,12 @@ impl<Q: NicQueue> Shard<Q> {
     fn receive_frame(&mut self, bytes: &[u8], looped: bool, now: Instant) {
         let dropped = match frame::parse(bytes) {
             Ok(Parsed::Udp(datagram)) => self.receive_udp(&datagram, looped, now),
-            Ok(Parsed::Arp(_)) => self.pass_on(bytes, now),
-            Ok(Parsed::Icmp { destination_ip, .. }) if destination_ip == self.settings.ip => self.pass_on(bytes, now),
+            // Apart from each other: who floods us with pings must not keep us from being found.
+            Ok(Parsed::Arp(_)) if !self.arp_bucket.take(now) => Err(DropReason::RateLimited),
+            Ok(Parsed::Arp(_)) => self.pass_on(bytes),
+            Ok(Parsed::Icmp { destination_ip, .. }) if destination_ip == self.settings.ip => {
+                if self.echo_bucket.take(now) { self.pass_on(bytes) } else { Err(DropReason::RateLimited) }
+            }
             Ok(Parsed::Icmp { .. }) => Err(DropReason::NotForUs),
             Ok(Parsed::Other) => Err(DropReason::OtherProtocol),
             Err(WireError::BadChecksum) => Err(DropReason::BadChecksum),
@@ -67,11 +71,8 @@ impl<Q: NicQueue> Shard<Q> {
         }
     }
 
-    /// Passes a frame on to the coordinator, as far as its bucket allows.
-    fn pass_on(&mut self, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
-        if !self.control_bucket.take(now) {
-            return Err(DropReason::RateLimited);
-        }
+    /// Passes a frame on to the coordinator.
+    fn pass_on(&mut self, bytes: &[u8]) -> Result<(), DropReason> {
         self.counts.count(Counter::ToCoordinator);
         let message = ToCoordinator::Frame { shard: self.settings.id, frame: bytes.into() };
         self.outlet.post(message).map_err(|_| DropReason::MailboxFull)
@@ -86,7 +87,7 @@ impl<Q: NicQueue> Shard<Q> {
         }
         match Header::parse(datagram.payload) {
             Ok((header, payload)) => self.receive_packet(datagram, &header, payload, now),
-            Err(WireError::Unknown) => self.receive_handshake(datagram, now),
+            Err(WireError::Unknown | WireError::Truncated) => self.receive_handshake(datagram, now),
             Err(_) => Err(DropReason::NotMachnet),
         }
     }
@@ -102,8 +103,12 @@ impl<Q: NicQueue> Shard<Q> {
         let key = &datagram.key;
         let id = match self.flows.find(key) {
             Some(id) => id,
+            // Whoever speaks so writes checksums. A damaged packet says nothing about flows that are not here.
+            None if datagram.checksum_is_good() != Some(true) => return Err(DropReason::BadChecksum),
             None if self.half_open.get(key).is_some() => self.confirm(datagram, header, now)?,
-            None if header.kind == Kind::Reset && self.expected.contains(key) => return self.pass_answer_on(datagram),
+            None if header.kind == Kind::Reset && self.expected.contains(key) => {
+                return self.pass_answer_on(datagram, now);
+            }
             None => return self.answer_unknown(datagram, header, now),
         };
         let entry = self.flows.get_mut(id).expect("found above");
@@ -116,6 +121,9 @@ impl<Q: NicQueue> Shard<Q> {
         }
         let congested = datagram.ecn == ipv4::Header::ECN_CE;
         let verdict = entry.flow.on_packet(now, header, payload.len(), congested, |need| channel.accept(need, payload));
+        if entry.origin == Origin::Accepted && !matches!(verdict, Verdict::Invalid(_) | Verdict::Ended) {
+            entry.follow(datagram.source_mac);
+        }
         Self::make_ready(&mut self.ready, id, entry);
         match verdict {
             Verdict::Accepted => {
@@ -139,16 +147,23 @@ impl<Q: NicQueue> Shard<Q> {
                 self.refuse(datagram, &Packet::refuse_v1(&syn), now)?;
                 Err(DropReason::NoExtension)
             }
-            Ok(_) if self.expected.contains(&datagram.key) => self.pass_answer_on(datagram),
+            Ok(Message::SynAck { .. } | Message::Refuse { .. }) if datagram.checksum_is_good() != Some(true) => {
+                Err(DropReason::BadChecksum)
+            }
+            Ok(_) if self.expected.contains(&datagram.key) => self.pass_answer_on(datagram, now),
             Ok(_) => Err(DropReason::UnknownFlow),
             Err(HandshakeError::OldGeneration) => Err(DropReason::NoExtension),
             Err(HandshakeError::Wire(WireError::Unknown)) => Err(DropReason::NotMachnet),
+            Err(HandshakeError::Wire(_)) if datagram.payload.len() < HEADER_BYTES => Err(DropReason::NotMachnet),
             Err(HandshakeError::Wire(_)) => Err(DropReason::Malformed),
         }
     }
 
-    /// Lets the coordinator know that somebody answered its SYN.
-    fn pass_answer_on(&mut self, datagram: &UdpDatagram<'_>) -> Result<(), DropReason> {
+    /// Lets the coordinator know that somebody answered its SYN. At a bounded rate: a peer may answer without end.
+    fn pass_answer_on(&mut self, datagram: &UdpDatagram<'_>, now: Instant) -> Result<(), DropReason> {
+        if !self.answer_bucket.take(now) {
+            return Err(DropReason::RateLimited);
+        }
         let message = ToCoordinator::Answer {
             shard: self.settings.id,
             key: datagram.key,
@@ -175,12 +190,14 @@ impl<Q: NicQueue> Shard<Q> {
             self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Refused.to_wire()), now)?;
             return Err(DropReason::NoListener);
         };
-        if !self.has_room_for_flow(slot) {
+        let known = self.half_open.get(key).is_some_and(|flow| flow.remote_nonce == theirs.offer.nonce);
+        // A place in the table is promised with the answer: peers must not connect to what cannot be confirmed.
+        let promised = self.flows.len() + self.half_open.len();
+        if !self.has_room_for_flow(slot) || !known && promised >= self.settings.flows_max {
             self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Limit.to_wire()), now)?;
             return Err(DropReason::FlowLimit);
         }
         self.send_datagram(datagram.source_mac, key, &answer.packet);
-        let known = self.half_open.get(key).is_some_and(|flow| flow.remote_nonce == theirs.offer.nonce);
         if !known {
             let flow = HalfOpenFlow {
                 remote_nonce: theirs.offer.nonce,
@@ -199,7 +216,8 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// A SYN for a tuple that has a flow: a duplicate gets the same answer, another incarnation of the peer makes the
-    /// flow ask whether its own is still there. If it is not, the answer ends the flow and the next SYN opens a new one.
+    /// flow ask whether its own is still there. If it is not, the answer ends the flow and the next SYN opens a new
+    /// one.
     fn receive_syn_on_flow(&mut self, id: FlowId, datagram: &UdpDatagram<'_>, theirs: &Terms, answer: &Acceptance) {
         let entry = self.flows.get_mut(id).expect("found by the caller");
         if entry.origin == Origin::Accepted && entry.remote_nonce == theirs.offer.nonce {
@@ -238,8 +256,12 @@ impl<Q: NicQueue> Shard<Q> {
         if header.ack != SeqNo::new(half_open.local_nonce) + 1 {
             return Err(DropReason::Invalid);
         }
+        let features = half_open.agreed.features;
+        if features.contains(Features::CHECKSUM) && datagram.checksum_is_good() != Some(true) {
+            return Err(DropReason::BadChecksum);
+        }
         let slot = self.listening_slot(&key).filter(|&slot| self.has_room_for_flow(slot));
-        let slot = slot.ok_or(DropReason::FlowLimit)?;
+        let Some(slot) = slot else { return self.break_promise(datagram, header, now) };
         let birth = Birth {
             role: Role::Acceptor,
             local_nonce: half_open.local_nonce,
@@ -248,14 +270,27 @@ impl<Q: NicQueue> Shard<Q> {
             peer_window_packets: INITIAL_WINDOW_PACKETS,
             rtt: None,
         };
-        let features = half_open.agreed.features;
-        let id =
-            self.open_flow(key, half_open.next_hop, &birth, features, slot, now).map_err(|_| DropReason::FlowLimit)?;
+        let Ok(id) = self.open_flow(key, half_open.next_hop, &birth, features, slot, now) else {
+            return self.break_promise(datagram, header, now);
+        };
         self.half_open.remove(&key);
         self.counts.count(Counter::FlowsAccepted);
         let channel = self.channels[slot].as_ref().map(|channel| channel.id).expect("it had room for the flow");
         self.tell(ToCoordinator::Accepted { shard: self.settings.id, key, channel });
         Ok(id)
+    }
+
+    /// There is no room any more for a flow that was promised it: the peer is told at once, and not left to find out.
+    fn break_promise(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        header: &Header,
+        now: Instant,
+    ) -> Result<FlowId, DropReason> {
+        self.half_open.remove(&datagram.key);
+        // It says that the flow is unknown, which is not why the packet is dropped.
+        let _ = self.answer_unknown(datagram, header, now);
+        Err(DropReason::FlowLimit)
     }
 
     /// A packet of a flow that is not here: peers that speak the extension are told, at a bounded rate, so that they

@@ -1,9 +1,9 @@
 //! A shard at work: its thread, its turns, its sleep.
 //!
 //! glommio places the thread and runs the shard's one task. The task never waits inside glommio: its park costs a
-//! membarrier to every core of the daemon and adds 10 to 35 µs to a wake, and glommio 0.9 can park with work to do when its
-//! preempt timer fires at the wrong moment. So the shard sleeps in one `epoll_pwait2` over everything that can wake it:
-//! the bells of its channels, its mailbox, its NIC queue, and the next deadline.
+//! membarrier to every core of the daemon and adds 10 to 35 µs to a wake, and glommio 0.9 can park with work to do when
+//! its preempt timer fires at the wrong moment. So the shard sleeps in one `epoll_pwait2` over everything that can wake
+//! it: the bells of its channels, its mailbox, its NIC queue, and the next deadline.
 
 use std::io;
 use std::sync::Arc;
@@ -22,15 +22,19 @@ use crate::nic::{NicQueue, Wake};
 /// glommio's preempt timer. It must be 10 ms or more (see the module's documentation), and nothing waits for it.
 const PREEMPT: Duration = Duration::from_millis(100);
 
-/// How long a shard without work goes on looking before it sleeps. A wake from a halted virtual CPU costs about as much;
-/// while others want the CPU each look yields to them.
+/// How long a shard without work goes on looking before it sleeps. A wake from a halted virtual CPU costs about as
+/// much; while others want the CPU each look yields to them.
 const SPELL: Duration = Duration::from_micros(50);
 
 /// Looks in a spell at the least, however long each takes because others have the CPU.
 const LOOKS_PER_SPELL: u32 = 20;
 
-/// Turns with work after which the bells of cold channels are looked at, without sleeping.
-const TURNS_PER_LOOK_AT_BELLS: u32 = 64;
+/// How often a shard that does not sleep looks at the bells of cold channels: as soon as a sleeping one would wake. A
+/// turn takes from well under a microsecond to a hundred, so this is not counted in turns.
+const LOOK_AT_BELLS_EVERY: Duration = Duration::from_micros(50);
+
+/// Turns after which others may see what was counted.
+const TURNS_PER_PUBLICATION: u32 = 64;
 
 /// The longest sleep when nothing tells that a frame has arrived.
 const STEP_MAX: Duration = Duration::from_micros(250);
@@ -95,6 +99,7 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbe
     shard.queue().enter_thread();
     let mut sleeper = Sleeper::new(&mut shard)?;
     let mut last_work = clock.now();
+    let mut looked_at_bells = last_work;
     let mut looks = 0;
     let mut turns = 0_u32;
     while !shard.has_stopped() {
@@ -102,11 +107,12 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbe
         heartbeat.beat.store(now.as_nanos(), Ordering::Relaxed);
         let work = shard.poll_once(now);
         sleeper.watch_bells(&mut shard)?;
+        if now.saturating_since(looked_at_bells) >= LOOK_AT_BELLS_EVERY && shard.has_cold_channels() {
+            looked_at_bells = now;
+            sleeper.look(&mut shard)?;
+        }
         turns = turns.wrapping_add(1);
-        if turns.is_multiple_of(TURNS_PER_LOOK_AT_BELLS) {
-            if shard.has_cold_channels() {
-                sleeper.look(&mut shard)?;
-            }
+        if turns.is_multiple_of(TURNS_PER_PUBLICATION) {
             shard.publish_counts();
         }
         if !work.is_none() {
@@ -115,14 +121,17 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbe
             sleeper.step = STEP_MIN;
         } else if policy == IdlePolicy::Adaptive {
             looks += 1;
-            if looks < LOOKS_PER_SPELL || now.saturating_since(last_work) < SPELL {
+            let is_spell_over = looks >= LOOKS_PER_SPELL && now.saturating_since(last_work) >= SPELL;
+            if !is_spell_over {
                 rustix::thread::sched_yield();
-            } else {
-                sleeper.sleep(&mut shard, clock, heartbeat)?;
-                looks = 0;
+            } else if !sleeper.sleep(&mut shard, clock, heartbeat)? {
+                // There was work. A sleep that ended for nothing is followed by the next one, not by another spell.
                 last_work = clock.now();
+                looks = 0;
             }
         } else {
+            // Nobody pushes before a sleep that never comes.
+            let _ = shard.queue().flush();
             std::hint::spin_loop();
         }
     }
@@ -173,17 +182,19 @@ impl Sleeper {
         self.wait(shard, Some(Duration::ZERO))
     }
 
-    /// Sleeps until something happens.
-    fn sleep<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, clock: Clock, heartbeat: &Heartbeat) -> io::Result<()> {
+    /// Sleeps until something happens; `false` if there was something to do instead.
+    fn sleep<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, clock: Clock, heartbeat: &Heartbeat) -> io::Result<bool> {
         if !shard.prepare_sleep() {
-            return Ok(());
+            return Ok(false);
         }
         let wakes = matches!(shard.queue().wake(), Wake::Fd(_)) && shard.queue().arm();
         // Once more, for what came in between makes no sound.
         let now = clock.now();
-        if shard.poll_once(now).is_none() {
+        let is_idle = shard.poll_once(now).is_none();
+        if is_idle {
             let mut longest = shard.deadline().map(|deadline| deadline.saturating_since(now));
-            if !wakes || !shard.queue().flush() {
+            let is_flushed = shard.queue().flush();
+            if !wakes || !is_flushed || shard.waits_in_silence() {
                 longest = Some(longest.map_or(self.step, |longest| longest.min(self.step)));
                 self.step = (self.step * 2).min(STEP_MAX);
             }
@@ -197,7 +208,7 @@ impl Sleeper {
         }
         shard.queue().disarm();
         shard.finish_sleep();
-        Ok(())
+        Ok(is_idle)
     }
 
     fn wait<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, longest: Option<Duration>) -> io::Result<()> {
@@ -210,9 +221,10 @@ impl Sleeper {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        for event in &self.events {
-            match event.data.u64() {
+        for &epoll::Event { flags, data } in &self.events {
+            match data.u64() {
                 TOKEN_MAIL => shard.mail_rang(),
+                TOKEN_NIC if flags.contains(epoll::EventFlags::ERR) => shard.queue().take_error(),
                 TOKEN_NIC => {}
                 slot => shard.bell_rang(usize::try_from(slot).unwrap_or(usize::MAX)),
             }

@@ -110,15 +110,17 @@ impl<Q: NicQueue> Shard<Q> {
         let Some(channel) = self.channels[entry.slot].as_mut() else { return };
         entry.is_ready = false;
         let flow_id = ChannelFlowId(id.get());
-        while let Some(piece) = entry.flow.poll_deliver() {
+        let is_announced = entry.is_announced || channel.stage != ChannelStage::Open;
+        while let Some(piece) = is_announced.then(|| entry.flow.poll_deliver()).flatten() {
             self.counts.add(Counter::RxMessages, u64::from(piece.position.last));
             channel.publish(flow_id, piece);
         }
         while let Some(buffer) = entry.flow.poll_freed() {
             channel.complete(buffer);
         }
-        let grant = if channel.stage == ChannelStage::Open { channel.share() } else { 0 };
-        if grant == 0 && channel.stage == ChannelStage::Open && !entry.is_starved {
+        let is_read = channel.stage == ChannelStage::Open && is_announced;
+        let grant = if is_read { channel.share() } else { 0 };
+        if grant == 0 && is_read && !entry.is_starved {
             entry.is_starved = true;
             channel.starved.push(id);
         }
@@ -167,14 +169,17 @@ impl<Q: NicQueue> Shard<Q> {
             let Some(entry) = self.flows.get_mut(id) else { return };
             let Some(channel) = self.channels[entry.slot].as_mut() else { return };
             let flow = ChannelFlowId(id.get());
-            while let Some(event) = entry.flow.poll_event() {
+            let is_announced = entry.is_announced || channel.stage != ChannelStage::Open;
+            while let Some(event) = is_announced.then(|| entry.flow.poll_event()).flatten() {
                 match event {
                     Event::Confirmed => {}
                     Event::Silent => {
                         suspect = Some(entry.key.remote_ip);
                         channel.notify(Notice::Silent { flow });
                     }
-                    Event::Alive => channel.notify(Notice::Alive { flow }),
+                    Event::Alive => {
+                        channel.notify(Notice::Alive { flow });
+                    }
                     Event::Closed { reason, acknowledged_messages } => closed = Some((reason, acknowledged_messages)),
                 }
             }
@@ -247,11 +252,18 @@ impl<Q: NicQueue> Shard<Q> {
     pub(super) fn flush_channels(&mut self) {
         for slot in self.dirty.drain(..) {
             if let Some(channel) = self.channels[slot].as_mut() {
-                channel.flush();
-                if channel.has_unpublished() && !channel.is_hot() {
+                channel.flush(&mut self.announced);
+                if channel.needs_a_look() && !channel.is_hot() {
                     channel.warm();
                     self.hot.push(slot);
                 }
+            }
+        }
+        for flow in self.announced.drain(..) {
+            let id = FlowId::new(flow.0);
+            if let Some(entry) = self.flows.get_mut(id) {
+                entry.is_announced = true;
+                Self::make_ready(&mut self.ready, id, entry);
             }
         }
     }

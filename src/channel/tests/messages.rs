@@ -458,6 +458,25 @@ fn events_never_take_the_slots_that_held_buffers_will_need() {
 }
 
 #[test]
+fn an_event_after_a_whole_ring_of_pieces_is_no_harm() {
+    let (mut shard, mut app) = channel(small(4, 8));
+    let mut exchange = |piece: u8| {
+        shard.deliver(FLOW, &[piece], 64);
+        assert_eq!(recv(&mut app), Some(Got::Message(FLOW, vec![piece])));
+        assert_eq!(recv(&mut app), None);
+        assert_eq!(shard.end.poll_fill(), Ok(1));
+        // 8 buffers and 64 slots to spare: the ring has 128.
+        if piece % 128 == 127 {
+            assert!(shard.end.publish_silent(FLOW));
+            shard.end.flush();
+            assert_eq!(recv(&mut app), Some(Got::Silent(FLOW)));
+        }
+    };
+    (0..=u8::MAX).for_each(&mut exchange);
+    (0..=u8::MAX).for_each(&mut exchange);
+}
+
+#[test]
 fn commands_never_take_the_slots_that_held_buffers_will_need() {
     let (mut shard, mut app) = channel(small(4, 4));
     // More flows than the ring has slots.

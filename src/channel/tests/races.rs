@@ -231,3 +231,21 @@ fn a_ring_for_one_half_is_not_lost_to_the_other() {
         receiving.join().expect("no panic");
     });
 }
+
+/// Who gets a buffer back also finds a slot to publish it in, in a ring that was full.
+#[test]
+fn a_buffer_never_comes_back_before_its_slot() {
+    explore(|| {
+        let (mut shard, app) = channel();
+        let (_sender, mut receiver) = app.split();
+        while shard.publish_silent(FLOW) {}
+        deliver(&mut shard, 1);
+        assert!(!shard.publish_silent(FLOW), "every slot is used");
+        let receiving = thread::spawn(move || while receiver.recv().expect("a whole channel").is_some() {});
+        if shard.poll_fill() == Ok(1) {
+            deliver(&mut shard, 2);
+        }
+        assert_eq!(shard.violation(), None);
+        receiving.join().expect("no panic");
+    });
+}

@@ -158,7 +158,10 @@ fn a_lost_neighbor_is_asked_alone_then_everybody_then_given_up() {
     assert_eq!(cache.resolve(PEER, ms(8_301)), Resolution::Unreachable);
     // Flows still hold it, so it is searched for again, and found at its new MAC.
     assert_eq!(left_alone(&mut cache, ms(9_300)), [(9_300, BROADCAST)]);
-    assert_eq!(cache.on_arp(&reply(PEER, NEW_MAC), ms(9_301)), Some(Change { ip: PEER, mac: NEW_MAC, previous: None }));
+    assert_eq!(
+        cache.on_arp(&reply(PEER, NEW_MAC), ms(9_301)),
+        Some(Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) })
+    );
     cache.release(PEER, ms(9_302));
 }
 
@@ -394,4 +397,23 @@ proptest! {
         prop_assert_eq!(cache.deadline(), None, "in the end everything is forgotten");
         check(&cache);
     }
+}
+
+#[test]
+fn a_neighbor_that_comes_back_with_another_mac_tells_where_flows_still_send() {
+    let mut cache = NeighborCache::new(US, Limits::default());
+    assert_eq!(cache.resolve(PEER, ms(0)), Resolution::Pending);
+    assert!(cache.on_arp(&reply(PEER, MAC), ms(1)).is_some());
+    assert!(cache.hold(PEER, ms(1)));
+    cache.suspect(PEER, ms(60_000));
+    let mut now = 60_000;
+    loop {
+        now += 1;
+        if cache.poll(ms(now)) == Some(FAILED) {
+            break;
+        }
+        assert!(now < 120_000, "nobody answers, so it is given up");
+    }
+    let change = cache.on_arp(&reply(PEER, NEW_MAC), ms(now + 1));
+    assert_eq!(change, Some(Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) }));
 }

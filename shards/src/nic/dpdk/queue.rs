@@ -227,6 +227,13 @@ impl NicQueue for DpdkQueue {
         unsafe { dpdk_sys::shim_interrupt_drain(fd) };
     }
 
+    fn take_error(&mut self) {
+        if let Waker::Socket(socket) = &self.waker {
+            // What it was does not matter: a transmission that fails for the same reason says so itself.
+            let _ = sockopt::socket_error(socket.borrow());
+        }
+    }
+
     fn drops(&self) -> Drops {
         self.drops
     }

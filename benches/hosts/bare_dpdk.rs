@@ -1,0 +1,240 @@
+//! The lower bound for `benches/hosts`: frames over the same device without any protocol.
+//!
+//! ```text
+//! bare_dpdk MAC DEVICE echo                                  returns every frame to its sender, until it is killed
+//! bare_dpdk MAC DEVICE call MAC SECONDS SIZE:WINDOW ...      measures each load, and prints a line of JSON for each
+//! ```
+//!
+//! DEVICE: DPDK's device arguments, or `kernel` for the interface with this MAC. A message is as many full frames
+//! as machnet-shards needs for it, with the same bytes of headers; nothing is checked or repeated, and both sides look
+//! for frames without sleeping.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
+use machnet_proto::wire::machnet::HEADER_BYTES;
+use machnet_shards::nic::dpdk::{self, Dpdk, DpdkFrame, DpdkQueue, InterfacePlan};
+use machnet_shards::nic::{Frame, NicQueue};
+use serde_json::json;
+
+const MTU_BYTES: u16 = 1_500;
+/// Bytes of a frame before the message, as machnet-shards has them.
+const BEFORE_MESSAGE_BYTES: usize = HEADERS_BYTES + HEADER_BYTES;
+const MAX_PAYLOAD_BYTES: usize = 1_418;
+/// What a piece of a message begins with: when the message's first frame was sent, and whether this is the last frame.
+const STAMP_BYTES: usize = 8;
+/// Frames on their way at a time, as with machnet-shards.
+const IN_FLIGHT_MAX: usize = 192;
+const BURST_FRAMES: usize = 32;
+/// Frames that have not come back after this long are lost.
+const LOST_AFTER: Duration = Duration::from_millis(20);
+/// How long the client waits for the first frame to come back: devices connect and come up.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let ([mac, device, "echo"] | [mac, device, "call", ..]) = arguments[..] else {
+        panic!("bare_dpdk MAC DEVICE echo|call ...");
+    };
+    let mac = parse_mac(mac);
+    let device = (device != "kernel").then(|| device.to_owned());
+    let wanted = InterfacePlan { mac, driver: None, device, pcie: None, queues: 1, mtu_bytes: MTU_BYTES };
+    let plan = dpdk::plan(&wanted).unwrap_or_else(|error| panic!("{error}"));
+    let dpdk = Dpdk::start(std::slice::from_ref(&plan)).unwrap_or_else(|error| panic!("{error}"));
+    let mut opened = dpdk.open(&plan).unwrap_or_else(|error| panic!("{error}"));
+    let mut queue = opened.queues.remove(0);
+    queue.enter_thread();
+    match arguments[3..] {
+        [] => echo(&mut queue, mac),
+        [peer, seconds, ref loads @ ..] => {
+            let length = Duration::from_secs_f64(seconds.parse().unwrap());
+            let mut client = Client::new(queue, mac, parse_mac(peer));
+            client.connect();
+            for load in loads {
+                let (size, window) = load.split_once(':').unwrap();
+                println!("{}", client.measure(size.parse().unwrap(), window.parse().unwrap(), length));
+            }
+        }
+        _ => panic!("bare_dpdk MAC DEVICE call MAC SECONDS SIZE:WINDOW ..."),
+    }
+}
+
+fn parse_mac(text: &str) -> MacAddr {
+    text.parse().unwrap_or_else(|_| panic!("{text} is no MAC"))
+}
+
+/// Returns every frame that is for us to its sender.
+fn echo(queue: &mut DpdkQueue, mac: MacAddr) -> ! {
+    let mut burst = Vec::with_capacity(BURST_FRAMES);
+    loop {
+        let room = BURST_FRAMES - burst.len();
+        queue.receive(&mut burst, room);
+        burst.retain_mut(|frame: &mut DpdkFrame| {
+            let bytes = frame.bytes_mut();
+            if bytes[..6] == mac.0 {
+                bytes.copy_within(6..12, 0);
+                bytes[6..12].copy_from_slice(&mac.0);
+            }
+            // What the device did not take before is turned round already.
+            bytes[6..12] == mac.0
+        });
+        if burst.is_empty() || queue.transmit(&mut burst) == 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Sends messages and takes their answers.
+struct Client {
+    queue: DpdkQueue,
+    mac: MacAddr,
+    template: Template,
+    started: Instant,
+    /// Filled, and not yet taken by the device.
+    outgoing: Vec<DpdkFrame>,
+    arrived: Vec<DpdkFrame>,
+    in_flight: usize,
+    last_arrival: Instant,
+}
+
+/// One load under way.
+struct Load {
+    frames_per_message: usize,
+    /// Bytes of the last frame of a message, and of all others.
+    last_bytes: usize,
+    in_flight_max: usize,
+    /// The frame of its message that is sent next, and when the first one was.
+    next: usize,
+    stamp: u64,
+    sent: u64,
+    received: u64,
+    frames_received: u64,
+    histogram: Histogram<u64>,
+}
+
+impl Client {
+    fn new(queue: DpdkQueue, mac: MacAddr, peer: MacAddr) -> Self {
+        // Addresses of nobody, so that no kernel answers.
+        let ip = |last| Ipv4Addr::new(198, 18, 0, last);
+        let key = FlowKey { local_ip: ip(1), remote_ip: ip(2), local_port: 7_777, remote_port: 7_777 };
+        let now = Instant::now();
+        let template = Template::new(mac, peer, &key);
+        let [outgoing, arrived] = [(); 2].map(|()| Vec::with_capacity(BURST_FRAMES));
+        Self { queue, mac, template, started: now, outgoing, arrived, in_flight: 0, last_arrival: now }
+    }
+
+    /// Sends single frames until one comes back.
+    fn connect(&mut self) {
+        let mut load = Load::new(64, 1);
+        while load.frames_received == 0 {
+            assert!(self.started.elapsed() < CONNECT_LIMIT, "nobody returns frames");
+            self.send(&mut load);
+            self.receive(&mut load);
+        }
+        self.finish(&mut load);
+    }
+
+    fn measure(&mut self, size: usize, window: usize, length: Duration) -> serde_json::Value {
+        let mut load = Load::new(size, window);
+        let started = Instant::now();
+        while started.elapsed() < length {
+            self.send(&mut load);
+            self.receive(&mut load);
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let messages = load.frames_received as f64 / load.frames_per_message as f64;
+        self.finish(&mut load);
+        let us = |quantile| load.histogram.value_at_quantile(quantile) as f64 / 1e3;
+        json!({
+            "msg_size": size,
+            "msg_window": window,
+            "seconds": seconds,
+            "sent": load.sent,
+            "received": load.received,
+            "errors": 0,
+            "msgs_per_s": messages / seconds,
+            "gbps": messages / seconds * size as f64 * 8.0 / 1e9,
+            "rtt_us": { "p50": us(0.5), "p99": us(0.99), "p99_9": us(0.999), "max": us(1.0) },
+        })
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).expect("no run takes 584 years")
+    }
+
+    /// Sends until the window is full or the device takes no more.
+    fn send(&mut self, load: &mut Load) {
+        while self.in_flight + self.outgoing.len() < load.in_flight_max && self.outgoing.len() < BURST_FRAMES {
+            let Some(mut frame) = self.queue.allocate() else { break };
+            if load.next == 0 {
+                load.stamp = self.now();
+                load.sent += 1;
+            }
+            let is_last = load.next + 1 == load.frames_per_message;
+            let payload_bytes = if is_last { load.last_bytes } else { MAX_PAYLOAD_BYTES };
+            frame.set_len(BEFORE_MESSAGE_BYTES + payload_bytes);
+            self.template.write(frame.bytes_mut());
+            let payload = &mut frame.bytes_mut()[BEFORE_MESSAGE_BYTES..];
+            let stamp = load.stamp << 1 | u64::from(is_last);
+            payload[..STAMP_BYTES].copy_from_slice(&stamp.to_le_bytes());
+            load.next = if is_last { 0 } else { load.next + 1 };
+            self.outgoing.push(frame);
+        }
+        self.in_flight += self.queue.transmit(&mut self.outgoing);
+    }
+
+    /// Takes what has come back; what has not in time never will.
+    fn receive(&mut self, load: &mut Load) {
+        let received = self.queue.receive(&mut self.arrived, BURST_FRAMES);
+        let now = self.now();
+        for frame in &self.arrived {
+            let Some(payload) = frame.bytes().get(BEFORE_MESSAGE_BYTES..).filter(|_| frame.bytes()[..6] == self.mac.0)
+            else {
+                continue;
+            };
+            let Some(stamp) = payload.first_chunk().copied().map(u64::from_le_bytes) else { continue };
+            load.frames_received += 1;
+            if stamp & 1 == 1 {
+                load.received += 1;
+                load.histogram.record(now.saturating_sub(stamp >> 1)).expect("the histogram grows");
+            }
+            self.in_flight = self.in_flight.saturating_sub(1);
+            self.last_arrival = Instant::now();
+        }
+        self.queue.recycle(&mut self.arrived);
+        if received == 0 {
+            if self.in_flight > 0 && self.last_arrival.elapsed() > LOST_AFTER {
+                self.in_flight = 0;
+                self.last_arrival = Instant::now();
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits for what is still on its way.
+    fn finish(&mut self, load: &mut Load) {
+        while self.in_flight > 0 {
+            self.receive(load);
+        }
+    }
+}
+
+impl Load {
+    fn new(size: usize, window: usize) -> Self {
+        let frames_per_message = size.div_ceil(MAX_PAYLOAD_BYTES);
+        Self {
+            frames_per_message,
+            last_bytes: (size - (frames_per_message - 1) * MAX_PAYLOAD_BYTES).max(STAMP_BYTES),
+            in_flight_max: (window * frames_per_message).min(IN_FLIGHT_MAX),
+            next: 0,
+            stamp: 0,
+            sent: 0,
+            received: 0,
+            frames_received: 0,
+            histogram: Histogram::new(3).expect("three digits are allowed"),
+        }
+    }
+}

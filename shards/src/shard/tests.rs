@@ -1,1 +1,0 @@
-//! A shard, as scripts: this comes in, exactly this goes out.

@@ -1,0 +1,201 @@
+//! Channels come and go, and what becomes of their flows.
+
+use super::*;
+
+const LINGER: Duration = Duration::from_millis(50);
+
+fn remove(rig: &mut Rig) {
+    rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason: Reason::AppGone, linger: LINGER });
+    rig.turn();
+}
+
+fn is_gone(message: &ToCoordinator, number: u64) -> bool {
+    matches!(message, ToCoordinator::ChannelGone { shard: ShardId(3), channel } if *channel == ChannelId(number))
+}
+
+#[test]
+fn a_channel_without_flows_is_gone_at_once() {
+    let (mut rig, _app) = Rig::listening();
+    remove(&mut rig);
+    let told = rig.told();
+    assert!(told.len() == 1 && is_gone(&told[0], 1), "{told:?}");
+    assert_eq!(rig.shard.take_bell_changes().count(), 2, "its bell came, and went");
+    rig.put(&syn(&THEIRS));
+    rig.turn();
+    assert_eq!(rig.drops(), [(DropReason::NoListener, 1)]);
+}
+
+#[test]
+fn what_was_published_is_delivered_before_the_channel_goes() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    // Not yet seen by the shard when the application dies.
+    send(&mut app, flow, b"last words");
+    drop(app);
+    remove(&mut rig);
+    assert_eq!(rig.packets(&OURS), [data(101, 201, b"last words")]);
+    assert_eq!(rig.told().len(), 0, "it lingers");
+    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 102), &[]);
+    let close = Sent { reason: Reason::AppGone, ..bare(Kind::Close, 102, 201) };
+    assert_eq!(rig.packets(&OURS), [close]);
+    assert_eq!(rig.told().len(), 0);
+    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 103), &[]);
+    let told = rig.told();
+    let [ToCoordinator::Closed { key: OURS, .. }, gone] = &told[..] else { panic!("{told:?}") };
+    assert!(is_gone(gone, 1));
+    rig.pass(2 * LINGER);
+    rig.assert_quiet();
+}
+
+#[test]
+fn what_is_not_acknowledged_in_time_is_given_up() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    send(&mut app, flow, b"nobody listens");
+    drop(app);
+    remove(&mut rig);
+    rig.pass(LINGER - Duration::from_millis(1));
+    assert_eq!(rig.told().len(), 0);
+    let sent = rig.packets(&OURS);
+    assert!(sent.iter().all(|sent| *sent == data(101, 201, b"nobody listens")), "{sent:?}");
+    rig.pass(Duration::from_millis(2));
+    assert_eq!(rig.packets(&OURS).last(), Some(&reset(102, 201, Reason::AppGone)));
+    let told = rig.told();
+    let [ToCoordinator::Closed { key: OURS, .. }, gone] = &told[..] else { panic!("{told:?}") };
+    assert!(is_gone(gone, 1));
+}
+
+#[test]
+fn what_arrives_for_an_application_that_is_gone_is_acknowledged_and_dropped() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    send(&mut app, flow, b"x");
+    drop(app);
+    remove(&mut rig);
+    rig.packets(&OURS);
+    rig.receive_data(&OURS, 201, 101, b"who reads this?");
+    assert_eq!(rig.packets(&OURS).first(), Some(&bare(Kind::Ack, 102, 202)));
+    rig.receive(&OURS, &rig.header(Kind::Ack, 202, 102), &[]);
+    assert_eq!(rig.packets(&OURS).len(), 1, "CLOSE");
+    rig.receive(&OURS, &rig.header(Kind::Ack, 202, 103), &[]);
+    assert!(is_gone(rig.told().last().unwrap(), 1));
+}
+
+#[test]
+fn a_channel_takes_the_place_of_one_that_is_gone() {
+    let (mut rig, app, _) = Rig::connected();
+    drop(app);
+    remove(&mut rig);
+    rig.packets(&OURS);
+    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 102), &[]);
+    assert!(is_gone(rig.told().last().unwrap(), 1));
+    let mut next = rig.add_channel(2);
+    let flow = rig.connect(&mut next, 2, OURS);
+    send(&mut next, flow, b"hello");
+    rig.turn();
+    assert_eq!(rig.packets(&OURS), [data(101, 201, b"hello")]);
+    assert_eq!(rig.shard.channels.len(), 1);
+}
+
+#[test]
+fn a_channel_that_is_not_there_is_gone() {
+    let mut rig = Rig::new();
+    rig.post(ToShard::RemoveChannel { channel: ChannelId(8), reason: Reason::AppGone, linger: LINGER });
+    rig.turn();
+    let told = rig.told();
+    assert!(told.len() == 1 && is_gone(&told[0], 8), "{told:?}");
+}
+
+#[test]
+fn an_idle_channel_cools_and_its_bell_brings_it_back() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    for _ in 0..100 {
+        rig.turn();
+    }
+    assert!(rig.shard.has_cold_channels());
+    assert!(!rings(&rig));
+    send(&mut app, flow, b"wake up");
+    assert!(rings(&rig));
+    assert!(rig.turn().is_none(), "nobody looks at it");
+    rig.shard.bell_rang(0);
+    assert!(!rings(&rig));
+    rig.turn();
+    assert_eq!(rig.packets(&OURS), [data(101, 201, b"wake up")]);
+}
+
+#[test]
+fn a_shard_prepares_to_sleep_only_when_nothing_waits_for_it() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    rig.turn();
+    send(&mut app, flow, b"before you sleep");
+    assert!(!rig.shard.prepare_sleep(), "the application has published something");
+    rig.turn();
+    assert_eq!(rig.packets(&OURS).len(), 1);
+    rig.turn();
+    assert!(rig.shard.prepare_sleep());
+    send(&mut app, flow, b"good morning");
+    assert!(rings(&rig));
+    rig.shard.finish_sleep();
+    rig.shard.bell_rang(0);
+    rig.turn();
+    assert_eq!(rig.packets(&OURS), [data(102, 201, b"good morning")]);
+}
+
+#[test]
+fn a_shard_sleeps_for_short_while_an_application_leaves_no_room_for_events() {
+    let mut rig = Rig::new();
+    let mut app = rig.add_channel(1);
+    // Each is two slots; there are as many beyond the buffers as buffers.
+    let flows = u16::try_from(RX_BUFFERS).unwrap();
+    for port in 0..flows {
+        rig.create(1, FlowKey { local_port: 50_000 + port, ..OURS });
+    }
+    assert!(rig.turn().is_none());
+    assert!(rig.shard.prepare_sleep(), "it may never read");
+    assert!(rig.shard.waits_in_silence());
+    rig.shard.finish_sleep();
+    let mut heard = 0;
+    for _ in 0..4 {
+        while let Some(Received::Opened { .. }) = app.recv().unwrap() {
+            heard += 1;
+        }
+        rig.turn();
+    }
+    assert_eq!(heard, flows, "none is lost");
+    assert!(rig.shard.prepare_sleep() && !rig.shard.waits_in_silence());
+}
+
+/// Whether the bell of the first channel is readable.
+fn rings(rig: &Rig) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let bell = rig.shard.bell(0).unwrap();
+    let mut polled = [PollFd::new(&bell, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+}
+
+#[test]
+fn nothing_of_a_flow_is_published_before_its_opening() {
+    const FLOWS: u16 = 200;
+    let mut rig = Rig::new();
+    let mut app = rig.add_channel(1);
+    let key = |number: u16| FlowKey { local_port: 50_000 + number, ..OURS };
+    // An application that reads nothing: the ring has room for pieces, but not for one more event.
+    for number in 0..FLOWS {
+        rig.create(1, key(number));
+    }
+    // The last flow's peer speaks all the same.
+    rig.receive_data(&key(FLOWS - 1), 201, 101, b"hello");
+    let mut opened = Vec::new();
+    let mut heard = None;
+    for _ in 0..100 {
+        while let Some(received) = app.recv().unwrap() {
+            match received {
+                Received::Opened { flow, .. } => opened.push(flow),
+                Received::Message { flow, message } => {
+                    assert!(opened.contains(&flow), "a message of a flow that nobody has told of");
+                    heard = Some(message.len());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        rig.pass(Duration::from_millis(1));
+    }
+    assert_eq!((opened.len(), heard), (usize::from(FLOWS), Some(5)));
+}

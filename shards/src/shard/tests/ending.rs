@@ -1,0 +1,119 @@
+//! Flows and shards that end.
+
+use super::*;
+
+#[test]
+fn a_closed_flow_delivers_says_so_and_is_released() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    send(&mut app, flow, b"the end");
+    app.close_flow(flow).unwrap();
+    rig.turn();
+    assert_eq!(rig.packets(&OURS)[0], data(101, 201, b"the end"));
+    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 102), &[]);
+    let close = Sent { reason: Reason::Closed, ..bare(Kind::Close, 102, 201) };
+    assert_eq!(rig.packets(&OURS), [close]);
+    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 103), &[]);
+    assert!(matches!(rig.told()[..], [ToCoordinator::Closed { shard: ShardId(3), key: OURS }]));
+    assert_eq!(closed(&mut app), (Reason::Closed, 1));
+    assert!(rig.shard.channels[0].as_ref().unwrap().is_unreleased(flow));
+    app.recv().map(|received| assert!(received.is_none())).unwrap();
+    rig.turn();
+    assert!(!rig.shard.channels[0].as_ref().unwrap().is_unreleased(flow));
+    assert_eq!(app.free_tx_buffers().unwrap(), TX_BUFFERS as usize);
+    // The tuple is free again.
+    rig.connect(&mut app, 1, OURS);
+}
+
+#[test]
+fn a_peer_that_closes_is_answered_and_the_application_told() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    rig.receive_data(&OURS, 201, 101, b"goodbye");
+    let close = Header { reason: Reason::AppGone.to_wire(), ..rig.header(Kind::Close, 202, 101) };
+    rig.receive(&OURS, &close, &[]);
+    assert_eq!(rig.packets(&OURS).last(), Some(&bare(Kind::Ack, 101, 203)));
+    match app.recv().unwrap() {
+        Some(Received::Message { flow: of, message }) => {
+            assert_eq!((of, message.as_slice()), (flow, Some(&b"goodbye"[..])));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(closed(&mut app), (Reason::AppGone, 0));
+    assert_eq!(rig.free_receive_buffers(), RX_BUFFERS as usize - 1, "the one message, not given back yet");
+}
+
+#[test]
+fn a_reset_ends_a_flow_and_gives_back_what_waited() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    let header = Header { window_packets: 1, ..rig.header(Kind::Ack, 201, 101) };
+    rig.receive(&OURS, &header, &[]);
+    for _ in 0..3 {
+        send(&mut app, flow, b"never read");
+    }
+    rig.turn();
+    assert_eq!(rig.packets(&OURS).len(), 1);
+    // Ahead of a hole: held, never delivered.
+    rig.receive_data(&OURS, 203, 101, b"early");
+    rig.receive(&OURS, &Header { reason: Reason::AppGone.to_wire(), ..rig.header(Kind::Reset, 201, 101) }, &[]);
+    assert_eq!(closed(&mut app), (Reason::AppGone, 0));
+    assert_eq!(app.free_tx_buffers().unwrap(), TX_BUFFERS as usize);
+    assert_eq!(rig.free_receive_buffers(), RX_BUFFERS as usize);
+    rig.packets(&OURS);
+    assert!(matches!(rig.told()[..], [ToCoordinator::Closed { .. }]));
+    rig.assert_quiet();
+}
+
+#[test]
+fn a_flow_dropped_for_another_shard_ends_without_a_word_to_the_peer() {
+    let (mut rig, mut app, _) = Rig::connected();
+    rig.post(ToShard::Drop { key: OURS });
+    rig.turn();
+    assert!(matches!(rig.told()[..], [ToCoordinator::Closed { key: OURS, .. }]));
+    assert_eq!(closed(&mut app), (Reason::Reset, 0));
+    rig.assert_quiet();
+}
+
+#[test]
+fn a_shard_that_stops_tells_its_peers_and_then_the_coordinator() {
+    let (mut rig, mut app, _) = Rig::connected();
+    let other = FlowKey { local_port: 50_001, ..OURS };
+    rig.connect(&mut app, 1, other);
+    rig.post(ToShard::Listen { port: PORT, channel: ChannelId(1) });
+    rig.turn();
+    rig.told();
+    rig.post(ToShard::Stop);
+    rig.turn();
+    let frames = rig.frames();
+    let mut payloads: Vec<_> = frames.iter().zip([OURS, other]).map(|(frame, key)| udp_payload(frame, &key)).collect();
+    assert_eq!((frames.len(), payloads.len()), (2, 2));
+    for payload in payloads.drain(..) {
+        let (header, _) = Header::parse(&payload).unwrap();
+        assert_eq!((header.kind, header.reason), (Kind::Reset, Reason::Shutdown.to_wire()));
+    }
+    let told = rig.told();
+    let [ToCoordinator::Closed { .. }, ToCoordinator::Closed { .. }, ToCoordinator::Stopped { shard: ShardId(3) }] =
+        told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert!(rig.shard.has_stopped());
+    assert_eq!(closed(&mut app), (Reason::Shutdown, 0));
+    // It runs no more.
+    rig.put(&syn(&THEIRS));
+    assert!(rig.turn().is_none());
+    rig.assert_quiet();
+    assert_eq!(rig.drops(), []);
+}
+
+#[test]
+fn a_stopping_shard_waits_until_the_coordinator_has_read() {
+    let mut rig = Rig::with(settings(), 1);
+    let mut app = rig.add_channel(1);
+    rig.connect(&mut app, 1, OURS);
+    rig.post(ToShard::Stop);
+    rig.turn();
+    assert!(!rig.shard.has_stopped(), "its mailbox holds one message");
+    assert!(matches!(rig.told()[..], [ToCoordinator::Closed { .. }]));
+    rig.turn();
+    assert!(matches!(rig.told()[..], [ToCoordinator::Stopped { .. }]));
+    assert!(rig.shard.has_stopped());
+}

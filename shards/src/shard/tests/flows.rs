@@ -1,0 +1,200 @@
+//! An established flow: data out and in, buffers back, repairs.
+
+use super::*;
+
+/// The peer acknowledges everything before `ack`, with nothing to say itself.
+fn acknowledge(rig: &mut Rig, ack: u32) {
+    rig.receive(&OURS, &rig.header(Kind::Ack, 201, ack), &[]);
+}
+
+#[test]
+fn a_flow_that_is_created_probes_first() {
+    let mut rig = Rig::new();
+    let mut app = rig.add_channel(1);
+    rig.create(1, OURS);
+    let told = rig.told();
+    let [ToCoordinator::Created { shard: ShardId(3), connect: ConnectId(5), outcome: Ok(flow) }] = told[..] else {
+        panic!("{told:?}")
+    };
+    let (named, opened) = opened(&mut app);
+    assert_eq!((named, opened.accepted, opened.local_port, opened.max_payload), (flow, false, 50_000, MAX_PAYLOAD));
+    assert_eq!(rig.packets(&OURS), [bare(Kind::Probe, 101, 201)]);
+    rig.assert_quiet();
+    // Asked again until something comes.
+    rig.pass(Duration::from_millis(15));
+    assert_eq!(rig.packets(&OURS), [bare(Kind::Probe, 101, 201)]);
+    rig.receive(&OURS, &Header { flags: Header::PROBE_ANSWER, ..rig.header(Kind::Ack, 201, 101) }, &[]);
+    rig.pass(Duration::from_millis(500));
+    assert_eq!(rig.packets(&OURS), []);
+}
+
+#[test]
+fn a_flow_that_cannot_be_created_is_said_to_be_so() {
+    let (mut rig, _app, _) = Rig::connected();
+    rig.create(1, OURS);
+    rig.create(2, FlowKey { local_port: 50_001, ..OURS });
+    let told = rig.told();
+    use crate::mailbox::NotCreated;
+    assert!(
+        matches!(
+            told[..],
+            [
+                ToCoordinator::Created { outcome: Err(NotCreated::Exists), .. },
+                ToCoordinator::Created { outcome: Err(NotCreated::NoChannel), .. },
+            ]
+        ),
+        "{told:?}"
+    );
+    rig.assert_quiet();
+}
+
+#[test]
+fn a_message_goes_out_and_its_buffers_come_back_when_it_is_acknowledged() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    let free = app.free_tx_buffers().unwrap();
+    send(&mut app, flow, b"request");
+    rig.turn();
+    assert_eq!(rig.packets(&OURS), [data(101, 201, b"request")]);
+    assert_eq!(app.free_tx_buffers().unwrap(), free - 1);
+    acknowledge(&mut rig, 102);
+    assert_eq!(app.free_tx_buffers().unwrap(), free);
+    rig.assert_quiet();
+    assert_eq!((rig.counted(Counter::TxMessages), rig.counted(Counter::TxPieces)), (1, 1));
+}
+
+#[test]
+fn a_message_arrives_and_is_acknowledged_and_its_buffers_come_back_when_it_is_read() {
+    let (mut rig, mut app, _) = Rig::connected();
+    let free = rig.free_receive_buffers();
+    rig.receive_data(&OURS, 201, 101, b"answer");
+    assert_eq!(rig.packets(&OURS), [bare(Kind::Ack, 101, 202)]);
+    assert_eq!(rig.free_receive_buffers(), free - 1);
+    assert_eq!(messages(&mut app), [b"answer"]);
+    rig.turn();
+    assert_eq!(rig.free_receive_buffers(), free);
+    rig.receive_data(&OURS, 201, 101, b"answer");
+    assert_eq!(rig.drops(), [(DropReason::Duplicate, 1)]);
+    assert_eq!((messages(&mut app).len(), rig.free_receive_buffers()), (0, free));
+    assert_eq!(rig.packets(&OURS), [bare(Kind::Ack, 101, 202)], "the first acknowledgement may have been lost");
+}
+
+#[test]
+fn a_long_message_goes_out_in_pieces_and_comes_in_the_same_way() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    let message: Vec<u8> = (0..=u8::MAX).cycle().take(2 * usize::from(MAX_PAYLOAD) + 1).collect();
+    let pieces: Vec<_> = message.chunks(MAX_PAYLOAD.into()).collect();
+    send(&mut app, flow, &message);
+    rig.turn();
+    let expected = [data(101, 201, pieces[0]), data(102, 201, pieces[1]), data(103, 201, pieces[2])];
+    assert_eq!(rig.packets(&OURS), expected);
+    acknowledge(&mut rig, 104);
+
+    let position = |index| Position { first: index == 0, last: index == 2 };
+    for (index, seq) in [(0, 201), (2, 203), (1, 202)] {
+        let header = Header { position: position(index), ..rig.header(Kind::Data, seq, 104) };
+        rig.receive(&OURS, &header, pieces[index]);
+    }
+    assert_eq!(messages(&mut app), [message]);
+    assert_eq!(rig.packets(&OURS).last(), Some(&bare(Kind::Ack, 104, 204)));
+    assert_eq!(rig.drops(), []);
+}
+
+#[test]
+fn what_waits_for_the_window_goes_out_in_order_when_it_opens() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    let header = Header { window_packets: 2, ..rig.header(Kind::Ack, 201, 101) };
+    rig.receive(&OURS, &header, &[]);
+    for number in 0..5 {
+        send(&mut app, flow, &[number]);
+    }
+    rig.turn();
+    assert_eq!(rig.packets(&OURS), [data(101, 201, &[0]), data(102, 201, &[1])]);
+    acknowledge(&mut rig, 102);
+    assert_eq!(rig.packets(&OURS), [data(103, 201, &[2]), data(104, 201, &[3]), data(105, 201, &[4])]);
+    acknowledge(&mut rig, 106);
+    assert_eq!(app.free_tx_buffers().unwrap(), TX_BUFFERS as usize);
+}
+
+#[test]
+fn what_is_lost_is_sent_again() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    send(&mut app, flow, b"lost");
+    rig.turn();
+    assert_eq!(rig.packets(&OURS).len(), 1);
+    rig.pass(Duration::from_millis(20));
+    let again = rig.packets(&OURS);
+    assert!(!again.is_empty() && again.iter().all(|sent| *sent == data(101, 201, b"lost")), "{again:?}");
+    assert_eq!(rig.counted(Counter::Retransmissions), again.len() as u64);
+    acknowledge(&mut rig, 102);
+    rig.pass(Duration::from_millis(500));
+    assert_eq!(rig.packets(&OURS), []);
+}
+
+#[test]
+fn a_reader_that_stops_shuts_the_window_and_one_that_goes_on_opens_it() {
+    let (mut rig, mut app, _) = Rig::connected();
+    let mut seq = 201;
+    let window = |rig: &mut Rig| {
+        let payloads = rig.payloads(&OURS);
+        Header::parse(payloads.last().unwrap()).unwrap().0.window_packets
+    };
+    for _ in 0..RX_BUFFERS {
+        rig.receive_data(&OURS, seq, 101, b"unread");
+        seq += 1;
+    }
+    assert_eq!((window(&mut rig), rig.free_receive_buffers()), (0, 0));
+    rig.receive_data(&OURS, seq, 101, b"too much");
+    assert_eq!(rig.drops(), [(DropReason::NoBuffer, 1)]);
+    assert_eq!(window(&mut rig), 0);
+    assert_eq!(messages(&mut app).len(), RX_BUFFERS as usize);
+    rig.turn();
+    let packets = rig.payloads(&OURS);
+    let announced = Header::parse(&packets[0]).unwrap().0;
+    assert!(announced.kind == Kind::Probe && announced.window_packets > 0, "repeated until it is answered");
+    rig.receive_data(&OURS, seq, 101, b"again");
+    assert_eq!(messages(&mut app), [b"again"]);
+}
+
+#[test]
+fn frames_follow_a_neighbor_that_moves() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    let moved = NicOptions::mac_of(7);
+    rig.post(ToShard::NextHop { previous: PEER_MAC, current: moved, peer: Some(Ipv4Addr::new(10, 0, 0, 9)) });
+    send(&mut app, flow, b"1");
+    rig.turn();
+    assert_eq!(rig.frames()[0][..6], PEER_MAC.0, "it is somebody else who moved");
+    rig.post(ToShard::NextHop { previous: PEER_MAC, current: moved, peer: Some(PEER_IP) });
+    send(&mut app, flow, b"2");
+    rig.turn();
+    assert_eq!(rig.frames()[0][..6], moved.0);
+}
+
+#[test]
+fn a_silent_peer_is_suspected_and_the_application_is_told() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    rig.pass(Duration::from_secs(4));
+    let told = rig.told();
+    assert!(matches!(told[..], [ToCoordinator::Suspect { peer: PEER_IP, shard: ShardId(3) }]), "{told:?}");
+    assert!(matches!(app.recv().unwrap(), Some(Received::Silent { flow: silent }) if silent == flow));
+    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 101), &[]);
+    assert!(matches!(app.recv().unwrap(), Some(Received::Alive { flow: alive }) if alive == flow));
+    rig.pass(Duration::from_secs(30));
+    assert!(matches!(app.recv().unwrap(), Some(Received::Silent { .. })));
+    assert_eq!(closed(&mut app), (Reason::PeerGone, 0));
+    assert!(matches!(rig.told().last(), Some(ToCoordinator::Closed { shard: ShardId(3), key: OURS })));
+}
+
+#[test]
+fn a_shard_that_lost_its_cpu_in_the_middle_of_work_does_not_take_its_absence_for_the_peers() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    send(&mut app, flow, b"unanswered");
+    // Asked often enough for the silence to be final once it has lasted.
+    rig.pass(Duration::from_millis(2_500));
+    rig.turn();
+    rig.now += Duration::from_secs(20);
+    rig.turn();
+    assert!(app.recv().unwrap().is_none(), "neither silent nor gone");
+    rig.pass(Duration::from_secs(20));
+    assert!(matches!(app.recv().unwrap(), Some(Received::Silent { .. })));
+    assert_eq!(closed(&mut app).0, Reason::PeerGone);
+}

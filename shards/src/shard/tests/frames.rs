@@ -1,0 +1,167 @@
+//! Frames that are of no flow: dropped and counted, answered, or passed on.
+
+use machnet_proto::wire::arp;
+use machnet_proto::wire::checksum::Sum;
+
+use super::*;
+
+/// Where the IPv4 header begins.
+const IP: usize = 14;
+
+/// Makes the IPv4 header's checksum right again.
+fn with_ip_checksum(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[IP + 10..IP + 12].fill(0);
+    let checksum = Sum::ZERO.add_bytes(&frame[IP..IP + 20]).finish();
+    frame[IP + 10..IP + 12].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
+fn changed(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+    frame[at..at + bytes.len()].copy_from_slice(bytes);
+    frame
+}
+
+fn arp_request() -> Vec<u8> {
+    arp::Packet::request(PEER_MAC, PEER_IP, OUR_IP).frame(MacAddr::BROADCAST).to_vec()
+}
+
+/// A frame that says ICMP; the shard does not look further.
+fn icmp(destination: Ipv4Addr) -> Vec<u8> {
+    let key = FlowKey { local_ip: destination, ..THEIRS };
+    with_ip_checksum(changed(datagram(&key, &[0; 8]), IP + 9, &[1]))
+}
+
+#[test]
+fn every_bad_frame_is_dropped_and_counted_by_its_reason() {
+    let good = packet(&OURS, &Rig::new().header(Kind::Data, 201, 101), b"data");
+    let elsewhere = FlowKey { local_ip: Ipv4Addr::new(10, 0, 0, 9), ..OURS };
+    let cases = [
+        ("nothing", Vec::new(), DropReason::Malformed),
+        ("half a header", good[..20].to_vec(), DropReason::Malformed),
+        ("cut off", good[..good.len() - 1].to_vec(), DropReason::Malformed),
+        ("IP longer than the frame", with_ip_checksum(changed(good.clone(), IP + 2, &[9])), DropReason::Malformed),
+        ("UDP longer than IP", changed(good.clone(), 38, &[9]), DropReason::Malformed),
+        ("a fragment", with_ip_checksum(changed(good.clone(), IP + 6, &[0x20])), DropReason::Malformed),
+        ("a wrong IP checksum", changed(good.clone(), IP + 10, &[0xaa]), DropReason::BadChecksum),
+        ("a wrong UDP checksum", changed(good.clone(), HEADERS_BYTES - 1, &[good[41] ^ 1]), DropReason::BadChecksum),
+        ("no UDP checksum", changed(good.clone(), HEADERS_BYTES - 2, &[0, 0]), DropReason::BadChecksum),
+        ("another MAC", changed(good.clone(), 5, &[9]), DropReason::NotForUs),
+        ("everybody's MAC", changed(good.clone(), 0, &[0xff; 6]), DropReason::NotForUs),
+        ("another IP", packet(&elsewhere, &Rig::new().header(Kind::Data, 201, 101), b"data"), DropReason::NotForUs),
+        ("another IP's ping", icmp(Ipv4Addr::new(10, 0, 0, 9)), DropReason::NotForUs),
+        ("our own MAC", changed(good.clone(), 6, &OUR_MAC.0), DropReason::OwnFrame),
+        ("IPv6", changed(good.clone(), 12, &[0x86, 0xdd]), DropReason::OtherProtocol),
+        ("TCP", with_ip_checksum(changed(good.clone(), IP + 9, &[6])), DropReason::OtherProtocol),
+        ("DNS, say", datagram(&OURS, &[7; 70]), DropReason::NotMachnet),
+        ("a short datagram", datagram(&OURS, &[7; 5]), DropReason::NotMachnet),
+        ("an unknown kind", datagram(&OURS, &[&[0x4e, 0x53, 0x44], &good[45..]].concat()), DropReason::NotMachnet),
+        ("a SYN cut off", datagram(&OURS, &Packet::syn(&PEER_TERMS)[..60]), DropReason::Malformed),
+    ];
+    for (what, frame, reason) in cases {
+        let (mut rig, mut app, _) = Rig::connected();
+        rig.put(&frame);
+        rig.assert_quiet();
+        assert_eq!(rig.drops(), [(reason, 1)], "{what}");
+        assert!(app.recv().unwrap().is_none(), "{what}");
+    }
+    let (mut rig, mut app, _) = Rig::connected();
+    rig.put(&good);
+    rig.turn();
+    assert_eq!(
+        (rig.drops(), messages(&mut app)),
+        (vec![], vec![b"data".to_vec()]),
+        "otherwise nothing is wrong with it"
+    );
+}
+
+#[test]
+fn padding_behind_the_packet_does_not_matter() {
+    let (mut rig, mut app, _) = Rig::connected();
+    let frame = packet(&OURS, &rig.header(Kind::Data, 201, 101), b"x");
+    rig.put(&[frame, vec![0xaa; 7]].concat());
+    rig.turn();
+    assert_eq!(messages(&mut app), [b"x"]);
+}
+
+#[test]
+fn arp_and_ping_go_to_the_coordinator_as_fast_as_their_buckets_allow() {
+    let mut rig = Rig::new();
+    // The second flood finds its bucket full: neither takes from the other. 500 at once, 5,000 a second, and 600 µs
+    // pass; a full bucket takes in no more before the first has passed.
+    for (frame, passed_on) in [(icmp(OUR_IP), 503), (arp_request(), 502)] {
+        for _ in 0..600 {
+            rig.put(&frame);
+            rig.turn();
+        }
+        let told = rig.told();
+        for message in &told {
+            assert!(
+                matches!(message, ToCoordinator::Frame { shard: ShardId(3), frame: passed } if passed[..] == frame[..]),
+                "{message:?}"
+            );
+        }
+        assert_eq!(told.len(), passed_on);
+    }
+    assert_eq!(rig.drops(), [(DropReason::RateLimited, 97 + 98)]);
+    assert_eq!(rig.counted(Counter::ToCoordinator), 503 + 502);
+    rig.pass(Duration::from_micros(9_800));
+    for _ in 0..60 {
+        rig.put(&arp_request());
+    }
+    rig.turn();
+    assert_eq!(rig.told().len(), 50);
+}
+
+#[test]
+fn a_peer_that_answers_without_end_does_not_fill_the_mailbox() {
+    let mut rig = Rig::with(settings(), 8_192);
+    rig.post(ToShard::Expect { key: OURS });
+    rig.turn();
+    let answer = datagram(&OURS, &acceptance(&OURS).packet);
+    for _ in 0..5_000 {
+        rig.put(&answer);
+        rig.turn();
+    }
+    // 4,000 at once, 100,000 a second, and 5 ms have passed.
+    assert_eq!(rig.told().len(), 4_500);
+}
+
+#[test]
+fn a_coordinator_that_does_not_read_costs_frames_and_nothing_else() {
+    let mut rig = Rig::with(settings(), 4);
+    for _ in 0..10 {
+        rig.put(&arp_request());
+    }
+    rig.turn();
+    assert_eq!(rig.told().len(), 4);
+    assert_eq!(rig.drops(), [(DropReason::MailboxFull, 6)]);
+}
+
+#[test]
+fn a_packet_of_an_unknown_flow_is_reset_once_per_token() {
+    let mut rig = Rig::new();
+    let header = rig.header(Kind::Data, 201, 101);
+    rig.receive(&OURS, &header, b"who?");
+    assert_eq!(rig.packets(&OURS), [reset(101, 201, Reason::NoSuchFlow)]);
+    for _ in 0..149 {
+        rig.receive(&OURS, &header, b"who?");
+    }
+    // 100 at once, 1,000 a second, and 150 µs have passed.
+    assert_eq!(rig.packets(&OURS).len(), 99);
+    assert_eq!(rig.drops(), [(DropReason::UnknownFlow, 100), (DropReason::RateLimited, 50)]);
+    rig.pass(Duration::from_millis(3));
+    for _ in 0..10 {
+        rig.receive(&OURS, &header, b"who?");
+    }
+    assert_eq!(rig.packets(&OURS), [(); 3].map(|()| reset(101, 201, Reason::NoSuchFlow)));
+    assert_eq!(rig.counted(Counter::ResetsSent), 103);
+}
+
+#[test]
+fn neither_a_reset_nor_a_v1_host_is_answered_by_a_reset() {
+    let mut rig = Rig::new();
+    rig.receive(&OURS, &rig.header(Kind::Reset, 201, 101), &[]);
+    rig.receive(&OURS, &Header { ts: 0, ..rig.header(Kind::Data, 201, 101) }, b"v1");
+    rig.assert_quiet();
+    assert_eq!(rig.drops(), [(DropReason::UnknownFlow, 2)]);
+}

@@ -1,0 +1,379 @@
+//! A shard, as scripts: this comes in, exactly this goes out.
+//!
+//! The shard has one end of a cable; the script holds the other, and both of the coordinator's ends of the mailboxes.
+//! It writes the peer's frames itself, with numbers that can be read: the connector's nonce is 100, so its first packet
+//! has the number 101. Time stands still but for [`Rig::turn`] and [`Rig::pass`].
+
+mod channels;
+mod ending;
+mod flows;
+mod frames;
+mod handshakes;
+mod hostile;
+mod same_host;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use machnet::channel::{AppEnd, FlowId as ChannelFlowId, Geometry, Opened, Received, ShardEnd};
+use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet_proto::flow::{Birth, Limits, Reason, Role};
+use machnet_proto::handshake::{Acceptance, Features, Packet, Terms, VERSION};
+use machnet_proto::seq::SeqNo;
+use machnet_proto::time::{Duration, Instant};
+use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template};
+use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Offer, Position, Sack};
+
+use super::{Settings, Shard, Work};
+use crate::counters::{Counter, DropReason, Registry};
+use crate::mailbox::{ChannelId, ConnectId, Inlet, Outlet, ShardId, ToCoordinator, ToShard, mailbox};
+use crate::nic::memory::{Cable, MemoryQueue, NicOptions};
+use crate::nic::{Frame, NicQueue};
+
+const OUR_MAC: MacAddr = NicOptions::mac_of(1);
+const PEER_MAC: MacAddr = NicOptions::mac_of(2);
+const OUR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const PEER_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+/// The port our applications listen on.
+const PORT: u16 = 888;
+/// A flow that the peer opens.
+const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: PORT, remote_port: 40_000 };
+/// A flow that we open.
+const OURS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 50_000, remote_port: PORT };
+const SECRET: [u8; 16] = *b"0123456789abcdef";
+const MAX_PAYLOAD: u16 = 1_418;
+/// Buffers of a channel to send and to receive.
+const TX_BUFFERS: u32 = 32;
+const RX_BUFFERS: u32 = 64;
+/// The nonces of connector and acceptor, where the script chooses them.
+const CONNECTOR: u32 = 100;
+const ACCEPTOR: u32 = 200;
+/// The window in the peer's packets.
+const PEER_WINDOW: u16 = 64;
+/// From one turn to the next.
+const TURN: Duration = Duration::from_micros(1);
+
+/// What the peer brings into a flow it opens.
+const PEER_TERMS: Terms = Terms {
+    offer: Offer { version: VERSION, features: Features::SUPPORTED.bits(), nonce: CONNECTOR },
+    max_payload: MAX_PAYLOAD,
+    boot_id: 7,
+};
+
+fn settings() -> Settings {
+    Settings {
+        id: ShardId(3),
+        mac: OUR_MAC,
+        ip: OUR_IP,
+        mtu_bytes: 1_500,
+        boot_id: 9,
+        secret: SECRET,
+        table_seed: (1, 2),
+        flows_max: 1_024,
+        half_open_max: 64,
+        flow: Arc::new(Limits::default()),
+    }
+}
+
+/// A shard under test.
+struct Rig {
+    shard: Shard<MemoryQueue>,
+    wire: MemoryQueue,
+    to_shard: Outlet<ToShard>,
+    from_shard: Inlet<ToCoordinator>,
+    now: Instant,
+    /// The timestamp in our latest packet: what the peer echoes.
+    latest_ts: u32,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(settings(), 2_048)
+    }
+
+    /// `mail_max`: how much the coordinator lets lie.
+    fn with(settings: Settings, mail_max: usize) -> Self {
+        let Cable { near, far, .. } = Cable::new(1);
+        let (to_shard, inlet) = mailbox(64).unwrap();
+        let (outlet, from_shard) = mailbox(mail_max).unwrap();
+        let (_, counts) = Registry::default().enter();
+        let now = Instant::from_nanos(1_000_000_000);
+        let shard = Shard::new(settings, near.into_queue(), inlet, outlet, counts, now);
+        Self { shard, wire: far.into_queue(), to_shard, from_shard, now, latest_ts: 0 }
+    }
+
+    /// With an application that listens.
+    fn listening() -> (Self, AppEnd) {
+        let mut rig = Self::new();
+        let app = rig.add_channel(1);
+        rig.post(ToShard::Listen { port: PORT, channel: ChannelId(1) });
+        rig.turn();
+        assert!(matches!(rig.told()[..], [ToCoordinator::Listening { shard: ShardId(3), port: PORT }]));
+        (rig, app)
+    }
+
+    /// With an application that has connected, and nothing on its way: its next packet has the number 101, the peer's
+    /// 201.
+    fn connected() -> (Self, AppEnd, ChannelFlowId) {
+        let mut rig = Self::new();
+        let mut app = rig.add_channel(1);
+        let flow = rig.connect(&mut app, 1, OURS);
+        (rig, app, flow)
+    }
+
+    // ---- The coordinator's part -----------------------------------------------------------------------------------
+
+    fn post(&self, message: ToShard) {
+        self.to_shard.post(message).unwrap();
+    }
+
+    /// What the shard has told since the last call.
+    fn told(&self) -> Vec<ToCoordinator> {
+        std::iter::from_fn(|| self.from_shard.take()).collect()
+    }
+
+    fn add_channel(&mut self, number: u64) -> AppEnd {
+        self.add_channel_and_segment(number).0
+    }
+
+    /// Also gives the memory, for somebody who scribbles over it.
+    fn add_channel_and_segment(&mut self, number: u64) -> (AppEnd, OwnedFd) {
+        let buffer_bytes = u32::from(MAX_PAYLOAD).next_multiple_of(64);
+        let geometry = Geometry::from_parts(buffer_bytes, TX_BUFFERS, RX_BUFFERS).unwrap();
+        let (end, handles) = ShardEnd::create(geometry).unwrap();
+        let segment = handles.segment.try_clone().unwrap();
+        self.post(ToShard::AddChannel { channel: ChannelId(number), end: Box::new(end) });
+        self.turn();
+        (AppEnd::open(geometry, handles).unwrap(), segment)
+    }
+
+    /// Orders a flow as after an accepted SYN.
+    fn create(&mut self, channel: u64, key: FlowKey) {
+        let birth = Birth {
+            role: Role::Connector,
+            local_nonce: CONNECTOR,
+            remote_nonce: ACCEPTOR,
+            max_payload: MAX_PAYLOAD,
+            peer_window_packets: 1,
+            rtt: None,
+        };
+        let (connect, channel) = (ConnectId(5), ChannelId(channel));
+        self.post(ToShard::Create { connect, key, next_hop: PEER_MAC, birth, features: Features::CHECKSUM, channel });
+        self.turn();
+    }
+
+    /// Opens a flow from `app`, which has this channel; the peer has answered its PROBE.
+    fn connect(&mut self, app: &mut AppEnd, channel: u64, key: FlowKey) -> ChannelFlowId {
+        self.create(channel, key);
+        let told = self.told();
+        let [ToCoordinator::Created { outcome: Ok(flow), .. }] = told[..] else { panic!("{told:?}") };
+        assert_eq!(opened(app).0, flow);
+        assert_eq!(self.packets(&key), [bare(Kind::Probe, 101, 201)]);
+        self.receive(&key, &Header { flags: Header::PROBE_ANSWER, ..self.header(Kind::Ack, 201, 101) }, &[]);
+        assert_eq!(self.packets(&key), []);
+        flow
+    }
+
+    // ---- The peer's part ------------------------------------------------------------------------------------------
+
+    /// Puts a frame on the wire; it arrives with the next turn.
+    fn put(&mut self, bytes: &[u8]) {
+        let mut frame = self.wire.allocate().unwrap();
+        frame.set_len(bytes.len());
+        frame.bytes_mut().copy_from_slice(bytes);
+        assert_eq!(self.wire.transmit(&mut vec![frame]), 1);
+    }
+
+    /// A packet of the peer arrives, in a turn of its own.
+    fn receive(&mut self, key: &FlowKey, header: &Header, payload: &[u8]) {
+        self.put(&packet(key, header, payload));
+        self.turn();
+    }
+
+    /// A DATA packet of the peer arrives.
+    fn receive_data(&mut self, key: &FlowKey, seq: u32, ack: u32, payload: &[u8]) {
+        self.receive(key, &self.header(Kind::Data, seq, ack), payload);
+    }
+
+    /// The header of the peer's packet, were it sent now.
+    fn header(&self, kind: Kind, seq: u32, ack: u32) -> Header {
+        Header {
+            kind,
+            position: Position::WHOLE,
+            seq: SeqNo::new(seq),
+            ack: SeqNo::new(ack),
+            sack: Sack::EMPTY,
+            window_packets: PEER_WINDOW,
+            hold_us: 0,
+            flags: 0,
+            reason: 0,
+            records: 0,
+            ts: self.now.low_nanos() | 1,
+            ts_echo: self.latest_ts,
+        }
+    }
+
+    /// The frames that have come out.
+    fn frames(&mut self) -> Vec<Vec<u8>> {
+        let mut into = Vec::with_capacity(1_024);
+        self.wire.receive(&mut into, 1_024);
+        into.iter().map(|frame| frame.bytes().to_vec()).collect()
+    }
+
+    /// The UDP payloads that have come out, all of them to the peer of this flow.
+    fn payloads(&mut self, key: &FlowKey) -> Vec<Vec<u8>> {
+        self.frames().iter().map(|frame| udp_payload(frame, key)).collect()
+    }
+
+    /// The packets that have come out, all of this flow.
+    fn packets(&mut self, key: &FlowKey) -> Vec<Sent> {
+        let payloads = self.payloads(key);
+        let parsed = payloads.iter().map(|payload| Header::parse(payload).expect("a packet of a flow"));
+        let sent = parsed.map(|(header, data)| {
+            self.latest_ts = header.ts;
+            Sent {
+                kind: header.kind,
+                seq: header.seq.get(),
+                ack: header.ack.get(),
+                reason: Reason::from_wire(header.reason),
+                data: data.to_vec(),
+            }
+        });
+        sent.collect()
+    }
+
+    // ---- Time -----------------------------------------------------------------------------------------------------
+
+    fn turn(&mut self) -> Work {
+        self.now += TURN;
+        self.shard.poll_once(self.now)
+    }
+
+    /// As much time as this: a turn at each of the shard's deadlines, and one at the end.
+    fn pass(&mut self, length: Duration) {
+        let end = self.now + length;
+        while let Some(deadline) = self.shard.deadline().filter(|deadline| *deadline < end) {
+            self.now = self.now.max(deadline);
+            self.shard.poll_once(self.now);
+        }
+        self.now = end;
+        self.shard.poll_once(end);
+    }
+
+    // ---- What can be seen from outside ----------------------------------------------------------------------------
+
+    fn counted(&self, counter: Counter) -> u64 {
+        self.shard.counts().get(counter)
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.shard.counts().dropped(reason)
+    }
+
+    /// Every reason for which frames were dropped, and how many.
+    fn drops(&self) -> Vec<(DropReason, u64)> {
+        let all = DropReason::ALL.iter().map(|&reason| (reason, self.dropped(reason)));
+        all.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Receive buffers that are neither published nor held, over all channels.
+    fn free_receive_buffers(&self) -> usize {
+        self.shard.channels.iter().flatten().map(super::Channel::free_buffers).sum()
+    }
+
+    /// Nothing goes out and nothing is told, neither now nor in the next turn.
+    fn assert_quiet(&mut self) {
+        self.turn();
+        assert_eq!(self.frames(), [[0; 0]; 0]);
+        let told = self.told();
+        assert!(told.is_empty(), "{told:?}");
+    }
+}
+
+/// A packet that came out, without what depends on the time and the buffers.
+#[derive(Debug, PartialEq, Eq)]
+struct Sent {
+    kind: Kind,
+    seq: u32,
+    ack: u32,
+    reason: Reason,
+    data: Vec<u8>,
+}
+
+fn bare(kind: Kind, seq: u32, ack: u32) -> Sent {
+    Sent { kind, seq, ack, reason: Reason::Other, data: Vec::new() }
+}
+
+fn data(seq: u32, ack: u32, data: &[u8]) -> Sent {
+    Sent { data: data.to_vec(), ..bare(Kind::Data, seq, ack) }
+}
+
+fn reset(seq: u32, ack: u32, reason: Reason) -> Sent {
+    Sent { reason, ..bare(Kind::Reset, seq, ack) }
+}
+
+/// The peer's frame with this UDP payload. `key`: seen from us.
+fn datagram(key: &FlowKey, payload: &[u8]) -> Vec<u8> {
+    let mut frame = [&[0; HEADERS_BYTES], payload].concat();
+    let template = Template::new(PEER_MAC, OUR_MAC, &key.reversed());
+    template.write(&mut frame);
+    template.seal(&mut frame);
+    frame
+}
+
+fn packet(key: &FlowKey, header: &Header, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = [0; HEADER_BYTES];
+    header.write(&mut bytes);
+    datagram(key, &[&bytes, payload].concat())
+}
+
+fn syn(key: &FlowKey) -> Vec<u8> {
+    datagram(key, &Packet::syn(&PEER_TERMS))
+}
+
+/// What the shard under test answers to [`syn`].
+fn acceptance(key: &FlowKey) -> Acceptance {
+    let ours = Terms { boot_id: 9, ..PEER_TERMS };
+    Acceptance::answer(&SECRET, key, &PEER_TERMS, &ours)
+}
+
+/// The UDP payload of a frame that must be right in everything else.
+fn udp_payload(frame: &[u8], key: &FlowKey) -> Vec<u8> {
+    let Ok(Parsed::Udp(datagram)) = frame::parse(frame) else { panic!("not UDP: {frame:02x?}") };
+    assert_eq!((datagram.source_mac, datagram.destination_mac), (OUR_MAC, PEER_MAC));
+    assert_eq!(datagram.key, key.reversed());
+    assert_eq!(datagram.checksum_is_good(), Some(true));
+    datagram.payload.to_vec()
+}
+
+/// The next thing `app` receives, which must be that a flow was opened.
+fn opened(app: &mut AppEnd) -> (ChannelFlowId, Opened) {
+    match app.recv().unwrap() {
+        Some(Received::Opened { flow, opened }) => (flow, opened),
+        other => panic!("not opened: {other:?}"),
+    }
+}
+
+/// The next thing `app` receives, which must be that a flow has ended: why, and how many messages were acknowledged.
+fn closed(app: &mut AppEnd) -> (Reason, u64) {
+    match app.recv().unwrap() {
+        Some(Received::Closed { reason, acknowledged_messages, .. }) => {
+            (Reason::from_wire(reason), acknowledged_messages)
+        }
+        other => panic!("not closed: {other:?}"),
+    }
+}
+
+/// All messages that have arrived.
+fn messages(app: &mut AppEnd) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    while let Some(received) = app.recv().unwrap() {
+        let Received::Message { message, .. } = received else { panic!("not a message: {received:?}") };
+        messages.push(message.slices().flatten().copied().collect());
+    }
+    messages
+}
+
+fn send(app: &mut AppEnd, flow: ChannelFlowId, message: &[u8]) {
+    app.send(flow, &[std::io::IoSlice::new(message)]).unwrap();
+}

@@ -1,0 +1,65 @@
+//! What must be true of every answer of a daemon, whoever asked: the part of the checker that watches control.
+
+use std::collections::HashMap;
+
+use machnet::control::message::{ControlError, Reply, Request};
+use machnet_proto::addr::Ipv4Addr;
+use machnet_proto::time::{Duration, Instant};
+
+use crate::application::Asked;
+
+/// How much later than its timeout a connect may be answered: the shard that creates the flow may have lost its CPU.
+const GRACE: Duration = Duration::from_millis(400);
+
+/// Which listeners are in force, as their applications know.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    in_force: HashMap<(Ipv4Addr, u16), Instant>,
+}
+
+impl Answers {
+    /// A daemon said that an application listens there now.
+    pub(crate) fn listening(&mut self, ip: Ipv4Addr, port: u16, now: Instant) {
+        let before = self.in_force.insert((ip, port), now);
+        assert!(before.is_none(), "two applications listen on {ip}:{port}");
+    }
+
+    /// An application does not want to listen there any more, or is dead.
+    pub(crate) fn ended(&mut self, ip: Ipv4Addr, port: u16) {
+        self.in_force.remove(&(ip, port));
+    }
+
+    /// A daemon answered.
+    pub(crate) fn check(&self, asked: &Asked, reply: &Reply, now: Instant) {
+        match (&asked.request, reply) {
+            (Request::Attach { .. }, Reply::Attached { .. })
+            | (Request::Listen { .. }, Reply::Listening { .. })
+            | (Request::Unlisten { .. }, Reply::Unlistened {}) => {}
+            (Request::Connect { timeout_ms, .. }, Reply::Connected { .. } | Reply::Failed { .. }) => {
+                let took = now.saturating_since(asked.at);
+                let limit = Duration::from_millis((*timeout_ms).into()) + GRACE;
+                assert!(took <= limit, "{:?} was answered after {took:?}", asked.request);
+            }
+            (_, Reply::Failed { .. }) => {}
+            _ => panic!("{:?} was answered {reply:?}", asked.request),
+        }
+        if let Reply::Failed { error } = reply {
+            let excused = self.is_excused(asked, error);
+            assert!(excused, "{:?} failed without a cause: {error:?}", asked.request);
+        }
+    }
+
+    fn is_excused(&self, asked: &Asked, error: &ControlError) -> bool {
+        match (&asked.request, error) {
+            // Not if somebody listened there all the time.
+            (Request::Connect { remote_ip, remote_port, .. }, ControlError::Refused) => {
+                self.in_force.get(&(*remote_ip, *remote_port)).is_none_or(|since| *since > asked.at)
+            }
+            (Request::Connect { .. }, ControlError::TimedOut | ControlError::Unreachable) => true,
+            (Request::Listen { .. }, ControlError::AddressInUse) => true,
+            (Request::Unlisten { .. }, ControlError::NotListening) => true,
+            (_, ControlError::Limit(_) | ControlError::Stopping) => true,
+            _ => false,
+        }
+    }
+}

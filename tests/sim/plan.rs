@@ -1,0 +1,165 @@
+//! What a seed decides before its run: the hosts, their links, how applications behave and what may go wrong.
+//!
+//! Every seed leaves out most kinds of trouble and overdoes a few. Runs that are all alike, with a little of
+//! everything, would find less (Groce et al., "Swarm testing", ISSTA 2012).
+
+use machnet::config::Limits;
+use machnet_proto::congestion::Congestion;
+use machnet_proto::flow;
+use machnet_proto::time::Duration;
+use machnet_shards::nic::faults::{Dice, Faults};
+use machnet_shards::nic::memory::{Link, Spread};
+
+use crate::host::HostPlan;
+use crate::queue::Moods;
+
+/// Places for flows that a shard has in runs where they are scarce.
+pub(crate) const FEW_FLOWS: u32 = 4;
+
+/// Everything that follows from a seed but the run itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) hosts: Vec<(HostPlan, Link)>,
+    pub(crate) habits: Habits,
+    pub(crate) storm: Storm,
+}
+
+/// How applications behave. The weights say how often an action is drawn, relative to each other.
+#[derive(Clone, Debug)]
+pub(crate) struct Habits {
+    /// Frames that are to arrive before the run is brought to its end.
+    pub(crate) packets: u64,
+    /// Actions after which it is brought to its end at the latest.
+    pub(crate) actions: u32,
+    /// The longest time between two actions.
+    pub(crate) pause_max: Duration,
+    pub(crate) apps_per_host: usize,
+    /// Most messages are small; the others have up to this many bytes.
+    pub(crate) message_bytes_max: usize,
+    pub(crate) weights: Weights,
+}
+
+/// By action.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights {
+    pub(crate) listen: u32,
+    pub(crate) unlisten: u32,
+    pub(crate) connect: u32,
+    pub(crate) send: u32,
+    pub(crate) stop_reading: u32,
+    pub(crate) close: u32,
+    pub(crate) kill: u32,
+    pub(crate) gust: u32,
+    pub(crate) deschedule: u32,
+    pub(crate) end_daemon: u32,
+}
+
+/// What may go wrong outside the hosts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Storm {
+    /// The worst that a link does to frames.
+    pub(crate) faults: Faults,
+    pub(crate) lateness_max: Duration,
+    /// How often a gust is a partition, and how long that lasts at most.
+    pub(crate) partitions: f64,
+    pub(crate) partition_max: Duration,
+    pub(crate) moods: Moods,
+}
+
+impl Plan {
+    /// The plan of this seed.
+    pub(crate) fn of(dice: &mut Dice) -> Self {
+        let hosts = (0..2 + dice.below(2)).map(|_| (host(dice), link(dice))).collect();
+        Self { hosts, habits: habits(dice), storm: storm(dice) }
+    }
+}
+
+fn host(dice: &mut Dice) -> HostPlan {
+    let mut limits = Limits { receive_bytes: *pick(dice, &[256 << 10, 1 << 20, 4 << 20]), ..Limits::default() };
+    if dice.chance(0.2) {
+        limits.max_flows_per_shard = FEW_FLOWS;
+    }
+    let mut flow = flow::Limits::default();
+    if dice.chance(0.2) {
+        flow.congestion = Congestion::Fixed(*pick(dice, &[1, 8, 192]));
+    }
+    HostPlan {
+        shards: *pick(dice, &[1, 1, 2, 3, 4]),
+        spread: *pick(dice, &[Spread::Hidden, Spread::Disclosed]),
+        mtu_bytes: *pick(dice, &[1500, 1500, 1500, 9000, 1280]),
+        limits,
+        flow,
+        ring_frames: *pick(dice, &[32, 256, 1024]),
+        ..HostPlan::default()
+    }
+}
+
+fn link(dice: &mut Dice) -> Link {
+    let gigabit = 1_000_000_000;
+    Link {
+        bits_per_second: *pick(dice, &[None, Some(gigabit), Some(10 * gigabit), Some(100 * gigabit)]),
+        buffer_bytes: *pick(dice, &[32 << 10, 512 << 10]),
+        latency: up_to(dice, Duration::from_nanos(500), Duration::from_micros(200)),
+        ..Link::default()
+    }
+}
+
+fn habits(dice: &mut Dice) -> Habits {
+    let mut some = |chance, weights: &[u32]| if dice.chance(chance) { *pick(dice, weights) } else { 0 };
+    let weights = Weights {
+        listen: 10,
+        unlisten: some(0.3, &[1, 5]),
+        connect: 20,
+        send: 100,
+        stop_reading: some(0.4, &[2, 10]),
+        close: some(0.7, &[3, 15]),
+        kill: some(0.3, &[1, 5]),
+        gust: some(0.8, &[5, 20]),
+        deschedule: some(0.5, &[3, 10]),
+        end_daemon: some(0.2, &[1, 3]),
+    };
+    Habits {
+        packets: 1_000 + dice.below(4_000) as u64,
+        actions: 100 + u32::try_from(dice.below(600)).expect("it is small"),
+        pause_max: *pick(dice, &[Duration::from_micros(10), Duration::from_micros(300), Duration::from_millis(10)]),
+        apps_per_host: 1 + dice.below(3),
+        message_bytes_max: *pick(dice, &[3_000, 64 << 10, 64 << 10, 1 << 20, 8 << 20]),
+        weights,
+    }
+}
+
+fn storm(dice: &mut Dice) -> Storm {
+    let mut some = |chance, worst: &[f64]| if dice.chance(chance) { *pick(dice, worst) } else { 0.0 };
+    let faults = Faults {
+        loss: some(0.6, &[0.001, 0.01, 0.05, 0.3]),
+        duplication: some(0.4, &[0.01, 0.1]),
+        reordering: some(0.4, &[0.01, 0.1, 0.5]),
+        corruption: some(0.3, &[0.001, 0.01, 0.1]),
+    };
+    let moods = Moods { no_frame: some(0.2, &[0.01, 0.1]), ring_full: some(0.2, &[0.05, 0.3]) };
+    Storm {
+        faults,
+        lateness_max: *pick(dice, &[Duration::from_micros(20), Duration::from_millis(1)]),
+        partitions: *pick(dice, &[0.0, 0.0, 0.2]),
+        partition_max: *pick(dice, &[Duration::from_millis(1), Duration::from_millis(100), Duration::from_secs(20)]),
+        moods,
+    }
+}
+
+/// One of these.
+pub(crate) fn pick<'a, T>(dice: &mut Dice, from: &'a [T]) -> &'a T {
+    &from[dice.below(from.len())]
+}
+
+/// A length between the two, of which every order of magnitude is as likely.
+pub(crate) fn up_to(dice: &mut Dice, least: Duration, most: Duration) -> Duration {
+    let [least, most] = [least, most].map(|length| u64::try_from(length.as_nanos()).expect("less than 585 years"));
+    Duration::from_nanos(magnitude(dice, least, most))
+}
+
+/// A number from `least` (not 0) to `most`, of which every power of two is as likely.
+pub(crate) fn magnitude(dice: &mut Dice, least: u64, most: u64) -> u64 {
+    let powers = (most / least).max(1).ilog2() as usize + 1;
+    let base = least << dice.below(powers);
+    (base + dice.throw() % base).min(most)
+}

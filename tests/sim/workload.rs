@@ -1,0 +1,317 @@
+//! What applications and the world around them do, drawn action by action from the seed.
+//!
+//! The workload only acts. What comes of it is for the [`checker`](crate::checker) to judge.
+
+use machnet::channel::SendError;
+use machnet::control::message::Request;
+use machnet_proto::time::{Duration, Instant};
+use machnet_shards::nic::faults::{Dice, Faults};
+use machnet_shards::nic::memory::Link;
+
+use crate::application::AppId;
+use crate::checker::{IncidentKind, SideId};
+use crate::plan::{FEW_FLOWS, Plan, magnitude, pick, up_to};
+use crate::queue::Moods;
+use crate::world::World;
+
+/// The ports that applications like to listen on: few, so that they quarrel over them.
+const PORTS: [u16; 3] = [888, 889, 890];
+
+/// Messages sent at once, at most.
+const BURST_MESSAGES: usize = 12;
+
+/// The longest time without a CPU.
+const DESCHEDULED_MAX: Duration = Duration::from_millis(300);
+
+/// The longest time an application does not read, and a host has no daemon.
+const ABSENCE_MAX: Duration = Duration::from_secs(2);
+
+/// The actor behind the applications.
+pub(crate) struct Workload {
+    plan: Plan,
+    dice: Dice,
+    actions: u32,
+    /// Things done on purpose that are not the network's: deaths, partitions, stolen CPUs.
+    pub(crate) disturbances: u64,
+    /// Bytes that may still be sent, so that a run stays short.
+    bytes_left: usize,
+    /// Links as the plan has them, and when to make them so again.
+    calm_links: Vec<Link>,
+    restore: Vec<(Instant, usize)>,
+    /// When hosts get a daemon again.
+    restart: Vec<(Instant, usize)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Listen,
+    Unlisten,
+    Connect,
+    Send,
+    StopReading,
+    Close,
+    Kill,
+    Gust,
+    Deschedule,
+    EndDaemon,
+}
+
+impl Workload {
+    pub(crate) fn new(plan: Plan, dice: Dice) -> Self {
+        let calm_links = plan.hosts.iter().map(|(_, link)| *link).collect();
+        let bytes_left = usize::try_from(plan.habits.packets).expect("it is small") * 1_400;
+        Self {
+            plan,
+            dice,
+            actions: 0,
+            disturbances: 0,
+            bytes_left,
+            calm_links,
+            restore: Vec::new(),
+            restart: Vec::new(),
+        }
+    }
+
+    /// Acts until enough has happened, then calms everything down.
+    pub(crate) fn run(&mut self, world: &mut World) {
+        world.set_moods(self.plan.storm.moods);
+        for host in 0..world.hosts.len() {
+            self.blow(world, host);
+            if self.plan.hosts[host].0.limits.max_flows_per_shard <= FEW_FLOWS {
+                world.checker.incident(IncidentKind::FewFlows, world.ip(host), world.now);
+            }
+        }
+        while self.actions < self.plan.habits.actions && world.packets() < self.plan.habits.packets {
+            self.act(world);
+            self.actions += 1;
+            let pause = up_to(&mut self.dice, Duration::from_nanos(100), self.plan.habits.pause_max);
+            world.run_for(pause);
+        }
+        self.calm(world);
+    }
+
+    /// No more faults, and everybody is back.
+    fn calm(&mut self, world: &mut World) {
+        world.set_moods(Moods::default());
+        for host in 0..world.hosts.len() {
+            world.start(host);
+            world.set_link(host, self.calm_links[host]);
+        }
+        for app in world.apps.keys().copied().collect::<Vec<_>>() {
+            world.read_from(app, world.now);
+        }
+    }
+
+    fn act(&mut self, world: &mut World) {
+        self.keep_promises(world);
+        match self.draw() {
+            Action::Listen => self.listen(world),
+            Action::Unlisten => self.unlisten(world),
+            Action::Connect => self.connect(world),
+            Action::Send => self.send(world),
+            Action::StopReading => self.stop_reading(world),
+            Action::Close => self.close(world),
+            Action::Kill => self.kill(world),
+            Action::Gust => self.gust(world),
+            Action::Deschedule => self.deschedule(world),
+            Action::EndDaemon => self.end_daemon(world),
+        }
+    }
+
+    fn draw(&mut self) -> Action {
+        let weights = &self.plan.habits.weights;
+        let actions = [
+            (weights.listen, Action::Listen),
+            (weights.unlisten, Action::Unlisten),
+            (weights.connect, Action::Connect),
+            (weights.send, Action::Send),
+            (weights.stop_reading, Action::StopReading),
+            (weights.close, Action::Close),
+            (weights.kill, Action::Kill),
+            (weights.gust, Action::Gust),
+            (weights.deschedule, Action::Deschedule),
+            (weights.end_daemon, Action::EndDaemon),
+        ];
+        let total: u32 = actions.iter().map(|(weight, _)| weight).sum();
+        let mut drawn = u32::try_from(self.dice.below(total as usize)).expect("below a u32");
+        for (weight, action) in actions {
+            if drawn < weight {
+                return action;
+            }
+            drawn -= weight;
+        }
+        unreachable!("the weights add up")
+    }
+
+    /// What was to end has its end, and every host with a daemon has applications.
+    fn keep_promises(&mut self, world: &mut World) {
+        let now = world.now;
+        for (_, host) in self.restore.extract_if(.., |(at, _)| *at <= now) {
+            world.set_link(host, self.calm_links[host]);
+        }
+        for (_, host) in self.restart.extract_if(.., |(at, _)| *at <= now) {
+            world.start(host);
+        }
+        for host in 0..world.hosts.len() {
+            let apps = world.apps.values().filter(|app| app.host == host).count();
+            if apps < self.plan.habits.apps_per_host && world.hosts[host].daemon.is_some() {
+                world.attach(host, self.dice.chance(0.7));
+            }
+        }
+    }
+
+    // ---- Applications ---------------------------------------------------------------------------------------------
+
+    fn an_app(&mut self, world: &World) -> Option<AppId> {
+        let index = self.dice.below(world.apps.len().max(1));
+        world.apps.keys().nth(index).copied()
+    }
+
+    fn a_side(&mut self, world: &World) -> Option<SideId> {
+        let app = self.an_app(world)?;
+        let sides: Vec<SideId> = world.apps[&app].sides().collect();
+        (!sides.is_empty()).then(|| *pick(&mut self.dice, &sides))
+    }
+
+    fn listen(&mut self, world: &mut World) {
+        let Some(app) = self.an_app(world) else { return };
+        let ip = world.ip(world.apps[&app].host);
+        let port = if self.dice.chance(0.1) { 0 } else { *pick(&mut self.dice, &PORTS) };
+        world.ask(app, Request::Listen { ip, port, shared: false });
+    }
+
+    fn unlisten(&mut self, world: &mut World) {
+        let Some(app) = self.an_app(world) else { return };
+        let ip = world.ip(world.apps[&app].host);
+        if let Some(port) = world.apps[&app].listens.first().copied() {
+            world.ask(app, Request::Unlisten { ip, port });
+        }
+    }
+
+    /// To where somebody listens, mostly.
+    fn connect(&mut self, world: &mut World) {
+        let Some(app) = self.an_app(world) else { return };
+        let listeners = world.apps.values().flat_map(|app| app.listens.iter().map(|port| (app.host, *port)));
+        let mut places: Vec<(usize, u16)> = listeners.collect();
+        if places.is_empty() || self.dice.chance(0.05) {
+            places.push((self.dice.below(world.hosts.len()), *pick(&mut self.dice, &PORTS)));
+        }
+        let (host, remote_port) = *pick(&mut self.dice, &places);
+        let local = world.apps[&app].host;
+        let shard = self.dice.chance(0.2).then(|| self.dice.below(usize::from(world.hosts[local].plan.shards)));
+        let request = Request::Connect {
+            local_ip: world.ip(local),
+            remote_ip: world.ip(host),
+            remote_port,
+            timeout_ms: *pick(&mut self.dice, &[50, 1_000, 1_500]),
+            shard: shard.map(|shard| u16::try_from(shard).expect("shards have 16-bit numbers")),
+        };
+        world.ask(app, request);
+    }
+
+    fn send(&mut self, world: &mut World) {
+        let Some(side) = self.a_side(world) else { return };
+        for _ in 0..1 + self.dice.below(BURST_MESSAGES) {
+            let len = self.message_bytes(world.checker.side(side).max_payload).min(self.bytes_left);
+            if len == 0 {
+                return;
+            }
+            match world.send(side, len) {
+                Ok(()) => self.bytes_left -= len.min(self.bytes_left),
+                Err(SendError::NoRoom | SendError::Closed) => return,
+                Err(error) => panic!("{len} bytes over {side:?} were not taken: {error}"),
+            }
+        }
+    }
+
+    /// Small ones, ones at the edge of a packet, and some of every other size.
+    fn message_bytes(&mut self, max_payload: usize) -> usize {
+        let most = self.plan.habits.message_bytes_max;
+        let len = match self.dice.below(10) {
+            0..4 => 1 + self.dice.below(64),
+            4..7 => max_payload * (1 + self.dice.below(3)) + self.dice.below(3) - 1,
+            7..9 => 1 + self.dice.below(4096),
+            _ => usize::try_from(magnitude(&mut self.dice, 4096, most.max(4096) as u64)).expect("it fits a message"),
+        };
+        len.min(most)
+    }
+
+    fn stop_reading(&mut self, world: &mut World) {
+        let Some(app) = self.an_app(world) else { return };
+        let absence = up_to(&mut self.dice, Duration::from_micros(10), ABSENCE_MAX);
+        world.read_from(app, world.now + absence);
+        self.disturbances += 1;
+    }
+
+    fn close(&mut self, world: &mut World) {
+        if let Some(side) = self.a_side(world) {
+            world.close(side);
+        }
+    }
+
+    fn kill(&mut self, world: &mut World) {
+        if let Some(app) = self.an_app(world) {
+            world.kill(app);
+            self.disturbances += 1;
+        }
+    }
+
+    // ---- What goes wrong ------------------------------------------------------------------------------------------
+
+    /// The weather changes for a host: a partition, or other faults than before.
+    fn gust(&mut self, world: &mut World) {
+        let host = self.dice.below(world.hosts.len());
+        self.disturbances += 1;
+        if !self.dice.chance(self.plan.storm.partitions) {
+            return self.blow(world, host);
+        }
+        let until = world.now + up_to(&mut self.dice, Duration::from_micros(50), self.plan.storm.partition_max);
+        world.set_link(host, Link { is_connected: false, ..self.calm_links[host] });
+        self.restore.push((until, host));
+        // Long partitions are worth waiting for: everybody notices.
+        if self.dice.chance(0.5) {
+            world.run_for(until.saturating_since(world.now));
+        }
+    }
+
+    /// Faults between none and the worst of the plan.
+    fn blow(&mut self, world: &mut World, host: usize) {
+        let worst = self.plan.storm.faults;
+        let mut some = |worst| if self.dice.chance(0.7) { worst } else { 0.0 };
+        let faults = Faults {
+            loss: some(worst.loss),
+            duplication: some(worst.duplication),
+            reordering: some(worst.reordering),
+            corruption: some(worst.corruption),
+        };
+        let lateness = up_to(&mut self.dice, Duration::from_micros(1), self.plan.storm.lateness_max);
+        let is_connected = world.hosts[host].link.is_connected;
+        world.set_link(host, Link { faults, lateness, is_connected, ..self.calm_links[host] });
+    }
+
+    /// A shard's thread does not run for a while.
+    fn deschedule(&mut self, world: &mut World) {
+        let host = self.dice.below(world.hosts.len());
+        let until = world.now + up_to(&mut self.dice, Duration::from_micros(5), DESCHEDULED_MAX);
+        if let Some(daemon) = &mut world.hosts[host].daemon {
+            let shard = self.dice.below(daemon.shards());
+            daemon.deschedule(shard, until);
+            self.disturbances += 1;
+        }
+    }
+
+    /// A daemon is killed, or asked to stop, and comes back later.
+    fn end_daemon(&mut self, world: &mut World) {
+        let host = self.dice.below(world.hosts.len());
+        if world.hosts[host].daemon.is_none() {
+            return;
+        }
+        match self.dice.chance(0.5) {
+            true => world.crash(host),
+            false => world.stop(host),
+        }
+        let absence = up_to(&mut self.dice, Duration::from_micros(10), ABSENCE_MAX);
+        self.restart.push((world.now + absence, host));
+        self.disturbances += 1;
+    }
+}

@@ -1,0 +1,237 @@
+//! What applications do in a [`World`], and what comes to them.
+
+use machnet::channel::{FlowId, SendError};
+use machnet::control::Peer;
+use machnet::control::message::{Reply, Request, VERSION};
+use machnet_proto::time::{Duration, Instant};
+use machnet_shards::coordinator::{ConnectionId, Event};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::World;
+use crate::application::{AppId, Application, Arrival, Channel};
+use crate::checker::{Checker, IncidentKind, SideId};
+use crate::content;
+use crate::host::Host;
+
+/// Messages and events an application takes in one turn, at most.
+const TAKEN_PER_TURN_MAX: usize = 32;
+
+impl World {
+    /// An application starts and attaches; `None` if its host has no daemon.
+    pub(crate) fn attach(&mut self, host: usize, likes_to_sleep: bool) -> Option<AppId> {
+        let daemon = self.hosts[host].daemon.as_mut()?;
+        self.apps_ever += 1;
+        let app = AppId(self.apps_ever);
+        let connection = ConnectionId(self.apps_ever as u64);
+        daemon.tell(Event::Connected { connection, peer: Peer { pid: None, uid: 1000, gid: 1000 } });
+        self.apps.insert(app, Application::new(host, connection, likes_to_sleep, self.now));
+        self.connections.insert(connection, app);
+        self.ask(app, Request::Attach { name: format!("application {}", app.0), version: VERSION });
+        Some(app)
+    }
+
+    /// An application asks its daemon for something.
+    pub(crate) fn ask(&mut self, app: AppId, request: Request) {
+        self.trace.say(|| format!("{app:?} asks {request:?}"));
+        let application = self.apps.get_mut(&app).expect("it lives");
+        if let Request::Unlisten { ip, port } = request {
+            application.listens.retain(|other| *other != port);
+            self.control.ended(ip, port);
+            self.checker.incident(IncidentKind::ListenerEnded { port }, ip, self.now);
+        }
+        let request = application.ask(request, self.now);
+        let connection = application.connection;
+        let daemon = self.hosts[application.host].daemon.as_mut().expect("an application does not outlive its daemon");
+        daemon.tell(Event::Request { connection, request });
+        self.has_worked = true;
+    }
+
+    /// Sends a message of `len` bytes (the first of a flow: at least as long as its greeting).
+    pub(crate) fn send(&mut self, side: SideId, len: usize) -> Result<(), SendError> {
+        let sent = self.checker.side(side).sent.len();
+        let len = if sent == 0 && len > 0 { len.max(content::GREETING_BYTES) } else { len };
+        self.message.clear();
+        match len {
+            0 => {}
+            len => content::write(side.0, sent as u64, len, &mut self.message),
+        }
+        let cut = (self.dice.below(len + 1), self.dice.below(len + 1));
+        let (channel, flow) = Self::channel_of(&mut self.apps, &self.checker, side).ok_or(SendError::Closed)?;
+        let result = channel.send(flow, &self.message, cut);
+        if result.is_ok() {
+            self.checker.sent(side, len);
+            self.has_worked = true;
+        }
+        let failed = u64::from(result.is_err());
+        self.trace.note(&[1, side.0, len as u64, failed]);
+        self.trace.say(|| format!("{side:?} sends {len} bytes: {result:?}"));
+        result
+    }
+
+    /// Whether the flow's channel has the buffers for a message of `len` bytes.
+    pub(crate) fn has_room(&mut self, side: SideId, len: usize) -> bool {
+        let pieces = len.max(content::GREETING_BYTES).div_ceil(self.checker.side(side).max_payload);
+        let channel = Self::channel_of(&mut self.apps, &self.checker, side);
+        channel.is_some_and(|(channel, _)| channel.free_tx_buffers() >= pieces)
+    }
+
+    /// Closes a flow, after what was sent.
+    pub(crate) fn close(&mut self, side: SideId) {
+        if self.checker.side(side).close_called {
+            return;
+        }
+        let Some((channel, flow)) = Self::channel_of(&mut self.apps, &self.checker, side) else { return };
+        channel.close(flow);
+        self.checker.close_called(side);
+        self.trace.say(|| format!("{side:?} is closed by its application"));
+        self.has_worked = true;
+    }
+
+    /// Kills an application: the kernel closes its socket and unmaps its memory.
+    pub(crate) fn kill(&mut self, app: AppId) {
+        let Some(application) = self.apps.remove(&app) else { return };
+        self.trace.say(|| format!("{app:?} dies"));
+        self.connections.remove(&application.connection);
+        for side in application.sides() {
+            self.checker.orphaned(side);
+        }
+        let (host, connection) = (application.host, application.connection);
+        for port in &application.listens {
+            self.control.ended(self.hosts[host].ip, *port);
+        }
+        self.checker.incident(IncidentKind::ApplicationDied, self.hosts[host].ip, self.now);
+        if let Some(daemon) = &mut self.hosts[host].daemon {
+            daemon.tell(Event::Disconnected { connection });
+        }
+        // Its ends write nothing when they are dropped: to the daemon it looks like a kill.
+        drop(application);
+        self.has_worked = true;
+    }
+
+    /// The application looks at what has arrived from this moment on, and not before.
+    pub(crate) fn read_from(&mut self, app: AppId, moment: Instant) {
+        let application = self.apps.get_mut(&app).expect("it lives");
+        application.reads_from = moment;
+        self.trace.say(|| format!("{app:?} reads from {moment:?} on"));
+        self.has_worked = true;
+    }
+
+    fn channel_of<'a>(
+        apps: &'a mut BTreeMap<AppId, Application>,
+        checker: &Checker,
+        side: SideId,
+    ) -> Option<(&'a mut Channel, FlowId)> {
+        let application = apps.get_mut(&checker.side(side).app)?;
+        let (channel, flow) = application.find(side)?;
+        Some((&mut application.channels[channel], flow))
+    }
+
+    /// Waits for the answer to the only request an application has under way.
+    pub(crate) fn answer(&mut self, app: AppId, within: Duration) -> Reply {
+        let limit = self.now + within;
+        let answered = self.run_until(limit, |world| world.answers.iter().any(|answer| answer.app == app));
+        assert!(answered, "{app:?} has no answer after {within:?}");
+        let index = self.answers.iter().position(|answer| answer.app == app).expect("found before");
+        self.answers.remove(index).reply
+    }
+
+    /// Every shard's bells ring without a cause.
+    pub(crate) fn ring_all_bells(&mut self) {
+        let daemons = self.hosts.iter_mut().filter_map(|host| host.daemon.as_mut());
+        daemons.for_each(|daemon| daemon.ring_all_bells(self.now));
+        self.has_worked = true;
+    }
+
+    /// Buffers of living applications' channels that are not where they are when nothing is under way.
+    pub(crate) fn absent_buffers(&mut self) -> usize {
+        let transmit: usize =
+            self.apps.values_mut().flat_map(|app| &mut app.channels).map(Channel::absent_tx_buffers).sum();
+        let receive: usize = (0..self.hosts.len()).map(|host| self.absent_rx_buffers(host)).sum();
+        transmit + receive
+    }
+
+    fn absent_rx_buffers(&mut self, host: usize) -> usize {
+        let apps = self.apps.values().filter(|app| app.host == host);
+        let all: usize = apps.flat_map(|app| &app.channels).map(|channel| channel.rx_buffers).sum();
+        let Some(daemon) = &mut self.hosts[host].daemon else { return 0 };
+        all.abs_diff(usize::try_from(daemon.gauge("free_receive_buffers")).expect("they are in memory"))
+    }
+
+    /// For the message of a failure.
+    pub(crate) fn absent_buffers_by_channel(&mut self) -> String {
+        let mut text = String::new();
+        for (id, app) in &mut self.apps {
+            for (index, channel) in app.channels.iter_mut().enumerate() {
+                let _ = write!(text, "{id:?} channel {index}: {} to send; ", channel.absent_tx_buffers());
+            }
+        }
+        for host in 0..self.hosts.len() {
+            let _ = write!(text, "host {host}: {} to receive; ", self.absent_rx_buffers(host));
+        }
+        text
+    }
+
+    /// No frame of the host's NIC has been lost. A shard keeps one to hand.
+    pub(crate) fn assert_frames_are_home(&mut self, host: usize) {
+        let Host { plan, daemon, .. } = &mut self.hosts[host];
+        let Some(daemon) = daemon else { return };
+        let free = daemon.free_frames(plan.pool_frames) + daemon.shards();
+        assert!(free >= plan.pool_frames, "{free} of {} frames of host {host} are home", plan.pool_frames);
+    }
+
+    pub(super) fn turn_application(&mut self, app: AppId) -> bool {
+        let now = self.now;
+        let application = self.apps.get_mut(&app).expect("it lives");
+        if now < application.ready_at || now < application.reads_from || !application.is_awake() {
+            return false;
+        }
+        let mut room = 1 + self.dice.below(TAKEN_PER_TURN_MAX);
+        let mut took = false;
+        for index in 0..application.channels.len() {
+            while room > 0 {
+                let application = self.apps.get_mut(&app).expect("it lives");
+                let Some(event) = application.channels[index].take(&mut self.message) else { break };
+                self.take_event(app, index, event);
+                room -= 1;
+                took = true;
+            }
+        }
+        let application = self.apps.get_mut(&app).expect("it lives");
+        if took {
+            application.ready_at = now + Duration::from_nanos(self.dice.below(10_000) as u64);
+        } else if application.likes_to_sleep {
+            application.try_to_sleep();
+        }
+        took
+    }
+
+    /// Something came out of a channel; a message's bytes are in `self.message`.
+    fn take_event(&mut self, app: AppId, channel: usize, event: Arrival) {
+        let now = self.now;
+        let application = self.apps.get_mut(&app).expect("it lives");
+        let flows = &mut application.channels[channel].flows;
+        self.trace.say(|| match event {
+            Arrival::Message { flow } => format!("{app:?} {flow:?}: {} bytes", self.message.len()),
+            other => format!("{app:?} {other:?}"),
+        });
+        match event {
+            Arrival::Opened { flow, key, max_payload } => {
+                let side = self.checker.opened(app, key, max_payload, now);
+                assert_eq!(flows.insert(flow, side), None, "a name was given to two flows");
+                self.trace.note(&[2, side.0, u64::from(key.local_port)]);
+            }
+            Arrival::Message { flow } => {
+                let side = flows[&flow];
+                self.checker.received(side, &self.message);
+                self.trace.note(&[3, side.0, self.message.len() as u64]);
+            }
+            Arrival::Silence { flow, is_silent } => self.checker.silence(flows[&flow], is_silent),
+            Arrival::Closed { flow, reason, acknowledged } => {
+                let side = flows.remove(&flow).expect("only a flow that was opened can end");
+                self.trace.note(&[4, side.0, u64::from(reason), acknowledged]);
+                self.checker.closed(side, reason, acknowledged, now);
+            }
+        }
+    }
+}
