@@ -62,6 +62,7 @@ impl Host {
         let (to_shard, inlet) = mailbox(16).expect("a descriptor");
         let (outlet, from_shard) = mailbox(16).expect("a descriptor");
         let settings = Settings {
+            is_alone: true,
             id: ShardId(number.into()),
             mac: mac(number),
             ip: ip(number),

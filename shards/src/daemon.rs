@@ -256,6 +256,7 @@ impl<Q: NicQueue> Assembly<'_, Q> {
             config::Poll::Adaptive => IdlePolicy::Adaptive,
             config::Poll::Busy => IdlePolicy::Busy,
         };
+        let is_alone = queues.len() == 1;
         let mut ids = Vec::new();
         for (index, queue) in queues.into_iter().enumerate() {
             let id = ShardId(u16::try_from(self.shards.len()).expect("the configuration limits the shards"));
@@ -263,6 +264,7 @@ impl<Q: NicQueue> Assembly<'_, Q> {
             let (entry, counts) = self.registry.enter();
             let settings = Settings {
                 id,
+                is_alone,
                 mac: capabilities.mac,
                 ip: interface.ip,
                 mtu_bytes,

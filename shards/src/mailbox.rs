@@ -23,6 +23,7 @@ use machnet::channel::{FlowId, ShardEnd, Violation};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
 use machnet_proto::flow::{Birth, Reason};
 use machnet_proto::handshake::Features;
+use machnet_proto::wire::machnet::HEADER_BYTES;
 use rustix::event::{EventfdFlags, eventfd};
 
 /// A shard, counted over all interfaces of the daemon.
@@ -137,6 +138,18 @@ pub enum ToCoordinator {
         source_mac: MacAddr,
         /// The UDP payload.
         payload: Box<[u8]>,
+    },
+    /// A packet of no flow of this shard came in, from a peer that should be told if no other shard has it either. At
+    /// most as many per second as the shard's token bucket allows.
+    Stray {
+        /// Where it was received.
+        shard: ShardId,
+        /// The flow it belongs to.
+        key: FlowKey,
+        /// Who sent the frame.
+        source_mac: MacAddr,
+        /// The RST that would answer it: a UDP payload.
+        answer: [u8; HEADER_BYTES],
     },
     /// [`ToShard::Listen`] is in force.
     Listening {

@@ -108,6 +108,7 @@ impl Daemon {
             let (to_shard, from_coordinator) = mailbox(MAILBOX_MESSAGES).expect("a descriptor");
             let (entry, counts) = registry.enter();
             let settings = Settings {
+                is_alone: plan.shards == 1,
                 id: ShardId(id),
                 mac: host.mac,
                 ip: host.ip,

@@ -88,6 +88,11 @@ enum Stage {
 }
 
 impl Connects {
+    /// Whether a flow with this tuple is about to be.
+    pub(super) fn is_under_way(&self, key: &FlowKey) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// When the first timer is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.timers.first().map(|(due, _)| *due)
@@ -257,12 +262,8 @@ impl Coordinator {
         let Stage::Asking { mac, wait } = &mut connect.stage else { return };
         let due = (now + *wait).min(connect.expires);
         *wait = (*wait * 2).min(LONGEST_WAIT);
-        let payload = Packet::syn(&connect.terms);
-        let template = Template::new(self.links[connect.link].interface().mac, *mac, &connect.key);
-        let mut frame = vec![0; HEADERS_BYTES + payload.len()].into_boxed_slice();
-        frame[HEADERS_BYTES..].copy_from_slice(&payload);
-        template.write(&mut frame);
-        template.seal(&mut frame);
+        let source_mac = self.links[connect.link].interface().mac;
+        let frame = datagram(source_mac, *mac, &connect.key, &Packet::syn(&connect.terms));
         let via = connect.via;
         self.connects.arm(id, Some(due));
         self.outboxes.post(via, ToShard::Transmit { frame });
@@ -445,4 +446,14 @@ fn not_created(why: NotCreated) -> ControlError {
         NotCreated::Exists => ControlError::AddressInUse,
         NotCreated::NoChannel => ControlError::System("the channel has ended".into()),
     }
+}
+
+/// The frame of a flow's packet that a shard transmits for the coordinator.
+pub(super) fn datagram(source_mac: MacAddr, next_hop: MacAddr, key: &FlowKey, payload: &[u8]) -> Box<[u8]> {
+    let template = Template::new(source_mac, next_hop, key);
+    let mut frame = vec![0; HEADERS_BYTES + payload.len()].into_boxed_slice();
+    frame[HEADERS_BYTES..].copy_from_slice(payload);
+    template.write(&mut frame);
+    template.seal(&mut frame);
+    frame
 }

@@ -30,6 +30,7 @@ mod ports;
 mod random;
 pub mod run;
 mod status;
+mod strays;
 #[cfg(test)]
 mod tests;
 
@@ -286,6 +287,7 @@ impl Coordinator {
             ToCoordinator::Answer { shard, key, source_mac, payload } => {
                 self.answer(shard, &key, source_mac, &payload, now);
             }
+            ToCoordinator::Stray { shard, key, source_mac, answer } => self.stray(shard, &key, source_mac, &answer),
             ToCoordinator::Listening { shard, port } => self.listening(shard, port),
             ToCoordinator::Created { shard, connect, outcome } => self.created(shard, connect, outcome, now),
             ToCoordinator::Accepted { shard, key, channel } => {

@@ -74,6 +74,8 @@ const IP_AND_UDP_BYTES: usize = HEADERS_BYTES - ETHERNET_HEADER_BYTES;
 pub struct Settings {
     /// Its number.
     pub id: ShardId,
+    /// Whether it is the only one of its interface: then every flow of the interface is here.
+    pub is_alone: bool,
     /// The interface's MAC address.
     pub mac: MacAddr,
     /// The interface's IP address.
@@ -145,6 +147,8 @@ pub struct Shard<Q: NicQueue> {
     reset_bucket: TokenBucket,
 
     turns_without_deadlines: u32,
+    /// The first turn after a sleep: its answers come late for a reason that is not the network's.
+    has_just_woken: bool,
     /// When the shard should have run at the latest, as far as it knew.
     expected_turn: Option<Instant>,
     /// Bells that have to be watched from now on or no longer, for whoever sleeps for the shard.
@@ -282,6 +286,7 @@ impl<Q: NicQueue> Shard<Q> {
             syn_bucket: TokenBucket::new(100_000, 4_000, now),
             reset_bucket: TokenBucket::new(1_000, 100, now),
             turns_without_deadlines: 0,
+            has_just_woken: false,
             expected_turn: None,
             bells: Vec::new(),
             stage: Stage::Running,
@@ -318,6 +323,7 @@ impl<Q: NicQueue> Shard<Q> {
         self.flush_channels();
         self.send_post();
         self.finish_stop();
+        self.has_just_woken = false;
         self.counts.count(Counter::Turns);
         if !work.is_none() {
             self.counts.count(Counter::BusyTurns);
@@ -364,6 +370,7 @@ impl<Q: NicQueue> Shard<Q> {
     /// After a sleep.
     pub fn finish_sleep(&mut self) {
         self.inlet.disarm();
+        self.has_just_woken = true;
         self.counts.count(Counter::Sleeps);
     }
 

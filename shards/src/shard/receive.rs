@@ -11,7 +11,7 @@ use machnet_proto::wire::ipv4;
 use machnet_proto::wire::machnet::{HEADER_BYTES, HandshakeKind, Header, Kind};
 
 use super::half_open::HalfOpenFlow;
-use super::{BURST_FRAMES, BURSTS_PER_TURN, Origin, Shard};
+use super::{BURST_FRAMES, BURSTS_PER_TURN, Origin, Shard, Stage};
 use crate::counters::{Counter, DropReason};
 use crate::mailbox::ToCoordinator;
 use crate::nic::{Frame, NicQueue};
@@ -174,6 +174,10 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     fn receive_syn(&mut self, datagram: &UdpDatagram<'_>, theirs: &Terms, now: Instant) -> Result<(), DropReason> {
+        if self.stage != Stage::Running {
+            // Unanswered, so that the peer's next one may reach a daemon that is back.
+            return Err(DropReason::NoListener);
+        }
         if !self.syn_bucket.take(now) {
             return Err(DropReason::RateLimited);
         }
@@ -295,15 +299,23 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// A packet of a flow that is not here: peers that speak the extension are told, at a bounded rate, so that they
     /// notice a restarted daemon within a round trip.
+    ///
+    /// With other shards on the interface the flow may be one of theirs, and only the NIC has put its frame here: then
+    /// the coordinator, which has the directory of all flows, decides.
     fn answer_unknown(&mut self, datagram: &UdpDatagram<'_>, header: &Header, now: Instant) -> Result<(), DropReason> {
-        if let Some(answer) = flow::answer_unknown(header) {
-            if !self.reset_bucket.take(now) {
-                return Err(DropReason::RateLimited);
-            }
-            let mut packet = [0; HEADER_BYTES];
-            answer.write(&mut packet);
+        let Some(answer) = flow::answer_unknown(header) else { return Err(DropReason::UnknownFlow) };
+        if !self.reset_bucket.take(now) {
+            return Err(DropReason::RateLimited);
+        }
+        let mut packet = [0; HEADER_BYTES];
+        answer.write(&mut packet);
+        if self.settings.is_alone {
             self.send_datagram(datagram.source_mac, &datagram.key, &packet);
             self.counts.count(Counter::ResetsSent);
+        } else {
+            let (shard, key, source_mac) = (self.settings.id, datagram.key, datagram.source_mac);
+            let stray = ToCoordinator::Stray { shard, key, source_mac, answer: packet };
+            self.outlet.post(stray).map_err(|_| DropReason::MailboxFull)?;
         }
         Err(DropReason::UnknownFlow)
     }

@@ -22,12 +22,10 @@ use crate::nic::{NicQueue, Wake};
 /// glommio's preempt timer. It must be 10 ms or more (see the module's documentation), and nothing waits for it.
 const PREEMPT: Duration = Duration::from_millis(100);
 
-/// How long a shard without work goes on looking before it sleeps. A wake from a halted virtual CPU costs about as
-/// much; while others want the CPU each look yields to them.
+/// How long a shard without work goes on looking before it sleeps, yielding at each look. A wake from a halted virtual
+/// CPU costs about as much. The spell is one of time and not of looks: where something else wants the CPU all the time,
+/// a yield gives away a whole time slice, milliseconds, while who sleeps and is woken gets the CPU back at once.
 const SPELL: Duration = Duration::from_micros(50);
-
-/// Looks in a spell at the least, however long each takes because others have the CPU.
-const LOOKS_PER_SPELL: u32 = 20;
 
 /// How often a shard that does not sleep looks at the bells of cold channels: as soon as a sleeping one would wake. A
 /// turn takes from well under a microsecond to a hundred, so this is not counted in turns.
@@ -100,7 +98,6 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbe
     let mut sleeper = Sleeper::new(&mut shard)?;
     let mut last_work = clock.now();
     let mut looked_at_bells = last_work;
-    let mut looks = 0;
     let mut turns = 0_u32;
     while !shard.has_stopped() {
         let now = clock.now();
@@ -117,17 +114,13 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbe
         }
         if !work.is_none() {
             last_work = now;
-            looks = 0;
             sleeper.step = STEP_MIN;
         } else if policy == IdlePolicy::Adaptive {
-            looks += 1;
-            let is_spell_over = looks >= LOOKS_PER_SPELL && now.saturating_since(last_work) >= SPELL;
-            if !is_spell_over {
+            if now.saturating_since(last_work) < SPELL {
                 rustix::thread::sched_yield();
             } else if !sleeper.sleep(&mut shard, clock, heartbeat)? {
                 // There was work. A sleep that ended for nothing is followed by the next one, not by another spell.
                 last_work = clock.now();
-                looks = 0;
             }
         } else {
             // Nobody pushes before a sleep that never comes.

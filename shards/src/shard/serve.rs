@@ -5,13 +5,16 @@ use machnet::channel::{FlowId as ChannelFlowId, FromApp};
 use machnet_proto::flow::{Event, FlowId, Packet, Piece, Reason};
 use machnet_proto::time::Instant;
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
-use machnet_proto::wire::machnet::{HEADER_BYTES, Kind, Position};
+use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Position};
 
 use super::channels::{Channel, Notice, Stage as ChannelStage};
 use super::{DESCRIPTORS_PER_CHANNEL, Entry, Shard};
 use crate::counters::{Counter, Counts};
 use crate::mailbox::ToCoordinator;
 use crate::nic::{Frame, NicQueue};
+
+/// Ended flows that may stand in a channel's list of starved ones before it is tidied up.
+const STARVED_SPARE: usize = 64;
 
 /// Packets one flow may send in one turn while others wait.
 const PACKETS_PER_FLOW: usize = 32;
@@ -144,10 +147,13 @@ impl<Q: NicQueue> Shard<Q> {
             };
             let Entry { flow, waiting, template, .. } = entry;
             let is_waiting = !waiting.is_empty();
-            let Some(packet) = flow.poll_transmit(now, is_waiting, || channel.pop_waiting(waiting)) else {
+            let Some(mut packet) = flow.poll_transmit(now, is_waiting, || channel.pop_waiting(waiting)) else {
                 self.transmitter.keep(frame);
                 break;
             };
+            if self.has_just_woken {
+                packet.header.flags |= Header::ASLEEP;
+            }
             fill(&mut frame, &packet, template, channel);
             count_packet(&mut self.counts, &packet);
             self.transmitter.send(frame, to_ourselves, &mut self.counts);
@@ -212,6 +218,9 @@ impl<Q: NicQueue> Shard<Q> {
             channel.give_back(buffer);
         }
         channel.flows -= 1;
+        if channel.starved.len() > 2 * channel.flows + STARVED_SPARE {
+            channel.starved.retain(|id| self.flows.get(*id).is_some());
+        }
         channel.notify(Notice::Closed { flow: ChannelFlowId(id.get()), reason, acknowledged_messages });
         self.mark_dirty(entry.slot);
         self.free_channel_if_over(entry.slot);

@@ -63,6 +63,7 @@ const PEER_TERMS: Terms = Terms {
 fn settings() -> Settings {
     Settings {
         id: ShardId(3),
+        is_alone: true,
         mac: OUR_MAC,
         ip: OUR_IP,
         mtu_bytes: 1_500,
