@@ -14,8 +14,10 @@ use super::link::Link;
 use crate::channel::{AppEnd, AppReceiver, AppSender, Armed, Broken};
 use crate::error::Disconnected;
 
-/// How often a wait gives way before it sleeps. 20 to 200 are equally good where application and daemon share cores.
-const YIELDS: u32 = 100;
+/// How long a wait gives way before it sleeps: several round trips between applications and daemons that share cores.
+/// Counted in time and not in yields: where something else wants the CPU all the time, a yield gives away a whole time
+/// slice, milliseconds, while who sleeps and is woken gets the CPU back at once.
+const SPELL: Duration = Duration::from_micros(50);
 
 /// Bells heard in one go; the others are heard in the next.
 const BELLS_AT_ONCE: usize = 16;
@@ -81,18 +83,18 @@ impl Waiter {
         timeout: Option<Duration>,
     ) -> Result<bool, Disconnected> {
         // A moment that cannot be expressed is further away than any wait.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut yields = 0;
+        let began = Instant::now();
+        let deadline = timeout.and_then(|timeout| began.checked_add(timeout));
         loop {
             if self.is_ready(ends, want)? {
                 return Ok(true);
             }
             self.link.check()?;
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
                 return Ok(false);
             }
-            if yields < YIELDS {
-                yields += 1;
+            if now.duration_since(began) < SPELL {
                 rustix::thread::sched_yield();
                 continue;
             }
