@@ -22,6 +22,28 @@ fn of_two_shards_that_accepted_the_same_flow_the_first_keeps_it() {
 }
 
 #[test]
+fn a_packet_at_the_wrong_shard_resets_its_flow_only_if_nobody_has_it() {
+    let mut rig = Rig::new();
+    let (_, key) = rig.connected();
+    rig.skip_posts();
+    let stray = |key, shard| ToCoordinator::Stray {
+        shard: ShardId(shard),
+        key,
+        source_mac: MacAddr([2, 0, 0, 0, 0, 9]),
+        answer: [7; 54],
+    };
+    for shard in [0, 1] {
+        rig.mail(stray(key, shard));
+        assert_eq!(rig.posts(usize::from(shard)), [""; 0], "some shard has this flow");
+    }
+    rig.mail(stray(FlowKey { local_port: 1, ..key }, 1));
+    let posts = rig.take(1);
+    let [ToShard::Transmit { frame }] = &posts[..] else { panic!("{posts:?}") };
+    let Ok(Parsed::Udp(datagram)) = frame::parse(frame) else { panic!("a datagram") };
+    assert_eq!((datagram.key.remote_port, datagram.payload), (1, &[7; 54][..]));
+}
+
+#[test]
 fn a_tuple_is_not_used_again_before_it_has_rested() {
     let mut rig = Rig::new();
     let (_, key) = rig.connected();
