@@ -21,7 +21,9 @@ use machnet_proto::time::Instant;
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 use machnet_proto::wire::machnet::Offer;
 use machnet_shards::counters::{Counter, Registry};
-use machnet_shards::mailbox::{ChannelId, ConnectId, Inlet, Outlet, ShardId, ToCoordinator, ToShard, mailbox};
+use machnet_shards::mailbox::{
+    ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, Taker, ToCoordinator, ToShard, mailbox,
+};
 use machnet_shards::nic::faults::Faults;
 use machnet_shards::nic::memory::{Cable, Link, MemoryQueue, NicOptions};
 use machnet_shards::shard::{Settings, Shard};
@@ -47,6 +49,7 @@ const PORT: u16 = 888;
 /// Each host has one channel, and the client connects once.
 const CHANNEL: ChannelId = ChannelId(1);
 const CONNECT: ConnectId = ConnectId(1);
+const LISTENER: ListenerId = ListenerId(1);
 
 /// A host: a shard, its application, and a coordinator's ends of the mailboxes.
 struct Host {
@@ -201,7 +204,7 @@ fn connect(client: &mut Host, server: &mut Host, mut now: Instant) -> (FlowId, F
         max_payload: MAX_PAYLOAD_BYTES,
         boot_id: 1,
     };
-    server.post(ToShard::Listen { port: PORT, channel: CHANNEL });
+    server.post(ToShard::Listen { port: PORT, listener: LISTENER, taker: Taker::Channel(CHANNEL) });
     client.post(ToShard::Expect { key });
     let (theirs, features) = loop {
         client.post(ToShard::Transmit { frame: syn(&key, &ours) });

@@ -94,6 +94,7 @@ mod error;
 pub mod flags;
 
 pub use endpoint::{
-    ConnectOptions, Delivery, Endpoint, Event, Flow, MAX_MESSAGE_BYTES, Message, Received, Receiver, Sender, Tuple,
+    AttachOptions, Binding, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, MAX_MESSAGE_BYTES, Message,
+    Received, Receiver, Sender, Tuple,
 };
 pub use error::{AttachError, CloseReason, ConnectError, Disconnected, ListenError, RecvError, SendError};

@@ -75,6 +75,12 @@ counters! {
         ChannelsBroken = "channels_broken",
         /// Answers of RST to packets of unknown flows.
         ResetsSent = "resets_sent",
+        /// Packets of flows that are not here, reported to the coordinator.
+        Strays = "strays",
+        /// Frames handed over to the shard that has their flow.
+        HandedOver = "frames_handed_over",
+        /// Frames that other shards handed over.
+        TakenOver = "frames_taken_over",
     }
 }
 
@@ -113,6 +119,8 @@ counters! {
         RateLimited = "rate_limited",
         /// The coordinator's mailbox was full.
         MailboxFull = "mailbox_full",
+        /// The ring to the shard that has the flow was full, or not there yet.
+        HandoverFull = "handover_full",
         /// The queue of frames this shard sends to itself was full.
         LoopFull = "loop_full",
     }

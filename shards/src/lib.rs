@@ -4,6 +4,7 @@ pub mod clock;
 pub mod coordinator;
 pub mod counters;
 pub mod daemon;
+pub mod handover;
 pub mod launch;
 pub mod log;
 pub mod mailbox;

@@ -22,9 +22,11 @@ use std::time::Duration;
 use machnet::channel::{FlowId, ShardEnd, Violation};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
 use machnet_proto::flow::{Birth, Reason};
-use machnet_proto::handshake::Features;
+use machnet_proto::handshake::{Agreed, Features};
 use machnet_proto::wire::machnet::HEADER_BYTES;
 use rustix::event::{EventfdFlags, eventfd};
+
+use crate::handover;
 
 /// A shard, counted over all interfaces of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +39,48 @@ pub struct ChannelId(pub u64);
 /// A connect request the coordinator is working on. Never used twice in a daemon's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectId(pub u64);
+
+/// An endpoint that accepts flows on one address and port. Never used twice in a daemon's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub u64);
+
+/// Where a shard finds the channel of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taker {
+    /// Here: flows are accepted into this channel.
+    Channel(ChannelId),
+    /// At another shard, the only one to which the endpoint has a channel: frames of its flows are handed over.
+    Shard(ShardId),
+}
+
+/// What a SYN left behind at the shard that answered it, until the peer shows that it has the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HalfOpenFlow {
+    /// The peer's nonce.
+    pub remote_nonce: u32,
+    /// Our nonce.
+    pub local_nonce: u32,
+    /// What both will keep to.
+    pub agreed: Agreed,
+    /// Where the SYN came from and the flow's frames will go.
+    pub next_hop: MacAddr,
+}
+
+/// A packet of a flow that the shard it came to does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// Where the NIC put it.
+    pub landed: ShardId,
+    /// The flow it belongs to.
+    pub key: FlowKey,
+    /// Who sent the frame.
+    pub source_mac: MacAddr,
+    /// The RST for a peer whose flow nobody has, a UDP payload; `None` if the packet wants no answer.
+    pub answer: Option<[u8; HEADER_BYTES]>,
+    /// It is the first packet of a flow that some shard of this daemon offered to accept: it proves knowledge of the
+    /// nonce in our SYN-ACK. That shard has the half-open flow.
+    pub confirms: bool,
+}
 
 /// What the coordinator asks of a shard.
 #[derive(Debug)]
@@ -58,17 +102,22 @@ pub enum ToShard {
         /// How long messages already published may take to be acknowledged.
         linger: Duration,
     },
-    /// Accept flows to this port of the interface's address into this channel; answer [`ToCoordinator::Listening`].
+    /// Accept flows to this port of the interface's address for this listener; answer [`ToCoordinator::Listening`].
+    /// Several listeners of one port share its flows.
     Listen {
         /// UDP port of the listener.
         port: u16,
+        /// Its name in later messages.
+        listener: ListenerId,
         /// Where accepted flows go.
-        channel: ChannelId,
+        taker: Taker,
     },
-    /// Accept no more flows to this port. Flows already accepted live on.
+    /// Accept no more flows for this listener. Flows already accepted live on.
     Unlisten {
         /// UDP port of the listener.
         port: u16,
+        /// Which of those that share it.
+        listener: ListenerId,
     },
     /// Transmit this frame (ARP, ICMP, SYN), as it is.
     Transmit {
@@ -105,6 +154,45 @@ pub enum ToShard {
         /// The flow's tuple.
         key: FlowKey,
     },
+    /// The flow lives at another shard: hand its frames over. In force until [`ToShard::Unhint`].
+    Hint {
+        /// The flow's tuple.
+        key: FlowKey,
+        /// The shard that has it. [`ToShard::HandTo`] has come before.
+        owner: ShardId,
+    },
+    /// The flow is no more, or here.
+    Unhint {
+        /// The flow's tuple.
+        key: FlowKey,
+    },
+    /// From now on frames can be handed over to this shard.
+    HandTo {
+        /// Which.
+        owner: ShardId,
+        /// The way there.
+        producer: handover::Producer,
+    },
+    /// From now on frames may be handed over by this shard.
+    TakeFrom {
+        /// Which.
+        landed: ShardId,
+        /// The way from there.
+        consumer: handover::Consumer,
+    },
+    /// If the half-open flow of this stray is here, give it up in [`ToCoordinator::Yielded`]; it shall live where its
+    /// packets arrive.
+    Yield {
+        /// Whose flow it may be.
+        stray: Box<Stray>,
+    },
+    /// Another shard has given up this half-open flow because its packets arrive here.
+    Adopt {
+        /// The flow's tuple.
+        key: FlowKey,
+        /// What is known of it.
+        flow: HalfOpenFlow,
+    },
     /// A neighbor's address changed: flows whose next hop was `previous` now send to `current`.
     NextHop {
         /// The address that flows to this peer used so far.
@@ -139,24 +227,23 @@ pub enum ToCoordinator {
         /// The UDP payload.
         payload: Box<[u8]>,
     },
-    /// A packet of no flow of this shard came in, from a peer that should be told if no other shard has it either. At
-    /// most as many per second as the shard's token bucket allows.
-    Stray {
-        /// Where it was received.
+    /// A packet of no flow of this shard came in. At most as many per second as the shard's token buckets allow.
+    Stray(Box<Stray>),
+    /// The answer to [`ToShard::Yield`].
+    Yielded {
+        /// By this shard.
         shard: ShardId,
-        /// The flow it belongs to.
-        key: FlowKey,
-        /// Who sent the frame.
-        source_mac: MacAddr,
-        /// The RST that would answer it: a UDP payload.
-        answer: [u8; HEADER_BYTES],
+        /// What was asked.
+        stray: Box<Stray>,
+        /// The half-open flow; `None` if it is not here.
+        flow: Option<HalfOpenFlow>,
     },
     /// [`ToShard::Listen`] is in force.
     Listening {
         /// On this shard.
         shard: ShardId,
-        /// For this port.
-        port: u16,
+        /// For this listener.
+        listener: ListenerId,
     },
     /// [`ToShard::Create`] was carried out, or why not.
     Created {
@@ -175,6 +262,8 @@ pub enum ToCoordinator {
         key: FlowKey,
         /// The listening endpoint's channel.
         channel: ChannelId,
+        /// The peer's nonce: tells a flow from the next one with the same tuple.
+        remote_nonce: u32,
     },
     /// A flow that was created or accepted is no more.
     Closed {
@@ -263,6 +352,22 @@ impl<T> Outlet<T> {
     /// Wakes the reader as if there were mail: for the watchdog.
     pub fn nudge(&self) {
         self.bell.write();
+    }
+
+    /// What wakes the reader for something that is not in the mailbox.
+    pub fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.bell))
+    }
+}
+
+/// Wakes the reader of a mailbox, if it sleeps, to look at something that is not in there.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<Bell>);
+
+impl Waker {
+    /// What was written before this call, an awake reader sees in its next turn, a sleeping one is woken for.
+    pub fn wake(&self) {
+        self.0.ring();
     }
 }
 

@@ -40,6 +40,9 @@ pub enum Request {
         name: String,
         /// [`VERSION`] of the application's library.
         version: u16,
+        /// The shards to which it wants channels.
+        #[serde(default)]
+        binding: Binding,
     },
     /// Accept flows to this address and port.
     Listen {
@@ -72,6 +75,19 @@ pub enum Request {
     },
     /// The daemon's counters, channels and flows.
     Status {},
+}
+
+/// The shards of each interface to which an endpoint has channels, once it uses the interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Binding {
+    /// All: each flow lives where the NIC delivers it.
+    #[default]
+    All,
+    /// The one with this number, counted from 0 within the interface; what the NIC delivers elsewhere is handed over.
+    Shard(u16),
+    /// The one with the least load when the interface is first used.
+    LeastLoaded,
 }
 
 /// What the daemon answers.
@@ -254,7 +270,9 @@ mod tests {
     #[test]
     fn every_request_survives_the_trip() {
         let ip = Ipv4Addr::new(10, 0, 0, 1);
-        survives(Request::Attach { name: "a \"quoted\" näme".into(), version: VERSION });
+        for binding in [Binding::All, Binding::Shard(3), Binding::LeastLoaded] {
+            survives(Request::Attach { name: "a \"quoted\" näme".into(), version: VERSION, binding });
+        }
         survives(Request::Listen { ip, port: 888, shared: true });
         survives(Request::Unlisten { ip, port: 888 });
         survives(Request::Connect { local_ip: ip, remote_ip: ip, remote_port: 1, timeout_ms: 5000, shard: Some(3) });

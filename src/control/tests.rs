@@ -55,7 +55,7 @@ fn a_request_and_its_reply() {
     assert_eq!(connection.peer().pid.map(|pid| pid.get()), Some(std::process::id()));
     assert_eq!(connection.peer().uid, rustix::process::getuid().as_raw());
 
-    let request = Request::Attach { name: "test".into(), version: message::VERSION };
+    let request = Request::Attach { name: "test".into(), version: message::VERSION, binding: message::Binding::All };
     let id = client.send(request.clone()).unwrap();
     assert_eq!(connection.receive(), Incoming::Request(Numbered { id, body: request }));
     let reply = Numbered { id, body: Reply::Attached { daemon: "d".into(), addresses: vec![Ipv4Addr::LOCALHOST] } };

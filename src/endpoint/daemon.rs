@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::link::Link;
 use crate::control::Client;
-use crate::control::message::{CHANNEL_FDS, ChannelGeometry, ControlError, MAX_NAME_BYTES, Reply, Request, VERSION};
+use crate::control::message::{
+    Binding, CHANNEL_FDS, ChannelGeometry, ControlError, MAX_NAME_BYTES, Reply, Request, VERSION,
+};
 use crate::error::{AttachError, Disconnected};
 
 /// How long the daemon may take to accept a connection, and to answer a request that waits for nobody else.
@@ -32,12 +34,12 @@ pub(super) struct Grant {
 
 impl Daemon {
     /// Connects and attaches; gives the daemon's addresses, too.
-    pub(super) fn attach(path: &Path) -> Result<(Self, Vec<Ipv4Addr>), AttachError> {
+    pub(super) fn attach(path: &Path, binding: Binding) -> Result<(Self, Vec<Ipv4Addr>), AttachError> {
         let failed = |error| AttachError::connecting(path.to_owned(), error);
         let client = Client::connect(path, PATIENCE).map_err(failed)?;
         let link = Arc::new(Link::new(client.as_fd().try_clone_to_owned().map_err(failed)?));
         let mut daemon = Self { client, link };
-        let request = Request::Attach { name: program_name(), version: VERSION };
+        let request = Request::Attach { name: program_name(), version: VERSION, binding };
         match daemon.call(request, PATIENCE, |_| Err(Disconnected::Unreadable))? {
             Ok(Reply::Attached { addresses, .. }) => Ok((daemon, addresses)),
             Ok(_) => Err(Disconnected::Unreadable.into()),

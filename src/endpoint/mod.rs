@@ -22,6 +22,7 @@ use received::Flows;
 use wait::{Waiter, Want};
 
 pub use crate::channel::MAX_MESSAGE_BYTES;
+pub use crate::control::message::Binding;
 pub use received::{Delivery, Event, Flow, Message, Received, Tuple};
 pub use split::{Receiver, Sender};
 
@@ -44,12 +45,29 @@ pub struct Endpoint {
     refused: Option<usize>,
 }
 
+/// What [`Endpoint::attach_with`] may be told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AttachOptions {
+    /// The shards this endpoint has channels to. One channel less per shard saves its memory; in exchange the daemon
+    /// copies the frames that the NIC delivers to another shard once more.
+    pub binding: Binding,
+}
+
+/// What [`Endpoint::listen_with`] may be told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Whether other endpoints of the same user may listen there too, if they say the same: each new flow then goes to
+    /// one of them, evenly, as with `SO_REUSEPORT`.
+    pub shared: bool,
+}
+
 /// What [`Endpoint::connect_with`] may be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectOptions {
     /// How long the other host may take to answer. At most 2^32 milliseconds; default 5 s.
     pub timeout: Duration,
-    /// The shard that shall own the flow, counted from 0 within the local address; by default the daemon chooses.
+    /// The shard that shall own the flow, counted from 0 within the local address; by default the flow lives on the
+    /// one where the NIC delivers its packets.
     pub shard: Option<u16>,
 }
 
@@ -73,7 +91,16 @@ impl Endpoint {
     /// # Errors
     /// As [`Endpoint::attach`].
     pub fn attach_to(path: &Path) -> Result<Self, AttachError> {
-        let (daemon, addresses) = Daemon::attach(path)?;
+        Self::attach_with(path, AttachOptions::default())
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Endpoint::attach`].
+    pub fn attach_with(path: &Path, options: AttachOptions) -> Result<Self, AttachError> {
+        let AttachOptions { binding } = options;
+        let (daemon, addresses) = Daemon::attach(path, binding)?;
         let link = daemon.link();
         let waiter = Waiter::new(link).map_err(|error| AttachError::System(path.to_owned(), error.into()))?;
         let watch = Watch::new(link.clone());
@@ -92,7 +119,16 @@ impl Endpoint {
     /// # Errors
     /// [`ListenError`]: somebody else listens there, or the daemon does not own the address.
     pub fn listen(&mut self, ip: Ipv4Addr, port: u16) -> Result<u16, ListenError> {
-        match self.call(Request::Listen { ip, port, shared: false }, PATIENCE)? {
+        self.listen_with(ip, port, ListenOptions::default())
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Endpoint::listen`].
+    pub fn listen_with(&mut self, ip: Ipv4Addr, port: u16, options: ListenOptions) -> Result<u16, ListenError> {
+        let ListenOptions { shared } = options;
+        match self.call(Request::Listen { ip, port, shared }, PATIENCE)? {
             Ok(Reply::Listening { port }) => Ok(port),
             Ok(_) => Err(self.watch.link.give_up(Disconnected::Unreadable).into()),
             Err(error) => Err(ListenError::Failed(error)),

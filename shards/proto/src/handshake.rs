@@ -130,6 +130,15 @@ impl Acceptance {
     }
 }
 
+/// Whether a packet with these numbers is the first of a flow whose SYN somebody with this `secret` has answered: it
+/// acknowledges the nonce that belongs to the connector's, and only who has seen the SYN-ACK knows that.
+///
+/// Until a connector hears more than the SYN-ACK all its packets have the first number: the window is 1.
+pub fn confirms(secret: &[u8; 16], key: &FlowKey, seq: SeqNo, ack: SeqNo) -> bool {
+    let connector_nonce = seq.get().wrapping_sub(1);
+    ack == SeqNo::new(acceptor_nonce(secret, key, connector_nonce)) + 1
+}
+
 /// Half a SipHash-2-4: without the secret nobody can tell it from random.
 fn acceptor_nonce(secret: &[u8; 16], key: &FlowKey, connector_nonce: u32) -> u32 {
     let mut input = [0; 16];

@@ -24,7 +24,7 @@ use machnet_proto::time::Instant;
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 use machnet_proto::wire::machnet::{HandshakeKind, Offer};
 
-use super::directory::Flow;
+use super::directory::{Flow, Origin};
 use super::{ConnectionId, Coordinator};
 use crate::mailbox::{ConnectId, NotCreated, ShardId, ToShard};
 
@@ -68,6 +68,12 @@ struct Connect {
     link: usize,
     /// The shard that transmits the SYN.
     via: ShardId,
+    /// The shard that shall have the flow; `None`: the one where the answer arrives.
+    owner: Option<ShardId>,
+    /// Whether the NIC is believed to put the answer at `via`.
+    is_predicted: bool,
+    /// The shard that has a hint for the flow that is being created.
+    hinted: Option<ShardId>,
     /// What the SYN says.
     terms: Terms,
     /// When the application wants an answer.
@@ -156,11 +162,12 @@ impl Coordinator {
         if self.connects.len() >= MAX_CONNECTS || self.directory.is_full() {
             return Err(ControlError::Limit("the daemon has as many flows as it may (max_flows_per_shard)".into()));
         }
-        let shards = self.wanted_shards(link, shard)?;
+        let owner = self.wanted_owner(connection, link, shard)?;
+        let shards = owner.map_or_else(|| self.links[link].interface().shards.clone(), |owner| vec![owner]);
         self.grant(connection, request, link, &shards)?;
         let via = self.least_loaded(&shards);
         let mac = self.find_next_hop(link, next_hop, now)?;
-        let key = self.claim_port(link, destination, via, now).ok_or(ControlError::NoPorts)?;
+        let (key, is_predicted) = self.claim_port(link, destination, via, now).ok_or(ControlError::NoPorts)?;
         let timeout = match timeout_ms {
             0 => DEFAULT_TIMEOUT,
             ms => Duration::from_millis(ms.into()).min(LONGEST_TIMEOUT),
@@ -173,6 +180,9 @@ impl Coordinator {
             neighbor,
             link,
             via,
+            owner,
+            is_predicted,
+            hinted: None,
             terms: Terms {
                 offer: Offer { version: handshake::VERSION, features: Features::SUPPORTED.bits(), nonce },
                 max_payload: self.links[link].max_payload_bytes(),
@@ -208,41 +218,54 @@ impl Coordinator {
         }
     }
 
-    /// The shards an application may mean: all of the interface, or the one it asked for.
-    fn wanted_shards(&self, link: usize, shard: Option<u16>) -> Result<Vec<ShardId>, ControlError> {
-        let all = &self.links[link].interface().shards;
-        let Some(index) = shard else { return Ok(all.clone()) };
-        let wanted = all.get(usize::from(index)).copied();
-        let number = u16::try_from(all.len()).expect("shards have 16-bit numbers");
-        wanted.map(|shard| vec![shard]).ok_or(ControlError::NoSuchShard(number))
+    /// The shard that a flow of this endpoint must live on, if it may not live where its answer arrives.
+    fn wanted_owner(
+        &mut self,
+        connection: ConnectionId,
+        link: usize,
+        shard: Option<u16>,
+    ) -> Result<Option<ShardId>, ControlError> {
+        let home = self.home(connection, link)?;
+        let wanted = shard.map(|index| self.shard_at(link, index)).transpose()?;
+        match (home, wanted) {
+            (Some(home), Some(wanted)) if home != wanted => {
+                Err(ControlError::Malformed("the endpoint is bound to another shard than the flow".into()))
+            }
+            (home, wanted) => Ok(home.or(wanted)),
+        }
     }
 
-    fn least_loaded(&self, shards: &[ShardId]) -> ShardId {
+    /// The shard with the fewest flows, and of those the one with the fewest channels.
+    pub(super) fn least_loaded(&self, shards: &[ShardId]) -> ShardId {
         let load = |shard: &ShardId| {
-            self.directory.count(*shard) + self.connects.by_shard.get(shard).copied().unwrap_or_default()
+            let connects = self.connects.by_shard.get(shard).copied().unwrap_or_default();
+            (self.directory.count(*shard) + connects, self.endpoints.channels_on(*shard))
         };
         shards.iter().copied().min_by_key(load).expect("an interface has shards")
     }
 
-    /// A tuple nobody uses; with a NIC that says how it spreads flows, one whose answers arrive at `via`.
+    /// A tuple nobody uses; with a NIC that says how it spreads flows, one whose answers arrive at `via` if there is
+    /// one, and then that is a prediction.
     fn claim_port(
         &mut self,
         link: usize,
         destination: (Ipv4Addr, Ipv4Addr, u16),
         via: ShardId,
         now: Instant,
-    ) -> Option<FlowKey> {
+    ) -> Option<(FlowKey, bool)> {
         let interface = self.links[link].interface();
         // What we send to ourselves never reaches the NIC.
-        let rss = interface.rss.as_ref().filter(|_| destination.1 != interface.ip);
+        let rss = self.links[link].believed_rss().filter(|_| destination.1 != interface.ip);
         let queue = interface.shards.iter().position(|shard| *shard == via);
         let usable = |key: &FlowKey| {
-            let is_listening = self.listeners.owner((key.local_ip, key.local_port)).is_some();
+            let is_listening = self.listeners.has((key.local_ip, key.local_port));
             let is_flow = self.directory.find(key).is_some() || self.directory.find(&key.reversed()).is_some();
             !is_listening && !is_flow && *key != key.reversed()
         };
-        let preferred = |key: &FlowKey| rss.is_none_or(|rss| Some(usize::from(rss.queue_of(key))) == queue);
-        self.ports.claim(destination, usable, preferred, &mut self.random, now)
+        let arrives = |key: &FlowKey| rss.is_some_and(|rss| Some(usize::from(rss.queue_of(key))) == queue);
+        let preferred = |key: &FlowKey| rss.is_none() || arrives(key);
+        let key = self.ports.claim(destination, usable, preferred, &mut self.random, now)?;
+        Some((key, arrives(&key)))
     }
 
     /// The next hop is known: every shard shall pass on the answer, one sends the SYN.
@@ -298,17 +321,22 @@ impl Coordinator {
         self.end_connect(id, Some(failure), now);
     }
 
-    /// The peer accepted: the flow will live where the answer arrived.
-    fn create(&mut self, id: ConnectId, shard: ShardId, next_hop: MacAddr, theirs: &Terms, now: Instant) {
-        let Connect { asker, key, link, terms, .. } = &self.connects.connects[&id];
-        let (key, link, ours) = (*key, *link, *terms);
-        let Some((connection, request)) = *asker else { return };
-        // An endpoint that asked for one shard has no channel yet where the NIC delivers this flow.
-        if let Err(error) = self.grant(connection, request, link, &[shard]) {
-            self.end_connect(id, Some(error), now);
-            return;
+    /// The peer accepted: the flow will live where the answer has landed, unless it is wanted elsewhere.
+    fn create(&mut self, id: ConnectId, landed: ShardId, next_hop: MacAddr, theirs: &Terms, now: Instant) {
+        let Connect { asker, key, link, terms, via, owner, is_predicted, .. } = &self.connects.connects[&id];
+        let (key, link, ours, via, owner, is_predicted) = (*key, *link, *terms, *via, *owner, *is_predicted);
+        let Some((connection, _)) = *asker else { return };
+        if is_predicted {
+            self.links[link].judge_prediction(landed == via);
         }
-        let (channel, _) = self.endpoints.channel_on(connection, shard).expect("granted above");
+        let shard = owner.unwrap_or(landed);
+        let (channel, _) = self.endpoints.channel_on(connection, shard).expect("granted when the connect began");
+        let hinted = (landed != shard).then_some(landed);
+        // Before the flow's first packet, whose answer arrives there too.
+        if landed != shard && !self.hint(&key, shard, landed) {
+            let text = "as many flows as may arrive at another shard than they live on (max_flows_per_shard)";
+            return self.end_connect(id, Some(ControlError::Limit(text.into())), now);
+        }
         let agreed = handshake::agree(&ours, theirs);
         let birth = Birth {
             role: Role::Connector,
@@ -319,7 +347,9 @@ impl Coordinator {
             // Ours would include two mailboxes; the flow's first packet measures it.
             rtt: None,
         };
-        self.connects.connects.get_mut(&id).expect("found above").stage = Stage::Creating;
+        let connect = self.connects.connects.get_mut(&id).expect("found above");
+        connect.stage = Stage::Creating;
+        connect.hinted = hinted;
         self.connects.arm(id, None);
         let features = agreed.features;
         self.outboxes.post(shard, ToShard::Create { connect: id, key, next_hop, birth, features, channel });
@@ -336,7 +366,17 @@ impl Coordinator {
         let channel = asker.and_then(|(connection, _)| self.endpoints.channel_on(connection, shard));
         let owner = channel.map(|(channel, _)| channel);
         let neighbor = self.hold_neighbor(link, neighbor, now);
-        if !self.directory.enter(key, Flow { shard, channel: owner, neighbor, ours: true }) {
+        let hinted = self.connects.connects.get_mut(&id).and_then(|connect| connect.hinted.take());
+        let flow_of = Flow {
+            channel: owner,
+            neighbor,
+            hinted: hinted.into_iter().collect(),
+            ..Flow::new(shard, Origin::Connected)
+        };
+        if !self.directory.enter(key, flow_of) {
+            if let Some(landed) = hinted {
+                self.unhint(&key, landed);
+            }
             self.release_neighbor(link, neighbor, now);
             self.outboxes.post(shard, ToShard::Drop { key });
             return self.end_connect(id, Some(ControlError::AddressInUse), now);
@@ -413,8 +453,11 @@ impl Coordinator {
                 self.outboxes.post(shard, ToShard::Forget { key });
             }
         }
+        if let Some(landed) = connect.hinted {
+            self.unhint(&key, landed);
+        }
         self.release_neighbor(connect.link, connect.neighbor, now);
-        if !self.directory.find(&key).is_some_and(|flow| flow.ours) {
+        if !self.directory.find(&key).is_some_and(|flow| flow.origin == Origin::Connected) {
             self.ports.release(key, now);
         }
         let Some((connection, request)) = connect.asker else { return };

@@ -2,17 +2,19 @@
 
 use machnet::channel::{AppHandles, Geometry, ShardEnd, Violation};
 use machnet::control::Peer;
-use machnet::control::message::{ChannelGeometry, ControlError, MAX_NAME_BYTES, Numbered, Reply, Request, VERSION};
+use machnet::control::message::{
+    Binding, ChannelGeometry, ControlError, MAX_NAME_BYTES, Numbered, Reply, Request, VERSION,
+};
 use machnet_proto::addr::Ipv4Addr;
 use machnet_proto::flow::Reason;
 use machnet_proto::time::{Duration, Instant};
 
-use super::listeners::Place;
+use super::listeners::{Place, Taken};
 use super::{ConnectionId, Coordinator, Effect};
-use crate::mailbox::{ChannelId, ShardId, ToShard};
+use crate::mailbox::{ChannelId, ListenerId, ShardId, Taker, ToShard};
 
 /// Where a search for a free port to listen on begins (RFC 6335, section 6: the dynamic ports).
-const FIRST_FREE_PORT: u16 = 49_152;
+pub(super) const FIRST_FREE_PORT: u16 = 49_152;
 
 /// How often the log says that an application was turned away.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
@@ -45,7 +47,7 @@ impl Coordinator {
             _ if self.outboxes.is_backlogged() => {
                 Err(ControlError::Limit("a shard is behind with its work, try again".into()))
             }
-            Request::Attach { name, version } => self.attach(connection, &name, version).map(Some),
+            Request::Attach { name, version, binding } => self.attach(connection, &name, version, binding).map(Some),
             Request::Listen { ip, port, shared } => self.listen(connection, id, (ip, port), shared),
             Request::Unlisten { ip, port } => self.unlisten(connection, (ip, port)).map(Some),
             Request::Connect { local_ip, remote_ip, remote_port, timeout_ms, shard } => {
@@ -60,13 +62,19 @@ impl Coordinator {
         }
     }
 
-    fn attach(&mut self, connection: ConnectionId, name: &str, version: u16) -> Result<Reply, ControlError> {
+    fn attach(
+        &mut self,
+        connection: ConnectionId,
+        name: &str,
+        version: u16,
+        binding: Binding,
+    ) -> Result<Reply, ControlError> {
         if version != VERSION {
             return Err(ControlError::WrongVersion(VERSION));
         }
         let fits = |(start, character): &(usize, char)| start + character.len_utf8() <= MAX_NAME_BYTES;
         let name = name.char_indices().take_while(fits).map(|(_, character)| character);
-        self.endpoints.attach(connection, name.collect())?;
+        self.endpoints.attach(connection, name.collect(), binding)?;
         let addresses = self.links.iter().map(|link| link.interface().ip).collect();
         Ok(Reply::Attached { daemon: env!("CARGO_PKG_VERSION").into(), addresses })
     }
@@ -81,63 +89,93 @@ impl Coordinator {
     ) -> Result<Option<Reply>, ControlError> {
         self.endpoints.may_listen(connection)?;
         let link = self.local(ip)?;
-        if shared {
-            return Err(ControlError::Malformed("this daemon has no shared listeners yet".into()));
-        }
-        if self.listeners.is_backlogged() {
-            return Err(ControlError::Limit("shards are behind with ending listeners, try again".into()));
-        }
         let port = match port {
             0 => self.free_port(ip).ok_or(ControlError::NoPorts)?,
             port => port,
         };
         let place = (ip, port);
-        if self.listeners.owner(place).is_some() {
+        let endpoint = self.endpoints.attached(connection)?;
+        let shared_by = shared.then_some(endpoint.peer.uid);
+        if endpoint.listeners.contains_key(&place) {
             return Err(ControlError::AddressInUse);
         }
+        self.listeners.may_enter(place, shared_by).map_err(|taken| match taken {
+            Taken::Exclusively => ControlError::AddressInUse,
+            Taken::ByTooMany => ControlError::Limit("as many endpoints share that port as may".into()),
+        })?;
         let shards = self.links[link].interface().shards.clone();
-        self.grant(connection, id, link, &shards)?;
-        self.listeners.enter(place, connection, id, shards.iter().copied());
-        self.endpoints.attached(connection)?.listeners.insert(place);
+        let home = self.home(connection, link)?;
+        let own = home.map_or_else(|| shards.clone(), |home| vec![home]);
+        self.grant(connection, id, link, &own)?;
+        let listener = self.listeners.enter(place, connection, shared_by, id, shards.iter().copied());
+        self.endpoints.attached(connection)?.listeners.insert(place, listener);
         for shard in shards {
-            let (channel, _) = self.endpoints.channel_on(connection, shard).expect("granted above");
-            self.outboxes.post(shard, ToShard::Listen { port, channel });
+            let taker = match home {
+                Some(home) if home != shard => {
+                    self.make_way(shard, home);
+                    Taker::Shard(home)
+                }
+                _ => Taker::Channel(self.endpoints.channel_on(connection, shard).expect("granted above").0),
+            };
+            self.outboxes.post(shard, ToShard::Listen { port, listener, taker });
         }
         Ok(None)
     }
 
-    /// A port nobody listens on.
-    fn free_port(&self, ip: Ipv4Addr) -> Option<u16> {
-        (FIRST_FREE_PORT..=u16::MAX).find(|port| self.listeners.owner((ip, *port)).is_none())
+    /// A port nobody listens on. The search goes on where the last one ended.
+    fn free_port(&mut self, ip: Ipv4Addr) -> Option<u16> {
+        let ports = usize::from(u16::MAX - FIRST_FREE_PORT) + 1;
+        let all = (FIRST_FREE_PORT..=u16::MAX).cycle().skip(usize::from(self.next_free_port - FIRST_FREE_PORT));
+        let free = all.take(ports).find(|port| !self.listeners.has((ip, *port)))?;
+        self.next_free_port = free.checked_add(1).unwrap_or(FIRST_FREE_PORT);
+        Some(free)
+    }
+
+    /// The one shard of the interface that an endpoint has, or shall have; `None` if it has all of them.
+    pub(super) fn home(&mut self, connection: ConnectionId, link: usize) -> Result<Option<ShardId>, ControlError> {
+        match self.endpoints.attached(connection)?.binding {
+            Binding::All => Ok(None),
+            Binding::Shard(index) => self.shard_at(link, index).map(Some),
+            Binding::LeastLoaded => {
+                let shards = &self.links[link].interface().shards;
+                let present = shards.iter().find(|shard| self.endpoints.channel_on(connection, **shard).is_some());
+                Ok(Some(present.copied().unwrap_or_else(|| self.least_loaded(shards))))
+            }
+        }
+    }
+
+    /// The shard of an interface with this number, counted from 0.
+    pub(super) fn shard_at(&self, link: usize, index: u16) -> Result<ShardId, ControlError> {
+        let all = &self.links[link].interface().shards;
+        let number = u16::try_from(all.len()).expect("shards have 16-bit numbers");
+        all.get(usize::from(index)).copied().ok_or(ControlError::NoSuchShard(number))
     }
 
     /// A shard accepts for a listener now.
-    pub(super) fn listening(&mut self, shard: ShardId, port: u16) {
-        let place = (self.link(shard).interface().ip, port);
-        if let Some((connection, id)) = self.listeners.confirm(place, shard) {
+    pub(super) fn listening(&mut self, shard: ShardId, listener: ListenerId) {
+        if let Some((connection, id, port)) = self.listeners.confirm(listener, shard) {
             self.reply(connection, id, Reply::Listening { port });
         }
     }
 
     fn unlisten(&mut self, connection: ConnectionId, place: Place) -> Result<Reply, ControlError> {
-        if !self.endpoints.attached(connection)?.listeners.remove(&place) {
-            return Err(ControlError::NotListening);
-        }
-        if let Some(id) = self.end_listener(place) {
+        let listener = self.endpoints.attached(connection)?.listeners.remove(&place);
+        let listener = listener.ok_or(ControlError::NotListening)?;
+        if let Some(id) = self.end_listener(place, listener) {
             self.fail(connection, id, ControlError::NotListening);
         }
         Ok(Reply::Unlistened {})
     }
 
-    /// Frees a place; gives the number of the request for it if that has not been answered.
-    fn end_listener(&mut self, place: Place) -> Option<u32> {
+    /// Ends a listener; gives the number of the request for it if that has not been answered.
+    fn end_listener(&mut self, place: Place, listener: ListenerId) -> Option<u32> {
         let (ip, port) = place;
         if let Some(link) = self.link_with(ip) {
             for shard in self.links[link].interface().shards.clone() {
-                self.outboxes.post(shard, ToShard::Unlisten { port });
+                self.outboxes.post(shard, ToShard::Unlisten { port, listener });
             }
         }
-        self.listeners.remove(place)
+        self.listeners.remove(listener)
     }
 
     /// The interface with this address.
@@ -207,8 +245,8 @@ impl Coordinator {
     /// gone at once, its channels when what they hold has been delivered.
     pub(super) fn end_endpoint(&mut self, connection: ConnectionId, now: Instant) {
         let Some(endpoint) = self.endpoints.close(connection) else { return };
-        for place in endpoint.listeners {
-            self.end_listener(place);
+        for (place, listener) in endpoint.listeners {
+            self.end_listener(place, listener);
         }
         for connect in endpoint.connects {
             self.abandon_connect(connect, now);

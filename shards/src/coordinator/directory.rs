@@ -17,7 +17,7 @@ pub(super) struct Directory {
 }
 
 /// An established flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Flow {
     /// Its owner.
     pub(super) shard: ShardId,
@@ -25,8 +25,28 @@ pub(super) struct Flow {
     pub(super) channel: Option<ChannelId>,
     /// The neighbor that is held for it; `None` for a flow within this host.
     pub(super) neighbor: Option<Ipv4Addr>,
-    /// Whether one of our applications opened it.
-    pub(super) ours: bool,
+    pub(super) origin: Origin,
+    /// The shards that hand over its frames.
+    pub(super) hinted: Vec<ShardId>,
+}
+
+/// Who opened a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// One of our applications.
+    Connected,
+    /// A peer.
+    Accepted {
+        /// Its nonce: tells this flow from the next with the same tuple.
+        remote_nonce: u32,
+    },
+}
+
+impl Flow {
+    /// A flow of nobody yet.
+    pub(super) fn new(shard: ShardId, origin: Origin) -> Self {
+        Self { shard, channel: None, neighbor: None, origin, hinted: Vec::new() }
+    }
 }
 
 impl Directory {
@@ -38,8 +58,8 @@ impl Directory {
     /// Enters an established flow; `false` if there is one with this tuple, which was the first.
     pub(super) fn enter(&mut self, key: FlowKey, flow: Flow) -> bool {
         let Entry::Vacant(vacant) = self.flows.entry(key) else { return false };
-        vacant.insert(flow);
         self.counts[usize::from(flow.shard.0)] += 1;
+        vacant.insert(flow);
         true
     }
 
@@ -53,6 +73,13 @@ impl Directory {
     /// The flow with this tuple.
     pub(super) fn find(&self, key: &FlowKey) -> Option<&Flow> {
         self.flows.get(key)
+    }
+
+    /// Notes that a shard hands over the flow's frames.
+    pub(super) fn add_hint(&mut self, key: &FlowKey, landed: ShardId) {
+        if let Some(flow) = self.flows.get_mut(key) {
+            flow.hinted.push(landed);
+        }
     }
 
     /// How many flows a shard owns.
@@ -84,7 +111,7 @@ mod tests {
     };
 
     fn on(shard: u16) -> Flow {
-        Flow { shard: ShardId(shard), channel: Some(ChannelId(u64::from(shard))), neighbor: None, ours: false }
+        Flow::new(ShardId(shard), Origin::Connected)
     }
 
     #[test]

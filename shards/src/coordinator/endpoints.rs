@@ -1,13 +1,13 @@
 //! The applications that are connected, what they have, and what their users may have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use machnet::control::Peer;
-use machnet::control::message::ControlError;
+use machnet::control::message::{Binding, ControlError};
 
 use super::ConnectionId;
 use super::listeners::Place;
-use crate::mailbox::{ChannelId, ConnectId, ShardId};
+use crate::mailbox::{ChannelId, ConnectId, ListenerId, ShardId};
 
 /// Connections at the same time, over all users. The descriptors of a process are the scarcer good: see `daemon.rs`.
 const MAX_CONNECTIONS: usize = 65_536;
@@ -27,6 +27,8 @@ pub(super) struct Endpoints {
     connections: BTreeMap<ConnectionId, Endpoint>,
     /// From the grant until the shard says that nothing of it is left.
     channels: BTreeMap<ChannelId, Channel>,
+    /// How many channels each shard has.
+    by_shard: HashMap<ShardId, usize>,
     /// Users with connections or channels.
     users: BTreeMap<u32, Usage>,
     last_channel: u64,
@@ -41,10 +43,12 @@ pub(super) struct Endpoint {
     pub(super) peer: Peer,
     /// What it calls itself; `None` before it attached.
     pub(super) name: Option<String>,
+    /// Which shards it wants channels to.
+    pub(super) binding: Binding,
     /// In the order of their grants: the application names them by their place.
     pub(super) channels: Vec<ChannelId>,
     /// Where it listens, or is about to.
-    pub(super) listeners: BTreeSet<Place>,
+    pub(super) listeners: BTreeMap<Place, ListenerId>,
     /// What it waits for.
     pub(super) connects: BTreeSet<ConnectId>,
 }
@@ -80,6 +84,7 @@ impl Endpoints {
         Self {
             connections: BTreeMap::new(),
             channels: BTreeMap::new(),
+            by_shard: HashMap::new(),
             users: BTreeMap::new(),
             last_channel: 0,
             max_endpoints_per_user,
@@ -97,13 +102,24 @@ impl Endpoints {
             return false;
         }
         usage.connections += 1;
-        let endpoint =
-            Endpoint { peer, name: None, channels: Vec::new(), listeners: BTreeSet::new(), connects: BTreeSet::new() };
+        let endpoint = Endpoint {
+            peer,
+            name: None,
+            binding: Binding::default(),
+            channels: Vec::new(),
+            listeners: BTreeMap::new(),
+            connects: BTreeSet::new(),
+        };
         self.connections.insert(connection, endpoint).is_none()
     }
 
     /// Makes a connection an endpoint.
-    pub(super) fn attach(&mut self, connection: ConnectionId, name: String) -> Result<(), ControlError> {
+    pub(super) fn attach(
+        &mut self,
+        connection: ConnectionId,
+        name: String,
+        binding: Binding,
+    ) -> Result<(), ControlError> {
         let limit = self.max_endpoints_per_user;
         let endpoint = self.connections.get_mut(&connection).ok_or_else(not_attached)?;
         if endpoint.name.is_some() {
@@ -116,6 +132,7 @@ impl Endpoints {
         }
         usage.endpoints += 1;
         endpoint.name = Some(name);
+        endpoint.binding = binding;
         Ok(())
     }
 
@@ -189,6 +206,7 @@ impl Endpoints {
         let user = endpoint.peer.uid;
         endpoint.channels.push(id);
         self.channels.insert(id, Channel { owner, user, bytes, shard, index, ending: false });
+        *self.by_shard.entry(shard).or_default() += 1;
         self.users.entry(user).or_default().bytes += bytes;
         (id, index)
     }
@@ -202,9 +220,15 @@ impl Endpoints {
 
     /// Nothing of the channel is left: its memory is the user's again.
     pub(super) fn channel_gone(&mut self, channel: ChannelId) {
-        if let Some(Channel { user, bytes, .. }) = self.channels.remove(&channel) {
+        if let Some(Channel { user, bytes, shard, .. }) = self.channels.remove(&channel) {
+            *self.by_shard.get_mut(&shard).expect("counted when it was added") -= 1;
             self.change_usage(user, |usage| usage.bytes -= bytes);
         }
+    }
+
+    /// How many channels a shard has, those included that are about to go.
+    pub(super) fn channels_on(&self, shard: ShardId) -> usize {
+        self.by_shard.get(&shard).copied().unwrap_or_default()
     }
 
     /// A channel that is not gone.
@@ -254,11 +278,11 @@ mod tests {
         opened(&mut endpoints, ONE, 7);
         opened(&mut endpoints, TWO, 7);
         assert!(matches!(endpoints.attached(ONE), Err(ControlError::Malformed(_))));
-        assert_eq!(endpoints.attach(ONE, "one".into()), Ok(()));
-        assert!(matches!(endpoints.attach(ONE, "one".into()), Err(ControlError::Malformed(_))));
-        assert!(matches!(endpoints.attach(TWO, "two".into()), Err(ControlError::Limit(_))));
+        assert_eq!(endpoints.attach(ONE, "one".into(), Binding::All), Ok(()));
+        assert!(matches!(endpoints.attach(ONE, "one".into(), Binding::All), Err(ControlError::Malformed(_))));
+        assert!(matches!(endpoints.attach(TWO, "two".into(), Binding::All), Err(ControlError::Limit(_))));
         endpoints.close(ONE);
-        assert_eq!(endpoints.attach(TWO, "two".into()), Ok(()));
+        assert_eq!(endpoints.attach(TWO, "two".into(), Binding::All), Ok(()));
         endpoints.close(TWO);
         assert!(endpoints.users.is_empty());
     }
@@ -281,7 +305,7 @@ mod tests {
     fn memory_counts_until_its_channel_is_gone() {
         let mut endpoints = Endpoints::new(1, 100);
         opened(&mut endpoints, ONE, 7);
-        endpoints.attach(ONE, "one".into()).expect("the first");
+        endpoints.attach(ONE, "one".into(), Binding::All).expect("the first");
         assert_eq!(endpoints.has_room(ONE, 100), Ok(()));
         let (channel, index) = endpoints.add_channel(ONE, SHARD, 60);
         assert_eq!(index, 0);

@@ -30,7 +30,7 @@ mod ports;
 mod random;
 pub mod run;
 mod status;
-mod strays;
+mod steering;
 #[cfg(test)]
 mod tests;
 
@@ -49,13 +49,14 @@ use crate::counters::{EntryKey, Registry};
 use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard};
 
 use connects::Connects;
-use directory::{Directory, Flow};
+use directory::{Directory, Flow, Origin};
 use endpoints::Endpoints;
 use listeners::Listeners;
 use neighbors::Link;
 use outbox::Outboxes;
 use ports::Ports;
 use random::Random;
+use steering::Steering;
 
 /// A connection of an application to the control socket. Never used twice in a daemon's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -180,8 +181,11 @@ pub struct Coordinator {
     listeners: Listeners,
     connects: Connects,
     ports: Ports,
+    steering: Steering,
     directory: Directory,
     random: Random,
+    /// Where the next search for a port to listen on begins.
+    next_free_port: u16,
 
     outboxes: Outboxes,
     /// When to try full mailboxes again; `None` when nothing waits.
@@ -235,8 +239,10 @@ impl Coordinator {
             listeners: Listeners::default(),
             connects: Connects::default(),
             ports: Ports::default(),
+            steering: Steering::new(shards, max_flows / shards.max(1)),
             directory: Directory::new(shards, max_flows),
             random: Random::new(&plan.boot.secret),
+            next_free_port: control::FIRST_FREE_PORT,
             limits,
             boot: plan.boot,
             registry,
@@ -287,11 +293,16 @@ impl Coordinator {
             ToCoordinator::Answer { shard, key, source_mac, payload } => {
                 self.answer(shard, &key, source_mac, &payload, now);
             }
-            ToCoordinator::Stray { shard, key, source_mac, answer } => self.stray(shard, &key, source_mac, &answer),
-            ToCoordinator::Listening { shard, port } => self.listening(shard, port),
+            ToCoordinator::Stray(stray) => self.stray(stray),
+            ToCoordinator::Yielded { shard, stray, flow } => self.yielded(shard, stray, flow),
+            ToCoordinator::Listening { shard, listener } => self.listening(shard, listener),
             ToCoordinator::Created { shard, connect, outcome } => self.created(shard, connect, outcome, now),
-            ToCoordinator::Accepted { shard, key, channel } => {
-                self.accepted(key, Flow { shard, channel: Some(channel), neighbor: None, ours: false }, now);
+            ToCoordinator::Accepted { shard, key, channel, remote_nonce } => {
+                self.accepted(
+                    key,
+                    Flow { channel: Some(channel), ..Flow::new(shard, Origin::Accepted { remote_nonce }) },
+                    now,
+                );
             }
             ToCoordinator::Closed { shard, key } => self.flow_closed(shard, &key, now),
             ToCoordinator::Broken { channel, violation } => self.broken(channel, violation, now),
@@ -305,12 +316,22 @@ impl Coordinator {
         }
     }
 
-    /// A peer opened a flow. The first shard with a tuple wins; the flow at another one is a copy made by a duplicated
-    /// SYN. The same shard may replace its own flow, if the peer has restarted.
+    /// A peer opened a flow. Of two shards with the same flow, made by a duplicated SYN, the first keeps it. Another
+    /// flow with the same tuple replaces the one there was: its peer has restarted, and has shown that it is there.
     fn accepted(&mut self, key: FlowKey, mut flow: Flow, now: Instant) {
         let shard = flow.shard;
-        self.flow_closed(shard, &key, now);
-        if self.directory.is_full() || self.directory.find(&key).is_some() {
+        if let Some(present) = self.directory.find(&key) {
+            let owner = present.shard;
+            if owner != shard && present.origin == flow.origin {
+                self.outboxes.post(shard, ToShard::Drop { key });
+                return self.hint_flow(&key, shard);
+            }
+            if owner != shard {
+                self.outboxes.post(owner, ToShard::Drop { key });
+            }
+            self.flow_closed(owner, &key, now);
+        }
+        if self.directory.is_full() {
             self.outboxes.post(shard, ToShard::Drop { key });
             return;
         }
@@ -323,7 +344,10 @@ impl Coordinator {
     /// A shard says that a flow is no more.
     fn flow_closed(&mut self, shard: ShardId, key: &FlowKey, now: Instant) {
         let Some(flow) = self.directory.remove(key, shard) else { return };
-        if flow.ours {
+        for landed in &flow.hinted {
+            self.unhint(key, *landed);
+        }
+        if flow.origin == Origin::Connected {
             self.ports.release(*key, now);
         }
         self.release_neighbor(self.link_of[usize::from(shard.0)], flow.neighbor, now);

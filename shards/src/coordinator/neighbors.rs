@@ -6,6 +6,7 @@ use machnet::config::Limits;
 use machnet::control::message::ControlError;
 use machnet_proto::addr::{Ipv4Addr, MacAddr};
 use machnet_proto::neighbor::{self, Action, Change, NeighborCache, Resolution};
+use machnet_proto::rss::Rss;
 use machnet_proto::time::Instant;
 use machnet_proto::wire::arp;
 use machnet_proto::wire::frame::{self, Parsed};
@@ -35,14 +36,36 @@ pub(super) struct Link {
     /// When somebody else last claimed our address in the log; how often it happened.
     conflict_logged: Option<Instant>,
     conflicts: u64,
+    predictions: Predictions,
 }
+
+/// Where answers to SYNs arrived, against what the NIC says of its RSS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Predictions {
+    pub(super) right: u64,
+    pub(super) wrong: u64,
+    /// Wrong ones in a row.
+    wrong_in_a_row: u32,
+}
+
+/// So many wrong predictions in a row, and a NIC is not believed any more: with two shards it happens by chance to a
+/// NIC that says the truth only if its table changes while connects are under way.
+const BELIEVED_WRONG_MAX: u32 = 32;
 
 impl Link {
     pub(super) fn new(interface: Interface, limits: &Limits, now: Instant) -> Self {
         let entries = usize::try_from(limits.max_neighbors).expect("32 bits fit");
         let limits = neighbor::Limits { entries, ..neighbor::Limits::default() };
         let cache = NeighborCache::new(interface.ip, limits);
-        Self { interface, cache, announcements: ANNOUNCEMENTS, announce: now, conflict_logged: None, conflicts: 0 }
+        Self {
+            interface,
+            cache,
+            announcements: ANNOUNCEMENTS,
+            announce: now,
+            conflict_logged: None,
+            conflicts: 0,
+            predictions: Predictions::default(),
+        }
     }
 
     pub(super) fn interface(&self) -> &Interface {
@@ -56,6 +79,34 @@ impl Link {
     /// How often another host claimed our address.
     pub(super) fn conflicts(&self) -> u64 {
         self.conflicts
+    }
+
+    /// How the NIC spreads flows, as long as that proves true.
+    pub(super) fn believed_rss(&self) -> Option<&Rss> {
+        self.interface.rss.as_ref().filter(|_| self.predictions.wrong_in_a_row < BELIEVED_WRONG_MAX)
+    }
+
+    /// How predictions turned out.
+    pub(super) fn predictions(&self) -> Predictions {
+        self.predictions
+    }
+
+    /// An answer arrived where it was expected, or elsewhere.
+    pub(super) fn judge_prediction(&mut self, right: bool) {
+        let Predictions { right: rights, wrong, wrong_in_a_row } = &mut self.predictions;
+        if right {
+            *rights += 1;
+            *wrong_in_a_row = 0;
+            return;
+        }
+        *wrong += 1;
+        *wrong_in_a_row = wrong_in_a_row.saturating_add(1);
+        if *wrong_in_a_row == BELIEVED_WRONG_MAX {
+            tracing::warn!(
+                interface = %self.interface.mac,
+                "the NIC does not spread flows as it says: its RSS is taken for hidden, flows live where they land"
+            );
+        }
     }
 
     /// The largest payload of a packet, in bytes.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use machnet_proto::time::Duration;
 
-use crate::mailbox::{Outlet, ShardId, ToShard};
+use crate::mailbox::{Outlet, ShardId, ToShard, Waker};
 
 /// How long the coordinator waits before it tries a full mailbox again. A shard empties its mailbox every turn, so that
 /// this is seldom needed.
@@ -77,6 +77,11 @@ impl Outboxes {
         }
     }
 
+    /// What wakes a shard for something that is not in its mailbox.
+    pub(super) fn waker(&self, shard: ShardId) -> Waker {
+        self.shards[usize::from(shard.0)].outlet.waker()
+    }
+
     /// Whether anything waits: [`Outboxes::flush`] is due after [`RETRY`].
     pub(super) fn is_waiting(&self) -> bool {
         self.shards.iter().any(|outbox| !outbox.waiting.is_empty())
@@ -96,16 +101,20 @@ impl Outboxes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mailbox::{Inlet, mailbox};
+    use crate::mailbox::{Inlet, ListenerId, mailbox};
 
     fn outboxes(capacity: usize) -> (Outboxes, Inlet<ToShard>) {
         let (outlet, inlet) = mailbox(capacity).expect("a descriptor");
         (Outboxes::new(vec![outlet]), inlet)
     }
 
+    fn unlisten(port: u16) -> ToShard {
+        ToShard::Unlisten { port, listener: ListenerId(0) }
+    }
+
     fn ports(inlet: &Inlet<ToShard>) -> Vec<u16> {
         let port = |message| match message {
-            ToShard::Unlisten { port } => port,
+            ToShard::Unlisten { port, .. } => port,
             ToShard::Transmit { frame } => u16::from(frame[0]),
             other => panic!("not posted: {other:?}"),
         };
@@ -116,12 +125,12 @@ mod tests {
     fn what_finds_no_room_waits_and_keeps_its_order() {
         let (mut outboxes, inlet) = outboxes(2);
         for port in 1..=5 {
-            outboxes.post(ShardId(0), ToShard::Unlisten { port });
+            outboxes.post(ShardId(0), unlisten(port));
         }
         assert!(outboxes.is_waiting());
         assert_eq!(ports(&inlet), [1, 2]);
         // There is room in the mailbox, but not at the head of the line.
-        outboxes.post(ShardId(0), ToShard::Unlisten { port: 6 });
+        outboxes.post(ShardId(0), unlisten(6));
         outboxes.flush();
         assert_eq!(ports(&inlet), [3, 4]);
         outboxes.flush();
@@ -132,11 +141,11 @@ mod tests {
     #[test]
     fn frames_that_wait_are_bounded_and_nothing_else_is_lost() {
         let (mut outboxes, inlet) = outboxes(1);
-        outboxes.post(ShardId(0), ToShard::Unlisten { port: 1 });
+        outboxes.post(ShardId(0), unlisten(1));
         for _ in 0..MAX_FRAMES + 3 {
             outboxes.post(ShardId(0), ToShard::Transmit { frame: Box::new([9]) });
         }
-        outboxes.post(ShardId(0), ToShard::Unlisten { port: 2 });
+        outboxes.post(ShardId(0), unlisten(2));
         assert_eq!(outboxes.dropped_frames(), 3);
         let mut seen = Vec::new();
         while outboxes.is_waiting() {
@@ -153,7 +162,7 @@ mod tests {
         let (mut outboxes, _inlet) = outboxes(1);
         for _ in 0..=MAX_WAITING {
             assert!(!outboxes.is_backlogged());
-            outboxes.post(ShardId(0), ToShard::Unlisten { port: 888 });
+            outboxes.post(ShardId(0), unlisten(888));
         }
         assert!(outboxes.is_backlogged());
     }

@@ -252,7 +252,7 @@ mod tests {
     use std::time::Instant as Moment;
 
     use machnet::config::Limits;
-    use machnet::control::message::{Request, VERSION};
+    use machnet::control::message::{Binding, Request, VERSION};
     use machnet::control::{Access, Client};
     use machnet_proto::addr::{Ipv4Addr, MacAddr};
 
@@ -304,7 +304,8 @@ mod tests {
 
         fn attach(&self) -> Client {
             let mut client = Client::connect(&self.socket(), SOON).expect("it listens");
-            let reply = ask(&mut client, Request::Attach { name: "test".into(), version: VERSION });
+            let reply =
+                ask(&mut client, Request::Attach { name: "test".into(), version: VERSION, binding: Binding::All });
             assert!(matches!(reply, Reply::Attached { .. }));
             client
         }
@@ -317,8 +318,8 @@ mod tests {
                     std::thread::sleep(Duration::from_micros(100));
                     continue;
                 };
-                if let ToShard::Listen { port, .. } = &message {
-                    let answer = ToCoordinator::Listening { shard: ShardId(0), port: *port };
+                if let ToShard::Listen { listener, .. } = &message {
+                    let answer = ToCoordinator::Listening { shard: ShardId(0), listener: *listener };
                     self.coordinator.post(answer).expect("there is room");
                 }
                 if wanted(&message) {
@@ -360,7 +361,7 @@ mod tests {
         assert_eq!(status["listeners"][0]["port"], 888);
 
         drop(client);
-        let noticed = daemon.wait_for(|message| matches!(message, ToShard::Unlisten { port: 888 }));
+        let noticed = daemon.wait_for(|message| matches!(message, ToShard::Unlisten { port: 888, .. }));
         assert!(noticed < Duration::from_millis(500), "at once, not after {noticed:?}");
         daemon.wait_for(|message| matches!(message, ToShard::RemoveChannel { .. }));
         daemon.stop();

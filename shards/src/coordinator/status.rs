@@ -3,6 +3,7 @@
 use machnet_proto::time::Instant;
 use serde_json::{Map, Value, json};
 
+use super::directory::Origin;
 use super::endpoints::Endpoint;
 use super::neighbors::Link;
 use super::{ConnectionId, Coordinator};
@@ -34,6 +35,7 @@ impl Coordinator {
                 "channels_ending": ending_channels,
                 "channel_bytes_ending": ending_bytes,
                 "frames_dropped_in_outboxes": self.outboxes.dropped_frames(),
+                "hints_refused": self.steering.refused(),
             },
         })
     }
@@ -47,6 +49,7 @@ impl Coordinator {
         shard.insert("shard".into(), id.0.into());
         shard.insert("interface".into(), self.link(id).interface().mac.to_string().into());
         shard.insert("flows".into(), self.directory.count(id).into());
+        shard.insert("hints".into(), self.steering.hints(id).into());
         if let Some(published) = published {
             shard.insert("counters".into(), object(published.counters));
             shard.insert("drops".into(), object(published.drops));
@@ -74,8 +77,15 @@ impl Coordinator {
     }
 
     fn listeners(&self) -> impl Iterator<Item = Value> {
-        self.listeners.iter().map(|((ip, port), owner, in_force)| {
-            json!({ "ip": ip.to_string(), "port": port, "endpoint": owner.0, "in_force": in_force })
+        self.listeners.iter().map(|listener| {
+            let (ip, port) = listener.place;
+            json!({
+                "ip": ip.to_string(),
+                "port": port,
+                "endpoint": listener.owner.0,
+                "shared": listener.shared_by.is_some(),
+                "in_force": listener.is_in_force(),
+            })
         })
     }
 
@@ -89,7 +99,7 @@ impl Coordinator {
                 "remote": format!("{}:{}", key.remote_ip, key.remote_port),
                 "shard": flow.shard.0,
                 "endpoint": owner(flow.channel),
-                "opened_by": if flow.ours { "us" } else { "peer" },
+                "opened_by": if flow.origin == Origin::Connected { "us" } else { "peer" },
             })
         });
         listed.collect::<Vec<_>>().into()
@@ -111,7 +121,9 @@ fn interface(link: &Link) -> Value {
         "ip": interface.ip.to_string(),
         "device": interface.device,
         "mtu_bytes": interface.mtu_bytes,
-        "rss_known": interface.rss.is_some(),
+        "rss_known": link.believed_rss().is_some(),
+        "predictions_right": link.predictions().right,
+        "predictions_wrong": link.predictions().wrong,
         "shards": interface.shards.iter().map(|shard| shard.0).collect::<Vec<_>>(),
         "address_conflicts": link.conflicts(),
         "neighbors": neighbors.collect::<Vec<_>>(),

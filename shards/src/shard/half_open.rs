@@ -5,25 +5,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use machnet_proto::addr::{FlowKey, MacAddr};
-use machnet_proto::handshake::Agreed;
+use machnet_proto::addr::FlowKey;
 use machnet_proto::time::{Duration, Instant};
+
+use crate::mailbox::HalfOpenFlow;
 
 /// How long a peer has to answer a SYN-ACK; its own retries end about then.
 const LIFETIME: Duration = Duration::from_secs(3);
-
-/// What a SYN left behind.
-#[derive(Clone, Debug)]
-pub(super) struct HalfOpenFlow {
-    /// The peer's nonce.
-    pub(super) remote_nonce: u32,
-    /// Our nonce.
-    pub(super) local_nonce: u32,
-    /// What both will keep to.
-    pub(super) agreed: Agreed,
-    /// Where the SYN came from and the flow's frames will go.
-    pub(super) next_hop: MacAddr,
-}
 
 /// The half-open flows of a shard, bounded: beyond its limit the oldest is forgotten.
 pub(super) struct HalfOpen {

@@ -29,13 +29,13 @@ impl<Q: NicQueue> Shard<Q> {
         match message {
             ToShard::AddChannel { channel, end } => self.add_channel(Channel::new(channel, *end, now)),
             ToShard::RemoveChannel { channel, reason, linger } => self.remove_channel(channel, reason, linger, now),
-            ToShard::Listen { port, channel } => {
-                self.listeners.insert(port, channel);
-                self.tell(ToCoordinator::Listening { shard: self.settings.id, port });
+            ToShard::Listen { port, listener, taker } => {
+                self.listeners.add(port, listener, taker);
+                self.tell(ToCoordinator::Listening { shard: self.settings.id, listener });
             }
-            ToShard::Unlisten { port } => {
-                self.listeners.remove(&port);
-                self.half_open.retain(|key| key.local_port != port);
+            ToShard::Unlisten { port, listener } => {
+                self.listeners.remove(port, listener);
+                self.forget_unlistened();
             }
             ToShard::Transmit { frame } => {
                 let to_ourselves = matches!(frame::parse(&frame),
@@ -53,6 +53,12 @@ impl<Q: NicQueue> Shard<Q> {
                 self.tell(ToCoordinator::Created { shard: self.settings.id, connect, outcome });
             }
             ToShard::Drop { key } => self.drop_flow(&key),
+            ToShard::Hint { key, owner } => self.steering.hint(key, owner),
+            ToShard::Unhint { key } => self.steering.unhint(&key),
+            ToShard::HandTo { owner, producer } => self.steering.add_way_out(owner, producer),
+            ToShard::TakeFrom { landed, consumer } => self.steering.add_way_in(landed, consumer),
+            ToShard::Yield { stray } => self.yield_half_open(stray),
+            ToShard::Adopt { key, flow } => self.adopt(key, flow, now),
             ToShard::NextHop { previous, current, peer } => self.change_next_hop(previous, current, peer),
             ToShard::Stop => self.stop(now),
         }
@@ -171,9 +177,8 @@ impl<Q: NicQueue> Shard<Q> {
             self.tell(ToCoordinator::ChannelGone { shard: self.settings.id, channel });
             return;
         };
-        self.listeners.retain(|_, owner| *owner != channel);
-        let listeners = &self.listeners;
-        self.half_open.retain(|key| listeners.contains_key(&key.local_port));
+        self.listeners.remove_channel(channel);
+        self.forget_unlistened();
         let polls_max = self.channels[slot].as_ref().map_or(0, Channel::polls_to_empty);
         for _ in 0..polls_max {
             if self.poll_channel(slot, now) == 0 {
@@ -230,7 +235,8 @@ impl<Q: NicQueue> Shard<Q> {
         channel.stage = ChannelStage::Broken { removed: false };
         self.counts.count(Counter::ChannelsBroken);
         self.stop_polling(slot);
-        self.listeners.retain(|_, owner| *owner != id);
+        self.listeners.remove_channel(id);
+        self.forget_unlistened();
         self.abort_flows_of(slot, Reason::AppGone, now);
         self.tell(ToCoordinator::Broken { channel: id, violation });
     }
@@ -253,6 +259,12 @@ impl<Q: NicQueue> Shard<Q> {
     fn stop_polling(&mut self, slot: usize) {
         self.hot.retain(|&hot| hot != slot);
         self.bells.push(BellChange::Gone(slot));
+    }
+
+    /// Forgets the half-open flows of ports that nobody listens on any more.
+    fn forget_unlistened(&mut self) {
+        let listeners = &self.listeners;
+        self.half_open.retain(|key| listeners.has(key.local_port));
     }
 
     /// Tells all peers that this daemon ends.

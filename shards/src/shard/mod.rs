@@ -14,10 +14,12 @@
 mod bucket;
 mod channels;
 mod half_open;
+mod listeners;
 mod mail;
 mod receive;
 pub mod run;
 mod serve;
+mod steering;
 mod transmit;
 
 #[cfg(test)]
@@ -41,6 +43,8 @@ use crate::nic::{ETHERNET_HEADER_BYTES, NicQueue};
 use bucket::TokenBucket;
 use channels::{Channel, WaitingList};
 use half_open::HalfOpen;
+use listeners::Listeners;
+use steering::Steering;
 use transmit::Transmitter;
 
 /// Frames taken from the NIC in one call.
@@ -123,7 +127,8 @@ pub struct Shard<Q: NicQueue> {
     half_open: HalfOpen,
     /// Tuples a SYN of ours was sent for.
     expected: HashSet<FlowKey>,
-    listeners: HashMap<u16, ChannelId>,
+    listeners: Listeners,
+    steering: Steering,
     /// Slots of channels; a slot is used again.
     channels: Vec<Option<Channel>>,
     slots: HashMap<ChannelId, usize>,
@@ -145,6 +150,7 @@ pub struct Shard<Q: NicQueue> {
     answer_bucket: TokenBucket,
     syn_bucket: TokenBucket,
     reset_bucket: TokenBucket,
+    stray_bucket: TokenBucket,
 
     turns_without_deadlines: u32,
     /// The first turn after a sleep: its answers come late for a reason that is not the network's.
@@ -269,7 +275,8 @@ impl<Q: NicQueue> Shard<Q> {
             timers: Timers::new(),
             half_open: HalfOpen::new(settings.half_open_max),
             expected: HashSet::new(),
-            listeners: HashMap::new(),
+            listeners: Listeners::new(settings.secret),
+            steering: Steering::default(),
             channels: Vec::new(),
             slots: HashMap::new(),
             hot: Vec::new(),
@@ -285,6 +292,7 @@ impl<Q: NicQueue> Shard<Q> {
             answer_bucket: TokenBucket::new(100_000, 4_000, now),
             syn_bucket: TokenBucket::new(100_000, 4_000, now),
             reset_bucket: TokenBucket::new(1_000, 100, now),
+            stray_bucket: TokenBucket::new(10_000, 1_000, now),
             turns_without_deadlines: 0,
             has_just_woken: false,
             expected_turn: None,
@@ -321,6 +329,7 @@ impl<Q: NicQueue> Shard<Q> {
         work.flows = self.serve_ready(now);
         work.transmitted = self.transmitter.transmit(&mut self.counts);
         self.flush_channels();
+        self.flush_handovers();
         self.send_post();
         self.finish_stop();
         self.has_just_woken = false;

@@ -1,7 +1,7 @@
 //! Frames on their way in: each goes to its flow, to the coordinator, or is dropped and counted by reason.
 
 use machnet_proto::addr::{FlowKey, MacAddr};
-use machnet_proto::flow::{self, Birth, FlowId, Reason, Role, Verdict};
+use machnet_proto::flow::{Birth, FlowId, Reason, Role, Verdict};
 use machnet_proto::handshake::{Acceptance, Features, HandshakeError, Message, Packet, Terms};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::time::Instant;
@@ -10,10 +10,10 @@ use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template, UdpDatag
 use machnet_proto::wire::ipv4;
 use machnet_proto::wire::machnet::{HEADER_BYTES, HandshakeKind, Header, Kind};
 
-use super::half_open::HalfOpenFlow;
+use super::steering::Arrival;
 use super::{BURST_FRAMES, BURSTS_PER_TURN, Origin, Shard, Stage};
 use crate::counters::{Counter, DropReason};
-use crate::mailbox::ToCoordinator;
+use crate::mailbox::{HalfOpenFlow, Taker, ToCoordinator};
 use crate::nic::{Frame, NicQueue};
 
 /// Packets a peer is taken to have buffers for until its first header says so.
@@ -22,14 +22,15 @@ const INITIAL_WINDOW_PACKETS: u16 = 1;
 impl<Q: NicQueue> Shard<Q> {
     /// Receives for one turn; gives the number of frames and whether the queue ran empty.
     pub(super) fn receive(&mut self, now: Instant) -> (usize, bool) {
-        let mut total = self.receive_looped(now);
+        let mut total = self.receive_looped(now) + self.take_over(now);
+        let landed = self.settings.id;
         for _ in 0..BURSTS_PER_TURN {
             let mut burst = std::mem::take(&mut self.received);
             let received = self.transmitter.queue().receive(&mut burst, BURST_FRAMES);
             for frame in &burst {
                 self.counts.count(Counter::RxFrames);
                 self.counts.add(Counter::RxBytes, frame.bytes().len() as u64);
-                self.receive_frame(frame.bytes(), false, now);
+                self.receive_frame(&Arrival { frame: frame.bytes(), looped: false, landed }, now);
             }
             self.transmitter.queue().recycle(&mut burst);
             self.received = burst;
@@ -47,14 +48,15 @@ impl<Q: NicQueue> Shard<Q> {
         for _ in 0..looped {
             let Some(frame) = self.transmitter.take_looped() else { break };
             self.counts.count(Counter::LoopFrames);
-            self.receive_frame(frame.bytes(), true, now);
+            self.receive_frame(&Arrival { frame: frame.bytes(), looped: true, landed: self.settings.id }, now);
         }
         looped
     }
 
-    fn receive_frame(&mut self, bytes: &[u8], looped: bool, now: Instant) {
+    pub(super) fn receive_frame(&mut self, arrival: &Arrival<'_>, now: Instant) {
+        let bytes = arrival.frame;
         let dropped = match frame::parse(bytes) {
-            Ok(Parsed::Udp(datagram)) => self.receive_udp(&datagram, looped, now),
+            Ok(Parsed::Udp(datagram)) => self.receive_udp(&datagram, arrival, now),
             // Apart from each other: who floods us with pings must not keep us from being found.
             Ok(Parsed::Arp(_)) if !self.arp_bucket.take(now) => Err(DropReason::RateLimited),
             Ok(Parsed::Arp(_)) => self.pass_on(bytes),
@@ -78,16 +80,21 @@ impl<Q: NicQueue> Shard<Q> {
         self.outlet.post(message).map_err(|_| DropReason::MailboxFull)
     }
 
-    fn receive_udp(&mut self, datagram: &UdpDatagram<'_>, looped: bool, now: Instant) -> Result<(), DropReason> {
+    fn receive_udp(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        arrival: &Arrival<'_>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         if datagram.key.local_ip != self.settings.ip || datagram.destination_mac != self.settings.mac {
             return Err(DropReason::NotForUs);
         }
-        if datagram.source_mac == self.settings.mac && !looped {
+        if datagram.source_mac == self.settings.mac && !arrival.looped {
             return Err(DropReason::OwnFrame);
         }
         match Header::parse(datagram.payload) {
-            Ok((header, payload)) => self.receive_packet(datagram, &header, payload, now),
-            Err(WireError::Unknown | WireError::Truncated) => self.receive_handshake(datagram, now),
+            Ok((header, payload)) => self.receive_packet(datagram, &header, payload, arrival, now),
+            Err(WireError::Unknown | WireError::Truncated) => self.receive_handshake(datagram, arrival, now),
             Err(_) => Err(DropReason::NotMachnet),
         }
     }
@@ -98,6 +105,7 @@ impl<Q: NicQueue> Shard<Q> {
         datagram: &UdpDatagram<'_>,
         header: &Header,
         payload: &[u8],
+        arrival: &Arrival<'_>,
         now: Instant,
     ) -> Result<(), DropReason> {
         let key = &datagram.key;
@@ -106,10 +114,7 @@ impl<Q: NicQueue> Shard<Q> {
             // Whoever speaks so writes checksums. A damaged packet says nothing about flows that are not here.
             None if datagram.checksum_is_good() != Some(true) => return Err(DropReason::BadChecksum),
             None if self.half_open.get(key).is_some() => self.confirm(datagram, header, now)?,
-            None if header.kind == Kind::Reset && self.expected.contains(key) => {
-                return self.pass_answer_on(datagram, now);
-            }
-            None => return self.answer_unknown(datagram, header, now),
+            None => return self.receive_stray(datagram, header, arrival, now),
         };
         let entry = self.flows.get_mut(id).expect("found above");
         if entry.demands_checksum && datagram.checksum_is_good() != Some(true) {
@@ -140,9 +145,14 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// SYN, SYN-ACK, or something else that no flow understands.
-    fn receive_handshake(&mut self, datagram: &UdpDatagram<'_>, now: Instant) -> Result<(), DropReason> {
+    fn receive_handshake(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        arrival: &Arrival<'_>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         match Message::parse(datagram.payload) {
-            Ok(Message::Syn(theirs)) => self.receive_syn(datagram, &theirs, now),
+            Ok(Message::Syn(theirs)) => self.receive_syn(datagram, &theirs, arrival, now),
             Ok(Message::V1(syn)) if syn.kind == HandshakeKind::Syn => {
                 self.refuse(datagram, &Packet::refuse_v1(&syn), now)?;
                 Err(DropReason::NoExtension)
@@ -160,7 +170,7 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// Lets the coordinator know that somebody answered its SYN. At a bounded rate: a peer may answer without end.
-    fn pass_answer_on(&mut self, datagram: &UdpDatagram<'_>, now: Instant) -> Result<(), DropReason> {
+    pub(super) fn pass_answer_on(&mut self, datagram: &UdpDatagram<'_>, now: Instant) -> Result<(), DropReason> {
         if !self.answer_bucket.take(now) {
             return Err(DropReason::RateLimited);
         }
@@ -173,7 +183,13 @@ impl<Q: NicQueue> Shard<Q> {
         self.outlet.post(message).map_err(|_| DropReason::MailboxFull)
     }
 
-    fn receive_syn(&mut self, datagram: &UdpDatagram<'_>, theirs: &Terms, now: Instant) -> Result<(), DropReason> {
+    fn receive_syn(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        theirs: &Terms,
+        arrival: &Arrival<'_>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         if self.stage != Stage::Running {
             // Unanswered, so that the peer's next one may reach a daemon that is back.
             return Err(DropReason::NoListener);
@@ -190,14 +206,17 @@ impl<Q: NicQueue> Shard<Q> {
             self.receive_syn_on_flow(id, datagram, theirs, &answer);
             return Ok(());
         }
-        let Some(slot) = self.listening_slot(key) else {
+        if let Some(owner) = self.owner_elsewhere(key, arrival) {
+            return self.hand_over(owner, arrival);
+        }
+        if !self.listeners.has(key.local_port) {
             self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Refused.to_wire()), now)?;
             return Err(DropReason::NoListener);
-        };
+        }
         let known = self.half_open.get(key).is_some_and(|flow| flow.remote_nonce == theirs.offer.nonce);
         // A place in the table is promised with the answer: peers must not connect to what cannot be confirmed.
         let promised = self.flows.len() + self.half_open.len();
-        if !self.has_room_for_flow(slot) || !known && promised >= self.settings.flows_max {
+        if self.accepting_slot(key).is_none() || !known && promised >= self.settings.flows_max {
             self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Limit.to_wire()), now)?;
             return Err(DropReason::FlowLimit);
         }
@@ -214,9 +233,21 @@ impl<Q: NicQueue> Shard<Q> {
         Ok(())
     }
 
-    /// The slot of the channel that flows to the key's local port are accepted into.
-    fn listening_slot(&self, key: &FlowKey) -> Option<usize> {
-        self.listeners.get(&key.local_port).and_then(|channel| self.slots.get(channel)).copied()
+    /// The slot of the channel that this flow is accepted into, if there is one with room.
+    fn accepting_slot(&self, key: &FlowKey) -> Option<usize> {
+        let is_here = |taker| matches!(taker, Taker::Channel(_)) && self.can_take(taker);
+        match self.listeners.choose(key, is_here)? {
+            Taker::Channel(channel) => self.slots.get(&channel).copied(),
+            Taker::Shard(_) => None,
+        }
+    }
+
+    /// Whether a listener can take one more flow, as far as it is known here.
+    pub(super) fn can_take(&self, taker: Taker) -> bool {
+        match taker {
+            Taker::Shard(_) => true,
+            Taker::Channel(channel) => self.slots.get(&channel).is_some_and(|slot| self.has_room_for_flow(*slot)),
+        }
     }
 
     /// A SYN for a tuple that has a flow: a duplicate gets the same answer, another incarnation of the peer makes the
@@ -242,7 +273,7 @@ impl<Q: NicQueue> Shard<Q> {
         Ok(())
     }
 
-    fn send_datagram(&mut self, next_hop: MacAddr, key: &FlowKey, payload: &[u8]) {
+    pub(super) fn send_datagram(&mut self, next_hop: MacAddr, key: &FlowKey, payload: &[u8]) {
         let Some(mut frame) = self.transmitter.frame(&mut self.counts) else { return };
         frame.set_len(HEADERS_BYTES + payload.len());
         frame.bytes_mut()[HEADERS_BYTES..].copy_from_slice(payload);
@@ -264,8 +295,7 @@ impl<Q: NicQueue> Shard<Q> {
         if features.contains(Features::CHECKSUM) && datagram.checksum_is_good() != Some(true) {
             return Err(DropReason::BadChecksum);
         }
-        let slot = self.listening_slot(&key).filter(|&slot| self.has_room_for_flow(slot));
-        let Some(slot) = slot else { return self.break_promise(datagram, header, now) };
+        let Some(slot) = self.accepting_slot(&key) else { return self.break_promise(datagram, header, now) };
         let birth = Birth {
             role: Role::Acceptor,
             local_nonce: half_open.local_nonce,
@@ -280,7 +310,8 @@ impl<Q: NicQueue> Shard<Q> {
         self.half_open.remove(&key);
         self.counts.count(Counter::FlowsAccepted);
         let channel = self.channels[slot].as_ref().map(|channel| channel.id).expect("it had room for the flow");
-        self.tell(ToCoordinator::Accepted { shard: self.settings.id, key, channel });
+        let (shard, remote_nonce) = (self.settings.id, half_open.remote_nonce);
+        self.tell(ToCoordinator::Accepted { shard, key, channel, remote_nonce });
         Ok(id)
     }
 
@@ -295,28 +326,5 @@ impl<Q: NicQueue> Shard<Q> {
         // It says that the flow is unknown, which is not why the packet is dropped.
         let _ = self.answer_unknown(datagram, header, now);
         Err(DropReason::FlowLimit)
-    }
-
-    /// A packet of a flow that is not here: peers that speak the extension are told, at a bounded rate, so that they
-    /// notice a restarted daemon within a round trip.
-    ///
-    /// With other shards on the interface the flow may be one of theirs, and only the NIC has put its frame here: then
-    /// the coordinator, which has the directory of all flows, decides.
-    fn answer_unknown(&mut self, datagram: &UdpDatagram<'_>, header: &Header, now: Instant) -> Result<(), DropReason> {
-        let Some(answer) = flow::answer_unknown(header) else { return Err(DropReason::UnknownFlow) };
-        if !self.reset_bucket.take(now) {
-            return Err(DropReason::RateLimited);
-        }
-        let mut packet = [0; HEADER_BYTES];
-        answer.write(&mut packet);
-        if self.settings.is_alone {
-            self.send_datagram(datagram.source_mac, &datagram.key, &packet);
-            self.counts.count(Counter::ResetsSent);
-        } else {
-            let (shard, key, source_mac) = (self.settings.id, datagram.key, datagram.source_mac);
-            let stray = ToCoordinator::Stray { shard, key, source_mac, answer: packet };
-            self.outlet.post(stray).map_err(|_| DropReason::MailboxFull)?;
-        }
-        Err(DropReason::UnknownFlow)
     }
 }

@@ -2,7 +2,7 @@
 
 use machnet::channel::{FlowId, SendError};
 use machnet::control::Peer;
-use machnet::control::message::{Reply, Request, VERSION};
+use machnet::control::message::{Binding, Reply, Request, VERSION};
 use machnet_proto::time::{Duration, Instant};
 use machnet_shards::coordinator::{ConnectionId, Event};
 use std::collections::BTreeMap;
@@ -27,7 +27,10 @@ impl World {
         daemon.tell(Event::Connected { connection, peer: Peer { pid: None, uid: 1000, gid: 1000 } });
         self.apps.insert(app, Application::new(host, connection, likes_to_sleep, self.now));
         self.connections.insert(connection, app);
-        self.ask(app, Request::Attach { name: format!("application {}", app.0), version: VERSION });
+        self.ask(
+            app,
+            Request::Attach { name: format!("application {}", app.0), version: VERSION, binding: Binding::All },
+        );
         Some(app)
     }
 

@@ -8,9 +8,9 @@ fn attach_tells_the_addresses_and_refuses_another_version() {
     let connection = rig.connection();
     rig.listen(connection, 888);
     assert!(matches!(rig.error(connection), ControlError::Malformed(_)), "not attached");
-    rig.ask(connection, Request::Attach { name: "n".into(), version: VERSION + 1 });
+    rig.ask(connection, Request::Attach { name: "n".into(), version: VERSION + 1, binding: Binding::All });
     assert_eq!(rig.error(connection), ControlError::WrongVersion(VERSION));
-    rig.ask(connection, Request::Attach { name: "ü".repeat(1000), version: VERSION });
+    rig.ask(connection, Request::Attach { name: "ü".repeat(1000), version: VERSION, binding: Binding::All });
     let daemon = env!("CARGO_PKG_VERSION").into();
     assert_eq!(rig.reply(connection), Reply::Attached { daemon, addresses: vec![OUR_IP] });
     let status = rig.status();
@@ -24,7 +24,9 @@ fn listen_grants_channels_and_answers_when_all_shards_confirmed() {
     let connection = rig.attached();
     rig.listen(connection, 888);
     for shard in 0..2 {
-        assert_eq!(rig.posts(shard), ["AddChannel", "Listen 888"]);
+        let messages = rig.take(shard);
+        assert_eq!(messages.iter().map(describe).collect::<Vec<_>>(), ["AddChannel", "Listen 888"]);
+        assert!(matches!(messages[1], ToShard::Listen { listener: ListenerId(1), .. }));
     }
     let channels = rig.replies(connection);
     let granted = channels.iter().map(|reply| match reply {
@@ -32,9 +34,9 @@ fn listen_grants_channels_and_answers_when_all_shards_confirmed() {
         other => panic!("not a channel: {other:?}"),
     });
     assert_eq!(granted.collect::<Vec<_>>(), [(0, OUR_IP, 0), (1, OUR_IP, 1)]);
-    rig.mail(ToCoordinator::Listening { shard: ShardId(1), port: 888 });
+    rig.mail(ToCoordinator::Listening { shard: ShardId(1), listener: ListenerId(1) });
     rig.quiet();
-    rig.mail(ToCoordinator::Listening { shard: ShardId(0), port: 888 });
+    rig.mail(ToCoordinator::Listening { shard: ShardId(0), listener: ListenerId(1) });
     assert_eq!(rig.reply(connection), Reply::Listening { port: 888 });
     // The next listener uses the same channels.
     rig.listen(connection, 889);
@@ -67,9 +69,20 @@ fn port_0_asks_for_a_free_one() {
     rig.listen(connection, 0);
     rig.listen(connection, 0);
     rig.replies(connection);
-    for port in [49_152, 49_153] {
-        rig.mail(ToCoordinator::Listening { shard: ShardId(0), port });
-        rig.mail(ToCoordinator::Listening { shard: ShardId(1), port });
+    rig.confirm_listeners();
+    let given = [Reply::Listening { port: 49_152 }, Reply::Listening { port: 49_153 }];
+    assert_eq!(rig.replies(connection), given);
+    // The search goes on behind the last one given, and begins anew at the end.
+    rig.ask(connection, Request::Unlisten { ip: OUR_IP, port: 49_152 });
+    rig.replies(connection);
+    rig.skip_posts();
+    rig.listen(connection, 0);
+    rig.confirm_listeners();
+    assert_eq!(rig.reply(connection), Reply::Listening { port: 49_154 });
+    rig.coordinator.next_free_port = u16::MAX;
+    for port in [u16::MAX, 49_152, 49_155] {
+        rig.listen(connection, 0);
+        rig.confirm_listeners();
         assert_eq!(rig.reply(connection), Reply::Listening { port });
     }
 }
@@ -79,7 +92,7 @@ fn what_an_endpoint_had_is_free_when_it_ends_between_listen_and_its_answer() {
     let mut rig = Rig::new();
     let first = rig.attached();
     rig.listen(first, 888);
-    rig.mail(ToCoordinator::Listening { shard: ShardId(0), port: 888 });
+    rig.mail(ToCoordinator::Listening { shard: ShardId(0), listener: ListenerId(1) });
     rig.replies(first);
     rig.skip_posts();
     rig.handle(Event::Disconnected { connection: first });
@@ -89,10 +102,10 @@ fn what_an_endpoint_had_is_free_when_it_ends_between_listen_and_its_answer() {
     let second = rig.attached();
     rig.listen(second, 888);
     assert_eq!(rig.replies(second).len(), 2, "channels, no error");
-    rig.mail(ToCoordinator::Listening { shard: ShardId(1), port: 888 }); // the first one's
-    rig.mail(ToCoordinator::Listening { shard: ShardId(0), port: 888 });
+    rig.mail(ToCoordinator::Listening { shard: ShardId(1), listener: ListenerId(1) });
+    rig.mail(ToCoordinator::Listening { shard: ShardId(0), listener: ListenerId(2) });
     assert!(rig.replies(second).is_empty(), "one shard has not confirmed the second");
-    rig.mail(ToCoordinator::Listening { shard: ShardId(1), port: 888 });
+    rig.mail(ToCoordinator::Listening { shard: ShardId(1), listener: ListenerId(2) });
     assert_eq!(rig.reply(second), Reply::Listening { port: 888 });
 }
 

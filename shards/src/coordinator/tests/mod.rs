@@ -4,10 +4,12 @@ mod applications;
 mod connecting;
 mod flows;
 mod link;
+mod listening;
+mod steering;
 mod stopping;
 
 use machnet::channel::{FlowId, Violation};
-use machnet::control::message::{ControlError, VERSION};
+use machnet::control::message::{Binding, ControlError, VERSION};
 use machnet_proto::flow::Reason;
 use machnet_proto::handshake::{Acceptance, Features, Message, Packet, Terms};
 use machnet_proto::rss::HashInput;
@@ -16,7 +18,7 @@ use machnet_proto::wire::frame::{self, Parsed};
 use machnet_proto::wire::machnet::Offer;
 
 use super::*;
-use crate::mailbox::{ChannelId, ConnectId, Inlet, NotCreated, mailbox};
+use crate::mailbox::{ChannelId, ConnectId, Inlet, ListenerId, NotCreated, Taker, mailbox};
 
 const US: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const OUR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -147,8 +149,12 @@ impl Rig {
     }
 
     fn attached(&mut self) -> ConnectionId {
+        self.bound(Binding::All)
+    }
+
+    fn bound(&mut self, binding: Binding) -> ConnectionId {
         let connection = self.connection();
-        self.ask(connection, Request::Attach { name: "test".into(), version: VERSION });
+        self.ask(connection, Request::Attach { name: "test".into(), version: VERSION, binding });
         assert!(matches!(self.reply(connection), Reply::Attached { .. }));
         connection
     }
@@ -161,12 +167,20 @@ impl Rig {
     fn listener(&mut self) -> ConnectionId {
         let connection = self.attached();
         self.listen(connection, 888);
-        for shard in 0..self.inlets.len() {
-            self.mail(ToCoordinator::Listening { shard: shard_id(shard), port: 888 });
-        }
+        self.confirm_listeners();
         assert!(matches!(self.replies(connection).last(), Some(Reply::Listening { port: 888 })));
-        self.skip_posts();
         connection
+    }
+
+    /// Every shard does what it was asked, as far as listening goes.
+    fn confirm_listeners(&mut self) {
+        for shard in 0..self.inlets.len() {
+            for message in self.take(shard) {
+                if let ToShard::Listen { listener, .. } = message {
+                    self.mail(ToCoordinator::Listening { shard: shard_id(shard), listener });
+                }
+            }
+        }
     }
 
     fn connect_to(&mut self, connection: ConnectionId, remote_ip: Ipv4Addr) {
@@ -245,6 +259,11 @@ fn shard_id(shard: usize) -> ShardId {
     ShardId(u16::try_from(shard).expect("few"))
 }
 
+/// A peer has opened a flow.
+fn accepted(shard: u16, key: FlowKey, remote_nonce: u32) -> ToCoordinator {
+    ToCoordinator::Accepted { shard: ShardId(shard), key, channel: ChannelId(1), remote_nonce }
+}
+
 /// What a peer that accepts answers to a SYN of the flow `key`.
 fn syn_ack(key: &FlowKey, syn: &Terms) -> Vec<u8> {
     let offer = Offer { version: 1, features: Features::SUPPORTED.bits(), nonce: 0 };
@@ -274,8 +293,9 @@ fn describe(message: &ToShard) -> String {
     match message {
         ToShard::AddChannel { .. } => "AddChannel".into(),
         ToShard::RemoveChannel { .. } => "RemoveChannel".into(),
-        ToShard::Listen { port, .. } => format!("Listen {port}"),
-        ToShard::Unlisten { port } => format!("Unlisten {port}"),
+        ToShard::Listen { port, taker: Taker::Channel(_), .. } => format!("Listen {port}"),
+        ToShard::Listen { port, taker: Taker::Shard(shard), .. } => format!("Listen {port} at {}", shard.0),
+        ToShard::Unlisten { port, .. } => format!("Unlisten {port}"),
         ToShard::Transmit { frame } => match frame::parse(frame).expect("a frame of ours") {
             Parsed::Arp(packet) if packet.is_announcement() => "announcement".into(),
             Parsed::Arp(packet) => format!("ARP {:?} {}", packet.operation, packet.target_ip),
@@ -286,6 +306,12 @@ fn describe(message: &ToShard) -> String {
         ToShard::Forget { .. } => "Forget".into(),
         ToShard::Create { .. } => "Create".into(),
         ToShard::Drop { .. } => "Drop".into(),
+        ToShard::Hint { owner, .. } => format!("Hint {}", owner.0),
+        ToShard::Unhint { .. } => "Unhint".into(),
+        ToShard::HandTo { owner, .. } => format!("HandTo {}", owner.0),
+        ToShard::TakeFrom { landed, .. } => format!("TakeFrom {}", landed.0),
+        ToShard::Yield { .. } => "Yield".into(),
+        ToShard::Adopt { .. } => "Adopt".into(),
         ToShard::NextHop { previous, current, peer } => format!("NextHop {previous} {current} {peer:?}"),
         ToShard::Stop => "Stop".into(),
     }

@@ -44,7 +44,7 @@ fn a_repeated_syn_gets_the_same_bytes_from_any_shard_and_at_any_time() {
 
     let mut other = Rig::with(Settings { id: ShardId(4), table_seed: (5, 6), ..settings() }, 16);
     let _app = other.add_channel(8);
-    other.post(ToShard::Listen { port: PORT, channel: ChannelId(8) });
+    other.post(ToShard::Listen { port: PORT, listener: LISTENER, taker: Taker::Channel(ChannelId(8)) });
     assert_eq!(answer_of(&mut other), answer);
 }
 
@@ -58,7 +58,7 @@ fn a_probe_after_the_syn_ack_establishes() {
     rig.receive(&THEIRS, &header, &[]);
     let told = rig.told();
     assert!(
-        matches!(told[..], [ToCoordinator::Accepted { shard: ShardId(3), key: THEIRS, channel: ChannelId(1) }]),
+        matches!(told[..], [ToCoordinator::Accepted { shard: ShardId(3), key: THEIRS, channel: ChannelId(1), .. }]),
         "{told:?}"
     );
     let (_, opened) = opened(&mut app);
@@ -128,7 +128,7 @@ fn a_handshake_left_half_done_is_forgotten() {
 fn beyond_their_limit_the_oldest_half_open_flow_is_forgotten() {
     let mut rig = Rig::with(Settings { half_open_max: 2, ..settings() }, 16);
     let _app = rig.add_channel(1);
-    rig.post(ToShard::Listen { port: PORT, channel: ChannelId(1) });
+    rig.post(ToShard::Listen { port: PORT, listener: LISTENER, taker: Taker::Channel(ChannelId(1)) });
     let keys = [40_000, 40_001, 40_002].map(|remote_port| FlowKey { remote_port, ..THEIRS });
     for key in &keys {
         rig.put(&syn(key));
@@ -175,7 +175,7 @@ fn a_syn_to_a_closed_port_is_refused() {
     rig.turn();
     let answers = rig.payloads(&elsewhere);
     assert_eq!(answers.iter().map(|answer| Message::parse(answer)).collect::<Vec<_>>(), [Ok(refusal)]);
-    rig.post(ToShard::Unlisten { port: PORT });
+    rig.post(ToShard::Unlisten { port: PORT, listener: LISTENER });
     rig.put(&syn(&THEIRS));
     rig.turn();
     let answers = rig.payloads(&THEIRS);
@@ -190,7 +190,7 @@ fn an_unlistened_port_forgets_what_was_half_open() {
     rig.put(&syn(&THEIRS));
     rig.turn();
     rig.frames();
-    rig.post(ToShard::Unlisten { port: PORT });
+    rig.post(ToShard::Unlisten { port: PORT, listener: LISTENER });
     let header = third(&rig, Kind::Probe);
     rig.receive(&THEIRS, &header, &[]);
     assert_eq!(rig.packets(&THEIRS), [reset(header.ack.get(), 101, Reason::NoSuchFlow)]);
@@ -213,9 +213,7 @@ fn a_syn_with_a_wrong_or_missing_checksum_is_dropped() {
 fn a_full_flow_table_refuses_with_the_limit_as_the_reason() {
     let mut rig = Rig::with(Settings { flows_max: 1, ..settings() }, 16);
     let mut app = rig.add_channel(1);
-    rig.post(ToShard::Listen { port: PORT, channel: ChannelId(1) });
-    rig.turn();
-    rig.told();
+    rig.listen(Taker::Channel(ChannelId(1)));
     rig.connect(&mut app, 1, OURS);
     rig.put(&syn(&THEIRS));
     rig.turn();

@@ -11,6 +11,7 @@ mod frames;
 mod handshakes;
 mod hostile;
 mod same_host;
+mod steering;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -26,7 +27,9 @@ use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Offer, Position, 
 
 use super::{Settings, Shard, Work};
 use crate::counters::{Counter, DropReason, Registry};
-use crate::mailbox::{ChannelId, ConnectId, Inlet, Outlet, ShardId, ToCoordinator, ToShard, mailbox};
+use crate::mailbox::{
+    ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, Taker, ToCoordinator, ToShard, mailbox,
+};
 use crate::nic::memory::{Cable, MemoryQueue, NicOptions};
 use crate::nic::{Frame, NicQueue};
 
@@ -36,6 +39,7 @@ const OUR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const PEER_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// The port our applications listen on.
 const PORT: u16 = 888;
+const LISTENER: ListenerId = ListenerId(11);
 /// A flow that the peer opens.
 const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: PORT, remote_port: 40_000 };
 /// A flow that we open.
@@ -107,9 +111,7 @@ impl Rig {
     fn listening() -> (Self, AppEnd) {
         let mut rig = Self::new();
         let app = rig.add_channel(1);
-        rig.post(ToShard::Listen { port: PORT, channel: ChannelId(1) });
-        rig.turn();
-        assert!(matches!(rig.told()[..], [ToCoordinator::Listening { shard: ShardId(3), port: PORT }]));
+        rig.listen(Taker::Channel(ChannelId(1)));
         (rig, app)
     }
 
@@ -131,6 +133,13 @@ impl Rig {
     /// What the shard has told since the last call.
     fn told(&self) -> Vec<ToCoordinator> {
         std::iter::from_fn(|| self.from_shard.take()).collect()
+    }
+
+    /// Somebody listens on [`PORT`].
+    fn listen(&mut self, taker: Taker) {
+        self.post(ToShard::Listen { port: PORT, listener: LISTENER, taker });
+        self.turn();
+        assert!(matches!(self.told()[..], [ToCoordinator::Listening { shard: ShardId(3), listener: LISTENER }]));
     }
 
     fn add_channel(&mut self, number: u64) -> AppEnd {

@@ -1,0 +1,136 @@
+//! Where frames go that the NIC puts at another shard than their flow's.
+//!
+//! Flows never move: a shard that gets frames of a flow of another shard is given a hint, for as long as the flow
+//! lives. Half-open flows do move, to where the peer's packets arrive. And a peer whose flow nobody has, because this
+//! daemon was restarted, is told at once.
+
+use std::collections::HashSet;
+
+use machnet_proto::addr::FlowKey;
+
+use super::Coordinator;
+use super::connects::datagram;
+use crate::handover;
+use crate::mailbox::{HalfOpenFlow, ShardId, Stray, ToShard};
+use crate::nic::ETHERNET_HEADER_BYTES;
+
+/// Hints and rings between shards.
+#[derive(Debug)]
+pub(super) struct Steering {
+    /// Hints in force, by the shard that has them.
+    hints: Vec<usize>,
+    /// The most of them at one shard.
+    hints_max: usize,
+    /// Frames whose shard could not be given a hint.
+    refused: u64,
+    /// Pairs of shards that have a ring: from where frames arrive to where their flows are.
+    rings: HashSet<(ShardId, ShardId)>,
+}
+
+impl Steering {
+    pub(super) fn new(shards: usize, hints_max: usize) -> Self {
+        Self { hints: vec![0; shards], hints_max, refused: 0, rings: HashSet::new() }
+    }
+
+    /// How many hints a shard has.
+    pub(super) fn hints(&self, shard: ShardId) -> usize {
+        self.hints[usize::from(shard.0)]
+    }
+
+    /// Frames that were dropped because their shard had as many hints as it may.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+}
+
+impl Coordinator {
+    /// A packet of no flow of its shard came in.
+    pub(super) fn stray(&mut self, stray: Box<Stray>) {
+        if self.steer(&stray) {
+            return;
+        }
+        match self.shard_after(None, stray.landed) {
+            Some(shard) if stray.confirms => self.outboxes.post(shard, ToShard::Yield { stray }),
+            _ => self.answer_stray(&stray),
+        }
+    }
+
+    /// A shard was asked for a half-open flow: it is to live where its packets arrive.
+    pub(super) fn yielded(&mut self, shard: ShardId, stray: Box<Stray>, flow: Option<HalfOpenFlow>) {
+        if self.steer(&stray) {
+            return;
+        }
+        let (landed, key) = (stray.landed, stray.key);
+        if let Some(flow) = flow {
+            return self.outboxes.post(landed, ToShard::Adopt { key, flow });
+        }
+        match self.shard_after(Some(shard), landed) {
+            Some(shard) => self.outboxes.post(shard, ToShard::Yield { stray }),
+            None => self.answer_stray(&stray),
+        }
+    }
+
+    /// Sees to it that the next such packet gets to its flow, if there is one or will be.
+    fn steer(&mut self, stray: &Stray) -> bool {
+        if self.directory.find(&stray.key).is_some() {
+            self.hint_flow(&stray.key, stray.landed);
+            return true;
+        }
+        self.connects.is_under_way(&stray.key)
+    }
+
+    /// The shard to be asked for a half-open flow after `asked`: every one of the interface once, but `landed`.
+    fn shard_after(&self, asked: Option<ShardId>, landed: ShardId) -> Option<ShardId> {
+        let mut shards = self.link(landed).interface().shards.iter().copied();
+        if asked.is_some() {
+            shards.find(|shard| Some(*shard) == asked);
+        }
+        shards.find(|shard| *shard != landed)
+    }
+
+    /// Nobody has the flow: its peer hears what the shard has made ready.
+    fn answer_stray(&mut self, stray: &Stray) {
+        let Some(answer) = &stray.answer else { return };
+        let frame = datagram(self.link(stray.landed).interface().mac, stray.source_mac, &stray.key, answer);
+        self.outboxes.post(stray.landed, ToShard::Transmit { frame });
+    }
+
+    /// Makes a shard hand over the frames of a flow in the directory to the flow's owner.
+    pub(super) fn hint_flow(&mut self, key: &FlowKey, landed: ShardId) {
+        let Some(flow) = self.directory.find(key) else { return };
+        let owner = flow.shard;
+        if owner != landed && !flow.hinted.contains(&landed) && self.hint(key, owner, landed) {
+            self.directory.add_hint(key, landed);
+        }
+    }
+
+    /// Gives a shard a hint; `false` if it has as many as it may.
+    pub(super) fn hint(&mut self, key: &FlowKey, owner: ShardId, landed: ShardId) -> bool {
+        let hints = &mut self.steering.hints[usize::from(landed.0)];
+        if *hints >= self.steering.hints_max {
+            self.steering.refused += 1;
+            return false;
+        }
+        *hints += 1;
+        self.make_way(landed, owner);
+        self.outboxes.post(landed, ToShard::Hint { key: *key, owner });
+        true
+    }
+
+    /// Takes a hint back.
+    pub(super) fn unhint(&mut self, key: &FlowKey, landed: ShardId) {
+        self.steering.hints[usize::from(landed.0)] -= 1;
+        self.outboxes.post(landed, ToShard::Unhint { key: *key });
+    }
+
+    /// Makes sure that there is a ring from `landed` to `owner`.
+    pub(super) fn make_way(&mut self, landed: ShardId, owner: ShardId) {
+        if !self.steering.rings.insert((landed, owner)) {
+            return;
+        }
+        let frame_bytes = ETHERNET_HEADER_BYTES + usize::from(self.link(landed).interface().mtu_bytes);
+        let (producer, consumer) = handover::ring(frame_bytes, self.outboxes.waker(owner));
+        self.outboxes.post(owner, ToShard::TakeFrom { landed, consumer });
+        self.outboxes.post(landed, ToShard::HandTo { owner, producer });
+    }
+}

@@ -1,0 +1,249 @@
+//! Packets at another shard than their flow's, and shards that endpoints ask for.
+
+use super::*;
+use crate::mailbox::{HalfOpenFlow, Stray};
+use machnet_proto::handshake::Agreed;
+
+const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 888, remote_port: 50_000 };
+
+fn stray(landed: u16, key: FlowKey) -> Stray {
+    Stray {
+        landed: ShardId(landed),
+        key,
+        source_mac: MacAddr([2, 0, 0, 0, 0, 9]),
+        answer: Some([7; 54]),
+        confirms: false,
+    }
+}
+
+fn half_open() -> HalfOpenFlow {
+    let agreed = Agreed { version: 1, features: Features::SUPPORTED, max_payload: 1000 };
+    HalfOpenFlow { remote_nonce: 1, local_nonce: 2, agreed, next_hop: PEER }
+}
+
+impl Rig {
+    fn stray(&mut self, stray: Stray) {
+        self.mail(ToCoordinator::Stray(Box::new(stray)));
+    }
+
+    /// With an established flow on shard 1 whose frames come in at shard 0.
+    fn hinted() -> (Self, FlowKey) {
+        let mut rig = Self::new();
+        let (_, key) = rig.connected();
+        rig.stray(stray(0, key));
+        assert_eq!(rig.posts(1), ["TakeFrom 0"]);
+        assert_eq!(rig.posts(0), ["HandTo 1", "Hint 1"]);
+        (rig, key)
+    }
+
+    fn hints(&mut self, shard: usize) -> serde_json::Value {
+        self.status()["shards"][shard]["hints"].clone()
+    }
+}
+
+#[test]
+fn a_shard_that_gets_frames_of_another_ones_flow_is_told_where_it_is() {
+    let (mut rig, key) = Rig::hinted();
+    rig.stray(stray(0, key));
+    rig.quiet();
+    assert_eq!(rig.hints(0), 1);
+    rig.stray(stray(1, key));
+    rig.quiet();
+    rig.mail(ToCoordinator::Closed { shard: ShardId(1), key });
+    assert_eq!(rig.posts(0), ["Unhint"]);
+    assert_eq!(rig.hints(0), 0);
+    // The ring stays for the next flow.
+    rig.mail(accepted(1, THEIRS, 1));
+    rig.stray(stray(0, THEIRS));
+    assert_eq!((rig.posts(0), rig.posts(1)), (vec!["Hint 1".into()], vec![]));
+}
+
+#[test]
+fn hints_are_bounded_and_what_is_refused_is_counted() {
+    let mut rig = Rig::with(2, 1024, |plan| plan.limits.max_flows_per_shard = 2);
+    for remote_port in 1..=3 {
+        let key = FlowKey { remote_port, ..THEIRS };
+        rig.mail(accepted(1, key, 1));
+        rig.stray(stray(0, key));
+    }
+    let status = rig.status();
+    assert_eq!((&status["shards"][0]["hints"], &status["control"]["hints_refused"]), (&2.into(), &1.into()));
+    rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: FlowKey { remote_port: 1, ..THEIRS } });
+    rig.stray(stray(0, FlowKey { remote_port: 3, ..THEIRS }));
+    assert_eq!(rig.hints(0), 2, "there is room again");
+}
+
+#[test]
+fn a_peer_whose_flow_nobody_has_is_reset_where_its_packet_came_in() {
+    let mut rig = Rig::new();
+    rig.stray(stray(1, THEIRS));
+    let posts = rig.take(1);
+    let [ToShard::Transmit { frame }] = &posts[..] else { panic!("{posts:?}") };
+    let Ok(Parsed::Udp(datagram)) = frame::parse(frame) else { panic!("a datagram") };
+    assert_eq!((datagram.key, datagram.payload), (THEIRS.reversed(), &[7; 54][..]));
+    // A packet that wants no answer gets none.
+    rig.stray(Stray { answer: None, ..stray(1, THEIRS) });
+    rig.quiet();
+}
+
+#[test]
+fn packets_of_a_flow_that_is_about_to_be_are_left_alone() {
+    let mut rig = Rig::new();
+    let (_, key, _) = rig.creating();
+    rig.skip_posts();
+    rig.stray(stray(0, key));
+    rig.quiet();
+}
+
+#[test]
+fn a_half_open_flow_moves_to_where_its_packets_arrive() {
+    let mut rig = Rig::with(3, 1024, |_| {});
+    rig.pass(Duration::from_secs(3));
+    rig.skip_posts();
+    let stray = Stray { confirms: true, ..stray(1, THEIRS) };
+    rig.stray(stray.clone());
+    assert_eq!(rig.posts(0), ["Yield"]);
+    rig.mail(ToCoordinator::Yielded { shard: ShardId(0), stray: Box::new(stray.clone()), flow: None });
+    assert_eq!(rig.posts(2), ["Yield"], "every shard is asked once, and not the one that asks");
+    rig.mail(ToCoordinator::Yielded { shard: ShardId(2), stray: Box::new(stray.clone()), flow: Some(half_open()) });
+    assert_eq!(rig.posts(1), ["Adopt"]);
+    // Nobody has it.
+    rig.mail(ToCoordinator::Yielded { shard: ShardId(2), stray: Box::new(stray.clone()), flow: None });
+    assert_eq!(rig.take(1).len(), 1, "a RST");
+    // It was established meanwhile.
+    rig.mail(accepted(2, THEIRS, 1));
+    rig.mail(ToCoordinator::Yielded { shard: ShardId(2), stray: Box::new(stray), flow: None });
+    assert_eq!(rig.posts(1), ["HandTo 2", "Hint 2"]);
+}
+
+#[test]
+fn of_two_shards_that_accepted_the_same_flow_the_first_keeps_it() {
+    let mut rig = Rig::new();
+    rig.neighbor(PEER_IP, PEER);
+    rig.mail(accepted(1, THEIRS, 1));
+    rig.mail(accepted(0, THEIRS, 1));
+    assert_eq!(rig.posts(0), ["Drop", "HandTo 1", "Hint 1"]);
+    rig.mail(ToCoordinator::Closed { shard: ShardId(0), key: THEIRS });
+    assert_eq!(rig.coordinator.directory.find(&THEIRS).map(|flow| flow.shard), Some(ShardId(1)));
+    rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: THEIRS });
+    assert!(rig.coordinator.directory.find(&THEIRS).is_none());
+    assert_eq!(rig.status()["interfaces"][0]["neighbors"][0]["flows"], 0);
+}
+
+#[test]
+fn a_peer_that_has_restarted_gets_its_new_flow_on_whichever_shard() {
+    let mut rig = Rig::new();
+    rig.neighbor(PEER_IP, PEER);
+    rig.mail(accepted(1, THEIRS, 1));
+    rig.mail(accepted(0, THEIRS, 2));
+    assert_eq!((rig.posts(0), rig.posts(1)), (vec![], vec!["Drop".into()]));
+    rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: THEIRS });
+    assert_eq!(rig.coordinator.directory.find(&THEIRS).map(|flow| flow.shard), Some(ShardId(0)));
+    rig.mail(accepted(0, THEIRS, 3));
+    assert_eq!(rig.posts(0), [""; 0], "a shard replaces its own flow by itself");
+    rig.mail(ToCoordinator::Closed { shard: ShardId(0), key: THEIRS });
+    assert_eq!(rig.status()["interfaces"][0]["neighbors"][0]["flows"], 0);
+}
+
+#[test]
+fn an_endpoint_bound_to_a_shard_has_one_channel_and_gets_what_arrives_elsewhere() {
+    let mut rig = Rig::new();
+    rig.neighbor(PEER_IP, PEER);
+    let connection = rig.bound(Binding::Shard(1));
+    rig.listen(connection, 888);
+    assert_eq!(rig.posts(0), ["HandTo 1", "Listen 888 at 1"]);
+    assert_eq!(rig.posts(1), ["AddChannel", "TakeFrom 0", "Listen 888"]);
+    assert!(matches!(rig.replies(connection)[..], [Reply::Channel { index: 0, shard: 1, .. }]));
+
+    rig.connect_to(connection, PEER_IP);
+    let (key, terms) = rig.syn(1);
+    rig.skip_posts();
+    rig.answer(0, key, &syn_ack(&key, &terms));
+    assert_eq!(rig.posts(0), ["Hint 1"], "before the flow's first packet");
+    let create = rig.take(1);
+    let [ToShard::Create { connect, .. }] = create[..] else { panic!("{create:?}") };
+    rig.mail(ToCoordinator::Created { shard: ShardId(1), connect, outcome: Ok(FlowId(5)) });
+    assert!(matches!(rig.reply(connection), Reply::Connected { channel: 0, .. }));
+    assert_eq!(rig.posts(0), ["Forget"]);
+    rig.mail(ToCoordinator::Closed { shard: ShardId(1), key });
+    assert_eq!(rig.posts(0), ["Unhint"]);
+}
+
+#[test]
+fn a_hint_for_a_flow_that_does_not_come_to_be_is_taken_back() {
+    let mut rig = Rig::new();
+    rig.neighbor(PEER_IP, PEER);
+    let connection = rig.bound(Binding::Shard(1));
+    rig.connect_to(connection, PEER_IP);
+    let (key, terms) = rig.syn(1);
+    rig.answer(0, key, &syn_ack(&key, &terms));
+    rig.skip_posts();
+    rig.replies(connection);
+    let outcome = Err(NotCreated::TableFull);
+    rig.mail(ToCoordinator::Created { shard: ShardId(1), connect: ConnectId(1), outcome });
+    assert!(matches!(rig.error(connection), ControlError::Limit(_)));
+    assert_eq!(rig.posts(0), ["Forget", "Unhint"]);
+    assert_eq!(rig.hints(0), 0);
+}
+
+#[test]
+fn endpoints_bound_to_the_least_loaded_shard_spread() {
+    let mut rig = Rig::with(4, 1024, |_| {});
+    let mut homes: Vec<_> = (0..8)
+        .map(|number| {
+            let connection = rig.bound(Binding::LeastLoaded);
+            rig.listen(connection, 1_000 + number);
+            rig.listen(connection, 2_000 + number);
+            let replies = rig.replies(connection);
+            let [Reply::Channel { shard, .. }] = replies[..] else { panic!("{replies:?}") };
+            shard
+        })
+        .collect();
+    homes.sort_unstable();
+    assert_eq!(homes, [0, 0, 1, 1, 2, 2, 3, 3]);
+}
+
+#[test]
+fn a_shard_that_is_not_there_or_not_the_endpoints_own_is_an_error() {
+    let mut rig = Rig::new();
+    rig.neighbor(PEER_IP, PEER);
+    let connection = rig.bound(Binding::Shard(2));
+    rig.listen(connection, 888);
+    assert_eq!(rig.error(connection), ControlError::NoSuchShard(2));
+    let connection = rig.bound(Binding::Shard(1));
+    let (local_ip, remote_ip, remote_port, timeout_ms) = (OUR_IP, PEER_IP, 888, 1000);
+    rig.ask(connection, Request::Connect { local_ip, remote_ip, remote_port, timeout_ms, shard: Some(0) });
+    assert!(matches!(rig.error(connection), ControlError::Malformed(_)));
+    rig.quiet();
+}
+
+#[test]
+fn predictions_are_judged_and_a_nic_that_does_not_do_as_it_says_is_not_believed() {
+    let rss = Rss::new(&[1; 40], &[0, 1], HashInput::AddressesAndPorts).expect("a good key");
+    let mut rig = Rig::with(2, 1024, |plan| plan.interfaces[0].rss = Some(rss.clone()));
+    rig.neighbor(PEER_IP, PEER);
+    let connection = rig.attached();
+    let connect = |rig: &mut Rig, truthful: bool| {
+        rig.skip_posts();
+        rig.connect_to(connection, PEER_IP);
+        rig.replies(connection);
+        let both = [rig.take(0), rig.take(1)];
+        let via = both.iter().position(|posts| posts.iter().any(|post| syn_of(post).is_some())).expect("a SYN");
+        let (key, terms, _) = both[via].iter().find_map(syn_of).expect("a SYN");
+        assert_eq!(usize::from(rss.queue_of(&key)) == via, rig.coordinator.links[0].believed_rss().is_some());
+        let landed = if truthful { via } else { 1 - via };
+        rig.answer(u16::try_from(landed).expect("few"), key, &syn_ack(&key, &terms));
+    };
+    connect(&mut rig, true);
+    connect(&mut rig, false);
+    let status = rig.status();
+    let seen = &status["interfaces"][0];
+    assert_eq!((&seen["predictions_right"], &seen["predictions_wrong"]), (&1.into(), &1.into()));
+    assert_eq!(seen["rss_known"], true);
+    connect(&mut rig, true);
+    for _ in 0..32 {
+        connect(&mut rig, false);
+    }
+    assert_eq!(rig.status()["interfaces"][0]["rss_known"], false);
+    assert_eq!(rig.status()["interfaces"][0]["predictions_wrong"], 33);
+}

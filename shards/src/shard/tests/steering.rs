@@ -1,0 +1,225 @@
+//! Frames at another shard than their flow's, on both sides of the way between the shards.
+
+use super::*;
+use crate::handover::{self, Consumer, Producer};
+use crate::mailbox::{HalfOpenFlow, Stray};
+use machnet_proto::handshake::Agreed;
+use machnet_proto::handshake::Message;
+
+/// The other shard of the interface.
+const OTHER: ShardId = ShardId(4);
+const FRAME_BYTES: usize = 1_514;
+
+fn one_of_two() -> Settings {
+    Settings { is_alone: false, ..settings() }
+}
+
+impl Rig {
+    /// A way out of the shard to [`OTHER`].
+    fn way_out(&mut self) -> Consumer {
+        let (outlet, _inlet) = mailbox::<()>(1).unwrap();
+        let (producer, consumer) = handover::ring(FRAME_BYTES, outlet.waker());
+        self.post(ToShard::HandTo { owner: OTHER, producer });
+        self.turn();
+        consumer
+    }
+
+    /// A way into the shard from [`OTHER`].
+    fn way_in(&mut self) -> Producer {
+        let (producer, consumer) = handover::ring(FRAME_BYTES, self.to_shard.waker());
+        self.post(ToShard::TakeFrom { landed: OTHER, consumer });
+        self.turn();
+        producer
+    }
+
+    fn stray(&self) -> Stray {
+        match self.told().pop() {
+            Some(ToCoordinator::Stray(stray)) => *stray,
+            other => panic!("not a stray: {other:?}"),
+        }
+    }
+}
+
+fn taken(consumer: &mut Consumer) -> Vec<Vec<u8>> {
+    let mut frame = Vec::new();
+    std::iter::from_fn(|| consumer.take(&mut frame).map(|_| frame.clone())).collect()
+}
+
+/// The first packet of the peer's flow, which proves that it has our SYN-ACK.
+fn confirming(rig: &Rig) -> Header {
+    rig.header(Kind::Probe, 101, acceptance(&THEIRS).ours.offer.nonce.wrapping_add(1))
+}
+
+#[test]
+fn a_packet_of_no_flow_here_is_reported_with_the_answer_for_when_nobody_has_it() {
+    let mut rig = Rig::with(one_of_two(), 16);
+    let header = rig.header(Kind::Data, 700, 900);
+    rig.receive(&OURS, &header, b"lost");
+    let stray = rig.stray();
+    assert_eq!((stray.landed, stray.key, stray.source_mac, stray.confirms), (ShardId(3), OURS, PEER_MAC, false));
+    let (answer, _) = Header::parse(&stray.answer.expect("a RST")).unwrap();
+    assert_eq!((answer.kind, answer.seq.get()), (Kind::Reset, 900));
+    // A RST is reported too, its flow may be elsewhere; but nobody answers it.
+    rig.receive(&OURS, &rig.header(Kind::Reset, 700, 900), &[]);
+    assert_eq!(rig.stray().answer, None);
+    assert_eq!((rig.counted(Counter::Strays), rig.drops()), (2, vec![(DropReason::UnknownFlow, 2)]));
+    rig.assert_quiet();
+}
+
+#[test]
+fn reports_come_at_a_bounded_rate() {
+    let mut rig = Rig::with(one_of_two(), 4_096);
+    for _ in 0..2_000 {
+        rig.receive(&OURS, &rig.header(Kind::Data, 700, 900), b"flood");
+    }
+    let reported = rig.told().len();
+    assert!((1_000..1_100).contains(&reported), "{reported}");
+    assert_eq!(rig.dropped(DropReason::RateLimited), 2_000 - reported as u64);
+}
+
+#[test]
+fn hinted_frames_are_handed_over_as_they_are_until_the_hint_goes() {
+    let mut rig = Rig::with(one_of_two(), 16);
+    let mut consumer = rig.way_out();
+    rig.post(ToShard::Hint { key: OURS, owner: OTHER });
+    let header = rig.header(Kind::Data, 700, 900);
+    rig.receive(&OURS, &header, b"for the other shard");
+    assert_eq!(taken(&mut consumer), [packet(&OURS, &header, b"for the other shard")]);
+    // A SYN of a new incarnation of the peer is for the flow to judge.
+    rig.put(&syn(&OURS));
+    rig.turn();
+    assert_eq!(taken(&mut consumer), [syn(&OURS)]);
+    assert_eq!((rig.counted(Counter::HandedOver), rig.drops()), (2, vec![]));
+    rig.post(ToShard::Unhint { key: OURS });
+    rig.receive(&OURS, &header, b"of no flow any more");
+    assert_eq!(taken(&mut consumer), [[0; 0]; 0]);
+    assert!(rig.stray().answer.is_some());
+}
+
+#[test]
+fn what_the_way_does_not_hold_is_dropped_and_counted() {
+    let mut rig = Rig::with(one_of_two(), 16);
+    rig.post(ToShard::Hint { key: OURS, owner: OTHER });
+    let header = rig.header(Kind::Data, 700, 900);
+    rig.receive(&OURS, &header, b"there is no way yet");
+    assert_eq!(rig.drops(), [(DropReason::HandoverFull, 1)]);
+    let mut consumer = rig.way_out();
+    for _ in 0..handover::SLOTS + 5 {
+        rig.receive(&OURS, &header, b"nobody takes them");
+    }
+    assert_eq!(rig.drops(), [(DropReason::HandoverFull, 6)]);
+    assert_eq!(taken(&mut consumer).len(), handover::SLOTS);
+    rig.assert_quiet();
+}
+
+#[test]
+fn frames_taken_over_reach_their_flow_in_order() {
+    let (mut rig, mut app, _) = Rig::connected();
+    let mut producer = rig.way_in();
+    for (seq, text) in [(201, b"one"), (202, b"two")] {
+        assert!(producer.push(&packet(&OURS, &rig.header(Kind::Data, seq, 101), text), false));
+    }
+    producer.flush();
+    rig.turn();
+    assert_eq!(messages(&mut app), [b"one", b"two"]);
+    assert_eq!(rig.packets(&OURS), [bare(Kind::Ack, 101, 203)]);
+    assert_eq!((rig.counted(Counter::TakenOver), rig.counted(Counter::RxPieces)), (2, 2));
+    assert_eq!(rig.counted(Counter::RxFrames), 1, "the device's own");
+}
+
+#[test]
+fn a_frame_is_handed_over_once_at_most_and_reported_where_it_came_in() {
+    let mut rig = Rig::with(one_of_two(), 16);
+    let mut consumer = rig.way_out();
+    let mut producer = rig.way_in();
+    rig.post(ToShard::Hint { key: OURS, owner: OTHER });
+    assert!(producer.push(&packet(&OURS, &rig.header(Kind::Data, 700, 900), b"nowhere"), false));
+    producer.flush();
+    rig.turn();
+    assert_eq!(taken(&mut consumer), [[0; 0]; 0]);
+    assert_eq!(rig.stray().landed, OTHER);
+}
+
+#[test]
+fn flows_to_an_endpoint_of_another_shard_are_accepted_there() {
+    let mut rig = Rig::with(one_of_two(), 16);
+    let mut consumer = rig.way_out();
+    rig.listen(Taker::Shard(OTHER));
+    rig.put(&syn(&THEIRS));
+    rig.turn();
+    let header = confirming(&rig);
+    rig.receive(&THEIRS, &header, &[]);
+    assert_eq!(taken(&mut consumer), [syn(&THEIRS), packet(&THEIRS, &header, &[])]);
+    rig.assert_quiet();
+
+    // That is how the endpoint's own shard sees it.
+    let (mut rig, mut app) = Rig::listening();
+    let mut producer = rig.way_in();
+    assert!(producer.push(&syn(&THEIRS), false));
+    producer.flush();
+    rig.turn();
+    let answers = rig.payloads(&THEIRS);
+    assert!(matches!(Message::parse(&answers[0]), Ok(Message::SynAck { .. })));
+    assert!(producer.push(&packet(&THEIRS, &confirming(&rig), &[]), false));
+    producer.flush();
+    rig.turn();
+    opened(&mut app);
+    assert!(matches!(rig.told()[..], [ToCoordinator::Accepted { key: THEIRS, remote_nonce: CONNECTOR, .. }]));
+}
+
+#[test]
+fn a_half_open_flow_is_given_up_and_taken_on() {
+    let mut rig = Rig::with(one_of_two(), 16);
+    let _app = rig.add_channel(1);
+    rig.listen(Taker::Channel(ChannelId(1)));
+    // Its SYN went to the other shard, the rest comes here.
+    rig.receive(&THEIRS, &confirming(&rig), &[]);
+    let stray = rig.stray();
+    assert!(stray.confirms);
+    let flow = HalfOpenFlow {
+        remote_nonce: CONNECTOR,
+        local_nonce: acceptance(&THEIRS).ours.offer.nonce,
+        agreed: Agreed { version: VERSION, features: Features::CHECKSUM, max_payload: MAX_PAYLOAD },
+        next_hop: PEER_MAC,
+    };
+    rig.post(ToShard::Yield { stray: Box::new(stray.clone()) });
+    rig.turn();
+    assert!(matches!(rig.told()[..], [ToCoordinator::Yielded { shard: ShardId(3), flow: None, .. }]));
+    rig.post(ToShard::Adopt { key: THEIRS, flow: flow.clone() });
+    rig.post(ToShard::Yield { stray: Box::new(stray) });
+    rig.turn();
+    assert!(matches!(&rig.told()[..], [ToCoordinator::Yielded { flow: Some(given), .. }] if *given == flow));
+    rig.post(ToShard::Adopt { key: THEIRS, flow });
+    rig.turn();
+    rig.receive(&THEIRS, &confirming(&rig), &[]);
+    assert!(matches!(rig.told()[..], [ToCoordinator::Accepted { key: THEIRS, .. }]));
+    assert_eq!(rig.frames().len(), 1, "the PROBE is answered");
+}
+
+#[test]
+fn whoever_shares_a_port_gets_flows_and_a_full_one_is_passed_over() {
+    let mut rig = Rig::new();
+    let mut apps = [1, 2].map(|channel| {
+        let app = rig.add_channel(channel);
+        let listener = ListenerId(channel);
+        rig.post(ToShard::Listen { port: PORT, listener, taker: Taker::Channel(ChannelId(channel)) });
+        app
+    });
+    let open = |rig: &mut Rig, remote_port: u16| {
+        let key = FlowKey { remote_port, ..THEIRS };
+        rig.put(&syn(&key));
+        rig.turn();
+        let ack = acceptance(&key).ours.offer.nonce.wrapping_add(1);
+        rig.receive(&key, &rig.header(Kind::Probe, 101, ack), &[]);
+        rig.frames();
+    };
+    (1..=40).for_each(|remote_port| open(&mut rig, remote_port));
+    let mut flows = apps.each_mut().map(|app| std::iter::from_fn(|| app.recv().unwrap().map(|_| ())).count());
+    assert_eq!(flows.iter().sum::<usize>(), 40);
+    assert!(flows.iter().all(|flows| *flows >= 10), "{flows:?}");
+    // One is gone: the other gets all.
+    rig.post(ToShard::Unlisten { port: PORT, listener: ListenerId(1) });
+    (41..=50).for_each(|remote_port| open(&mut rig, remote_port));
+    flows = apps.each_mut().map(|app| std::iter::from_fn(|| app.recv().unwrap().map(|_| ())).count());
+    assert_eq!(flows, [0, 10]);
+}
