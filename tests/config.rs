@@ -136,6 +136,11 @@ fn a_subnet_tells_who_is_on_the_link() {
     assert!(on_link(24, [10, 0, 255, 255]) && !on_link(24, [10, 0, 254, 10]));
     assert!(on_link(32, [10, 0, 255, 10]) && !on_link(32, [10, 0, 255, 11]));
     assert!(on_link(1, [127, 0, 0, 1]) && !on_link(1, [128, 0, 0, 1]));
+
+    let (near, far, router) = ([10, 0, 255, 11].into(), [10, 0, 254, 10].into(), [10, 0, 255, 1].into());
+    let next_hop = |gateway, peer| Subnet { prefix_bits: 24, gateway }.next_hop(local, peer);
+    assert_eq!((next_hop(None, near), next_hop(None, far)), (Some(near), None));
+    assert_eq!((next_hop(Some(router), near), next_hop(Some(router), far)), (Some(near), Some(router)));
 }
 
 fn with_settings(keys: &str) -> String {

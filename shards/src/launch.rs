@@ -1,22 +1,19 @@
 //! From a configuration to a running daemon: which devices, whether all is allowed, and the start.
 
+pub mod devices;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use machnet::config::{Attachment, Config, ConfigError, CpuMask, Driver, Interface};
+use machnet::config::{Config, ConfigError, Interface};
 use machnet::control::{Access, BindError, SOCKET_VARIABLE, Server};
-use machnet_proto::addr::MacAddr;
 use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::daemon::{Daemon, DaemonError, StopPipe, Wired, try_executor};
-use crate::nic::NicQueue;
-use crate::nic::dpdk::{self, Dpdk, InterfacePlan, OpenError, Opened, Plan};
-use crate::nic::faults::{Faults, FaultyQueue};
-
-/// The MTU of an interface that neither the configuration nor its device limits further.
-const DEFAULT_MTU_BYTES: u16 = 1500;
+use crate::daemon::{Daemon, DaemonError, StopPipe, try_executor};
+use crate::nic::dpdk::OpenError;
+use devices::{open_all, plan_all, with_faults};
 
 /// How long a socket that somebody serves is tried again: a daemon that was killed listens until the kernel has closed
 /// its packet sockets one by one, which takes tens of milliseconds each.
@@ -99,13 +96,7 @@ pub fn serve(config: &Config, socket: &Path) -> Result<(), LaunchError> {
     // Before any device is touched: a second daemon must not disturb the first.
     let server = bind(config, socket).map_err(LaunchError::Socket)?;
     let stop = stop_on_signals()?;
-    let dpdk = Dpdk::start(&plans).map_err(|source| device(&plans[0], source))?;
-    tracing::info!(version = Dpdk::version(), memory = %dpdk.memory(), "DPDK started");
-    let mut wired = Vec::new();
-    for (interface, plan) in config.interfaces.iter().zip(&plans) {
-        let opened = dpdk.open(plan).map_err(|error| blame(config, interface, error))?;
-        wired.push(wire(interface, plan, opened));
-    }
+    let (_dpdk, wired) = open_all(config, &plans)?;
     // A decision for all interfaces at once: without faults the shards are built around the bare queues.
     let daemon = if config.interfaces.iter().any(|interface| interface.faults.is_some()) {
         Daemon::start(config, wired.into_iter().map(with_faults).collect(), server, stop)?
@@ -172,112 +163,6 @@ fn stop_on_signals() -> Result<StopPipe, LaunchError> {
         signal_hook::low_level::pipe::register(signal, stop.writer()?).map_err(LaunchError::Signals)?;
     }
     Ok(stop)
-}
-
-/// Which device each interface is.
-fn plan_all(config: &Config) -> Result<Vec<Plan>, LaunchError> {
-    match CpuMask::online() {
-        Ok(existing) => config.check_cpus(&existing)?,
-        Err(error) => tracing::warn!(%error, "the CPUs of this host are not known; cpu_mask is not checked"),
-    }
-    let plan = |interface| dpdk::plan(&wanted(interface)).map_err(|error| blame(config, interface, error));
-    config.interfaces.iter().map(plan).collect()
-}
-
-fn wanted(interface: &Interface) -> InterfacePlan {
-    let mut wanted = InterfacePlan {
-        mac: MacAddr(interface.mac.0),
-        driver: None,
-        device: None,
-        pcie: None,
-        queues: interface.shards,
-        mtu_bytes: interface.mtu_bytes.unwrap_or(DEFAULT_MTU_BYTES),
-    };
-    match &interface.attachment {
-        Attachment::Found => {}
-        Attachment::Pci(address) => wanted.pcie = Some(address.clone()),
-        Attachment::Device(arguments) => wanted.device = Some(arguments.clone()),
-        Attachment::Kernel(Driver::AfPacket) => wanted.driver = Some(dpdk::Driver::AfPacket),
-        Attachment::Kernel(Driver::AfXdp) => wanted.driver = Some(dpdk::Driver::AfXdp),
-    }
-    wanted
-}
-
-/// A device that cannot be used is the configuration's mistake if it names what is not there.
-fn blame(config: &Config, interface: &Interface, error: OpenError) -> LaunchError {
-    let mistake =
-        |key: &str, value: String| LaunchError::Config(config.mistake(interface, key, &value, &error.to_string()));
-    match &error {
-        OpenError::NoSuchMac { known, .. } => {
-            let remedy = format!("this host has {known}, write the MAC of one of them");
-            LaunchError::Config(config.mistake(interface, "", "the MAC of no device", &remedy))
-        }
-        OpenError::WrongMac { device, .. } => mistake("", format!("not the MAC of {device}")),
-        OpenError::NoSuchPciDevice { address } | OpenError::NotBound { address, .. }
-            if matches!(interface.attachment, Attachment::Pci(_)) =>
-        {
-            mistake("pcie", format!("{address:?}"))
-        }
-        OpenError::BadDevice { device } => mistake("device", format!("{device:?}")),
-        OpenError::QueuesUnread { queues, .. } => mistake("engine_threads", queues.to_string()),
-        _ => LaunchError::Device { interface: interface.mac.to_string(), source: error },
-    }
-}
-
-fn device(plan: &Plan, source: OpenError) -> LaunchError {
-    LaunchError::Device { interface: plan.interface.mac.to_string(), source }
-}
-
-fn wire(interface: &Interface, plan: &Plan, opened: Opened) -> Wired<dpdk::DpdkQueue> {
-    let Opened { capabilities, queues, warnings } = opened;
-    tracing::info!(
-        ip = %interface.ip,
-        device = %plan,
-        driver = capabilities.driver,
-        mac = %capabilities.mac,
-        mtu = capabilities.mtu_bytes,
-        shards = queues.len(),
-        rss = if capabilities.rss.is_some() { "known" } else { "hidden" },
-        link = if capabilities.link_up { "up" } else { "down" },
-        "interface open"
-    );
-    for warning in plan.warnings.iter().chain(&warnings) {
-        tracing::warn!(interface = %interface.mac, "{warning}");
-    }
-    let device = format!("{} by {}", plan.device(), capabilities.driver);
-    Wired { interface: interface.clone(), device, capabilities, queues }
-}
-
-/// Puts the configured faults between an interface and its shards.
-fn with_faults<Q: NicQueue>(wired: Wired<Q>) -> Wired<FaultyQueue<Q>> {
-    let Wired { interface, device, capabilities, queues } = wired;
-    let (faults, seed) = match &interface.faults {
-        None => (Faults::default(), 0),
-        Some(faults) => {
-            tracing::warn!(
-                interface = %interface.mac,
-                loss = faults.loss.probability(),
-                duplication = faults.duplication.probability(),
-                reordering = faults.reordering.probability(),
-                corruption = faults.corruption.probability(),
-                seed = faults.seed,
-                "received frames are mistreated on purpose: remove the key faults unless this is a test"
-            );
-            (probabilities(faults), faults.seed)
-        }
-    };
-    // Each queue throws dice of its own.
-    let queues = (0..).zip(queues).map(|(index, queue)| FaultyQueue::new(queue, faults, seed.wrapping_add(index)));
-    Wired { queues: queues.collect(), interface, device, capabilities }
-}
-
-fn probabilities(faults: &machnet::config::Faults) -> Faults {
-    Faults {
-        loss: faults.loss.probability(),
-        duplication: faults.duplication.probability(),
-        reordering: faults.reordering.probability(),
-        corruption: faults.corruption.probability(),
-    }
 }
 
 /// Every channel takes five descriptors, every application two: the soft limit of most hosts is for other programs.

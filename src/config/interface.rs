@@ -272,6 +272,11 @@ impl Subnet {
         (local.to_bits() ^ peer.to_bits()) & self.mask() == 0
     }
 
+    /// The neighbor that packets from `local` to `peer` go to; `None` if there is no way.
+    pub fn next_hop(self, local: Ipv4Addr, peer: Ipv4Addr) -> Option<Ipv4Addr> {
+        if self.on_link(local, peer) { Some(peer) } else { self.gateway }
+    }
+
     /// Whether `ip` is neither the subnet itself nor its broadcast address; a /31 or /32 has neither (RFC 3021).
     fn is_host(self, ip: Ipv4Addr) -> bool {
         let host_bits = ip.to_bits() & !self.mask();

@@ -120,10 +120,8 @@ impl Link {
             return Ok(None);
         }
         match self.interface.subnet {
-            Some(subnet) if !subnet.on_link(self.interface.ip, peer) => {
-                subnet.gateway.map(Some).ok_or(ControlError::Unreachable)
-            }
-            _ => Ok(Some(peer)),
+            Some(subnet) => subnet.next_hop(self.interface.ip, peer).map(Some).ok_or(ControlError::Unreachable),
+            None => Ok(Some(peer)),
         }
     }
 
