@@ -77,12 +77,13 @@ impl Host {
             half_open_max: 16,
             flow: Arc::new(Limits::default()),
         };
-        let (_, counts) = Registry::default().enter();
+        let registry = Registry::default();
+        let ((_, counts), (_, channel)) = (registry.enter(), registry.enter_channel());
         let geometry = Geometry::for_payload(MAX_PAYLOAD_BYTES, Geometry::TX_BYTES, Geometry::RX_BYTES);
         let (end, handles) = ShardEnd::create(geometry).expect("a channel");
         let app = AppEnd::open(geometry, handles).expect("the channel's other end");
         let host = Self { shard: Shard::new(settings, queue, inlet, outlet, counts, now), app, to_shard, from_shard };
-        host.post(ToShard::AddChannel { channel: CHANNEL, end: Box::new(end) });
+        host.post(ToShard::AddChannel { channel: CHANNEL, end: Box::new(end), counts: channel });
         host
     }
 

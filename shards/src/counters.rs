@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
-use sharded_slab::{OwnedEntry, Slab};
+use sharded_slab::Slab;
 use std::sync::Arc;
 
 macro_rules! counters {
@@ -39,6 +39,12 @@ counters! {
         BusyTurns = "busy_turns",
         /// Times the shard slept.
         Sleeps = "sleeps",
+        /// Nanoseconds of turns that did something, including the time in which another thread had the CPU.
+        BusyNs = "busy_ns",
+        /// Nanoseconds of turns that found nothing to do, including the time that was given to others.
+        IdleNs = "idle_ns",
+        /// Nanoseconds of sleeps that are over.
+        AsleepNs = "asleep_ns",
         /// Frames received.
         RxFrames = "rx_frames",
         /// Bytes of the frames received.
@@ -97,6 +103,8 @@ counters! {
         NotForUs = "not_for_us",
         /// Our own frame, which the kernel shows us again.
         OwnFrame = "own_frame",
+        /// Longer than the MTU allows, or in several pieces.
+        Oversized = "oversized",
         /// A UDP datagram that is not Machnet's.
         NotMachnet = "not_machnet",
         /// A packet of a flow that is not here.
@@ -134,7 +142,7 @@ const REASONS: usize = DropReason::ALL.len();
 pub struct Counts {
     counters: [u64; COUNTERS],
     drops: [u64; REASONS],
-    published: OwnedEntry<Published>,
+    published: Arc<Published>,
 }
 
 /// What others may read of a shard.
@@ -159,6 +167,10 @@ counters! {
         HotChannels = "hot_channels",
         /// Receive buffers free, over all channels.
         FreeBuffers = "free_receive_buffers",
+        /// The CPU it ran on when it published its counts.
+        Cpu = "cpu",
+        /// Whether it runs on that CPU only: 1 or 0.
+        Pinned = "pinned",
     }
 }
 
@@ -179,6 +191,11 @@ impl Counts {
     #[inline]
     pub fn drop(&mut self, reason: DropReason) {
         self.drops[reason as usize] += 1;
+    }
+
+    /// Counts frames that the queue below dropped.
+    pub fn add_drops(&mut self, reason: DropReason, frames: u64) {
+        self.drops[reason as usize] += frames;
     }
 
     /// What was counted so far.
@@ -218,15 +235,86 @@ pub struct Snapshot {
     pub gauges: Vec<(&'static str, u64)>,
 }
 
-/// All that any thread may read: an entry per shard, lock-free.
+/// What a shard says of one channel. Belongs to whoever serves the channel, until it is dropped.
+#[derive(Debug)]
+pub struct ChannelCounts {
+    published: Arc<PublishedChannel>,
+    /// The shard that serves the channel, and what the channel adds to its free buffers; `None` before it is served.
+    shard: Option<Arc<Published>>,
+    free_buffers: u64,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct PublishedChannel {
+    flows: AtomicU64,
+    free_buffers: AtomicU64,
+    rx_messages: AtomicU64,
+    tx_messages: AtomicU64,
+}
+
+impl ChannelCounts {
+    /// The channel is served by the shard that counts in `counts`, and has so many receive buffers free.
+    pub fn begin(&mut self, counts: &Counts, free_buffers: usize) {
+        self.shard = Some(Arc::clone(&counts.published));
+        self.set_free_buffers(free_buffers);
+    }
+
+    /// How many receive buffers are free now: for this channel, and in the sum of its shard.
+    #[inline]
+    pub fn set_free_buffers(&mut self, free_buffers: usize) {
+        let before = std::mem::replace(&mut self.free_buffers, free_buffers as u64);
+        self.published.free_buffers.store(self.free_buffers, Ordering::Relaxed);
+        if let Some(shard) = &self.shard {
+            // The shard's thread is the only one that writes.
+            let sum = &shard.gauges[Gauge::FreeBuffers as usize];
+            let others = sum.load(Ordering::Relaxed).wrapping_sub(before);
+            sum.store(others.wrapping_add(self.free_buffers), Ordering::Relaxed);
+        }
+    }
+
+    /// How many flows the channel has, and how many whole messages went to its application and came from it.
+    #[inline]
+    pub fn publish(&self, flows: usize, rx_messages: u64, tx_messages: u64) {
+        self.published.flows.store(flows as u64, Ordering::Relaxed);
+        self.published.rx_messages.store(rx_messages, Ordering::Relaxed);
+        self.published.tx_messages.store(tx_messages, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ChannelCounts {
+    fn drop(&mut self) {
+        self.set_free_buffers(0);
+    }
+}
+
+/// A channel's counts as somebody read them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ChannelSnapshot {
+    /// Its flows.
+    pub flows: u64,
+    /// Receive buffers that are free: few when the application does not read.
+    pub free_receive_buffers: u64,
+    /// Whole messages published to the application.
+    pub rx_messages: u64,
+    /// Whole messages taken from the application.
+    pub tx_messages: u64,
+}
+
+/// All that any thread may read: an entry per shard and per channel, lock-free.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    shards: Arc<Slab<Published>>,
+    shards: Arc<Slab<Arc<Published>>>,
+    channels: Arc<Slab<Arc<PublishedChannel>>>,
 }
 
 /// Names a shard's entry in the registry.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryKey(usize);
+
+/// Names a channel's entry in the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelKey(usize);
 
 impl Registry {
     /// Makes an entry: the counts go to the shard, the key to whoever answers `status`.
@@ -236,9 +324,35 @@ impl Registry {
             drops: std::array::from_fn(|_| AtomicU64::new(0)),
             gauges: std::array::from_fn(|_| AtomicU64::new(0)),
         };
-        let key = self.shards.insert(zeros).expect("the slab holds more entries than a host has cores");
-        let published = Arc::clone(&self.shards).get_owned(key).expect("inserted above");
+        let published = Arc::new(zeros);
+        let key = self.shards.insert(Arc::clone(&published));
+        let key = key.expect("the slab holds more entries than a host has cores");
         (EntryKey(key), Counts { counters: [0; COUNTERS], drops: [0; REASONS], published })
+    }
+
+    /// Makes an entry for a channel: the counts go to its shard.
+    pub fn enter_channel(&self) -> (ChannelKey, ChannelCounts) {
+        let published = Arc::new(PublishedChannel::default());
+        let key = self.channels.insert(Arc::clone(&published));
+        let key = key.expect("the slab holds more entries than memory holds channels");
+        (ChannelKey(key), ChannelCounts { published, shard: None, free_buffers: 0 })
+    }
+
+    /// Forgets a channel.
+    pub fn leave_channel(&self, key: ChannelKey) {
+        self.channels.remove(key.0);
+    }
+
+    /// Reads a channel's entry.
+    pub fn read_channel(&self, key: ChannelKey) -> Option<ChannelSnapshot> {
+        let entry = self.channels.get(key.0)?;
+        let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        Some(ChannelSnapshot {
+            flows: read(&entry.flows),
+            free_receive_buffers: read(&entry.free_buffers),
+            rx_messages: read(&entry.rx_messages),
+            tx_messages: read(&entry.tx_messages),
+        })
     }
 
     /// Reads a shard's entry.
@@ -289,5 +403,31 @@ mod tests {
         assert_eq!(seen("rx_frames"), Some(0));
         counts.publish();
         assert_eq!((seen("rx_frames"), seen("malformed")), (Some(3), Some(1)));
+    }
+
+    #[test]
+    fn a_shard_has_the_free_buffers_of_all_its_channels() {
+        let registry = Registry::default();
+        let (shard, counts) = registry.enter();
+        let sum = || {
+            let gauges = registry.read(shard).expect("there is an entry").gauges;
+            gauges.into_iter().find(|(label, _)| *label == Gauge::FreeBuffers.label()).map(|(_, value)| value)
+        };
+        let (first_key, mut first) = registry.enter_channel();
+        let (_, mut second) = registry.enter_channel();
+        first.begin(&counts, 10);
+        second.begin(&counts, 100);
+        assert_eq!(sum(), Some(110));
+        first.set_free_buffers(7);
+        first.publish(1, 2, 3);
+        let expected = ChannelSnapshot { flows: 1, free_receive_buffers: 7, rx_messages: 2, tx_messages: 3 };
+        assert_eq!(registry.read_channel(first_key), Some(expected));
+        assert_eq!(sum(), Some(107));
+        drop(second);
+        assert_eq!(sum(), Some(7));
+        registry.leave_channel(first_key);
+        assert_eq!(registry.read_channel(first_key), None);
+        drop(first);
+        assert_eq!(sum(), Some(0), "although nobody reads the channel any more");
     }
 }

@@ -26,6 +26,7 @@ use machnet_proto::handshake::{Agreed, Features};
 use machnet_proto::wire::machnet::HEADER_BYTES;
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::counters::ChannelCounts;
 use crate::handover;
 
 /// A shard, counted over all interfaces of the daemon.
@@ -91,6 +92,8 @@ pub enum ToShard {
         channel: ChannelId,
         /// The shard's end of it.
         end: Box<ShardEnd>,
+        /// Where the shard says how the channel is.
+        counts: ChannelCounts,
     },
     /// The channel's application is gone or misbehaved: accept nothing new for it, deliver what it published within
     /// `linger`, close its flows with `reason`, free it, answer [`ToCoordinator::ChannelGone`].

@@ -203,8 +203,9 @@ impl Coordinator {
         let made: std::io::Result<Vec<_>> = missing.iter().map(|_| ShardEnd::create(geometry)).collect();
         let made = made.map_err(|error| ControlError::System(format!("no memory for a channel: {error}")))?;
         for (shard, (end, handles)) in missing.into_iter().zip(made) {
-            let (channel, index) = self.endpoints.add_channel(connection, shard, bytes);
-            self.outboxes.post(shard, ToShard::AddChannel { channel, end: Box::new(end) });
+            let (entry, counts) = self.registry.enter_channel();
+            let (channel, index) = self.endpoints.add_channel(connection, shard, bytes, entry);
+            self.outboxes.post(shard, ToShard::AddChannel { channel, end: Box::new(end), counts });
             let interface = self.links[link].interface();
             let queue = interface.shards.iter().position(|other| *other == shard).unwrap_or_default();
             let reply = Reply::Channel {

@@ -7,6 +7,7 @@ use machnet::control::message::{Binding, ControlError};
 
 use super::ConnectionId;
 use super::listeners::Place;
+use crate::counters::ChannelKey;
 use crate::mailbox::{ChannelId, ConnectId, ListenerId, ShardId};
 
 /// Connections at the same time, over all users. The descriptors of a process are the scarcer good: see `daemon.rs`.
@@ -66,8 +67,10 @@ pub(super) struct Channel {
     pub(super) shard: ShardId,
     /// The application's name for it.
     pub(super) index: u16,
+    /// Where its shard says how it is.
+    pub(super) entry: ChannelKey,
     /// Whether the shard has been asked to remove it.
-    ending: bool,
+    pub(super) ending: bool,
 }
 
 /// What a user has.
@@ -198,14 +201,20 @@ impl Endpoints {
     ///
     /// # Panics
     /// When the endpoint has not attached.
-    pub(super) fn add_channel(&mut self, owner: ConnectionId, shard: ShardId, bytes: u64) -> (ChannelId, u16) {
+    pub(super) fn add_channel(
+        &mut self,
+        owner: ConnectionId,
+        shard: ShardId,
+        bytes: u64,
+        entry: ChannelKey,
+    ) -> (ChannelId, u16) {
         let endpoint = self.connections.get_mut(&owner).expect("an endpoint that attached is given channels");
         self.last_channel += 1;
         let id = ChannelId(self.last_channel);
         let index = u16::try_from(endpoint.channels.len()).expect("one per shard at most");
         let user = endpoint.peer.uid;
         endpoint.channels.push(id);
-        self.channels.insert(id, Channel { owner, user, bytes, shard, index, ending: false });
+        self.channels.insert(id, Channel { owner, user, bytes, shard, index, entry, ending: false });
         *self.by_shard.entry(shard).or_default() += 1;
         self.users.entry(user).or_default().bytes += bytes;
         (id, index)
@@ -218,12 +227,12 @@ impl Endpoints {
         Some(channel.shard)
     }
 
-    /// Nothing of the channel is left: its memory is the user's again.
-    pub(super) fn channel_gone(&mut self, channel: ChannelId) {
-        if let Some(Channel { user, bytes, shard, .. }) = self.channels.remove(&channel) {
-            *self.by_shard.get_mut(&shard).expect("counted when it was added") -= 1;
-            self.change_usage(user, |usage| usage.bytes -= bytes);
-        }
+    /// Nothing of the channel is left: its memory is the user's again. Gives its entry in the registry.
+    pub(super) fn channel_gone(&mut self, channel: ChannelId) -> Option<ChannelKey> {
+        let Channel { user, bytes, shard, entry, .. } = self.channels.remove(&channel)?;
+        *self.by_shard.get_mut(&shard).expect("counted when it was added") -= 1;
+        self.change_usage(user, |usage| usage.bytes -= bytes);
+        Some(entry)
     }
 
     /// How many channels a shard has, those included that are about to go.
@@ -263,6 +272,7 @@ fn not_attached() -> ControlError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counters::Registry;
 
     const ONE: ConnectionId = ConnectionId(1);
     const TWO: ConnectionId = ConnectionId(2);
@@ -307,7 +317,8 @@ mod tests {
         opened(&mut endpoints, ONE, 7);
         endpoints.attach(ONE, "one".into(), Binding::All).expect("the first");
         assert_eq!(endpoints.has_room(ONE, 100), Ok(()));
-        let (channel, index) = endpoints.add_channel(ONE, SHARD, 60);
+        let entry = Registry::default().enter_channel().0;
+        let (channel, index) = endpoints.add_channel(ONE, SHARD, 60, entry);
         assert_eq!(index, 0);
         assert_eq!(endpoints.channel_on(ONE, SHARD).expect("it was given one").0, channel);
         assert!(matches!(endpoints.has_room(ONE, 41), Err(ControlError::Limit(_))));
@@ -317,7 +328,7 @@ mod tests {
         assert_eq!(endpoints.ending(), (1, 60));
         opened(&mut endpoints, TWO, 7);
         assert!(endpoints.has_room(TWO, 41).is_err(), "the memory is not free yet");
-        endpoints.channel_gone(channel);
+        assert_eq!(endpoints.channel_gone(channel), Some(entry));
         assert_eq!(endpoints.has_room(TWO, 100), Ok(()));
         endpoints.close(TWO);
         assert!(endpoints.users.is_empty());

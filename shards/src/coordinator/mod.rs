@@ -306,7 +306,11 @@ impl Coordinator {
             }
             ToCoordinator::Closed { shard, key } => self.flow_closed(shard, &key, now),
             ToCoordinator::Broken { channel, violation } => self.broken(channel, violation, now),
-            ToCoordinator::ChannelGone { shard: _, channel } => self.endpoints.channel_gone(channel),
+            ToCoordinator::ChannelGone { shard: _, channel } => {
+                if let Some(entry) = self.endpoints.channel_gone(channel) {
+                    self.registry.leave_channel(entry);
+                }
+            }
             ToCoordinator::Suspect { peer, shard } => self.suspect(shard, peer, now),
             ToCoordinator::Stopped { shard } => {
                 if let Some(stop) = &mut self.stop {

@@ -11,6 +11,7 @@ use machnet_proto::time::{Duration, Instant};
 use machnet_proto::wire::machnet::Position;
 
 use super::DESCRIPTORS_PER_CHANNEL;
+use crate::counters::{ChannelCounts, Counts};
 use crate::mailbox::ChannelId;
 
 /// Flows a channel may have that are closed but that its application has not looked at yet. At the limit no flow is
@@ -43,6 +44,11 @@ pub(super) struct Channel {
     epoch: Epoch,
     heat: Heat,
     receive_buffers: usize,
+    /// Whole messages published to the application, and taken from it.
+    rx_messages: u64,
+    tx_messages: u64,
+    /// What others may read of all this.
+    counts: ChannelCounts,
 }
 
 /// Where a channel is in its life.
@@ -106,9 +112,17 @@ struct Epoch {
 }
 
 impl Channel {
-    pub(super) fn new(id: ChannelId, end: ShardEnd, now: Instant) -> Self {
+    /// The channel behind `end`, counted in `counts` and in the shard's own `shard_counts`.
+    pub(super) fn new(
+        id: ChannelId,
+        end: ShardEnd,
+        mut counts: ChannelCounts,
+        shard_counts: &Counts,
+        now: Instant,
+    ) -> Self {
         let transmit_buffers = end.geometry().tx_buffers() as usize;
         let receive_buffers = end.geometry().rx_buffers() as usize;
+        counts.begin(shard_counts, end.free_buffers());
         Self {
             id,
             end,
@@ -122,6 +136,9 @@ impl Channel {
             epoch: Epoch { since: now, ..Epoch::default() },
             heat: Heat::Hot { idle_turns: 0 },
             receive_buffers,
+            rx_messages: 0,
+            tx_messages: 0,
+            counts,
         }
     }
 
@@ -139,6 +156,9 @@ impl Channel {
         }
         let taken = self.end.poll_tx(into)?;
         let returned = self.end.poll_fill()?;
+        if returned > 0 {
+            self.count_free();
+        }
         if let Heat::Hot { idle_turns } = &mut self.heat {
             *idle_turns = if taken + returned == 0 { idle_turns.saturating_add(1) } else { 0 };
         }
@@ -162,6 +182,7 @@ impl Channel {
 
     /// Puts a piece at the end of a flow's list.
     pub(super) fn push_waiting(&mut self, list: &mut WaitingList, piece: Piece<TxBuffer>) {
+        self.tx_messages += u64::from(piece.position.last);
         let index = piece.token.index();
         self.waiting[index as usize] = Some(Waiting { piece, next: None });
         list.ends = match list.ends {
@@ -202,6 +223,7 @@ impl Channel {
         }
         let buffer = self.end.allocate()?;
         self.end.copy_to(&buffer, payload);
+        self.count_free();
         Some(buffer)
     }
 
@@ -218,14 +240,20 @@ impl Channel {
     pub(super) fn publish(&mut self, flow: FlowId, piece: Piece<RxBuffer>) {
         if self.stage == Stage::Open {
             let Position { first, last } = piece.position;
+            self.rx_messages += u64::from(last);
             self.end.publish(flow, piece.token, piece.len, PiecePosition { first, last });
         } else {
-            self.end.give_back(piece.token);
+            self.give_back(piece.token);
         }
     }
 
     pub(super) fn give_back(&mut self, buffer: RxBuffer) {
         self.end.give_back(buffer);
+        self.count_free();
+    }
+
+    fn count_free(&mut self) {
+        self.counts.set_free_buffers(self.end.free_buffers());
     }
 
     /// Tells the application of an event, now or as soon as the ring has room: none is lost.
@@ -270,6 +298,7 @@ impl Channel {
     /// `announced` gets the flows whose opening could be told only now.
     pub(super) fn flush(&mut self, announced: &mut Vec<FlowId>) {
         self.is_dirty = false;
+        self.counts.publish(self.flows, self.rx_messages, self.tx_messages);
         if matches!(self.stage, Stage::Broken { .. }) {
             return;
         }
@@ -353,10 +382,6 @@ impl Channel {
         self.stage == Stage::Open && (!self.starved.is_empty() || !self.has_room_again())
     }
 
-    pub(super) fn free_buffers(&self) -> usize {
-        self.end.free_buffers()
-    }
-
     // ---- Hot and cold ---------------------------------------------------------------------------------------------
 
     pub(super) fn is_hot(&self) -> bool {
@@ -399,13 +424,16 @@ mod tests {
     use machnet::channel::{AppEnd, Geometry, Received};
 
     use super::*;
+    use crate::counters::Registry;
 
     #[test]
     fn a_peer_that_comes_and_goes_costs_no_memory_while_the_application_does_not_read() {
         let geometry = Geometry::from_parts(64, 16, 16).expect("good measures");
         let (end, handles) = ShardEnd::create(geometry).expect("memory");
         let mut app = AppEnd::open(geometry, handles).expect("it maps");
-        let mut channel = Channel::new(ChannelId(1), end, Instant::ZERO);
+        let registry = Registry::default();
+        let (shard, channel) = (registry.enter().1, registry.enter_channel().1);
+        let mut channel = Channel::new(ChannelId(1), end, channel, &shard, Instant::ZERO);
         let flow = FlowId(7);
         for _ in 0..1_000 {
             channel.notify(Notice::Silent { flow });

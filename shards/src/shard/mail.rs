@@ -27,7 +27,9 @@ impl<Q: NicQueue> Shard<Q> {
 
     fn obey(&mut self, message: ToShard, now: Instant) {
         match message {
-            ToShard::AddChannel { channel, end } => self.add_channel(Channel::new(channel, *end, now)),
+            ToShard::AddChannel { channel, end, counts } => {
+                self.add_channel(Channel::new(channel, *end, counts, &self.counts, now));
+            }
             ToShard::RemoveChannel { channel, reason, linger } => self.remove_channel(channel, reason, linger, now),
             ToShard::Listen { port, listener, taker } => {
                 self.listeners.add(port, listener, taker);

@@ -37,9 +37,9 @@ use machnet_proto::time::{Duration, Instant};
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 use machnet_proto::wire::machnet::{HEADER_BYTES, Offer};
 
-use crate::counters::{Counter, Counts, Gauge};
+use crate::counters::{Counter, Counts, DropReason, Gauge};
 use crate::mailbox::{ChannelId, Inlet, Outlet, ShardId, ToCoordinator, ToShard};
-use crate::nic::{ETHERNET_HEADER_BYTES, NicQueue};
+use crate::nic::{Drops, ETHERNET_HEADER_BYTES, NicQueue};
 use bucket::TokenBucket;
 use channels::{Channel, WaitingList};
 use half_open::HalfOpen;
@@ -143,6 +143,8 @@ pub struct Shard<Q: NicQueue> {
     ready: VecDeque<FlowId>,
 
     transmitter: Transmitter<Q>,
+    /// What the queue dropped, as far as it is counted.
+    queue_drops: Drops,
     received: Vec<Q::Frame>,
     descriptors: Vec<FromApp>,
     arp_bucket: TokenBucket,
@@ -285,6 +287,7 @@ impl<Q: NicQueue> Shard<Q> {
             announced: Vec::new(),
             ready: VecDeque::new(),
             transmitter: Transmitter::new(queue),
+            queue_drops: Drops::default(),
             received: Vec::with_capacity(BURST_FRAMES),
             descriptors: Vec::with_capacity(DESCRIPTORS_PER_CHANNEL),
             arp_bucket: TokenBucket::new(5_000, 500, now),
@@ -445,9 +448,16 @@ impl<Q: NicQueue> Shard<Q> {
         self.counts.gauge(Gauge::HalfOpen, self.half_open.len());
         self.counts.gauge(Gauge::Channels, self.slots.len());
         self.counts.gauge(Gauge::HotChannels, self.hot.len());
-        let free = self.channels.iter().flatten().map(Channel::free_buffers).sum();
-        self.counts.gauge(Gauge::FreeBuffers, free);
+        let drops = self.transmitter.queue().drops();
+        let before = std::mem::replace(&mut self.queue_drops, drops);
+        self.counts.add_drops(DropReason::OwnFrame, drops.own - before.own);
+        self.counts.add_drops(DropReason::Oversized, drops.oversized - before.oversized);
         self.counts.publish();
+    }
+
+    /// Counts time that went to turns or sleep: one of [`Counter::BusyNs`], [`Counter::IdleNs`], [`Counter::AsleepNs`].
+    pub fn spend(&mut self, on: Counter, time: Duration) {
+        self.counts.add(on, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Moves the deadlines by which peers count as silent when this shard itself has not run in time.

@@ -17,6 +17,7 @@ use rustix::fd::OwnedFd;
 
 use super::{BellChange, Shard};
 use crate::clock::Clock;
+use crate::counters::{Counter, Gauge};
 use crate::nic::{NicQueue, Wake};
 
 /// glommio's preempt timer. It must be 10 ms or more (see the module's documentation), and nothing waits for it.
@@ -88,20 +89,24 @@ where
     LocalExecutorBuilder::new(placement)
         .name(&format!("shard-{}", shard.id().0))
         .preempt_timer(PREEMPT)
-        .spawn(move || async move { run(shard, policy, &heartbeat) })
+        .spawn(move || async move { run(shard, cpu.is_some(), policy, &heartbeat) })
 }
 
 /// Runs turns until the shard has stopped.
-fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbeat) -> io::Result<()> {
+fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, heartbeat: &Heartbeat) -> io::Result<()> {
     let clock = Clock;
     shard.queue().enter_thread();
     let mut sleeper = Sleeper::new(&mut shard)?;
+    shard.counts().gauge(Gauge::Pinned, usize::from(is_pinned));
+    note_cpu(&shard);
     let mut last_work = clock.now();
+    let mut stretch = Stretch { since: last_work, on: Counter::IdleNs };
     let mut looked_at_bells = last_work;
     let mut turns = 0_u32;
     while !shard.has_stopped() {
         let now = clock.now();
         heartbeat.beat.store(now.as_nanos(), Ordering::Relaxed);
+        stretch.end(&mut shard, now);
         let work = shard.poll_once(now);
         sleeper.watch_bells(&mut shard)?;
         if now.saturating_since(looked_at_bells) >= LOOK_AT_BELLS_EVERY && shard.has_cold_channels() {
@@ -110,15 +115,17 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbe
         }
         turns = turns.wrapping_add(1);
         if turns.is_multiple_of(TURNS_PER_PUBLICATION) {
+            note_cpu(&shard);
             shard.publish_counts();
         }
         if !work.is_none() {
+            stretch.on = Counter::BusyNs;
             last_work = now;
             sleeper.step = STEP_MIN;
         } else if policy == IdlePolicy::Adaptive {
             if now.saturating_since(last_work) < SPELL {
                 rustix::thread::sched_yield();
-            } else if !sleeper.sleep(&mut shard, clock, heartbeat)? {
+            } else if !sleeper.sleep(&mut shard, clock, heartbeat, &mut stretch)? {
                 // There was work. A sleep that ended for nothing is followed by the next one, not by another spell.
                 last_work = clock.now();
             }
@@ -129,6 +136,26 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, policy: IdlePolicy, heartbeat: &Heartbe
         }
     }
     Ok(())
+}
+
+/// What a shard does from one reading of the clock to the next.
+struct Stretch {
+    since: Instant,
+    /// One of [`Counter::BusyNs`], [`Counter::IdleNs`], [`Counter::AsleepNs`].
+    on: Counter,
+}
+
+impl Stretch {
+    /// Counts what ends now. The next stretch is idle until it turns out to be something else.
+    fn end<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, now: Instant) {
+        shard.spend(self.on, now.saturating_since(self.since));
+        *self = Self { since: now, on: Counter::IdleNs };
+    }
+}
+
+/// Says where the shard runs.
+fn note_cpu<Q: NicQueue>(shard: &Shard<Q>) {
+    shard.counts().gauge(Gauge::Cpu, rustix::thread::sched_getcpu());
 }
 
 /// Waits for whatever a shard waits for.
@@ -176,15 +203,25 @@ impl Sleeper {
     }
 
     /// Sleeps until something happens; `false` if there was something to do instead.
-    fn sleep<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, clock: Clock, heartbeat: &Heartbeat) -> io::Result<bool> {
+    fn sleep<Q: NicQueue>(
+        &mut self,
+        shard: &mut Shard<Q>,
+        clock: Clock,
+        heartbeat: &Heartbeat,
+        stretch: &mut Stretch,
+    ) -> io::Result<bool> {
+        note_cpu(shard);
         if !shard.prepare_sleep() {
             return Ok(false);
         }
         let wakes = matches!(shard.queue().wake(), Wake::Fd(_)) && shard.queue().arm();
         // Once more, for what came in between makes no sound.
         let now = clock.now();
+        stretch.end(shard, now);
         let is_idle = shard.poll_once(now).is_none();
-        if is_idle {
+        if !is_idle {
+            stretch.on = Counter::BusyNs;
+        } else {
             let mut longest = shard.deadline().map(|deadline| deadline.saturating_since(now));
             let is_flushed = shard.queue().flush();
             if !wakes || !is_flushed || shard.waits_in_silence() {
@@ -193,8 +230,11 @@ impl Sleeper {
             }
             if longest != Some(Duration::ZERO) {
                 heartbeat.asleep.store(true, Ordering::Release);
+                stretch.on = Counter::AsleepNs;
                 let waited = self.wait(shard, longest);
-                heartbeat.beat.store(clock.now().as_nanos(), Ordering::Relaxed);
+                let woke = clock.now();
+                stretch.end(shard, woke);
+                heartbeat.beat.store(woke.as_nanos(), Ordering::Relaxed);
                 heartbeat.asleep.store(false, Ordering::Release);
                 waited?;
             }

@@ -26,7 +26,7 @@ use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template};
 use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Offer, Position, Sack};
 
 use super::{Settings, Shard, Work};
-use crate::counters::{Counter, DropReason, Registry};
+use crate::counters::{Counter, DropReason, EntryKey, Gauge, Registry};
 use crate::mailbox::{
     ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, Taker, ToCoordinator, ToShard, mailbox,
 };
@@ -86,6 +86,8 @@ struct Rig {
     wire: MemoryQueue,
     to_shard: Outlet<ToShard>,
     from_shard: Inlet<ToCoordinator>,
+    registry: Registry,
+    entry: EntryKey,
     now: Instant,
     /// The timestamp in our latest packet: what the peer echoes.
     latest_ts: u32,
@@ -101,10 +103,11 @@ impl Rig {
         let Cable { near, far, .. } = Cable::new(1);
         let (to_shard, inlet) = mailbox(64).unwrap();
         let (outlet, from_shard) = mailbox(mail_max).unwrap();
-        let (_, counts) = Registry::default().enter();
+        let registry = Registry::default();
+        let (entry, counts) = registry.enter();
         let now = Instant::from_nanos(1_000_000_000);
         let shard = Shard::new(settings, near.into_queue(), inlet, outlet, counts, now);
-        Self { shard, wire: far.into_queue(), to_shard, from_shard, now, latest_ts: 0 }
+        Self { shard, wire: far.into_queue(), to_shard, from_shard, registry, entry, now, latest_ts: 0 }
     }
 
     /// With an application that listens.
@@ -152,7 +155,8 @@ impl Rig {
         let geometry = Geometry::from_parts(buffer_bytes, TX_BUFFERS, RX_BUFFERS).unwrap();
         let (end, handles) = ShardEnd::create(geometry).unwrap();
         let segment = handles.segment.try_clone().unwrap();
-        self.post(ToShard::AddChannel { channel: ChannelId(number), end: Box::new(end) });
+        let (_, counts) = self.registry.enter_channel();
+        self.post(ToShard::AddChannel { channel: ChannelId(number), end: Box::new(end), counts });
         self.turn();
         (AppEnd::open(geometry, handles).unwrap(), segment)
     }
@@ -288,7 +292,10 @@ impl Rig {
 
     /// Receive buffers that are neither published nor held, over all channels.
     fn free_receive_buffers(&self) -> usize {
-        self.shard.channels.iter().flatten().map(super::Channel::free_buffers).sum()
+        let free = self.shard.channels.iter().flatten().map(|channel| channel.end().free_buffers()).sum();
+        let seen = self.registry.read(self.entry).unwrap().gauges;
+        assert!(seen.contains(&(Gauge::FreeBuffers.label(), free as u64)), "{free} are free, {seen:?} are seen");
+        free
     }
 
     /// Nothing goes out and nothing is told, neither now nor in the next turn.
