@@ -17,7 +17,7 @@ const FAR: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 2]);
 pub(crate) fn cable() {
     let end = |nic: MemoryNic| End { capabilities: nic.capabilities, queues: nic.queues };
     for queues in [1, 4] {
-        for spread in [Spread::Disclosed, Spread::Hidden] {
+        for spread in [Spread::Disclosed, Spread::Hidden, Spread::Wrong] {
             let near = NicOptions { mac: NEAR, queues, spread, ..NicOptions::default() };
             let far = NicOptions { mac: FAR, ..near.clone() };
             let Cable { network: _network, near, far } = Cable::between(Network::new(1), &near, &far);

@@ -1,6 +1,6 @@
 //! What the network does that a device test cannot ask of every device: time, rates, floods, hashes.
 
-use super::{Cable, Counts, Link, MemoryFrame, MemoryQueue, Network, NicOptions, Spread};
+use super::{Cable, Counts, Link, MemoryFrame, MemoryNic, MemoryQueue, Network, NicOptions, Spread};
 use crate::nic::faults::Faults;
 use crate::nic::{Frame, NicQueue};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
@@ -154,28 +154,84 @@ fn received_from(source: u16) -> FlowKey {
     FlowKey { local_ip, remote_ip, local_port: 888, remote_port: source }
 }
 
+/// The flows whose frames are [`received_from`] these ports.
+const SOURCES: std::ops::Range<u16> = 1000..1064;
+
+/// A cable to a NIC of 4 queues that spreads so.
+fn spreading(spread: Spread, seed: u64) -> Cable {
+    let other = NicOptions { mac: NicOptions::mac_of(2), queues: 4, spread, ..NicOptions::default() };
+    Cable::between(Network::new(seed), &NicOptions::default(), &other)
+}
+
+/// Sends four frames of each flow and gives the queue of each flow; none may be split.
+fn landed(near: &mut MemoryQueue, far: &mut [MemoryQueue]) -> Vec<u16> {
+    for source in SOURCES.cycle().take(4 * SOURCES.len()) {
+        let mut frame = vec![datagram(near, source)];
+        assert_eq!(near.transmit(&mut frame), 1);
+    }
+    let mut owners = vec![None; SOURCES.len()];
+    for (index, queue) in (0..).zip(far) {
+        let mut into = Vec::with_capacity(256);
+        queue.receive(&mut into, 256);
+        for frame in into {
+            let source = u16::from_be_bytes([frame.bytes()[34], frame.bytes()[35]]);
+            let owner = &mut owners[usize::from(source - SOURCES.start)];
+            assert_eq!(*owner.get_or_insert(index), index, "the flow from {source} was split");
+        }
+    }
+    owners.into_iter().map(|owner| owner.expect("frames of every flow arrive")).collect()
+}
+
+/// For how many flows the NIC's word was right.
+fn predicted(nic: &MemoryNic, landed: &[u16]) -> usize {
+    let rss = nic.capabilities.rss.as_ref().expect("it tells one");
+    SOURCES.zip(landed).filter(|(source, queue)| rss.queue_of(&received_from(*source)) == **queue).count()
+}
+
 #[test]
 fn flows_spread_over_the_queues_and_no_flow_is_split() {
-    for spread in [Spread::Disclosed, Spread::Hidden] {
-        let other = NicOptions { mac: NicOptions::mac_of(2), queues: 4, spread, ..NicOptions::default() };
-        let Cable { network: _network, near, mut far } =
-            Cable::between(Network::new(3), &NicOptions::default(), &other);
-        assert_eq!(far.capabilities.rss.is_some(), spread == Spread::Disclosed);
-        let mut near = near.into_queue();
-        let mut frames: Vec<_> = (0..256).map(|i| datagram(&mut near, 1000 + i % 64)).collect();
-        assert_eq!(near.transmit(&mut frames), 256);
-        let mut owner = [None; 64];
-        for (index, queue) in far.queues.iter_mut().enumerate() {
-            let mut into = Vec::with_capacity(256);
-            assert!(queue.receive(&mut into, 256) >= 256 / 16, "{spread:?} starves queue {index}");
-            for frame in into {
-                let source = u16::from_be_bytes([frame.bytes()[34], frame.bytes()[35]]);
-                if let Some(rss) = &far.capabilities.rss {
-                    assert_eq!(usize::from(rss.queue_of(&received_from(source))), index, "as was told");
-                }
-                let flow = usize::from(source - 1000);
-                assert_eq!(*owner[flow].get_or_insert(index), index, "{spread:?} split flow {flow}");
-            }
+    for spread in [Spread::Disclosed, Spread::Hidden, Spread::Wrong] {
+        let Cable { network: _network, near, mut far } = spreading(spread, 3);
+        let landed = landed(&mut near.into_queue(), &mut far.queues);
+        for queue in 0..4 {
+            let share = landed.iter().filter(|owner| **owner == queue).count();
+            assert!(share >= SOURCES.len() / 16, "{spread:?} starves queue {queue}");
         }
+    }
+}
+
+#[test]
+fn what_a_nic_tells_is_the_truth_or_nothing_or_wrong() {
+    let told = |spread| {
+        let Cable { network: _network, near, mut far } = spreading(spread, 5);
+        let landed = landed(&mut near.into_queue(), &mut far.queues);
+        far.capabilities.rss.is_some().then(|| predicted(&far, &landed))
+    };
+    assert_eq!(told(Spread::Hidden), None);
+    assert_eq!(told(Spread::Disclosed), Some(SOURCES.len()));
+    // Right by chance for one flow in four.
+    let by_chance = told(Spread::Wrong).expect("it tells something");
+    assert!((1..SOURCES.len() / 2).contains(&by_chance), "{by_chance}");
+}
+
+#[test]
+fn a_new_table_moves_flows_to_other_queues_and_splits_none() {
+    for spread in [Spread::Disclosed, Spread::Hidden, Spread::Wrong] {
+        let run = |seed| {
+            let Cable { network, near, mut far } = spreading(spread, seed);
+            let mut near = near.into_queue();
+            let before = landed(&mut near, &mut far.queues);
+            network.respread(far.port);
+            let after = landed(&mut near, &mut far.queues);
+            let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+            assert!(moved > SOURCES.len() / 2, "{spread:?} moved {moved} flows");
+            if spread == Spread::Disclosed {
+                assert_eq!(predicted(&far, &before), SOURCES.len());
+                assert!(predicted(&far, &after) < SOURCES.len() / 2, "what was told is stale");
+            }
+            after
+        };
+        assert_eq!(run(5), run(5), "a seed replays it");
+        assert_ne!(run(5), run(6));
     }
 }
