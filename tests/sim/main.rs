@@ -28,6 +28,8 @@ mod runner;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]
+mod script;
+#[cfg(test)]
 mod seeds;
 mod trace;
 mod workload;
