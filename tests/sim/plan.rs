@@ -34,6 +34,8 @@ pub(crate) struct Habits {
     /// The longest time between two actions.
     pub(crate) pause_max: Duration,
     pub(crate) apps_per_host: usize,
+    /// How many applications want all flows they open on one shard, of each other's choice.
+    pub(crate) bound: f64,
     /// Most messages are small; the others have up to this many bytes.
     pub(crate) message_bytes_max: usize,
     pub(crate) weights: Weights,
@@ -84,8 +86,8 @@ fn host(dice: &mut Dice) -> HostPlan {
         flow.congestion = Congestion::Fixed(*pick(dice, &[1, 8, 192]));
     }
     HostPlan {
-        shards: *pick(dice, &[1, 1, 2, 3, 4]),
-        spread: *pick(dice, &[Spread::Hidden, Spread::Disclosed]),
+        shards: *pick(dice, &[1, 2, 3, 4, 8, 16]),
+        spread: *pick(dice, &[Spread::Hidden, Spread::Disclosed, Spread::Wrong]),
         mtu_bytes: *pick(dice, &[1500, 1500, 1500, 9000, 1280]),
         limits,
         flow,
@@ -123,6 +125,7 @@ fn habits(dice: &mut Dice) -> Habits {
         actions: 100 + u32::try_from(dice.below(600)).expect("it is small"),
         pause_max: *pick(dice, &[Duration::from_micros(10), Duration::from_micros(300), Duration::from_millis(10)]),
         apps_per_host: 1 + dice.below(3),
+        bound: *pick(dice, &[0.0, 0.3, 1.0]),
         message_bytes_max: *pick(dice, &[3_000, 64 << 10, 64 << 10, 1 << 20, 8 << 20]),
         weights,
     }

@@ -2,6 +2,8 @@
 //!
 //! The workload only acts. What comes of it is for the [`checker`](crate::checker) to judge.
 
+use std::collections::BTreeMap;
+
 use machnet::channel::SendError;
 use machnet::control::message::Request;
 use machnet_proto::time::{Duration, Instant};
@@ -40,6 +42,8 @@ pub(crate) struct Workload {
     restore: Vec<(Instant, usize)>,
     /// When hosts get a daemon again.
     restart: Vec<(Instant, usize)>,
+    /// Applications that open flows on one shard only, and on which.
+    bound: BTreeMap<AppId, u16>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +73,7 @@ impl Workload {
             calm_links,
             restore: Vec::new(),
             restart: Vec::new(),
+            bound: BTreeMap::new(),
         }
     }
 
@@ -155,7 +160,7 @@ impl Workload {
         for host in 0..world.hosts.len() {
             let apps = world.apps.values().filter(|app| app.host == host).count();
             if apps < self.plan.habits.apps_per_host && world.hosts[host].daemon.is_some() {
-                world.attach(host, self.dice.chance(0.7));
+                self.attach(world, host);
             }
         }
     }
@@ -165,6 +170,19 @@ impl Workload {
     fn an_app(&mut self, world: &World) -> Option<AppId> {
         let index = self.dice.below(world.apps.len().max(1));
         world.apps.keys().nth(index).copied()
+    }
+
+    fn attach(&mut self, world: &mut World, host: usize) {
+        let app = world.attach(host, self.dice.chance(0.7)).expect("the host has a daemon");
+        if self.dice.chance(self.plan.habits.bound) {
+            let shard = self.a_shard(world, host);
+            self.bound.insert(app, shard);
+        }
+    }
+
+    fn a_shard(&mut self, world: &World, host: usize) -> u16 {
+        let shards = usize::from(world.hosts[host].plan.shards);
+        u16::try_from(self.dice.below(shards)).expect("shards have 16-bit numbers")
     }
 
     fn a_side(&mut self, world: &World) -> Option<SideId> {
@@ -198,13 +216,13 @@ impl Workload {
         }
         let (host, remote_port) = *pick(&mut self.dice, &places);
         let local = world.apps[&app].host;
-        let shard = self.dice.chance(0.2).then(|| self.dice.below(usize::from(world.hosts[local].plan.shards)));
+        let now_and_then = self.dice.chance(0.2).then(|| self.a_shard(world, local));
         let request = Request::Connect {
             local_ip: world.ip(local),
             remote_ip: world.ip(host),
             remote_port,
             timeout_ms: *pick(&mut self.dice, &[50, 1_000, 1_500]),
-            shard: shard.map(|shard| u16::try_from(shard).expect("shards have 16-bit numbers")),
+            shard: self.bound.get(&app).copied().or(now_and_then),
         };
         world.ask(app, request);
     }
