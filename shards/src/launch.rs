@@ -1,5 +1,6 @@
 //! From a configuration to a running daemon: which devices, whether all is allowed, and the start.
 
+mod crowding;
 pub mod devices;
 
 use std::fmt;
@@ -129,11 +130,12 @@ pub fn check(config: &Config, socket: &Path) -> Check {
         text.push_str(&line);
         text.push('\n');
     };
-    for (interface, plan) in config.interfaces.iter().zip(&plans) {
+    let crowds = devices::crowds(config, &plans);
+    for ((interface, plan), crowd) in config.interfaces.iter().zip(&plans).zip(&crowds) {
         line(format!("interface {plan}"));
         line(format!("  address {}, {}", interface.ip, reach(interface)));
         line(format!("  {}", placement(interface)));
-        for warning in &plan.warnings {
+        for warning in plan.warnings.iter().chain(crowd) {
             line(format!("  warning: {warning}"));
         }
     }

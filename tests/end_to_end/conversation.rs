@@ -180,6 +180,31 @@ impl<'a> Speaker<'a> {
     }
 }
 
+/// Opens flows from one endpoint, at this address, to another, which listens there, and lets both say `sizes` on each
+/// of them at once.
+pub(crate) fn converse(
+    (connector, local_ip): (Endpoint, Ipv4Addr),
+    (acceptor, remote): (Endpoint, SocketAddrV4),
+    flows: usize,
+    sizes: &[usize],
+    limit: Duration,
+) {
+    let (mut connector, mut acceptor) = (Speaker::new(connector, sizes), Speaker::new(acceptor, sizes));
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            acceptor.accept(flows, limit);
+            acceptor.converse(limit);
+            acceptor
+        });
+        for _ in 0..flows {
+            connector.connect(local_ip, remote);
+        }
+        connector.converse(limit);
+        // Both live until both have heard everything: an endpoint that is dropped has only a while to deliver.
+        drop(other.join().unwrap());
+    });
+}
+
 /// Waits until a flow ends and gives the reason; messages that come before are passed over.
 pub(crate) fn await_closed(endpoint: &mut Endpoint, wanted: Flow, limit: Duration) -> CloseReason {
     let deadline = Instant::now() + limit;

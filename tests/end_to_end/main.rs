@@ -21,5 +21,6 @@ mod killed_application;
 mod killed_daemon;
 mod link;
 mod messages;
+mod shards;
 mod slow_readers;
 mod stopping;

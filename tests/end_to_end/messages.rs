@@ -5,7 +5,7 @@ use std::time::Duration;
 use machnet::{MAX_MESSAGE_BYTES, SendError};
 use serde_json::{Value, json};
 
-use crate::conversation::{Speaker, await_opened};
+use crate::conversation::{self, Speaker, await_opened};
 use crate::pair::{NEVER, Pair, Site, faults, number, with_faults};
 
 const PORT: u16 = 888;
@@ -15,22 +15,9 @@ const SIZES: [usize; 8] = [1, 1417, 1418, 1419, 64 << 10, 1 << 20, MAX_MESSAGE_B
 
 /// Lets `flows` flows from one endpoint on `here` to one on `there` say `sizes`, in both directions at once.
 fn converse(here: &Site, there: &Site, flows: usize, sizes: &[usize], limit: Duration) {
-    let mut acceptor = Speaker::new(there.attach(), sizes);
-    acceptor.endpoint.listen(there.ip(), PORT).unwrap();
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| {
-            acceptor.accept(flows, limit);
-            acceptor.converse(limit);
-            acceptor
-        });
-        let mut connector = Speaker::new(here.attach(), sizes);
-        for _ in 0..flows {
-            connector.connect(here.ip(), there.at(PORT));
-        }
-        connector.converse(limit);
-        // Both live until both have heard everything: an endpoint that is dropped has only a while to deliver.
-        drop(other.join().unwrap());
-    });
+    let mut acceptor = there.attach();
+    acceptor.listen(there.ip(), PORT).unwrap();
+    conversation::converse((here.attach(), here.ip()), (acceptor, there.at(PORT)), flows, sizes, limit);
 }
 
 /// What the daemons of a pair counted: for a test that needs faults to have struck.

@@ -31,8 +31,14 @@ pub(crate) fn with_faults(config: &mut Value) {
 
 /// Puts `faults` into the interface of a host's configuration.
 pub(crate) fn faults(config: &mut Value, faults: Value) {
+    set(config, "faults", faults);
+}
+
+/// Sets a key of the interface of a host's configuration.
+pub(crate) fn set(config: &mut Value, key: &str, value: impl Into<Value>) {
+    let value = value.into();
     for interface in config["machnet_config"].as_object_mut().unwrap().values_mut() {
-        interface["faults"] = faults.clone();
+        interface[key] = value.clone();
     }
 }
 
@@ -41,6 +47,13 @@ pub(crate) struct Pair {
     pub(crate) left: Site,
     pub(crate) right: Site,
     _turn: Turn,
+}
+
+/// One of the two hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Left,
+    Right,
 }
 
 /// A host and its daemon.
@@ -64,20 +77,26 @@ impl Pair {
     /// Two daemons whose plain configurations `change` has changed; `None` where no hosts can be made.
     pub(crate) fn start(change: impl Fn(&mut Value)) -> Option<Self> {
         let turn = Turn::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
-        Self::start_in(turn, change)
+        Self::start_in(turn, Link::default(), |_, config| change(config))
     }
 
     /// The same, while no other test of this program runs: for tests that measure times.
     pub(crate) fn start_alone(change: impl Fn(&mut Value)) -> Option<Self> {
         let turn = Turn::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner));
-        Self::start_in(turn, change)
+        Self::start_in(turn, Link::default(), |_, config| change(config))
     }
 
-    fn start_in(turn: Turn, change: impl Fn(&mut Value)) -> Option<Self> {
-        let Hosts { left, right } = Hosts::or_skip(Link::default())?;
-        let [left, right] = [left, right].map(|host| {
+    /// The same over another wire, and with another change for each host.
+    pub(crate) fn start_over(link: Link, change: impl Fn(Side, &mut Value)) -> Option<Self> {
+        let turn = Turn::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
+        Self::start_in(turn, link, change)
+    }
+
+    fn start_in(turn: Turn, link: Link, change: impl Fn(Side, &mut Value)) -> Option<Self> {
+        let Hosts { left, right } = Hosts::or_skip(link)?;
+        let [left, right] = [(Side::Left, left), (Side::Right, right)].map(|(side, host)| {
             let mut config = host.config();
-            change(&mut config);
+            change(side, &mut config);
             Site { daemon: None, host, config }
         });
         let mut pair = Self { left, right, _turn: turn };
@@ -156,6 +175,12 @@ impl Site {
 pub(crate) fn number(status: &Value, group: &str, name: &str) -> u64 {
     let number = &status["shards"][0][group][name];
     number.as_u64().unwrap_or_else(|| panic!("{group}.{name} is {number}, not a number"))
+}
+
+/// A number in the status, summed over all shards.
+pub(crate) fn sum(status: &Value, group: &str, name: &str) -> u64 {
+    let shards = status["shards"].as_array().expect("the shards");
+    shards.iter().map(|shard| shard[group][name].as_u64().unwrap_or_else(|| panic!("{group}.{name}"))).sum()
 }
 
 /// Kills a program by signal 9. Gives when that was, and when it was seen to have ended: the kernel has closed all it

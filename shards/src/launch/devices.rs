@@ -1,9 +1,9 @@
 //! From a configuration to open devices: for the daemon, and for the tools that own a NIC.
 
-use machnet::config::{Attachment, Config, CpuMask, Driver, Interface};
+use machnet::config::{Attachment, Config, CpuMask, Driver, Interface, Poll};
 use machnet_proto::addr::MacAddr;
 
-use super::LaunchError;
+use super::{LaunchError, crowding};
 use crate::daemon::Wired;
 use crate::nic::NicQueue;
 use crate::nic::dpdk::{self, Dpdk, DpdkQueue, InterfacePlan, OpenError, Opened, Plan};
@@ -25,8 +25,8 @@ pub fn plan_all(config: &Config) -> Result<Vec<Plan>, LaunchError> {
     config.interfaces.iter().map(plan).collect()
 }
 
-/// Starts DPDK and opens every interface; `plans` is what [`plan_all`] gave for the same configuration. Keep the library
-/// until all threads that use a queue have ended: it must not end on one of them.
+/// Starts DPDK and opens every interface; `plans` is what [`plan_all`] gave for the same configuration. Keep the
+/// library until all threads that use a queue have ended: it must not end on one of them.
 ///
 /// # Errors
 /// When DPDK or a device refuses.
@@ -38,7 +38,26 @@ pub fn open_all(config: &Config, plans: &[Plan]) -> Result<(Dpdk, Vec<Wired<Dpdk
         let opened = dpdk.open(plan).map_err(|error| blame(config, interface, error))?;
         wired.push(wire(interface, plan, opened));
     }
+    let shards: Vec<_> = wired.iter().map(|wired| (&wired.interface, wired.queues.len())).collect();
+    for (crowd, wired) in crowding::find(&shards, allowed_cpus()).into_iter().zip(&mut wired) {
+        if let Some(warning) = crowd {
+            tracing::warn!(interface = %wired.interface.mac, "{warning}");
+            wired.interface.poll = Poll::Adaptive;
+        }
+    }
     Ok((dpdk, wired))
+}
+
+/// What the plans mean for the CPUs, by interface: a warning if shards have to share some.
+pub(super) fn crowds(config: &Config, plans: &[Plan]) -> Vec<Option<String>> {
+    let shards = config.interfaces.iter().zip(plans).map(|(interface, plan)| (interface, plan.interface.queues.into()));
+    crowding::find(&shards.collect::<Vec<_>>(), allowed_cpus())
+}
+
+/// On how many CPUs this process may run; the most there can be if the kernel does not say.
+fn allowed_cpus() -> usize {
+    let cpus = rustix::thread::sched_getaffinity(None);
+    cpus.map_or(usize::MAX, |cpus| usize::try_from(cpus.count()).expect("32 bits fit"))
 }
 
 fn wanted(interface: &Interface) -> InterfacePlan {
