@@ -154,6 +154,8 @@ pub struct Published {
     gauges: [AtomicU64; Gauge::ALL.len()],
 }
 
+const _: () = assert!(align_of::<Published>() == 128 && align_of::<PublishedChannel>() == 128);
+
 counters! {
     /// What a shard has at the moment.
     Gauge {

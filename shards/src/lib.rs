@@ -1,4 +1,22 @@
 //! The daemon.
+//!
+//! # What threads share
+//!
+//! Each shard, the coordinator and the watchdog is a thread. Whatever one of them owns, no other touches, except for
+//! these; each stands alone on its cache lines (128 bytes: processors fetch lines in pairs), which is asserted where it
+//! is defined.
+//!
+//! | what | between | written |
+//! |---|---|---|
+//! | a mailbox: flume's queue, which takes a lock inside | coordinator and shards | for control, never per frame |
+//! | its bell (`mailbox.rs`) | as above | with a post, and around a sleep |
+//! | indices and slots of a [`handover`] ring | two shards | per frame that the NIC put at the wrong shard |
+//! | published [`counters`] of shard and channel | a shard, and whoever reads them | every 64 turns |
+//! | a heartbeat ([`shard::run::Heartbeat`]) | a shard, read by the watchdog | once a turn |
+//! | a channel's segment (`machnet::channel`) | a shard and one application | per burst; each side's indices apart |
+//!
+//! Beyond that the shards of a device share what is never written after the start: the limits of flows, the device's
+//! handle, and the driver's own tables.
 
 pub mod clock;
 pub mod coordinator;

@@ -438,6 +438,8 @@ struct Bell {
     event: OwnedFd,
 }
 
+const _: () = assert!(align_of::<Bell>() == 128);
+
 impl Bell {
     fn ring(&self) {
         self.mail.store(true, Ordering::Relaxed);

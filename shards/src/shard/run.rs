@@ -62,6 +62,8 @@ pub struct Heartbeat {
     asleep: AtomicBool,
 }
 
+const _: () = assert!(align_of::<Heartbeat>() == 128);
+
 impl Heartbeat {
     /// When the shard began its last turn; `None` while it sleeps of its own will.
     pub fn last_turn(&self) -> Option<Instant> {
