@@ -1,10 +1,11 @@
-//! ICMP echo: an answer is never longer than its request, goes back where that came from, and is not answered itself.
+//! ICMP echo: an answer is never longer than its request, goes back where that came from, is not answered itself, and
+//! is one that we would read.
 //! `cargo +nightly fuzz run --fuzz-dir tests/fuzz echo`
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use machnet_proto::addr::{Ipv4Addr, MacAddr};
-use machnet_proto::wire::icmp::echo_reply;
+use machnet_proto::wire::icmp::{EchoReply, echo_reply};
 
 fuzz_target!(|frame: &[u8]| {
     let request = machnet_fuzz::with_checksums(frame);
@@ -13,6 +14,11 @@ fuzz_target!(|frame: &[u8]| {
     if let Some(reply) = echo_reply(&request, mac, ip) {
         assert!(reply.len() <= request.len());
         assert_eq!(reply[..6], request[6..12]);
-        assert_eq!(echo_reply(&reply, MacAddr(reply[..6].try_into().unwrap()), ip), None);
+        let sender = MacAddr(reply[..6].try_into().unwrap());
+        // No interface of ours has a group's address.
+        let is_group = mac.is_multicast() || ip.is_multicast() || ip.is_broadcast();
+        assert!(is_group || EchoReply::parse(&reply).is_some_and(|reply| reply.destination_mac == sender));
+        assert_eq!(EchoReply::parse(&request), None);
+        assert_eq!(echo_reply(&reply, sender, ip), None);
     }
 });

@@ -1,4 +1,4 @@
-//! ICMP (RFC 792), of which we speak echo: whoever pings one of our addresses is answered.
+//! ICMP (RFC 792), of which we speak echo: whoever pings one of our addresses is answered, and we can ping.
 
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
@@ -7,11 +7,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::checksum::Sum;
 use super::ethernet::{self, EtherType};
+use super::frame::MAX_BYTES;
 use super::ipv4::{self, Protocol};
 use crate::addr::MacAddr;
 
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
+
+/// Bytes before the data of an echo: Ethernet, IPv4 and ICMP headers.
+pub const ECHO_HEADERS_BYTES: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + size_of::<RawEcho>();
 
 /// The frame that answers an echo request to exactly this host; `None` for everything else, also for requests to a
 /// broadcast address (RFC 1122, section 3.2.2.6) and for damaged ones.
@@ -41,6 +45,103 @@ pub fn echo_reply(request: &[u8], our_mac: MacAddr, our_ip: Ipv4Addr) -> Option<
         ether_type: EtherType::IPV4,
     });
     Some([reply_ethernet.as_bytes(), reply_ip.as_bytes(), reply.as_bytes(), data].concat())
+}
+
+/// An echo request of ours.
+#[derive(Clone, Copy, Debug)]
+pub struct EchoRequest {
+    /// Our MAC.
+    pub source_mac: MacAddr,
+    /// The next hop's.
+    pub destination_mac: MacAddr,
+    /// Our IP.
+    pub source_ip: Ipv4Addr,
+    /// Who is asked.
+    pub destination_ip: Ipv4Addr,
+    /// Comes back unchanged: who asks.
+    pub identifier: u16,
+    /// Comes back unchanged: the how manyth request.
+    pub sequence: u16,
+}
+
+impl EchoRequest {
+    /// Fills in the headers of `frame`, whose length is that of the whole frame and whose data is in place.
+    ///
+    /// # Panics
+    ///
+    /// If `frame` has no room for the headers or is longer than [`MAX_BYTES`].
+    pub fn write(&self, frame: &mut [u8]) {
+        assert!((ECHO_HEADERS_BYTES..=MAX_BYTES).contains(&frame.len()), "no echo has {} bytes", frame.len());
+        let (headers, data) = frame.split_at_mut(ECHO_HEADERS_BYTES);
+        let ethernet = ethernet::Header {
+            destination: self.destination_mac,
+            source: self.source_mac,
+            ether_type: EtherType::IPV4,
+        };
+        let (mut ip, ip_sum) = ipv4::RawHeader::new(&ipv4::Header {
+            source: self.source_ip,
+            destination: self.destination_ip,
+            protocol: Protocol::ICMP,
+            dscp: 0,
+            ecn: 0,
+        });
+        let total_bytes = headers.len() - ethernet::HEADER_BYTES + data.len();
+        ip.set_length(u16::try_from(total_bytes).expect("at most MAX_BYTES without the Ethernet header"), ip_sum);
+        let mut echo = RawEcho {
+            kind: ECHO_REQUEST,
+            code: 0,
+            checksum: U16::ZERO,
+            identifier: self.identifier.into(),
+            sequence: self.sequence.into(),
+        };
+        echo.checksum.set(Sum::ZERO.add_bytes(echo.as_bytes()).add_bytes(data).finish());
+        let (ethernet_bytes, rest) = headers.split_at_mut(ethernet::HEADER_BYTES);
+        let (ip_bytes, echo_bytes) = rest.split_at_mut(ipv4::HEADER_BYTES);
+        ethernet_bytes.copy_from_slice(ethernet::RawHeader::new(&ethernet).as_bytes());
+        ip_bytes.copy_from_slice(ip.as_bytes());
+        echo_bytes.copy_from_slice(echo.as_bytes());
+    }
+}
+
+/// An answer to an echo request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EchoReply<'a> {
+    /// Whom the frame is for.
+    pub destination_mac: MacAddr,
+    /// Whom the packet is for.
+    pub destination_ip: Ipv4Addr,
+    /// Who answers.
+    pub source_ip: Ipv4Addr,
+    /// The request's.
+    pub identifier: u16,
+    /// The request's.
+    pub sequence: u16,
+    /// The routers the packet might still have passed.
+    pub ttl: u8,
+    /// The request's.
+    pub data: &'a [u8],
+}
+
+impl<'a> EchoReply<'a> {
+    /// Takes a received frame apart; `None` if it is no intact answer to an echo request.
+    pub fn parse(frame: &'a [u8]) -> Option<Self> {
+        let (ethernet, packet) = ethernet::Header::parse(frame).ok()?;
+        if ethernet.ether_type != EtherType::IPV4 {
+            return None;
+        }
+        let (ip, message) = ipv4::Header::parse(packet).ok()?;
+        let (echo, data) = RawEcho::ref_from_prefix(message).ok()?;
+        let is_reply = ip.protocol == Protocol::ICMP && (echo.kind, echo.code) == (ECHO_REPLY, 0);
+        (is_reply && Sum::ZERO.add_bytes(message).is_good()).then(|| Self {
+            destination_mac: ethernet.destination,
+            destination_ip: ip.destination,
+            source_ip: ip.source,
+            identifier: echo.identifier.get(),
+            sequence: echo.sequence.get(),
+            ttl: ipv4::ttl(packet),
+            data,
+        })
+    }
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -136,7 +237,72 @@ mod tests {
         assert_eq!(answer(ping(&[])[..HEADERS_BYTES + 7].to_vec()), None, "cut off");
     }
 
+    const REQUEST: EchoRequest = EchoRequest {
+        source_mac: THEIR_MAC,
+        destination_mac: OUR_MAC,
+        source_ip: THEIR_IP,
+        destination_ip: OUR_IP,
+        identifier: 0x1234,
+        sequence: 7,
+    };
+
+    #[test]
+    fn a_request_of_ours_is_a_known_frame() {
+        let mut request = alloc::vec![0; ECHO_HEADERS_BYTES + 3];
+        request[ECHO_HEADERS_BYTES..].copy_from_slice(b"hi!");
+        REQUEST.write(&mut request);
+        // The words 0800 1234 0007 6869 2100 sum to 0xa3a4.
+        #[rustfmt::skip]
+        let expected = [
+            2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00,
+            0x45, 0, 0, 31, 0, 0, 0x40, 0, 64, 1, 0x26, 0xdc, 10, 0, 0, 2, 10, 0, 0, 1,
+            8, 0, 0x5c, 0x5b, 0x12, 0x34, 0, 7, b'h', b'i', b'!',
+        ];
+        assert_eq!(request, expected);
+    }
+
+    #[test]
+    fn only_an_intact_reply_is_one() {
+        let mut request = alloc::vec![0xee; 64];
+        REQUEST.write(&mut request);
+        assert_eq!(EchoReply::parse(&request), None, "a request");
+        let mut reply = echo_reply(&request, OUR_MAC, OUR_IP).unwrap();
+        let expected = EchoReply {
+            destination_mac: THEIR_MAC,
+            destination_ip: THEIR_IP,
+            source_ip: OUR_IP,
+            identifier: 0x1234,
+            sequence: 7,
+            ttl: 64,
+            data: &[0xee; 22],
+        };
+        assert_eq!(EchoReply::parse(&reply), Some(expected));
+        for at in ethernet::HEADER_BYTES - 2..reply.len() {
+            reply[at] ^= 0x10;
+            assert_eq!(EchoReply::parse(&reply), None, "byte {at} changed");
+            reply[at] ^= 0x10;
+        }
+        for len in 0..reply.len() {
+            assert_eq!(EchoReply::parse(&reply[..len]), None, "cut to {len} bytes");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "no echo has 41 bytes")]
+    fn a_request_without_room_for_the_headers_is_our_mistake() {
+        REQUEST.write(&mut [0; ECHO_HEADERS_BYTES - 1]);
+    }
+
     proptest! {
+        #[test]
+        fn what_we_ask_comes_back(data in proptest::collection::vec(any::<u8>(), 0..1_473), sequence: u16) {
+            let mut request = [&[0xaa; ECHO_HEADERS_BYTES][..], &data].concat();
+            EchoRequest { sequence, ..REQUEST }.write(&mut request);
+            let reply = echo_reply(&request, OUR_MAC, OUR_IP).unwrap();
+            let reply = EchoReply::parse(&reply).unwrap();
+            prop_assert_eq!((reply.sequence, reply.data), (sequence, &data[..]));
+        }
+
         #[test]
         fn any_data_comes_back(data in proptest::collection::vec(any::<u8>(), 0..1_473)) {
             assert_answers(&echo_reply(&ping(&data), OUR_MAC, OUR_IP).unwrap(), &data);

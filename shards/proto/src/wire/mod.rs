@@ -2,6 +2,7 @@
 //! cannot be wrong or the reason why there is none; none of them can panic.
 
 pub mod arp;
+pub mod bounce;
 pub mod checksum;
 pub mod ethernet;
 pub mod frame;
