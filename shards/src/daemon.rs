@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub struct Wired<Q> {
     pub queues: Vec<Q>,
 }
 
-/// What makes a daemon stop: a byte in this pipe, be it written before the daemon has started.
+/// What makes a daemon stop, or a tool: a byte in this pipe, be it written before the daemon has started.
 #[derive(Debug)]
 pub struct StopPipe {
     read: OwnedFd,
@@ -65,7 +65,7 @@ pub struct StopPipe {
 }
 
 impl StopPipe {
-    /// A pipe for one daemon.
+    /// A pipe for one daemon, or one tool.
     ///
     /// # Errors
     /// When the process may not open two more descriptors.
@@ -81,6 +81,13 @@ impl StopPipe {
     /// When the process may not open one more descriptor.
     pub fn writer(&self) -> Result<OwnedFd, DaemonError> {
         self.write.try_clone().map_err(system("make a descriptor"))
+    }
+}
+
+/// Readable once the daemon shall stop.
+impl AsFd for StopPipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
     }
 }
 

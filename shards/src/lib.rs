@@ -29,4 +29,5 @@ pub mod mailbox;
 pub mod nic;
 pub mod report;
 pub mod shard;
+pub mod station;
 pub mod watchdog;

@@ -26,7 +26,7 @@ const PREEMPT: Duration = Duration::from_millis(100);
 /// How long a shard without work goes on looking before it sleeps, yielding at each look. A wake from a halted virtual
 /// CPU costs about as much. The spell is one of time and not of looks: where something else wants the CPU all the time,
 /// a yield gives away a whole time slice, milliseconds, while who sleeps and is woken gets the CPU back at once.
-const SPELL: Duration = Duration::from_micros(50);
+pub(crate) const SPELL: Duration = Duration::from_micros(50);
 
 /// How often a shard that does not sleep looks at the bells of cold channels: as soon as a sleeping one would wake. A
 /// turn takes from well under a microsecond to a hundred, so this is not counted in turns.
@@ -36,10 +36,10 @@ const LOOK_AT_BELLS_EVERY: Duration = Duration::from_micros(50);
 const TURNS_PER_PUBLICATION: u32 = 64;
 
 /// The longest sleep when nothing tells that a frame has arrived.
-const STEP_MAX: Duration = Duration::from_micros(250);
+pub(crate) const STEP_MAX: Duration = Duration::from_micros(250);
 
 /// The shortest.
-const STEP_MIN: Duration = Duration::from_micros(10);
+pub(crate) const STEP_MIN: Duration = Duration::from_micros(10);
 
 const TOKEN_MAIL: u64 = u64::MAX;
 const TOKEN_NIC: u64 = u64::MAX - 1;
