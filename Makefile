@@ -10,7 +10,7 @@ PREFIX ?= /usr/local
 
 export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-PROGRAMS := machnet-shards msg_gen hello_world
+PROGRAMS := machnet-shards machnet-pktgen machnet-ping msg_gen hello_world
 
 .PHONY: build deps demo test bench lint install clean
 

@@ -2,6 +2,7 @@
 //! two (gflags allows both).
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 /// Rewrites the names of all flags to the form `--with-dashes`; values stay as they are, and so does everything after a
 /// lone `--`. One dash and one letter is a short flag and stays, too.
@@ -26,9 +27,26 @@ fn normalized(arg: &str) -> Option<String> {
     is_long.then(|| format!("--{}{value}", name.replace('_', "-")))
 }
 
+/// The value of a flag that is a length of time in seconds, as `0.5`.
+///
+/// # Errors
+/// What to write instead.
+pub fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.filter(|duration| !duration.is_zero()).ok_or("give a number of seconds above 0")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_are_above_zero() {
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        for text in ["0", "-1", "nan", "inf", "1s", ""] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
 
     fn to(arg: &str) -> String {
         normalize([arg.into()]).remove(0).into_string().unwrap()

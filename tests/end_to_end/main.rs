@@ -24,3 +24,4 @@ mod messages;
 mod shards;
 mod slow_readers;
 mod stopping;
+mod tools;

@@ -66,7 +66,7 @@ pub(crate) struct Site {
 }
 
 /// Who may use the machine.
-static MACHINE: RwLock<()> = RwLock::new(());
+pub(crate) static MACHINE: RwLock<()> = RwLock::new(());
 
 enum Turn {
     Shared(#[allow(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),

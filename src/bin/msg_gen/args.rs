@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
     pub(crate) msg_nr: u64,
     /// End after so many seconds; by default never
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = flags::seconds)]
     pub(crate) duration: Option<Duration>,
     /// Check every byte that arrives; a wrong one makes the exit status 1
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
@@ -100,11 +100,6 @@ fn msg_size(text: &str) -> Result<usize, String> {
         Ok(bytes) if (TAG_BYTES..=MAX_MESSAGE_BYTES).contains(&bytes) => Ok(bytes),
         _ => Err(format!("give a number of bytes from {TAG_BYTES} to {MAX_MESSAGE_BYTES}")),
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.filter(|duration| !duration.is_zero()).ok_or_else(|| "give a number of seconds above 0".into())
 }
 
 #[cfg(test)]

@@ -79,7 +79,7 @@ impl Header {
 }
 
 /// The routers a packet may still pass (TTL); 0 of what is no packet.
-pub(super) fn ttl(packet: &[u8]) -> u8 {
+pub fn ttl(packet: &[u8]) -> u8 {
     RawHeader::ref_from_prefix(packet).map_or(0, |(raw, _)| raw.ttl)
 }
 
