@@ -283,12 +283,14 @@ int shim_rss_read(uint16_t port, uint16_t table_len, uint16_t key_len, struct sh
 	return 0;
 }
 
-int shim_missed(uint16_t port, uint64_t *missed)
+int shim_losses(uint16_t port, uint64_t *missed, uint64_t *no_buffer)
 {
 	struct rte_eth_stats counters;
 	int result = rte_eth_stats_get(port, &counters);
-	if (result == 0)
-		*missed = counters.imissed + counters.rx_nombuf;
+	if (result == 0) {
+		*missed = counters.imissed;
+		*no_buffer = counters.rx_nombuf;
+	}
 	return result;
 }
 

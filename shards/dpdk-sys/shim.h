@@ -70,7 +70,7 @@ int shim_queue_setup(uint16_t port, uint16_t queue, uint16_t rx_slots, uint16_t 
 int shim_start(uint16_t port);
 int shim_promiscuous(uint16_t port);
 int shim_rss_read(uint16_t port, uint16_t table_len, uint16_t key_len, struct shim_rss *into);
-int shim_missed(uint16_t port, uint64_t *missed);
+int shim_losses(uint16_t port, uint64_t *missed, uint64_t *no_buffer);
 void shim_stop(uint16_t port);
 void shim_close(uint16_t port);
 

@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::coordinator::{self, Boot, Coordinator, Interface, Plan};
 use crate::counters::{EntryKey, Registry};
 use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard, mailbox};
-use crate::nic::{Capabilities, NicQueue};
+use crate::nic::{Capabilities, DeviceCounts, NicQueue};
 use crate::shard::run::{Heartbeat, IdlePolicy};
 use crate::shard::{self, Settings, Shard};
 use crate::watchdog::{self, Watched};
@@ -55,6 +55,8 @@ pub struct Wired<Q> {
     pub capabilities: Capabilities,
     /// One per shard.
     pub queues: Vec<Q>,
+    /// What the device counts, if it does.
+    pub counts: Option<Box<dyn DeviceCounts>>,
 }
 
 /// What makes a daemon stop, or a tool: a byte in this pipe, be it written before the daemon has started.
@@ -257,7 +259,7 @@ struct Assembly<'a, Q: NicQueue> {
 impl<Q: NicQueue> Assembly<'_, Q> {
     /// Makes the shards of an interface; gives what the coordinator must know of it.
     fn add(&mut self, wired: Wired<Q>) -> Result<Interface, DaemonError> {
-        let Wired { interface, device, capabilities, queues } = wired;
+        let Wired { interface, device, capabilities, queues, counts: device_counts } = wired;
         let mtu_bytes = interface.mtu_bytes.map_or(capabilities.mtu_bytes, |mtu| mtu.min(capabilities.mtu_bytes));
         let policy = match interface.poll {
             config::Poll::Adaptive => IdlePolicy::Adaptive,
@@ -297,6 +299,7 @@ impl<Q: NicQueue> Assembly<'_, Q> {
             shards: ids,
             // With one queue there is nothing to choose.
             rss: capabilities.rss.filter(|_| capabilities.queues > 1),
+            counts: device_counts,
         })
     }
 }

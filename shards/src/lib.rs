@@ -29,5 +29,6 @@ pub mod mailbox;
 pub mod nic;
 pub mod report;
 pub mod shard;
+pub mod show;
 pub mod station;
 pub mod watchdog;

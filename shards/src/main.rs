@@ -1,19 +1,17 @@
 //! The daemon's command line.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use machnet::config::{Config, ConfigError};
-use machnet::control::{Client, default_path};
+use machnet::control::default_path;
+use machnet::control::message::{Part, Query};
 use machnet_shards::launch::{self, LaunchError};
 use machnet_shards::log::Log;
-use machnet_shards::report;
-
-/// How long `status` waits for a daemon.
-const STATUS_WITHIN: Duration = Duration::from_secs(5);
+use machnet_shards::show::Show;
 
 /// The machnet-shards daemon: reliable messages between hosts, over a NIC that it owns by DPDK.
 ///
@@ -45,22 +43,85 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shows what the running daemon does: counters, drops by reason, endpoints, listeners, flows, neighbors
+    /// Shows the running daemon: interfaces, what each shard does and what that costs, frames dropped by reason
     Status {
-        /// As one JSON document
+        /// Also everything that the shards count
         #[arg(long)]
-        json: bool,
+        counters: bool,
 
-        /// The daemon's control socket. Default: $MACHNET_SOCKET, then /var/run/machnet/machnet_ctrl.sock
-        #[arg(long, value_name = "PATH")]
-        socket: Option<PathBuf>,
+        #[command(flatten)]
+        how: How,
     },
+    /// Shows the established flows
+    Flows {
+        /// Only those of this shard
+        #[arg(long, value_name = "SHARD")]
+        shard: Option<u16>,
+
+        /// Only those of the endpoint with this number
+        #[arg(long, value_name = "NUMBER")]
+        endpoint: Option<u64>,
+
+        #[command(flatten)]
+        how: How,
+    },
+    /// Shows the applications' endpoints and their channels
+    Channels {
+        /// Only those of this shard
+        #[arg(long, value_name = "SHARD")]
+        shard: Option<u16>,
+
+        /// Only those of the endpoint with this number
+        #[arg(long, value_name = "NUMBER")]
+        endpoint: Option<u64>,
+
+        #[command(flatten)]
+        how: How,
+    },
+    /// Shows who listens where
+    Listeners {
+        /// Only those of the endpoint with this number
+        #[arg(long, value_name = "NUMBER")]
+        endpoint: Option<u64>,
+
+        #[command(flatten)]
+        how: How,
+    },
+    /// Shows the other hosts of the links, as far as they are known
+    Neighbors {
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+#[derive(Debug, Args)]
+struct How {
+    /// As a JSON document; with --watch one in each line
+    #[arg(long)]
+    json: bool,
+
+    /// Again every so many seconds until SIGINT, with what is counted as rates per second. Without a number: every second
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
+    watch: Option<Duration>,
+
+    /// The daemon's control socket. Default: $MACHNET_SOCKET, then /var/run/machnet/machnet_ctrl.sock
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// A tenth of a second to a day.
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    match (0.1..=86_400.0).contains(&seconds) {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err("from 0.1 to 86400 seconds".into()),
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse_from(machnet::flags::normalize(std::env::args_os()));
     let done = match &arguments.command {
-        Some(Command::Status { json, socket }) => status(*json, socket.as_deref()),
+        Some(command) => show(command),
         None if arguments.check => check(&arguments),
         None => serve(&arguments),
     };
@@ -96,19 +157,22 @@ fn check(arguments: &Arguments) -> Result<(), Failure> {
     report.verdict.map_err(|error| failure(&error))
 }
 
-fn status(json: bool, socket: Option<&Path>) -> Result<(), Failure> {
-    let socket = socket.map_or_else(default_path, Path::to_owned);
-    let at = socket.display();
-    let mut client = Client::connect(&socket, STATUS_WITHIN).map_err(|error| {
-        (1, format!("no daemon answers on {at} ({error}): start it, or name its socket with --socket"))
-    })?;
-    let status = client.status(STATUS_WITHIN).map_err(|error| (1, format!("{at}: {error}")))?;
-    if json {
-        print(&format!("{status}\n"))
-    } else {
-        print(&report::text(&status))
-    }
-    Ok(())
+fn show(command: &Command) -> Result<(), Failure> {
+    let (part, shard, endpoint, counters, how) = match command {
+        Command::Status { counters, how } => (Part::Summary, None, None, *counters, how),
+        Command::Flows { shard, endpoint, how } => (Part::Flows, *shard, *endpoint, false, how),
+        Command::Channels { shard, endpoint, how } => (Part::Channels, *shard, *endpoint, false, how),
+        Command::Listeners { endpoint, how } => (Part::Listeners, None, *endpoint, false, how),
+        Command::Neighbors { how } => (Part::Neighbors, None, None, false, how),
+    };
+    let show = Show {
+        query: Query { part, shard, endpoint, from: None },
+        json: how.json,
+        counters,
+        every: how.watch,
+        socket: how.socket.clone().unwrap_or_else(default_path),
+    };
+    show.run().map_err(|message| (1, message))
 }
 
 /// Writes to stdout; a reader that has gone away has seen enough.

@@ -84,7 +84,19 @@ fn help_and_version_succeed_and_unknown_flags_do_not() {
     let help = scratch.run(&["--help"]);
     assert!(help.status.success());
     let text = String::from_utf8(help.stdout).expect("text");
-    for part in ["--config-file", "--config-json", "--check", "--socket", "--logtostderr", "--version", "status"] {
+    for part in [
+        "--config-file",
+        "--config-json",
+        "--check",
+        "--socket",
+        "--logtostderr",
+        "--version",
+        "status",
+        "flows",
+        "channels",
+        "listeners",
+        "neighbors",
+    ] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     let version = scratch.run(&["--version"]);

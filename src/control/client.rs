@@ -8,13 +8,40 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags};
+use serde_json::Value;
 
-use super::message::{MAX_PACKET_BYTES, Numbered, Reply, Request};
+use super::message::{ControlError, MAX_PACKET_BYTES, Numbered, Part, Query, Reply, Request};
 use super::socket::{self, Packet};
 use crate::error::Disconnected;
 
-/// The largest status report that is read, in bytes.
-const MAX_STATUS_BYTES: u64 = 256 * 1024 * 1024;
+/// The largest page of a report that is read, in bytes.
+const MAX_PAGE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Why there is no report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReportError {
+    /// There is no daemon any more, or no answer.
+    Disconnected(Disconnected),
+    /// The daemon answered that it will not.
+    Failed(ControlError),
+}
+
+impl std::fmt::Display for ReportError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Disconnected(end) => end.fmt(f),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ReportError {}
+
+impl From<Disconnected> for ReportError {
+    fn from(end: Disconnected) -> Self {
+        Self::Disconnected(end)
+    }
+}
 
 /// One connection to a daemon.
 #[derive(Debug)]
@@ -76,22 +103,56 @@ impl Client {
         }
     }
 
-    /// Asks for the daemon's report, one JSON document.
+    /// Asks for a report from the page that `query` names on, one JSON document. It ends with the page that reaches
+    /// `rows_max`: then its `next` says where the rest begins, and is null otherwise. Each page may take `timeout`.
     ///
     /// # Errors
-    /// [`Disconnected`].
-    pub fn status(&mut self, timeout: Duration) -> Result<serde_json::Value, Disconnected> {
+    /// [`ReportError`].
+    pub fn report(&mut self, query: &Query, rows_max: usize, timeout: Duration) -> Result<Value, ReportError> {
+        let mut query = query.clone();
+        let mut report = self.page(&query, timeout)?;
+        let Some(key) = query.part.key() else { return Ok(report) };
+        loop {
+            query.from = serde_json::from_value(report["next"].take()).map_err(|_| Disconnected::Unreadable)?;
+            let Value::Array(rows) = &mut report[key] else { return Err(Disconnected::Unreadable.into()) };
+            if query.from.is_none() || rows.len() >= rows_max {
+                report["next"] = serde_json::json!(query.from);
+                return Ok(report);
+            }
+            let mut page = self.page(&query, timeout)?;
+            let Value::Array(more) = &mut page[key] else { return Err(Disconnected::Unreadable.into()) };
+            rows.append(more);
+            report["next"] = page["next"].take();
+        }
+    }
+
+    /// Asks for all parts of the report in one document.
+    ///
+    /// # Errors
+    /// [`ReportError`].
+    pub fn status(&mut self, timeout: Duration) -> Result<Value, ReportError> {
+        let mut status = self.report(&Query::default(), usize::MAX, timeout)?;
+        for part in [Part::Channels, Part::Flows, Part::Listeners, Part::Neighbors] {
+            let mut report = self.report(&Query::of(part), usize::MAX, timeout)?;
+            let key = part.key().expect("only the summary has none");
+            status[key] = report[key].take();
+        }
+        Ok(status)
+    }
+
+    fn page(&mut self, query: &Query, timeout: Duration) -> Result<Value, ReportError> {
         let deadline = Instant::now() + timeout;
-        let id = self.send(Request::Status {})?;
+        let id = self.send(Request::Status(query.clone()))?;
         let (reply, mut fds) = self.receive(deadline)?;
         match (reply, fds.pop()) {
             (Numbered { id: answered, body: Reply::Status {} }, Some(file)) if answered == id => {
                 let mut report = std::fs::File::from(file);
                 io::Seek::rewind(&mut report).map_err(|_| Disconnected::Unreadable)?;
-                let report = io::BufReader::new(io::Read::take(report, MAX_STATUS_BYTES));
-                serde_json::from_reader(report).map_err(|_| Disconnected::Unreadable)
+                let report = io::BufReader::new(io::Read::take(report, MAX_PAGE_BYTES));
+                Ok(serde_json::from_reader(report).map_err(|_| Disconnected::Unreadable)?)
             }
-            _ => Err(Disconnected::Unreadable),
+            (Numbered { body: Reply::Failed { error }, .. }, _) => Err(ReportError::Failed(error)),
+            _ => Err(Disconnected::Unreadable.into()),
         }
     }
 

@@ -73,8 +73,66 @@ pub enum Request {
         /// The shard that shall own the flow; `None` leaves it to the daemon.
         shard: Option<u16>,
     },
-    /// The daemon's counters, channels and flows.
-    Status {},
+    /// A page of a report on the daemon. A connection that has one such request unanswered may not make another.
+    Status(Query),
+}
+
+/// Which report is wanted, and which page of it.
+///
+/// A page has so many rows at the most that it takes the daemon no longer than any other request; the report names
+/// where the next one begins. What changes between two pages may be in both or in none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Query {
+    /// What the report is about.
+    pub part: Part,
+    /// Only what belongs to this shard; for flows and channels.
+    pub shard: Option<u16>,
+    /// Only what belongs to this endpoint; for flows, channels and listeners.
+    pub endpoint: Option<u64>,
+    /// Where the page begins: the `next` of the one before. `None`: at the beginning.
+    pub from: Option<Cursor>,
+}
+
+impl Query {
+    /// The first page of this part, all rows.
+    pub fn of(part: Part) -> Self {
+        Self { part, ..Self::default() }
+    }
+}
+
+/// A place in a report. What the numbers mean is the daemon's own business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Cursor(pub u64, pub u64);
+
+/// What a report is about; its list has this name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The daemon, its interfaces and shards with all their counters. One page.
+    #[default]
+    Summary,
+    /// Endpoints and their channels.
+    Channels,
+    /// Established flows.
+    Flows,
+    /// Who listens where.
+    Listeners,
+    /// What is known of the links' other hosts.
+    Neighbors,
+}
+
+impl Part {
+    /// The key of the part's list in a report; `None` for the summary, which has several.
+    pub fn key(self) -> Option<&'static str> {
+        match self {
+            Self::Summary => None,
+            Self::Channels => Some("channels"),
+            Self::Flows => Some("flows"),
+            Self::Listeners => Some("listeners"),
+            Self::Neighbors => Some("neighbors"),
+        }
+    }
 }
 
 /// The shards of each interface to which an endpoint has channels, once it uses the interface.
@@ -277,7 +335,13 @@ mod tests {
         survives(Request::Unlisten { ip, port: 888 });
         survives(Request::Connect { local_ip: ip, remote_ip: ip, remote_port: 1, timeout_ms: 5000, shard: Some(3) });
         survives(Request::Connect { local_ip: ip, remote_ip: ip, remote_port: 1, timeout_ms: 0, shard: None });
-        survives(Request::Status {});
+        survives(Request::Status(Query::default()));
+        survives(Request::Status(Query {
+            part: Part::Flows,
+            shard: Some(3),
+            endpoint: Some(7),
+            from: Some(Cursor(u64::MAX, 0)),
+        }));
     }
 
     #[test]
@@ -317,6 +381,8 @@ mod tests {
             r#"{"id":-1,"body":{"status":{}}}"#,
             r#"{"id":1,"body":{"status":{}}} trailing"#,
             r#"{"id":1,"body":{"status":{"extra":1}}}"#,
+            r#"{"id":1,"body":{"status":{"part":"everything"}}}"#,
+            r#"{"id":1,"body":{"status":{"part":"flows","from":[1]}}}"#,
             r#"{"id":1,"body":{"reboot":{}}}"#,
             r#"{"id":1,"body":{"listen":{"ip":"10.0.0.256","port":1,"shared":false}}}"#,
             r#"{"id":1,"body":{"listen":{"ip":"10.0.0.1","port":65536,"shared":false}}}"#,

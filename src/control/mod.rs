@@ -23,7 +23,7 @@ pub mod message;
 pub mod server;
 pub mod socket;
 
-pub use client::Client;
+pub use client::{Client, ReportError};
 pub use server::{Access, BindError, Connection, Incoming, Server};
 pub use socket::Peer;
 

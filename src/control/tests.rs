@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::message::{ChannelGeometry, ControlError, MAX_PACKET_BYTES, Numbered, Reply, Request};
+use super::message::{ChannelGeometry, ControlError, Cursor, MAX_PACKET_BYTES, Numbered, Part, Query, Reply, Request};
 use super::*;
 use crate::error::Disconnected;
 
@@ -101,15 +101,15 @@ fn what_is_no_request_is_reported_and_the_next_one_is_read() {
     for _ in 0..3 {
         assert!(matches!(connection.receive(), Incoming::Malformed(ControlError::Malformed(_))));
     }
-    let id = client.send(Request::Status {}).unwrap();
-    assert_eq!(connection.receive(), Incoming::Request(Numbered { id, body: Request::Status {} }));
+    let id = client.send(Request::Status(Query::default())).unwrap();
+    assert_eq!(connection.receive(), Incoming::Request(Numbered { id, body: Request::Status(Query::default()) }));
 }
 
 #[test]
 fn an_application_cannot_push_descriptors_into_the_daemon() {
     let directory = Directory::new("push");
     let (_server, mut connection, client) = pair(&directory.socket());
-    let request = Numbered { id: 1, body: Request::Status {} };
+    let request = Numbered { id: 1, body: Request::Status(Query::default()) };
     socket::send(client.as_fd(), &request.encode(), &[client.as_fd(), client.as_fd()]).unwrap();
     assert_eq!(connection.receive(), Incoming::Request(request));
     drop(client);
@@ -129,7 +129,7 @@ fn each_side_notices_the_others_end() {
     let (_server, connection, mut client) = pair(&directory.socket());
     drop(connection);
     assert!(!client::is_open(client.as_fd()));
-    assert_eq!(client.send(Request::Status {}), Err(Disconnected::Gone));
+    assert_eq!(client.send(Request::Status(Query::default())), Err(Disconnected::Gone));
     assert_eq!(client.receive(soon()).unwrap_err(), Disconnected::Gone);
 }
 
@@ -152,13 +152,12 @@ fn an_application_that_never_reads_is_an_error_not_a_wait() {
     assert_eq!(failed.kind(), std::io::ErrorKind::WouldBlock);
 }
 
-#[test]
-fn a_report_of_any_length() {
-    let directory = Directory::new("report");
-    let path = directory.socket();
-    let mut server = bind(&path);
-    let rows = 100_000;
-    let daemon = std::thread::spawn(move || {
+/// Serves one client: answers each request for a report by what `answer` makes of the query.
+fn reporting(
+    mut server: Server,
+    answer: impl Fn(&Query) -> Result<serde_json::Value, ControlError> + Send + 'static,
+) -> std::thread::JoinHandle<usize> {
+    std::thread::spawn(move || {
         let deadline = soon();
         let mut connection = loop {
             assert!(Instant::now() < deadline);
@@ -166,17 +165,74 @@ fn a_report_of_any_length() {
                 break connection;
             }
         };
+        let mut answered = 0;
         while Instant::now() < deadline {
-            if let Incoming::Request(request) = connection.receive() {
-                let report = serde_json::json!({ "flows": vec!["a flow"; rows] }).to_string();
-                return connection.send_status(request.id, &report).unwrap();
+            match connection.receive() {
+                Incoming::Request(Numbered { id, body: Request::Status(query) }) => match answer(&query) {
+                    Ok(report) => connection.send_status(id, &report.to_string()).unwrap(),
+                    Err(error) => connection.send(&Numbered { id, body: Reply::Failed { error } }, &[]).unwrap(),
+                },
+                Incoming::Nothing => continue,
+                Incoming::Closed => return answered,
+                other => panic!("{other:?}"),
             }
+            answered += 1;
         }
+        panic!("the client does not end");
+    })
+}
+
+#[test]
+fn a_report_of_any_length() {
+    let directory = Directory::new("report");
+    let path = directory.socket();
+    let rows = 100_000;
+    let daemon =
+        reporting(bind(&path), move |_| Ok(serde_json::json!({ "flows": vec!["a flow"; rows], "next": null })));
+    let mut client = Client::connect(&path, Duration::from_secs(1)).unwrap();
+    let report = client.report(&Query::of(Part::Flows), usize::MAX, Duration::from_secs(5)).unwrap();
+    assert_eq!(report["flows"].as_array().map(Vec::len), Some(rows));
+    drop(client);
+    assert_eq!(daemon.join().unwrap(), 1);
+}
+
+#[test]
+fn the_pages_of_a_report_are_put_together_up_to_the_rows_wanted() {
+    let directory = Directory::new("pages");
+    let path = directory.socket();
+    // Ten pages of two rows each; the summary has one page.
+    let daemon = reporting(bind(&path), |query| {
+        let Some(key) = query.part.key() else { return Ok(serde_json::json!({ "daemon": "d" })) };
+        let page = query.from.map_or(0, |from| from.0);
+        assert!(page < 10 && query.shard == Some(3));
+        let next = (page < 9).then_some(Cursor(page + 1, 0));
+        Ok(serde_json::json!({ "daemon": "d", key: [2 * page, 2 * page + 1], "next": next }))
     });
     let mut client = Client::connect(&path, Duration::from_secs(1)).unwrap();
-    let report = client.status(Duration::from_secs(5)).unwrap();
-    assert_eq!(report["flows"].as_array().map(Vec::len), Some(rows));
-    daemon.join().unwrap();
+    let query = Query { shard: Some(3), ..Query::of(Part::Channels) };
+    let mut ask = |query: &Query, rows| client.report(query, rows, Duration::from_secs(5)).unwrap();
+    let all: Vec<u64> = (0..20).collect();
+    assert_eq!(ask(&query, usize::MAX), serde_json::json!({ "daemon": "d", "channels": all, "next": null }));
+    assert_eq!(ask(&query, 3), serde_json::json!({ "daemon": "d", "channels": all[..4], "next": [2, 0] }));
+    assert_eq!(ask(&Query { shard: Some(3), ..Query::default() }, 3), serde_json::json!({ "daemon": "d" }));
+    drop(client);
+    assert_eq!(daemon.join().unwrap(), 10 + 2 + 1);
+}
+
+#[test]
+fn a_report_that_is_refused_or_unreadable_is_an_error() {
+    let directory = Directory::new("refused");
+    let path = directory.socket();
+    let daemon = reporting(bind(&path), |query| match query.part {
+        Part::Summary => Err(ControlError::Limit("one at a time".into())),
+        _ => Ok(serde_json::json!({ "flows": "many", "next": null })),
+    });
+    let mut client = Client::connect(&path, Duration::from_secs(1)).unwrap();
+    let mut ask = |part| client.report(&Query::of(part), usize::MAX, Duration::from_secs(5)).unwrap_err();
+    assert_eq!(ask(Part::Summary), ReportError::Failed(ControlError::Limit("one at a time".into())));
+    assert_eq!(ask(Part::Flows), ReportError::Disconnected(Disconnected::Unreadable));
+    drop(client);
+    assert_eq!(daemon.join().unwrap(), 2);
 }
 
 #[test]

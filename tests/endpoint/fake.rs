@@ -228,7 +228,7 @@ impl Relay {
                     Ok(self.connect(app, listener, remote_port, shard))
                 }
             },
-            Request::Status {} => Err(ControlError::NotAllowed("this is only a test".into())),
+            Request::Status(_) => Err(ControlError::NotAllowed("this is only a test".into())),
         };
         self.reply(app, id, answer.unwrap_or_else(|error| Reply::Failed { error }));
     }

@@ -85,16 +85,11 @@ fn remains(world: &mut World, host: usize) -> Vec<String> {
         return remains; // the coordinator will not know better
     }
     let status = daemon.status(now);
-    let endpoints = status["endpoints"].as_array().map_or(0, |endpoints| {
-        // The one that asks for the status.
-        endpoints.len().saturating_sub(1)
-    });
-    remains.extend((endpoints > 0).then(|| format!("endpoints: {}", status["endpoints"])));
     for list in ["listeners", "flows"] {
         let is_empty = status[list].as_array().is_some_and(Vec::is_empty);
         remains.extend((!is_empty).then(|| format!("{list}: {}", status[list])));
     }
-    for count in ["connects_under_way", "channels_ending", "channel_bytes_ending"] {
+    for count in ["endpoints", "connects_under_way", "channels_ending", "channel_bytes_ending"] {
         let is_zero = status["control"][count].as_u64() == Some(0);
         remains.extend((!is_zero).then(|| format!("{count}: {}", status["control"][count])));
     }

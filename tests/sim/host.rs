@@ -134,6 +134,7 @@ impl Daemon {
             subnet: None,
             shards: (0..plan.shards).map(ShardId).collect(),
             rss: nic.capabilities.rss,
+            counts: None,
         };
         let plan = Plan { interfaces: vec![interface], limits: plan.limits.clone(), boot };
         let coordinator = Coordinator::new(plan, outlets, registry.clone(), entries.clone(), now);
@@ -230,23 +231,29 @@ impl Daemon {
     /// What `machnet-shards status` would show.
     pub(crate) fn status(&mut self, now: Instant) -> serde_json::Value {
         use machnet::control::Peer;
-        use machnet::control::message::{Numbered, Request};
+        use machnet::control::message::{Numbered, Part, Query, Request};
         let connection = ConnectionId(u64::MAX);
         let peer = Peer { pid: None, uid: 0, gid: 0 };
         self.coordinator.handle(Event::Connected { connection, peer }, now);
-        let request = Numbered { id: 1, body: Request::Status {} };
-        self.coordinator.handle(Event::Request { connection, request }, now);
-        let mut status = None;
+        let mut status = serde_json::Map::new();
         let mut others = Vec::new();
-        while let Some(effect) = self.coordinator.poll_effect() {
-            match effect {
-                Effect::Status { report, .. } => status = serde_json::from_str(&report).ok(),
-                other => others.push(other),
+        for part in [Part::Summary, Part::Listeners, Part::Flows] {
+            let request = Numbered { id: 1, body: Request::Status(Query::of(part)) };
+            self.coordinator.handle(Event::Request { connection, request }, now);
+            while let Some(effect) = self.coordinator.poll_effect() {
+                match effect {
+                    Effect::Status { report, .. } => {
+                        let report: serde_json::Map<_, _> = serde_json::from_str(&report).expect("a JSON object");
+                        status.extend(report);
+                    }
+                    other => others.push(other),
+                }
             }
         }
         assert!(others.is_empty(), "nothing was left undone by the last turn: {others:?}");
         self.coordinator.handle(Event::Disconnected { connection }, now);
-        status.expect("a status request is answered at once, with JSON")
+        assert!(status.contains_key("flows"), "a few requests for the status are answered at once");
+        status.into()
     }
 
     /// Frames of the NIC's pool that are in nobody's hands, up to `limit`.

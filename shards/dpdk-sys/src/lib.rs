@@ -159,8 +159,9 @@ unsafe extern "C" {
     pub fn shim_promiscuous(port: u16) -> c_int;
     /// Reads key and table. A started port; the lengths are those [`shim_port_describe`] gave.
     pub fn shim_rss_read(port: u16, table_len: u16, key_len: u16, into: *mut Rss) -> c_int;
-    /// How many frames the device dropped for want of a slot or a buffer. A port.
-    pub fn shim_missed(port: u16, missed: *mut u64) -> c_int;
+    /// How many frames the device dropped for want of a slot, and of a buffer. A port; no other thread asks at the same
+    /// time.
+    pub fn shim_losses(port: u16, missed: *mut u64, no_buffer: *mut u64) -> c_int;
     /// Stops a port. No thread is in a burst on it.
     pub fn shim_stop(port: u16);
     /// Closes a stopped port; its number may be given to another afterwards.

@@ -53,7 +53,7 @@ impl FromStr for MacAddr {
 }
 
 /// What names a flow: the UDP/IPv4 4-tuple, seen from this host.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey {
     /// Our address.
     pub local_ip: Ipv4Addr,

@@ -112,6 +112,8 @@ pub struct Neighbor {
     pub state: &'static str,
     /// How often it is held.
     pub holders: u32,
+    /// When its MAC was last proved right, if that is what its state rests on.
+    pub confirmed: Option<Instant>,
 }
 
 /// The neighbors of one interface.
@@ -234,13 +236,27 @@ impl NeighborCache {
         self.due.first().map(|&(due, _)| due)
     }
 
-    /// All entries, for people, in the order of their addresses.
-    pub fn iter(&self) -> impl Iterator<Item = Neighbor> + '_ {
-        self.entries.iter().map(|(&ip, entry)| Neighbor {
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nobody is known or searched for.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The entries from this address on, for people, in the order of their addresses.
+    pub fn iter_from(&self, first: Ipv4Addr) -> impl Iterator<Item = Neighbor> + '_ {
+        self.entries.range(first..).map(|(&ip, entry)| Neighbor {
             ip,
             mac: entry.state.mac(),
             state: entry.state.name(),
             holders: entry.holders,
+            confirmed: match entry.state {
+                State::Reachable { confirmed, .. } => Some(confirmed),
+                _ => None,
+            },
         })
     }
 

@@ -371,7 +371,7 @@ impl Coordinator {
             channel: owner,
             neighbor,
             hinted: hinted.into_iter().collect(),
-            ..Flow::new(shard, Origin::Connected)
+            ..Flow::new(shard, Origin::Connected, now)
         };
         if !self.directory.enter(key, flow_of) {
             if let Some(landed) = hinted {

@@ -38,11 +38,7 @@ impl Coordinator {
             return; // it was disconnected while this request was under way
         }
         let answer = match body {
-            Request::Status {} => {
-                let report = self.status(now).to_string();
-                self.effects.push_back(Effect::Status { connection, id, report });
-                return;
-            }
+            Request::Status(query) => self.ask_for_report(connection, id, query, now).map(|()| None),
             _ if self.stop.is_some() => Err(ControlError::Stopping),
             _ if self.outboxes.is_backlogged() => {
                 Err(ControlError::Limit("a shard is behind with its work, try again".into()))

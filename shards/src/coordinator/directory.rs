@@ -1,16 +1,19 @@
 //! Which shard owns which flow.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Bound;
 
 use machnet_proto::addr::{FlowKey, Ipv4Addr};
+use machnet_proto::time::Instant;
 
 use crate::mailbox::{ChannelId, ShardId};
 
 /// The flows of all shards, from their establishment until a shard says that they are no more.
 #[derive(Debug)]
 pub(super) struct Directory {
-    flows: HashMap<FlowKey, Flow>,
+    /// In the order of their tuples, so that a report can go on where its last page ended.
+    flows: BTreeMap<FlowKey, Flow>,
     /// Flows by shard.
     counts: Vec<usize>,
     limit: usize,
@@ -28,6 +31,8 @@ pub(super) struct Flow {
     pub(super) origin: Origin,
     /// The shards that hand over its frames.
     pub(super) hinted: Vec<ShardId>,
+    /// When it was established.
+    pub(super) opened: Instant,
 }
 
 /// Who opened a flow.
@@ -44,15 +49,15 @@ pub(super) enum Origin {
 
 impl Flow {
     /// A flow of nobody yet.
-    pub(super) fn new(shard: ShardId, origin: Origin) -> Self {
-        Self { shard, channel: None, neighbor: None, origin, hinted: Vec::new() }
+    pub(super) fn new(shard: ShardId, origin: Origin, now: Instant) -> Self {
+        Self { shard, channel: None, neighbor: None, origin, hinted: Vec::new(), opened: now }
     }
 }
 
 impl Directory {
     /// A directory for `shards` shards that says it is full at `limit` flows.
     pub(super) fn new(shards: usize, limit: usize) -> Self {
-        Self { flows: HashMap::new(), counts: vec![0; shards], limit }
+        Self { flows: BTreeMap::new(), counts: vec![0; shards], limit }
     }
 
     /// Enters an established flow; `false` if there is one with this tuple, which was the first.
@@ -93,9 +98,14 @@ impl Directory {
         self.flows.len() >= self.limit
     }
 
-    /// All flows, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&FlowKey, &Flow)> {
-        self.flows.iter()
+    /// How many flows all shards have.
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// The flows from this tuple on, in the order of their tuples.
+    pub(super) fn iter_from(&self, first: Option<FlowKey>) -> impl Iterator<Item = (&FlowKey, &Flow)> {
+        self.flows.range((first.map_or(Bound::Unbounded, Bound::Included), Bound::Unbounded))
     }
 }
 
@@ -111,7 +121,7 @@ mod tests {
     };
 
     fn on(shard: u16) -> Flow {
-        Flow::new(ShardId(shard), Origin::Connected)
+        Flow::new(ShardId(shard), Origin::Connected, Instant::ZERO)
     }
 
     #[test]

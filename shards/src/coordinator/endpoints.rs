@@ -245,9 +245,24 @@ impl Endpoints {
         self.channels.get(&channel)
     }
 
-    /// All connections, oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Endpoint)> {
-        self.connections.iter().map(|(id, endpoint)| (*id, endpoint))
+    /// The connections from this one on, oldest first.
+    pub(super) fn iter_from(&self, first: ConnectionId) -> impl Iterator<Item = (ConnectionId, &Endpoint)> {
+        self.connections.range(first..).map(|(id, endpoint)| (*id, endpoint))
+    }
+
+    /// The channels from this one on, oldest first.
+    pub(super) fn channels_from(&self, first: ChannelId) -> impl Iterator<Item = (ChannelId, &Channel)> {
+        self.channels.range(first..).map(|(id, channel)| (*id, channel))
+    }
+
+    /// How many channels there are.
+    pub(super) fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// How many connections have attached.
+    pub(super) fn count(&self) -> u64 {
+        self.users.values().map(|usage| u64::from(usage.endpoints)).sum()
     }
 
     /// Channels that shards still have to remove, and their bytes.

@@ -111,9 +111,14 @@ impl Listeners {
         self.places.contains_key(&place)
     }
 
-    /// All listeners, in the order of their places.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Listener> {
-        self.places.values().flatten().map(|id| &self.listeners[id])
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.listeners.len()
+    }
+
+    /// The listeners from this place on, in the order of their places, each with its number at its place.
+    pub(super) fn iter_from(&self, first: Place) -> impl Iterator<Item = (usize, &Listener)> {
+        self.places.range(first..).flat_map(|(_, ids)| ids.iter().map(|id| &self.listeners[id]).enumerate())
     }
 }
 

@@ -28,6 +28,7 @@ mod neighbors;
 mod outbox;
 mod ports;
 mod random;
+mod reports;
 pub mod run;
 mod status;
 mod steering;
@@ -47,6 +48,7 @@ use machnet_proto::time::Instant;
 
 use crate::counters::{EntryKey, Registry};
 use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard};
+use crate::nic::DeviceCounts;
 
 use connects::Connects;
 use directory::{Directory, Flow, Origin};
@@ -56,6 +58,7 @@ use neighbors::Link;
 use outbox::Outboxes;
 use ports::Ports;
 use random::Random;
+use reports::Reports;
 use steering::Steering;
 
 /// A connection of an application to the control socket. Never used twice in a daemon's life.
@@ -150,6 +153,8 @@ pub struct Interface {
     pub shards: Vec<ShardId>,
     /// How the device spreads flows over the queues, if it says so.
     pub rss: Option<Rss>,
+    /// Says what the device lost, if it counts that.
+    pub counts: Option<Box<dyn DeviceCounts>>,
 }
 
 /// What tells this start of the daemon from all others. Random.
@@ -187,6 +192,7 @@ pub struct Coordinator {
     /// Where the next search for a port to listen on begins.
     next_free_port: u16,
 
+    reports: Reports,
     outboxes: Outboxes,
     /// When to try full mailboxes again; `None` when nothing waits.
     retry: Option<Instant>,
@@ -247,6 +253,7 @@ impl Coordinator {
             boot: plan.boot,
             registry,
             entries,
+            reports: Reports::new(now),
             outboxes: Outboxes::new(outlets),
             retry: None,
             effects: VecDeque::new(),
@@ -262,8 +269,14 @@ impl Coordinator {
             Event::Mail(mail) => self.mail(mail, now),
             Event::Connected { connection, peer } => self.connected(connection, peer, now),
             Event::Request { connection, request } => self.request(connection, request, now),
-            Event::Disconnected { connection } => self.end_endpoint(connection, now),
-            Event::Deadline => self.outboxes.flush(),
+            Event::Disconnected { connection } => {
+                self.reports.forget(connection);
+                self.end_endpoint(connection, now);
+            }
+            Event::Deadline => {
+                self.outboxes.flush();
+                self.make_report(now);
+            }
             Event::Stop => self.begin_stop(now),
         }
         self.serve_links(now);
@@ -284,7 +297,7 @@ impl Coordinator {
     pub fn deadline(&self) -> Option<Instant> {
         let stop = self.stop.as_ref().filter(|stop| !stop.said).map(|stop| stop.deadline);
         let links = self.links.iter().filter_map(Link::deadline).min();
-        [self.retry, self.connects.deadline(), links, stop].into_iter().flatten().min()
+        [self.retry, self.connects.deadline(), self.reports.deadline(), links, stop].into_iter().flatten().min()
     }
 
     fn mail(&mut self, mail: ToCoordinator, now: Instant) {
@@ -300,7 +313,7 @@ impl Coordinator {
             ToCoordinator::Accepted { shard, key, channel, remote_nonce } => {
                 self.accepted(
                     key,
-                    Flow { channel: Some(channel), ..Flow::new(shard, Origin::Accepted { remote_nonce }) },
+                    Flow { channel: Some(channel), ..Flow::new(shard, Origin::Accepted { remote_nonce }, now) },
                     now,
                 );
             }

@@ -13,6 +13,7 @@ use machnet_proto::wire::frame::{self, Parsed};
 
 use super::{Coordinator, Interface};
 use crate::mailbox::{ShardId, ToShard};
+use crate::nic::DeviceDrops;
 
 /// How often we announce our address, and how far apart (RFC 5227, section 1.1: ANNOUNCE_NUM, ANNOUNCE_INTERVAL). A
 /// device whose link comes up late misses the first.
@@ -21,6 +22,9 @@ const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often a conflict over our address is worth a line in the log.
 const CONFLICT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often the device is asked for its counts at the most.
+const ASK_DEVICE_EVERY: Duration = Duration::from_millis(100);
 
 /// Headers between an IP packet's start and the payload of a Machnet packet: IPv4, UDP, Machnet.
 const HEADERS_BYTES: u16 = 20 + 8 + 54;
@@ -37,6 +41,9 @@ pub(super) struct Link {
     conflict_logged: Option<Instant>,
     conflicts: u64,
     predictions: Predictions,
+    /// What the device had lost when it was last asked.
+    drops: DeviceDrops,
+    asked: Option<Instant>,
 }
 
 /// Where answers to SYNs arrived, against what the NIC says of its RSS.
@@ -65,6 +72,8 @@ impl Link {
             conflict_logged: None,
             conflicts: 0,
             predictions: Predictions::default(),
+            drops: DeviceDrops::default(),
+            asked: None,
         }
     }
 
@@ -74,6 +83,17 @@ impl Link {
 
     pub(super) fn cache(&self) -> &NeighborCache {
         &self.cache
+    }
+
+    /// What the device lost. It is asked seldom: for some that is a system call, or a look over the bus.
+    pub(super) fn device_drops(&mut self, now: Instant) -> DeviceDrops {
+        if let Some(counts) = &mut self.interface.counts
+            && self.asked.is_none_or(|asked| asked + ASK_DEVICE_EVERY <= now)
+        {
+            self.asked = Some(now);
+            self.drops = counts.drops();
+        }
+        self.drops
     }
 
     /// How often another host claimed our address.

@@ -288,6 +288,7 @@ mod tests {
                 subnet: None,
                 shards: vec![ShardId(0)],
                 rss: None,
+                counts: None,
             };
             let boot = Boot { id: 1, secret: [1; 16] };
             let plan = Plan { interfaces: vec![interface], limits: Limits::default(), boot };

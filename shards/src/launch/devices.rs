@@ -105,7 +105,7 @@ fn device(plan: &Plan, source: OpenError) -> LaunchError {
 }
 
 fn wire(interface: &Interface, plan: &Plan, opened: Opened) -> Wired<DpdkQueue> {
-    let Opened { capabilities, queues, warnings } = opened;
+    let Opened { capabilities, queues, counts, warnings } = opened;
     tracing::info!(
         ip = %interface.ip,
         device = %plan,
@@ -121,12 +121,12 @@ fn wire(interface: &Interface, plan: &Plan, opened: Opened) -> Wired<DpdkQueue> 
         tracing::warn!(interface = %interface.mac, "{warning}");
     }
     let device = format!("{} by {}", plan.device(), capabilities.driver);
-    Wired { interface: interface.clone(), device, capabilities, queues }
+    Wired { interface: interface.clone(), device, capabilities, queues, counts: Some(Box::new(counts)) }
 }
 
 /// Puts the configured faults between an interface and whoever uses its queues.
 pub fn with_faults<Q: NicQueue>(wired: Wired<Q>) -> Wired<FaultyQueue<Q>> {
-    let Wired { interface, device, capabilities, queues } = wired;
+    let Wired { interface, device, capabilities, queues, counts } = wired;
     let (faults, seed) = match &interface.faults {
         None => (Faults::default(), 0),
         Some(faults) => {
@@ -144,7 +144,7 @@ pub fn with_faults<Q: NicQueue>(wired: Wired<Q>) -> Wired<FaultyQueue<Q>> {
     };
     // Each queue throws dice of its own.
     let queues = (0..).zip(queues).map(|(index, queue)| FaultyQueue::new(queue, faults, seed.wrapping_add(index)));
-    Wired { queues: queues.collect(), interface, device, capabilities }
+    Wired { queues: queues.collect(), interface, device, capabilities, counts }
 }
 
 fn probabilities(faults: &machnet::config::Faults) -> Faults {

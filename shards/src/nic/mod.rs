@@ -7,7 +7,7 @@
 //! ```
 //!
 //! * [`NicQueue`], [`Frame`]: what a shard polls and what it fills. No other module names a device.
-//! * [`Capabilities`]: what the device turned out to be, once it is open.
+//! * [`Capabilities`]: what the device turned out to be, once it is open; [`DeviceCounts`]: what it lost.
 //! * [`faults`]: a wrapper that loses, repeats, reorders and corrupts frames, over any queue.
 //! * [`dpdk`][]: devices, run by DPDK.
 //! * [`memory`]: cables and switches inside one process, in virtual time; deterministic.
@@ -126,6 +126,21 @@ pub struct Drops {
     pub own: u64,
     /// In more pieces, or longer, than the MTU allows.
     pub oversized: u64,
+}
+
+/// What a device as a whole counts. Who asks is none of those that use its queues, and does not disturb them.
+pub trait DeviceCounts: std::fmt::Debug + Send {
+    /// What the device lost so far. Zeroes when it is closed.
+    fn drops(&mut self) -> DeviceDrops;
+}
+
+/// Frames that reached a device and no queue of ours. Counts since the device was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceDrops {
+    /// The receive ring was full: its shard was too slow, or did not run.
+    pub missed: u64,
+    /// There was no frame to receive into.
+    pub no_frame: u64,
 }
 
 /// What a device turned out to be, once open.

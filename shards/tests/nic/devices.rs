@@ -5,7 +5,7 @@ use crate::suite::{self, End, Pair, number_of, numbered};
 use machnet_proto::addr::MacAddr;
 use machnet_shards::nic::dpdk::{self, Dpdk, DpdkQueue, Driver, InterfacePlan, OpenError, Opened, Plan, Way};
 use machnet_shards::nic::memory::{Cable, MemoryNic, Network, NicOptions, Spread};
-use machnet_shards::nic::{Frame, NicQueue, Wake};
+use machnet_shards::nic::{DeviceCounts, DeviceDrops, Frame, NicQueue, Wake};
 use std::net::UdpSocket;
 use std::process::Command;
 use std::thread;
@@ -90,10 +90,13 @@ fn limits(dpdk: &Dpdk, plan: &Plan) {
         let way = Way::Device { arguments: device.to_owned() };
         dpdk.open(&Plan { way, interface: interface(NEAR, queues), ..plan.clone() })
     };
-    let Opened { capabilities: few, queues, warnings } = open("net_ring8", 1000).expect("it has some queues");
+    let Opened { capabilities: few, queues, mut counts, warnings } =
+        open("net_ring8", 1000).expect("it has some queues");
     assert_eq!((usize::from(few.queues), few.max_queues), (queues.len(), few.queues));
     assert!(warnings[0].contains("\"engine_threads\""), "{warnings:?}");
+    assert_eq!(counts.drops(), DeviceDrops::default());
     drop(queues);
+    assert_eq!(counts.drops(), DeviceDrops::default(), "a closed device counts nothing");
     for attempt in 0..3 {
         let error = open(&format!("net_null1{attempt}"), 1000).expect_err("10 GB of frames");
         assert!(matches!(error, OpenError::NoMemory { .. }), "{error}");

@@ -1,4 +1,4 @@
-//! Applications: attach, listen, channels, their end, the status.
+//! Applications: attach, listen, channels, their end.
 
 use super::*;
 
@@ -13,8 +13,8 @@ fn attach_tells_the_addresses_and_refuses_another_version() {
     rig.ask(connection, Request::Attach { name: "ü".repeat(1000), version: VERSION, binding: Binding::All });
     let daemon = env!("CARGO_PKG_VERSION").into();
     assert_eq!(rig.reply(connection), Reply::Attached { daemon, addresses: vec![OUR_IP] });
-    let status = rig.status();
-    assert_eq!(status["endpoints"][0]["name"], "ü".repeat(32), "long names are cut");
+    let channels = &rig.status(Part::Channels)["channels"];
+    assert_eq!(channels[0]["name"], "ü".repeat(32), "long names are cut");
     rig.quiet();
 }
 
@@ -122,7 +122,7 @@ fn memory_is_limited_by_user_and_comes_back_when_the_shards_have_let_go() {
     rig.handle(Event::Disconnected { connection: first });
     rig.listen(second, 889);
     assert!(matches!(rig.error(second), ControlError::Limit(_)), "the shards still have it");
-    assert_eq!(rig.status()["control"]["channels_ending"], 2);
+    assert_eq!(rig.status(Part::Summary)["control"]["channels_ending"], 2);
     for channel in 1..=2 {
         rig.mail(ToCoordinator::ChannelGone { shard: ShardId(0), channel: ChannelId(channel) });
     }
@@ -162,21 +162,4 @@ fn a_shard_that_does_not_read_its_mail_gets_it_later() {
     rig.pass(MILLISECOND);
     assert_eq!(rig.posts(0), ["Listen 888"]);
     assert_eq!(rig.coordinator.deadline(), None);
-}
-
-#[test]
-fn the_status_shows_what_there_is() {
-    let mut rig = Rig::new();
-    let owner = rig.listener();
-    rig.connected();
-    let status = rig.status();
-    assert_eq!(status["daemon"]["uptime_s"], 10);
-    assert_eq!(status["interfaces"][0]["neighbors"][0]["mac"], PEER.to_string());
-    assert_eq!(status["shards"][1]["flows"], 1);
-    assert_eq!(status["shards"][1]["counters"]["rx_frames"], 0);
-    assert_eq!(status["listeners"][0]["port"], 888);
-    assert_eq!(status["listeners"][0]["endpoint"], owner.0);
-    assert_eq!(status["flows"][0]["remote"], "10.0.0.2:888");
-    assert_eq!(status["flows"][0]["opened_by"], "us");
-    assert_eq!(status["endpoints"][0]["channels"][1]["shard"], 1);
 }

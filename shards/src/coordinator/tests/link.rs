@@ -31,7 +31,7 @@ fn another_host_with_our_address_is_counted_and_not_answered() {
     rig.arp(arp::Packet::announcement(PEER, OUR_IP));
     rig.arp(arp::Packet::announcement(PEER, OUR_IP));
     rig.quiet();
-    assert_eq!(rig.status()["interfaces"][0]["address_conflicts"], 2);
+    assert_eq!(rig.status(Part::Summary)["interfaces"][0]["address_conflicts"], 2);
 }
 
 #[test]

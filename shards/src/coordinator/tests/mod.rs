@@ -5,11 +5,12 @@ mod connecting;
 mod flows;
 mod link;
 mod listening;
+mod reports;
 mod steering;
 mod stopping;
 
 use machnet::channel::{FlowId, Violation};
-use machnet::control::message::{Binding, ControlError, VERSION};
+use machnet::control::message::{Binding, ControlError, Part, Query, VERSION};
 use machnet_proto::flow::Reason;
 use machnet_proto::handshake::{Acceptance, Features, Message, Packet, Terms};
 use machnet_proto::rss::HashInput;
@@ -59,6 +60,7 @@ impl Rig {
             subnet: Some(Subnet { prefix_bits: 24, gateway: Some(GATEWAY_IP) }),
             shards: (0..shards).map(ShardId).collect(),
             rss: None,
+            counts: None,
         };
         let boot = Boot { id: 1, secret: [7; 16] };
         let mut plan = Plan { interfaces: vec![interface], limits: Limits::default(), boot };
@@ -245,9 +247,14 @@ impl Rig {
         (connection, key)
     }
 
-    fn status(&mut self) -> serde_json::Value {
+    /// The first page.
+    fn status(&mut self, part: Part) -> serde_json::Value {
+        self.report(&Query::of(part))
+    }
+
+    fn report(&mut self, query: &Query) -> serde_json::Value {
         let connection = self.connection();
-        self.ask(connection, Request::Status {});
+        self.ask(connection, Request::Status(query.clone()));
         match self.coordinator.poll_effect() {
             Some(Effect::Status { id: 9, report, .. }) => serde_json::from_str(&report).expect("it is JSON"),
             other => panic!("no status: {other:?}"),

@@ -37,7 +37,7 @@ impl Rig {
     }
 
     fn hints(&mut self, shard: usize) -> serde_json::Value {
-        self.status()["shards"][shard]["hints"].clone()
+        self.status(Part::Summary)["shards"][shard]["hints"].clone()
     }
 }
 
@@ -66,7 +66,7 @@ fn hints_are_bounded_and_what_is_refused_is_counted() {
         rig.mail(accepted(1, key, 1));
         rig.stray(stray(0, key));
     }
-    let status = rig.status();
+    let status = rig.status(Part::Summary);
     assert_eq!((&status["shards"][0]["hints"], &status["control"]["hints_refused"]), (&2.into(), &1.into()));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: FlowKey { remote_port: 1, ..THEIRS } });
     rig.stray(stray(0, FlowKey { remote_port: 3, ..THEIRS }));
@@ -127,7 +127,7 @@ fn of_two_shards_that_accepted_the_same_flow_the_first_keeps_it() {
     assert_eq!(rig.coordinator.directory.find(&THEIRS).map(|flow| flow.shard), Some(ShardId(1)));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: THEIRS });
     assert!(rig.coordinator.directory.find(&THEIRS).is_none());
-    assert_eq!(rig.status()["interfaces"][0]["neighbors"][0]["flows"], 0);
+    assert_eq!(rig.status(Part::Neighbors)["neighbors"][0]["flows"], 0);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_peer_that_has_restarted_gets_its_new_flow_on_whichever_shard() {
     rig.mail(accepted(0, THEIRS, 3));
     assert_eq!(rig.posts(0), [""; 0], "a shard replaces its own flow by itself");
     rig.mail(ToCoordinator::Closed { shard: ShardId(0), key: THEIRS });
-    assert_eq!(rig.status()["interfaces"][0]["neighbors"][0]["flows"], 0);
+    assert_eq!(rig.status(Part::Neighbors)["neighbors"][0]["flows"], 0);
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn predictions_are_judged_and_a_nic_that_does_not_do_as_it_says_is_not_believed(
     };
     connect(&mut rig, true);
     connect(&mut rig, false);
-    let status = rig.status();
+    let status = rig.status(Part::Summary);
     let seen = &status["interfaces"][0];
     assert_eq!((&seen["predictions_right"], &seen["predictions_wrong"]), (&1.into(), &1.into()));
     assert_eq!(seen["rss_known"], true);
@@ -244,6 +244,6 @@ fn predictions_are_judged_and_a_nic_that_does_not_do_as_it_says_is_not_believed(
     for _ in 0..32 {
         connect(&mut rig, false);
     }
-    assert_eq!(rig.status()["interfaces"][0]["rss_known"], false);
-    assert_eq!(rig.status()["interfaces"][0]["predictions_wrong"], 33);
+    assert_eq!(rig.status(Part::Summary)["interfaces"][0]["rss_known"], false);
+    assert_eq!(rig.status(Part::Summary)["interfaces"][0]["predictions_wrong"], 33);
 }

@@ -29,5 +29,5 @@ pub use eal::{Dpdk, Memory};
 pub use error::OpenError;
 pub use plan::{Driver, InterfacePlan, Plan, Way, plan};
 pub use pool::DpdkFrame;
-pub use port::Opened;
+pub use port::{Opened, PortCounts};
 pub use queue::DpdkQueue;

@@ -8,7 +8,7 @@ use super::packet_ring;
 use super::plan::{Plan, Way};
 use super::pool::{Pool, slot_bytes};
 use super::queue::{DpdkQueue, Socket, Waker};
-use crate::nic::Capabilities;
+use crate::nic::{Capabilities, DeviceCounts, DeviceDrops};
 use machnet_proto::addr::MacAddr;
 use machnet_proto::rss::{HashInput, Rss};
 use rustix::event::epoll;
@@ -16,8 +16,8 @@ use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::net::AddressFamily;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 
 /// An interface that is open.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct Opened {
     pub capabilities: Capabilities,
     /// As many as `capabilities.queues`, in order.
     pub queues: Vec<DpdkQueue>,
+    /// What the ports behind them lost.
+    pub counts: PortCounts,
     /// What is not as asked, each with what to do about it.
     pub warnings: Vec<String>,
 }
@@ -54,17 +56,32 @@ impl Drop for Port {
     }
 }
 
+/// Asks the ports of an interface what they lost, for as long as their queues live.
+#[derive(Debug)]
+pub struct PortCounts(Vec<Weak<Port>>);
+
+impl DeviceCounts for PortCounts {
+    fn drops(&mut self) -> DeviceDrops {
+        let ports = self.0.iter().filter_map(Weak::upgrade).map(|port| port.losses());
+        ports.fold(DeviceDrops::default(), |sum, port| DeviceDrops {
+            missed: sum.missed + port.missed,
+            no_frame: sum.no_frame + port.no_frame,
+        })
+    }
+}
+
 impl Port {
     pub(super) fn pool(&self, queue: u16) -> &Pool {
         &self.pools[usize::from(queue)]
     }
 
-    /// Frames the device dropped for want of a slot or a frame.
-    pub(super) fn missed(&self) -> u64 {
-        let mut missed = 0;
-        // SAFETY: a port; `missed` is written during the call.
-        unsafe { dpdk_sys::shim_missed(self.number, &raw mut missed) };
-        missed
+    /// Frames the device dropped for want of a slot or a frame. For [`PortCounts`], of which a port has one.
+    fn losses(&self) -> DeviceDrops {
+        let mut drops = DeviceDrops::default();
+        let DeviceDrops { missed, no_frame } = &mut drops;
+        // SAFETY: a port; both numbers are written during the call; its one `PortCounts` is asked by `&mut`.
+        unsafe { dpdk_sys::shim_losses(self.number, &raw mut *missed, &raw mut *no_frame) };
+        drops
     }
 }
 
@@ -150,7 +167,10 @@ impl Dpdk {
             let opened = self.open_port(plan, number, 1, &before)?;
             match &mut all {
                 None => all = Some(opened),
-                Some(all) => all.queues.extend(opened.queues),
+                Some(all) => {
+                    all.queues.extend(opened.queues);
+                    all.counts.0.extend(opened.counts.0);
+                }
             }
         }
         let mut all = all.ok_or_else(|| OpenError::NoQueues { device: plan.device() })?;
@@ -272,8 +292,9 @@ impl Dpdk {
         };
         let own = (capabilities.driver == "net_af_packet").then_some(plan.interface.mac);
         let port = Arc::new(port);
+        let counts = PortCounts(vec![Arc::downgrade(&port)]);
         let queues = (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, own));
-        Ok(Opened { capabilities, queues: queues.collect(), warnings })
+        Ok(Opened { capabilities, queues: queues.collect(), counts, warnings })
     }
 }
 

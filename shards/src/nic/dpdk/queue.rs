@@ -116,12 +116,6 @@ impl DpdkQueue {
         Self { spare, waker, queue, own, drops: Drops::default(), port }
     }
 
-    /// Frames the device dropped for want of a slot or a frame, over all its queues. Asks the device: not for every
-    /// turn.
-    pub fn missed(&self) -> u64 {
-        self.port.missed()
-    }
-
     /// Bytes handed to the kernel that the device has not sent; `None` if no kernel is involved.
     pub fn unsent_bytes(&self) -> Option<usize> {
         match &self.waker {

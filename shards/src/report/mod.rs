@@ -1,0 +1,115 @@
+//! Reports on a running daemon as tables a person can read: of what was, or of what happens per second.
+//!
+//! * [`Reading`]: a report, and the one before it if there is one.
+//! * [`text`]: the tables of a part.
+//! * [`json`]: the report itself, harmless on a terminal.
+//! * `status`, `lists`: the tables; `table`: how they are aligned; `figures`: numbers for people.
+
+mod figures;
+mod lists;
+mod status;
+mod table;
+
+use machnet::control::message::Part;
+use serde_json::Value;
+
+/// A report, and what it can be compared with.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    /// The report.
+    now: &'a Value,
+    /// The same some time ago. `None`: what was counted is shown as sums, and shares are those of the daemon's life.
+    before: Option<&'a Value>,
+}
+
+impl<'a> Reading<'a> {
+    /// What the daemon has counted since it started.
+    pub fn since_start(now: &'a Value) -> Self {
+        Self { now, before: None }
+    }
+
+    /// What it counted since `before`, per second. A report of another life of the daemon is nothing to compare with.
+    pub fn since(before: &'a Value, now: &'a Value) -> Self {
+        let id = |report: &Value| report["daemon"]["boot_id"].clone();
+        Self { now, before: Some(before).filter(|before| id(before) == id(now)) }
+    }
+
+    /// Whether numbers are per second.
+    fn is_rate(self) -> bool {
+        self.before.is_some()
+    }
+
+    /// How long it took to count what is shown.
+    fn nanos(self) -> u64 {
+        let uptime = |report: &Value| report["daemon"]["uptime_ns"].as_u64().unwrap_or_default();
+        uptime(self.now).saturating_sub(self.before.map_or(0, uptime))
+    }
+
+    /// How much a count has grown; `at` finds it in a report.
+    fn grown(self, at: impl Fn(&Value) -> Option<u64>) -> u64 {
+        let before = self.before.and_then(&at).unwrap_or_default();
+        at(self.now).unwrap_or_default().saturating_sub(before)
+    }
+
+    /// The sum, or how much it grows per second; `at` finds it in a report.
+    fn figure(self, at: impl Fn(&Value) -> Option<u64>) -> f64 {
+        self.figure_of(self.grown(at))
+    }
+
+    /// The sum, or how much it grows per second; `grown` is how much it has grown.
+    #[allow(clippy::cast_precision_loss)] // for people
+    fn figure_of(self, grown: u64) -> f64 {
+        let grown = grown as f64;
+        if self.is_rate() { grown * 1e9 / self.nanos().max(1) as f64 } else { grown }
+    }
+}
+
+/// The tables of a part. `with_counters`: also everything a shard counts.
+pub fn text(part: Part, reading: Reading<'_>, with_counters: bool) -> String {
+    let mut text = status::daemon(reading);
+    text += &match part {
+        Part::Summary => status::tables(reading, with_counters),
+        Part::Channels => lists::channels(reading),
+        Part::Flows => lists::flows(reading),
+        Part::Listeners => lists::listeners(reading),
+        Part::Neighbors => lists::neighbors(reading),
+    };
+    if !reading.now["next"].is_null() {
+        text += "  ... and more: --shard and --endpoint choose, --json without --watch has all\n";
+    }
+    text
+}
+
+/// A report as JSON, in several lines or in one. What an application calls itself may hold control characters that
+/// JSON does not escape and a terminal obeys.
+pub fn json(report: &Value, in_one_line: bool) -> String {
+    let text = if in_one_line { report.to_string() } else { format!("{report:#}") };
+    let mut safe = String::with_capacity(text.len() + 1);
+    for character in text.chars() {
+        // Line breaks are JSON's own; others stand in strings only, where they may be written like this.
+        if character.is_control() && character != '\n' {
+            safe += &format!("\\u{:04x}", u32::from(character));
+        } else {
+            safe.push(character);
+        }
+    }
+    safe.push('\n');
+    safe
+}
+
+/// The rows of a list.
+fn rows(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+/// A value as it stands in a table.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
