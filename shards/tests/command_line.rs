@@ -105,13 +105,26 @@ fn help_and_version_succeed_and_unknown_flags_do_not() {
 }
 
 #[test]
-fn status_without_a_daemon_says_what_to_do() {
+fn without_a_daemon_every_command_says_what_to_do() {
     let scratch = Scratch::new("status");
-    for arguments in [["status", "--socket", "nowhere"].as_slice(), &["status", "--json", "--socket", "nowhere"]] {
-        let output = scratch.run(arguments);
-        assert_eq!(output.status.code(), Some(1));
-        assert!(output.stdout.is_empty());
+    for command in ["status", "flows", "channels", "listeners", "neighbors"] {
+        for arguments in [[command, "--socket", "nowhere"].as_slice(), &[command, "--json", "--socket", "nowhere"]] {
+            let output = scratch.run(arguments);
+            assert_eq!(output.status.code(), Some(1));
+            assert!(output.stdout.is_empty());
+            let said = String::from_utf8(output.stderr).expect("text");
+            assert!(said.contains("nowhere") && said.contains("--socket"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_watch_that_is_too_quick_or_no_number_is_refused() {
+    let scratch = Scratch::new("watch");
+    for (seconds, part) in [("0.01", "from 0.1 to 86400"), ("soon", "not a number"), ("NaN", "from 0.1 to 86400")] {
+        let output = scratch.run(&["status", "--watch", seconds]);
+        assert_eq!(output.status.code(), Some(2), "{seconds}");
         let said = String::from_utf8(output.stderr).expect("text");
-        assert!(said.contains("nowhere") && said.contains("--socket"), "{said}");
+        assert!(said.contains(part), "{said}");
     }
 }

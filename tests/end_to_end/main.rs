@@ -23,5 +23,6 @@ mod link;
 mod messages;
 mod shards;
 mod slow_readers;
+mod status;
 mod stopping;
 mod tools;

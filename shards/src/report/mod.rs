@@ -80,21 +80,30 @@ pub fn text(part: Part, reading: Reading<'_>, with_counters: bool) -> String {
     text
 }
 
-/// A report as JSON, in several lines or in one. What an application calls itself may hold control characters that
-/// JSON does not escape and a terminal obeys.
+/// A report as JSON, in several lines or in one. What an application calls itself may hold characters that JSON does not
+/// escape and a terminal obeys.
 pub fn json(report: &Value, in_one_line: bool) -> String {
     let text = if in_one_line { report.to_string() } else { format!("{report:#}") };
     let mut safe = String::with_capacity(text.len() + 1);
     for character in text.chars() {
         // Line breaks are JSON's own; others stand in strings only, where they may be written like this.
-        if character.is_control() && character != '\n' {
-            safe += &format!("\\u{:04x}", u32::from(character));
-        } else {
+        if is_printable(character) || character == '\n' {
             safe.push(character);
+        } else {
+            safe.extend(character.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
         }
     }
     safe.push('\n');
     safe
+}
+
+/// Whether a character shows as itself and does nothing else. Control characters do not, nor do those that turn the
+/// direction of a line or show as nothing: what `escape_debug` of a text that goes on with them escapes.
+fn is_printable(character: char) -> bool {
+    if character.is_ascii() {
+        return !character.is_ascii_control();
+    }
+    format!("a{character}").escape_debug().eq(['a', character])
 }
 
 /// The rows of a list.

@@ -148,15 +148,17 @@ impl Cost {
     }
 }
 
-/// Only the reasons for which something was dropped, each with the sum of all shards and one line for each shard that
-/// did so; what the device itself lost is known of an interface only.
+/// Only the reasons for which something was dropped, with a line for each shard that did so; what the device itself lost
+/// is known of an interface only.
 fn drops(reading: Reading<'_>) -> String {
-    let per = if reading.is_rate() { "per second" } else { "frames" };
-    let mut table = Table::new("Frames dropped", &[Left("reason"), Left("where"), Right(per), Right("in all")]);
+    let columns = [Left("reason"), Left("where"), Right("frames"), Right("frames/s")];
+    let columns = if reading.is_rate() { &columns[..] } else { &columns[..3] };
+    let mut table = Table::new("Frames dropped", columns);
     let mut row = |reason: &str, place: String, at: &dyn Fn(&Value) -> Option<u64>| {
         let all = at(reading.now).unwrap_or_default();
         if all > 0 {
-            table.row([reason.replace('_', " "), place, figures::count(reading.figure(at)), all.to_string()]);
+            let per_second = reading.is_rate().then(|| figures::count(reading.figure(at)));
+            table.row([reason.replace('_', " "), place, all.to_string()].into_iter().chain(per_second));
         }
     };
     let shards: Vec<&Value> = rows(&reading.now["shards"]).collect();

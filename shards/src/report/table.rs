@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::is_printable;
+
 /// A column's name, and where its cells stand.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Column<'a> {
@@ -33,7 +35,7 @@ impl Table {
     }
 
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let line: Vec<String> = cells.into_iter().map(|cell| cell.chars().map(printable).collect()).collect();
+        let line: Vec<String> = cells.into_iter().map(harmless).collect();
         debug_assert_eq!(line.len(), self.is_right.len(), "a cell for each column");
         self.lines.push(line);
     }
@@ -63,11 +65,9 @@ impl Table {
     }
 }
 
-/// What an application calls itself must not be able to move the cursor, to hide, or to turn the line around: what
-/// `escape_debug` would not print as it is becomes a question mark.
-fn printable(character: char) -> char {
-    let is_plain = matches!(character, '\'' | '"' | '\\') || character.escape_debug().len() == 1;
-    if is_plain { character } else { '?' }
+/// What an application calls itself must not be able to move the cursor, to hide, or to turn the line around.
+fn harmless(cell: String) -> String {
+    cell.chars().map(|character| if is_printable(character) { character } else { '?' }).collect()
 }
 
 #[cfg(test)]
@@ -92,7 +92,9 @@ mod tests {
     #[test]
     fn nothing_moves_the_cursor() {
         let hostile = "a\u{1b}[2Jb\r\n\t\u{7f}\u{9b}31m\u{202e}c\u{200b}'\"\\ä";
-        let shown: String = hostile.chars().map(printable).collect();
-        assert_eq!(shown, "a?[2Jb?????31m?c?'\"\\ä");
+        assert_eq!(harmless(hostile.into()), "a?[2Jb?????31m?c?'\"\\ä");
+        for harmless_name in ["größer", "e\u{301}", "データ", "बदल", "🙂"] {
+            assert_eq!(harmless(harmless_name.into()), harmless_name);
+        }
     }
 }

@@ -70,8 +70,8 @@ fn since_the_start_sums_and_the_share_of_its_life() {
     let interfaces: Vec<_> = lines(&text, "Interfaces").into_iter().map(cells).collect();
     assert_eq!(interfaces[1][3..], ["0,1", "hidden", "12", "3", "0", "machnet0 by net_af_packet"]);
     let drops: Vec<_> = lines(&text, "Frames dropped").into_iter().map(cells).collect();
-    assert_eq!(drops[0], ["reason", "where", "frames", "in all"]);
-    assert_eq!(drops[1..], [["malformed", "shard 1", "4", "4"], ["missed", "device of 10.0.0.1", "5", "5"]]);
+    assert_eq!(drops[0], ["reason", "where", "frames"]);
+    assert_eq!(drops[1..], [["malformed", "shard 1", "4"], ["missed", "device of 10.0.0.1", "5"]]);
     assert!(!text.contains("Counters"), "{text}");
 }
 
@@ -86,7 +86,7 @@ fn between_two_reports_rates_and_the_share_of_the_interval() {
     let busy = "1|10.0.0.1|1|7|50%|2500|100 K|100 K|10.0 M|100 M|3|1|3|0|8|machnet0 by net_af_packet";
     assert_eq!(cells(shards[2]).join("|"), busy);
     let drops: Vec<_> = lines(&text, "Frames dropped").into_iter().map(cells).collect();
-    assert_eq!(drops[1..], [["malformed", "shard 1", "3", "10"], ["missed", "device of 10.0.0.1", "0", "5"]]);
+    assert_eq!(drops[1..], [["malformed", "shard 1", "10", "3"], ["missed", "device of 10.0.0.1", "5", "0"]]);
     let counters: Vec<_> = lines(&text, "Counters, per second").into_iter().map(cells).collect();
     let rx = counters.iter().position(|line| line == &["rx frames", "0", "100 K"]).expect("it is listed");
     let new = counters.iter().position(|line| line == &["new", "0", "0"]).expect("it is listed");
@@ -148,12 +148,12 @@ fn the_other_lists() {
 
 #[test]
 fn json_holds_what_json_does_not_escape_and_a_terminal_obeys() {
-    let name = "a\u{1b}[2J\u{9b}31m\u{7f}ä";
+    let name = "a\u{1b}[2J\u{9b}31m\u{7f}ä\u{202e}\u{e0001}🙂";
     let report = json!({ "name": name, "list": [1, 2] });
     for in_one_line in [false, true] {
         let text = json(&report, in_one_line);
         assert_eq!(serde_json::from_str::<Value>(&text).expect("it is still JSON"), report);
-        assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
+        assert!(text.chars().all(|character| character == '\n' || is_printable(character)), "{text:?}");
         assert_eq!(text.lines().count() == 1, in_one_line);
     }
 }
