@@ -19,6 +19,8 @@
 #include <rte_version.h>
 
 #define BURST_MAX 64
+#define TABLE_MAX (sizeof(((struct shim_rss *)0)->table) / sizeof(uint16_t))
+#define TABLE_GROUPS (TABLE_MAX / RTE_ETH_RETA_GROUP_SIZE)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 /* ---- The process ---- */
@@ -178,7 +180,7 @@ int shim_port_describe(uint16_t port, struct shim_port *into)
 	rte_eth_dev_get_name_by_port(port, into->device);
 	if (rte_eth_macaddr_get(port, &mac) == 0)
 		memcpy(into->mac, mac.addr_bytes, sizeof(into->mac));
-	rte_eth_dev_get_mtu(port, &into->mtu);
+	into->max_mtu = details.max_mtu;
 	into->max_rx_queues = details.max_rx_queues;
 	into->max_tx_queues = details.max_tx_queues;
 	into->reta_size = details.reta_size;
@@ -214,7 +216,7 @@ int shim_ring_pair(const char *name, uint16_t queues, uint32_t slots, uint16_t p
 	return 0;
 }
 
-int shim_configure(uint16_t port, uint16_t queues, int interrupts)
+int shim_configure(uint16_t port, const struct shim_configuration *asked)
 {
 	struct rte_eth_dev_info details;
 	struct rte_eth_conf wanted;
@@ -222,19 +224,18 @@ int shim_configure(uint16_t port, uint16_t queues, int interrupts)
 	if (result != 0)
 		return result;
 	memset(&wanted, 0, sizeof(wanted));
-	wanted.rx_adv_conf.rss_conf.rss_hf =
-		(RTE_ETH_RSS_IP | RTE_ETH_RSS_NONFRAG_IPV4_UDP) & details.flow_type_rss_offloads;
-	wanted.rxmode.mq_mode = wanted.rx_adv_conf.rss_conf.rss_hf != 0 && queues > 1 ? RTE_ETH_MQ_RX_RSS
-										     : RTE_ETH_MQ_RX_NONE;
-	if (wanted.rxmode.mq_mode == RTE_ETH_MQ_RX_NONE)
-		wanted.rx_adv_conf.rss_conf.rss_hf = 0;
-	wanted.intr_conf.rxq = interrupts != 0;
-	return rte_eth_dev_configure(port, queues, queues, &wanted);
-}
-
-int shim_set_mtu(uint16_t port, uint16_t mtu)
-{
-	return rte_eth_dev_set_mtu(port, mtu);
+	uint64_t types = (RTE_ETH_RSS_IP | RTE_ETH_RSS_NONFRAG_IPV4_UDP) & details.flow_type_rss_offloads;
+	if (types != 0 && asked->queues > 1) {
+		wanted.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+		wanted.rx_adv_conf.rss_conf.rss_hf = types;
+		if (asked->key_len != 0) {
+			wanted.rx_adv_conf.rss_conf.rss_key = (uint8_t *)(uintptr_t)asked->key;
+			wanted.rx_adv_conf.rss_conf.rss_key_len = (uint8_t)asked->key_len;
+		}
+	}
+	wanted.rxmode.mtu = asked->mtu;
+	wanted.intr_conf.rxq = asked->interrupts != 0;
+	return rte_eth_dev_configure(port, asked->queues, asked->queues, &wanted);
 }
 
 int shim_queue_setup(uint16_t port, uint16_t queue, uint16_t rx_slots, uint16_t tx_slots, int socket,
@@ -259,18 +260,31 @@ int shim_promiscuous(uint16_t port)
 	return rte_eth_promiscuous_enable(port);
 }
 
+int shim_rss_spread(uint16_t port, uint16_t table_len, uint16_t queues)
+{
+	struct rte_eth_rss_reta_entry64 table[TABLE_GROUPS];
+	if (table_len > TABLE_MAX || queues == 0)
+		return -E2BIG;
+	memset(table, 0, sizeof(table));
+	for (uint16_t entry = 0; entry < table_len; entry++) {
+		table[entry / RTE_ETH_RETA_GROUP_SIZE].mask |= UINT64_C(1) << (entry % RTE_ETH_RETA_GROUP_SIZE);
+		table[entry / RTE_ETH_RETA_GROUP_SIZE].reta[entry % RTE_ETH_RETA_GROUP_SIZE] = entry % queues;
+	}
+	return rte_eth_dev_rss_reta_update(port, table, table_len);
+}
+
 int shim_rss_read(uint16_t port, uint16_t table_len, uint16_t key_len, struct shim_rss *into)
 {
-	struct rte_eth_rss_reta_entry64 table[RTE_DIM(into->table) / RTE_ETH_RETA_GROUP_SIZE];
+	struct rte_eth_rss_reta_entry64 table[TABLE_GROUPS];
 	memset(into, 0, sizeof(*into));
 	memset(table, 0, sizeof(table));
-	if (table_len > RTE_DIM(into->table) || key_len > sizeof(into->key))
+	if (table_len > TABLE_MAX || key_len > sizeof(into->key))
 		return -E2BIG;
 	struct rte_eth_rss_conf hash = {.rss_key = into->key, .rss_key_len = (uint8_t)key_len};
 	int result = rte_eth_dev_rss_hash_conf_get(port, &hash);
 	if (result != 0)
 		return result;
-	for (size_t group = 0; group < RTE_DIM(table); group++)
+	for (size_t group = 0; group < TABLE_GROUPS; group++)
 		table[group].mask = UINT64_MAX;
 	result = rte_eth_dev_rss_reta_query(port, table, table_len);
 	if (result != 0)

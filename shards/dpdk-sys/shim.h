@@ -20,7 +20,7 @@ struct shim_port {
 	char driver[64];
 	char device[64];
 	uint8_t mac[6];
-	uint16_t mtu;
+	uint16_t max_mtu;
 	uint16_t max_rx_queues;
 	uint16_t max_tx_queues;
 	uint16_t reta_size;
@@ -28,6 +28,14 @@ struct shim_port {
 	int32_t socket;
 	uint8_t hashes_udp;
 	uint8_t link_up;
+};
+
+struct shim_configuration {
+	uint16_t queues;
+	uint16_t mtu;
+	uint16_t key_len;
+	uint8_t interrupts;
+	uint8_t key[64];
 };
 
 struct shim_rss {
@@ -63,12 +71,12 @@ int shim_port_after(int port);
 int shim_port_named(const char *device, uint16_t *port);
 int shim_port_describe(uint16_t port, struct shim_port *into);
 int shim_ring_pair(const char *name, uint16_t queues, uint32_t slots, uint16_t ports[2]);
-int shim_configure(uint16_t port, uint16_t queues, int interrupts);
-int shim_set_mtu(uint16_t port, uint16_t mtu);
+int shim_configure(uint16_t port, const struct shim_configuration *asked);
 int shim_queue_setup(uint16_t port, uint16_t queue, uint16_t rx_slots, uint16_t tx_slots, int socket,
 		     struct rte_mempool *pool);
 int shim_start(uint16_t port);
 int shim_promiscuous(uint16_t port);
+int shim_rss_spread(uint16_t port, uint16_t table_len, uint16_t queues);
 int shim_rss_read(uint16_t port, uint16_t table_len, uint16_t key_len, struct shim_rss *into);
 int shim_losses(uint16_t port, uint64_t *missed, uint64_t *no_buffer);
 void shim_stop(uint16_t port);

@@ -50,8 +50,8 @@ pub struct Port {
     pub device: [c_char; 64],
     /// The device's address; zero if it could not be read.
     pub mac: [u8; 6],
-    /// The longest IP packet, as configured.
-    pub mtu: u16,
+    /// The longest IP packet it can be configured for.
+    pub max_mtu: u16,
     /// Receive queues it can have.
     pub max_rx_queues: u16,
     /// Transmit queues it can have.
@@ -66,6 +66,22 @@ pub struct Port {
     pub hashes_udp: u8,
     /// Whether its link is up.
     pub link_up: u8,
+}
+
+/// How a port shall be set up (`struct shim_configuration`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Configuration {
+    /// Queues of each direction; flows are spread over them as far as the device can.
+    pub queues: u16,
+    /// The longest IP packet; 0 leaves it at what Ethernet has.
+    pub mtu: u16,
+    /// Bytes of the key that flows shall be spread by, as many as the device takes; 0 leaves the choice to its driver.
+    pub key_len: u16,
+    /// Whether receive interrupts are wanted.
+    pub interrupts: u8,
+    /// The key; `key_len` bytes of it.
+    pub key: [u8; 64],
 }
 
 /// Receive side scaling as the device reports it (`struct shim_rss`).
@@ -139,11 +155,8 @@ unsafe extern "C" {
     /// Makes two ports joined by rings of `slots` (a power of two) per queue. Initialized; the name is not in use and
     /// under 16 characters; `ports` has room for two.
     pub fn shim_ring_pair(name: *const c_char, queues: u16, slots: u32, ports: *mut u16) -> c_int;
-    /// Sets the number of queues, spreads flows over them as far as the device can, and asks for receive interrupts
-    /// if `interrupts` is not 0. A port that is not started.
-    pub fn shim_configure(port: u16, queues: u16, interrupts: c_int) -> c_int;
-    /// Sets the MTU. A port that is not started.
-    pub fn shim_set_mtu(port: u16, mtu: u16) -> c_int;
+    /// Configures a port that is not started.
+    pub fn shim_configure(port: u16, asked: *const Configuration) -> c_int;
     /// Sets up one queue pair. A configured port that is not started; the pool outlives it.
     pub fn shim_queue_setup(
         port: u16,
@@ -157,6 +170,8 @@ unsafe extern "C" {
     pub fn shim_start(port: u16) -> c_int;
     /// Receives frames to any address. A port.
     pub fn shim_promiscuous(port: u16) -> c_int;
+    /// Makes the table name all queues in turn. A started port; the length is the one [`shim_port_describe`] gave.
+    pub fn shim_rss_spread(port: u16, table_len: u16, queues: u16) -> c_int;
     /// Reads key and table. A started port; the lengths are those [`shim_port_describe`] gave.
     pub fn shim_rss_read(port: u16, table_len: u16, key_len: u16, into: *mut Rss) -> c_int;
     /// How many frames the device dropped for want of a slot, and of a buffer. A port; no other thread asks at the same

@@ -12,7 +12,7 @@
 //! * [`OpenError`]: every way this fails, each a sentence that says what to do.
 //!
 //! A port is stopped and closed when its last queue is dropped. Unsafe code is in `descriptors`, `eal`, `log`, `pool`,
-//! `port` and `queue`, nowhere else.
+//! `port`, `queue` and `rss`, nowhere else.
 
 mod descriptors;
 mod eal;
@@ -24,6 +24,7 @@ mod plan;
 mod pool;
 mod port;
 mod queue;
+mod rss;
 
 pub use eal::{Dpdk, Memory};
 pub use error::OpenError;

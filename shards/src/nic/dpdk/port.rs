@@ -8,9 +8,9 @@ use super::packet_ring;
 use super::plan::{Plan, Way};
 use super::pool::{Pool, slot_bytes};
 use super::queue::{DpdkQueue, Socket, Waker};
+use super::rss;
 use crate::nic::{Capabilities, DeviceCounts, DeviceDrops};
 use machnet_proto::addr::MacAddr;
-use machnet_proto::rss::{HashInput, Rss};
 use rustix::event::epoll;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::net::AddressFamily;
@@ -18,6 +18,8 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// An interface that is open.
 #[derive(Debug)]
@@ -273,20 +275,20 @@ impl Dpdk {
                 plan.interface.queues
             ));
         }
-        let mtu_bytes = set_mtu(plan, number, &mut warnings);
+        let mtu_bytes = mtu(plan, &found, &mut warnings);
         let driver = text(&found.driver);
         for _ in 0..queues {
             port.pools.push(Pool::new(&self.0, plan, found.socket)?);
         }
-        let has_interrupts = port.start(plan, &driver, found.socket)?;
+        let has_interrupts = port.start(plan, &found, mtu_bytes)?;
         let wakers = port.wakers(plan, &driver, has_interrupts, before)?;
         let capabilities = Capabilities {
             mac: plan.interface.mac,
             mtu_bytes,
             queues,
             max_queues,
-            rss: if queues > 1 { read_rss(number, &found, queues) } else { None },
-            link_up: describe(number)?.link_up != 0,
+            rss: if queues > 1 { rss::settle(number, plan.way.is_on_a_bus(), &found, queues) } else { None },
+            link_up: link(plan, number, &mut warnings)?,
             numa_node: u16::try_from(found.socket).ok(),
             driver,
         };
@@ -318,56 +320,90 @@ fn text(field: &[c_char]) -> String {
     CStr::from_bytes_until_nul(&bytes).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The MTU in effect. Only real devices have one to set: af_packet would change the kernel's.
-fn set_mtu(plan: &Plan, number: u16, warnings: &mut Vec<String>) -> u16 {
+/// The MTU to be used: what was asked, if the device can. Only real devices have a limit of their own.
+fn mtu(plan: &Plan, port: &dpdk_sys::Port, warnings: &mut Vec<String>) -> u16 {
     let wanted = plan.interface.mtu_bytes;
-    if !plan.way.is_on_a_bus() {
-        return wanted;
-    }
-    // SAFETY: a port that is not started.
-    if unsafe { dpdk_sys::shim_set_mtu(number, wanted) } == 0 {
-        return wanted;
-    }
-    let actual = describe(number).map_or(wanted, |port| port.mtu);
-    if actual >= wanted {
+    if !plan.way.is_on_a_bus() || wanted <= port.max_mtu {
         return wanted;
     }
     warnings.push(format!(
-        "{} keeps its MTU of {actual} bytes, which is used; set \"mtu\" to {actual}, not {wanted}",
-        plan.device()
+        "{} can have an MTU of {limit} bytes, which is used; set \"mtu\" to {limit}, not {wanted}",
+        plan.device(),
+        limit = port.max_mtu
     ));
-    actual
+    port.max_mtu
+}
+
+/// How long a real device, which brings its link up anew when it is started, is waited for.
+const LINK_WITHIN: Duration = Duration::from_secs(3);
+const LINK_STEP: Duration = Duration::from_millis(10);
+
+/// Whether the link is up.
+fn link(plan: &Plan, number: u16, warnings: &mut Vec<String>) -> Result<bool, OpenError> {
+    let deadline = Instant::now() + LINK_WITHIN;
+    loop {
+        let is_up = describe(number)?.link_up != 0;
+        if is_up || !plan.way.is_on_a_bus() {
+            return Ok(is_up);
+        }
+        if Instant::now() >= deadline {
+            let device = plan.device();
+            warnings.push(format!("the link of {device} is down; check its cable, it is used as soon as it is up"));
+            return Ok(false);
+        }
+        thread::sleep(LINK_STEP);
+    }
 }
 
 impl Port {
-    /// Configures and starts, with receive interrupts where there may be some; whether there may.
-    fn start(&mut self, plan: &Plan, driver: &str, node: c_int) -> Result<bool, OpenError> {
-        let may_interrupt = plan.way.is_on_a_bus() || driver == "net_tap";
-        let interrupts = match self.try_start(plan, node, may_interrupt) {
-            Err(error) if may_interrupt => {
-                tracing::debug!("no receive interrupts: {error}");
-                self.try_start(plan, node, false).map(|()| false)
+    /// Configures and starts, with receive interrupts and a key of ours where the device has them; whether it has
+    /// interrupts.
+    fn start(&mut self, plan: &Plan, found: &dpdk_sys::Port, mtu_bytes: u16) -> Result<bool, OpenError> {
+        let is_real = plan.way.is_on_a_bus();
+        let (key, key_len) = if is_real { rss::random_key(found.hash_key_size) } else { ([0; 64], 0) };
+        let plainest = dpdk_sys::Configuration {
+            queues: u16::try_from(self.pools.len()).expect("as many as queues"),
+            // Asked of af_packet, this would be the kernel's MTU.
+            mtu: if is_real { mtu_bytes } else { 0 },
+            key_len: 0,
+            interrupts: 0,
+            key,
+        };
+        let may_interrupt = u8::from(is_real || text(&found.driver) == "net_tap");
+        // From the best to what every device can.
+        let mut attempts = vec![(may_interrupt, key_len), (may_interrupt, 0), (0, key_len), (0, 0)];
+        attempts.dedup();
+        loop {
+            let (interrupts, key_len) = attempts.remove(0);
+            let asked = dpdk_sys::Configuration { interrupts, key_len, ..plainest };
+            match self.try_start(plan, found.socket, &asked) {
+                Ok(()) => {
+                    self.is_started = true;
+                    self.receive_all(plan);
+                    return Ok(interrupts != 0);
+                }
+                Err(error) if attempts.is_empty() => return Err(error),
+                Err(error) => tracing::debug!("not with interrupts {interrupts} and a key of {key_len} bytes: {error}"),
             }
-            started => started.map(|()| may_interrupt),
-        }?;
-        self.is_started = true;
+        }
+    }
+
+    /// The frames to us carry the MAC of config.json, which a device the file names may not know. Devices without a
+    /// filter refuse this, and need not do it.
+    fn receive_all(&self, plan: &Plan) {
         if matches!(plan.way, Way::Device { .. }) {
-            // The frames to us carry the MAC of config.json, which the device may not know. Devices without a filter
-            // refuse this, and need not do it.
             // SAFETY: a port.
             unsafe { dpdk_sys::shim_promiscuous(self.number) };
         }
-        Ok(interrupts)
     }
 
-    fn try_start(&self, plan: &Plan, node: c_int, interrupts: bool) -> Result<(), OpenError> {
+    fn try_start(&self, plan: &Plan, node: c_int, asked: &dpdk_sys::Configuration) -> Result<(), OpenError> {
         let check = |step, result| if result == 0 { Ok(()) } else { Err(refused(step, &plan.device(), result)) };
         let number = self.number;
-        let queues = u16::try_from(self.pools.len()).expect("as many as queues");
         log::forget();
         // SAFETY: a port that is not started.
-        check("configure", unsafe { dpdk_sys::shim_configure(number, queues, interrupts.into()) })?;
-        for (queue, pool) in (0..queues).zip(&self.pools) {
+        check("configure", unsafe { dpdk_sys::shim_configure(number, asked) })?;
+        for (queue, pool) in (0..asked.queues).zip(&self.pools) {
             let pool = pool.as_ptr();
             // SAFETY: configured above, not started; a port is closed before its pools are dropped.
             let result = unsafe { dpdk_sys::shim_queue_setup(number, queue, RING_SLOTS, RING_SLOTS, node, pool) };
@@ -432,33 +468,6 @@ impl Port {
     }
 }
 
-/// Key and table, if the device means what it says: drivers answer more than they know.
-fn read_rss(number: u16, port: &dpdk_sys::Port, queues: u16) -> Option<Rss> {
-    if port.reta_size == 0 || port.hash_key_size < 40 || port.hashes_udp == 0 {
-        return None;
-    }
-    let mut rss = MaybeUninit::zeroed();
-    // SAFETY: a started port, the lengths it gave; the shim checks them against the room.
-    let result = unsafe { dpdk_sys::shim_rss_read(number, port.reta_size, port.hash_key_size, rss.as_mut_ptr()) };
-    if result != 0 {
-        return None;
-    }
-    // SAFETY: filled by the call, and all zeroes are a valid value.
-    let rss: dpdk_sys::Rss = unsafe { rss.assume_init() };
-    believe(&rss, queues)
-}
-
-/// Some drivers invent a key of zeroes, or a table that leaves queues out.
-fn believe(rss: &dpdk_sys::Rss, queues: u16) -> Option<Rss> {
-    let key = &rss.key[..usize::from(rss.key_len)];
-    let table = &rss.table[..usize::from(rss.table_len)];
-    let is_meant = rss.hashes_udp != 0
-        && key.iter().any(|byte| *byte != 0)
-        && table.iter().all(|queue| *queue < queues)
-        && (0..queues).all(|queue| table.contains(&queue));
-    Rss::new(key, table, HashInput::AddressesAndPorts).ok().filter(|_| is_meant)
-}
-
 /// Slots of a packet socket's transmit ring: ours, unless the file says otherwise.
 fn packet_slots(plan: &Plan) -> u16 {
     let Way::Device { arguments } = &plan.way else { return packet_ring::SLOTS };
@@ -478,30 +487,6 @@ fn tap_waker(number: u16, queue: u16) -> Waker {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn reported() -> dpdk_sys::Rss {
-        let mut rss = dpdk_sys::Rss { key: [0x6d; 64], key_len: 40, table_len: 128, table: [0; 2048], hashes_udp: 1 };
-        rss.table.iter_mut().zip([0, 1, 2, 3].into_iter().cycle()).for_each(|(entry, queue)| *entry = queue);
-        rss
-    }
-
-    #[test]
-    fn only_a_key_and_a_table_that_mean_something_are_believed() {
-        let table = [0, 1, 2, 3].repeat(32);
-        let by_ports = Rss::new(&[0x6d; 40], &table, HashInput::AddressesAndPorts).ok();
-        assert_eq!(believe(&reported(), 4), by_ports);
-
-        for (what, rss, queues) in [
-            ("ports are not hashed", dpdk_sys::Rss { hashes_udp: 0, ..reported() }, 4),
-            ("a key of zeroes", dpdk_sys::Rss { key: [0; 64], ..reported() }, 4),
-            ("no table", dpdk_sys::Rss { table_len: 0, ..reported() }, 4),
-            ("one queue gets all", dpdk_sys::Rss { table: [0; 2048], ..reported() }, 4),
-            ("a queue gets nothing", reported(), 5),
-            ("a queue that is not there", reported(), 3),
-        ] {
-            assert_eq!(believe(&rss, queues), None, "{what}");
-        }
-    }
 
     #[test]
     fn packet_rings_have_the_slots_the_file_says() {
