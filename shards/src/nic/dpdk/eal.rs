@@ -29,7 +29,7 @@ pub enum Memory {
 
 #[derive(Debug)]
 pub(super) struct Eal {
-    memory: Memory,
+    pub(super) memory: Memory,
 }
 
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -100,12 +100,15 @@ impl Drop for Eal {
 impl Memory {
     /// Hugepages if enough of them are free, with a spare part for the library itself.
     fn choose(plans: &[Plan]) -> Self {
-        let frames: u64 = plans.iter().map(|plan| pool_bytes(plan) * u64::from(plan.interface.queues)).sum();
-        let needed = frames + frames / 8 + LIBRARY_BYTES;
-        if free_hugepage_bytes(Path::new("/sys/kernel/mm/hugepages")) >= needed {
+        let needed = |in_hugepages| {
+            let frames = plans.iter().map(|plan| pool_bytes(plan, in_hugepages) * u64::from(plan.interface.queues));
+            let frames: u64 = frames.sum();
+            frames + frames / 8 + LIBRARY_BYTES
+        };
+        if free_hugepage_bytes(Path::new("/sys/kernel/mm/hugepages")) >= needed(true) {
             Self::HugePages
         } else {
-            Self::Ordinary { mebibytes: needed.div_ceil(1 << 20) }
+            Self::Ordinary { mebibytes: needed(false).div_ceil(1 << 20) }
         }
     }
 }

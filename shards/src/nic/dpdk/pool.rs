@@ -1,10 +1,11 @@
 //! Frames and the pools they come from.
 
-use super::eal::{Eal, refused};
+use super::eal::{Eal, Memory, refused};
 use super::error::OpenError;
 use super::log;
 use super::plan::{Plan, Way};
 use crate::nic::Frame;
+use rustix::param::page_size;
 use std::ffi::{CString, c_int};
 use std::fmt;
 use std::mem;
@@ -85,10 +86,15 @@ pub(super) fn slot_bytes(mtu_bytes: u16) -> u32 {
     (u32::from(mtu_bytes) + 84).next_multiple_of(1024).max(2048)
 }
 
-/// What the frames of one queue need.
-pub(super) fn pool_bytes(plan: &Plan) -> u64 {
+/// What the frames of one queue need. A PCI device reads a frame in one piece, which DPDK promises within a page only:
+/// an ordinary one is too small for two frames.
+pub(super) fn pool_bytes(plan: &Plan, in_hugepages: bool) -> u64 {
     let frame = slot_bytes(plan.interface.mtu_bytes) + HEADROOM_BYTES + OVERHEAD_BYTES;
-    u64::from(frames_of(&plan.way)) * u64::from(frame)
+    let frame = match plan.way.is_on_a_bus() && !in_hugepages {
+        true => (frame as usize).next_multiple_of(page_size()) as u64,
+        false => frame.into(),
+    };
+    u64::from(frames_of(&plan.way)) * frame
 }
 
 /// The frames of one queue.
@@ -132,7 +138,7 @@ impl Pool {
             }
         }
         if error == -rustix::io::Errno::NOMEM.raw_os_error() {
-            let bytes = pool_bytes(plan);
+            let bytes = pool_bytes(plan, eal.memory == Memory::HugePages);
             return Err(OpenError::NoMemory { device: plan.device(), bytes });
         }
         Err(refused("make frames for", &plan.device(), error))
@@ -167,5 +173,30 @@ impl Drop for Pool {
         }
         // SAFETY: all buffers are back, so no frame exists; ports are closed before their pools are dropped.
         unsafe { dpdk_sys::shim_pool_free(self.as_ptr()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nic::dpdk::InterfacePlan;
+    use machnet_proto::addr::MacAddr;
+
+    #[test]
+    fn a_pci_device_needs_whole_pages_where_they_are_small() {
+        let interface = |mtu_bytes| {
+            let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+            InterfacePlan { mac, driver: None, device: None, pcie: None, queues: 1, mtu_bytes }
+        };
+        let bytes_per_frame = |way: Way, mtu_bytes, in_hugepages| {
+            let plan = Plan { interface: interface(mtu_bytes), way, warnings: Vec::new() };
+            pool_bytes(&plan, in_hugepages) / u64::from(frames_of(&plan.way))
+        };
+        let pci = || Way::Pci { address: "0000:01:00.0".to_owned() };
+        let packet = || Way::AfPacket { interface: "eth0".to_owned() };
+        let page = page_size() as u64;
+        assert_eq!(bytes_per_frame(pci(), 1500, false) % page, 0);
+        assert_eq!(bytes_per_frame(pci(), 4000, false) % page, 0);
+        assert_eq!(bytes_per_frame(pci(), 1500, true), bytes_per_frame(packet(), 1500, false));
     }
 }
