@@ -1,6 +1,7 @@
 # make            build everything, optimized
 # make demo       two hosts on this machine: ours against kernel TCP, in one table
 # make test       every test; installs and sets up what it needs
+# make test-rig   the daemon on PCI NICs of virtual machines; fetches a kernel and QEMU, needs no KVM
 # make bench      every benchmark
 # make lint       rustfmt, clippy and rustdoc, warnings are errors
 # make install    to PREFIX (default /usr/local), under DESTDIR if that is set
@@ -12,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS := machnet-shards machnet-pktgen machnet-ping msg_gen hello_world
 
-.PHONY: build deps demo test bench lint install clean
+.PHONY: build deps demo test test-rig bench lint install clean
 
 build: deps
 	cargo build --release --bins --examples
@@ -29,6 +30,12 @@ test: deps
 	cargo build --bins
 	cargo test --workspace
 	RUSTFLAGS="--cfg loom" cargo test --release --package machnet --lib --target-dir "$(TARGET)/loom" loom
+
+# One machine at a time: their emulated CPUs keep all of ours busy.
+test-rig: deps
+	tests/rig/packages "$(TARGET)/rig"
+	cargo build --bins
+	MACHNET_RIG="$(TARGET)/rig" cargo test --test rig -- --ignored --test-threads=1
 
 # The daemon and bare DPDK are programs of their own.
 bench: build

@@ -57,13 +57,22 @@ impl Host {
         };
         let other_namespace = other.ground.namespace.pid();
         self.ip(&format!("link add {} type veth peer name {} netns {other_namespace}", end(self), end(other)))?;
-        for host in [self, other] {
-            // No link-local address: the kernel would talk by itself.
-            host.ip(&format!("link set {INTERFACE} addrgenmode none"))?;
-            host.ip(&format!("address add {}/{PREFIX_BITS} dev {INTERFACE}", host.kernel_ip))?;
-            host.ip(&format!("link set {INTERFACE} up"))?;
-        }
-        Ok(())
+        self.address_and_up()?;
+        other.address_and_up()
+    }
+
+    /// Makes its interface a tap device, for a virtual machine at the other end; `kind` is for `ip tuntap`.
+    pub(crate) fn make_tap(&self, kind: &str, mtu_bytes: u16) -> Result<(), Failure> {
+        self.ip(&format!("tuntap add dev {INTERFACE} mode tap {kind}"))?;
+        self.ip(&format!("link set {INTERFACE} address {} mtu {mtu_bytes}", self.mac))?;
+        self.address_and_up()
+    }
+
+    /// The kernel's address, and no other: with a link-local one it would talk by itself.
+    fn address_and_up(&self) -> Result<(), Failure> {
+        self.ip(&format!("link set {INTERFACE} addrgenmode none"))?;
+        self.ip(&format!("address add {}/{PREFIX_BITS} dev {INTERFACE}", self.kernel_ip))?;
+        self.ip(&format!("link set {INTERFACE} up")).map(drop)
     }
 
     /// Runs `ip` of iproute2 inside, with these arguments between blanks.
@@ -114,15 +123,20 @@ impl Host {
     where
         I: IntoIterator<Item: AsRef<OsStr>>,
     {
-        if built(program).is_none() {
+        Self::ours(program)?;
+        self.start(program, arguments)
+    }
+
+    /// Where one of our programs is, in the build that this process belongs to.
+    pub(crate) fn ours(program: &str) -> Result<PathBuf, Failure> {
+        built(program).ok_or_else(|| {
             let directory = build_directory();
-            return Err(Failure(format!(
+            Failure(format!(
                 "{} is not there: build it with cargo build --workspace --bins{}",
                 directory.join(program).display(),
                 if directory.ends_with("release") { " --release" } else { "" }
-            )));
-        }
-        self.start(program, arguments)
+            ))
+        })
     }
 
     /// Writes `config`, starts the daemon with it and waits until applications can attach. Its log is its standard

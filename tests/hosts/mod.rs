@@ -74,16 +74,7 @@ impl Hosts {
         let scratch = Arc::new(Scratch::new()?);
         let left = Namespace::new()?;
         let right = Namespace::beside(&left)?;
-        let host = |namespace, name, number| {
-            let ground = Arc::new(Ground { namespace, scratch: Arc::clone(&scratch) });
-            Host::new(
-                ground,
-                name,
-                [2, 0, 0, 0, 0, number],
-                [Ipv4Addr::new(10, 0, 255, number), Ipv4Addr::new(10, 0, 255, 100 + number)],
-            )
-        };
-        let hosts = Self { left: host(left, "left", 1)?, right: host(right, "right", 2)? };
+        let hosts = Self { left: host(left, &scratch, "left", 1)?, right: host(right, &scratch, "right", 2)? };
         hosts.left.connect_to(&hosts.right, link)?;
         Ok(hosts)
     }
@@ -104,6 +95,22 @@ impl Hosts {
             }
         }
     }
+}
+
+/// One host without a wire, for whoever brings the other end.
+pub(crate) fn lone_host() -> Result<Host, Failure> {
+    host(Namespace::new()?, &Arc::new(Scratch::new()?), "host", 1)
+}
+
+/// The host with this number, from 1.
+fn host(namespace: Namespace, scratch: &Arc<Scratch>, name: &str, number: u8) -> Result<Host, Failure> {
+    let ground = Arc::new(Ground { namespace, scratch: Arc::clone(scratch) });
+    Host::new(
+        ground,
+        name,
+        [2, 0, 0, 0, 0, number],
+        [Ipv4Addr::new(10, 0, 255, number), Ipv4Addr::new(10, 0, 255, 100 + number)],
+    )
 }
 
 /// What went wrong, in sentences for a person.
