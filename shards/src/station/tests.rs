@@ -20,7 +20,7 @@ fn wired(host: Host, nic: MemoryNic) -> Wired<MemoryQueue> {
     let text = format!(r#"{{"machnet_config": {{"{}": {{"ip": "{}"}}}}}}"#, host.mac, host.ip);
     let config = Config::parse("c.json".as_ref(), text.as_bytes()).unwrap();
     let MemoryNic { capabilities, queues, .. } = nic;
-    Wired { interface: config.interfaces[0].clone(), device: "memory".into(), capabilities, queues }
+    Wired { interface: config.interfaces[0].clone(), device: "memory".into(), capabilities, queues, counts: None }
 }
 
 /// Returns everything until it is stopped; gives how much.
