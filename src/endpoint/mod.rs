@@ -221,11 +221,7 @@ impl Endpoint {
     /// # Errors
     /// [`Disconnected`] once all that the daemon had delivered has been received.
     pub fn recv_in_place(&mut self) -> Result<Option<Delivery<'_>>, Disconnected> {
-        let next = received::next_delivery(&mut self.channels, &mut self.next, &mut self.flows);
-        match next.map_err(|Broken| self.watch.link.broken())? {
-            None => self.watch.glance().map(|()| None),
-            delivery => Ok(delivery),
-        }
+        received::receive(&mut self.channels, &mut self.next, &mut self.flows, &mut self.watch)
     }
 
     /// Waits until there is something to receive (true), or the time is up or a signal came (false). `None` waits

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
 
+use super::link::Watch;
 use crate::channel::{self, AppEnd, AppReceiver, Broken, FlowId};
-use crate::error::{CloseReason, RecvError};
+use crate::error::{CloseReason, Disconnected, RecvError};
 
 /// A flow of an endpoint, from the moment it is opened until its [`Event::Closed`]. Afterwards it names nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,9 +164,22 @@ impl Source for AppReceiver {
     }
 }
 
+/// Takes the next message or event; where there is none, looks whether the daemon is still there.
+pub(super) fn receive<'a, S: Source>(
+    channels: &'a mut [S],
+    begin: &mut usize,
+    flows: &mut Flows,
+    watch: &mut Watch,
+) -> Result<Option<Delivery<'a>>, Disconnected> {
+    match next_delivery(channels, begin, flows).map_err(|Broken| watch.link.broken())? {
+        None => watch.glance().map(|()| None),
+        delivery => Ok(delivery),
+    }
+}
+
 /// Takes the next message or event of any channel, and begins with the next channel the next time, so that none is
 /// starved.
-pub(super) fn next_delivery<'a, S: Source>(
+fn next_delivery<'a, S: Source>(
     channels: &'a mut [S],
     begin: &mut usize,
     flows: &mut Flows,

@@ -113,11 +113,7 @@ impl Receiver {
     /// # Errors
     /// [`Disconnected`].
     pub fn recv_in_place(&mut self) -> Result<Option<Delivery<'_>>, Disconnected> {
-        let next = received::next_delivery(&mut self.channels, &mut self.next, &mut self.flows);
-        match next.map_err(|Broken| self.watch.link.broken())? {
-            None => self.watch.glance().map(|()| None),
-            delivery => Ok(delivery),
-        }
+        received::receive(&mut self.channels, &mut self.next, &mut self.flows, &mut self.watch)
     }
 
     /// As [`Endpoint::wait`](crate::Endpoint::wait).

@@ -229,9 +229,10 @@ impl<S, R> Flow<S, R> {
         }
     }
 
-    /// Gives back the piece that is furthest ahead of those in order, so that its buffer can serve somebody else. The
-    /// peer sends it again.
-    pub fn renege(&mut self) -> Option<R> {
+    /// Gives back the piece that is furthest ahead of those in order, as a receiver may that runs out of memory
+    /// (RFC 2018, section 8). Ours never does; a peer might, and the tests see that its flow goes on.
+    #[cfg(test)]
+    pub(crate) fn renege(&mut self) -> Option<R> {
         self.receiver.renege()
     }
 

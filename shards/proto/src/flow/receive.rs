@@ -232,6 +232,7 @@ impl<R> Receiver<R> {
     }
 
     /// Drops the piece that is furthest ahead.
+    #[cfg(test)]
     pub(super) fn renege(&mut self) -> Option<R> {
         let piece = self.held.pop_back().flatten()?;
         while self.held.back().is_some_and(Option::is_none) {

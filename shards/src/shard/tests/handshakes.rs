@@ -5,6 +5,15 @@ use machnet_proto::wire::machnet::{Handshake, HandshakeKind};
 
 use super::*;
 
+/// A shard that has answered the peer's SYN to a listener.
+fn half_open() -> (Rig, AppEnd) {
+    let (mut rig, app) = Rig::listening();
+    rig.put(&syn(&THEIRS));
+    rig.turn();
+    assert_eq!(rig.frames().len(), 1);
+    (rig, app)
+}
+
 /// The first packet of a peer that has our SYN-ACK.
 fn third(rig: &Rig, kind: Kind) -> Header {
     rig.header(kind, CONNECTOR + 1, acceptance(&THEIRS).ours.offer.nonce.wrapping_add(1))
@@ -50,10 +59,7 @@ fn a_repeated_syn_gets_the_same_bytes_from_any_shard_and_at_any_time() {
 
 #[test]
 fn a_probe_after_the_syn_ack_establishes() {
-    let (mut rig, mut app) = Rig::listening();
-    rig.put(&syn(&THEIRS));
-    rig.turn();
-    rig.frames();
+    let (mut rig, mut app) = half_open();
     let header = third(&rig, Kind::Probe);
     rig.receive(&THEIRS, &header, &[]);
     let told = rig.told();
@@ -78,10 +84,7 @@ fn a_probe_after_the_syn_ack_establishes() {
 
 #[test]
 fn data_after_the_syn_ack_establishes_and_is_delivered() {
-    let (mut rig, mut app) = Rig::listening();
-    rig.put(&syn(&THEIRS));
-    rig.turn();
-    rig.frames();
+    let (mut rig, mut app) = half_open();
     let header = third(&rig, Kind::Data);
     rig.receive(&THEIRS, &header, b"at once");
     assert!(matches!(rig.told()[..], [ToCoordinator::Accepted { .. }]));
@@ -92,10 +95,7 @@ fn data_after_the_syn_ack_establishes_and_is_delivered() {
 
 #[test]
 fn what_does_not_prove_that_the_peer_has_the_syn_ack_does_not_establish() {
-    let (mut rig, mut app) = Rig::listening();
-    rig.put(&syn(&THEIRS));
-    rig.turn();
-    rig.frames();
+    let (mut rig, mut app) = half_open();
     let header = third(&rig, Kind::Data);
     rig.receive(&THEIRS, &Header { ack: header.ack + 1, ..header }, b"guessed");
     let mut damaged = packet(&THEIRS, &header, b"damaged on the way");
@@ -112,10 +112,7 @@ fn what_does_not_prove_that_the_peer_has_the_syn_ack_does_not_establish() {
 
 #[test]
 fn a_handshake_left_half_done_is_forgotten() {
-    let (mut rig, mut app) = Rig::listening();
-    rig.put(&syn(&THEIRS));
-    rig.turn();
-    rig.frames();
+    let (mut rig, mut app) = half_open();
     rig.pass(Duration::from_secs(4));
     assert_eq!(rig.shard.half_open.len(), 0);
     let header = third(&rig, Kind::Data);
@@ -186,10 +183,7 @@ fn a_syn_to_a_closed_port_is_refused() {
 
 #[test]
 fn an_unlistened_port_forgets_what_was_half_open() {
-    let (mut rig, mut app) = Rig::listening();
-    rig.put(&syn(&THEIRS));
-    rig.turn();
-    rig.frames();
+    let (mut rig, mut app) = half_open();
     rig.post(ToShard::Unlisten { port: PORT, listener: LISTENER });
     let header = third(&rig, Kind::Probe);
     rig.receive(&THEIRS, &header, &[]);
@@ -225,10 +219,7 @@ fn a_full_flow_table_refuses_with_the_limit_as_the_reason() {
 
 #[test]
 fn a_syn_of_another_incarnation_makes_the_flow_ask_whether_its_own_is_still_there() {
-    let (mut rig, mut app) = Rig::listening();
-    rig.put(&syn(&THEIRS));
-    rig.turn();
-    rig.frames();
+    let (mut rig, mut app) = half_open();
     let header = third(&rig, Kind::Probe);
     rig.receive(&THEIRS, &header, &[]);
     rig.packets(&THEIRS);
