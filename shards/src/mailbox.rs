@@ -152,6 +152,14 @@ pub enum ToShard {
         /// The connecting endpoint's channel on this shard.
         channel: ChannelId,
     },
+    /// The flow that was accepted here is in the directory: no other shard has it. A shard that is not alone waits for
+    /// this or [`ToShard::Drop`] after [`ToCoordinator::Accepted`].
+    Keep {
+        /// The flow's tuple.
+        key: FlowKey,
+        /// The peer's nonce: tells this flow from another one with the same tuple.
+        remote_nonce: u32,
+    },
     /// Another shard owns this tuple: forget the flow that was opened here, silently.
     Drop {
         /// The flow's tuple.

@@ -355,6 +355,11 @@ impl Coordinator {
         let link = self.link_of[usize::from(shard.0)];
         let next_hop = self.links[link].next_hop(key.remote_ip).ok().flatten();
         flow.neighbor = self.hold_neighbor(link, next_hop, now);
+        if let Origin::Accepted { remote_nonce } = flow.origin
+            && self.links[link].interface().shards.len() > 1
+        {
+            self.outboxes.post(shard, ToShard::Keep { key, remote_nonce });
+        }
         self.directory.enter(key, flow);
     }
 

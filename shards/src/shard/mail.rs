@@ -54,6 +54,7 @@ impl<Q: NicQueue> Shard<Q> {
                 let outcome = self.create(key, next_hop, &birth, features, channel, now);
                 self.tell(ToCoordinator::Created { shard: self.settings.id, connect, outcome });
             }
+            ToShard::Keep { key, remote_nonce } => self.keep(&key, remote_nonce),
             ToShard::Drop { key } => self.drop_flow(&key),
             ToShard::Hint { key, owner } => self.steering.hint(key, owner),
             ToShard::Unhint { key } => self.steering.unhint(&key),
@@ -97,7 +98,8 @@ impl<Q: NicQueue> Shard<Q> {
         Ok(ChannelFlowId(id.get()))
     }
 
-    /// Puts an established flow into the table and tells its application.
+    /// Puts an established flow into the table, and tells its application unless it is still to be seen whether the
+    /// flow stays here.
     #[allow(clippy::too_many_arguments)] // all that makes a flow, from two places
     pub(super) fn open_flow(
         &mut self,
@@ -119,6 +121,7 @@ impl<Q: NicQueue> Shard<Q> {
             waiting: WaitingList::default(),
             is_ready: false,
             is_starved: false,
+            is_kept: birth.role == Role::Connector || self.settings.is_alone,
             is_announced: false,
             demands_checksum: features.contains(Features::CHECKSUM),
             epoch_seen: u32::MAX,
@@ -139,21 +142,38 @@ impl<Q: NicQueue> Shard<Q> {
             return Err(NotCreated::TableFull);
         }
         channel.flows += 1;
-        let opened = Opened {
-            local_ip: key.local_ip,
-            local_port: key.local_port,
-            remote_ip: key.remote_ip,
-            remote_port: key.remote_port,
-            max_payload: birth.max_payload,
-            accepted: birth.role == Role::Acceptor,
-        };
-        let is_announced = channel.notify(Notice::Opened { flow, opened });
-        self.mark_dirty(slot);
-        if let Some(entry) = self.flows.get_mut(id) {
-            entry.is_announced = is_announced;
-            Self::make_ready(&mut self.ready, id, entry);
+        if self.flows.get_mut(id).is_some_and(|entry| entry.is_kept) {
+            self.announce(id);
         }
         Ok(id)
+    }
+
+    /// Tells an application that it has a flow, and begins to serve it.
+    fn announce(&mut self, id: FlowId) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let Some(channel) = self.channels[entry.slot].as_mut() else { return };
+        let opened = Opened {
+            local_ip: entry.key.local_ip,
+            local_port: entry.key.local_port,
+            remote_ip: entry.key.remote_ip,
+            remote_port: entry.key.remote_port,
+            max_payload: entry.max_payload,
+            accepted: entry.origin == Origin::Accepted,
+        };
+        entry.is_announced = channel.notify(Notice::Opened { flow: ChannelFlowId(id.get()), opened });
+        Self::make_ready(&mut self.ready, id, entry);
+        let slot = entry.slot;
+        self.mark_dirty(slot);
+    }
+
+    /// The coordinator has decided that an accepted flow lives here.
+    fn keep(&mut self, key: &FlowKey, remote_nonce: u32) {
+        let Some(id) = self.flows.find(key) else { return };
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        if entry.remote_nonce == remote_nonce && !entry.is_kept {
+            entry.is_kept = true;
+            self.announce(id);
+        }
     }
 
     /// Another shard owns the tuple: the flow ends here without a word to the peer.

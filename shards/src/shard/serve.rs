@@ -112,6 +112,9 @@ impl<Q: NicQueue> Shard<Q> {
         let Some(entry) = self.flows.get_mut(id) else { return };
         let Some(channel) = self.channels[entry.slot].as_mut() else { return };
         entry.is_ready = false;
+        if !entry.is_kept {
+            return;
+        }
         let flow_id = ChannelFlowId(id.get());
         let is_announced = entry.is_announced || channel.stage != ChannelStage::Open;
         while let Some(piece) = is_announced.then(|| entry.flow.poll_deliver()).flatten() {
@@ -221,7 +224,9 @@ impl<Q: NicQueue> Shard<Q> {
         if channel.starved.len() > 2 * channel.flows + STARVED_SPARE {
             channel.starved.retain(|id| self.flows.get(*id).is_some());
         }
-        channel.notify(Notice::Closed { flow: ChannelFlowId(id.get()), reason, acknowledged_messages });
+        if entry.is_kept {
+            channel.notify(Notice::Closed { flow: ChannelFlowId(id.get()), reason, acknowledged_messages });
+        }
         self.mark_dirty(entry.slot);
         self.free_channel_if_over(entry.slot);
     }

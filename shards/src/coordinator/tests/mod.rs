@@ -312,6 +312,7 @@ fn describe(message: &ToShard) -> String {
         ToShard::Expect { .. } => "Expect".into(),
         ToShard::Forget { .. } => "Forget".into(),
         ToShard::Create { .. } => "Create".into(),
+        ToShard::Keep { .. } => "Keep".into(),
         ToShard::Drop { .. } => "Drop".into(),
         ToShard::Hint { owner, .. } => format!("Hint {}", owner.0),
         ToShard::Unhint { .. } => "Unhint".into(),

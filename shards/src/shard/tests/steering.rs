@@ -193,7 +193,57 @@ fn a_half_open_flow_is_given_up_and_taken_on() {
     rig.turn();
     rig.receive(&THEIRS, &confirming(&rig), &[]);
     assert!(matches!(rig.told()[..], [ToCoordinator::Accepted { key: THEIRS, .. }]));
+    rig.post(ToShard::Keep { key: THEIRS, remote_nonce: CONNECTOR });
+    rig.turn();
     assert_eq!(rig.frames().len(), 1, "the PROBE is answered");
+}
+
+/// A shard that is not alone, with a flow accepted that another shard may have, too: data has arrived.
+fn doubtful() -> (Rig, AppEnd) {
+    let mut rig = Rig::with(one_of_two(), 16);
+    let app = rig.add_channel(1);
+    rig.listen(Taker::Channel(ChannelId(1)));
+    rig.put(&syn(&THEIRS));
+    rig.turn();
+    rig.frames();
+    let ack = acceptance(&THEIRS).ours.offer.nonce.wrapping_add(1);
+    rig.receive(&THEIRS, &rig.header(Kind::Data, 101, ack), b"hello");
+    assert!(matches!(rig.told()[..], [ToCoordinator::Accepted { key: THEIRS, .. }]));
+    (rig, app)
+}
+
+#[test]
+fn nothing_of_an_accepted_flow_leaves_the_shard_before_it_is_known_to_be_the_only_one() {
+    let (mut rig, mut app) = doubtful();
+    rig.assert_quiet();
+    assert!(app.recv().unwrap().is_none());
+    // Of the incarnation before.
+    rig.post(ToShard::Keep { key: THEIRS, remote_nonce: CONNECTOR + 1 });
+    rig.turn();
+    assert!(app.recv().unwrap().is_none());
+    rig.post(ToShard::Keep { key: THEIRS, remote_nonce: CONNECTOR });
+    rig.turn();
+    opened(&mut app);
+    assert_eq!(messages(&mut app), [b"hello"]);
+    assert_eq!(rig.frames().len(), 1, "an ACK");
+}
+
+#[test]
+fn a_copy_of_a_flow_ends_without_a_word_and_gives_everything_back() {
+    let (mut rig, mut app) = doubtful();
+    rig.post(ToShard::Drop { key: THEIRS });
+    rig.turn();
+    assert!(matches!(rig.told()[..], [ToCoordinator::Closed { key: THEIRS, .. }]));
+    rig.assert_quiet();
+    assert!(app.recv().unwrap().is_none());
+    // An application may also die, or a daemon stop, while it waits.
+    let (mut rig, _app) = doubtful();
+    rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason: Reason::AppGone, linger: Duration::ZERO });
+    rig.turn();
+    rig.pass(Duration::from_millis(1));
+    rig.turn();
+    let told = rig.told();
+    assert!(matches!(told[..], [ToCoordinator::Closed { .. }, ToCoordinator::ChannelGone { .. }]), "{told:?}");
 }
 
 #[test]
