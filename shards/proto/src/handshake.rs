@@ -133,10 +133,11 @@ impl Acceptance {
 /// Whether a packet with these numbers is the first of a flow whose SYN somebody with this `secret` has answered: it
 /// acknowledges the nonce that belongs to the connector's, and only who has seen the SYN-ACK knows that.
 ///
-/// Until a connector hears more than the SYN-ACK all its packets have the first number: the window is 1.
+/// Until a connector hears more than the SYN-ACK its window is 1: all its packets have the number after its nonce, or, if
+/// they carry no data and follow one that does, the number after that.
 pub fn confirms(secret: &[u8; 16], key: &FlowKey, seq: SeqNo, ack: SeqNo) -> bool {
-    let connector_nonce = seq.get().wrapping_sub(1);
-    ack == SeqNo::new(acceptor_nonce(secret, key, connector_nonce)) + 1
+    let belongs = |nonce: SeqNo| ack == SeqNo::new(acceptor_nonce(secret, key, nonce.get())) + 1;
+    belongs(seq - 1) || belongs(seq - 2)
 }
 
 /// Half a SipHash-2-4: without the secret nobody can tell it from random.
@@ -503,6 +504,17 @@ mod tests {
             assert_ne!(Acceptance::answer(&SECRET, &key, &TERMS, &interface).ours.offer.nonce, nonce, "{key:?}");
         }
         assert_ne!(Acceptance::answer(&[0; 16], &KEY, &TERMS, &interface).ours.offer.nonce, nonce);
+    }
+
+    #[test]
+    fn what_a_connector_sends_first_shows_that_it_has_the_answer() {
+        let answer = Acceptance::answer(&[1; 16], &KEY, &TERMS, &TERMS);
+        let (first, ack) = (SeqNo::new(TERMS.offer.nonce) + 1, SeqNo::new(answer.ours.offer.nonce) + 1);
+        let shows = |secret, seq, ack| confirms(&[secret; 16], &KEY, seq, ack);
+        assert!(shows(1, first, ack), "a probe, or data");
+        assert!(shows(1, first + 1, ack), "a probe after data");
+        assert!(!shows(1, first - 1, ack) && !shows(1, first + 2, ack));
+        assert!(!shows(1, first, ack + 1) && !shows(2, first, ack));
     }
 
     #[test]

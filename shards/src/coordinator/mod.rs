@@ -245,7 +245,7 @@ impl Coordinator {
             listeners: Listeners::default(),
             connects: Connects::default(),
             ports: Ports::default(),
-            steering: Steering::new(shards, max_flows / shards.max(1)),
+            steering: Steering::new(shards, max_flows),
             directory: Directory::new(shards, max_flows),
             random: Random::new(&plan.boot.secret),
             next_free_port: control::FIRST_FREE_PORT,

@@ -19,17 +19,20 @@ use crate::nic::ETHERNET_HEADER_BYTES;
 pub(super) struct Steering {
     /// Hints in force, by the shard that has them.
     hints: Vec<usize>,
-    /// The most of them at one shard.
+    /// The most of them at one shard: as many as there may be flows, because a NIC may put all frames at one shard, and
+    /// a flow without a hint that it needs is as good as dead.
     hints_max: usize,
     /// Frames whose shard could not be given a hint.
     refused: u64,
     /// Pairs of shards that have a ring: from where frames arrive to where their flows are.
     rings: HashSet<(ShardId, ShardId)>,
+    /// Half-open flows that shards are being asked for. Strays are reported at a bounded rate, and each search ends.
+    sought: HashSet<FlowKey>,
 }
 
 impl Steering {
     pub(super) fn new(shards: usize, hints_max: usize) -> Self {
-        Self { hints: vec![0; shards], hints_max, refused: 0, rings: HashSet::new() }
+        Self { hints: vec![0; shards], hints_max, refused: 0, rings: HashSet::new(), sought: HashSet::new() }
     }
 
     /// How many hints a shard has.
@@ -49,24 +52,39 @@ impl Coordinator {
         if self.steer(&stray) {
             return;
         }
-        match self.shard_after(None, stray.landed) {
-            Some(shard) if stray.confirms => self.outboxes.post(shard, ToShard::Yield { stray }),
-            _ => self.answer_stray(&stray),
+        // One search at a time for each flow: a second one would ask shards that have just given it away.
+        if self.steering.sought.contains(&stray.key) {
+            return;
+        }
+        if stray.confirms {
+            self.steering.sought.insert(stray.key);
+            self.seek(None, stray);
+        } else {
+            self.answer_stray(&stray);
+        }
+    }
+
+    /// Asks the next shard after `asked` for a half-open flow; when all have been asked nobody has it.
+    fn seek(&mut self, asked: Option<ShardId>, stray: Box<Stray>) {
+        match self.shard_after(asked, stray.landed) {
+            Some(shard) => self.outboxes.post(shard, ToShard::Yield { stray }),
+            None => {
+                self.steering.sought.remove(&stray.key);
+                self.answer_stray(&stray);
+            }
         }
     }
 
     /// A shard was asked for a half-open flow: it is to live where its packets arrive.
     pub(super) fn yielded(&mut self, shard: ShardId, stray: Box<Stray>, flow: Option<HalfOpenFlow>) {
-        if self.steer(&stray) {
-            return;
-        }
         let (landed, key) = (stray.landed, stray.key);
-        if let Some(flow) = flow {
-            return self.outboxes.post(landed, ToShard::Adopt { key, flow });
-        }
-        match self.shard_after(Some(shard), landed) {
-            Some(shard) => self.outboxes.post(shard, ToShard::Yield { stray }),
-            None => self.answer_stray(&stray),
+        if self.steer(&stray) {
+            self.steering.sought.remove(&key);
+        } else if let Some(flow) = flow {
+            self.steering.sought.remove(&key);
+            self.outboxes.post(landed, ToShard::Adopt { key, flow });
+        } else {
+            self.seek(Some(shard), stray);
         }
     }
 
@@ -79,13 +97,15 @@ impl Coordinator {
         self.connects.is_under_way(&stray.key)
     }
 
-    /// The shard to be asked for a half-open flow after `asked`: every one of the interface once, but `landed`.
+    /// The shard to be asked for a half-open flow after `asked`: every one of the interface once. `landed` is the last:
+    /// the flow may have got there after the stray did.
     fn shard_after(&self, asked: Option<ShardId>, landed: ShardId) -> Option<ShardId> {
-        let mut shards = self.link(landed).interface().shards.iter().copied();
+        let others = self.link(landed).interface().shards.iter().copied().filter(|shard| *shard != landed);
+        let mut shards = others.chain([landed]);
         if asked.is_some() {
             shards.find(|shard| Some(*shard) == asked);
         }
-        shards.find(|shard| *shard != landed)
+        shards.next()
     }
 
     /// Nobody has the flow: its peer hears what the shard has made ready.
