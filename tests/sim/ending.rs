@@ -1,6 +1,7 @@
 //! The end of every run. The faults have stopped: what is owed arrives within a bound, everybody goes, nothing is left.
 
 use machnet_proto::time::Duration;
+use machnet_shards::counters::Counter;
 use machnet_shards::nic::faults::Dice;
 
 use crate::application::AppId;
@@ -71,6 +72,9 @@ pub(crate) fn part(world: &mut World, dice: &mut Dice) {
         let remains = remains(world, host);
         assert!(remains.is_empty(), "everybody is gone, but host {host} remembers {remains:?}");
         world.assert_frames_are_home(host);
+        let Some(daemon) = &world.hosts[host].daemon else { continue };
+        let [handed, taken] = [Counter::HandedOver, Counter::TakenOver].map(|counter| daemon.count(counter));
+        assert_eq!(handed, taken, "frames of host {host} that one shard handed over and another one took");
     }
 }
 
@@ -85,6 +89,9 @@ fn remains(world: &mut World, host: usize) -> Vec<String> {
         return remains; // the coordinator will not know better
     }
     let status = daemon.status(now);
+    let shards = status["shards"].as_array().into_iter().flatten();
+    let hints: u64 = shards.map(|shard| shard["hints"].as_u64().expect("every shard has a number of them")).sum();
+    remains.extend((hints > 0).then(|| format!("hints: {hints}")));
     for list in ["listeners", "flows"] {
         let is_empty = status[list].as_array().is_some_and(Vec::is_empty);
         remains.extend((!is_empty).then(|| format!("{list}: {}", status[list])));

@@ -8,7 +8,7 @@ use machnet_proto::addr::{Ipv4Addr, MacAddr};
 use machnet_proto::flow;
 use machnet_proto::time::{Duration, Instant};
 use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Event, Interface, Plan};
-use machnet_shards::counters::{Counter, EntryKey, Registry};
+use machnet_shards::counters::{Counter, DropReason, EntryKey, Registry};
 use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
 use machnet_shards::nic::NicQueue;
 use machnet_shards::nic::faults::Dice;
@@ -210,6 +210,11 @@ impl Daemon {
     /// The sum of a counter over all shards.
     pub(crate) fn count(&self, counter: Counter) -> u64 {
         self.shards.iter().map(|runner| runner.shard.counts().get(counter)).sum()
+    }
+
+    /// How many frames all shards dropped for this reason.
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+        self.shards.iter().map(|runner| runner.shard.counts().dropped(reason)).sum()
     }
 
     /// The sum over all shards of what there is at the moment, by the name it has in `status`.

@@ -31,6 +31,8 @@ mod scenarios;
 mod script;
 #[cfg(test)]
 mod seeds;
+#[cfg(test)]
+mod steering;
 mod trace;
 mod workload;
 mod world;

@@ -53,6 +53,7 @@ pub(crate) struct Weights {
     pub(crate) kill: u32,
     pub(crate) gust: u32,
     pub(crate) deschedule: u32,
+    pub(crate) respread: u32,
     pub(crate) end_daemon: u32,
 }
 
@@ -118,6 +119,7 @@ fn habits(dice: &mut Dice) -> Habits {
         kill: some(0.3, &[1, 5]),
         gust: some(0.8, &[5, 20]),
         deschedule: some(0.5, &[3, 10]),
+        respread: some(0.3, &[3, 10, 50]),
         end_daemon: some(0.2, &[1, 3]),
     };
     Habits {

@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use machnet_proto::wire::frame::HEADERS_BYTES;
+use machnet_proto::wire::machnet::{Handshake, HandshakeKind};
 use machnet_shards::nic::faults::Dice;
 use machnet_shards::nic::memory::{MemoryFrame, MemoryQueue};
 use machnet_shards::nic::{Frame, NicQueue, Wake};
@@ -24,12 +26,14 @@ pub(crate) struct Moods {
 pub(crate) struct Device {
     pub(crate) moods: Rc<Cell<Moods>>,
     pub(crate) refusals: Rc<Cell<u64>>,
+    /// SYNs that went out.
+    pub(crate) syns: Rc<Cell<u64>>,
     pub(crate) trace: Rc<Trace>,
 }
 
 impl Device {
     pub(crate) fn new(trace: Rc<Trace>) -> Self {
-        Self { moods: Rc::default(), refusals: Rc::default(), trace }
+        Self { moods: Rc::default(), refusals: Rc::default(), syns: Rc::default(), trace }
     }
 }
 
@@ -86,6 +90,7 @@ impl NicQueue for SimQueue {
         let rest = frames.split_off(part);
         for frame in frames.iter() {
             self.device.trace.frame(frame.bytes());
+            self.device.syns.set(self.device.syns.get() + u64::from(is_syn(frame.bytes())));
         }
         let taken = self.below.transmit(frames);
         frames.extend(rest);
@@ -99,4 +104,9 @@ impl NicQueue for SimQueue {
     fn wake(&self) -> Wake<'_> {
         self.below.wake()
     }
+}
+
+fn is_syn(frame: &[u8]) -> bool {
+    let handshake = frame.get(HEADERS_BYTES..).map(Handshake::parse);
+    matches!(handshake, Some(Ok((handshake, _))) if handshake.kind == HandshakeKind::Syn)
 }

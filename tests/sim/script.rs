@@ -40,6 +40,12 @@ pub(crate) fn listen(world: &mut World, app: AppId, port: u16) {
     assert_eq!(reply, Reply::Listening { port });
 }
 
+/// Asks for a flow to the port of a pair, on one shard or on any.
+pub(crate) fn ask_to_connect(world: &mut World, from: AppId, to: AppId, shard: Option<u16>) {
+    let (local_ip, remote_ip) = (world.ip(world.apps[&from].host), world.ip(world.apps[&to].host));
+    world.ask(from, Request::Connect { local_ip, remote_ip, remote_port: PORT, timeout_ms: 3000, shard });
+}
+
 /// Opens a flow and gives the connecting side of it.
 pub(crate) fn connect(world: &mut World, from: AppId, to: AppId, port: u16) -> SideId {
     let (local_ip, remote_ip) = (world.ip(world.apps[&from].host), world.ip(world.apps[&to].host));
@@ -77,10 +83,7 @@ pub(crate) fn finish(mut world: World, within: Duration) {
 
 /// Opens many flows at once and gives the connecting sides of them.
 pub(crate) fn connect_many(world: &mut World, from: AppId, to: AppId, flows: usize) -> Vec<SideId> {
-    let (local_ip, remote_ip) = (world.ip(world.apps[&from].host), world.ip(world.apps[&to].host));
-    for _ in 0..flows {
-        world.ask(from, Request::Connect { local_ip, remote_ip, remote_port: PORT, timeout_ms: 3000, shard: None });
-    }
+    (0..flows).for_each(|_| ask_to_connect(world, from, to, None));
     let limit = world.now + Duration::from_secs(4);
     let opened = |world: &World| [from, to].iter().all(|app| world.apps[app].sides().count() == flows);
     assert!(world.run_until(limit, |world| world.is_time_to_look() && opened(world)), "{flows} flows open");

@@ -79,7 +79,8 @@ fn report(seed: u64) -> Option<Summary> {
     Some(summary)
 }
 
-fn number(variable: &str) -> Option<u64> {
+/// What a variable of the environment says.
+pub(crate) fn number(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{variable} must be a number, not {value:?}")))
 }

@@ -57,6 +57,7 @@ enum Action {
     Kill,
     Gust,
     Deschedule,
+    Respread,
     EndDaemon,
 }
 
@@ -119,6 +120,7 @@ impl Workload {
             Action::Kill => self.kill(world),
             Action::Gust => self.gust(world),
             Action::Deschedule => self.deschedule(world),
+            Action::Respread => self.respread(world),
             Action::EndDaemon => self.end_daemon(world),
         }
     }
@@ -135,6 +137,7 @@ impl Workload {
             (weights.kill, Action::Kill),
             (weights.gust, Action::Gust),
             (weights.deschedule, Action::Deschedule),
+            (weights.respread, Action::Respread),
             (weights.end_daemon, Action::EndDaemon),
         ];
         let total: u32 = actions.iter().map(|(weight, _)| weight).sum();
@@ -316,6 +319,13 @@ impl Workload {
             daemon.deschedule(shard, until);
             self.disturbances += 1;
         }
+    }
+
+    /// The NIC of a host spreads flows otherwise from now on.
+    fn respread(&mut self, world: &mut World) {
+        let host = self.dice.below(world.hosts.len());
+        world.respread(host);
+        self.disturbances += 1;
     }
 
     /// A daemon is killed, or asked to stop, and comes back later.

@@ -24,7 +24,7 @@ use machnet_shards::nic::memory::{Counts, Link, Network};
 use crate::answers::Answers;
 use crate::application::{AppId, Application};
 use crate::checker::{Checker, IncidentKind};
-use crate::host::{Host, HostPlan};
+use crate::host::{Daemon, Host, HostPlan};
 use crate::queue::{Device, Moods};
 use crate::trace::Trace;
 
@@ -265,6 +265,14 @@ impl World {
         }
     }
 
+    /// Changes how the NIC of a host spreads flows over its shards; its daemon is not told.
+    pub(crate) fn respread(&mut self, host: usize) {
+        self.trace.say(|| format!("the NIC of host {host} spreads flows otherwise"));
+        if let Some(daemon) = &self.hosts[host].daemon {
+            self.network.respread(daemon.port);
+        }
+    }
+
     /// How often the devices refuse from now on.
     pub(crate) fn set_moods(&mut self, moods: Moods) {
         self.device.moods.set(moods);
@@ -279,6 +287,17 @@ impl World {
     /// What the network did so far.
     pub(crate) fn network_counts(&self) -> Counts {
         self.network.counts()
+    }
+
+    /// The daemon of a host that has one.
+    pub(crate) fn daemon(&mut self, host: usize) -> &mut Daemon {
+        self.hosts[host].daemon.as_mut().expect("the daemon runs")
+    }
+
+    /// What `machnet-shards status` would show on a host.
+    pub(crate) fn status(&mut self, host: usize) -> serde_json::Value {
+        let now = self.now;
+        self.daemon(host).status(now)
     }
 
     pub(crate) fn ip(&self, host: usize) -> Ipv4Addr {

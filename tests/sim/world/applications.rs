@@ -20,6 +20,11 @@ const TAKEN_PER_TURN_MAX: usize = 32;
 impl World {
     /// An application starts and attaches; `None` if its host has no daemon.
     pub(crate) fn attach(&mut self, host: usize, likes_to_sleep: bool) -> Option<AppId> {
+        self.attach_bound(host, likes_to_sleep, Binding::All)
+    }
+
+    /// The same, with channels to some shards only.
+    pub(crate) fn attach_bound(&mut self, host: usize, likes_to_sleep: bool, binding: Binding) -> Option<AppId> {
         let daemon = self.hosts[host].daemon.as_mut()?;
         self.apps_ever += 1;
         let app = AppId(self.apps_ever);
@@ -27,10 +32,7 @@ impl World {
         daemon.tell(Event::Connected { connection, peer: Peer { pid: None, uid: 1000, gid: 1000 } });
         self.apps.insert(app, Application::new(host, connection, likes_to_sleep, self.now));
         self.connections.insert(connection, app);
-        self.ask(
-            app,
-            Request::Attach { name: format!("application {}", app.0), version: VERSION, binding: Binding::All },
-        );
+        self.ask(app, Request::Attach { name: format!("application {}", app.0), version: VERSION, binding });
         Some(app)
     }
 

@@ -1,0 +1,69 @@
+//! What a NIC tells of its hash: nothing, the truth, or something wrong.
+//!
+//! The claims are those of "accept where it lands": every connect succeeds with its first SYN, and no frame is ever
+//! handed over, whatever is known of the hash. Who knows it can choose the shard as well.
+
+use machnet_proto::time::Duration;
+use machnet_shards::nic::memory::Spread;
+
+use super::{assert_all_landed_well, combinations, connect_all, exchange, flows_by_shard, world};
+use crate::script::{attach_pair, finish, link};
+use crate::world::World;
+
+/// Flows of each combination.
+const FLOWS: usize = 1000;
+
+/// The connecting host's predictions of where answers arrive: how many were right, and how many were wrong.
+fn predictions(world: &mut World) -> (u64, u64) {
+    let interface = &world.status(0)["interfaces"][0];
+    let number = |name: &str| interface[name].as_u64().expect("a number");
+    (number("predictions_right"), number("predictions_wrong"))
+}
+
+#[test]
+fn with_a_hidden_key_every_first_syn_succeeds_and_no_frame_is_handed_over() {
+    combinations(|seed, near, far| {
+        let mut world = world(seed, (near, far), Spread::Hidden, link());
+        let (from, to) = attach_pair(&mut world);
+        let sides = connect_all(&mut world, from, to, FLOWS);
+        assert_eq!(predictions(&mut world), (0, 0), "nothing is known, nothing is predicted");
+        exchange(&mut world, &sides);
+        assert_all_landed_well(&world);
+        for host in 0..2 {
+            let flows = flows_by_shard(&mut world, host);
+            assert!(flows.iter().all(|flows| *flows > 0), "the NIC of host {host} spreads flows: {flows:?}");
+        }
+        finish(world, Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn with_a_known_key_every_prediction_is_right_and_the_shards_have_as_many_flows_each() {
+    combinations(|seed, near, far| {
+        let mut world = world(seed, (near, far), Spread::Disclosed, link());
+        let (from, to) = attach_pair(&mut world);
+        let sides = connect_all(&mut world, from, to, FLOWS);
+        assert_eq!(predictions(&mut world), (FLOWS as u64, 0));
+        let flows = flows_by_shard(&mut world, 0);
+        let least = FLOWS as u64 / u64::from(near);
+        assert!(flows.iter().all(|flows| [least, least + 1].contains(flows)), "{flows:?}");
+        exchange(&mut world, &sides);
+        assert_all_landed_well(&world);
+        finish(world, Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn with_a_wrong_key_every_first_syn_succeeds_and_the_wrong_predictions_are_counted() {
+    combinations(|seed, near, far| {
+        let mut world = world(seed, (near, far), Spread::Wrong, link());
+        let (from, to) = attach_pair(&mut world);
+        let sides = connect_all(&mut world, from, to, FLOWS);
+        let (right, wrong) = predictions(&mut world);
+        assert!(right + wrong <= FLOWS as u64, "{right} right, {wrong} wrong");
+        assert_eq!(wrong > 0, near > 1, "{right} right, {wrong} wrong");
+        exchange(&mut world, &sides);
+        assert_all_landed_well(&world);
+        finish(world, Duration::from_secs(1));
+    });
+}
