@@ -11,7 +11,8 @@
 //! | a mailbox: flume's queue, which takes a lock inside | coordinator and shards | for control, never per frame |
 //! | its bell (`mailbox.rs`) | as above | with a post, and around a sleep |
 //! | indices and slots of a [`handover`] ring | two shards | per frame that the NIC put at the wrong shard |
-//! | published [`counters`] of shard and channel | a shard, and whoever reads them | every 64 turns |
+//! | published [`counters`] of a shard | the shard, and whoever reads them | every 64 turns, and before a sleep |
+//! | those of a channel | as above | when its buffers are taken or given back, and with what is published |
 //! | a heartbeat ([`shard::run::Heartbeat`]) | a shard, read by the watchdog | once a turn |
 //! | a channel's segment (`machnet::channel`) | a shard and one application | per burst; each side's indices apart |
 //!

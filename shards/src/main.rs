@@ -100,7 +100,7 @@ struct How {
     #[arg(long)]
     json: bool,
 
-    /// Again every so many seconds until SIGINT, with what is counted as rates per second. Without a number: every second
+    /// Again every so many seconds (default 1) until SIGINT, with what is counted as rates per second
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
     watch: Option<Duration>,
 

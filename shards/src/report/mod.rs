@@ -80,8 +80,8 @@ pub fn text(part: Part, reading: Reading<'_>, with_counters: bool) -> String {
     text
 }
 
-/// A report as JSON, in several lines or in one. What an application calls itself may hold characters that JSON does not
-/// escape and a terminal obeys.
+/// A report as JSON, in several lines or in one. What an application calls itself may hold characters that JSON does
+/// not escape and a terminal obeys.
 pub fn json(report: &Value, in_one_line: bool) -> String {
     let text = if in_one_line { report.to_string() } else { format!("{report:#}") };
     let mut safe = String::with_capacity(text.len() + 1);

@@ -148,8 +148,8 @@ impl Cost {
     }
 }
 
-/// Only the reasons for which something was dropped, with a line for each shard that did so; what the device itself lost
-/// is known of an interface only.
+/// Only the reasons for which something was dropped, with a line for each shard that did so; what the device itself
+/// lost is known of an interface only.
 fn drops(reading: Reading<'_>) -> String {
     let columns = [Left("reason"), Left("where"), Right("frames"), Right("frames/s")];
     let columns = if reading.is_rate() { &columns[..] } else { &columns[..3] };
