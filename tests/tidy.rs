@@ -30,13 +30,15 @@ const UNSAFE_FILES: [&str; 8] = [
     "shards/dpdk-sys/",
 ];
 
-/// Where the daemon's threads share memory; `shards/src/lib.rs` lists what.
-const SHARED_FILES: [&str; 5] = [
+/// Where threads of the daemon, and of a tool, share memory; `shards/src/lib.rs` lists what.
+const SHARED_FILES: [&str; 7] = [
     "shards/src/mailbox.rs",
     "shards/src/handover.rs",
     "shards/src/counters.rs",
     "shards/src/shard/run.rs",
     "shards/src/nic/dpdk/",
+    "shards/src/station/stop.rs",
+    "shards/src/bin/machnet-pktgen/counts.rs",
 ];
 const SHARED_REMEDY: &str = "post a message; what threads share stands in the list of shards/src/lib.rs";
 

@@ -18,6 +18,9 @@
 //!
 //! Beyond that the shards of a device share what is never written after the start: the limits of flows, the device's
 //! handle, and the driver's own tables.
+//!
+//! The tools' threads share less: a [`station::Stop`], which is written once, and in `machnet-pktgen` the tally of each
+//! thread, alone on its cache lines and read once a second.
 
 pub mod clock;
 pub mod coordinator;

@@ -27,6 +27,8 @@ pub(crate) struct Tally {
 #[repr(align(128))]
 pub(crate) struct Counts([AtomicU64; 7]);
 
+const _: () = assert!(align_of::<Counts>() == 128, "a tally alone on its cache lines");
+
 impl Counts {
     /// Shows what was counted. The numbers may be seen one by one, never torn.
     pub(crate) fn publish(&self, tally: &Tally) {

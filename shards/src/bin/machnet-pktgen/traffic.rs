@@ -1,12 +1,11 @@
 //! A run with a thread for each queue: active or passive.
 //!
 //! ```text
-//!   this thread: a line each second, the end ── generates, end ──► worker 0..N
-//!                                           ◄──── Counts ────────
+//!   this thread: a line each second, the end ── sent_all, end ──► worker 0..N
+//!                                            ◄──── Counts ──────
 //! ```
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -51,17 +50,16 @@ where
         None => None,
         Some((ip, next_hop)) => Some(Target { host: station.host(), mac: resolve(&mut station, next_hop)?, ip }),
     };
-    // Threads work on after the signal, for what is still on its way.
-    let end = Stop::new()?;
+    // After the signal nothing new is sent, and what is still on its way is waited for.
+    let (sent_all, end) = (Stop::new()?, Stop::new()?);
     let stations = station.split(&end).map_err(|error| Failure::system(&error))?;
     let counts: Vec<Counts> = stations.iter().map(|_| Counts::default()).collect();
-    let generates = AtomicBool::new(true);
     let roles = roles(args, target.as_ref(), stations.len());
     let control = Control { args, is_active: target.is_some(), counts: &counts, stop };
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for (index, ((station, role), counts)) in stations.into_iter().zip(roles).zip(&counts).enumerate() {
-            let worker = Worker { station, role, counts, generates: &generates };
+            let worker = Worker { station, role, counts, sent_all: &sent_all };
             let cpu = cpus.get(index).copied();
             let work = move || worker.run(cpu).inspect_err(|_| stop.ask());
             let thread = thread::Builder::new().name(format!("queue-{index}")).spawn_scoped(scope, work);
@@ -71,7 +69,7 @@ where
             })?);
         }
         let time = control.watch();
-        generates.store(false, Ordering::Relaxed);
+        sent_all.ask();
         control.drain();
         end.ask();
         for thread in threads {

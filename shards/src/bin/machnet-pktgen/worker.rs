@@ -1,6 +1,5 @@
 //! The thread of one queue: it generates or returns frames, and counts.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use machnet_proto::addr::Ipv4Addr;
@@ -8,7 +7,7 @@ use machnet_proto::wire::bounce::turn_round;
 use machnet_proto::wire::frame::{self, Parsed, UdpDatagram};
 use machnet_shards::clock::Clock;
 use machnet_shards::nic::NicQueue;
-use machnet_shards::station::{Failure, Fate, Host, Station};
+use machnet_shards::station::{Failure, Fate, Host, Station, Stop};
 
 use crate::counts::{Counts, Tally};
 use crate::generator::{Generator, PORT};
@@ -30,8 +29,8 @@ pub(crate) struct Worker<'a, Q: NicQueue> {
     pub(crate) station: Station<'a, Q>,
     pub(crate) role: Role,
     pub(crate) counts: &'a Counts,
-    /// Whether to generate still.
-    pub(crate) generates: &'a AtomicBool,
+    /// Ends the generating.
+    pub(crate) sent_all: &'a Stop,
 }
 
 impl<Q: NicQueue> Worker<'_, Q> {
@@ -51,7 +50,7 @@ impl<Q: NicQueue> Worker<'_, Q> {
             let received = self.receive(&mut tally, &mut ports, &mut queued);
             let mut is_hungry = false;
             if let Role::Active { generator: Some(generator), .. } = &mut self.role
-                && self.generates.load(Ordering::Relaxed)
+                && !self.sent_all.is_asked()
             {
                 frame_bytes = generator.frame_bytes() as u64;
                 queued += fill(&mut self.station, generator);
