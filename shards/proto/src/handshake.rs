@@ -133,8 +133,8 @@ impl Acceptance {
 /// Whether a packet with these numbers is the first of a flow whose SYN somebody with this `secret` has answered: it
 /// acknowledges the nonce that belongs to the connector's, and only who has seen the SYN-ACK knows that.
 ///
-/// Until a connector hears more than the SYN-ACK its window is 1: all its packets have the number after its nonce, or, if
-/// they carry no data and follow one that does, the number after that.
+/// Until a connector hears more than the SYN-ACK its window is 1: all its packets have the number after its nonce, or,
+/// if they carry no data and follow one that does, the number after that.
 pub fn confirms(secret: &[u8; 16], key: &FlowKey, seq: SeqNo, ack: SeqNo) -> bool {
     let belongs = |nonce: SeqNo| ack == SeqNo::new(acceptor_nonce(secret, key, nonce.get())) + 1;
     belongs(seq - 1) || belongs(seq - 2)

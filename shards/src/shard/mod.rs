@@ -199,8 +199,8 @@ struct Entry {
     /// Whether it stands in its channel's list of starved flows.
     is_starved: bool,
     /// Whether no other shard can have the flow. A SYN that came twice may have left it half open at two shards; the
-    /// coordinator decides which one keeps it. Until then nothing of it leaves the shard, neither to the application nor
-    /// to the peer, who would take what only a copy has for delivered.
+    /// coordinator decides which one keeps it. Until then nothing of it leaves the shard, neither to the application
+    /// nor to the peer, who would take what only a copy has for delivered.
     is_kept: bool,
     /// Whether its application has been told of it. Until then nothing of it is published, nor is its end: an
     /// application that does not read leaves no room for events, but always for pieces.
