@@ -1,0 +1,323 @@
+//! Two hosts in one thread and virtual time: shards, a cable between them, applications on both, and as much of two
+//! coordinators as it takes to open flows. What the benches of shards measure.
+
+#![allow(dead_code, reason = "each bench that includes this module uses a part of it")]
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use machnet::channel::{AppEnd, FlowId, Geometry, Received, ShardEnd};
+use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet_proto::flow::{Birth, Limits, Role};
+use machnet_proto::handshake::{Features, Message, Packet, Terms, VERSION, agree};
+use machnet_proto::time::Instant;
+use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
+use machnet_proto::wire::machnet::Offer;
+use machnet_shards::counters::{Counter, Registry};
+use machnet_shards::handover;
+use machnet_shards::mailbox::{
+    ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, Taker, ToCoordinator, ToShard, mailbox,
+};
+use machnet_shards::nic::ETHERNET_HEADER_BYTES;
+use machnet_shards::nic::faults::Faults;
+use machnet_shards::nic::memory::{Cable, Link, MemoryNic, MemoryQueue, Network, NicOptions};
+use machnet_shards::shard::{Settings, Shard};
+
+/// From one turn of a shard to the next.
+const TURN: Duration = Duration::from_micros(1);
+/// Turns after which bells are looked at: a channel that had nothing to do for some turns is not polled any more.
+const TURNS_PER_LOOK_AT_BELLS: u32 = 64;
+/// Turns of a round without its last answer after which something is wrong.
+const TURNS_MAX: u32 = 100_000;
+
+pub(crate) const MTU_BYTES: u16 = 1_500;
+pub(crate) const MAX_PAYLOAD_BYTES: u16 = 1_418;
+/// The first port that the server listens on; every [`FLOWS_PER_PORT`] flows take one more.
+const FIRST_PORT: u16 = 888;
+const FIRST_LOCAL_PORT: u16 = 1_024;
+const FLOWS_PER_PORT: usize = 60_000;
+
+/// What is to be built.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// At each end.
+    pub(crate) shards: u16,
+    pub(crate) flows: usize,
+    /// How probable it is that a frame is lost.
+    pub(crate) loss: f64,
+    /// Whether every flow lives on another shard of the client than the one where its frames land; needs two.
+    pub(crate) is_misplaced: bool,
+    /// Where the shards publish what they count.
+    pub(crate) registry: Registry,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { shards: 1, flows: 1, loss: 0.0, is_misplaced: false, registry: Registry::default() }
+    }
+}
+
+/// A shard with the application that has a channel to it, and the coordinator's ends of its mailboxes.
+pub(crate) struct Member {
+    pub(crate) shard: Shard<MemoryQueue>,
+    app: AppEnd,
+    to_shard: Outlet<ToShard>,
+    from_shard: Inlet<ToCoordinator>,
+}
+
+impl Member {
+    fn new(host: u8, index: u16, queue: MemoryQueue, plan: &Plan, now: Instant) -> Self {
+        let (to_shard, inlet) = mailbox(64).expect("a descriptor");
+        let (outlet, from_shard) = mailbox(64).expect("a descriptor");
+        let settings = Settings {
+            id: ShardId(index),
+            is_alone: plan.shards == 1,
+            mac: mac(host),
+            ip: ip(host),
+            mtu_bytes: MTU_BYTES,
+            boot_id: host.into(),
+            secret: [host; 16],
+            table_seed: (1, 2),
+            flows_max: plan.flows,
+            half_open_max: 16,
+            flow: Arc::new(Limits::default()),
+        };
+        let ((_, counts), (_, channel_counts)) = (plan.registry.enter(), plan.registry.enter_channel());
+        let geometry = Geometry::for_payload(MAX_PAYLOAD_BYTES, Geometry::TX_BYTES, Geometry::RX_BYTES);
+        let (end, handles) = ShardEnd::create(geometry).expect("a channel");
+        let app = AppEnd::open(geometry, handles).expect("the channel's other end");
+        let member = Self { shard: Shard::new(settings, queue, inlet, outlet, counts, now), app, to_shard, from_shard };
+        let channel = ChannelId(index.into());
+        member.post(ToShard::AddChannel { channel, end: Box::new(end), counts: channel_counts });
+        member
+    }
+
+    fn post(&self, message: ToShard) {
+        self.to_shard.post(message).expect("room in the mailbox");
+    }
+
+    fn look_at_bell(&mut self) {
+        if self.shard.has_cold_channels() {
+            self.shard.bell_rang(0);
+        }
+    }
+
+    /// The flow that was opened, if one was.
+    fn opened(&mut self) -> Option<FlowId> {
+        match self.app.recv().expect("a sound channel")? {
+            Received::Opened { flow, .. } => Some(flow),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub(crate) fn mac(host: u8) -> MacAddr {
+    NicOptions::mac_of(host)
+}
+
+pub(crate) fn ip(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, host)
+}
+
+/// Two hosts with flows between them.
+pub(crate) struct World {
+    pub(crate) client: Vec<Member>,
+    pub(crate) server: Vec<Member>,
+    /// The client's end of every flow: the number of its shard, and its name there.
+    flows: Vec<(usize, FlowId)>,
+    /// The flow that sends next.
+    next: usize,
+    now: Instant,
+}
+
+impl World {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let options = NicOptions { queues: plan.shards, ..NicOptions::default() };
+        let far = NicOptions { mac: mac(2), ..options.clone() };
+        let Cable { network, near, far } = Cable::between(Network::new(7), &options, &far);
+        for port in [near.port, far.port] {
+            network.set_link(port, Link { faults: Faults { loss: plan.loss, ..Faults::default() }, ..Link::default() });
+        }
+        let now = Instant::from_nanos(1);
+        let host = |number, nic: MemoryNic| {
+            (0..).zip(nic.queues).map(|(index, queue)| Member::new(number, index, queue, plan, now)).collect()
+        };
+        let mut world = Self { client: host(1, near), server: host(2, far), flows: Vec::new(), next: 0, now };
+        for number in 0..plan.flows {
+            if number % FLOWS_PER_PORT == 0 {
+                world.listen(key_of(number).remote_port);
+            }
+            world.connect(key_of(number), plan.is_misplaced);
+        }
+        world
+    }
+
+    /// Every shard of the server accepts flows to this port.
+    fn listen(&mut self, port: u16) {
+        for (index, member) in (0..).zip(&self.server) {
+            let taker = Taker::Channel(ChannelId(index));
+            member.post(ToShard::Listen { port, listener: ListenerId(port.into()), taker });
+        }
+    }
+
+    fn turn(&mut self) {
+        self.now += TURN;
+        for member in self.client.iter_mut().chain(&mut self.server) {
+            member.shard.poll_once(self.now);
+        }
+    }
+
+    /// Does what two coordinators do for a connect. The cable may lose frames, so every step is repeated until it has
+    /// had its effect.
+    fn connect(&mut self, key: FlowKey, is_misplaced: bool) {
+        let ours = Terms {
+            offer: Offer { version: VERSION, features: Features::SUPPORTED.bits(), nonce: 77 },
+            max_payload: MAX_PAYLOAD_BYTES,
+            boot_id: 1,
+        };
+        for member in &self.client {
+            member.post(ToShard::Expect { key });
+        }
+        let (landed, theirs, features) = loop {
+            self.client[0].post(ToShard::Transmit { frame: syn(&key, &ours) });
+            self.turn();
+            self.turn();
+            let answers =
+                self.client.iter().enumerate().find_map(|(index, member)| match member.from_shard.take()? {
+                    ToCoordinator::Answer { payload, .. } => Some((index, payload)),
+                    _ => None,
+                });
+            if let Some((landed, payload)) = answers {
+                let Ok(Message::SynAck { terms, .. }) = Message::parse(&payload) else { panic!("refused") };
+                break (landed, terms, agree(&ours, &terms).features);
+            }
+        };
+        let owner = if is_misplaced { self.misplace(&key, landed) } else { landed };
+        let birth = Birth {
+            role: Role::Connector,
+            local_nonce: ours.offer.nonce,
+            remote_nonce: theirs.offer.nonce,
+            max_payload: MAX_PAYLOAD_BYTES,
+            peer_window_packets: 1,
+            rtt: Some(TURN),
+        };
+        let (connect, channel) = (ConnectId(1), ChannelId(owner as u64));
+        self.client[owner].post(ToShard::Create { connect, key, next_hop: mac(2), birth, features, channel });
+        let (mut flow, mut is_accepted) = (None, false);
+        while flow.is_none() || !is_accepted {
+            self.turn();
+            flow = flow.or_else(|| self.client[owner].opened());
+            is_accepted |= self.server.iter_mut().any(|member| member.opened().is_some());
+            for member in self.client.iter_mut().chain(&mut self.server) {
+                while member.from_shard.take().is_some() {}
+                member.look_at_bell();
+            }
+        }
+        self.flows.extend(flow.map(|flow| (owner, flow)));
+        for member in &self.client {
+            member.post(ToShard::Forget { key });
+        }
+        self.turn();
+    }
+
+    /// Puts a flow whose frames land on one shard on the next one; gives that.
+    fn misplace(&mut self, key: &FlowKey, landed: usize) -> usize {
+        let owner = (landed + 1) % self.client.len();
+        let id = |index: usize| ShardId(u16::try_from(index).expect("few shards"));
+        if !self.flows.iter().any(|(other, _)| *other == owner) {
+            let frame_bytes = ETHERNET_HEADER_BYTES + usize::from(MTU_BYTES);
+            let (producer, consumer) = handover::ring(frame_bytes, self.client[owner].to_shard.waker());
+            self.client[owner].post(ToShard::TakeFrom { landed: id(landed), consumer });
+            self.client[landed].post(ToShard::HandTo { owner: id(owner), producer });
+        }
+        self.client[landed].post(ToShard::Hint { key: *key, owner: id(owner) });
+        owner
+    }
+
+    /// A message on each of the next `window` flows, until the last answer is there.
+    fn round(&mut self, message: &[u8], window: usize) {
+        let message = [IoSlice::new(message)];
+        for _ in 0..window {
+            let (member, flow) = self.flows[self.next];
+            self.client[member].app.send(flow, &message).expect("room for a window");
+            self.next = (self.next + 1) % self.flows.len();
+        }
+        let mut answered = 0;
+        for turn in 1..=TURNS_MAX {
+            self.turn();
+            if turn.is_multiple_of(TURNS_PER_LOOK_AT_BELLS) {
+                self.client.iter_mut().chain(&mut self.server).for_each(Member::look_at_bell);
+            }
+            for member in &mut self.server {
+                while let Some(flow) = take_message(&mut member.app, message[0].len()) {
+                    member.app.send(flow, &message).expect("room for an answer");
+                }
+            }
+            for member in &mut self.client {
+                while take_message(&mut member.app, message[0].len()).is_some() {
+                    answered += 1;
+                }
+            }
+            if answered == window {
+                return;
+            }
+        }
+        panic!("{answered} of {window} answers in {TURNS_MAX} turns");
+    }
+
+    /// Rounds with at least so many packets with data, both ways together; gives how many packets those were.
+    pub(crate) fn run(&mut self, message: &[u8], window: usize, packets: u64) -> u64 {
+        let packets_per_round = 2 * (window * message.len().div_ceil(MAX_PAYLOAD_BYTES.into())) as u64;
+        let rounds = packets.div_ceil(packets_per_round);
+        for _ in 0..rounds {
+            self.round(message, window);
+        }
+        rounds * packets_per_round
+    }
+
+    /// Lets others see what was counted, as a running shard does now and then.
+    pub(crate) fn publish(&mut self) {
+        self.client.iter_mut().chain(&mut self.server).for_each(|member| member.shard.publish_counts());
+    }
+
+    /// The moment of the last turn.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// What all shards of both hosts counted.
+    pub(crate) fn counted(&self, counter: Counter) -> u64 {
+        self.client.iter().chain(&self.server).map(|member| member.shard.counts().get(counter)).sum()
+    }
+}
+
+/// Takes a message that has arrived; gives its flow. An event would mean that something went wrong.
+fn take_message(app: &mut AppEnd, bytes: usize) -> Option<FlowId> {
+    let received = app.recv().expect("a sound channel")?;
+    let Received::Message { flow, message } = received else { panic!("{received:?}") };
+    assert_eq!(message.len(), bytes);
+    Some(flow)
+}
+
+/// The client's flow with this number.
+fn key_of(number: usize) -> FlowKey {
+    let offset = |offset: usize| u16::try_from(offset).expect("a port");
+    FlowKey {
+        local_ip: ip(1),
+        remote_ip: ip(2),
+        local_port: FIRST_LOCAL_PORT + offset(number % FLOWS_PER_PORT),
+        remote_port: FIRST_PORT + offset(number / FLOWS_PER_PORT),
+    }
+}
+
+/// The frame that opens the flow `key`.
+fn syn(key: &FlowKey, ours: &Terms) -> Box<[u8]> {
+    let packet = Packet::syn(ours);
+    let mut frame = vec![0; HEADERS_BYTES + packet.len()];
+    frame[HEADERS_BYTES..].copy_from_slice(&packet);
+    let template = Template::new(mac(1), mac(2), key);
+    template.write(&mut frame);
+    template.seal(&mut frame);
+    frame.into()
+}

@@ -1,0 +1,99 @@
+//! Instructions and cache misses of a packet, counted by callgrind.
+
+use std::process::{Command, Stdio};
+
+use crate::lab::{Plan, World};
+use crate::{MESSAGE, WINDOW};
+
+/// The argument with which a process runs what is counted; the number of shards at each end and of flows follows.
+pub(crate) const CHILD: &str = "--instructions-child";
+
+/// Shards at each end, and flows of all of them together.
+const SHARDS: [(u16, usize); 4] = [(1, 64), (2, 128), (4, 256), (8, 512)];
+/// Flows of one shard.
+const FLOWS: [usize; 4] = [1, 1_000, 10_000, 100_000];
+
+const WARM_UP: u64 = 20_000;
+const PACKETS: u64 = 20_000;
+
+/// What one packet costs.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    instructions: f64,
+    /// Accesses to data that the first-level cache does not have, and that the last-level cache does not have.
+    first_level_misses: f64,
+    last_level_misses: f64,
+}
+
+/// Prints both tables.
+pub(crate) fn measure() {
+    if Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_err() {
+        println!("instructions: not counted, valgrind is not installed");
+        return;
+    }
+    println!("instructions of a 64 B packet, out and in, with both applications (misses: callgrind's model):");
+    println!(
+        "  {:>6} {:>7} {:>13} {:>6} {:>10} {:>10}",
+        "shards", "flows", "instructions", "", "D1 misses", "LL misses"
+    );
+    table(SHARDS.iter().copied());
+    println!();
+    table(FLOWS.iter().map(|flows| (1, *flows)));
+}
+
+/// A line for each; the ratios are to the first.
+fn table(worlds: impl Iterator<Item = (u16, usize)>) {
+    let mut first = None;
+    for (shards, flows) in worlds {
+        let Cost { instructions, first_level_misses, last_level_misses } = cost(shards, flows);
+        let ratio = instructions / *first.get_or_insert(instructions);
+        println!(
+            "  {shards:>6} {flows:>7} {instructions:>13.0} {ratio:>6.3} {first_level_misses:>10.1} {last_level_misses:>10.2}"
+        );
+    }
+}
+
+fn cost(shards: u16, flows: usize) -> Cost {
+    let this = std::env::current_exe().expect("the path of this program");
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--cache-sim=yes", "--collect-atstart=no", "--toggle-collect=*count_here*"])
+        .arg("--callgrind-out-file=/dev/null")
+        .arg(this)
+        .args([CHILD, &shards.to_string(), &flows.to_string()])
+        .output()
+        .expect("valgrind runs");
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{report}");
+    let packets: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number of packets");
+    // "==pid== Events    : Ir Dr Dw I1mr D1mr D1mw ILmr DLmr DLmw", and a line of sums under it.
+    let numbers = |name: &str| {
+        let line = report.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("no {name}: {report}"));
+        line.split_once(name).expect("found").1.trim_start_matches([' ', ':']).split(' ').map(str::to_owned)
+    };
+    let sums: Vec<(String, f64)> = numbers("Events")
+        .zip(numbers("Collected"))
+        .map(|(event, sum)| (event, sum.parse::<f64>().expect("a sum") / packets))
+        .collect();
+    let of =
+        |wanted: [&str; 2]| sums.iter().filter(|(event, _)| wanted.contains(&event.as_str())).map(|(_, sum)| sum).sum();
+    Cost {
+        instructions: of(["Ir", ""]),
+        first_level_misses: of(["D1mr", "D1mw"]),
+        last_level_misses: of(["DLmr", "DLmw"]),
+    }
+}
+
+/// What is counted.
+pub(crate) fn run(shards: u16, flows: usize) {
+    let mut world = World::new(&Plan { shards, flows, ..Plan::default() });
+    // Every flow has sent before.
+    let each = 2 * flows as u64;
+    world.run(&MESSAGE, WINDOW, WARM_UP.max(each));
+    println!("{}", count_here(&mut world));
+}
+
+/// callgrind counts what is called from here.
+#[inline(never)]
+fn count_here(world: &mut World) -> u64 {
+    world.run(&MESSAGE, WINDOW, PACKETS)
+}
