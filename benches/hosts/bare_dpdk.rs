@@ -3,6 +3,7 @@
 //! ```text
 //! bare_dpdk MAC DEVICE echo                                  returns every frame to its sender, until it is killed
 //! bare_dpdk MAC DEVICE call MAC SECONDS SIZE:WINDOW ...      measures each load, and prints a line of JSON for each
+//! bare_dpdk MAC DEVICE flood MAC IP PER_SECOND SECONDS       asks that host for its MAC and pings it, in turn
 //! ```
 //!
 //! DEVICE: DPDK's device arguments, or `kernel` for the interface with this MAC. A message is as many full frames
@@ -15,6 +16,7 @@ use hdrhistogram::Histogram;
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 use machnet_proto::wire::machnet::HEADER_BYTES;
+use machnet_proto::wire::{arp, icmp};
 use machnet_shards::nic::dpdk::{self, Dpdk, DpdkFrame, DpdkQueue, InterfacePlan};
 use machnet_shards::nic::{Frame, NicQueue};
 use serde_json::json;
@@ -36,8 +38,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let ([mac, device, "echo"] | [mac, device, "call", ..]) = arguments[..] else {
-        panic!("bare_dpdk MAC DEVICE echo|call ...");
+    let [mac, device, part @ ("echo" | "call" | "flood"), ref rest @ ..] = arguments[..] else {
+        panic!("bare_dpdk MAC DEVICE echo|call|flood ...");
     };
     let mac = parse_mac(mac);
     let device = (device != "kernel").then(|| device.to_owned());
@@ -47,9 +49,13 @@ fn main() {
     let mut opened = dpdk.open(&plan).unwrap_or_else(|error| panic!("{error}"));
     let mut queue = opened.queues.remove(0);
     queue.enter_thread();
-    match arguments[3..] {
-        [] => echo(&mut queue, mac),
-        [peer, seconds, ref loads @ ..] => {
+    match (part, rest) {
+        ("echo", []) => echo(&mut queue, mac),
+        ("flood", [peer, ip, per_second, seconds]) => {
+            let (peer, ip) = (parse_mac(peer), ip.parse().unwrap());
+            flood(&mut queue, (mac, peer, ip), per_second.parse().unwrap(), seconds.parse().unwrap());
+        }
+        ("call", [peer, seconds, loads @ ..]) => {
             let length = Duration::from_secs_f64(seconds.parse().unwrap());
             let mut client = Client::new(queue, mac, parse_mac(peer));
             client.connect();
@@ -58,7 +64,7 @@ fn main() {
                 println!("{}", client.measure(size.parse().unwrap(), window.parse().unwrap(), length));
             }
         }
-        _ => panic!("bare_dpdk MAC DEVICE call MAC SECONDS SIZE:WINDOW ..."),
+        _ => panic!("bare_dpdk: other arguments are wanted"),
     }
 }
 
@@ -85,6 +91,43 @@ fn echo(queue: &mut DpdkQueue, mac: MacAddr) -> ! {
             std::thread::yield_now();
         }
     }
+}
+
+/// Sends requests of ARP and ICMP to a host, for `seconds`, in small bursts at a steady pace; then prints how many.
+fn flood(queue: &mut DpdkQueue, (mac, peer, ip): (MacAddr, MacAddr, Ipv4Addr), per_second: u32, seconds: f64) {
+    // An address of nobody, so that no kernel answers for it.
+    let ours = Ipv4Addr::new(198, 18, 0, 1);
+    let ask = arp::Packet::request(mac, ours, ip).frame(MacAddr([0xff; 6])).to_vec();
+    let mut ping = vec![0; 64];
+    icmp::EchoRequest {
+        source_mac: mac,
+        destination_mac: peer,
+        source_ip: ours,
+        destination_ip: ip,
+        identifier: 1,
+        sequence: 1,
+    }
+    .write(&mut ping);
+    let frames = [ask, ping];
+    let pause = Duration::from_secs(1) * BURST_FRAMES as u32 / per_second;
+    let (started, mut sent, mut bursts) = (Instant::now(), 0, 0);
+    let (mut burst, mut arrived) = (Vec::with_capacity(BURST_FRAMES), Vec::with_capacity(BURST_FRAMES));
+    while started.elapsed().as_secs_f64() < seconds {
+        while burst.len() < BURST_FRAMES {
+            let Some(mut frame) = queue.allocate() else { break };
+            let bytes = &frames[burst.len() % frames.len()];
+            frame.set_len(bytes.len());
+            frame.bytes_mut().copy_from_slice(bytes);
+            burst.push(frame);
+        }
+        sent += queue.transmit(&mut burst);
+        while queue.receive(&mut arrived, BURST_FRAMES) > 0 {
+            queue.recycle(&mut arrived);
+        }
+        bursts += 1;
+        std::thread::sleep((pause * bursts).saturating_sub(started.elapsed()));
+    }
+    println!("{}", json!({ "sent": sent, "seconds": started.elapsed().as_secs_f64() }));
 }
 
 /// Sends messages and takes their answers.

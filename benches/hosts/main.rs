@@ -1,10 +1,11 @@
 //! How fast are messages between two hosts, beside kernel TCP and beside bare DPDK on the same device in the same run?
 //!
 //! Two hosts on this machine, first joined by veth, then by memif (memory that two daemons share, without a kernel).
-//! Every load is measured several times, the stacks in turn, and the medians are printed; then how long it takes to
-//! attach, to connect and to wake, and what an idle daemon costs.
+//! Every load is measured several times, the stacks in turn, and the medians are printed; over veth also with two
+//! shards, for one application and for two. Then how long it takes to attach, to connect and to wake, and what an idle
+//! daemon costs.
 //!
-//! `cargo bench --bench hosts`, after `make`; about a minute and a half. Every CPU is shared by everything, so only
+//! `cargo bench --bench hosts`, after `make`; about two minutes. Every CPU is shared by everything, so only
 //! figures of one run can be compared.
 
 #[path = "../../tests/hosts/mod.rs"]
@@ -87,7 +88,7 @@ fn bench() -> Result<(), Failure> {
     let mut table = Table::default();
 
     println!("hosts: machnet-shards and kernel TCP over veth");
-    let mut daemons = Daemons::start(&hosts, Device::Veth)?;
+    let mut daemons = Daemons::start(&hosts, Device::Veth, 1)?;
     for _ in 0..ROUNDS {
         for (row, &load) in LOADS.iter().enumerate() {
             table.add(row, "veth", "machnet-shards", daemons.measure(load)?);
@@ -97,11 +98,20 @@ fn bench() -> Result<(), Failure> {
     println!("hosts: attach, connect, silence");
     let (findings, idle_percent) = daemons.probe()?;
     daemons.stop()?;
+    println!("hosts: two shards over veth");
+    let mut daemons = Daemons::start(&hosts, Device::Veth, 2)?;
+    for _ in 0..ROUNDS {
+        for (row, &load) in LOADS.iter().enumerate() {
+            table.add(row, "veth", "two shards", daemons.measure(load)?);
+            table.add(row, "veth", "two applications", daemons.measure_two(load)?);
+        }
+    }
+    daemons.stop()?;
     println!("hosts: bare DPDK over veth");
     table.add_bare("veth", stacks::measure_bare(&hosts, Device::Veth)?);
 
     println!("hosts: machnet-shards over memif");
-    let mut daemons = Daemons::start(&hosts, Device::Memif)?;
+    let mut daemons = Daemons::start(&hosts, Device::Memif, 1)?;
     for _ in 0..ROUNDS {
         for (row, &load) in LOADS.iter().enumerate() {
             table.add(row, "memif", "machnet-shards", daemons.measure(load)?);

@@ -53,9 +53,10 @@ pub(crate) struct Daemons<'h> {
 }
 
 impl<'h> Daemons<'h> {
-    pub(crate) fn start(hosts: &'h Hosts, device: Device) -> Result<Self, Failure> {
+    pub(crate) fn start(hosts: &'h Hosts, device: Device, shards: u16) -> Result<Self, Failure> {
         let start = |host: &Host| {
             let mut config = host.config();
+            config["machnet_config"][&host.mac]["engine_threads"] = shards.into();
             if let Some(arguments) = device.arguments(hosts, host) {
                 config["machnet_config"][&host.mac]["device"] = arguments.into();
             }
@@ -75,13 +76,29 @@ impl<'h> Daemons<'h> {
         Ok(started)
     }
 
-    pub(crate) fn measure(&mut self, (msg_size, window): (usize, usize)) -> Result<Measurement, Failure> {
+    pub(crate) fn measure(&mut self, load: (usize, usize)) -> Result<Measurement, Failure> {
+        let client = self.start_client(load)?;
+        self.finish_client(client)
+    }
+
+    /// Two applications at once: their rates together, and the round trips of the first.
+    pub(crate) fn measure_two(&mut self, load: (usize, usize)) -> Result<Measurement, Failure> {
+        let clients = [self.start_client(load)?, self.start_client(load)?];
+        let [first, second] = clients.map(|client| self.finish_client(client));
+        let (first, second) = (first?, second?);
+        Ok(Measurement { msgs_per_s: first.msgs_per_s + second.msgs_per_s, gbps: first.gbps + second.gbps, ..first })
+    }
+
+    fn start_client(&self, (msg_size, window): (usize, usize)) -> Result<Program, Failure> {
         let [left, right] = [&self.hosts.left, &self.hosts.right].map(|host| host.machnet_ip.to_string());
         let (size, window) = (msg_size.to_string(), window.to_string());
         let seconds = LENGTH.as_secs_f64().to_string();
         let arguments = ["--local_ip", &left, "--remote_ip", &right, "--msg_size", &size, "--msg_window", &window];
         let arguments = [&arguments[..], &["--duration", &seconds, "--json"]].concat();
-        let mut client = self.hosts.left.start_ours("msg_gen", arguments)?;
+        self.hosts.left.start_ours("msg_gen", arguments)
+    }
+
+    fn finish_client(&self, mut client: Program) -> Result<Measurement, Failure> {
         let written = client.finish(LENGTH + PATIENCE).map_err(|why| self.with_logs(&why))?;
         let measurement = Measurement::from_last_line(&written).filter(Measurement::is_complete);
         measurement.ok_or_else(|| self.with_logs(&client.failure("lost messages or gave no totals")))

@@ -210,7 +210,11 @@ impl World {
             flow = flow.or_else(|| self.client[owner].opened());
             is_accepted |= self.server.iter_mut().any(|member| member.opened().is_some());
             for member in self.client.iter_mut().chain(&mut self.server) {
-                while member.from_shard.take().is_some() {}
+                while let Some(told) = member.from_shard.take() {
+                    if let ToCoordinator::Accepted { key, remote_nonce, .. } = told {
+                        member.post(ToShard::Keep { key, remote_nonce });
+                    }
+                }
                 member.look_at_bell();
             }
         }
