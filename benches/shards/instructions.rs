@@ -8,10 +8,11 @@ use crate::{MESSAGE, WINDOW};
 /// The argument with which a process runs what is counted; the number of shards at each end and of flows follows.
 pub(crate) const CHILD: &str = "--instructions-child";
 
-/// Shards at each end, and flows of all of them together.
+/// Shards at each end, and flows of all of them together; as many messages are on their way for each shard.
 const SHARDS: [(u16, usize); 4] = [(1, 64), (2, 128), (4, 256), (8, 512)];
-/// Flows of one shard.
-const FLOWS: [usize; 4] = [1, 1_000, 10_000, 100_000];
+/// Flows of one shard. From 32 on each flow has one message on its way at a time; the one flow has all of them, and its
+/// packets share turns and acknowledgements.
+const FLOWS: [usize; 5] = [32, 1_000, 10_000, 100_000, 1];
 
 const WARM_UP: u64 = 20_000;
 const PACKETS: u64 = 20_000;
@@ -88,12 +89,13 @@ pub(crate) fn run(shards: u16, flows: usize) {
     let mut world = World::new(&Plan { shards, flows, ..Plan::default() });
     // Every flow has sent before.
     let each = 2 * flows as u64;
-    world.run(&MESSAGE, WINDOW, WARM_UP.max(each));
-    println!("{}", count_here(&mut world));
+    let window = WINDOW * usize::from(shards);
+    world.run(&MESSAGE, window, WARM_UP.max(each));
+    println!("{}", count_here(&mut world, window));
 }
 
 /// callgrind counts what is called from here.
 #[inline(never)]
-fn count_here(world: &mut World) -> u64 {
-    world.run(&MESSAGE, WINDOW, PACKETS)
+fn count_here(world: &mut World, window: usize) -> u64 {
+    world.run(&MESSAGE, window, PACKETS)
 }

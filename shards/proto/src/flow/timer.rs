@@ -71,13 +71,23 @@ impl Timers {
 
     /// A flow whose deadline is not after `now`; it has none any more.
     pub fn pop_due(&mut self, now: Instant) -> Option<FlowId> {
-        let Entry { at, id } = self.settle_top()?;
-        if at > now {
-            return None;
+        // What is not due need not be true: an entry is never later than the deadline.
+        while let Some(&Entry { at, id }) = self.heap.first().filter(|entry| entry.at <= now) {
+            match self.flows[id.slot()].deadline {
+                Some(deadline) if deadline > at => {
+                    self.heap[0].at = deadline;
+                    self.sift_down(0);
+                }
+                wanted => {
+                    self.flows[id.slot()].deadline = None;
+                    self.remove_top();
+                    if wanted.is_some() {
+                        return Some(id);
+                    }
+                }
+            }
         }
-        self.flows[id.slot()].deadline = None;
-        self.remove_top();
-        Some(id)
+        None
     }
 
     /// Makes the top of the heap true, and gives it.
