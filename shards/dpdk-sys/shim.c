@@ -229,7 +229,10 @@ int shim_configure(uint16_t port, const struct shim_configuration *asked)
 		wanted.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		wanted.rx_adv_conf.rss_conf.rss_hf = types;
 		if (asked->key_len != 0) {
-			wanted.rx_adv_conf.rss_conf.rss_key = (uint8_t *)(uintptr_t)asked->key;
+			/* The library keeps the pointer for as long as the port lives. */
+			static uint8_t keys[RTE_MAX_ETHPORTS][sizeof(asked->key)];
+			memcpy(keys[port], asked->key, sizeof(asked->key));
+			wanted.rx_adv_conf.rss_conf.rss_key = keys[port];
 			wanted.rx_adv_conf.rss_conf.rss_key_len = (uint8_t)asked->key_len;
 		}
 	}

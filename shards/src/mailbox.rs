@@ -72,6 +72,8 @@ pub struct HalfOpenFlow {
 pub struct Stray {
     /// Where the NIC put it.
     pub landed: ShardId,
+    /// The shard that has no such flow: the same one, or the one it was handed over to.
+    pub reporter: ShardId,
     /// The flow it belongs to.
     pub key: FlowKey,
     /// Who sent the frame.
@@ -160,10 +162,14 @@ pub enum ToShard {
         /// The peer's nonce: tells this flow from another one with the same tuple.
         remote_nonce: u32,
     },
-    /// Another shard owns this tuple: forget the flow that was opened here, silently.
+    /// The flow is not to be, or not here: forget it, silently towards the peer.
     Drop {
         /// The flow's tuple.
         key: FlowKey,
+        /// The peer's nonce: tells this flow from another one with the same tuple.
+        remote_nonce: u32,
+        /// What its application is told, if it knows the flow.
+        reason: Reason,
     },
     /// The flow lives at another shard: hand its frames over. In force until [`ToShard::Unhint`].
     Hint {
@@ -275,6 +281,8 @@ pub enum ToCoordinator {
         channel: ChannelId,
         /// The peer's nonce: tells a flow from the next one with the same tuple.
         remote_nonce: u32,
+        /// Where its packets arrive.
+        landed: ShardId,
     },
     /// A flow that was created or accepted is no more.
     Closed {

@@ -31,9 +31,11 @@ use crate::mailbox::{ConnectId, NotCreated, ShardId, ToShard};
 /// Connects under way at the same time, over all endpoints.
 const MAX_CONNECTS: usize = 65_536;
 
-/// How long a first answer is waited for: many times a round trip within a data center, because a shard may have to
-/// wake.
+/// How long a first answer is waited for at least: many times a round trip within a data center, because a shard may
+/// have to wake. At most so long, where answers take their time because many ask at once: repeating SYNs would make it
+/// worse.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
+const FIRST_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// The longest time between two SYNs, so that a host that comes up is found soon.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
@@ -54,6 +56,8 @@ pub(super) struct Connects {
     timers: BTreeSet<(Instant, ConnectId)>,
     /// How many go out through each shard.
     by_shard: HashMap<ShardId, usize>,
+    /// How long answers take lately, from the first SYN on: a mean that moves by an eighth with each.
+    answered_after: Duration,
     last: u64,
 }
 
@@ -79,6 +83,10 @@ struct Connect {
     /// When the application wants an answer.
     expires: Instant,
     stage: Stage,
+    /// When the first SYN was sent.
+    asked: Option<Instant>,
+    /// The peer's nonce, once it has answered.
+    remote_nonce: u32,
     /// Its entry in the timers.
     timer: Option<Instant>,
 }
@@ -133,6 +141,15 @@ impl Connects {
             self.timers.remove(&(old, id));
         }
         self.timers.extend(due.map(|due| (due, id)));
+    }
+
+    /// How long the answer to a first SYN is waited for.
+    fn first_wait(&self) -> Duration {
+        (4 * self.answered_after).clamp(FIRST_WAIT, FIRST_WAIT_MAX)
+    }
+
+    fn note_answer(&mut self, after: Duration) {
+        self.answered_after = (7 * self.answered_after + after) / 8;
     }
 
     /// The connects through a neighbor.
@@ -190,6 +207,8 @@ impl Coordinator {
             },
             expires: now + timeout,
             stage: Stage::Resolving,
+            asked: None,
+            remote_nonce: 0,
             timer: None,
         });
         self.endpoints.attached(connection)?.connects.insert(connect);
@@ -270,8 +289,10 @@ impl Coordinator {
 
     /// The next hop is known: every shard shall pass on the answer, one sends the SYN.
     fn ask(&mut self, id: ConnectId, mac: MacAddr, now: Instant) {
+        let wait = self.connects.first_wait();
         let Some(connect) = self.connects.connects.get_mut(&id) else { return };
-        connect.stage = Stage::Asking { mac, wait: FIRST_WAIT };
+        connect.stage = Stage::Asking { mac, wait };
+        connect.asked = Some(now);
         let key = connect.key;
         for shard in self.links[connect.link].interface().shards.clone() {
             self.outboxes.post(shard, ToShard::Expect { key });
@@ -300,9 +321,11 @@ impl Coordinator {
         let nonce = connect.terms.offer.nonce;
         let failure = match Message::parse(payload) {
             Ok(Message::SynAck { terms, echo }) if echo == nonce => {
+                let after = connect.asked.map_or(Duration::ZERO, |asked| now.saturating_since(asked));
                 if let Some(ip) = connect.neighbor.filter(|_| source_mac == mac) {
                     self.links[connect.link].confirm(ip, now);
                 }
+                self.connects.note_answer(after);
                 self.create(id, shard, mac, &terms, now);
                 return;
             }
@@ -350,6 +373,7 @@ impl Coordinator {
         let connect = self.connects.connects.get_mut(&id).expect("found above");
         connect.stage = Stage::Creating;
         connect.hinted = hinted;
+        connect.remote_nonce = theirs.offer.nonce;
         self.connects.arm(id, None);
         let features = agreed.features;
         self.outboxes.post(shard, ToShard::Create { connect: id, key, next_hop, birth, features, channel });
@@ -359,6 +383,7 @@ impl Coordinator {
     pub(super) fn created(&mut self, shard: ShardId, id: ConnectId, outcome: Result<FlowId, NotCreated>, now: Instant) {
         let Some(connect) = self.connects.connects.get(&id) else { return };
         let (key, link, neighbor, asker) = (connect.key, connect.link, connect.neighbor, connect.asker);
+        let remote_nonce = connect.remote_nonce;
         let flow = match outcome {
             Ok(flow) => flow,
             Err(why) => return self.end_connect(id, Some(not_created(why)), now),
@@ -371,14 +396,14 @@ impl Coordinator {
             channel: owner,
             neighbor,
             hinted: hinted.into_iter().collect(),
-            ..Flow::new(shard, Origin::Connected, now)
+            ..Flow::new(shard, Origin::Connected, remote_nonce, now)
         };
         if !self.directory.enter(key, flow_of) {
             if let Some(landed) = hinted {
                 self.unhint(&key, landed);
             }
             self.release_neighbor(link, neighbor, now);
-            self.outboxes.post(shard, ToShard::Drop { key });
+            self.outboxes.post(shard, ToShard::Drop { key, remote_nonce, reason: Reason::Reset });
             return self.end_connect(id, Some(ControlError::AddressInUse), now);
         }
         self.end_connect(id, None, now);

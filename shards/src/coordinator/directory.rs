@@ -29,6 +29,8 @@ pub(super) struct Flow {
     /// The neighbor that is held for it; `None` for a flow within this host.
     pub(super) neighbor: Option<Ipv4Addr>,
     pub(super) origin: Origin,
+    /// The peer's nonce: tells this flow from another one with the same tuple.
+    pub(super) remote_nonce: u32,
     /// The shards that hand over its frames.
     pub(super) hinted: Vec<ShardId>,
     /// When it was established.
@@ -41,16 +43,13 @@ pub(super) enum Origin {
     /// One of our applications.
     Connected,
     /// A peer.
-    Accepted {
-        /// Its nonce: tells this flow from the next with the same tuple.
-        remote_nonce: u32,
-    },
+    Accepted,
 }
 
 impl Flow {
     /// A flow of nobody yet.
-    pub(super) fn new(shard: ShardId, origin: Origin, now: Instant) -> Self {
-        Self { shard, channel: None, neighbor: None, origin, hinted: Vec::new(), opened: now }
+    pub(super) fn new(shard: ShardId, origin: Origin, remote_nonce: u32, now: Instant) -> Self {
+        Self { shard, channel: None, neighbor: None, origin, remote_nonce, hinted: Vec::new(), opened: now }
     }
 }
 
@@ -121,7 +120,7 @@ mod tests {
     };
 
     fn on(shard: u16) -> Flow {
-        Flow::new(ShardId(shard), Origin::Connected, Instant::ZERO)
+        Flow::new(ShardId(shard), Origin::Connected, 1, Instant::ZERO)
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod connects;
 mod control;
 mod directory;
 mod echo;
+mod ended;
 mod endpoints;
 mod listeners;
 mod neighbors;
@@ -43,6 +44,7 @@ use machnet::config::{Limits, Subnet};
 use machnet::control::Peer;
 use machnet::control::message::{Numbered, Reply, Request};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet_proto::flow::Reason;
 use machnet_proto::rss::Rss;
 use machnet_proto::time::Instant;
 
@@ -52,6 +54,7 @@ use crate::nic::DeviceCounts;
 
 use connects::Connects;
 use directory::{Directory, Flow, Origin};
+use ended::Ended;
 use endpoints::Endpoints;
 use listeners::Listeners;
 use neighbors::Link;
@@ -188,6 +191,7 @@ pub struct Coordinator {
     ports: Ports,
     steering: Steering,
     directory: Directory,
+    ended: Ended,
     random: Random,
     /// Where the next search for a port to listen on begins.
     next_free_port: u16,
@@ -247,6 +251,7 @@ impl Coordinator {
             ports: Ports::default(),
             steering: Steering::new(shards, max_flows),
             directory: Directory::new(shards, max_flows),
+            ended: Ended::default(),
             random: Random::new(&plan.boot.secret),
             next_free_port: control::FIRST_FREE_PORT,
             limits,
@@ -310,12 +315,9 @@ impl Coordinator {
             ToCoordinator::Yielded { shard, stray, flow } => self.yielded(shard, stray, flow),
             ToCoordinator::Listening { shard, listener } => self.listening(shard, listener),
             ToCoordinator::Created { shard, connect, outcome } => self.created(shard, connect, outcome, now),
-            ToCoordinator::Accepted { shard, key, channel, remote_nonce } => {
-                self.accepted(
-                    key,
-                    Flow { channel: Some(channel), ..Flow::new(shard, Origin::Accepted { remote_nonce }, now) },
-                    now,
-                );
+            ToCoordinator::Accepted { shard, key, channel, remote_nonce, landed } => {
+                let flow = Flow::new(shard, Origin::Accepted, remote_nonce, now);
+                self.accepted(key, Flow { channel: Some(channel), ..flow }, landed, now);
             }
             ToCoordinator::Closed { shard, key } => self.flow_closed(shard, &key, now),
             ToCoordinator::Broken { channel, violation } => self.broken(channel, violation, now),
@@ -335,32 +337,35 @@ impl Coordinator {
 
     /// A peer opened a flow. Of two shards with the same flow, made by a duplicated SYN, the first keeps it. Another
     /// flow with the same tuple replaces the one there was: its peer has restarted, and has shown that it is there.
-    fn accepted(&mut self, key: FlowKey, mut flow: Flow, now: Instant) {
-        let shard = flow.shard;
+    fn accepted(&mut self, key: FlowKey, mut flow: Flow, landed: ShardId, now: Instant) {
+        let (shard, remote_nonce) = (flow.shard, flow.remote_nonce);
+        let drop = |remote_nonce, reason| ToShard::Drop { key, remote_nonce, reason };
+        // A copy of a flow that has ended, or of one that we are opening ourselves.
+        if self.ended.has(key, remote_nonce, now) || self.connects.is_under_way(&key) {
+            return self.outboxes.post(shard, drop(remote_nonce, Reason::Reset));
+        }
         if let Some(present) = self.directory.find(&key) {
-            let owner = present.shard;
-            if owner != shard && present.origin == flow.origin {
-                self.outboxes.post(shard, ToShard::Drop { key });
+            let (owner, of_owner) = (present.shard, present.remote_nonce);
+            if owner != shard && of_owner == remote_nonce {
+                self.outboxes.post(shard, drop(remote_nonce, Reason::Reset));
                 return self.hint_flow(&key, shard);
             }
             if owner != shard {
-                self.outboxes.post(owner, ToShard::Drop { key });
+                self.outboxes.post(owner, drop(of_owner, Reason::PeerRestarted));
             }
             self.flow_closed(owner, &key, now);
         }
         if self.directory.is_full() {
-            self.outboxes.post(shard, ToShard::Drop { key });
-            return;
+            return self.outboxes.post(shard, drop(remote_nonce, Reason::Limit));
         }
         let link = self.link_of[usize::from(shard.0)];
         let next_hop = self.links[link].next_hop(key.remote_ip).ok().flatten();
         flow.neighbor = self.hold_neighbor(link, next_hop, now);
-        if let Origin::Accepted { remote_nonce } = flow.origin
-            && self.links[link].interface().shards.len() > 1
-        {
+        self.directory.enter(key, flow);
+        if self.links[link].interface().shards.len() > 1 {
+            self.hint_flow(&key, landed);
             self.outboxes.post(shard, ToShard::Keep { key, remote_nonce });
         }
-        self.directory.enter(key, flow);
     }
 
     /// A shard says that a flow is no more.
@@ -369,8 +374,9 @@ impl Coordinator {
         for landed in &flow.hinted {
             self.unhint(key, *landed);
         }
-        if flow.origin == Origin::Connected {
-            self.ports.release(*key, now);
+        match flow.origin {
+            Origin::Connected => self.ports.release(*key, now),
+            Origin::Accepted => self.ended.remember(*key, flow.remote_nonce, now),
         }
         self.release_neighbor(self.link_of[usize::from(shard.0)], flow.neighbor, now);
     }

@@ -14,6 +14,9 @@ use crate::handover;
 use crate::mailbox::{HalfOpenFlow, ShardId, Stray, ToShard};
 use crate::nic::ETHERNET_HEADER_BYTES;
 
+/// Searches for half-open flows at a time.
+const SOUGHT_MAX: usize = 256;
+
 /// Hints and rings between shards.
 #[derive(Debug)]
 pub(super) struct Steering {
@@ -26,7 +29,7 @@ pub(super) struct Steering {
     refused: u64,
     /// Pairs of shards that have a ring: from where frames arrive to where their flows are.
     rings: HashSet<(ShardId, ShardId)>,
-    /// Half-open flows that shards are being asked for. Strays are reported at a bounded rate, and each search ends.
+    /// Half-open flows that shards are being asked for; at most [`SOUGHT_MAX`], and each search ends.
     sought: HashSet<FlowKey>,
 }
 
@@ -52,8 +55,9 @@ impl Coordinator {
         if self.steer(&stray) {
             return;
         }
-        // One search at a time for each flow: a second one would ask shards that have just given it away.
-        if self.steering.sought.contains(&stray.key) {
+        // One search at a time for each flow: a second one would ask shards that have just given it away. And not too
+        // many at once: the peer sends its packet again.
+        if self.steering.sought.contains(&stray.key) || stray.confirms && self.steering.sought.len() >= SOUGHT_MAX {
             return;
         }
         if stray.confirms {
@@ -66,7 +70,7 @@ impl Coordinator {
 
     /// Asks the next shard after `asked` for a half-open flow; when all have been asked nobody has it.
     fn seek(&mut self, asked: Option<ShardId>, stray: Box<Stray>) {
-        match self.shard_after(asked, stray.landed) {
+        match self.shard_after(asked, stray.reporter) {
             Some(shard) => self.outboxes.post(shard, ToShard::Yield { stray }),
             None => {
                 self.steering.sought.remove(&stray.key);
@@ -77,12 +81,12 @@ impl Coordinator {
 
     /// A shard was asked for a half-open flow: it is to live where its packets arrive.
     pub(super) fn yielded(&mut self, shard: ShardId, stray: Box<Stray>, flow: Option<HalfOpenFlow>) {
-        let (landed, key) = (stray.landed, stray.key);
+        let (reporter, key) = (stray.reporter, stray.key);
         if self.steer(&stray) {
             self.steering.sought.remove(&key);
         } else if let Some(flow) = flow {
             self.steering.sought.remove(&key);
-            self.outboxes.post(landed, ToShard::Adopt { key, flow });
+            self.outboxes.post(reporter, ToShard::Adopt { key, flow });
         } else {
             self.seek(Some(shard), stray);
         }
@@ -97,11 +101,11 @@ impl Coordinator {
         self.connects.is_under_way(&stray.key)
     }
 
-    /// The shard to be asked for a half-open flow after `asked`: every one of the interface once. `landed` is the last:
-    /// the flow may have got there after the stray did.
-    fn shard_after(&self, asked: Option<ShardId>, landed: ShardId) -> Option<ShardId> {
-        let others = self.link(landed).interface().shards.iter().copied().filter(|shard| *shard != landed);
-        let mut shards = others.chain([landed]);
+    /// The shard to be asked for a half-open flow after `asked`: every one of the interface once. Who has reported the
+    /// stray is the last: the flow may have got there after the packet did.
+    fn shard_after(&self, asked: Option<ShardId>, reporter: ShardId) -> Option<ShardId> {
+        let others = self.link(reporter).interface().shards.iter().copied().filter(|shard| *shard != reporter);
+        let mut shards = others.chain([reporter]);
         if asked.is_some() {
             shards.find(|shard| Some(*shard) == asked);
         }

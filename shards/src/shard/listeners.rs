@@ -24,13 +24,23 @@ impl Listeners {
         self.ports.entry(port).or_default().push((listener, taker));
     }
 
-    pub(super) fn remove(&mut self, port: u16, listener: ListenerId) {
-        self.retain(|other_port, other, _| other_port != port || other != listener);
+    /// Forgets a listener; says whether it was the last of its port.
+    pub(super) fn remove(&mut self, port: u16, listener: ListenerId) -> bool {
+        let Some(listeners) = self.ports.get_mut(&port) else { return false };
+        listeners.retain(|(other, _)| *other != listener);
+        let is_free = listeners.is_empty();
+        if is_free {
+            self.ports.remove(&port);
+        }
+        is_free
     }
 
     /// Forgets the listeners that accept into a channel that has ended.
     pub(super) fn remove_channel(&mut self, channel: ChannelId) {
-        self.retain(|_, _, taker| taker != Taker::Channel(channel));
+        self.ports.retain(|_, listeners| {
+            listeners.retain(|(_, taker)| *taker != Taker::Channel(channel));
+            !listeners.is_empty()
+        });
     }
 
     pub(super) fn clear(&mut self) {
@@ -58,13 +68,6 @@ impl Listeners {
         let mut hasher = DefaultHasher::new();
         (self.secret, key, listener).hash(&mut hasher);
         hasher.finish()
-    }
-
-    fn retain(&mut self, keep: impl Fn(u16, ListenerId, Taker) -> bool) {
-        self.ports.retain(|port, listeners| {
-            listeners.retain(|(listener, taker)| keep(*port, *listener, *taker));
-            !listeners.is_empty()
-        });
     }
 }
 
@@ -127,7 +130,8 @@ mod tests {
         let mut listeners = with(2);
         listeners.remove_channel(ChannelId(0));
         assert!(listeners.has(PORT));
-        listeners.remove(PORT, ListenerId(1));
+        assert!(!listeners.remove(PORT, ListenerId(0)), "it is gone already");
+        assert!(listeners.remove(PORT, ListenerId(1)));
         assert!(!listeners.has(PORT));
         assert_eq!(listeners.choose(&key(1), |_| true), None);
     }

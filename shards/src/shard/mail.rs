@@ -36,8 +36,9 @@ impl<Q: NicQueue> Shard<Q> {
                 self.tell(ToCoordinator::Listening { shard: self.settings.id, listener });
             }
             ToShard::Unlisten { port, listener } => {
-                self.listeners.remove(port, listener);
-                self.forget_unlistened();
+                if self.listeners.remove(port, listener) {
+                    self.forget_unlistened();
+                }
             }
             ToShard::Transmit { frame } => {
                 let to_ourselves = matches!(frame::parse(&frame),
@@ -55,7 +56,7 @@ impl<Q: NicQueue> Shard<Q> {
                 self.tell(ToCoordinator::Created { shard: self.settings.id, connect, outcome });
             }
             ToShard::Keep { key, remote_nonce } => self.keep(&key, remote_nonce),
-            ToShard::Drop { key } => self.drop_flow(&key),
+            ToShard::Drop { key, remote_nonce, reason } => self.drop_flow(&key, remote_nonce, reason),
             ToShard::Hint { key, owner } => self.steering.hint(key, owner),
             ToShard::Unhint { key } => self.steering.unhint(&key),
             ToShard::HandTo { owner, producer } => self.steering.add_way_out(owner, producer),
@@ -176,12 +177,12 @@ impl<Q: NicQueue> Shard<Q> {
         }
     }
 
-    /// Another shard owns the tuple: the flow ends here without a word to the peer.
-    fn drop_flow(&mut self, key: &FlowKey) {
-        if let Some(id) = self.flows.find(key) {
-            let acknowledged = self.flows.get_mut(id).map_or(0, |entry| entry.flow.acknowledged_messages());
-            self.end_flow(id, Reason::Reset, acknowledged);
-        }
+    /// Ends a flow without a word to the peer, unless it is another one by now.
+    fn drop_flow(&mut self, key: &FlowKey, remote_nonce: u32, reason: Reason) {
+        let Some(id) = self.flows.find(key) else { return };
+        let Some(entry) = self.flows.get_mut(id).filter(|entry| entry.remote_nonce == remote_nonce) else { return };
+        let acknowledged = entry.flow.acknowledged_messages();
+        self.end_flow(id, reason, acknowledged);
     }
 
     fn change_next_hop(&mut self, previous: MacAddr, current: MacAddr, peer: Option<Ipv4Addr>) {

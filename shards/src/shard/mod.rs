@@ -1,5 +1,5 @@
-//! A shard: one NIC queue, the flows that live on it, the channels that were given to it. It takes no lock and touches
-//! no other shard's memory.
+//! A shard: one NIC queue, the flows that live on it, the channels that were given to it. It takes no lock and
+//! touches no other shard's memory but the rings through which frames are handed over.
 //!
 //! [`Shard::poll_once`] is one turn, and is all there is to run it: `run` does so under glommio, the simulator
 //! and the benches without an executor.
@@ -153,6 +153,7 @@ pub struct Shard<Q: NicQueue> {
     syn_bucket: TokenBucket,
     reset_bucket: TokenBucket,
     stray_bucket: TokenBucket,
+    confirm_bucket: TokenBucket,
 
     turns_without_deadlines: u32,
     /// The first turn after a sleep: its answers come late for a reason that is not the network's.
@@ -300,6 +301,7 @@ impl<Q: NicQueue> Shard<Q> {
             syn_bucket: TokenBucket::new(100_000, 4_000, now),
             reset_bucket: TokenBucket::new(1_000, 100, now),
             stray_bucket: TokenBucket::new(10_000, 1_000, now),
+            confirm_bucket: TokenBucket::new(1_000, 500, now),
             turns_without_deadlines: 0,
             has_just_woken: false,
             expected_turn: None,

@@ -113,7 +113,7 @@ impl<Q: NicQueue> Shard<Q> {
             Some(id) => id,
             // Whoever speaks so writes checksums. A damaged packet says nothing about flows that are not here.
             None if datagram.checksum_is_good() != Some(true) => return Err(DropReason::BadChecksum),
-            None if self.half_open.get(key).is_some() => self.confirm(datagram, header, now)?,
+            None if self.half_open.get(key).is_some() => self.confirm(datagram, header, arrival, now)?,
             None => return self.receive_stray(datagram, header, arrival, now),
         };
         let entry = self.flows.get_mut(id).expect("found above");
@@ -206,7 +206,8 @@ impl<Q: NicQueue> Shard<Q> {
             self.receive_syn_on_flow(id, datagram, theirs, &answer);
             return Ok(());
         }
-        if let Some(owner) = self.owner_elsewhere(key, arrival) {
+        let owner = self.hinted_owner(key, arrival).or_else(|| self.acceptor_elsewhere(key, arrival));
+        if let Some(owner) = owner {
             return self.hand_over(owner, arrival);
         }
         if !self.listeners.has(key.local_port) {
@@ -284,7 +285,13 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// A packet for a half-open flow: if it shows that the peer has our SYN-ACK, the flow is established.
-    fn confirm(&mut self, datagram: &UdpDatagram<'_>, header: &Header, now: Instant) -> Result<FlowId, DropReason> {
+    fn confirm(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        header: &Header,
+        arrival: &Arrival<'_>,
+        now: Instant,
+    ) -> Result<FlowId, DropReason> {
         let key = datagram.key;
         let half_open = self.half_open.get(&key).expect("looked up by the caller").clone();
         // The peer can have received nothing from us but our nonce.
@@ -311,7 +318,7 @@ impl<Q: NicQueue> Shard<Q> {
         self.counts.count(Counter::FlowsAccepted);
         let channel = self.channels[slot].as_ref().map(|channel| channel.id).expect("it had room for the flow");
         let (shard, remote_nonce) = (self.settings.id, half_open.remote_nonce);
-        self.tell(ToCoordinator::Accepted { shard, key, channel, remote_nonce });
+        self.tell(ToCoordinator::Accepted { shard, key, channel, remote_nonce, landed: arrival.landed });
         Ok(id)
     }
 

@@ -13,11 +13,14 @@ use machnet_proto::time::Instant;
 use machnet_proto::wire::frame::UdpDatagram;
 use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind};
 
-use super::Shard;
+use super::{BURST_FRAMES, BURSTS_PER_TURN, Shard};
 use crate::counters::{Counter, DropReason};
 use crate::handover::{Consumer, Producer};
 use crate::mailbox::{HalfOpenFlow, ShardId, Stray, Taker, ToCoordinator};
 use crate::nic::NicQueue;
+
+/// Frames taken over in one turn.
+const TAKEN_OVER_MAX: usize = BURST_FRAMES * BURSTS_PER_TURN;
 
 /// How a frame came to this shard.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +43,8 @@ pub(super) struct Steering {
     /// Owners that were handed something in this turn.
     unflushed: Vec<ShardId>,
     ways_in: Vec<(ShardId, Consumer)>,
+    /// The way in that comes first.
+    first_way: usize,
     /// The frame that was taken over last; kept for its memory.
     frame: Vec<u8>,
 }
@@ -82,11 +87,14 @@ impl Steering {
 }
 
 impl<Q: NicQueue> Shard<Q> {
-    /// Takes the frames that other shards had handed over before this turn; gives how many.
+    /// Takes frames that other shards have handed over, not more than the shard takes from its own queue; gives how
+    /// many. Who comes first changes from turn to turn, so that none is starved.
     pub(super) fn take_over(&mut self, now: Instant) -> usize {
         let mut taken = 0;
-        for way in 0..self.steering.ways_in.len() {
-            for _ in 0..self.steering.ways_in[way].1.len() {
+        let ways = self.steering.ways_in.len();
+        self.steering.first_way = (self.steering.first_way + 1) % ways.max(1);
+        for way in (self.steering.first_way..ways).chain(0..self.steering.first_way) {
+            for _ in 0..self.steering.ways_in[way].1.len().min(TAKEN_OVER_MAX - taken) {
                 let (landed, consumer) = &mut self.steering.ways_in[way];
                 let landed = *landed;
                 let Some(looped) = consumer.take(&mut self.steering.frame) else { break };
@@ -105,13 +113,16 @@ impl<Q: NicQueue> Shard<Q> {
         self.steering.flush();
     }
 
-    /// The shard that this flow's frames are to be handed over to, if it has the flow or will.
-    pub(super) fn owner_elsewhere(&self, key: &FlowKey, arrival: &Arrival<'_>) -> Option<ShardId> {
+    /// The shard that has this flow, as far as this shard was told. A frame is handed over once at most.
+    pub(super) fn hinted_owner(&self, key: &FlowKey, arrival: &Arrival<'_>) -> Option<ShardId> {
+        let is_own = arrival.landed == self.settings.id;
+        self.steering.hints.get(key).filter(|_| is_own).copied()
+    }
+
+    /// The shard that accepts this flow, if that is another one.
+    pub(super) fn acceptor_elsewhere(&self, key: &FlowKey, arrival: &Arrival<'_>) -> Option<ShardId> {
         if arrival.landed != self.settings.id {
             return None;
-        }
-        if let Some(owner) = self.steering.hints.get(key) {
-            return Some(*owner);
         }
         match self.listeners.choose(key, |taker| self.can_take(taker)) {
             Some(Taker::Shard(owner)) => Some(owner),
@@ -136,7 +147,7 @@ impl<Q: NicQueue> Shard<Q> {
         arrival: &Arrival<'_>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        if let Some(owner) = self.owner_elsewhere(&datagram.key, arrival) {
+        if let Some(owner) = self.hinted_owner(&datagram.key, arrival) {
             return self.hand_over(owner, arrival);
         }
         if header.kind == Kind::Reset && self.expected.contains(&datagram.key) {
@@ -181,9 +192,18 @@ impl<Q: NicQueue> Shard<Q> {
             return Err(DropReason::RateLimited);
         }
         let key = datagram.key;
+        let confirms = self.listeners.has(key.local_port)
+            && handshake::confirms(&self.settings.secret, &key, header.seq, header.ack);
+        // Of all packets to an endpoint of another shard only those that prove a handshake go there unasked.
+        if confirms && let Some(owner) = self.acceptor_elsewhere(&key, arrival) {
+            return self.hand_over(owner, arrival);
+        }
+        // Anybody can send the first packet of a handshake of his again, and each may make every shard look.
+        let confirms = confirms && self.confirm_bucket.take(now);
         let answer = flow::answer_unknown(header).filter(|_| self.reset_bucket.take(now));
         let stray = Stray {
             landed: arrival.landed,
+            reporter: self.settings.id,
             key,
             source_mac: datagram.source_mac,
             answer: answer.map(|answer| {
@@ -191,8 +211,7 @@ impl<Q: NicQueue> Shard<Q> {
                 answer.write(&mut packet);
                 packet
             }),
-            confirms: self.listeners.has(key.local_port)
-                && handshake::confirms(&self.settings.secret, &key, header.seq, header.ack),
+            confirms,
         };
         self.counts.count(Counter::Strays);
         self.outlet.post(ToCoordinator::Stray(Box::new(stray))).map_err(|_| DropReason::MailboxFull)?;

@@ -261,3 +261,29 @@ fn a_neighbor_that_moves_meanwhile_gets_the_next_syn() {
     let syns: Vec<_> = rig.take(0).iter().filter_map(syn_of).collect();
     assert_eq!(syns, [(key, terms, moved)]);
 }
+
+#[test]
+fn where_answers_take_their_time_syns_are_repeated_later() {
+    let mut rig = Rig::new();
+    rig.neighbor(PEER_IP, PEER);
+    let connection = rig.attached();
+    let connect = |rig: &mut Rig| {
+        rig.connect_to(connection, PEER_IP);
+        rig.replies(connection);
+        let both = [rig.take(0), rig.take(1)];
+        both.iter().flatten().find_map(syn_of).expect("a SYN")
+    };
+    for _ in 0..40 {
+        let (key, terms, _) = connect(&mut rig);
+        rig.pass(20 * MILLISECOND);
+        rig.skip_posts();
+        rig.answer(1, key, &syn_ack(&key, &terms));
+        rig.skip_posts();
+    }
+    connect(&mut rig);
+    rig.pass(70 * MILLISECOND);
+    let repeated = |rig: &mut Rig| [rig.take(0), rig.take(1)].iter().flatten().filter_map(syn_of).count();
+    assert_eq!(repeated(&mut rig), 0, "four times what answers take");
+    rig.pass(20 * MILLISECOND);
+    assert_eq!(repeated(&mut rig), 1);
+}

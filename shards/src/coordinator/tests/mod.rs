@@ -268,7 +268,8 @@ fn shard_id(shard: usize) -> ShardId {
 
 /// A peer has opened a flow.
 fn accepted(shard: u16, key: FlowKey, remote_nonce: u32) -> ToCoordinator {
-    ToCoordinator::Accepted { shard: ShardId(shard), key, channel: ChannelId(1), remote_nonce }
+    let shard = ShardId(shard);
+    ToCoordinator::Accepted { shard, key, channel: ChannelId(1), remote_nonce, landed: shard }
 }
 
 /// What a peer that accepts answers to a SYN of the flow `key`.

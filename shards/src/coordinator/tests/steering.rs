@@ -9,6 +9,7 @@ const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_po
 fn stray(landed: u16, key: FlowKey) -> Stray {
     Stray {
         landed: ShardId(landed),
+        reporter: ShardId(landed),
         key,
         source_mac: MacAddr([2, 0, 0, 0, 0, 9]),
         answer: Some([7; 54]),
@@ -277,4 +278,38 @@ fn predictions_are_judged_and_a_nic_that_does_not_do_as_it_says_is_not_believed(
     }
     assert_eq!(rig.status(Part::Summary)["interfaces"][0]["rss_known"], false);
     assert_eq!(rig.status(Part::Summary)["interfaces"][0]["predictions_wrong"], 33);
+}
+
+#[test]
+fn a_copy_of_a_flow_that_has_ended_does_not_open_it_once_more() {
+    let mut rig = Rig::new();
+    rig.neighbor(PEER_IP, PEER);
+    rig.mail(accepted(1, THEIRS, 1));
+    rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: THEIRS });
+    rig.skip_posts();
+    rig.mail(accepted(0, THEIRS, 1));
+    assert_eq!(rig.posts(0), ["Drop"]);
+    assert!(rig.coordinator.directory.find(&THEIRS).is_none());
+    // The peer's next flow with the same ports is another one.
+    rig.mail(accepted(0, THEIRS, 2));
+    assert_eq!(rig.posts(0), ["Keep"]);
+}
+
+#[test]
+fn a_flow_accepted_for_another_shard_has_its_hint_at_once() {
+    let mut rig = Rig::new();
+    rig.neighbor(PEER_IP, PEER);
+    let (shard, landed, channel, remote_nonce) = (ShardId(1), ShardId(0), ChannelId(1), 1);
+    rig.mail(ToCoordinator::Accepted { shard, key: THEIRS, channel, remote_nonce, landed });
+    assert_eq!(rig.posts(0), ["HandTo 1", "Hint 1"]);
+    assert_eq!(rig.posts(1), ["TakeFrom 0", "Keep"]);
+}
+
+#[test]
+fn searches_for_half_open_flows_are_bounded() {
+    let mut rig = Rig::new();
+    for remote_port in 1..=300 {
+        rig.stray(Stray { confirms: true, ..stray(1, FlowKey { remote_port, ..THEIRS }) });
+    }
+    assert_eq!((rig.posts(0).len(), rig.posts(1).len()), (256, 0));
 }

@@ -65,10 +65,10 @@ fn a_reset_ends_a_flow_and_gives_back_what_waited() {
 #[test]
 fn a_flow_dropped_for_another_shard_ends_without_a_word_to_the_peer() {
     let (mut rig, mut app, _) = Rig::connected();
-    rig.post(ToShard::Drop { key: OURS });
+    rig.post(ToShard::Drop { key: OURS, remote_nonce: ACCEPTOR, reason: Reason::PeerRestarted });
     rig.turn();
     assert!(matches!(rig.told()[..], [ToCoordinator::Closed { key: OURS, .. }]));
-    assert_eq!(closed(&mut app), (Reason::Reset, 0));
+    assert_eq!(closed(&mut app), (Reason::PeerRestarted, 0));
     rig.assert_quiet();
 }
 

@@ -231,7 +231,7 @@ fn nothing_of_an_accepted_flow_leaves_the_shard_before_it_is_known_to_be_the_onl
 #[test]
 fn a_copy_of_a_flow_ends_without_a_word_and_gives_everything_back() {
     let (mut rig, mut app) = doubtful();
-    rig.post(ToShard::Drop { key: THEIRS });
+    rig.post(ToShard::Drop { key: THEIRS, remote_nonce: CONNECTOR, reason: Reason::Reset });
     rig.turn();
     assert!(matches!(rig.told()[..], [ToCoordinator::Closed { key: THEIRS, .. }]));
     rig.assert_quiet();
@@ -272,4 +272,28 @@ fn whoever_shares_a_port_gets_flows_and_a_full_one_is_passed_over() {
     (41..=50).for_each(|remote_port| open(&mut rig, remote_port));
     flows = apps.each_mut().map(|app| std::iter::from_fn(|| app.recv().unwrap().map(|_| ())).count());
     assert_eq!(flows, [0, 10]);
+}
+
+#[test]
+fn junk_for_an_endpoint_of_another_shard_stays_where_it_landed() {
+    let mut rig = Rig::with(one_of_two(), 16);
+    let mut consumer = rig.way_out();
+    rig.listen(Taker::Shard(OTHER));
+    rig.receive(&THEIRS, &rig.header(Kind::Data, 700, 900), b"guessed");
+    assert_eq!(taken(&mut consumer), [[0; 0]; 0]);
+    assert!(!rig.stray().confirms);
+}
+
+#[test]
+fn frames_taken_over_leave_the_shards_own_queue_its_turn() {
+    let (mut rig, _app, _) = Rig::connected();
+    let mut producers = [rig.way_in(), rig.way_in()];
+    for producer in &mut producers {
+        for _ in 0..handover::SLOTS {
+            assert!(producer.push(&packet(&OURS, &rig.header(Kind::Ack, 201, 101), &[]), false));
+        }
+        producer.flush();
+    }
+    let turns = (0..).map(|_| rig.turn().received).take_while(|received| *received > 0);
+    assert_eq!(turns.collect::<Vec<_>>(), [128; 4]);
 }

@@ -1,0 +1,82 @@
+//! Accepted flows that have ended lately.
+//!
+//! A SYN that came twice may have left a flow half open at two shards. One of them has it, and when it has ended a late
+//! packet must not open it once more at the other: the same messages would be delivered again.
+
+use std::collections::{HashSet, VecDeque};
+
+use machnet_proto::addr::FlowKey;
+use machnet_proto::time::{Duration, Instant};
+
+/// Longer than a shard remembers a half-open flow.
+const REMEMBERED: Duration = Duration::from_secs(4);
+
+/// Flows remembered at a time; beyond, the oldest is forgotten.
+const MAX: usize = 1 << 16;
+
+/// Flows by tuple and the peer's nonce, which tells them from later ones with the same tuple.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    flows: HashSet<(FlowKey, u32)>,
+    /// In the order of their ends.
+    order: VecDeque<(Instant, FlowKey, u32)>,
+}
+
+impl Ended {
+    /// A flow has ended.
+    pub(super) fn remember(&mut self, key: FlowKey, remote_nonce: u32, now: Instant) {
+        self.forget(now);
+        if self.flows.insert((key, remote_nonce)) {
+            self.order.push_back((now + REMEMBERED, key, remote_nonce));
+        }
+    }
+
+    /// Whether this flow has ended lately.
+    pub(super) fn has(&mut self, key: FlowKey, remote_nonce: u32, now: Instant) -> bool {
+        self.forget(now);
+        self.flows.contains(&(key, remote_nonce))
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some((until, key, remote_nonce)) = self.order.front()
+            && (*until <= now || self.order.len() >= MAX)
+        {
+            self.flows.remove(&(*key, *remote_nonce));
+            self.order.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use machnet_proto::addr::Ipv4Addr;
+
+    use super::*;
+
+    fn key(remote_port: u16) -> FlowKey {
+        let ip = Ipv4Addr::new(10, 0, 0, 1);
+        FlowKey { local_ip: ip, remote_ip: ip, local_port: 888, remote_port }
+    }
+
+    #[test]
+    fn a_flow_is_remembered_for_a_while_and_no_other_taken_for_it() {
+        let mut ended = Ended::default();
+        let start = Instant::ZERO;
+        ended.remember(key(1), 7, start);
+        assert!(ended.has(key(1), 7, start));
+        assert!(!ended.has(key(1), 8, start) && !ended.has(key(2), 7, start));
+        assert!(ended.has(key(1), 7, start + (REMEMBERED - Duration::from_nanos(1))));
+        assert!(!ended.has(key(1), 7, start + REMEMBERED));
+        assert!(ended.flows.is_empty());
+    }
+
+    #[test]
+    fn beyond_the_limit_the_oldest_is_forgotten() {
+        let mut ended = Ended::default();
+        for nonce in 0..=u32::try_from(MAX).expect("it fits") {
+            ended.remember(key(1), nonce, Instant::ZERO);
+        }
+        assert!(ended.flows.len() <= MAX && ended.order.len() == ended.flows.len());
+        assert!(!ended.has(key(1), 0, Instant::ZERO));
+    }
+}
