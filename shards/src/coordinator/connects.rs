@@ -274,7 +274,7 @@ impl Coordinator {
     ) -> Option<(FlowKey, bool)> {
         let interface = self.links[link].interface();
         // What we send to ourselves never reaches the NIC.
-        let rss = self.links[link].believed_rss().filter(|_| destination.1 != interface.ip);
+        let rss = self.links[link].believed_rss(now).filter(|_| destination.1 != interface.ip);
         let queue = interface.shards.iter().position(|shard| *shard == via);
         let usable = |key: &FlowKey| {
             let is_listening = self.listeners.has((key.local_ip, key.local_port));
@@ -350,7 +350,7 @@ impl Coordinator {
         let (key, link, ours, via, owner, is_predicted) = (*key, *link, *terms, *via, *owner, *is_predicted);
         let Some((connection, _)) = *asker else { return };
         if is_predicted {
-            self.links[link].judge_prediction(landed == via);
+            self.links[link].judge_prediction(landed == via, now);
         }
         let shard = owner.unwrap_or(landed);
         let (channel, _) = self.endpoints.channel_on(connection, shard).expect("granted when the connect began");

@@ -51,13 +51,18 @@ pub(super) struct Link {
 pub(super) struct Predictions {
     pub(super) right: u64,
     pub(super) wrong: u64,
-    /// Wrong ones in a row.
+    /// Wrong ones in a row, since the NIC was believed again.
     wrong_in_a_row: u32,
+    /// Until when it is not believed.
+    disbelieved_until: Option<Instant>,
 }
 
 /// So many wrong predictions in a row, and a NIC is not believed any more: with two shards it happens by chance to a
 /// NIC that says the truth only if its table changes while connects are under way.
 const BELIEVED_WRONG_MAX: u32 = 32;
+
+/// How long it is not believed then: what it says may have been true before its table changed, and be so again.
+const DISBELIEF: Duration = Duration::from_secs(60);
 
 impl Link {
     pub(super) fn new(interface: Interface, limits: &Limits, now: Instant) -> Self {
@@ -102,8 +107,9 @@ impl Link {
     }
 
     /// How the NIC spreads flows, as long as that proves true.
-    pub(super) fn believed_rss(&self) -> Option<&Rss> {
-        self.interface.rss.as_ref().filter(|_| self.predictions.wrong_in_a_row < BELIEVED_WRONG_MAX)
+    pub(super) fn believed_rss(&self, now: Instant) -> Option<&Rss> {
+        let is_believed = self.predictions.disbelieved_until.is_none_or(|until| until <= now);
+        self.interface.rss.as_ref().filter(|_| is_believed)
     }
 
     /// How predictions turned out.
@@ -112,8 +118,8 @@ impl Link {
     }
 
     /// An answer arrived where it was expected, or elsewhere.
-    pub(super) fn judge_prediction(&mut self, right: bool) {
-        let Predictions { right: rights, wrong, wrong_in_a_row } = &mut self.predictions;
+    pub(super) fn judge_prediction(&mut self, right: bool, now: Instant) {
+        let Predictions { right: rights, wrong, wrong_in_a_row, disbelieved_until } = &mut self.predictions;
         if right {
             *rights += 1;
             *wrong_in_a_row = 0;
@@ -121,7 +127,11 @@ impl Link {
         }
         *wrong += 1;
         *wrong_in_a_row = wrong_in_a_row.saturating_add(1);
-        if *wrong_in_a_row == BELIEVED_WRONG_MAX {
+        if *wrong_in_a_row < BELIEVED_WRONG_MAX {
+            return;
+        }
+        *wrong_in_a_row = 0;
+        if disbelieved_until.replace(now + DISBELIEF).is_none() {
             tracing::warn!(
                 interface = %self.interface.mac,
                 "the NIC does not spread flows as it says: its RSS is taken for hidden, flows live where they land"

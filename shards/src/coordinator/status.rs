@@ -101,7 +101,7 @@ impl Coordinator {
             "ip": interface.ip.to_string(),
             "device": interface.device,
             "mtu_bytes": interface.mtu_bytes,
-            "rss_known": link.believed_rss().is_some(),
+            "rss_known": link.believed_rss(now).is_some(),
             "predictions_right": link.predictions().right,
             "predictions_wrong": link.predictions().wrong,
             "shards": interface.shards.iter().map(|shard| shard.0).collect::<Vec<_>>(),

@@ -262,7 +262,7 @@ fn predictions_are_judged_and_a_nic_that_does_not_do_as_it_says_is_not_believed(
         let both = [rig.take(0), rig.take(1)];
         let via = both.iter().position(|posts| posts.iter().any(|post| syn_of(post).is_some())).expect("a SYN");
         let (key, terms, _) = both[via].iter().find_map(syn_of).expect("a SYN");
-        assert_eq!(usize::from(rss.queue_of(&key)) == via, rig.coordinator.links[0].believed_rss().is_some());
+        assert_eq!(usize::from(rss.queue_of(&key)) == via, rig.coordinator.links[0].believed_rss(rig.now).is_some());
         let landed = if truthful { via } else { 1 - via };
         rig.answer(u16::try_from(landed).expect("few"), key, &syn_ack(&key, &terms));
     };
@@ -278,6 +278,11 @@ fn predictions_are_judged_and_a_nic_that_does_not_do_as_it_says_is_not_believed(
     }
     assert_eq!(rig.status(Part::Summary)["interfaces"][0]["rss_known"], false);
     assert_eq!(rig.status(Part::Summary)["interfaces"][0]["predictions_wrong"], 33);
+    // Its table may have changed, and what it says be true by now.
+    rig.pass(Duration::from_secs(61));
+    rig.neighbor(PEER_IP, PEER);
+    connect(&mut rig, true);
+    assert_eq!(rig.status(Part::Summary)["interfaces"][0]["rss_known"], true);
 }
 
 #[test]
