@@ -1,6 +1,7 @@
 //! Instructions and cache misses of a packet, counted by callgrind.
 
 use std::process::{Command, Stdio};
+use std::time::Instant as Moment;
 
 use crate::lab::{Plan, World};
 use crate::{MESSAGE, WINDOW};
@@ -16,6 +17,9 @@ const FLOWS: [usize; 5] = [32, 1_000, 10_000, 100_000, 1];
 
 const WARM_UP: u64 = 20_000;
 const PACKETS: u64 = 20_000;
+/// Packets that are timed, and how often, of which the median counts.
+const PACKETS_TIMED: u64 = 200_000;
+const TIMES: usize = 5;
 
 /// What one packet costs.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +36,10 @@ pub(crate) fn measure() {
         println!("instructions: not counted, valgrind is not installed");
         return;
     }
-    println!("instructions of a 64 B packet, out and in, with both applications (misses: callgrind's model):");
+    println!("a 64 B packet, out and in, with both applications (misses: callgrind's model):");
     println!(
-        "  {:>6} {:>7} {:>13} {:>6} {:>10} {:>10}",
-        "shards", "flows", "instructions", "", "D1 misses", "LL misses"
+        "  {:>6} {:>7} {:>13} {:>6} {:>10} {:>10} {:>8} {:>6}",
+        "shards", "flows", "instructions", "", "D1 misses", "LL misses", "ns", ""
     );
     table(SHARDS.iter().copied());
     println!();
@@ -47,11 +51,37 @@ fn table(worlds: impl Iterator<Item = (u16, usize)>) {
     let mut first = None;
     for (shards, flows) in worlds {
         let Cost { instructions, first_level_misses, last_level_misses } = cost(shards, flows);
-        let ratio = instructions / *first.get_or_insert(instructions);
+        let ns = ns(shards, flows);
+        let (first_instructions, first_ns) = *first.get_or_insert((instructions, ns));
         println!(
-            "  {shards:>6} {flows:>7} {instructions:>13.0} {ratio:>6.3} {first_level_misses:>10.1} {last_level_misses:>10.2}"
+            "  {shards:>6} {flows:>7} {instructions:>13.0} {:>6.3} {first_level_misses:>10.1} {last_level_misses:>10.2} \
+             {ns:>8.0} {:>6.2}",
+            instructions / first_instructions,
+            ns / first_ns,
         );
     }
+}
+
+/// How long a packet takes.
+fn ns(shards: u16, flows: usize) -> f64 {
+    let (mut world, window) = warm(shards, flows);
+    let mut times: Vec<f64> = (0..TIMES)
+        .map(|_| {
+            let started = Moment::now();
+            let packets = world.run(&MESSAGE, window, PACKETS_TIMED);
+            started.elapsed().as_nanos() as f64 / packets as f64
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[TIMES / 2]
+}
+
+/// A world in which every flow has sent before, and the messages that are on their way in it at a time.
+fn warm(shards: u16, flows: usize) -> (World, usize) {
+    let mut world = World::new(&Plan { shards, flows, ..Plan::default() });
+    let window = WINDOW * usize::from(shards);
+    world.run(&MESSAGE, window, WARM_UP.max(2 * flows as u64));
+    (world, window)
 }
 
 fn cost(shards: u16, flows: usize) -> Cost {
@@ -86,11 +116,7 @@ fn cost(shards: u16, flows: usize) -> Cost {
 
 /// What is counted.
 pub(crate) fn run(shards: u16, flows: usize) {
-    let mut world = World::new(&Plan { shards, flows, ..Plan::default() });
-    // Every flow has sent before.
-    let each = 2 * flows as u64;
-    let window = WINDOW * usize::from(shards);
-    world.run(&MESSAGE, window, WARM_UP.max(each));
+    let (mut world, window) = warm(shards, flows);
     println!("{}", count_here(&mut world, window));
 }
 

@@ -232,3 +232,28 @@ pub(super) fn copy_out(delivery: Option<Delivery<'_>>, buffer: &mut [u8]) -> Res
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A channel on which something happens all the time.
+    struct Busy;
+
+    impl Source for Busy {
+        fn next(&mut self) -> Result<Option<channel::Received<'_>>, Broken> {
+            Ok(Some(channel::Received::Silent { flow: FlowId(1) }))
+        }
+    }
+
+    #[test]
+    fn no_channel_keeps_the_others_from_being_heard() {
+        let mut channels = [Busy, Busy, Busy];
+        let (mut begin, mut flows) = (0, Flows::new());
+        let mut heard = || match next_delivery(&mut channels, &mut begin, &mut flows) {
+            Ok(Some(Delivery::Event(event))) => event.flow().channel,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([(); 6].map(|()| heard()), [0, 1, 2, 0, 1, 2]);
+    }
+}
