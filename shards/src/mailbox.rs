@@ -398,7 +398,8 @@ pub struct Inlet<T> {
 }
 
 impl<T> Inlet<T> {
-    /// The next message, if there is one. Costs one relaxed load when there is none.
+    /// The next message, if there is one. Costs one relaxed load when there is none, and a look into the queue after a
+    /// [`Waker`] was used.
     pub fn take(&self) -> Option<T> {
         if !self.bell.mail.load(Ordering::Relaxed) {
             return None;

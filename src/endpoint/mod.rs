@@ -34,7 +34,8 @@ pub use split::{Receiver, Sender};
 pub struct Endpoint {
     daemon: Daemon,
     addresses: Vec<Ipv4Addr>,
-    /// One for each shard of the interfaces that have been used; in the daemon's order.
+    /// One for each shard of the interfaces that have been used, or for the one that the endpoint is bound to; in the
+    /// daemon's order.
     channels: Vec<AppEnd>,
     waiter: Waiter,
     watch: Watch,

@@ -14,7 +14,7 @@ pub(super) const RETRY: Duration = Duration::from_micros(500);
 const MAX_FRAMES: usize = 256;
 
 /// Messages that may wait for one shard before requests of applications are refused. What is posted without a request
-/// undoes or ends something that a request made, so that the tables of the coordinator bound it.
+/// undoes or ends something that a request made, or answers what shards report at a bounded rate.
 const MAX_WAITING: usize = 4096;
 
 /// One bounded outbox per shard, in front of its mailbox.
