@@ -138,10 +138,10 @@ impl Guest {
         self.run("kill -9 $daemon; wait $daemon; [ $? = 137 ]").map(drop)
     }
 
-    /// What the daemon says about itself.
-    pub(crate) fn status(&mut self) -> Result<Value, Failure> {
-        let text = self.run("machnet-shards status --json")?;
-        serde_json::from_str(&text).map_err(|why| self.failure(&format!("gave no status ({why}) but {text}")))
+    /// What the daemon says about itself (`status`), or about its `flows`.
+    pub(crate) fn ask(&mut self, command: &str) -> Result<Value, Failure> {
+        let text = self.run(&format!("machnet-shards {command} --json"))?;
+        serde_json::from_str(&text).map_err(|why| self.failure(&format!("gave no {command} ({why}) but {text}")))
     }
 
     /// How many interrupts each of the NIC's vectors has had since the daemon was started.

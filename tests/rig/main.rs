@@ -107,11 +107,11 @@ fn open_flows_from_guest(host: &Host, server: &mut Program, guest: &mut Guest, s
          msg_gen {flags} >/run/client.$n 2>&1 & clients=\"$clients $!\"; done"
     ))?;
     let deadline = Instant::now() + CLIENT_LIMIT;
-    let (status, opened) = loop {
-        let status = guest.status()?;
-        let opened = opened_by_us(&status, shards);
+    let (flows, opened) = loop {
+        let flows = guest.ask("flows")?;
+        let opened = opened_by_us(&flows, shards);
         if opened.iter().sum::<u64>() == CLIENTS || Instant::now() > deadline {
-            break (status, opened);
+            break (flows, opened);
         }
     };
     server.signal(Signal::CONT);
@@ -123,12 +123,12 @@ fn open_flows_from_guest(host: &Host, server: &mut Program, guest: &mut Guest, s
     if opened.iter().all(|flows| *flows == CLIENTS / shards) {
         return Ok(());
     }
-    Err(guest.failure(&format!("had its flows at the shards {opened:?}, where it did not want them: {status:#}")))
+    Err(guest.failure(&format!("had its flows at the shards {opened:?}, where it did not want them: {flows:#}")))
 }
 
 /// How many of the flows that the daemon's own applications opened are at each shard.
-fn opened_by_us(status: &Value, shards: u64) -> Vec<u64> {
-    let flows = status["flows"].as_array().into_iter().flatten().filter(|flow| flow["opened_by"] == "us");
+fn opened_by_us(flows: &Value, shards: u64) -> Vec<u64> {
+    let flows = flows["flows"].as_array().into_iter().flatten().filter(|flow| flow["opened_by"] == "us");
     let at: Vec<&Value> = flows.map(|flow| &flow["shard"]).collect();
     (0..shards).map(|shard| at.iter().map(|at| u64::from(**at == shard)).sum()).collect()
 }
@@ -151,7 +151,7 @@ fn open_flows_from_host(host: &Host, guest: &mut Guest) -> Result<(), Failure> {
 
 /// Whether the guest's daemon knows its NIC, and the NIC used all of its queues; the daemon's status.
 fn check(guest: &mut Guest, shards: u64) -> Result<Value, Failure> {
-    let status = guest.status()?;
+    let status = guest.ask("status")?;
     let interface = &status["interfaces"][0];
     let predictions = ["predictions_right", "predictions_wrong"].map(|key| interface[key].as_u64());
     let accepted = counters(&status, "flows_accepted");
