@@ -109,7 +109,7 @@ fn flood(queue: &mut DpdkQueue, (mac, peer, ip): (MacAddr, MacAddr, Ipv4Addr), p
     }
     .write(&mut ping);
     let frames = [ask, ping];
-    let pause = Duration::from_secs(1) * BURST_FRAMES as u32 / per_second;
+    let pause = Duration::from_secs_f64(BURST_FRAMES as f64 / f64::from(per_second));
     let (started, mut sent, mut bursts) = (Instant::now(), 0, 0);
     let (mut burst, mut arrived) = (Vec::with_capacity(BURST_FRAMES), Vec::with_capacity(BURST_FRAMES));
     while started.elapsed().as_secs_f64() < seconds {
