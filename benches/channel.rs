@@ -3,131 +3,18 @@
 //! `one_line_bounced` is the yardstick: one cache line to the other core and back. It depends on where the cores are,
 //! so compare figures of one run only.
 
-use std::io::IoSlice;
-use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+#[path = "lab/mirror.rs"]
+mod mirror;
+
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use machnet::channel::{AppEnd, FlowId, FromApp, Geometry, Opened, Position, Received, SendError, ShardEnd};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-const FLOW: FlowId = FlowId(1);
-const MAX_PAYLOAD: u16 = 1418;
-/// Descriptors a shard takes at a time.
-const BURST: usize = 32;
+use mirror::{BURST, bounce, channel, cores, pin, receive, send};
+
 /// A round trip.
 const SMALL_BYTES: usize = 64;
 const STREAM_BYTES: [usize; 2] = [64, 1024];
-
-fn channel() -> (Shard, AppEnd) {
-    let geometry = Geometry::for_payload(MAX_PAYLOAD, Geometry::TX_BYTES, Geometry::RX_BYTES);
-    let (mut end, handles) = ShardEnd::create(geometry).expect("a channel");
-    let mut app = AppEnd::open(geometry, handles).expect("its other end");
-    let opened = Opened {
-        local_ip: Ipv4Addr::LOCALHOST,
-        local_port: 1,
-        remote_ip: Ipv4Addr::LOCALHOST,
-        remote_port: 2,
-        max_payload: MAX_PAYLOAD,
-        accepted: false,
-    };
-    assert!(end.publish_opened(FLOW, &opened));
-    end.flush();
-    assert!(matches!(app.recv(), Ok(Some(Received::Opened { .. }))));
-    (Shard { end, descriptors: Vec::with_capacity(BURST), frame: [0; 1500] }, app)
-}
-
-/// A shard whose network is a mirror.
-struct Shard {
-    end: ShardEnd,
-    descriptors: Vec<FromApp>,
-    frame: [u8; 1500],
-}
-
-impl Shard {
-    /// One turn: copies every piece out of the application's memory and, as an echo, into a receive buffer.
-    fn turn(&mut self, echoes: bool) -> usize {
-        let taken = self.end.poll_tx(&mut self.descriptors).expect("no violation");
-        self.end.poll_fill().expect("no violation");
-        for descriptor in self.descriptors.drain(..) {
-            let FromApp::Piece { flow, buffer, len, first, last } = descriptor else { continue };
-            let frame = &mut self.frame[..usize::from(len)];
-            self.end.copy_from(&buffer, frame);
-            self.end.complete(buffer);
-            if echoes {
-                let arrived = self.end.allocate().expect("the window is smaller than the pool");
-                self.end.copy_to(&arrived, frame);
-                self.end.publish(flow, arrived, len, Position { first, last });
-            }
-        }
-        self.end.flush();
-        taken
-    }
-
-    /// Turns on another core until it is told to stop.
-    fn run(mut self, core: usize, echoes: bool) -> Running {
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            pin(core);
-            while !told.load(Ordering::Relaxed) {
-                if self.turn(echoes) == 0 {
-                    std::hint::spin_loop();
-                }
-            }
-        });
-        Running { stop, thread: Some(thread) }
-    }
-}
-
-/// A thread that stops when this is dropped.
-struct Running {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("no panic");
-        }
-    }
-}
-
-/// The cores this process may use.
-fn cores() -> Vec<usize> {
-    let allowed = sched_getaffinity(None).expect("our own affinity");
-    (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect()
-}
-
-fn pin(core: usize) {
-    let mut only = CpuSet::new();
-    only.set(core);
-    sched_setaffinity(None, &only).expect("one of our own cores");
-}
-
-fn send(app: &mut AppEnd, bytes: &[u8]) -> bool {
-    match app.send(FLOW, &[IoSlice::new(bytes)]) {
-        Ok(()) => true,
-        Err(SendError::NoRoom) => false,
-        Err(other) => panic!("{other}"),
-    }
-}
-
-fn receive(app: &mut AppEnd, into: &mut [u8]) -> bool {
-    match app.recv() {
-        Ok(Some(Received::Message { message, .. })) => {
-            message.copy_to(into);
-            true
-        }
-        Ok(None) => false,
-        other => panic!("{other:?}"),
-    }
-}
 
 fn one_thread(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("one_thread");
@@ -190,31 +77,6 @@ fn two_threads(criterion: &mut Criterion) {
         });
     }
     group.finish();
-}
-
-/// One cache line to the other core and back, `rounds` times.
-fn bounce(rounds: u64, core: usize) -> Duration {
-    let line = Arc::new(AtomicU64::new(0));
-    let theirs = Arc::clone(&line);
-    let thread = std::thread::spawn(move || {
-        pin(core);
-        for round in 0..rounds {
-            while theirs.load(Ordering::Acquire) != 2 * round + 1 {
-                std::hint::spin_loop();
-            }
-            theirs.store(2 * round + 2, Ordering::Release);
-        }
-    });
-    let start = Instant::now();
-    for round in 0..rounds {
-        line.store(2 * round + 1, Ordering::Release);
-        while line.load(Ordering::Acquire) != 2 * round + 2 {
-            std::hint::spin_loop();
-        }
-    }
-    let elapsed = start.elapsed();
-    thread.join().expect("no panic");
-    elapsed
 }
 
 criterion_group! {

@@ -209,8 +209,9 @@ fn flood(hosts: &Hosts) -> Result<f64, Failure> {
     let Hosts { left, right } = hosts;
     let target = [left.mac.clone(), left.machnet_ip.to_string()];
     let pace = [FLOOD_PER_SECOND.to_string(), LENGTH.as_secs_f64().to_string()];
-    let arguments = [&[right.mac.clone(), "kernel".into(), "flood".into()], &target[..], &pace[..]].concat();
-    let written = right.start(&bare_dpdk()?, arguments)?.finish(LENGTH + PATIENCE)?;
+    let arguments =
+        [&[right.mac.clone(), "kernel".into(), "1500".into(), "flood".into()], &target[..], &pace[..]].concat();
+    let written = right.start(&bare()?, arguments)?.finish(LENGTH + PATIENCE)?;
     let report: serde_json::Value = serde_json::from_str(written.lines().last().unwrap_or_default())
         .map_err(|why| Failure(format!("the flood: {why}: {written}")))?;
     let number = |name: &str| report[name].as_f64().unwrap_or_default();
@@ -218,10 +219,10 @@ fn flood(hosts: &Hosts) -> Result<f64, Failure> {
 }
 
 /// The example of that name, of the same build.
-fn bare_dpdk() -> Result<String, Failure> {
+fn bare() -> Result<String, Failure> {
     let this = std::env::current_exe().map_err(|why| Failure(format!("the bench does not find itself: {why}")))?;
     let directory = this.parent().and_then(Path::parent).map_or_else(PathBuf::new, Path::to_path_buf);
-    let path = directory.join("examples/bare_dpdk");
+    let path = directory.join("examples/bare");
     if path.is_file() {
         Ok(path.to_string_lossy().into_owned())
     } else {

@@ -29,6 +29,8 @@ pub(crate) struct Host {
     pub(crate) machnet_ip: Ipv4Addr,
     /// The kernel's own address.
     pub(crate) kernel_ip: Ipv4Addr,
+    /// The CPU that all programs started from now on run on; by default any.
+    pub(crate) cpu: Option<usize>,
     directory: PathBuf,
     ground: Arc<Ground>,
     programs_started: AtomicU32,
@@ -45,7 +47,7 @@ impl Host {
         std::fs::create_dir(&directory)
             .map_err(|why| Failure::io(&format!("cannot make {}", directory.display()), &why))?;
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-        Ok(Self { mac, machnet_ip, kernel_ip, directory, ground, programs_started: AtomicU32::new(0) })
+        Ok(Self { mac, machnet_ip, kernel_ip, cpu: None, directory, ground, programs_started: AtomicU32::new(0) })
     }
 
     /// Lays the wire: an interface in each host, with its MAC and the kernel's address.
@@ -113,7 +115,7 @@ impl Host {
         let path = built(program).unwrap_or_else(|| PathBuf::from(program));
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let number = self.programs_started.fetch_add(1, Ordering::Relaxed);
-        let mut command = self.ground.namespace.command(&path, &self.directory);
+        let mut command = self.ground.namespace.command(&path, &self.directory, self.cpu);
         command.args(arguments).env("MACHNET_SOCKET", self.socket());
         Program::start(&name, command, &self.directory.join(format!("{name}-{number}")), Arc::clone(&self.ground))
     }
@@ -142,11 +144,17 @@ impl Host {
     /// Writes `config`, starts the daemon with it and waits until applications can attach. Its log is its standard
     /// error.
     pub(crate) fn start_daemon(&self, config: &Value) -> Result<Program, Failure> {
+        Self::ours("machnet-shards")?;
+        self.start_daemon_of("machnet-shards", config)
+    }
+
+    /// The same with the daemon that is this program: another release, say.
+    pub(crate) fn start_daemon_of(&self, program: &str, config: &Value) -> Result<Program, Failure> {
         let file = self.config_file();
         std::fs::write(&file, format!("{config:#}\n"))
             .map_err(|why| Failure::io(&format!("cannot write {}", file.display()), &why))?;
         let arguments = [OsStr::new("--config_file"), file.as_os_str(), OsStr::new("--logtostderr")];
-        let mut daemon = self.start_ours("machnet-shards", arguments)?;
+        let mut daemon = self.start(program, arguments)?;
         daemon.wait_until("its control socket", DAEMON_START_LIMIT, |_| self.daemon_answers().then_some(()))?;
         Ok(daemon)
     }

@@ -80,8 +80,9 @@ impl Namespace {
     }
 
     /// A command that runs `program` inside, in `directory`, as root of the host. It is killed when the thread that
-    /// starts it ends. The process that is started becomes the program: its pid is the program's.
-    pub(super) fn command(&self, program: &Path, directory: &Path) -> Command {
+    /// starts it ends. The process that is started becomes the program: its pid is the program's. It runs on one `cpu`
+    /// only, if that is given.
+    pub(super) fn command(&self, program: &Path, directory: &Path, cpu: Option<usize>) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.pid().to_string(), "--net", "--mount"]);
         if self.within_user {
@@ -90,7 +91,11 @@ impl Namespace {
         let mut working_directory = std::ffi::OsString::from("--wd=");
         working_directory.push(directory);
         command.arg(working_directory).args(["setpriv", "--pdeathsig", "KILL"]);
-        command.args(["sh", "-c", IF_PARENT_LIVES, "sh", &std::process::id().to_string()]).arg(program);
+        command.args(["sh", "-c", IF_PARENT_LIVES, "sh", &std::process::id().to_string()]);
+        if let Some(cpu) = cpu {
+            command.args(["taskset", "--cpu-list", &cpu.to_string()]);
+        }
+        command.arg(program);
         // A terminal's Ctrl-C is for us; we end and take everything along.
         command.process_group(0);
         command

@@ -1,9 +1,9 @@
-//! The lower bound for `benches/hosts`: frames over the same device without any protocol.
+//! The lower bound for `benches/compare`: frames over the same device without any protocol.
 //!
 //! ```text
-//! bare_dpdk MAC DEVICE echo                                  returns every frame to its sender, until it is killed
-//! bare_dpdk MAC DEVICE call MAC SECONDS SIZE:WINDOW ...      measures each load, and prints a line of JSON for each
-//! bare_dpdk MAC DEVICE flood MAC IP PER_SECOND SECONDS       asks that host for its MAC and pings it, in turn
+//! bare MAC DEVICE MTU echo                                  returns every frame to its sender, until it is killed
+//! bare MAC DEVICE MTU call MAC SECONDS SIZE:WINDOW ...      measures each load, and prints a line of JSON for each
+//! bare MAC DEVICE MTU flood MAC IP PER_SECOND SECONDS       asks that host for its MAC and pings it, in turn
 //! ```
 //!
 //! DEVICE: DPDK's device arguments, or `kernel` for the interface with this MAC. A message is as many full frames
@@ -18,13 +18,11 @@ use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 use machnet_proto::wire::machnet::HEADER_BYTES;
 use machnet_proto::wire::{arp, icmp};
 use machnet_shards::nic::dpdk::{self, Dpdk, DpdkFrame, DpdkQueue, InterfacePlan};
-use machnet_shards::nic::{Frame, NicQueue};
+use machnet_shards::nic::{ETHERNET_HEADER_BYTES, Frame, NicQueue};
 use serde_json::json;
 
-const MTU_BYTES: u16 = 1_500;
 /// Bytes of a frame before the message, as machnet-shards has them.
 const BEFORE_MESSAGE_BYTES: usize = HEADERS_BYTES + HEADER_BYTES;
-const MAX_PAYLOAD_BYTES: usize = 1_418;
 /// What a piece of a message begins with: when the message's first frame was sent, and whether this is the last frame.
 const STAMP_BYTES: usize = 8;
 /// Frames on their way at a time, as with machnet-shards.
@@ -38,12 +36,13 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let [mac, device, part @ ("echo" | "call" | "flood"), ref rest @ ..] = arguments[..] else {
-        panic!("bare_dpdk MAC DEVICE echo|call|flood ...");
+    let [mac, device, mtu, part @ ("echo" | "call" | "flood"), ref rest @ ..] = arguments[..] else {
+        panic!("bare MAC DEVICE MTU echo|call|flood ...");
     };
+    let mtu_bytes: u16 = mtu.parse().unwrap();
     let mac = parse_mac(mac);
     let device = (device != "kernel").then(|| device.to_owned());
-    let wanted = InterfacePlan { mac, driver: None, device, pcie: None, queues: 1, mtu_bytes: MTU_BYTES };
+    let wanted = InterfacePlan { mac, driver: None, device, pcie: None, queues: 1, mtu_bytes };
     let plan = dpdk::plan(&wanted).unwrap_or_else(|error| panic!("{error}"));
     let dpdk = Dpdk::start(std::slice::from_ref(&plan)).unwrap_or_else(|error| panic!("{error}"));
     let mut opened = dpdk.open(&plan).unwrap_or_else(|error| panic!("{error}"));
@@ -57,14 +56,15 @@ fn main() {
         }
         ("call", [peer, seconds, loads @ ..]) => {
             let length = Duration::from_secs_f64(seconds.parse().unwrap());
-            let mut client = Client::new(queue, mac, parse_mac(peer));
+            let max_payload_bytes = ETHERNET_HEADER_BYTES + usize::from(mtu_bytes) - BEFORE_MESSAGE_BYTES;
+            let mut client = Client::new(queue, mac, parse_mac(peer), max_payload_bytes);
             client.connect();
             for load in loads {
                 let (size, window) = load.split_once(':').unwrap();
                 println!("{}", client.measure(size.parse().unwrap(), window.parse().unwrap(), length));
             }
         }
-        _ => panic!("bare_dpdk: other arguments are wanted"),
+        _ => panic!("bare: other arguments are wanted"),
     }
 }
 
@@ -135,6 +135,7 @@ struct Client {
     queue: DpdkQueue,
     mac: MacAddr,
     template: Template,
+    max_payload_bytes: usize,
     started: Instant,
     /// Filled, and not yet taken by the device.
     outgoing: Vec<DpdkFrame>,
@@ -159,19 +160,29 @@ struct Load {
 }
 
 impl Client {
-    fn new(queue: DpdkQueue, mac: MacAddr, peer: MacAddr) -> Self {
+    fn new(queue: DpdkQueue, mac: MacAddr, peer: MacAddr, max_payload_bytes: usize) -> Self {
         // Addresses of nobody, so that no kernel answers.
         let ip = |last| Ipv4Addr::new(198, 18, 0, last);
         let key = FlowKey { local_ip: ip(1), remote_ip: ip(2), local_port: 7_777, remote_port: 7_777 };
         let now = Instant::now();
         let template = Template::new(mac, peer, &key);
         let [outgoing, arrived] = [(); 2].map(|()| Vec::with_capacity(BURST_FRAMES));
-        Self { queue, mac, template, started: now, outgoing, arrived, in_flight: 0, last_arrival: now }
+        Self {
+            queue,
+            mac,
+            template,
+            max_payload_bytes,
+            started: now,
+            outgoing,
+            arrived,
+            in_flight: 0,
+            last_arrival: now,
+        }
     }
 
     /// Sends single frames until one comes back.
     fn connect(&mut self) {
-        let mut load = Load::new(64, 1);
+        let mut load = Load::new(64, 1, self.max_payload_bytes);
         while load.frames_received == 0 {
             assert!(self.started.elapsed() < CONNECT_LIMIT, "nobody returns frames");
             self.send(&mut load);
@@ -181,7 +192,7 @@ impl Client {
     }
 
     fn measure(&mut self, size: usize, window: usize, length: Duration) -> serde_json::Value {
-        let mut load = Load::new(size, window);
+        let mut load = Load::new(size, window, self.max_payload_bytes);
         let started = Instant::now();
         while started.elapsed() < length {
             self.send(&mut load);
@@ -217,7 +228,7 @@ impl Client {
                 load.sent += 1;
             }
             let is_last = load.next + 1 == load.frames_per_message;
-            let payload_bytes = if is_last { load.last_bytes } else { MAX_PAYLOAD_BYTES };
+            let payload_bytes = if is_last { load.last_bytes } else { self.max_payload_bytes };
             frame.set_len(BEFORE_MESSAGE_BYTES + payload_bytes);
             self.template.write(frame.bytes_mut());
             let payload = &mut frame.bytes_mut()[BEFORE_MESSAGE_BYTES..];
@@ -266,11 +277,11 @@ impl Client {
 }
 
 impl Load {
-    fn new(size: usize, window: usize) -> Self {
-        let frames_per_message = size.div_ceil(MAX_PAYLOAD_BYTES);
+    fn new(size: usize, window: usize, max_payload_bytes: usize) -> Self {
+        let frames_per_message = size.div_ceil(max_payload_bytes);
         Self {
             frames_per_message,
-            last_bytes: (size - (frames_per_message - 1) * MAX_PAYLOAD_BYTES).max(STAMP_BYTES),
+            last_bytes: (size - (frames_per_message - 1) * max_payload_bytes).max(STAMP_BYTES),
             in_flight_max: (window * frames_per_message).min(IN_FLIGHT_MAX),
             next: 0,
             stamp: 0,

@@ -28,6 +28,21 @@ pub(crate) struct Findings {
     pub(crate) after_silence: f64,
 }
 
+/// Attaches many endpoints that listen and do nothing, and waits for its end.
+pub(crate) fn hold_endpoints(local: Ipv4Addr, count: usize) -> Result<(), String> {
+    let endpoints: Vec<Endpoint> = (0..count)
+        .map(|_| {
+            let mut endpoint = Endpoint::attach().map_err(|why| why.to_string())?;
+            endpoint.listen(local, 0).map_err(|why| why.to_string())?;
+            Ok(endpoint)
+        })
+        .collect::<Result<_, String>>()?;
+    println!("attached");
+    std::thread::sleep(SILENCE + 4 * PATIENCE);
+    drop(endpoints);
+    Ok(())
+}
+
 /// Runs inside a host, against a `msg_gen` that answers at `remote`. Says on stdout when the silence begins, and what
 /// was found.
 pub(crate) fn run(local: Ipv4Addr, remote: SocketAddrV4) -> Result<(), String> {
@@ -55,7 +70,7 @@ fn median(times: usize, mut step: impl FnMut() -> Result<(), String>) -> Result<
         step()?;
         lengths.push(started.elapsed().as_secs_f64() * 1e6);
     }
-    Ok(crate::median(&mut lengths))
+    Ok(crate::table::median(&mut lengths))
 }
 
 /// Sends a message and waits for its answer.

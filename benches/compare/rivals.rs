@@ -1,0 +1,122 @@
+//! The other stacks: kernel TCP and UDP with blocking calls, and frames over the bare device.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::daemons::{cpu_of_ended_children, memif_arguments, until_memif_listens};
+use crate::hosts::{Failure, Hosts};
+use crate::measurement::Measurement;
+use crate::section::{Load, Stack, Wire};
+use crate::table::Costed;
+
+const PORT: u16 = 888;
+/// How long a program may take beyond its measuring.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rival {
+    Tcp,
+    Udp,
+    /// The same device without any protocol, both sides spinning: a limit, not a stack.
+    Bare,
+}
+
+/// A rival on hosts of its own.
+pub(crate) struct Running {
+    rival: Rival,
+    hosts: Hosts,
+    wire: Wire,
+}
+
+impl Running {
+    pub(crate) fn new(rival: Rival, hosts: Hosts, wire: Wire) -> Self {
+        Self { rival, hosts, wire }
+    }
+
+    fn of_kernel(&self, protocol: &str, (msg_size, window): Load, length: Duration) -> Result<String, Failure> {
+        let this = this_program()?;
+        let address = format!("{}:{PORT}", self.hosts.right.kernel_ip);
+        let (size, window, seconds) = (msg_size.to_string(), window.to_string(), length.as_secs_f64().to_string());
+        let serve = format!("{protocol}-serve");
+        let serve = match protocol {
+            "tcp" => vec![&*serve, &*address, &*size],
+            _ => vec![&*serve, &*address],
+        };
+        let mut server = self.hosts.right.start(&this, serve)?;
+        let call = format!("{protocol}-call");
+        let mut client = self.hosts.left.start(&this, [&*call, &address, &size, &window, &seconds])?;
+        let written = client.finish(length + PATIENCE)?;
+        server.finish(PATIENCE)?;
+        Ok(written)
+    }
+
+    /// The echo is on the left, where memif has its server.
+    fn of_bare_device(&self, (msg_size, window): Load, length: Duration) -> Result<String, Failure> {
+        let program = bare()?;
+        let Hosts { left, right } = &self.hosts;
+        let arguments = |host| memif_arguments(self.wire, &self.hosts, host).unwrap_or_else(|| "kernel".to_owned());
+        let mtu = match self.wire {
+            Wire::Veth { mtu_bytes } => mtu_bytes,
+            Wire::Memif => 1500,
+        };
+        let mut echo = left.start(&program, [&*left.mac, &arguments(left), &mtu.to_string(), "echo"])?;
+        if self.wire == Wire::Memif {
+            until_memif_listens(&mut echo, &self.hosts)?;
+        }
+        let (seconds, load) = (length.as_secs_f64().to_string(), format!("{msg_size}:{window}"));
+        let call = [&*right.mac, &arguments(right), &mtu.to_string(), "call", &*left.mac, &seconds, &load];
+        let mut client = right.start(&program, call)?;
+        client.finish(length + PATIENCE).map_err(|why| Failure(format!("{why}\n\n{}", echo.failure("(the echo)"))))
+    }
+}
+
+impl Stack for Running {
+    fn name(&self) -> &'static str {
+        match self.rival {
+            Rival::Tcp => "kernel TCP",
+            Rival::Udp => "kernel UDP",
+            Rival::Bare => "(bare device)",
+        }
+    }
+
+    fn takes(&self, (msg_size, window): Load) -> bool {
+        match self.rival {
+            Rival::Tcp | Rival::Bare => true,
+            // Nobody repeats what finds a receive buffer full.
+            Rival::Udp => msg_size * window <= 32 << 10,
+        }
+    }
+
+    fn measure(&mut self, load: Load, length: Duration) -> Result<Costed, Failure> {
+        let before = cpu_of_ended_children();
+        let written = match self.rival {
+            Rival::Tcp => self.of_kernel("tcp", load, length)?,
+            Rival::Udp => self.of_kernel("udp", load, length)?,
+            Rival::Bare => self.of_bare_device(load, length)?,
+        };
+        let cpu_s = cpu_of_ended_children() - before;
+        let measurement = Measurement::from_last_line(&written).filter(|measured| measured.received > 0);
+        let measurement = measurement.ok_or_else(|| Failure(format!("{} gave no totals: {written}", self.name())))?;
+        Ok(Costed { measurement, cpu_s })
+    }
+
+    fn stop(self: Box<Self>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+pub(crate) fn this_program() -> Result<String, Failure> {
+    let this = std::env::current_exe().map_err(|why| Failure(format!("the bench does not find itself: {why}")))?;
+    Ok(this.to_string_lossy().into_owned())
+}
+
+/// The example of that name, of the same build.
+fn bare() -> Result<String, Failure> {
+    let directory = PathBuf::from(this_program()?).parent().and_then(|deps| deps.parent()).map(PathBuf::from);
+    let path = directory.unwrap_or_default().join("examples/bare");
+    if path.is_file() {
+        Ok(path.to_string_lossy().into_owned())
+    } else {
+        Err(Failure(format!("{} is not there: build it with make", path.display())))
+    }
+}
