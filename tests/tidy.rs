@@ -19,24 +19,26 @@ const TOP_FILES: [&str; 8] =
 const TOP_DIRECTORIES: [&str; 6] = [".ci", ".github", "benches", "shards", "src", "tests"];
 
 /// Where `unsafe` may be written: memory shared with an application, descriptors, C, and a shard's sleep.
-const UNSAFE_FILES: [&str; 8] = [
+const UNSAFE_FILES: [&str; 9] = [
     "src/channel/segment.rs",
     "src/channel/pool.rs",
     "src/channel/model.rs",
     "src/control/socket.rs",
     "src/capi/",
     "shards/src/nic/dpdk/",
+    "shards/src/nic/packet/",
     "shards/src/shard/run.rs",
     "shards/dpdk-sys/",
 ];
 
 /// Where threads of the daemon, and of a tool, share memory; `shards/src/lib.rs` lists what.
-const SHARED_FILES: [&str; 7] = [
+const SHARED_FILES: [&str; 8] = [
     "shards/src/mailbox.rs",
     "shards/src/handover.rs",
     "shards/src/counters.rs",
     "shards/src/shard/run.rs",
     "shards/src/nic/dpdk/",
+    "shards/src/nic/packet/",
     "shards/src/station/stop.rs",
     "shards/src/bin/machnet-pktgen/counts.rs",
 ];

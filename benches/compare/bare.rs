@@ -17,7 +17,9 @@ use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 use machnet_proto::wire::machnet::HEADER_BYTES;
 use machnet_proto::wire::{arp, icmp};
-use machnet_shards::nic::dpdk::{self, Dpdk, DpdkFrame, DpdkQueue, InterfacePlan};
+use machnet_shards::nic::dpdk::Dpdk;
+use machnet_shards::nic::packet;
+use machnet_shards::nic::plan::{InterfacePlan, Way, plan};
 use machnet_shards::nic::{ETHERNET_HEADER_BYTES, Frame, NicQueue};
 use serde_json::json;
 
@@ -42,29 +44,49 @@ fn main() {
     let mtu_bytes: u16 = mtu.parse().unwrap();
     let mac = parse_mac(mac);
     let device = (device != "kernel").then(|| device.to_owned());
-    let wanted = InterfacePlan { mac, driver: None, device, pcie: None, queues: 1, mtu_bytes };
-    let plan = dpdk::plan(&wanted).unwrap_or_else(|error| panic!("{error}"));
-    let dpdk = Dpdk::start(std::slice::from_ref(&plan)).unwrap_or_else(|error| panic!("{error}"));
-    let mut opened = dpdk.open(&plan).unwrap_or_else(|error| panic!("{error}"));
-    let mut queue = opened.queues.remove(0);
-    queue.enter_thread();
-    match (part, rest) {
-        ("echo", []) => echo(&mut queue, mac),
-        ("flood", [peer, ip, per_second, seconds]) => {
-            let (peer, ip) = (parse_mac(peer), ip.parse().unwrap());
-            flood(&mut queue, (mac, peer, ip), per_second.parse().unwrap(), seconds.parse().unwrap());
-        }
-        ("call", [peer, seconds, loads @ ..]) => {
-            let length = Duration::from_secs_f64(seconds.parse().unwrap());
-            let max_payload_bytes = ETHERNET_HEADER_BYTES + usize::from(mtu_bytes) - BEFORE_MESSAGE_BYTES;
-            let mut client = Client::new(queue, mac, parse_mac(peer), max_payload_bytes);
-            client.connect();
-            for load in loads {
-                let (size, window) = load.split_once(':').unwrap();
-                println!("{}", client.measure(size.parse().unwrap(), window.parse().unwrap(), length));
+    let wanted = InterfacePlan { mac, ip: None, driver: None, device, pcie: None, queues: 1, mtu_bytes };
+    let part = Part { name: part, mac, mtu_bytes, rest };
+    let plan = plan(&wanted).unwrap_or_else(|error| panic!("{error}"));
+    if let Way::AfPacket { interface } = &plan.way {
+        let mut opened = packet::open(&plan, interface).unwrap_or_else(|error| panic!("{error}"));
+        part.run(opened.queues.remove(0));
+    } else {
+        let dpdk = Dpdk::start(std::slice::from_ref(&plan)).unwrap_or_else(|error| panic!("{error}"));
+        let mut opened = dpdk.open(&plan).unwrap_or_else(|error| panic!("{error}"));
+        part.run(opened.queues.remove(0));
+    }
+}
+
+/// What is to be done with a queue.
+struct Part<'a> {
+    name: &'a str,
+    mac: MacAddr,
+    mtu_bytes: u16,
+    rest: &'a [&'a str],
+}
+
+impl Part<'_> {
+    fn run<Q: NicQueue>(self, mut queue: Q) {
+        queue.enter_thread();
+        let Self { name, mac, mtu_bytes, rest } = self;
+        match (name, rest) {
+            ("echo", []) => echo(&mut queue, mac),
+            ("flood", [peer, ip, per_second, seconds]) => {
+                let (peer, ip) = (parse_mac(peer), ip.parse().unwrap());
+                flood(&mut queue, (mac, peer, ip), per_second.parse().unwrap(), seconds.parse().unwrap());
             }
+            ("call", [peer, seconds, loads @ ..]) => {
+                let length = Duration::from_secs_f64(seconds.parse().unwrap());
+                let max_payload_bytes = ETHERNET_HEADER_BYTES + usize::from(mtu_bytes) - BEFORE_MESSAGE_BYTES;
+                let mut client = Client::new(queue, mac, parse_mac(peer), max_payload_bytes);
+                client.connect();
+                for load in loads {
+                    let (size, window) = load.split_once(':').unwrap();
+                    println!("{}", client.measure(size.parse().unwrap(), window.parse().unwrap(), length));
+                }
+            }
+            _ => panic!("bare: other arguments are wanted"),
         }
-        _ => panic!("bare: other arguments are wanted"),
     }
 }
 
@@ -73,12 +95,12 @@ fn parse_mac(text: &str) -> MacAddr {
 }
 
 /// Returns every frame that is for us to its sender.
-fn echo(queue: &mut DpdkQueue, mac: MacAddr) -> ! {
+fn echo<Q: NicQueue>(queue: &mut Q, mac: MacAddr) -> ! {
     let mut burst = Vec::with_capacity(BURST_FRAMES);
     loop {
         let room = BURST_FRAMES - burst.len();
         queue.receive(&mut burst, room);
-        burst.retain_mut(|frame: &mut DpdkFrame| {
+        burst.retain_mut(|frame: &mut Q::Frame| {
             let bytes = frame.bytes_mut();
             if bytes[..6] == mac.0 {
                 bytes.copy_within(6..12, 0);
@@ -94,7 +116,7 @@ fn echo(queue: &mut DpdkQueue, mac: MacAddr) -> ! {
 }
 
 /// Sends requests of ARP and ICMP to a host, for `seconds`, in small bursts at a steady pace; then prints how many.
-fn flood(queue: &mut DpdkQueue, (mac, peer, ip): (MacAddr, MacAddr, Ipv4Addr), per_second: u32, seconds: f64) {
+fn flood<Q: NicQueue>(queue: &mut Q, (mac, peer, ip): (MacAddr, MacAddr, Ipv4Addr), per_second: u32, seconds: f64) {
     // An address of nobody, so that no kernel answers for it.
     let ours = Ipv4Addr::new(198, 18, 0, 1);
     let ask = arp::Packet::request(mac, ours, ip).frame(MacAddr([0xff; 6])).to_vec();
@@ -131,15 +153,15 @@ fn flood(queue: &mut DpdkQueue, (mac, peer, ip): (MacAddr, MacAddr, Ipv4Addr), p
 }
 
 /// Sends messages and takes their answers.
-struct Client {
-    queue: DpdkQueue,
+struct Client<Q: NicQueue> {
+    queue: Q,
     mac: MacAddr,
     template: Template,
     max_payload_bytes: usize,
     started: Instant,
     /// Filled, and not yet taken by the device.
-    outgoing: Vec<DpdkFrame>,
-    arrived: Vec<DpdkFrame>,
+    outgoing: Vec<Q::Frame>,
+    arrived: Vec<Q::Frame>,
     in_flight: usize,
     last_arrival: Instant,
 }
@@ -159,14 +181,15 @@ struct Load {
     histogram: Histogram<u64>,
 }
 
-impl Client {
-    fn new(queue: DpdkQueue, mac: MacAddr, peer: MacAddr, max_payload_bytes: usize) -> Self {
+impl<Q: NicQueue> Client<Q> {
+    fn new(queue: Q, mac: MacAddr, peer: MacAddr, max_payload_bytes: usize) -> Self {
         // Addresses of nobody, so that no kernel answers.
         let ip = |last| Ipv4Addr::new(198, 18, 0, last);
         let key = FlowKey { local_ip: ip(1), remote_ip: ip(2), local_port: 7_777, remote_port: 7_777 };
         let now = Instant::now();
         let template = Template::new(mac, peer, &key);
-        let [outgoing, arrived] = [(); 2].map(|()| Vec::with_capacity(BURST_FRAMES));
+        let burst = || Vec::with_capacity(BURST_FRAMES);
+        let (outgoing, arrived) = (burst(), burst());
         Self {
             queue,
             mac,

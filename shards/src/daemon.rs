@@ -59,6 +59,25 @@ pub struct Wired<Q> {
     pub counts: Option<Box<dyn DeviceCounts>>,
 }
 
+/// An interface whatever its device: the types of its queues are known to its shards only.
+#[derive(Debug)]
+pub struct Device(Box<dyn Shards>);
+
+impl<Q> From<Wired<Q>> for Device
+where
+    Q: NicQueue<Frame: Send> + Send + 'static,
+{
+    fn from(wired: Wired<Q>) -> Self {
+        Self(Box::new(wired))
+    }
+}
+
+/// What a daemon makes of a [`Device`].
+trait Shards: fmt::Debug {
+    /// Makes the shards of the interface; gives what the coordinator must know of it.
+    fn add_to(self: Box<Self>, assembly: &mut Assembly<'_>) -> Result<Interface, DaemonError>;
+}
+
 /// What makes a daemon stop, or a tool: a byte in this pipe, be it written before the daemon has started.
 #[derive(Debug)]
 pub struct StopPipe {
@@ -152,10 +171,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When threads, executors or descriptors are not to be had. What was started ends with the process.
-    pub fn start<Q>(config: &Config, wired: Vec<Wired<Q>>, server: Server, stop: StopPipe) -> Result<Self, DaemonError>
-    where
-        Q: NicQueue<Frame: Send> + Send + 'static,
-    {
+    pub fn start(config: &Config, devices: Vec<Device>, server: Server, stop: StopPipe) -> Result<Self, DaemonError> {
         let boot = new_boot()?;
         let (to_coordinator, from_shards) = mailbox(TO_COORDINATOR).map_err(system("make a mailbox"))?;
         let mut assembly = Assembly {
@@ -173,8 +189,8 @@ impl Daemon {
             entries: Vec::new(),
         };
         let mut interfaces = Vec::new();
-        for wired in wired {
-            interfaces.push(assembly.add(wired)?);
+        for Device(shards) in devices {
+            interfaces.push(shards.add_to(&mut assembly)?);
         }
         let plan = Plan { interfaces, limits: config.limits.clone(), boot };
         let Assembly { registry, shards, outlets, entries, .. } = assembly;
@@ -183,12 +199,10 @@ impl Daemon {
         let (ended, ends) = channel();
         let mut watched = Vec::new();
         let mut running = 0;
-        for ((shard, cpu, policy), outlet) in shards.into_iter().zip(outlets) {
-            let id = shard.id();
+        for (ReadyShard { id, spawn }, outlet) in shards.into_iter().zip(outlets) {
             let heartbeat = Arc::new(Heartbeat::default());
             watched.push(Watched { shard: id, heartbeat: Arc::clone(&heartbeat), outlet });
-            let thread = format!("shard {}", id.0);
-            join_later(thread, shard::run::spawn(shard, cpu, policy, heartbeat), &ended)?;
+            join_later(format!("shard {}", id.0), spawn(heartbeat), &ended)?;
             running += 1;
         }
         let coordinator = coordinator::run::spawn(coordinator, from_shards, server, stop.read);
@@ -243,23 +257,34 @@ impl Drop for Daemon {
     }
 }
 
+/// A shard that is about to be started.
+struct ReadyShard {
+    id: ShardId,
+    spawn: Box<dyn FnOnce(Arc<Heartbeat>) -> Spawned>,
+}
+
+/// A thread that has been started, or why not.
+type Spawned = glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()>;
+
 /// Shards that are about to be started, and what they share.
-struct Assembly<'a, Q: NicQueue> {
+struct Assembly<'a> {
     config: &'a Config,
     boot: Boot,
     registry: Registry,
     flow: Arc<flow::Limits>,
     to_coordinator: Outlet<ToCoordinator>,
-    /// By the number of the shard: itself, its CPU, what it does when idle.
-    shards: Vec<(Shard<Q>, Option<usize>, IdlePolicy)>,
+    /// By the number of the shard.
+    shards: Vec<ReadyShard>,
     outlets: Vec<Outlet<ToShard>>,
     entries: Vec<EntryKey>,
 }
 
-impl<Q: NicQueue> Assembly<'_, Q> {
-    /// Makes the shards of an interface; gives what the coordinator must know of it.
-    fn add(&mut self, wired: Wired<Q>) -> Result<Interface, DaemonError> {
-        let Wired { interface, device, capabilities, queues, counts: device_counts } = wired;
+impl<Q> Shards for Wired<Q>
+where
+    Q: NicQueue<Frame: Send> + Send + 'static,
+{
+    fn add_to(self: Box<Self>, assembly: &mut Assembly<'_>) -> Result<Interface, DaemonError> {
+        let Self { interface, device, capabilities, queues, counts: device_counts } = *self;
         let mtu_bytes = interface.mtu_bytes.map_or(capabilities.mtu_bytes, |mtu| mtu.min(capabilities.mtu_bytes));
         let policy = match interface.poll {
             config::Poll::Adaptive => IdlePolicy::Adaptive,
@@ -268,26 +293,28 @@ impl<Q: NicQueue> Assembly<'_, Q> {
         let is_alone = queues.len() == 1;
         let mut ids = Vec::new();
         for (index, queue) in queues.into_iter().enumerate() {
-            let id = ShardId(u16::try_from(self.shards.len()).expect("the configuration limits the shards"));
+            let id = ShardId(u16::try_from(assembly.shards.len()).expect("the configuration limits the shards"));
             let (outlet, inlet) = mailbox(TO_SHARD).map_err(system("make a mailbox"))?;
-            let (entry, counts) = self.registry.enter();
+            let (entry, counts) = assembly.registry.enter();
             let settings = Settings {
                 id,
                 is_alone,
                 mac: capabilities.mac,
                 ip: interface.ip,
                 mtu_bytes,
-                boot_id: self.boot.id,
-                secret: self.boot.secret,
+                boot_id: assembly.boot.id,
+                secret: assembly.boot.secret,
                 table_seed: (random()?, random()?),
-                flows_max: usize::try_from(self.config.limits.max_flows_per_shard).expect("32 bits fit"),
+                flows_max: usize::try_from(assembly.config.limits.max_flows_per_shard).expect("32 bits fit"),
                 half_open_max: MAX_HALF_OPEN,
-                flow: Arc::clone(&self.flow),
+                flow: Arc::clone(&assembly.flow),
             };
-            let shard = Shard::new(settings, queue, inlet, self.to_coordinator.clone(), counts, Clock.now());
-            self.shards.push((shard, interface.shard_cpus.get(index).copied(), policy));
-            self.outlets.push(outlet);
-            self.entries.push(entry);
+            let shard = Shard::new(settings, queue, inlet, assembly.to_coordinator.clone(), counts, Clock.now());
+            let cpu = interface.shard_cpus.get(index).copied();
+            let spawn = Box::new(move |heartbeat| shard::run::spawn(shard, cpu, policy, heartbeat));
+            assembly.shards.push(ReadyShard { id, spawn });
+            assembly.outlets.push(outlet);
+            assembly.entries.push(entry);
             ids.push(id);
         }
         Ok(Interface {
@@ -307,11 +334,7 @@ impl<Q: NicQueue> Assembly<'_, Q> {
 const COORDINATOR: &str = "coordinator";
 
 /// Tells when a thread ends. One more thread waits for each: an executor's end cannot be waited for otherwise.
-fn join_later(
-    thread: String,
-    spawned: glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()>,
-    ended: &Sender<End>,
-) -> Result<(), DaemonError> {
+fn join_later(thread: String, spawned: Spawned, ended: &Sender<End>) -> Result<(), DaemonError> {
     let failed = |thread: &str, error: &dyn fmt::Display| DaemonError::Executor {
         thread: thread.into(),
         why: explained(&error.to_string()),

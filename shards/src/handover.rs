@@ -22,8 +22,18 @@ pub const SLOTS: usize = 256;
 
 const WORD_BYTES: usize = 8;
 
-/// Bit of a slot's first word: the frame never was on the wire. The length is below it.
+/// Bits of a slot's first word, whose lower half is the length.
 const LOOPED: u64 = 1 << 32;
+const VERIFIED: u64 = 1 << 33;
+
+/// What is known of a frame besides its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// It never was on the wire: this host has sent it to itself.
+    pub looped: bool,
+    /// Its UDP checksum need not be looked at.
+    pub verified: bool,
+}
 
 /// Makes a ring for frames of up to `frame_bytes`. `waker` wakes the shard that consumes.
 pub fn ring(frame_bytes: usize, waker: Waker) -> (Producer, Consumer) {
@@ -76,7 +86,7 @@ impl Producer {
     /// Copies a frame; `false` if the ring is full or the frame too long. The consumer sees it after
     /// [`Producer::flush`].
     #[must_use = "a frame that did not fit is lost and must be counted"]
-    pub fn push(&mut self, frame: &[u8], looped: bool) -> bool {
+    pub fn push(&mut self, frame: &[u8], mark: Mark) -> bool {
         if self.tail.wrapping_sub(self.head) == SLOTS {
             self.head = self.ring.head.0.load(Ordering::Acquire);
         }
@@ -84,7 +94,9 @@ impl Producer {
         if self.tail.wrapping_sub(self.head) == SLOTS || frame.len() > words.len() * WORD_BYTES {
             return false;
         }
-        first.store(frame.len() as u64 | if looped { LOOPED } else { 0 }, Ordering::Relaxed);
+        let Mark { looped, verified } = mark;
+        let bits = if looped { LOOPED } else { 0 } | if verified { VERIFIED } else { 0 };
+        first.store(frame.len() as u64 | bits, Ordering::Relaxed);
         let (whole, rest) = frame.as_chunks();
         for (word, bytes) in words.iter().zip(whole) {
             word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
@@ -129,16 +141,15 @@ impl Consumer {
         self.len() == 0
     }
 
-    /// Takes the oldest frame out, in place of what was in `into`, and says whether it never was on the wire; `None` if
-    /// none waits.
-    pub fn take(&mut self, into: &mut Vec<u8>) -> Option<bool> {
+    /// Takes the oldest frame out, in place of what was in `into`; `None` if none waits.
+    pub fn take(&mut self, into: &mut Vec<u8>) -> Option<Mark> {
         if self.head == self.tail && self.is_empty() {
             return None;
         }
         let (first, words) = self.ring.slot(self.head);
         let first = first.load(Ordering::Relaxed);
-        let looped = first & LOOPED != 0;
-        let len = usize::try_from(first & !LOOPED).expect("a frame's length fits");
+        let mark = Mark { looped: first & LOOPED != 0, verified: first & VERIFIED != 0 };
+        let len = usize::try_from(first & u64::from(u32::MAX)).expect("a frame's length fits");
         into.clear();
         for word in &words[..len.div_ceil(WORD_BYTES)] {
             into.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
@@ -146,7 +157,7 @@ impl Consumer {
         into.truncate(len);
         self.head = self.head.wrapping_add(1);
         self.ring.head.0.store(self.head, Ordering::Release);
-        Some(looped)
+        Some(mark)
     }
 }
 
@@ -154,6 +165,8 @@ impl Consumer {
 mod tests {
     use super::*;
     use crate::mailbox::{Inlet, mailbox};
+
+    const PLAIN: Mark = Mark { looped: false, verified: false };
 
     /// A ring for frames of up to 100 bytes, and what the consumer's shard would sleep on.
     fn rig() -> (Producer, Consumer, Inlet<()>) {
@@ -168,13 +181,14 @@ mod tests {
         let mut frame = Vec::new();
         for len in 0..=100_u8 {
             let sent: Vec<u8> = (0..len).map(|byte| byte ^ len).collect();
-            assert!(producer.push(&sent, len % 3 == 0));
+            let mark = Mark { looped: len % 3 == 0, verified: len % 5 == 0 };
+            assert!(producer.push(&sent, mark));
             assert_eq!(consumer.take(&mut frame), None, "not before the flush");
             producer.flush();
-            assert_eq!(consumer.take(&mut frame), Some(len % 3 == 0));
+            assert_eq!(consumer.take(&mut frame), Some(mark));
             assert_eq!(frame, sent);
         }
-        assert!(!producer.push(&[0; 105], false), "longer than a slot");
+        assert!(!producer.push(&[0; 105], PLAIN), "longer than a slot");
     }
 
     #[test]
@@ -183,16 +197,16 @@ mod tests {
         let mut frame = Vec::new();
         for round in 0..3_u8 {
             for _ in 0..SLOTS {
-                assert!(producer.push(&[round], false));
+                assert!(producer.push(&[round], PLAIN));
             }
-            assert!(!producer.push(&[round], false));
+            assert!(!producer.push(&[round], PLAIN));
             producer.flush();
             assert_eq!(consumer.len(), SLOTS);
-            assert_eq!(consumer.take(&mut frame), Some(false));
-            assert!(producer.push(&[round], false), "one slot is free");
+            assert_eq!(consumer.take(&mut frame), Some(PLAIN));
+            assert!(producer.push(&[round], PLAIN), "one slot is free");
             producer.flush();
             for _ in 0..SLOTS {
-                assert_eq!((consumer.take(&mut frame), frame[0]), (Some(false), round));
+                assert_eq!((consumer.take(&mut frame), frame[0]), (Some(PLAIN), round));
             }
             assert!(consumer.is_empty());
         }
@@ -205,7 +219,7 @@ mod tests {
         assert!(inlet.arm());
         producer.flush();
         assert!(!rung(), "there is nothing to see");
-        assert!(producer.push(&[1], false) && producer.push(&[2], false));
+        assert!(producer.push(&[1], PLAIN) && producer.push(&[2], PLAIN));
         assert!(!rung());
         producer.flush();
         assert!(rung());
@@ -219,7 +233,7 @@ mod tests {
             for number in 0..FRAMES {
                 // As long as the number says, so that a slot that is read too early shows.
                 let frame = [number.to_le_bytes(); 25].concat();
-                while !producer.push(&frame[..4 + number as usize % 97], false) {
+                while !producer.push(&frame[..4 + number as usize % 97], PLAIN) {
                     producer.flush();
                     std::thread::yield_now();
                 }

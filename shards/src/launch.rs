@@ -13,8 +13,8 @@ use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::daemon::{Daemon, DaemonError, StopPipe, try_executor};
-use crate::nic::dpdk::OpenError;
-use devices::{open_all, plan_all, with_faults};
+use crate::nic::error::OpenError;
+use devices::{OpenDevices, open_all, plan_all};
 
 /// How long a socket that somebody serves is tried again: a daemon that was killed listens until the kernel has closed
 /// its packet sockets one by one, which takes tens of milliseconds each.
@@ -97,13 +97,8 @@ pub fn serve(config: &Config, socket: &Path) -> Result<(), LaunchError> {
     // Before any device is touched: a second daemon must not disturb the first.
     let server = bind(config, socket).map_err(LaunchError::Socket)?;
     let stop = stop_on_signals()?;
-    let (_dpdk, wired) = open_all(config, &plans)?;
-    // A decision for all interfaces at once: without faults the shards are built around the bare queues.
-    let daemon = if config.interfaces.iter().any(|interface| interface.faults.is_some()) {
-        Daemon::start(config, wired.into_iter().map(with_faults).collect(), server, stop)?
-    } else {
-        Daemon::start(config, wired, server, stop)?
-    };
+    let OpenDevices { wired, .. } = &mut open_all(config, &plans)?;
+    let daemon = Daemon::start(config, wired.drain(..).map(Into::into).collect(), server, stop)?;
     tracing::info!(socket = %socket.display(), "ready");
     daemon.wait()?;
     tracing::info!("stopped");

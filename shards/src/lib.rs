@@ -14,6 +14,7 @@
 //! | published [`counters`] of a shard | the shard, and whoever reads them | every 64 turns, and before a sleep |
 //! | those of a channel | as above | when its buffers are taken or given back, and with what is published |
 //! | a heartbeat ([`shard::run::Heartbeat`]) | a shard, read by the watchdog | once a turn |
+//! | the rings of a packet socket (`nic::packet`) | a shard and the kernel | a slot's status, per frame |
 //! | a channel's segment (`machnet::channel`) | a shard and one application | per burst; each side's indices apart |
 //!
 //! Beyond that the shards of a device share what is never written after the start: the limits of flows, the device's

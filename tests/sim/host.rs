@@ -11,6 +11,7 @@ use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Event
 use machnet_shards::counters::{Counter, DropReason, EntryKey, Registry};
 use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
 use machnet_shards::nic::NicQueue;
+use machnet_shards::nic::Trains;
 use machnet_shards::nic::faults::Dice;
 use machnet_shards::nic::memory::{Link, Network, NicOptions, PortId, Spread};
 use machnet_shards::shard::{Settings, Shard};
@@ -31,6 +32,8 @@ pub(crate) struct HostPlan {
     pub(crate) flow: flow::Limits,
     pub(crate) ring_frames: usize,
     pub(crate) pool_frames: usize,
+    /// Whether the NIC takes trains.
+    pub(crate) trains: Option<Trains>,
 }
 
 impl Default for HostPlan {
@@ -43,6 +46,7 @@ impl Default for HostPlan {
             flow: flow::Limits::default(),
             ring_frames: 512,
             pool_frames: 2048,
+            trains: None,
         }
     }
 }
@@ -95,6 +99,7 @@ impl Daemon {
             ring_frames: plan.ring_frames,
             pool_frames: plan.pool_frames,
             spread: plan.spread,
+            trains: plan.trains,
         });
         network.set_link(nic.port, host.link);
         let mut secret = [0; 16];

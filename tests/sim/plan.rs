@@ -7,6 +7,7 @@ use machnet::config::Limits;
 use machnet_proto::congestion::Congestion;
 use machnet_proto::flow;
 use machnet_proto::time::Duration;
+use machnet_shards::nic::Trains;
 use machnet_shards::nic::faults::{Dice, Faults};
 use machnet_shards::nic::memory::{Link, Spread};
 
@@ -93,6 +94,7 @@ fn host(dice: &mut Dice) -> HostPlan {
         limits,
         flow,
         ring_frames: *pick(dice, &[32, 256, 1024]),
+        trains: *pick(dice, &[None, Some(Trains { bytes_max: 12_000, packets_max: 8 })]),
         ..HostPlan::default()
     }
 }

@@ -8,7 +8,7 @@ use machnet_proto::wire::frame::HEADERS_BYTES;
 use machnet_proto::wire::machnet::{Handshake, HandshakeKind};
 use machnet_shards::nic::faults::Dice;
 use machnet_shards::nic::memory::{MemoryFrame, MemoryQueue};
-use machnet_shards::nic::{Frame, NicQueue, Wake};
+use machnet_shards::nic::{Frame, NicQueue, Trains, Wake};
 
 use crate::trace::Trace;
 
@@ -38,6 +38,7 @@ impl Device {
 }
 
 /// One queue.
+#[derive(Debug)]
 pub(crate) struct SimQueue {
     below: MemoryQueue,
     /// Taken from below to see whether there is something, and not given to the shard yet.
@@ -80,6 +81,10 @@ impl NicQueue for SimQueue {
 
     fn allocate(&mut self) -> Option<MemoryFrame> {
         if self.refuses(self.device.moods.get().no_frame) { None } else { self.below.allocate() }
+    }
+
+    fn trains(&self) -> Option<Trains> {
+        self.below.trains()
     }
 
     fn transmit(&mut self, frames: &mut Vec<MemoryFrame>) -> usize {

@@ -12,7 +12,7 @@ use machnet::flags;
 use machnet_proto::addr::MacAddr;
 use machnet_proto::wire::icmp::{ECHO_HEADERS_BYTES, EchoReply, EchoRequest};
 use machnet_shards::daemon::Wired;
-use machnet_shards::launch::devices::with_faults;
+use machnet_shards::launch::devices::WithQueues;
 use machnet_shards::log;
 use machnet_shards::nic::NicQueue;
 use machnet_shards::station::pinger::{self, Event, Schedule};
@@ -73,11 +73,23 @@ fn run(args: &Args) -> Result<bool, Failure> {
     let next_hop = chosen.next_hop(args.remote_ip)?;
     let stats = RttStats::new(args.rtt_log.as_deref())?;
     let stop = Stop::on_signals()?;
-    // The library outlives the queues.
-    let (_dpdk, wired) = chosen.open()?;
-    match wired.interface.faults {
-        None => ping(args, wired, next_hop, stats, &stop),
-        Some(_) => ping(args, with_faults(wired), next_hop, stats, &stop),
+    chosen.open(Ping { args, next_hop, stats, stop: &stop })
+}
+
+/// The run, once the interface is open.
+struct Ping<'a> {
+    args: &'a Args,
+    next_hop: Ipv4Addr,
+    stats: RttStats,
+    stop: &'a Stop,
+}
+
+impl WithQueues for Ping<'_> {
+    type Output = Result<bool, Failure>;
+
+    fn run<Q: NicQueue>(self, wired: Wired<Q>) -> Result<bool, Failure> {
+        let Self { args, next_hop, stats, stop } = self;
+        ping(args, wired, next_hop, stats, stop)
     }
 }
 

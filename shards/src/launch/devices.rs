@@ -4,10 +4,14 @@ use machnet::config::{Attachment, Config, CpuMask, Driver, Interface, Poll};
 use machnet_proto::addr::MacAddr;
 
 use super::{LaunchError, crowding};
-use crate::daemon::Wired;
-use crate::nic::NicQueue;
-use crate::nic::dpdk::{self, Dpdk, DpdkQueue, InterfacePlan, OpenError, Opened, Plan};
+use crate::daemon::{Device, Wired};
+#[cfg(feature = "dpdk")]
+use crate::nic::dpdk::{Dpdk, DpdkQueue};
+use crate::nic::error::OpenError;
 use crate::nic::faults::{Faults, FaultyQueue};
+use crate::nic::packet::{self, PacketQueue};
+use crate::nic::plan::{self, InterfacePlan, Plan, Way};
+use crate::nic::{NicQueue, Opened};
 
 /// The MTU of an interface that neither the configuration nor its device limits further.
 const DEFAULT_MTU_BYTES: u16 = 1500;
@@ -21,31 +25,168 @@ pub fn plan_all(config: &Config) -> Result<Vec<Plan>, LaunchError> {
         Ok(existing) => config.check_cpus(&existing)?,
         Err(error) => tracing::warn!(%error, "the CPUs of this host are not known; cpu_mask is not checked"),
     }
-    let plan = |interface| dpdk::plan(&wanted(interface)).map_err(|error| blame(config, interface, error));
+    let plan = |interface| plan::plan(&wanted(interface)).map_err(|error| blame(config, interface, error));
     config.interfaces.iter().map(plan).collect()
 }
 
-/// Starts DPDK and opens every interface; `plans` is what [`plan_all`] gave for the same configuration. Keep the
-/// library until all threads that use a queue have ended: it must not end on one of them.
+/// An interface that is open, by the kind of its device.
+#[derive(Debug)]
+pub enum AnyWired {
+    /// A kernel interface.
+    Packet(Wired<PacketQueue>),
+    /// A device of DPDK's.
+    #[cfg(feature = "dpdk")]
+    Dpdk(Wired<DpdkQueue>),
+}
+
+/// Something that is done with an interface whatever its device.
+pub trait WithQueues {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    fn run<Q>(self, wired: Wired<Q>) -> Self::Output
+    where
+        Q: NicQueue<Frame: Send> + Send + 'static;
+}
+
+impl AnyWired {
+    /// Gives the interface to whoever does not care what its device is, with the configured faults between the two.
+    pub fn with_queues<W: WithQueues>(self, what: W) -> W::Output {
+        match self {
+            Self::Packet(wired) => mistreated(wired, what),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(wired) => mistreated(wired, what),
+        }
+    }
+
+    fn interface(&mut self) -> &mut Interface {
+        match self {
+            Self::Packet(wired) => &mut wired.interface,
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(wired) => &mut wired.interface,
+        }
+    }
+
+    fn shards(&self) -> (&Interface, usize) {
+        match self {
+            Self::Packet(wired) => (&wired.interface, wired.queues.len()),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(wired) => (&wired.interface, wired.queues.len()),
+        }
+    }
+}
+
+fn mistreated<Q, W: WithQueues>(wired: Wired<Q>, what: W) -> W::Output
+where
+    Q: NicQueue<Frame: Send> + Send + 'static,
+{
+    match wired.interface.faults {
+        None => what.run(wired),
+        Some(_) => what.run(with_faults(wired)),
+    }
+}
+
+impl From<AnyWired> for Device {
+    fn from(wired: AnyWired) -> Self {
+        struct IntoDevice;
+        impl WithQueues for IntoDevice {
+            type Output = Device;
+            fn run<Q>(self, wired: Wired<Q>) -> Device
+            where
+                Q: NicQueue<Frame: Send> + Send + 'static,
+            {
+                wired.into()
+            }
+        }
+        wired.with_queues(IntoDevice)
+    }
+}
+
+/// Devices that are open, and what must outlive all threads that use their queues.
+#[derive(Debug)]
+pub struct OpenDevices {
+    /// In the order of the configuration.
+    pub wired: Vec<AnyWired>,
+    /// DPDK must not end on one of those threads.
+    #[cfg(feature = "dpdk")]
+    pub dpdk: Option<Dpdk>,
+}
+
+/// Opens every interface, and starts DPDK if one of them needs it; `plans` is what [`plan_all`] gave for the same
+/// configuration.
 ///
 /// # Errors
 /// When DPDK or a device refuses.
-pub fn open_all(config: &Config, plans: &[Plan]) -> Result<(Dpdk, Vec<Wired<DpdkQueue>>), LaunchError> {
-    let dpdk = Dpdk::start(plans).map_err(|source| device(&plans[0], source))?;
-    tracing::info!(version = Dpdk::version(), memory = %dpdk.memory(), "DPDK started");
+pub fn open_all(config: &Config, plans: &[Plan]) -> Result<OpenDevices, LaunchError> {
+    let mut opener = Opener::new(plans)?;
     let mut wired = Vec::new();
     for (interface, plan) in config.interfaces.iter().zip(plans) {
-        let opened = dpdk.open(plan).map_err(|error| blame(config, interface, error))?;
-        wired.push(wire(interface, plan, opened));
+        wired.push(opener.open(interface, plan).map_err(|error| blame(config, interface, error))?);
     }
-    let shards: Vec<_> = wired.iter().map(|wired| (&wired.interface, wired.queues.len())).collect();
-    for (crowd, wired) in crowding::find(&shards, allowed_cpus()).into_iter().zip(&mut wired) {
+    let shards: Vec<_> = wired.iter().map(AnyWired::shards).collect();
+    let crowds = crowding::find(&shards, allowed_cpus());
+    for (crowd, wired) in crowds.into_iter().zip(&mut wired) {
         if let Some(warning) = crowd {
-            tracing::warn!(interface = %wired.interface.mac, "{warning}");
-            wired.interface.poll = Poll::Adaptive;
+            let interface = wired.interface();
+            tracing::warn!(interface = %interface.mac, "{warning}");
+            interface.poll = Poll::Adaptive;
         }
     }
-    Ok((dpdk, wired))
+    Ok(OpenDevices {
+        wired,
+        #[cfg(feature = "dpdk")]
+        dpdk: opener.dpdk,
+    })
+}
+
+/// Opens devices, of whatever kind they are.
+struct Opener {
+    #[cfg(feature = "dpdk")]
+    dpdk: Option<Dpdk>,
+}
+
+#[cfg(feature = "dpdk")]
+impl Opener {
+    fn new(plans: &[Plan]) -> Result<Self, LaunchError> {
+        let Some(first) = plans.iter().find(|plan| plan.way.needs_dpdk()) else { return Ok(Self { dpdk: None }) };
+        let of_dpdk: Vec<Plan> = plans.iter().filter(|plan| plan.way.needs_dpdk()).cloned().collect();
+        let dpdk = Dpdk::start(&of_dpdk).map_err(|source| device(first, source))?;
+        tracing::info!(version = Dpdk::version(), memory = %dpdk.memory(), "DPDK started");
+        Ok(Self { dpdk: Some(dpdk) })
+    }
+
+    fn open(&mut self, interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
+        let Some(dpdk) = self.dpdk.as_ref().filter(|_| plan.way.needs_dpdk()) else {
+            return open_packet(interface, plan);
+        };
+        match (dpdk.open(plan), &plan.way) {
+            (Ok(opened), _) => Ok(AnyWired::Dpdk(wire(interface, plan, opened))),
+            (Err(error), Way::Bifurcated { interface: name, .. }) => {
+                let mut plan = plan.clone();
+                plan.warnings.push(format!("{name} is used through the kernel, which is slower: {error}"));
+                plan.way = Way::AfPacket { interface: name.clone() };
+                open_packet(interface, &plan)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+}
+
+#[cfg(not(feature = "dpdk"))]
+impl Opener {
+    fn new(_plans: &[Plan]) -> Result<Self, LaunchError> {
+        Ok(Self {})
+    }
+
+    fn open(&mut self, interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
+        open_packet(interface, plan)
+    }
+}
+
+fn open_packet(interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
+    let Way::AfPacket { interface: name } = &plan.way else { return Err(OpenError::NoDpdk) };
+    Ok(AnyWired::Packet(wire(interface, plan, packet::open(plan, name)?)))
 }
 
 /// What the plans mean for the CPUs, by interface: a warning if shards have to share some.
@@ -63,6 +204,7 @@ fn allowed_cpus() -> usize {
 fn wanted(interface: &Interface) -> InterfacePlan {
     let mut wanted = InterfacePlan {
         mac: MacAddr(interface.mac.0),
+        ip: Some(interface.ip),
         driver: None,
         device: None,
         pcie: None,
@@ -73,8 +215,8 @@ fn wanted(interface: &Interface) -> InterfacePlan {
         Attachment::Found => {}
         Attachment::Pci(address) => wanted.pcie = Some(address.clone()),
         Attachment::Device(arguments) => wanted.device = Some(arguments.clone()),
-        Attachment::Kernel(Driver::AfPacket) => wanted.driver = Some(dpdk::Driver::AfPacket),
-        Attachment::Kernel(Driver::AfXdp) => wanted.driver = Some(dpdk::Driver::AfXdp),
+        Attachment::Kernel(Driver::AfPacket) => wanted.driver = Some(plan::Driver::AfPacket),
+        Attachment::Kernel(Driver::AfXdp) => wanted.driver = Some(plan::Driver::AfXdp),
     }
     wanted
 }
@@ -100,11 +242,12 @@ fn blame(config: &Config, interface: &Interface, error: OpenError) -> LaunchErro
     }
 }
 
+#[cfg(feature = "dpdk")]
 fn device(plan: &Plan, source: OpenError) -> LaunchError {
     LaunchError::Device { interface: plan.interface.mac.to_string(), source }
 }
 
-fn wire(interface: &Interface, plan: &Plan, opened: Opened) -> Wired<DpdkQueue> {
+fn wire<Q>(interface: &Interface, plan: &Plan, opened: Opened<Q>) -> Wired<Q> {
     let Opened { capabilities, queues, counts, warnings } = opened;
     tracing::info!(
         ip = %interface.ip,
@@ -121,11 +264,11 @@ fn wire(interface: &Interface, plan: &Plan, opened: Opened) -> Wired<DpdkQueue> 
         tracing::warn!(interface = %interface.mac, "{warning}");
     }
     let device = format!("{} by {}", plan.device(), capabilities.driver);
-    Wired { interface: interface.clone(), device, capabilities, queues, counts: Some(Box::new(counts)) }
+    Wired { interface: interface.clone(), device, capabilities, queues, counts: Some(counts) }
 }
 
 /// Puts the configured faults between an interface and whoever uses its queues.
-pub fn with_faults<Q: NicQueue>(wired: Wired<Q>) -> Wired<FaultyQueue<Q>> {
+fn with_faults<Q: NicQueue>(wired: Wired<Q>) -> Wired<FaultyQueue<Q>> {
     let Wired { interface, device, capabilities, queues, counts } = wired;
     let (faults, seed) = match &interface.faults {
         None => (Faults::default(), 0),

@@ -3,7 +3,9 @@
 //! [`Dice`] and [`Faults`] say what happens to a frame; [`FaultyQueue`] does it to the frames any other
 //! queue receives, and [`memory`](super::memory) to the frames on its links.
 
-use super::{Drops, Frame, NicQueue, Wake};
+use super::{Checksum, Drops, Frame, NicQueue, Trains, Wake};
+use machnet_proto::wire::frame::HEADERS_BYTES;
+use machnet_proto::wire::train;
 use std::collections::VecDeque;
 
 /// How often each fault strikes: probabilities per frame, 0 to 1, each thrown independently.
@@ -87,6 +89,8 @@ const BURST_FRAMES: usize = 32;
 /// A queue that mistreats what it receives; it transmits faithfully. Put one on each end of a link to have
 /// faults in both directions.
 ///
+/// A train is cut before, so that each of its packets has a fate of its own.
+///
 /// A late frame is overtaken by up to 8 frames, but never waits for more to come: it is delivered as soon as the
 /// queue below is empty, so that a sleeping shard misses nothing.
 #[derive(Debug)]
@@ -99,6 +103,8 @@ pub struct FaultyQueue<Q: NicQueue> {
     ready: VecDeque<Q::Frame>,
     /// Late frames, each with the number of frames it still lets pass.
     late: VecDeque<(usize, Q::Frame)>,
+    /// A packet of a train; kept for its memory.
+    packet: Vec<u8>,
 }
 
 impl<Q: NicQueue> FaultyQueue<Q> {
@@ -111,6 +117,7 @@ impl<Q: NicQueue> FaultyQueue<Q> {
             fresh: Vec::with_capacity(BURST_FRAMES),
             ready: VecDeque::new(),
             late: VecDeque::new(),
+            packet: Vec::new(),
         }
     }
 
@@ -121,10 +128,32 @@ impl<Q: NicQueue> FaultyQueue<Q> {
         if fresh.is_empty() {
             self.ready.extend(self.late.drain(..).map(|(_, frame)| frame));
         }
-        for frame in fresh.drain(..) {
+        for mut frame in fresh.drain(..) {
+            if frame.segment_bytes() != 0 {
+                self.cut(&frame);
+                continue;
+            }
+            if frame.checksum() == Checksum::Partial {
+                // As if it had been on a wire, where things happen to frames.
+                train::complete(frame.bytes_mut());
+                frame.set_offloads(Checksum::Unverified, 0);
+            }
             self.mistreat(frame);
         }
         self.fresh = fresh;
+    }
+
+    /// Mistreats each packet of a train.
+    fn cut(&mut self, frame: &Q::Frame) {
+        let mut packet = std::mem::take(&mut self.packet);
+        for payload in train::payloads(frame.bytes(), frame.segment_bytes()) {
+            packet.resize(HEADERS_BYTES + payload.len(), 0);
+            train::write_packet(frame.bytes(), payload, &mut packet);
+            if let Some(frame) = self.below.copy_of(&packet, Checksum::Unverified) {
+                self.mistreat(frame);
+            }
+        }
+        self.packet = packet;
     }
 
     fn mistreat(&mut self, mut frame: Q::Frame) {
@@ -136,7 +165,7 @@ impl<Q: NicQueue> FaultyQueue<Q> {
             flip(frame.bytes_mut(), bit);
         }
         if fate.duplicated {
-            self.ready.extend(copy(&mut self.below, &frame));
+            self.ready.extend(self.below.copy_of(frame.bytes(), frame.checksum()));
         }
         if fate.late {
             self.late.push_back((1 + self.dice.below(OVERTAKERS_MAX), frame));
@@ -150,14 +179,6 @@ impl<Q: NicQueue> FaultyQueue<Q> {
             self.ready.extend(self.late.remove(index).map(|(_, frame)| frame));
         }
     }
-}
-
-/// A second frame with the same bytes; `None` if `queue` has no frame left.
-fn copy<Q: NicQueue>(queue: &mut Q, frame: &Q::Frame) -> Option<Q::Frame> {
-    let mut copy = queue.allocate()?;
-    copy.set_len(frame.bytes().len());
-    copy.bytes_mut().copy_from_slice(frame.bytes());
-    Some(copy)
 }
 
 impl<Q: NicQueue> NicQueue for FaultyQueue<Q> {
@@ -178,6 +199,14 @@ impl<Q: NicQueue> NicQueue for FaultyQueue<Q> {
 
     fn allocate(&mut self) -> Option<Self::Frame> {
         self.below.allocate()
+    }
+
+    fn copy_of(&mut self, bytes: &[u8], checksum: Checksum) -> Option<Self::Frame> {
+        self.below.copy_of(bytes, checksum)
+    }
+
+    fn trains(&self) -> Option<Trains> {
+        self.below.trains()
     }
 
     fn transmit(&mut self, frames: &mut Vec<Self::Frame>) -> usize {

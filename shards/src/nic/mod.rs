@@ -9,18 +9,29 @@
 //! * [`NicQueue`], [`Frame`]: what a shard polls and what it fills. No other module names a device.
 //! * [`Capabilities`]: what the device turned out to be, once it is open; [`DeviceCounts`]: what it lost.
 //! * [`faults`]: a wrapper that loses, repeats, reorders and corrupts frames, over any queue.
-//! * [`dpdk`][]: devices, run by DPDK.
+//! * [`plan`][]: which device an interface of `config.json` is, and how to reach it.
+//! * [`packet`]: kernel interfaces, by packet sockets.
+//! * `dpdk`: all other devices, run by DPDK; in programs built with the feature of this name.
 //! * [`memory`]: cables and switches inside one process, in virtual time; deterministic.
+//!
+//! A frame may be a **train**: packets of one flow that go out together, with one set of headers before them. A device
+//! that takes trains cuts them itself, or passes them on whole to somebody who takes them too.
 //!
 //! A queue is used by one thread at a time, and a frame goes back to where it came from by being
 //! dropped; [`NicQueue::recycle`] does the same for a whole burst at once.
 
+#[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod error;
 pub mod faults;
+mod links;
 pub mod memory;
+pub mod packet;
+pub mod plan;
 
 use machnet_proto::addr::MacAddr;
 use machnet_proto::rss::Rss;
+use std::fmt;
 use std::os::fd::BorrowedFd;
 
 /// The Ethernet header: two addresses and a type. A frame carries up to the MTU behind it.
@@ -30,7 +41,7 @@ pub const ETHERNET_HEADER_BYTES: usize = 14;
 /// check sequence.
 ///
 /// Dropping a frame gives its memory back to the queue it was allocated on.
-pub trait Frame {
+pub trait Frame: fmt::Debug {
     /// The frame's bytes: [`set_len`](Self::set_len) of them, or as many as arrived.
     fn bytes(&self) -> &[u8];
 
@@ -46,12 +57,66 @@ pub trait Frame {
 
     /// How long the frame can become: at least the MTU and the Ethernet header.
     fn capacity(&self) -> usize;
+
+    /// Of a train: the length of the UDP payload of each of its packets; the last one's may be shorter. 0: no train.
+    fn segment_bytes(&self) -> u16 {
+        0
+    }
+
+    /// What is known about the UDP checksum.
+    fn checksum(&self) -> Checksum {
+        Checksum::Unverified
+    }
+
+    /// Says what is left to the device: the checksum, and to cut a train. Only for frames to a queue that takes
+    /// [`Trains`].
+    ///
+    /// # Panics
+    ///
+    /// If the queue does not: the caller's mistake.
+    fn set_offloads(&mut self, checksum: Checksum, segment_bytes: u16) {
+        assert!(checksum != Checksum::Partial && segment_bytes == 0, "this device completes no frames");
+    }
+}
+
+/// A frame's UDP checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// Whatever the packet says; nobody has looked.
+    Unverified,
+    /// The device has found it right.
+    Verified,
+    /// The field holds the sum of the pseudo header only. The frame has never been on a wire, so nothing can have
+    /// damaged it; whoever puts it on one completes it.
+    Partial,
+}
+
+/// What a device takes as one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trains {
+    /// Bytes of the whole frame, at the most.
+    pub bytes_max: usize,
+    /// Packets, at the most.
+    pub packets_max: usize,
+}
+
+/// A device that is open.
+#[derive(Debug)]
+pub struct Opened<Q> {
+    /// What it turned out to be.
+    pub capabilities: Capabilities,
+    /// As many as `capabilities.queues`, in order.
+    pub queues: Vec<Q>,
+    /// What it loses.
+    pub counts: Box<dyn DeviceCounts>,
+    /// What is not as asked, each with what to do about it.
+    pub warnings: Vec<String>,
 }
 
 /// One receive queue and one transmit queue of a device, owned by one shard.
 ///
 /// No method blocks, and none makes a system call per frame that the device does not itself need.
-pub trait NicQueue {
+pub trait NicQueue: fmt::Debug {
     /// What travels through this queue.
     type Frame: Frame;
 
@@ -69,6 +134,21 @@ pub trait NicQueue {
     /// An empty frame to fill (length 0), or `None` when all frames of this queue are in use; they come back as
     /// frames are transmitted and dropped.
     fn allocate(&mut self) -> Option<Self::Frame>;
+
+    /// A frame with these bytes, as if it had been received; `None` when there is no memory for it now.
+    fn copy_of(&mut self, bytes: &[u8], checksum: Checksum) -> Option<Self::Frame> {
+        debug_assert!(checksum != Checksum::Partial, "this device has no such frames");
+        let mut copy = self.allocate()?;
+        copy.set_len(bytes.len());
+        copy.bytes_mut().copy_from_slice(bytes);
+        Some(copy)
+    }
+
+    /// Whether a frame to be transmitted may be a train and may leave its checksum to the device, and how large it may
+    /// be then. `None`: a frame is a packet, and complete. The same for the life of the queue.
+    fn trains(&self) -> Option<Trains> {
+        None
+    }
 
     /// Hands over frames from the front of `frames`, in order, and returns how many the device took; the others stay.
     ///

@@ -43,7 +43,7 @@ impl<Q: NicQueue> Shard<Q> {
             ToShard::Transmit { frame } => {
                 let to_ourselves = matches!(frame::parse(&frame),
                     Ok(Parsed::Udp(datagram)) if datagram.key.local_ip == self.settings.ip);
-                self.transmitter.send_copy(&frame, to_ourselves, &mut self.counts);
+                self.transmitter.send_frame(&frame, to_ourselves, &mut self.counts);
             }
             ToShard::Expect { key } => {
                 self.expected.insert(key);

@@ -146,6 +146,8 @@ pub struct Shard<Q: NicQueue> {
     /// What the queue dropped, as far as it is counted.
     queue_drops: Drops,
     received: Vec<Q::Frame>,
+    /// A packet of a train, as a frame; kept for its memory.
+    packet: Vec<u8>,
     descriptors: Vec<FromApp>,
     arp_bucket: TokenBucket,
     echo_bucket: TokenBucket,
@@ -294,6 +296,7 @@ impl<Q: NicQueue> Shard<Q> {
             transmitter: Transmitter::new(queue),
             queue_drops: Drops::default(),
             received: Vec::with_capacity(BURST_FRAMES),
+            packet: Vec::new(),
             descriptors: Vec::with_capacity(DESCRIPTORS_PER_CHANNEL),
             arp_bucket: TokenBucket::new(5_000, 500, now),
             echo_bucket: TokenBucket::new(5_000, 500, now),

@@ -9,12 +9,14 @@ use machnet_proto::wire::WireError;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template, UdpDatagram};
 use machnet_proto::wire::ipv4;
 use machnet_proto::wire::machnet::{HEADER_BYTES, HandshakeKind, Header, Kind};
+use machnet_proto::wire::train;
 
 use super::steering::Arrival;
+use super::transmit::packets_in;
 use super::{BURST_FRAMES, BURSTS_PER_TURN, Origin, Shard, Stage};
 use crate::counters::{Counter, DropReason};
 use crate::mailbox::{HalfOpenFlow, Taker, ToCoordinator};
-use crate::nic::{Frame, NicQueue};
+use crate::nic::{Checksum, Frame, NicQueue};
 
 /// Packets a peer is taken to have buffers for until its first header says so.
 const INITIAL_WINDOW_PACKETS: u16 = 1;
@@ -28,9 +30,14 @@ impl<Q: NicQueue> Shard<Q> {
             let mut burst = std::mem::take(&mut self.received);
             let received = self.transmitter.queue().receive(&mut burst, BURST_FRAMES);
             for frame in &burst {
-                self.counts.count(Counter::RxFrames);
+                self.counts.add(Counter::RxFrames, packets_in(frame));
                 self.counts.add(Counter::RxBytes, frame.bytes().len() as u64);
-                self.receive_frame(&Arrival { frame: frame.bytes(), looped: false, landed }, now);
+                let verified = frame.checksum() != Checksum::Unverified;
+                let arrival = Arrival { frame: frame.bytes(), looped: false, verified, landed };
+                match frame.segment_bytes() {
+                    0 => self.receive_frame(&arrival, now),
+                    segment_bytes => self.receive_train(&arrival, segment_bytes, now),
+                }
             }
             self.transmitter.queue().recycle(&mut burst);
             self.received = burst;
@@ -48,14 +55,41 @@ impl<Q: NicQueue> Shard<Q> {
         for _ in 0..looped {
             let Some(frame) = self.transmitter.take_looped() else { break };
             self.counts.count(Counter::LoopFrames);
-            self.receive_frame(&Arrival { frame: frame.bytes(), looped: true, landed: self.settings.id }, now);
+            let arrival = Arrival { frame: &frame, looped: true, verified: true, landed: self.settings.id };
+            self.receive_frame(&arrival, now);
+            self.transmitter.recycle_looped(frame);
         }
         looped
+    }
+
+    /// Takes each packet of a train.
+    fn receive_train(&mut self, arrival: &Arrival<'_>, segment_bytes: u16, now: Instant) {
+        match frame::parse(arrival.frame) {
+            Ok(Parsed::Udp(datagram)) if self.flows.find(&datagram.key).is_some() => {
+                for payload in train::payloads(arrival.frame, segment_bytes) {
+                    let packet = datagram.with_payload(payload);
+                    let dropped = self.receive_udp(&packet, arrival, now);
+                    self.count_drop(dropped);
+                }
+            }
+            Ok(Parsed::Udp(_)) => {
+                // Not of a flow that is here. What becomes of it, and of its packets after it, is not always the same.
+                let mut packet = std::mem::take(&mut self.packet);
+                for payload in train::payloads(arrival.frame, segment_bytes) {
+                    packet.resize(HEADERS_BYTES + payload.len(), 0);
+                    train::write_packet(arrival.frame, payload, &mut packet);
+                    self.receive_frame(&Arrival { frame: &packet, ..*arrival }, now);
+                }
+                self.packet = packet;
+            }
+            _ => self.counts.drop(DropReason::Malformed),
+        }
     }
 
     pub(super) fn receive_frame(&mut self, arrival: &Arrival<'_>, now: Instant) {
         let bytes = arrival.frame;
         let dropped = match frame::parse(bytes) {
+            Ok(Parsed::Udp(datagram)) if arrival.verified => self.receive_udp(&datagram.verified(), arrival, now),
             Ok(Parsed::Udp(datagram)) => self.receive_udp(&datagram, arrival, now),
             // Apart from each other: who floods us with pings must not keep us from being found.
             Ok(Parsed::Arp(_)) if !self.arp_bucket.take(now) => Err(DropReason::RateLimited),
@@ -68,6 +102,10 @@ impl<Q: NicQueue> Shard<Q> {
             Err(WireError::BadChecksum) => Err(DropReason::BadChecksum),
             Err(_) => Err(DropReason::Malformed),
         };
+        self.count_drop(dropped);
+    }
+
+    fn count_drop(&mut self, dropped: Result<(), DropReason>) {
         if let Err(reason) = dropped {
             self.counts.drop(reason);
         }
@@ -275,13 +313,8 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     pub(super) fn send_datagram(&mut self, next_hop: MacAddr, key: &FlowKey, payload: &[u8]) {
-        let Some(mut frame) = self.transmitter.frame(&mut self.counts) else { return };
-        frame.set_len(HEADERS_BYTES + payload.len());
-        frame.bytes_mut()[HEADERS_BYTES..].copy_from_slice(payload);
         let template = Template::new(self.settings.mac, next_hop, key);
-        template.write(frame.bytes_mut());
-        template.seal(frame.bytes_mut());
-        self.transmitter.send(frame, key.remote_ip == self.settings.ip, &mut self.counts);
+        self.transmitter.send(&template, payload, key.remote_ip == self.settings.ip, &mut self.counts);
     }
 
     /// A packet for a half-open flow: if it shows that the peer has our SYN-ACK, the flow is established.

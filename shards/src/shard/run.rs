@@ -1,9 +1,10 @@
 //! A shard at work: its thread, its turns, its sleep.
 //!
 //! glommio places the thread and runs the shard's one task. The task never waits inside glommio: its park costs a
-//! membarrier to every core of the daemon and adds 10 to 35 µs to a wake, and glommio 0.9 can park with work to do when
-//! its preempt timer fires at the wrong moment. So the shard sleeps in one `epoll_pwait2` over everything that can wake
-//! it: the bells of its channels, its mailbox, its NIC queue, and the next deadline.
+//! membarrier to every core of the daemon and adds 10 to 35 µs to a wake, and glommio 0.9 can park with work to do
+//! when its preempt timer fires at the wrong moment. So the shard sleeps in one `ppoll` over everything that can wake
+//! it: its NIC queue, an epoll over the bells of its channels and its mailbox, and the next deadline. The queue's
+//! descriptor is in no epoll: there the kernel would take a lock at each frame, also while the shard is awake.
 
 use std::io;
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use machnet_proto::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 
 use super::{BellChange, Shard};
 use crate::clock::Clock;
@@ -42,7 +44,6 @@ pub(crate) const STEP_MAX: Duration = Duration::from_micros(250);
 pub(crate) const STEP_MIN: Duration = Duration::from_micros(10);
 
 const TOKEN_MAIL: u64 = u64::MAX;
-const TOKEN_NIC: u64 = u64::MAX - 1;
 
 /// What a shard does when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +163,7 @@ fn note_cpu<Q: NicQueue>(shard: &Shard<Q>) {
 
 /// Waits for whatever a shard waits for.
 struct Sleeper {
+    /// Over the bells and the mailbox.
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
     /// The next sleep's length when the NIC cannot wake us.
@@ -172,9 +174,6 @@ impl Sleeper {
     fn new<Q: NicQueue>(shard: &mut Shard<Q>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, shard.mail_bell(), epoll::EventData::new_u64(TOKEN_MAIL), epoll::EventFlags::IN)?;
-        if let Wake::Fd(fd) = shard.queue().wake() {
-            epoll::add(&epoll, fd, epoll::EventData::new_u64(TOKEN_NIC), epoll::EventFlags::IN)?;
-        }
         Ok(Self { epoll, events: Vec::with_capacity(64), step: STEP_MIN })
     }
 
@@ -199,9 +198,20 @@ impl Sleeper {
         Ok(())
     }
 
-    /// Looks at the bells without waiting.
+    /// Hears the bells that have rung, without waiting.
     fn look<Q: NicQueue>(&mut self, shard: &mut Shard<Q>) -> io::Result<()> {
-        self.wait(shard, Some(Duration::ZERO))
+        self.events.clear();
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for event in &self.events {
+            match event.data.u64() {
+                TOKEN_MAIL => shard.mail_rang(),
+                slot => shard.bell_rang(usize::try_from(slot).unwrap_or(usize::MAX)),
+            }
+        }
+        Ok(())
     }
 
     /// Sleeps until something happens; `false` if there was something to do instead.
@@ -246,24 +256,33 @@ impl Sleeper {
         Ok(is_idle)
     }
 
+    /// Sleeps until a bell rings, a frame arrives if the queue tells, or the time is up.
     fn wait<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, longest: Option<Duration>) -> io::Result<()> {
         let timeout = longest.map(|longest| Timespec {
             tv_sec: i64::try_from(longest.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: longest.subsec_nanos().into(),
         });
-        self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        let bells = || PollFd::new(&self.epoll, PollFlags::IN);
+        let (slept, rang, failed) = match shard.queue().wake() {
+            Wake::Fd(nic) => {
+                let mut fds = [bells(), PollFd::from_borrowed_fd(nic, PollFlags::IN)];
+                let slept = poll(&mut fds, timeout.as_ref());
+                (slept, !fds[0].revents().is_empty(), fds[1].revents().contains(PollFlags::ERR))
+            }
+            Wake::Steps => {
+                let mut fds = [bells()];
+                let slept = poll(&mut fds, timeout.as_ref());
+                (slept, !fds[0].revents().is_empty(), false)
+            }
+        };
+        match slept {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
-        for &epoll::Event { flags, data } in &self.events {
-            match data.u64() {
-                TOKEN_MAIL => shard.mail_rang(),
-                TOKEN_NIC if flags.contains(epoll::EventFlags::ERR) => shard.queue().take_error(),
-                TOKEN_NIC => {}
-                slot => shard.bell_rang(usize::try_from(slot).unwrap_or(usize::MAX)),
-            }
+        if failed {
+            shard.queue().take_error();
         }
-        Ok(())
+        if rang { self.look(shard) } else { Ok(()) }
     }
 }

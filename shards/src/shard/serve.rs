@@ -4,20 +4,19 @@ use machnet::channel::TxBuffer;
 use machnet::channel::{FlowId as ChannelFlowId, FromApp};
 use machnet_proto::flow::{Event, FlowId, Packet, Piece, Reason};
 use machnet_proto::time::Instant;
-use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Position};
 
 use super::channels::{Channel, Notice, Stage as ChannelStage};
 use super::{DESCRIPTORS_PER_CHANNEL, Entry, Shard};
 use crate::counters::{Counter, Counts};
 use crate::mailbox::ToCoordinator;
-use crate::nic::{Frame, NicQueue};
+use crate::nic::NicQueue;
 
 /// Ended flows that may stand in a channel's list of starved ones before it is tidied up.
 const STARVED_SPARE: usize = 64;
 
 /// Packets one flow may send in one turn while others wait.
-const PACKETS_PER_FLOW: usize = 32;
+const PACKETS_PER_FLOW: usize = 64;
 
 impl<Q: NicQueue> Shard<Q> {
     /// Takes what the applications of the hot channels have published.
@@ -140,28 +139,22 @@ impl<Q: NicQueue> Shard<Q> {
         let mut sent = 0;
         let mut unfinished = false;
         loop {
-            if sent == PACKETS_PER_FLOW {
+            if sent == PACKETS_PER_FLOW || !self.transmitter.prepare(to_ourselves, &mut self.counts) {
                 unfinished = true;
                 break;
             }
-            let Some(mut frame) = self.transmitter.frame(&mut self.counts) else {
-                unfinished = true;
-                break;
-            };
             let Entry { flow, waiting, template, .. } = entry;
             let is_waiting = !waiting.is_empty();
-            let Some(mut packet) = flow.poll_transmit(now, is_waiting, || channel.pop_waiting(waiting)) else {
-                self.transmitter.keep(frame);
-                break;
-            };
+            let Some(mut packet) = flow.poll_transmit(now, is_waiting, || channel.pop_waiting(waiting)) else { break };
             if self.has_just_woken {
                 packet.header.flags |= Header::ASLEEP;
             }
-            fill(&mut frame, &packet, template, channel);
+            let bytes = HEADER_BYTES + packet.payload.map_or(0, |piece| usize::from(piece.len));
+            fill(self.transmitter.append(bytes, to_ourselves, template), &packet, channel);
             count_packet(&mut self.counts, &packet);
-            self.transmitter.send(frame, to_ourselves, &mut self.counts);
             sent += 1;
         }
+        self.transmitter.finish(&entry.template);
         if unfinished {
             Self::make_ready(&mut self.ready, id, entry);
         }
@@ -237,12 +230,9 @@ impl<Q: NicQueue> Shard<Q> {
         let header = entry.flow.abort(now, reason);
         let acknowledged = entry.flow.acknowledged_messages();
         let to_ourselves = entry.key.remote_ip == self.settings.ip;
-        if let Some(mut frame) = self.transmitter.frame(&mut self.counts) {
-            let packet: Packet<'_, TxBuffer> = Packet { header, payload: None, is_retransmission: false };
-            write_headers(&mut frame, &packet, 0);
-            entry.template.write(frame.bytes_mut());
-            entry.template.seal(frame.bytes_mut());
-            self.transmitter.send(frame, to_ourselves, &mut self.counts);
+        let mut packet = [0; HEADER_BYTES];
+        header.write(&mut packet);
+        if self.transmitter.send(&entry.template, &packet, to_ourselves, &mut self.counts) {
             self.counts.count(Counter::ResetsSent);
         }
         self.end_flow(id, reason, acknowledged);
@@ -291,21 +281,13 @@ impl<Q: NicQueue> Shard<Q> {
     }
 }
 
-/// Puts a packet into a frame.
-fn fill<F: Frame>(frame: &mut F, packet: &Packet<'_, TxBuffer>, template: &Template, channel: &Channel) {
-    let payload_bytes = packet.payload.map_or(0, |piece| usize::from(piece.len));
-    write_headers(frame, packet, payload_bytes);
-    if let Some(piece) = packet.payload {
-        channel.copy_from(piece, &mut frame.bytes_mut()[HEADERS_BYTES + HEADER_BYTES..]);
-    }
-    template.write(frame.bytes_mut());
-    template.seal(frame.bytes_mut());
-}
-
-fn write_headers<F: Frame>(frame: &mut F, packet: &Packet<'_, TxBuffer>, payload_bytes: usize) {
-    frame.set_len(HEADERS_BYTES + HEADER_BYTES + payload_bytes);
-    let (header, _) = frame.bytes_mut()[HEADERS_BYTES..].split_first_chunk_mut().expect("the frame has its headers");
+/// Writes a packet.
+fn fill(into: &mut [u8], packet: &Packet<'_, TxBuffer>, channel: &Channel) {
+    let (header, payload) = into.split_first_chunk_mut().expect("there is room for the header");
     packet.header.write(header);
+    if let Some(piece) = packet.payload {
+        channel.copy_from(piece, payload);
+    }
 }
 
 fn count_packet(counts: &mut Counts, packet: &Packet<'_, TxBuffer>) {

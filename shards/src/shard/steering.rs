@@ -15,7 +15,7 @@ use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind};
 
 use super::{BURST_FRAMES, BURSTS_PER_TURN, Shard};
 use crate::counters::{Counter, DropReason};
-use crate::handover::{Consumer, Producer};
+use crate::handover::{Consumer, Mark, Producer};
 use crate::mailbox::{HalfOpenFlow, ShardId, Stray, Taker, ToCoordinator};
 use crate::nic::NicQueue;
 
@@ -29,6 +29,8 @@ pub(super) struct Arrival<'frame> {
     pub(super) frame: &'frame [u8],
     /// It never was on the wire: a shard of this interface sent it to the interface itself.
     pub(super) looped: bool,
+    /// Its UDP checksum need not be looked at: the device has, or it never was on a wire.
+    pub(super) verified: bool,
     /// The shard where it came in; another one has handed it over.
     pub(super) landed: ShardId,
 }
@@ -72,7 +74,8 @@ impl Steering {
 
     fn push(&mut self, owner: ShardId, arrival: &Arrival<'_>) -> bool {
         let Some(Some(producer)) = self.ways_out.get_mut(usize::from(owner.0)) else { return false };
-        let pushed = producer.push(arrival.frame, arrival.looped);
+        let mark = Mark { looped: arrival.looped, verified: arrival.verified };
+        let pushed = producer.push(arrival.frame, mark);
         if pushed && !self.unflushed.contains(&owner) {
             self.unflushed.push(owner);
         }
@@ -97,10 +100,10 @@ impl<Q: NicQueue> Shard<Q> {
             for _ in 0..self.steering.ways_in[way].1.len().min(TAKEN_OVER_MAX - taken) {
                 let (landed, consumer) = &mut self.steering.ways_in[way];
                 let landed = *landed;
-                let Some(looped) = consumer.take(&mut self.steering.frame) else { break };
+                let Some(Mark { looped, verified }) = consumer.take(&mut self.steering.frame) else { break };
                 let frame = std::mem::take(&mut self.steering.frame);
                 self.counts.count(Counter::TakenOver);
-                self.receive_frame(&Arrival { frame: &frame, looped, landed }, now);
+                self.receive_frame(&Arrival { frame: &frame, looped, verified, landed }, now);
                 self.steering.frame = frame;
                 taken += 1;
             }

@@ -1,9 +1,14 @@
-//! Frames on their way out: to the device, or back to this shard when the peer is on this host.
+//! Packets on their way out: into frames, and with them to the device, or back to this shard when the peer is on this
+//! host.
+//!
+//! Packets of one flow that are written one after the other become a train, one frame, where the device takes trains.
 
 use std::collections::VecDeque;
 
+use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
+
 use crate::counters::{Counter, Counts, DropReason};
-use crate::nic::{Frame, NicQueue};
+use crate::nic::{Checksum, Frame, NicQueue, Trains};
 
 /// Frames that may wait for the device. A device that takes none stops the flows, not the other way round.
 const OUTGOING_MAX: usize = 128;
@@ -11,34 +16,47 @@ const OUTGOING_MAX: usize = 128;
 /// Frames that may be on their way from this shard to itself.
 const LOOPED_MAX: usize = 1024;
 
+/// Memory of looped frames kept for the next ones.
+const SPARE_LOOPED_MAX: usize = 64;
+
 /// A shard's queue, and the frames that are to go out through it.
 pub(super) struct Transmitter<Q: NicQueue> {
     queue: Q,
+    /// What the device takes as one frame; `None`: one packet, complete.
+    trains: Option<Trains>,
     outgoing: Vec<Q::Frame>,
-    looped: VecDeque<Q::Frame>,
-    /// Allocated, and then not needed.
+    /// Frames of this shard to itself.
+    looped: VecDeque<Vec<u8>>,
+    spare_looped: Vec<Vec<u8>>,
+    /// Allocated, and not needed so far.
     spare: Option<Q::Frame>,
+    /// The frame that packets are being written into.
+    open: Option<Open<Q::Frame>>,
+}
+
+/// A frame that more packets may join.
+struct Open<F> {
+    frame: F,
+    packets: usize,
+    /// Bytes of each packet, but perhaps of the last.
+    segment_bytes: usize,
 }
 
 impl<Q: NicQueue> Transmitter<Q> {
     pub(super) fn new(queue: Q) -> Self {
-        Self { queue, outgoing: Vec::with_capacity(OUTGOING_MAX), looped: VecDeque::new(), spare: None }
+        Self {
+            trains: queue.trains(),
+            queue,
+            outgoing: Vec::with_capacity(OUTGOING_MAX + 1),
+            looped: VecDeque::new(),
+            spare_looped: Vec::new(),
+            spare: None,
+            open: None,
+        }
     }
 
     pub(super) fn queue(&mut self) -> &mut Q {
         &mut self.queue
-    }
-
-    /// A frame to fill; `None` when too many wait for the device, or it has no more.
-    pub(super) fn frame(&mut self, counts: &mut Counts) -> Option<Q::Frame> {
-        if !self.has_room() {
-            return None;
-        }
-        let frame = self.spare.take().or_else(|| self.queue.allocate());
-        if frame.is_none() {
-            counts.count(Counter::NoFrame);
-        }
-        frame
     }
 
     /// Whether the device keeps up: otherwise no flow is asked for more.
@@ -46,37 +64,122 @@ impl<Q: NicQueue> Transmitter<Q> {
         self.outgoing.len() < OUTGOING_MAX
     }
 
-    /// Takes back a frame that was not needed.
-    pub(super) fn keep(&mut self, frame: Q::Frame) {
-        self.spare = Some(frame);
+    // ---- Packets ------------------------------------------------------------------------------------------------
+
+    /// Whether one more packet can be written: makes sure that there is a frame for it.
+    #[inline]
+    pub(super) fn prepare(&mut self, to_ourselves: bool, counts: &mut Counts) -> bool {
+        if to_ourselves {
+            let has_room = self.looped.len() < LOOPED_MAX;
+            if !has_room {
+                counts.drop(DropReason::LoopFull);
+            }
+            return has_room;
+        }
+        if self.spare.is_none() && self.has_room() {
+            self.spare = self.queue.allocate();
+            if self.spare.is_none() {
+                counts.count(Counter::NoFrame);
+            }
+        }
+        self.spare.is_some() && self.has_room()
     }
 
-    /// Puts a filled frame on its way; `to_ourselves`: not by the device.
-    pub(super) fn send(&mut self, frame: Q::Frame, to_ourselves: bool, counts: &mut Counts) {
-        if !to_ourselves {
-            self.outgoing.push(frame);
-        } else if self.looped.len() < LOOPED_MAX {
-            self.looped.push_back(frame);
-        } else {
-            counts.drop(DropReason::LoopFull);
+    /// The UDP payload of one more packet to write, after [`Transmitter::prepare`]. All packets between two calls of
+    /// [`Transmitter::finish`] are of one flow.
+    #[inline]
+    pub(super) fn append(&mut self, bytes: usize, to_ourselves: bool, template: &Template) -> &mut [u8] {
+        if to_ourselves {
+            return self.append_looped(bytes, template);
         }
+        let joins = self.open.as_ref().is_some_and(|open| joins(open, bytes, self.trains));
+        if !joins {
+            self.finish(template);
+            let mut frame = self.spare.take().expect("prepared");
+            frame.set_len(HEADERS_BYTES);
+            self.open = Some(Open { frame, packets: 0, segment_bytes: bytes });
+        }
+        let open = self.open.as_mut().expect("opened above, or before");
+        let before = open.frame.bytes().len();
+        open.packets += 1;
+        open.frame.set_len(before + bytes);
+        &mut open.frame.bytes_mut()[before..]
+    }
+
+    /// A looped frame is never on a wire: it is written as it will be received, without a checksum.
+    fn append_looped(&mut self, bytes: usize, template: &Template) -> &mut [u8] {
+        let mut frame = self.spare_looped.pop().unwrap_or_default();
+        frame.resize(HEADERS_BYTES + bytes, 0);
+        template.write(&mut frame);
+        self.looped.push_back(frame);
+        let frame = self.looped.back_mut().expect("just pushed");
+        &mut frame[HEADERS_BYTES..]
+    }
+
+    /// Ends the frame that packets were written into.
+    #[inline]
+    pub(super) fn finish(&mut self, template: &Template) {
+        let Some(Open { mut frame, packets, segment_bytes }) = self.open.take() else { return };
+        template.write(frame.bytes_mut());
+        if self.trains.is_some() {
+            template.seal_partly(frame.bytes_mut());
+            let segment_bytes = if packets > 1 { segment_bytes } else { 0 };
+            frame.set_offloads(Checksum::Partial, u16::try_from(segment_bytes).expect("packets are short"));
+        } else {
+            template.seal(frame.bytes_mut());
+        }
+        self.outgoing.push(frame);
+    }
+
+    /// One packet by itself, if there is room for it.
+    pub(super) fn send(
+        &mut self,
+        template: &Template,
+        payload: &[u8],
+        to_ourselves: bool,
+        counts: &mut Counts,
+    ) -> bool {
+        let has_room = self.prepare(to_ourselves, counts);
+        if has_room {
+            self.append(payload.len(), to_ourselves, template).copy_from_slice(payload);
+            self.finish(template);
+        }
+        has_room
     }
 
     /// Sends these bytes as a frame, if there is room for them.
-    pub(super) fn send_copy(&mut self, bytes: &[u8], to_ourselves: bool, counts: &mut Counts) {
-        let Some(mut frame) = self.frame(counts) else { return };
-        if bytes.len() > frame.capacity() {
-            self.keep(frame);
+    pub(super) fn send_frame(&mut self, bytes: &[u8], to_ourselves: bool, counts: &mut Counts) {
+        if !self.prepare(to_ourselves, counts) {
             return;
         }
-        frame.set_len(bytes.len());
-        frame.bytes_mut().copy_from_slice(bytes);
-        self.send(frame, to_ourselves, counts);
+        if to_ourselves {
+            let mut frame = self.spare_looped.pop().unwrap_or_default();
+            frame.clear();
+            frame.extend_from_slice(bytes);
+            self.looped.push_back(frame);
+            return;
+        }
+        let mut frame = self.spare.take().expect("prepared");
+        if bytes.len() <= frame.capacity() {
+            frame.set_len(bytes.len());
+            frame.bytes_mut().copy_from_slice(bytes);
+            self.outgoing.push(frame);
+        } else {
+            self.spare = Some(frame);
+        }
     }
 
-    /// Takes the next frame that this shard sent to itself.
-    pub(super) fn take_looped(&mut self) -> Option<Q::Frame> {
+    // ---- Frames -------------------------------------------------------------------------------------------------
+
+    /// Takes the next frame that this shard sent to itself; give it back by [`Transmitter::recycle_looped`].
+    pub(super) fn take_looped(&mut self) -> Option<Vec<u8>> {
         self.looped.pop_front()
+    }
+
+    pub(super) fn recycle_looped(&mut self, frame: Vec<u8>) {
+        if self.spare_looped.len() < SPARE_LOOPED_MAX {
+            self.spare_looped.push(frame);
+        }
     }
 
     /// How many frames this shard has sent to itself.
@@ -89,16 +192,17 @@ impl<Q: NicQueue> Transmitter<Q> {
         !self.outgoing.is_empty() || !self.looped.is_empty()
     }
 
-    /// Hands over to the device what it takes.
+    /// Hands over to the device what it takes. A train counts as its packets.
     pub(super) fn transmit(&mut self, counts: &mut Counts) -> usize {
         if self.outgoing.is_empty() {
             return 0;
         }
         let waiting = self.outgoing.len();
-        let bytes_before = total_bytes(&self.outgoing);
+        let (frames_before, bytes_before) = totals(&self.outgoing);
         let taken = self.queue.transmit(&mut self.outgoing);
-        counts.add(Counter::TxFrames, taken as u64);
-        counts.add(Counter::TxBytes, bytes_before - total_bytes(&self.outgoing));
+        let (frames_left, bytes_left) = totals(&self.outgoing);
+        counts.add(Counter::TxFrames, frames_before - frames_left);
+        counts.add(Counter::TxBytes, bytes_before - bytes_left);
         if taken < waiting {
             counts.count(Counter::TxBackpressure);
         }
@@ -106,6 +210,30 @@ impl<Q: NicQueue> Transmitter<Q> {
     }
 }
 
-fn total_bytes<F: Frame>(frames: &[F]) -> u64 {
-    frames.iter().map(|frame| frame.bytes().len() as u64).sum()
+/// Whether a packet of so many bytes can join the frame.
+#[inline]
+fn joins<F: Frame>(open: &Open<F>, bytes: usize, trains: Option<Trains>) -> bool {
+    let len = open.frame.bytes().len();
+    // A shorter one is the last.
+    let is_open = len == HEADERS_BYTES + open.packets * open.segment_bytes;
+    trains.is_some_and(|trains| {
+        is_open && bytes <= open.segment_bytes && open.packets < trains.packets_max && len + bytes <= trains.bytes_max
+    })
+}
+
+/// Packets and bytes in these frames.
+fn totals<F: Frame>(frames: &[F]) -> (u64, u64) {
+    let add = |(packets, bytes), frame: &F| (packets + packets_in(frame), bytes + frame.bytes().len() as u64);
+    frames.iter().fold((0, 0), add)
+}
+
+/// How many packets a frame holds.
+pub(super) fn packets_in<F: Frame>(frame: &F) -> u64 {
+    match frame.segment_bytes() {
+        0 => 1,
+        segment_bytes => {
+            let payload = frame.bytes().len().saturating_sub(HEADERS_BYTES);
+            payload.div_ceil(usize::from(segment_bytes)) as u64
+        }
+    }
 }

@@ -10,9 +10,10 @@ use machnet::config::{Config, Interface};
 use machnet::control::Client;
 
 use crate::daemon::Wired;
-use crate::launch::devices::{open_all, plan_all};
+use crate::launch::devices::{WithQueues, open_all, plan_all};
 use crate::launch::{LaunchError, socket_path};
-use crate::nic::dpdk::{Dpdk, DpdkQueue, Plan};
+use crate::nic::NicQueue;
+use crate::nic::plan::Plan;
 
 /// How long a daemon may take to say what it owns.
 const STATUS_WITHIN: Duration = Duration::from_secs(5);
@@ -124,17 +125,35 @@ impl Chosen {
         })
     }
 
-    /// Opens it, unless a daemon owns it. Keep the library until all threads that use a queue have ended.
+    /// Opens it, unless a daemon owns it, and does something with its queues. All threads that use them must have ended
+    /// with that.
     ///
     /// # Errors
-    /// When a daemon owns the interface, or the device refuses.
-    pub fn open(&self) -> Result<(Dpdk, Wired<DpdkQueue>), Failure> {
+    /// When a daemon owns the interface, or the device refuses; and those of what is done.
+    pub fn open<W, T>(&self, what: W) -> Result<T, Failure>
+    where
+        W: WithQueues<Output = Result<T, Failure>>,
+    {
         refuse_if_owned(self.interface(), &self.socket)?;
-        let (dpdk, mut wired) = open_all(&self.config, &self.plans)?;
-        let mut wired = wired.pop().expect("one for each interface");
+        let mut devices = open_all(&self.config, &self.plans)?;
+        let wired = devices.wired.pop().expect("one for each interface");
+        wired.with_queues(WithinMtu(what))
+    }
+}
+
+/// Lowers the device's MTU to the configured one.
+struct WithinMtu<W>(W);
+
+impl<W: WithQueues> WithQueues for WithinMtu<W> {
+    type Output = W::Output;
+
+    fn run<Q>(self, mut wired: Wired<Q>) -> W::Output
+    where
+        Q: NicQueue<Frame: Send> + Send + 'static,
+    {
         let limit = wired.interface.mtu_bytes.unwrap_or(u16::MAX);
         wired.capabilities.mtu_bytes = wired.capabilities.mtu_bytes.min(limit);
-        Ok((dpdk, wired))
+        self.0.run(wired)
     }
 }
 

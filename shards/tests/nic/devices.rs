@@ -3,9 +3,13 @@
 use crate::sleeping;
 use crate::suite::{self, End, Pair, number_of, numbered};
 use machnet_proto::addr::MacAddr;
-use machnet_shards::nic::dpdk::{self, Dpdk, DpdkQueue, Driver, InterfacePlan, OpenError, Opened, Plan, Way};
+use machnet_shards::nic::dpdk::{Dpdk, DpdkQueue};
+use machnet_shards::nic::error::OpenError;
 use machnet_shards::nic::memory::{Cable, MemoryNic, Network, NicOptions, Spread};
-use machnet_shards::nic::{DeviceCounts, DeviceDrops, Frame, NicQueue, Wake};
+use machnet_shards::nic::packet::{self, PacketQueue};
+use machnet_shards::nic::plan::{Driver, InterfacePlan, Plan, Way, plan};
+use machnet_shards::nic::{DeviceDrops, Frame, NicQueue, Opened, Wake};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::net::UdpSocket;
 use std::process::Command;
 use std::thread;
@@ -105,8 +109,31 @@ fn limits(dpdk: &Dpdk, plan: &Plan) {
 }
 
 pub(crate) fn packet() {
-    let plans = [NEAR, FAR].map(|mac| dpdk::plan(&interface(mac, 1)).expect("the interfaces are there"));
-    println!("  {}", plans[0]);
+    let [near, far] = packet_sockets([interface(NEAR, 1), interface(FAR, 1)]);
+    assert!(near.queues[0].trains().is_some(), "this kernel segments UDP");
+    let mut pair = pair(near, far);
+    suite::run(&mut pair);
+    own_frames_are_not_received(&mut pair);
+    sleeping::measure(pair);
+    frames_outlive_their_socket();
+    only_what_is_for_us_is_received();
+}
+
+pub(crate) fn packet_queues() {
+    let wanted = |mac, queues| InterfacePlan { mtu_bytes: 4000, ..interface(mac, queues) };
+    let [near, far] = packet_sockets([wanted(NEAR, 1), wanted(FAR, 4)]);
+    assert_eq!((far.capabilities.queues, far.capabilities.mtu_bytes), (4, 4000));
+    assert_eq!(far.capabilities.rss, None, "the kernel's hash is its secret");
+    suite::run(&mut pair(near, far));
+}
+
+/// DPDK's own driver for packet sockets, which a configuration may name.
+pub(crate) fn dpdk_packet() {
+    let wanted = [(NEAR, "net_af_packet0,iface=near"), (FAR, "net_af_packet1,iface=far")];
+    let plans = wanted.map(|(mac, device)| {
+        let wanted = InterfacePlan { device: Some(device.to_owned()), ..interface(mac, 1) };
+        plan(&wanted).expect("the driver is there")
+    });
     let [near, far] = start(&plans);
     let mut pair = pair(near, far);
     suite::run(&mut pair);
@@ -114,21 +141,18 @@ pub(crate) fn packet() {
     sleeping::measure(pair);
 }
 
-pub(crate) fn packet_queues() {
-    let plans = [(NEAR, 1), (FAR, 4)].map(|(mac, queues)| {
-        dpdk::plan(&InterfacePlan { mtu_bytes: 4000, ..interface(mac, queues) }).expect("the interfaces are there")
-    });
-    let [near, far] = start(&plans);
-    assert_eq!((far.capabilities.queues, far.capabilities.mtu_bytes), (4, 4000));
-    assert_eq!(far.capabilities.rss, None, "the kernel's hash is its secret");
-    suite::run(&mut pair(near, far));
-}
-
 /// With a queueing discipline that lets nothing through, the transmit ring fills up and stays full.
-pub(crate) fn packet_stalled() {
+pub(crate) fn dpdk_packet_stalled() {
+    // On two CPUs a queueing discipline reorders what it holds back and what comes by meanwhile.
+    let mut allowed = sched_getaffinity(None).expect("our own affinity");
+    let first = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).expect("we run somewhere");
+    allowed.clear();
+    allowed.set(first);
+    sched_setaffinity(None, &allowed).expect("one of our CPUs");
     let arguments = "net_af_packet9,iface=near,qpairs=1,qdisc_bypass=0,framecnt=256";
-    let near = InterfacePlan { device: Some(arguments.to_owned()), ..interface(NEAR, 1) };
-    let plans = [near, interface(FAR, 1)].map(|wanted| dpdk::plan(&wanted).expect("the interfaces are there"));
+    let wanted = [(NEAR, arguments), (FAR, "net_af_packet8,iface=far")]
+        .map(|(mac, device)| InterfacePlan { device: Some(device.to_owned()), ..interface(mac, 1) });
+    let plans = wanted.map(|wanted| plan(&wanted).expect("the driver is there"));
     let [near, far] = start(&plans);
     let mut pair = pair(near, far);
     if !succeeds("tc", "qdisc add dev near root tbf rate 8kbit burst 1600 limit 4000000") {
@@ -190,12 +214,15 @@ pub(crate) fn tap() {
     }
     let arguments = "net_tap0,iface=tapped,mac=fixed";
     let wanted = InterfacePlan { device: Some(arguments.to_owned()), ..interface(NEAR, 1) };
-    let plan = dpdk::plan(&wanted).expect("any device may be tried");
-    let dpdk = Dpdk::start(&[plan.clone(), plan.clone()]).expect("DPDK starts");
-    let near = dpdk.open(&plan).unwrap_or_else(|error| panic!("{error}"));
+    let near = plan(&wanted).expect("any device may be tried");
     let kernel = MacAddr([0x02, 0, 0, 0, 0, 3]);
+    let arguments = "net_af_packet0,iface=tapped";
+    let wanted = InterfacePlan { device: Some(arguments.to_owned()), ..interface(kernel, 1) };
+    let far = plan(&wanted).expect("any device may be tried");
+    let dpdk = Dpdk::start(&[near.clone(), far.clone()]).expect("DPDK starts");
+    let near = dpdk.open(&near).unwrap_or_else(|error| panic!("{error}"));
     run("ip", &format!("link set tapped address {kernel} up"));
-    let far = dpdk.open(&dpdk::plan(&interface(kernel, 1)).expect("the kernel has it")).expect("it is up");
+    let far = dpdk.open(&far).expect("it is up");
     suite::run(&mut pair(far, near));
 }
 
@@ -203,10 +230,10 @@ pub(crate) fn xdp() {
     let wanted = |mac| InterfacePlan { driver: Some(Driver::AfXdp), ..interface(mac, 2) };
     // The veth has two queues at each end: one shard would leave the other unread.
     let one = InterfacePlan { queues: 1, ..wanted(NEAR) };
-    assert!(matches!(dpdk::plan(&one), Err(OpenError::QueuesUnread { channels: 2, .. })));
-    let more = dpdk::plan(&InterfacePlan { queues: 3, ..wanted(NEAR) }).expect("fewer are used");
+    assert!(matches!(plan(&one), Err(OpenError::QueuesUnread { channels: 2, .. })));
+    let more = plan(&InterfacePlan { queues: 3, ..wanted(NEAR) }).expect("fewer are used");
     assert_eq!((more.interface.queues, more.warnings.len()), (2, 1));
-    let plans = [NEAR, FAR].map(|mac| dpdk::plan(&wanted(mac)).expect("the interfaces are there"));
+    let plans = [NEAR, FAR].map(|mac| plan(&wanted(mac)).expect("the interfaces are there"));
     let [near, far] = start(&plans);
     let mut pair = pair(near, far);
     suite::run(&mut pair);
@@ -223,9 +250,9 @@ pub(crate) fn memif() {
     let (mac, peer, kind) = if role.is_some() { (FAR, NEAR, "client") } else { (NEAR, FAR, "server") };
     let arguments = format!("net_memif0,role={kind},socket={socket},socket-abstract=no");
     let wanted = InterfacePlan { device: Some(arguments), ..interface(mac, 1) };
-    let plan = dpdk::plan(&wanted).expect("any device may be tried");
-    let dpdk = Dpdk::start(std::slice::from_ref(&plan)).expect("DPDK starts");
-    let mut opened = dpdk.open(&plan).expect("memif needs no privilege");
+    let found = plan(&wanted).expect("any device may be tried");
+    let dpdk = Dpdk::start(std::slice::from_ref(&found)).expect("DPDK starts");
+    let mut opened = dpdk.open(&found).expect("memif needs no privilege");
     let queue = &mut opened.queues[0];
     assert!(matches!(queue.wake(), Wake::Steps));
     if role.is_some() {
@@ -276,36 +303,108 @@ fn echo(queue: &mut DpdkQueue, to: MacAddr, from: MacAddr) {
     }
 }
 
-/// The kernel's own datagrams leave by the interface, and are not shown as received.
-fn own_frames_are_dropped(pair: &mut Pair<DpdkQueue>) {
-    run("ip", "address add 198.18.7.1/24 dev near");
-    run("ip", &format!("neighbor add 198.18.7.2 lladdr {FAR} dev near"));
-    let kernel = UdpSocket::bind("198.18.7.1:7777").expect("the address was added");
-    kernel.send_to(b"from the kernel", "198.18.7.2:7777").expect("the neighbor is known");
-    let is_it = |bytes: &[u8]| bytes.get(36..38) == Some(&7777u16.to_be_bytes());
+/// Where the kernel of the near end sends from, and to.
+const KERNEL_PORT: u16 = 7_777;
+
+/// A datagram that the kernel of the near end has sent by the interface, and the far end has received.
+fn send_from_the_kernel<Q: NicQueue>(pair: &mut Pair<Q>) {
+    run("ip", "address replace 198.18.7.1/24 dev near");
+    run("ip", &format!("neighbor replace 198.18.7.2 lladdr {FAR} dev near"));
+    let kernel = UdpSocket::bind(("198.18.7.1", KERNEL_PORT)).expect("the address was added");
+    kernel.send_to(b"from the kernel", ("198.18.7.2", KERNEL_PORT)).expect("the neighbor is known");
     let mut burst = Vec::with_capacity(32);
     let deadline = Instant::now() + Duration::from_secs(5);
-    while !burst.iter().any(|frame: &dpdk::DpdkFrame| is_it(frame.bytes())) {
+    while !burst.iter().any(|frame: &Q::Frame| is_from_the_kernel(frame.bytes())) {
         assert!(Instant::now() < deadline, "the far end never saw it");
         burst.clear();
         pair.far.queues[0].receive(&mut burst, 32);
     }
-    burst.clear();
+}
+
+fn is_from_the_kernel(bytes: &[u8]) -> bool {
+    bytes.get(36..38) == Some(&KERNEL_PORT.to_be_bytes())
+}
+
+/// The kernel's own datagrams leave by the interface, and are not shown as received.
+fn own_frames_are_dropped(pair: &mut Pair<DpdkQueue>) {
+    let before = pair.near.queues[0].drops().own;
+    send_from_the_kernel(pair);
     let near = &mut pair.near.queues[0];
-    let before = near.drops().own;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut burst = Vec::with_capacity(32);
     while near.drops().own == before {
         assert!(Instant::now() < deadline, "the near end never dropped it");
         near.receive(&mut burst, 32);
-        assert!(!burst.iter().any(|frame| is_it(frame.bytes())), "the kernel's own frame was received");
+        assert!(!burst.iter().any(|frame| is_from_the_kernel(frame.bytes())), "the kernel's own frame was received");
         near.recycle(&mut burst);
     }
 }
 
-fn interface(mac: MacAddr, queues: u16) -> InterfacePlan {
-    InterfacePlan { mac, driver: None, device: None, pcie: None, queues, mtu_bytes: 1500 }
+/// The same where the kernel sorts them out itself.
+fn own_frames_are_not_received(pair: &mut Pair<PacketQueue>) {
+    send_from_the_kernel(pair);
+    // Behind it comes one that is received.
+    let near = pair.near.capabilities.mac;
+    let far = &mut pair.far.queues[0];
+    let mut frames = vec![numbered(far, near, FAR, 1, 60).expect("a frame")];
+    suite::send_all(far, &mut frames);
+    let mut burst = Vec::with_capacity(32);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !burst.iter().any(|frame: &packet::PacketFrame| number_of(frame.bytes()) == Some(1)) {
+        assert!(Instant::now() < deadline, "the near end never saw it");
+        pair.near.queues[0].receive(&mut burst, 32);
+    }
+    assert!(!burst.iter().any(|frame| is_from_the_kernel(frame.bytes())), "the kernel's own frame was received");
 }
 
-fn start(plans: &[Plan; 2]) -> [Opened; 2] {
+/// A shard may still hold frames when its socket is closed.
+fn frames_outlive_their_socket() {
+    let [mut near, far] = packet_sockets([interface(NEAR, 1), interface(FAR, 1)]);
+    let mut frame = numbered(&mut near.queues[0], FAR, NEAR, 7, 100).expect("a frame");
+    drop((near, far));
+    assert_eq!(number_of(frame.bytes()), Some(7));
+    frame.set_len(0);
+}
+
+/// With an address the kernel shows ARP, and IPv4 to that address, and nothing else.
+fn only_what_is_for_us_is_received() {
+    let ip = Some(suite::DESTINATION_IP);
+    let [mut near, mut far] = packet_sockets([interface(NEAR, 1), InterfacePlan { ip, ..interface(FAR, 1) }]);
+    let (near, far) = (&mut near.queues[0], &mut far.queues[0]);
+    let mut to_us = suite::datagram(near, FAR, NEAR, 1);
+    let mut to_others = suite::datagram(near, FAR, NEAR, 2);
+    to_others.bytes_mut()[33] += 1;
+    let mut arp = suite::datagram(near, FAR, NEAR, 3);
+    arp.bytes_mut()[12..14].copy_from_slice(&[8, 6]);
+    let experiment = numbered(near, FAR, NEAR, 4, 60).expect("a frame");
+    to_us.bytes_mut()[59] = 1;
+    arp.bytes_mut()[59] = 2;
+    suite::send_all(near, &mut vec![experiment, to_others, to_us, arp]);
+    let mut burst = Vec::with_capacity(8);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while burst.len() < 2 {
+        assert!(Instant::now() < deadline, "{} of 2 frames arrived", burst.len());
+        far.receive(&mut burst, 8);
+    }
+    assert_eq!(burst.iter().map(|frame| frame.bytes()[59]).collect::<Vec<_>>(), [1, 2]);
+}
+
+fn packet_sockets(wanted: [InterfacePlan; 2]) -> [Opened<PacketQueue>; 2] {
+    wanted.map(|wanted| {
+        let plan = plan(&wanted).expect("the interfaces are there");
+        let Way::AfPacket { interface } = &plan.way else { panic!("not a kernel interface: {plan}") };
+        let opened = packet::open(&plan, interface).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(opened.capabilities.queues, wanted.queues);
+        assert!(opened.capabilities.link_up);
+        opened
+    })
+}
+
+fn interface(mac: MacAddr, queues: u16) -> InterfacePlan {
+    InterfacePlan { mac, ip: None, driver: None, device: None, pcie: None, queues, mtu_bytes: 1500 }
+}
+
+fn start(plans: &[Plan; 2]) -> [Opened<DpdkQueue>; 2] {
     let dpdk = Dpdk::start(plans).expect("DPDK starts");
     plans.each_ref().map(|plan| {
         let opened = dpdk.open(plan).unwrap_or_else(|error| panic!("{error}"));
@@ -315,8 +414,8 @@ fn start(plans: &[Plan; 2]) -> [Opened; 2] {
     })
 }
 
-fn pair(near: Opened, far: Opened) -> Pair<DpdkQueue> {
-    let end = |opened: Opened| End { capabilities: opened.capabilities, queues: opened.queues };
+fn pair<Q>(near: Opened<Q>, far: Opened<Q>) -> Pair<Q> {
+    let end = |opened: Opened<Q>| End { capabilities: opened.capabilities, queues: opened.queues };
     Pair { near: end(near), far: end(far) }
 }
 

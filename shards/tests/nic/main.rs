@@ -16,13 +16,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// What is run, and in which surroundings.
-const DEVICES: [(&str, Surroundings, fn()); 8] = [
+const DEVICES: [(&str, Surroundings, fn()); 9] = [
     ("cable", Surroundings::Here, devices::cable),
     ("ring", Surroundings::Here, devices::ring),
     ("memif", Surroundings::Here, devices::memif),
     ("packet", Surroundings::Namespace, devices::packet),
     ("packet_queues", Surroundings::Namespace, devices::packet_queues),
-    ("packet_stalled", Surroundings::Namespace, devices::packet_stalled),
+    ("dpdk_packet", Surroundings::Namespace, devices::dpdk_packet),
+    ("dpdk_stalled", Surroundings::Namespace, devices::dpdk_packet_stalled),
     ("tap", Surroundings::Namespace, devices::tap),
     ("xdp", Surroundings::RootNamespace, devices::xdp),
 ];

@@ -2,7 +2,6 @@
 
 use crate::suite::{Pair, number_of, numbered, send_all};
 use machnet_proto::addr::MacAddr;
-use machnet_shards::nic::dpdk::DpdkQueue;
 use machnet_shards::nic::{Frame, NicQueue, Wake};
 use rustix::event::Timespec;
 use rustix::event::epoll;
@@ -19,7 +18,7 @@ struct Tally {
 }
 
 /// Two threads, asleep on their queues, and one frame that goes round.
-pub(crate) fn measure(pair: Pair<DpdkQueue>) {
+pub(crate) fn measure<Q: NicQueue + Send + 'static>(pair: Pair<Q>) {
     let (near_mac, far_mac) = (pair.near.capabilities.mac, pair.far.capabilities.mac);
     let mut near = pair.near.queues.into_iter().next().expect("one queue");
     let mut far = pair.far.queues.into_iter().next().expect("one queue");
@@ -52,14 +51,14 @@ pub(crate) fn measure(pair: Pair<DpdkQueue>) {
     }
 }
 
-fn send(queue: &mut DpdkQueue, to: MacAddr, from: MacAddr, round: u32) {
+fn send<Q: NicQueue>(queue: &mut Q, to: MacAddr, from: MacAddr, round: u32) {
     let frame = numbered(queue, to, from, round, 100).expect("frames are left");
     send_all(queue, &mut vec![frame]);
     assert!(queue.flush());
 }
 
 /// Sleeps until the frame of this round is there.
-fn sleep_until(queue: &mut DpdkQueue, round: u32, tally: &mut Tally) {
+fn sleep_until<Q: NicQueue>(queue: &mut Q, round: u32, tally: &mut Tally) {
     let poller = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
     let Wake::Fd(fd) = queue.wake() else { panic!("nothing wakes this queue") };
     epoll::add(&poller, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN).expect("a socket is pollable");

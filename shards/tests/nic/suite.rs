@@ -1,7 +1,10 @@
 //! What every queue does, whatever the device.
 
 use machnet_proto::addr::MacAddr;
-use machnet_shards::nic::{Capabilities, ETHERNET_HEADER_BYTES, Frame, NicQueue, Wake};
+use machnet_proto::addr::{FlowKey, Ipv4Addr};
+use machnet_proto::wire::frame::{HEADERS_BYTES, Parsed, Template, parse};
+use machnet_proto::wire::train;
+use machnet_shards::nic::{Capabilities, Checksum, ETHERNET_HEADER_BYTES, Frame, NicQueue, Wake};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::time::{Duration, Instant};
 
@@ -29,7 +32,7 @@ const FLOOD_FRAMES: u32 = 6_000;
 
 /// Runs it all. The pair is as good as new afterwards.
 pub(crate) fn run<Q: NicQueue>(pair: &mut Pair<Q>) {
-    let steps: [(&str, Step<Q>); 8] = [
+    let steps: [(&str, Step<Q>); 9] = [
         ("bytes arrive unchanged and in order", bytes_arrive_unchanged),
         ("a burst stays within its limits", a_burst_stays_within_its_limits),
         ("frames run out and come back", frames_run_out_and_come_back),
@@ -37,6 +40,7 @@ pub(crate) fn run<Q: NicQueue>(pair: &mut Pair<Q>) {
         ("flows spread and none is split", flows_spread_and_none_is_split),
         ("a sleeper is woken", a_sleeper_is_woken),
         ("everything leaves before a sleep", everything_leaves_before_a_sleep),
+        ("a train arrives as the packets it is made of", trains_arrive),
         ("bytes arrive unchanged after all this", bytes_arrive_unchanged),
     ];
     for (name, step) in steps {
@@ -231,8 +235,11 @@ fn a_flood_blocks_nobody<Q: NicQueue>(pair: &mut Pair<Q>) {
     println!("    {taken} taken, {} arrived, full {full} times in the end", numbers.len());
 }
 
+/// Where [`datagram`] goes.
+pub(crate) const DESTINATION_IP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+
 /// An IPv4/UDP datagram from `port`.
-fn datagram<Q: NicQueue>(queue: &mut Q, to: MacAddr, from: MacAddr, port: u16) -> Q::Frame {
+pub(crate) fn datagram<Q: NicQueue>(queue: &mut Q, to: MacAddr, from: MacAddr, port: u16) -> Q::Frame {
     let mut frame = queue.allocate().expect("frames are left");
     frame.set_len(60);
     let bytes = frame.bytes_mut();
@@ -340,5 +347,66 @@ fn everything_leaves_before_a_sleep<Q: NicQueue>(pair: &mut Pair<Q>) {
         }
         assert!(near.flush(), "nothing was handed over since");
         assert_eq!(receive_numbered(&mut pair.far.queues, 3).len(), 3);
+    }
+}
+
+fn trains_arrive<Q: NicQueue>(pair: &mut Pair<Q>) {
+    let Some(limits) = pair.near.queues[0].trains() else {
+        println!("    this device takes none");
+        return;
+    };
+    let (to, from) = (pair.far.capabilities.mac, pair.near.capabilities.mac);
+    let key = FlowKey {
+        local_ip: Ipv4Addr::new(198, 18, 0, 1),
+        remote_ip: DESTINATION_IP,
+        local_port: PORTS_FROM,
+        remote_port: 888,
+    };
+    let template = Template::new(from, to, &key);
+    let longest = usize::from(pair.near.capabilities.mtu_bytes) + ETHERNET_HEADER_BYTES - HEADERS_BYTES;
+    for (segment, packets, last) in [(100, 1, 100), (100, 2, 100), (longest, 3, 1), (120, limits.packets_max, 7)] {
+        let payload_bytes = segment * (packets - 1) + last;
+        assert!(HEADERS_BYTES + payload_bytes <= limits.bytes_max);
+        send_train(&mut pair.near.queues[0], &template, payload_bytes, if packets == 1 { 0 } else { segment });
+        let mut arrived: Vec<Vec<u8>> = Vec::new();
+        let mut burst = Vec::with_capacity(64);
+        let deadline = Instant::now() + PATIENCE;
+        while arrived.len() < packets {
+            assert!(Instant::now() < deadline, "{} of {packets} packets arrived", arrived.len());
+            for queue in &mut pair.far.queues {
+                queue.receive(&mut burst, 64);
+                burst.drain(..).for_each(|frame| arrived.extend(packets_of(&frame)));
+            }
+        }
+        let lengths: Vec<_> = arrived.iter().map(Vec::len).collect();
+        assert!(
+            lengths[..packets - 1].iter().all(|len| *len == segment) && lengths[packets - 1] == last,
+            "{lengths:?}"
+        );
+        let expected = pattern(7).take(payload_bytes);
+        assert!(arrived.concat().into_iter().eq(expected), "the bytes are others");
+    }
+}
+
+fn send_train<Q: NicQueue>(queue: &mut Q, template: &Template, payload_bytes: usize, segment_bytes: usize) {
+    let mut frame = queue.allocate().expect("frames are left");
+    frame.set_len(HEADERS_BYTES + payload_bytes);
+    frame.bytes_mut()[HEADERS_BYTES..].iter_mut().zip(pattern(7)).for_each(|(byte, value)| *byte = value);
+    template.write(frame.bytes_mut());
+    template.seal_partly(frame.bytes_mut());
+    frame.set_offloads(Checksum::Partial, u16::try_from(segment_bytes).expect("a packet is short"));
+    send_all(queue, &mut vec![frame]);
+}
+
+/// The UDP payloads of a frame, if it is UDP.
+fn packets_of<F: Frame>(frame: &F) -> Vec<Vec<u8>> {
+    let Ok(Parsed::Udp(datagram)) = parse(frame.bytes()) else { return Vec::new() };
+    match frame.segment_bytes() {
+        0 => {
+            let is_good = datagram.checksum_is_good() == Some(true) || frame.checksum() != Checksum::Unverified;
+            assert!(is_good, "a checksum is wrong");
+            vec![datagram.payload.to_vec()]
+        }
+        segment_bytes => train::payloads(frame.bytes(), segment_bytes).map(<[u8]>::to_vec).collect(),
     }
 }

@@ -118,6 +118,14 @@ impl RawHeader {
         (raw, Sum::ZERO.add_bytes(raw.as_bytes()))
     }
 
+    /// Writes another length, and the checksum anew; gives the sum of what the pseudo header of UDP takes from here.
+    pub(super) fn rewrite_length(&mut self, total_bytes: u16) -> Sum {
+        self.total_length.set(total_bytes);
+        self.checksum = U16::ZERO;
+        self.checksum.set(Sum::ZERO.add_bytes(self.as_bytes()).finish());
+        Sum::ZERO.add_bytes(&self.source).add_bytes(&self.destination).add_u16(u16::from(self.protocol))
+    }
+
     /// Fills in what [`RawHeader::new`] left out; `sum` is what it gave.
     pub(super) fn set_length(&mut self, total_bytes: u16, sum: Sum) {
         self.total_length.set(total_bytes);

@@ -9,6 +9,7 @@ pub mod frame;
 pub mod icmp;
 pub mod ipv4;
 pub mod machnet;
+pub mod train;
 pub mod udp;
 
 /// Why bytes are not what they were taken for.

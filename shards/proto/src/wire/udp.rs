@@ -77,6 +77,16 @@ impl RawHeader {
     pub(super) fn set_length(&mut self, segment_bytes: u16) {
         self.length.set(segment_bytes);
     }
+
+    /// Adds the header without its checksum.
+    pub(super) fn add_to(&self, sum: Sum) -> Sum {
+        sum.add_u16(self.source_port.get()).add_u16(self.destination_port.get()).add_u16(self.length.get())
+    }
+
+    /// Writes the checksum that `sum`, of everything else, comes to.
+    pub(super) fn set_checksum(&mut self, sum: Sum) {
+        self.checksum = U16::from_bytes(checksum_field(sum));
+    }
 }
 
 /// The checksum as it goes onto the wire: 0 would mean "none computed", so its other form in ones' complement takes its

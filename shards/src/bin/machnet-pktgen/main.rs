@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use machnet_shards::daemon::Wired;
-use machnet_shards::launch::devices::with_faults;
+use machnet_shards::launch::devices::WithQueues;
 use machnet_shards::log;
 use machnet_shards::nic::{ETHERNET_HEADER_BYTES, NicQueue};
 use machnet_shards::station::{Failure, Stop};
@@ -41,18 +41,35 @@ fn run(args: &Args, mode: Mode) -> Result<bool, Failure> {
         Mode::Active(remote) | Mode::Ping(remote) => Some((remote, chosen.next_hop(remote)?)),
     };
     let stop = Stop::on_signals()?;
-    // The library outlives the queues.
-    let (_dpdk, wired) = chosen.open()?;
-    let mtu_bytes = usize::from(wired.capabilities.mtu_bytes);
-    let largest = mtu_bytes + ETHERNET_HEADER_BYTES;
-    if remote.is_some() && usize::from(args.pkt_size) > largest {
-        let size = args.pkt_size;
-        let sentence = format!("--pkt_size {size} does not fit the MTU of {mtu_bytes} bytes: give {largest} at most");
-        return Err(Failure::new(2, sentence));
-    }
-    match wired.interface.faults {
-        None => work(args, mode, remote, wired, &stop),
-        Some(_) => work(args, mode, remote, with_faults(wired), &stop),
+    chosen.open(Run { args, mode, remote, stop: &stop })
+}
+
+/// The run, once the interface is open.
+struct Run<'a> {
+    args: &'a Args,
+    mode: Mode,
+    /// Whom it is about, and the neighbor that leads there.
+    remote: Option<(Ipv4Addr, Ipv4Addr)>,
+    stop: &'a Stop,
+}
+
+impl WithQueues for Run<'_> {
+    type Output = Result<bool, Failure>;
+
+    fn run<Q>(self, wired: Wired<Q>) -> Result<bool, Failure>
+    where
+        Q: NicQueue<Frame: Send> + Send + 'static,
+    {
+        let Self { args, mode, remote, stop } = self;
+        let mtu_bytes = usize::from(wired.capabilities.mtu_bytes);
+        let largest = mtu_bytes + ETHERNET_HEADER_BYTES;
+        if remote.is_some() && usize::from(args.pkt_size) > largest {
+            let size = args.pkt_size;
+            let sentence =
+                format!("--pkt_size {size} does not fit the MTU of {mtu_bytes} bytes: give {largest} at most");
+            return Err(Failure::new(2, sentence));
+        }
+        work(args, mode, remote, wired, stop)
     }
 }
 

@@ -86,7 +86,7 @@ struct InterfaceRequest {
 }
 
 /// How many receive queues a kernel interface has. `None`: its driver does not say.
-pub(super) fn channels(interface: &str) -> Option<u16> {
+pub(in crate::nic) fn channels(interface: &str) -> Option<u16> {
     const SIOCETHTOOL: u32 = 0x8946;
     const ETHTOOL_GCHANNELS: u32 = 0x3c;
     let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };

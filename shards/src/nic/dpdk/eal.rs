@@ -1,9 +1,9 @@
 //! The library itself: started once, without devices, and ended when the last port is closed.
 
-use super::error::OpenError;
 use super::log;
-use super::plan::{Plan, Way};
 use super::pool::pool_bytes;
+use crate::nic::error::OpenError;
+use crate::nic::plan::{Plan, Way};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
@@ -74,16 +74,20 @@ impl Dpdk {
         // SAFETY: the shim gives a static, NUL-terminated string.
         unsafe { CStr::from_ptr(dpdk_sys::shim_version()) }.to_string_lossy().into_owned()
     }
+}
 
-    /// Whether a driver (`net_memif`) is installed. `None`: the drivers are not where DPDK says, perhaps linked in.
-    pub(super) fn has_driver(driver: &str) -> (Option<bool>, String) {
-        // SAFETY: the shim gives a static, NUL-terminated string.
-        let directory = unsafe { CStr::from_ptr(dpdk_sys::shim_driver_directory()) }.to_string_lossy().into_owned();
-        let Ok(entries) = std::fs::read_dir(&directory) else { return (None, directory) };
-        let library = format!("librte_{driver}.so");
-        let found = entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&library));
-        (Some(found), directory)
-    }
+/// Whether a driver (`net_memif`) is installed. Where the drivers are not where DPDK says they may be linked in.
+///
+/// # Errors
+///
+/// If it is not.
+pub(in crate::nic) fn look_for_driver(driver: String) -> Result<(), OpenError> {
+    // SAFETY: the shim gives a static, NUL-terminated string.
+    let directory = unsafe { CStr::from_ptr(dpdk_sys::shim_driver_directory()) }.to_string_lossy().into_owned();
+    let Ok(entries) = std::fs::read_dir(&directory) else { return Ok(()) };
+    let library = format!("librte_{driver}.so");
+    let is_there = entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&library));
+    if is_there { Ok(()) } else { Err(OpenError::NoDriver { driver, directory }) }
 }
 
 impl Drop for Eal {

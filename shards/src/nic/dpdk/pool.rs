@@ -1,10 +1,10 @@
 //! Frames and the pools they come from.
 
 use super::eal::{Eal, Memory, refused};
-use super::error::OpenError;
 use super::log;
-use super::plan::{Plan, Way};
 use crate::nic::Frame;
+use crate::nic::error::OpenError;
+use crate::nic::plan::{Plan, Way};
 use rustix::param::page_size;
 use std::ffi::{CString, c_int};
 use std::fmt;
@@ -179,14 +179,14 @@ impl Drop for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nic::dpdk::InterfacePlan;
+    use crate::nic::plan::InterfacePlan;
     use machnet_proto::addr::MacAddr;
 
     #[test]
     fn a_pci_device_needs_whole_pages_where_they_are_small() {
         let interface = |mtu_bytes| {
             let mac = MacAddr([2, 0, 0, 0, 0, 1]);
-            InterfacePlan { mac, driver: None, device: None, pcie: None, queues: 1, mtu_bytes }
+            InterfacePlan { mac, ip: None, driver: None, device: None, pcie: None, queues: 1, mtu_bytes }
         };
         let bytes_per_frame = |way: Way, mtu_bytes, in_hugepages| {
             let plan = Plan { interface: interface(mtu_bytes), way, warnings: Vec::new() };

@@ -2,14 +2,14 @@
 
 use super::descriptors::Snapshot;
 use super::eal::{Dpdk, Eal, refused};
-use super::error::OpenError;
 use super::log;
 use super::packet_ring;
-use super::plan::{Plan, Way};
-use super::pool::{Pool, slot_bytes};
+use super::pool::Pool;
 use super::queue::{DpdkQueue, Socket, Waker};
 use super::rss;
-use crate::nic::{Capabilities, DeviceCounts, DeviceDrops};
+use crate::nic::error::OpenError;
+use crate::nic::plan::{Plan, Way};
+use crate::nic::{Capabilities, DeviceCounts, DeviceDrops, Opened};
 use machnet_proto::addr::MacAddr;
 use rustix::event::epoll;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
@@ -20,19 +20,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// An interface that is open.
-#[derive(Debug)]
-pub struct Opened {
-    /// What the device turned out to be.
-    pub capabilities: Capabilities,
-    /// As many as `capabilities.queues`, in order.
-    pub queues: Vec<DpdkQueue>,
-    /// What the ports behind them lost.
-    pub counts: PortCounts,
-    /// What is not as asked, each with what to do about it.
-    pub warnings: Vec<String>,
-}
 
 /// A port. Stopped and closed when its last queue is dropped, or when it cannot be opened.
 #[derive(Debug)]
@@ -60,7 +47,7 @@ impl Drop for Port {
 
 /// Asks the ports of an interface what they lost, for as long as their queues live.
 #[derive(Debug)]
-pub struct PortCounts(Vec<Weak<Port>>);
+struct PortCounts(Vec<Weak<Port>>);
 
 impl DeviceCounts for PortCounts {
     fn drops(&mut self) -> DeviceDrops {
@@ -93,32 +80,23 @@ const RING_SLOTS: u16 = 512;
 static NEXT_DEVICE: AtomicU32 = AtomicU32::new(0);
 
 impl Dpdk {
-    /// Opens an interface: probes its device, sets up a queue for each shard, and starts it.
+    /// Opens an interface whose way needs DPDK: probes its device, sets up a queue for each shard, and starts it.
     ///
     /// # Errors
     ///
     /// One sentence that says what to do. Nothing stays open.
-    pub fn open(&self, plan: &Plan) -> Result<Opened, OpenError> {
-        match &plan.way {
-            Way::AfXdp { interface } => self.open_xdp(plan, interface),
-            Way::AfPacket { interface } => self.open_packet(plan, interface),
+    pub fn open(&self, plan: &Plan) -> Result<Opened<DpdkQueue>, OpenError> {
+        let (number, before) = match &plan.way {
+            Way::AfXdp { interface } => return self.open_xdp(plan, interface),
             Way::Device { arguments } => {
                 let before = Snapshot::take();
-                let number = self.probe(arguments)?;
-                self.open_port(plan, number, plan.interface.queues, &before)
+                (self.probe(arguments)?, before)
             }
-            Way::Pci { address } => self.open_pci(plan, address),
-            Way::Bifurcated { address, interface } => self.open_pci(plan, address).or_else(|error| {
-                let mut plan = plan.clone();
-                plan.warnings.push(format!("{interface} is used through the kernel, which is slower: {error}"));
-                plan.way = Way::AfPacket { interface: interface.clone() };
-                self.open(&plan)
-            }),
-            Way::Search { candidates } => {
-                let number = self.search(plan, candidates)?;
-                self.open_port(plan, number, plan.interface.queues, &Snapshot::take())
-            }
-        }
+            Way::Pci { address } | Way::Bifurcated { address, .. } => (self.pci_port(plan, address)?, Snapshot::take()),
+            Way::Search { candidates } => (self.search(plan, candidates)?, Snapshot::take()),
+            Way::AfPacket { interface } => return Err(OpenError::BadDevice { device: interface.clone() }),
+        };
+        self.open_port(plan, number, plan.interface.queues, &before).map(|(opened, _)| opened)
     }
 
     /// Two interfaces joined in memory by DPDK's `net_ring`: what one's queue k transmits, the other's queue k
@@ -127,7 +105,7 @@ impl Dpdk {
     /// # Errors
     ///
     /// As for [`open`](Self::open); at most 16 queues.
-    pub fn open_ring_pair(&self, plans: [&Plan; 2]) -> Result<[Opened; 2], OpenError> {
+    pub fn open_ring_pair(&self, plans: [&Plan; 2]) -> Result<[Opened<DpdkQueue>; 2], OpenError> {
         let name = format!("pair{}", NEXT_DEVICE.fetch_add(1, Ordering::Relaxed));
         let name = CString::new(name).expect("no NUL in it");
         let queues = plans[0].interface.queues;
@@ -140,49 +118,35 @@ impl Dpdk {
         }
         let before = Snapshot::take();
         let [near, far] = [0, 1].map(|end| self.open_port(plans[end], ports[end], queues, &before));
-        Ok([near?, far?])
-    }
-
-    /// One port with all queues; the kernel spreads flows over their sockets.
-    fn open_packet(&self, plan: &Plan, interface: &str) -> Result<Opened, OpenError> {
-        let before = Snapshot::take();
-        let queues = plan.interface.queues.min(PACKET_QUEUES_MAX);
-        let frame = slot_bytes(plan.interface.mtu_bytes);
-        let number = self.probe(&format!(
-            "net_af_packet{},iface={interface},qpairs={queues},framesz={frame},blocksz={},framecnt={}",
-            NEXT_DEVICE.fetch_add(1, Ordering::Relaxed),
-            4 * frame,
-            packet_ring::SLOTS,
-        ))?;
-        self.open_port(plan, number, queues, &before)
+        Ok([near?.0, far?.0])
     }
 
     /// One port for each queue: the driver takes several queues only from some devices.
-    fn open_xdp(&self, plan: &Plan, interface: &str) -> Result<Opened, OpenError> {
-        let mut all: Option<Opened> = None;
+    fn open_xdp(&self, plan: &Plan, interface: &str) -> Result<Opened<DpdkQueue>, OpenError> {
+        let mut all: Option<Opened<DpdkQueue>> = None;
+        let mut ports = Vec::new();
         for queue in 0..plan.interface.queues {
             let before = Snapshot::take();
             let number = self.probe(&format!(
                 "net_af_xdp{},iface={interface},start_queue={queue},queue_count=1",
                 NEXT_DEVICE.fetch_add(1, Ordering::Relaxed)
             ))?;
-            let opened = self.open_port(plan, number, 1, &before)?;
+            let (opened, port) = self.open_port(plan, number, 1, &before)?;
+            ports.push(port);
             match &mut all {
                 None => all = Some(opened),
-                Some(all) => {
-                    all.queues.extend(opened.queues);
-                    all.counts.0.extend(opened.counts.0);
-                }
+                Some(all) => all.queues.extend(opened.queues),
             }
         }
         let mut all = all.ok_or_else(|| OpenError::NoQueues { device: plan.device() })?;
         all.capabilities.queues = plan.interface.queues;
         all.capabilities.max_queues = plan.interface.queues;
+        all.counts = Box::new(PortCounts(ports));
         all.warnings.clone_from(&plan.warnings);
         Ok(all)
     }
 
-    fn open_pci(&self, plan: &Plan, address: &str) -> Result<Opened, OpenError> {
+    fn pci_port(&self, plan: &Plan, address: &str) -> Result<u16, OpenError> {
         let wanted = plan.interface.mac;
         let number = match self.port_with(wanted) {
             Some(number) => number,
@@ -196,7 +160,7 @@ impl Dpdk {
         if found != wanted {
             return Err(OpenError::WrongMac { device: address.to_owned(), found, wanted });
         }
-        self.open_port(plan, number, plan.interface.queues, &Snapshot::take())
+        Ok(number)
     }
 
     /// The port with the MAC, probing the candidates until it is there. Those with another MAC are let go.
@@ -258,7 +222,13 @@ impl Dpdk {
     }
 
     /// Sets up and starts a port that was just made; closes it on failure.
-    fn open_port(&self, plan: &Plan, number: u16, wanted: u16, before: &Snapshot) -> Result<Opened, OpenError> {
+    fn open_port(
+        &self,
+        plan: &Plan,
+        number: u16,
+        wanted: u16,
+        before: &Snapshot,
+    ) -> Result<(Opened<DpdkQueue>, Weak<Port>), OpenError> {
         let mut port =
             Port { number, is_started: false, interrupts: Vec::new(), pools: Vec::new(), _eal: Arc::clone(&self.0) };
         let found = describe(number)?;
@@ -294,14 +264,12 @@ impl Dpdk {
         };
         let own = (capabilities.driver == "net_af_packet").then_some(plan.interface.mac);
         let port = Arc::new(port);
-        let counts = PortCounts(vec![Arc::downgrade(&port)]);
+        let weak = Arc::downgrade(&port);
+        let counts = Box::new(PortCounts(vec![weak.clone()]));
         let queues = (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, own));
-        Ok(Opened { capabilities, queues: queues.collect(), counts, warnings })
+        Ok((Opened { capabilities, queues: queues.collect(), counts, warnings }, weak))
     }
 }
-
-/// The driver's limit (RTE_PMD_AF_PACKET_MAX_RINGS).
-const PACKET_QUEUES_MAX: u16 = 16;
 
 fn describe(number: u16) -> Result<dpdk_sys::Port, OpenError> {
     let mut port = MaybeUninit::zeroed();
@@ -491,8 +459,9 @@ mod tests {
     #[test]
     fn packet_rings_have_the_slots_the_file_says() {
         let plan = |arguments: &str| Plan {
-            interface: crate::nic::dpdk::InterfacePlan {
+            interface: crate::nic::plan::InterfacePlan {
                 mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                ip: None,
                 driver: None,
                 device: None,
                 pcie: None,

@@ -4,7 +4,7 @@ use super::frame::{MemoryFrame, Pool};
 use super::queue::{MemoryNic, MemoryQueue};
 use super::spread::{Spread, Spreader};
 use crate::nic::faults::{Dice, Faults, flip};
-use crate::nic::{Capabilities, ETHERNET_HEADER_BYTES, Frame};
+use crate::nic::{Capabilities, ETHERNET_HEADER_BYTES, Frame, Trains};
 use machnet_proto::addr::MacAddr;
 use machnet_proto::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +30,9 @@ pub struct NicOptions {
     pub pool_frames: usize,
     /// How it spreads flows over its queues.
     pub spread: Spread,
+    /// Whether it takes trains, and completes checksums, as a packet socket does: what reaches another such NIC over a
+    /// faultless link arrives whole now and then, as between virtual hosts, and cut at other times, as from a wire.
+    pub trains: Option<Trains>,
 }
 
 impl NicOptions {
@@ -48,6 +51,7 @@ impl Default for NicOptions {
             ring_frames: 512,
             pool_frames: 4096,
             spread: Spread::Hidden,
+            trains: None,
         }
     }
 }
@@ -135,20 +139,23 @@ impl Network {
             numa_node: None,
         };
         let frame_bytes = ETHERNET_HEADER_BYTES + usize::from(options.mtu_bytes);
-        let pool = Pool::new(options.pool_frames, frame_bytes);
+        let longest = options.trains.map_or(frame_bytes, |trains| trains.bytes_max.max(frame_bytes));
+        let pool = Pool::new(options.pool_frames, longest, options.trains.is_some());
         let queues = usize::from(options.queues);
         state.ports.push(Port {
             mac: options.mac,
             link: Link::default(),
             spreader,
             frame_bytes,
+            takes_trains: options.trains.is_some(),
             ring_frames: options.ring_frames,
             rings: (0..queues).map(|_| Rings::default()).collect(),
             up_busy_until: Instant::ZERO,
             down_busy_until: Instant::ZERO,
         });
         drop(state);
-        let queues = (0..queues).map(|queue| MemoryQueue::new(self.clone(), Arc::clone(&pool), port, queue)).collect();
+        let queue = |queue| MemoryQueue::new(self.clone(), Arc::clone(&pool), port, queue, options.trains);
+        let queues = (0..queues).map(queue).collect();
         MemoryNic { capabilities, queues, port }
     }
 
@@ -226,6 +233,7 @@ struct Port {
     link: Link,
     spreader: Spreader,
     frame_bytes: usize,
+    takes_trains: bool,
     ring_frames: usize,
     rings: Vec<Rings>,
     /// When the link has sent what the transmit rings hold.
@@ -285,7 +293,7 @@ impl State {
         if departs > self.now {
             source.rings[queue].departures.push_back(departs);
         }
-        if source.link.is_connected && frame.bytes().len() <= source.frame_bytes {
+        if source.link.is_connected && frame.fits(source.frame_bytes) {
             self.forward(from, departs, frame);
         } else {
             self.counts.lost += 1;
@@ -313,8 +321,26 @@ impl State {
         self.fly(PortId(*last), departs, frame);
     }
 
-    /// Over the link to one NIC, with everything that befalls a frame there.
-    fn fly(&mut self, to: PortId, at: Instant, mut frame: MemoryFrame) {
+    /// Over the link to one NIC: as it is, or as the packets it is made of.
+    fn fly(&mut self, to: PortId, at: Instant, frame: MemoryFrame) {
+        if !frame.is_incomplete() {
+            return self.fly_whole(to, at, frame);
+        }
+        let port = &self.ports[to.0];
+        let may_stay = port.takes_trains && port.link.faults == Faults::default();
+        if may_stay && self.dice.chance(0.5) {
+            return self.fly_whole(to, at, frame);
+        }
+        for packet in frame.packets() {
+            match packet {
+                Some(packet) => self.fly_whole(to, at, packet),
+                None => self.counts.congested += 1,
+            }
+        }
+    }
+
+    /// With everything that befalls a frame there.
+    fn fly_whole(&mut self, to: PortId, at: Instant, mut frame: MemoryFrame) {
         let port = &mut self.ports[to.0];
         let link = port.link;
         let fate = link.faults.decide(&mut self.dice, frame.bytes().len());
@@ -372,7 +398,7 @@ impl State {
         let rings = &mut port.rings[port.spreader.queue_of(frame.bytes())];
         if rings.is_closed {
             self.counts.lost += 1;
-        } else if rings.received.len() >= port.ring_frames || frame.bytes().len() > port.frame_bytes {
+        } else if rings.received.len() >= port.ring_frames || !frame.fits(port.frame_bytes) {
             self.counts.missed += 1;
         } else {
             rings.received.push_back(frame);

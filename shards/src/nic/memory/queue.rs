@@ -2,7 +2,7 @@
 
 use super::frame::{MemoryFrame, Pool};
 use super::network::{Network, NicOptions, PortId};
-use crate::nic::{Capabilities, NicQueue, Wake};
+use crate::nic::{Capabilities, NicQueue, Trains, Wake};
 use std::fmt;
 use std::sync::Arc;
 
@@ -61,11 +61,12 @@ pub struct MemoryQueue {
     pool: Arc<Pool>,
     port: PortId,
     queue: usize,
+    trains: Option<Trains>,
 }
 
 impl MemoryQueue {
-    pub(super) fn new(network: Network, pool: Arc<Pool>, port: PortId, queue: usize) -> Self {
-        Self { network, pool, port, queue }
+    pub(super) fn new(network: Network, pool: Arc<Pool>, port: PortId, queue: usize, trains: Option<Trains>) -> Self {
+        Self { network, pool, port, queue, trains }
     }
 }
 
@@ -91,6 +92,10 @@ impl NicQueue for MemoryQueue {
 
     fn allocate(&mut self) -> Option<MemoryFrame> {
         self.pool.allocate()
+    }
+
+    fn trains(&self) -> Option<Trains> {
+        self.trains
     }
 
     fn transmit(&mut self, frames: &mut Vec<MemoryFrame>) -> usize {

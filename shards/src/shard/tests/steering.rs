@@ -1,7 +1,7 @@
 //! Frames at another shard than their flow's, on both sides of the way between the shards.
 
 use super::*;
-use crate::handover::{self, Consumer, Producer};
+use crate::handover::{self, Consumer, Mark, Producer};
 use crate::mailbox::{HalfOpenFlow, Stray};
 use machnet_proto::handshake::Agreed;
 use machnet_proto::handshake::Message;
@@ -117,7 +117,7 @@ fn frames_taken_over_reach_their_flow_in_order() {
     let (mut rig, mut app, _) = Rig::connected();
     let mut producer = rig.way_in();
     for (seq, text) in [(201, b"one"), (202, b"two")] {
-        assert!(producer.push(&packet(&OURS, &rig.header(Kind::Data, seq, 101), text), false));
+        assert!(producer.push(&packet(&OURS, &rig.header(Kind::Data, seq, 101), text), Mark::default()));
     }
     producer.flush();
     rig.turn();
@@ -133,7 +133,7 @@ fn a_frame_is_handed_over_once_at_most_and_reported_where_it_came_in() {
     let mut consumer = rig.way_out();
     let mut producer = rig.way_in();
     rig.post(ToShard::Hint { key: OURS, owner: OTHER });
-    assert!(producer.push(&packet(&OURS, &rig.header(Kind::Data, 700, 900), b"nowhere"), false));
+    assert!(producer.push(&packet(&OURS, &rig.header(Kind::Data, 700, 900), b"nowhere"), Mark::default()));
     producer.flush();
     rig.turn();
     assert_eq!(taken(&mut consumer), [[0; 0]; 0]);
@@ -155,12 +155,12 @@ fn flows_to_an_endpoint_of_another_shard_are_accepted_there() {
     // That is how the endpoint's own shard sees it.
     let (mut rig, mut app) = Rig::listening();
     let mut producer = rig.way_in();
-    assert!(producer.push(&syn(&THEIRS), false));
+    assert!(producer.push(&syn(&THEIRS), Mark::default()));
     producer.flush();
     rig.turn();
     let answers = rig.payloads(&THEIRS);
     assert!(matches!(Message::parse(&answers[0]), Ok(Message::SynAck { .. })));
-    assert!(producer.push(&packet(&THEIRS, &confirming(&rig), &[]), false));
+    assert!(producer.push(&packet(&THEIRS, &confirming(&rig), &[]), Mark::default()));
     producer.flush();
     rig.turn();
     opened(&mut app);
@@ -290,7 +290,7 @@ fn frames_taken_over_leave_the_shards_own_queue_its_turn() {
     let mut producers = [rig.way_in(), rig.way_in()];
     for producer in &mut producers {
         for _ in 0..handover::SLOTS {
-            assert!(producer.push(&packet(&OURS, &rig.header(Kind::Ack, 201, 101), &[]), false));
+            assert!(producer.push(&packet(&OURS, &rig.header(Kind::Ack, 201, 101), &[]), Mark::default()));
         }
         producer.flush();
     }

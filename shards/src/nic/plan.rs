@@ -1,10 +1,10 @@
 //! Which device an interface of `config.json` is, and how to reach it. Looks, and changes nothing.
 
-use super::descriptors::channels;
-use super::eal::Dpdk;
+#[cfg(feature = "dpdk")]
+use super::dpdk;
 use super::error::OpenError;
 use super::links::{self, Interface};
-use machnet_proto::addr::MacAddr;
+use machnet_proto::addr::{Ipv4Addr, MacAddr};
 use rustix::net::{AddressFamily, SocketType};
 use std::fmt;
 use std::fs;
@@ -16,6 +16,9 @@ use std::str::FromStr;
 pub struct InterfacePlan {
     /// Its address: the key in the file.
     pub mac: MacAddr,
+    /// The IP address whose packets are wanted, besides ARP: where a kernel can sort out all others before they are
+    /// copied, it does. `None`: everything is wanted.
+    pub ip: Option<Ipv4Addr>,
     /// How to go through the kernel, if the choice is not to be left to us.
     pub driver: Option<Driver>,
     /// A device in DPDK's own device-argument syntax, instead of searching for the MAC.
@@ -118,7 +121,7 @@ impl fmt::Display for Plan {
         match &self.way {
             Way::Pci { address } => write!(f, "the PCI device {address}")?,
             Way::Bifurcated { address, interface } => write!(f, "the PCI device {address}, shared with {interface}")?,
-            Way::AfPacket { interface } => write!(f, "the kernel interface {interface} by net_af_packet")?,
+            Way::AfPacket { interface } => write!(f, "the kernel interface {interface} by packet sockets")?,
             Way::AfXdp { interface } => write!(f, "the kernel interface {interface} by net_af_xdp")?,
             Way::Device { arguments } => write!(f, "the device {arguments}")?,
             Way::Search { candidates } if candidates.is_empty() => write!(f, "a VMBUS device with this MAC")?,
@@ -146,17 +149,36 @@ pub fn plan(wanted: &InterfacePlan) -> Result<Plan, OpenError> {
             if kernel.is_some_and(|kernel| kernel.mtu_bytes > XDP_MTU_MAX) {
                 return Err(OpenError::XdpMtu { interface: interface.clone(), limit: XDP_MTU_MAX });
             }
-            let channels = channels(interface).unwrap_or(wanted.queues);
-            plan.limit_to_channels(channels)?;
+            plan.limit_to_channels(channels(interface).unwrap_or(wanted.queues))?;
         }
         _ => {}
     }
-    if let Some(driver) = plan.way.driver()
-        && let (Some(false), directory) = Dpdk::has_driver(&driver)
-    {
-        return Err(OpenError::NoDriver { driver, directory });
-    }
+    look_for_driver(&plan.way)?;
     Ok(plan)
+}
+
+#[cfg(feature = "dpdk")]
+fn look_for_driver(way: &Way) -> Result<(), OpenError> {
+    match way.driver() {
+        Some(driver) => dpdk::look_for_driver(driver),
+        None => Ok(()),
+    }
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn look_for_driver(way: &Way) -> Result<(), OpenError> {
+    if way.needs_dpdk() { Err(OpenError::NoDpdk) } else { Ok(()) }
+}
+
+/// How many receive queues a kernel interface has, if its driver says so.
+fn channels(interface: &str) -> Option<u16> {
+    #[cfg(feature = "dpdk")]
+    return dpdk::channels(interface);
+    #[cfg(not(feature = "dpdk"))]
+    {
+        let _ = interface;
+        None
+    }
 }
 
 /// What fits into one page with XDP's headroom and the kernel's tail behind it, on a veth; drivers may want less.
@@ -304,14 +326,19 @@ fn file_name(path: &Path) -> String {
 
 impl Way {
     /// Whether frames pass through a kernel interface.
-    pub(super) fn is_kernel(&self) -> bool {
+    fn is_kernel(&self) -> bool {
         matches!(self, Self::AfPacket { .. } | Self::AfXdp { .. })
     }
 
-    /// The driver it takes, if that is known before the device is seen.
+    /// Whether it takes DPDK.
+    pub fn needs_dpdk(&self) -> bool {
+        !matches!(self, Self::AfPacket { .. })
+    }
+
+    /// DPDK's driver that it takes, if that is known before the device is seen.
+    #[cfg(feature = "dpdk")]
     fn driver(&self) -> Option<String> {
         match self {
-            Self::AfPacket { .. } => Some("net_af_packet".to_owned()),
             Self::AfXdp { .. } => Some("net_af_xdp".to_owned()),
             Self::Device { arguments } if arguments.starts_with("net_") => {
                 let name = arguments.split(',').next().unwrap_or_default();
@@ -375,6 +402,7 @@ mod tests {
             mac: MacAddr([2, 0, 0, 0, 0, last]),
             mtu_bytes: 1500,
             is_up: true,
+            has_carrier: true,
             link: None,
             has_master: false,
         }
@@ -382,7 +410,7 @@ mod tests {
 
     fn wanted(last: u8) -> InterfacePlan {
         let mac = MacAddr([2, 0, 0, 0, 0, last]);
-        InterfacePlan { mac, driver: None, device: None, pcie: None, queues: 2, mtu_bytes: 1500 }
+        InterfacePlan { mac, ip: None, driver: None, device: None, pcie: None, queues: 2, mtu_bytes: 1500 }
     }
 
     /// A sysfs with PCI devices, each with its address and driver; removed when dropped.
@@ -418,7 +446,7 @@ mod tests {
         assert_eq!(plan.way, Way::AfPacket { interface: "eth0".to_owned() });
         assert_eq!(
             plan.to_string(),
-            "02:00:00:00:00:01: the kernel interface eth0 by net_af_packet, 2 queues, MTU 1500"
+            "02:00:00:00:00:01: the kernel interface eth0 by packet sockets, 2 queues, MTU 1500"
         );
         let xdp = host.decide(&InterfacePlan { driver: Some(Driver::AfXdp), ..wanted(1) });
         assert_eq!(xdp.expect("eth0 is there").way, Way::AfXdp { interface: "eth0".to_owned() });
@@ -462,6 +490,7 @@ mod tests {
         assert!(unread.contains("ethtool -L eth0 combined 2"), "{unread}");
     }
 
+    #[cfg(feature = "dpdk")]
     #[test]
     fn a_device_names_its_driver() {
         let device = |arguments: &str| Way::Device { arguments: arguments.to_owned() }.driver();

@@ -8,12 +8,14 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType};
 
 /// One interface (rtnetlink(7)).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Interface {
+pub(in crate::nic) struct Interface {
     pub(super) index: u32,
     pub(super) name: String,
     pub(super) mac: MacAddr,
     pub(super) mtu_bytes: u32,
     pub(super) is_up: bool,
+    /// There is somebody at the other end.
+    pub(super) has_carrier: bool,
     /// The index of the interface this one runs on (a VLAN), or of its peer (a veth).
     pub(super) link: Option<u32>,
     /// Whether another interface has enslaved it: a bond, a bridge, or the Hyper-V interface its virtual function.
@@ -46,6 +48,7 @@ const HEADER_BYTES: usize = 16;
 const LINK_BYTES: usize = 16;
 const ARPHRD_ETHER: u16 = 1;
 const IFF_UP: u32 = 1;
+const IFF_LOWER_UP: u32 = 1 << 16;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -106,6 +109,7 @@ fn interface(message: &[u8]) -> Option<Interface> {
         mac: mac?,
         mtu_bytes: mtu_bytes?,
         is_up: u32_at(message, 8)? & IFF_UP != 0,
+        has_carrier: u32_at(message, 8)? & IFF_LOWER_UP != 0,
         link,
         has_master,
     })
@@ -158,6 +162,7 @@ mod tests {
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu_bytes: 1500,
             is_up: true,
+            has_carrier: false,
             link: None,
             has_master: false,
         };

@@ -45,6 +45,15 @@ pub enum OpenError {
         /// The interface.
         interface: String,
     },
+    /// The kernel refused something about a packet socket.
+    Packet {
+        /// The interface.
+        interface: String,
+        /// What was asked of it.
+        step: &'static str,
+        /// Its answer.
+        error: String,
+    },
     /// AF_XDP is not allowed, or not there.
     XdpNotAllowed {
         /// The interface.
@@ -110,6 +119,8 @@ pub enum OpenError {
     },
     /// DPDK can be started only once per process.
     StartedBefore,
+    /// This daemon was built without DPDK.
+    NoDpdk,
     /// The operating system refused something that is always allowed.
     System {
         /// What was asked of it.
@@ -143,6 +154,7 @@ impl fmt::Display for OpenError {
                 "raw packets on {interface} are not allowed; run as root, or give the program CAP_NET_RAW and \
                  CAP_NET_ADMIN with `setcap cap_net_raw,cap_net_admin+ep`"
             ),
+            Self::Packet { interface, step, error } => packet(f, interface, step, error),
             Self::XdpNotAllowed { interface, missing } => write!(
                 f,
                 "AF_XDP on {interface} is not possible: {missing}; run as root outside any user namespace, \
@@ -180,9 +192,22 @@ impl fmt::Display for OpenError {
             ),
             Self::Refused { step, device, errno, log } => refused(f, step, device, *errno, log),
             Self::StartedBefore => write!(f, "DPDK was started before in this process; start another process"),
+            Self::NoDpdk => write!(
+                f,
+                "this device needs DPDK, without which this program was built; build it with the feature \"dpdk\", or \
+                 use a kernel interface"
+            ),
             Self::System { step, error } => write!(f, "the system refused to {step}: {error}; look at its limits"),
         }
     }
+}
+
+fn packet(f: &mut fmt::Formatter<'_>, interface: &str, step: &str, error: &str) -> fmt::Result {
+    write!(
+        f,
+        "the kernel refused to {step} the packet socket on {interface}: {error}; if it lacks memory, reduce \
+         \"engine_threads\""
+    )
 }
 
 fn not_bound(f: &mut fmt::Formatter<'_>, address: &str, driver: Option<&str>) -> fmt::Result {

@@ -1,0 +1,100 @@
+//! Kernel interfaces by packet sockets, without DPDK.
+//!
+//! ```text
+//!                  memory shared with the kernel (packet(7), TPACKET_V2)
+//!   interface ──►  receive ring   a slot per frame ──► PacketFrame ──► shard     no system call
+//!             ◄──  transmit ring  a slot per frame ◄── PacketFrame ◄── shard     one for a burst
+//! ```
+//!
+//! * A frame is written into the slot from which the kernel sends it, and read from the slot into which the kernel
+//!   has copied it.
+//! * Both rings carry the kernel's virtio header, which brings two things. **Checksums** are left to whoever puts the
+//!   frame on a wire. **Trains**, packets of one flow that go out together, pass through the kernel as one frame (UDP
+//!   segmentation offload, Linux 6.2); between virtual hosts nobody ever cuts them, and a NIC does it by itself.
+//! * A socket filter lets only ARP and what is for our IP address into the ring: the kernel's own traffic on the same
+//!   interface costs us nothing and wakes nobody.
+//! * With several queues the kernel spreads flows by a hash of its own (PACKET_FANOUT).
+//!
+//! Unsafe code is in `frame`, `ring` and `socket`, nowhere else.
+
+mod frame;
+mod queue;
+mod ring;
+mod socket;
+
+use std::fs;
+
+use super::error::OpenError;
+use super::links::{self, Interface};
+use super::plan::Plan;
+use super::{Capabilities, Opened};
+
+pub use frame::PacketFrame;
+pub use queue::PacketQueue;
+
+use queue::PacketCounts;
+use ring::Measures;
+use socket::PacketSocket;
+
+/// Queues of an interface, at the most: each takes six megabytes of the kernel's memory and more.
+const QUEUES_MAX: u16 = 64;
+
+/// The first Linux that knows UDP segmentation in virtio headers.
+const TRAINS_SINCE: (u32, u32) = (6, 2);
+
+/// Opens a kernel interface.
+///
+/// # Errors
+///
+/// One sentence that says what to do. Nothing stays open.
+pub fn open(plan: &Plan, interface: &str) -> Result<Opened<PacketQueue>, OpenError> {
+    let kernel = find(interface)?;
+    let wanted = &plan.interface;
+    let queues = wanted.queues.clamp(1, QUEUES_MAX);
+    let mut warnings = plan.warnings.clone();
+    if queues < wanted.queues {
+        warnings.push(format!(
+            "{interface} has {queues} of the {} queues asked for, which are used; set \"engine_threads\" to {queues}",
+            wanted.queues
+        ));
+    }
+    let has_trains = kernel_release().is_some_and(|release| release >= TRAINS_SINCE);
+    let measures = Measures::new(wanted.mtu_bytes, has_trains, queues);
+    let system = |step| move |error: std::io::Error| OpenError::System { step, error: error.to_string() };
+    let (mut sockets, mut all) = (Vec::new(), Vec::new());
+    for _ in 0..queues {
+        let (socket, rings) = PacketSocket::open(&kernel, wanted.ip, &measures)?;
+        sockets.push(socket.try_clone().map_err(system("open one more descriptor"))?);
+        all.push(PacketQueue::new(socket, rings, wanted.mac));
+    }
+    if let [first, others @ ..] = &sockets[..]
+        && !others.is_empty()
+    {
+        first.spread_over(others).map_err(system("spread flows over packet sockets"))?;
+    }
+    let capabilities = Capabilities {
+        driver: "af_packet".to_owned(),
+        mac: wanted.mac,
+        mtu_bytes: wanted.mtu_bytes,
+        queues,
+        max_queues: QUEUES_MAX,
+        rss: None,
+        link_up: kernel.has_carrier,
+        numa_node: None,
+    };
+    Ok(Opened { capabilities, queues: all, counts: Box::new(PacketCounts::new(sockets)), warnings })
+}
+
+fn find(name: &str) -> Result<Interface, OpenError> {
+    let interfaces = links::interfaces()
+        .map_err(|error| OpenError::System { step: "list the network interfaces", error: error.to_string() })?;
+    let is_it = |interface: &Interface| interface.name == name;
+    interfaces.into_iter().find(is_it).ok_or_else(|| OpenError::InterfaceDown { interface: name.to_owned() })
+}
+
+/// The first two numbers of the kernel's release.
+fn kernel_release() -> Option<(u32, u32)> {
+    let text = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    let mut numbers = text.split(|letter: char| !letter.is_ascii_digit()).map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
