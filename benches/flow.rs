@@ -44,6 +44,7 @@ impl Host {
             max_payload: MAX_PAYLOAD_BYTES,
             peer_window_packets: GRANT_PACKETS,
             rtt: None,
+            records: false,
         };
         let mut table = FlowTable::new(flows, (1, 2));
         for number in 0..flows {
@@ -81,7 +82,7 @@ impl Host {
         for (key, header, len) in packets.drain(..) {
             let id = self.flows.find(&key).expect("it is in the table");
             let flow = self.flows.get_mut(id).expect("it is in the table");
-            let verdict = flow.on_packet(now, &header, len.into(), false, |_| Some(header.seq.get()));
+            let verdict = flow.on_packet(now, &header, len.into(), false, |_| Ok(header.seq.get()));
             assert!(matches!(verdict, Verdict::Accepted | Verdict::NotData), "{verdict:?}");
         }
     }
@@ -134,7 +135,7 @@ impl Pair {
         let number = self.next;
         self.next = (number + 1) % self.flows;
         let (here, there) = (key(Role::Connector, number), key(Role::Acceptor, number));
-        let piece = Piece { token: 7, len: MAX_PAYLOAD_BYTES, position: Position::WHOLE };
+        let piece = Piece { token: 7, len: MAX_PAYLOAD_BYTES, position: Position::WHOLE, records: 0 };
         self.connector.serve(&here, self.now, Some(piece), &mut self.wire);
         self.now += ONE_WAY;
         self.acceptor.receive(&mut self.wire, self.now);

@@ -70,6 +70,7 @@ fn a_message_allocates_nothing() {
         remote_port: 2,
         max_payload: MAX_PAYLOAD,
         accepted: false,
+        takes_records: true,
     };
     assert!(shard.publish_opened(FLOW, &opened));
     shard.flush();

@@ -28,6 +28,7 @@ pub(crate) fn channel() -> (Shard, AppEnd) {
         remote_port: 2,
         max_payload: MAX_PAYLOAD,
         accepted: false,
+        takes_records: true,
     };
     assert!(end.publish_opened(FLOW, &opened));
     end.flush();

@@ -201,6 +201,7 @@ impl World {
             max_payload: MAX_PAYLOAD_BYTES,
             peer_window_packets: 1,
             rtt: Some(TURN),
+            records: features.contains(Features::RECORDS),
         };
         let (connect, channel) = (ConnectId(1), ChannelId(owner as u64));
         self.client[owner].post(ToShard::Create { connect, key, next_hop: mac(2), birth, features, channel });

@@ -46,6 +46,19 @@ impl AppEnd {
         }
     }
 
+    /// The same, but the shard need not hear of the message before [`AppEnd::flush`], and small messages share buffers.
+    pub fn append(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+        match self.sender.append(flow, parts) {
+            Err(SendError::Closed) if self.is_open(flow)? => self.sender.append(flow, parts),
+            outcome => outcome,
+        }
+    }
+
+    /// Lets the shard see what was appended, and wakes it if it sleeps.
+    pub fn flush(&mut self) {
+        self.sender.flush();
+    }
+
     /// Closes a flow: what was sent before still arrives, nothing more can be sent. Nothing if it is closed already.
     pub fn close_flow(&mut self, flow: FlowId) -> Result<(), Broken> {
         if self.is_open(flow)? {
@@ -64,10 +77,14 @@ impl AppEnd {
         Ok(self.sender.is_open(flow))
     }
 
-    /// The next message or event, if there is one. Never waits.
+    /// The next message or event, if there is one; else flushes what was appended. Never waits.
     pub fn recv(&mut self) -> Result<Option<Received<'_>>, Broken> {
         self.sender.attend()?;
-        self.receiver.recv()
+        let received = self.receiver.recv()?;
+        if received.is_none() {
+            self.sender.flush();
+        }
+        Ok(received)
     }
 
     /// Whether [`AppEnd::recv`] would find something, if only a piece of a message.
@@ -94,6 +111,7 @@ impl AppEnd {
     /// Asks for the bell when something can be received.
     pub fn arm(&mut self) -> Result<Armed, Broken> {
         self.sender.attend()?;
+        self.sender.flush();
         self.receiver.arm()
     }
 

@@ -8,7 +8,7 @@ use super::app_sender::FlowMap;
 use super::descriptor::{Descriptor, Words};
 use super::halves::{Half, Halves, News, ShardSleep};
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
-use super::pool::{Held, Pool};
+use super::pool::{Held, Packed, Pool, Record};
 use super::ring::{Consumer, Producer};
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Word};
@@ -35,6 +35,10 @@ pub struct AppReceiver {
     rx: Consumer<DESCRIPTOR_WORDS>,
     fill: Producer<INDEX_WORDS>,
     pool: Pool,
+    /// A buffer with several messages, some of which have not been taken.
+    packed: Option<(FlowId, Packed)>,
+    /// By buffer: how many of its messages have been taken and not given back, and one more while it is `packed`.
+    shares: Box<[u16]>,
     /// Messages that are not whole.
     partial: FlowMap<Partial>,
     /// Buffers that `partial` holds.
@@ -107,6 +111,8 @@ pub struct Message<'a> {
 #[derive(Debug)]
 enum Whole {
     Piece(Held),
+    /// It shares its buffer with others.
+    Record(Record),
     /// More than one piece, in order.
     Pieces(Vec<Held>),
     Heap(Vec<u8>),
@@ -134,6 +140,8 @@ impl AppReceiver {
             rx: Consumer::new(segment, &layout.rx),
             fill: Producer::new(segment, &layout.fill),
             pool: Pool::new(segment, layout.rx_pool_at, layout.buffer_bytes, buffers),
+            packed: None,
+            shares: vec![0; buffers as usize].into(),
             partial: FlowMap::default(),
             held: 0,
             held_max: (buffers / HELD_SHARE) as usize,
@@ -168,7 +176,12 @@ impl AppReceiver {
 
     /// Whether [`AppReceiver::recv`] would find something, if only a piece of a message.
     pub fn has_input(&mut self) -> Result<bool, Broken> {
-        Ok(!self.aside.is_empty() || self.rx.available().map_err(|_| Broken)? > 0)
+        Ok(self.has_taken() || self.rx.available().map_err(|_| Broken)? > 0)
+    }
+
+    /// Whether something has been taken from the ring and not been received.
+    fn has_taken(&self) -> bool {
+        self.packed.is_some() || !self.aside.is_empty()
     }
 
     /// Takes what is in the ring now, to be received later: makes room for an event that found none, because the
@@ -191,8 +204,9 @@ impl AppReceiver {
         let from = self.looked_ahead.max(self.rx.taken());
         let end = self.rx.taken() + self.rx.available().map_err(|_| Broken)?;
         for index in from..end {
-            if let Some(Descriptor::Opened { flow, max_payload, .. }) = Descriptor::decode(self.rx.read(index)) {
-                self.tell_opened(flow, max_payload)?;
+            let descriptor = Descriptor::decode(self.rx.read(index));
+            if let Some(Descriptor::Opened { flow, max_payload, takes_records, .. }) = descriptor {
+                self.tell_opened(flow, max_payload, takes_records)?;
             }
         }
         self.looked_ahead = end;
@@ -201,6 +215,9 @@ impl AppReceiver {
 
     /// Takes descriptors until there is a whole message or an event.
     fn take(&mut self) -> Result<Option<Taken>, Broken> {
+        if self.packed.is_some() {
+            return self.take_record().map(Some);
+        }
         loop {
             let index = self.rx.taken();
             let Some(words) = self.pop()? else {
@@ -215,12 +232,19 @@ impl AppReceiver {
                         None => continue,
                     }
                 }
-                Descriptor::Opened { flow, max_payload, accepted, local_ip, remote_ip } => {
+                Descriptor::Records { flow, buffer, len, .. } => {
+                    let packed = self.pool.hold_packed(buffer, len).ok_or(Broken)?;
+                    self.shares[buffer as usize] = 1;
+                    self.packed = Some((flow, packed));
+                    return self.take_record().map(Some);
+                }
+                Descriptor::Opened { flow, max_payload, accepted, takes_records, local_ip, remote_ip } => {
                     let (local_port, remote_port) = self.take_ports(flow)?;
                     if index >= self.looked_ahead {
-                        self.tell_opened(flow, max_payload)?;
+                        self.tell_opened(flow, max_payload, takes_records)?;
                     }
-                    let opened = Opened { local_ip, local_port, remote_ip, remote_port, max_payload, accepted };
+                    let opened =
+                        Opened { local_ip, local_port, remote_ip, remote_port, max_payload, accepted, takes_records };
                     Received::Opened { flow, opened }
                 }
                 Descriptor::Silent { flow } => Received::Silent { flow },
@@ -233,6 +257,21 @@ impl AppReceiver {
             };
             return Ok(Some(Taken::Event(event)));
         }
+    }
+
+    /// Takes the next of several messages in a buffer, which has one.
+    #[inline]
+    fn take_record(&mut self) -> Result<Taken, Broken> {
+        let (flow, packed) = self.packed.as_mut().ok_or(Broken)?;
+        let flow = *flow;
+        let record = self.pool.next_record(packed).ok_or(Broken)?;
+        if packed.is_empty() {
+            // The message takes the share of the buffer itself.
+            self.packed = None;
+        } else {
+            self.shares[packed.index() as usize] += 1;
+        }
+        Ok(Taken::Message(flow, Whole::Record(record)))
     }
 
     fn pop(&mut self) -> Result<Option<Words>, Broken> {
@@ -249,11 +288,11 @@ impl AppReceiver {
         }
     }
 
-    fn tell_opened(&self, flow: FlowId, max_payload: u16) -> Result<(), Broken> {
+    fn tell_opened(&self, flow: FlowId, max_payload: u16, takes_records: bool) -> Result<(), Broken> {
         if max_payload == 0 || !self.pool.fits(max_payload) {
             return Err(Broken);
         }
-        self.halves.tell(News::Opened { flow, max_payload });
+        self.halves.tell(News::Opened { flow, max_payload, takes_records });
         Ok(())
     }
 
@@ -321,7 +360,7 @@ impl AppReceiver {
 
     fn append(&mut self, mut heap: Vec<u8>, piece: Held) -> Vec<u8> {
         heap.extend_from_slice(self.pool.bytes(&piece));
-        self.give_back(piece);
+        self.give_back(piece.into_index());
         heap
     }
 
@@ -342,10 +381,18 @@ impl AppReceiver {
     /// Gives back what a message occupied.
     fn recycle(&mut self, whole: Whole) {
         match whole {
-            Whole::Piece(piece) => self.give_back(piece),
+            Whole::Piece(piece) => self.give_back(piece.into_index()),
+            Whole::Record(record) => {
+                let index = record.into_index();
+                let shares = &mut self.shares[index as usize];
+                *shares -= 1;
+                if *shares == 0 {
+                    self.give_back(index);
+                }
+            }
             Whole::Pieces(mut pieces) => {
                 for piece in pieces.drain(..) {
-                    self.give_back(piece);
+                    self.give_back(piece.into_index());
                 }
                 self.keep_list(pieces);
             }
@@ -364,8 +411,8 @@ impl AppReceiver {
         }
     }
 
-    fn give_back(&mut self, piece: Held) {
-        self.fill.push([u64::from(piece.into_index())]);
+    fn give_back(&mut self, buffer: u32) {
+        self.fill.push([u64::from(buffer)]);
         self.returned += 1;
         if self.returned >= self.return_burst {
             self.publish_returned();
@@ -388,7 +435,7 @@ impl AppReceiver {
     /// Asks for the bell when something can be received.
     pub fn arm(&mut self) -> Result<Armed, Broken> {
         self.publish_returned();
-        if !self.aside.is_empty() {
+        if self.has_taken() {
             return Ok(Armed::Ready);
         }
         self.armings += 1;
@@ -442,6 +489,7 @@ impl Message<'_> {
     pub fn len(&self) -> usize {
         match &self.whole {
             Whole::Piece(piece) => piece.len(),
+            Whole::Record(record) => record.len(),
             Whole::Pieces(pieces) => pieces.iter().map(Held::len).sum(),
             Whole::Heap(heap) => heap.len(),
         }
@@ -451,6 +499,7 @@ impl Message<'_> {
     pub fn as_slice(&self) -> Option<&[u8]> {
         match &self.whole {
             Whole::Piece(piece) => Some(self.receiver.pool.bytes(piece)),
+            Whole::Record(record) => Some(self.receiver.pool.record_bytes(record)),
             Whole::Pieces(_) => None,
             Whole::Heap(heap) => Some(heap),
         }
@@ -458,13 +507,12 @@ impl Message<'_> {
 
     /// The slices that one after the other are the message.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let (pieces, heap): (&[Held], &[u8]) = match &self.whole {
-            Whole::Piece(piece) => (std::slice::from_ref(piece), &[]),
-            Whole::Pieces(pieces) => (pieces, &[]),
-            Whole::Heap(heap) => (&[], heap),
+        let pieces: &[Held] = match &self.whole {
+            Whole::Pieces(pieces) => pieces,
+            _ => &[],
         };
         let in_place = pieces.iter().map(|piece| self.receiver.pool.bytes(piece));
-        in_place.chain(Some(heap).filter(|heap| !heap.is_empty()))
+        self.as_slice().into_iter().chain(in_place)
     }
 
     /// Copies the message, or as much of it as fits, to the beginning of `into`; gives how many bytes that was.

@@ -14,7 +14,7 @@ use super::pool::Pool;
 use super::ring::{Consumer, Extras, Producer};
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Word};
-use super::{Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Position};
+use super::{Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Position, RECORD_LENGTH_BYTES};
 
 /// The half of an application's end that sends messages and closes flows.
 ///
@@ -29,8 +29,10 @@ pub struct AppSender {
     pool: Pool,
     /// Transmit buffers that are ours, the most recently used last.
     free: Vec<u32>,
-    /// Bytes that a piece of an open flow holds.
-    flows: FlowMap<u16>,
+    /// The open flows.
+    flows: FlowMap<Measures>,
+    /// The buffer that messages are being appended to.
+    open: Option<Open>,
     /// Commands that found no room in the ring, oldest first: at most two for each flow.
     unsent: VecDeque<Descriptor>,
     /// Emptied at once; kept for its memory.
@@ -40,6 +42,28 @@ pub struct AppSender {
     room_asleep: Shared<Word>,
     shard: ShardSleep,
     halves: Arc<Halves>,
+}
+
+/// Entries that appending holds back at most: the shard need not wait for the end of a long burst.
+const APPENDED_MAX: u64 = 8;
+
+/// What a message of a flow may be made of.
+#[derive(Clone, Copy, Debug)]
+struct Measures {
+    /// Bytes that a piece holds.
+    max_payload: u16,
+    /// Several messages may share a buffer.
+    takes_records: bool,
+}
+
+/// A buffer that holds some messages of a flow and is not published.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    flow: FlowId,
+    buffer: u32,
+    /// Bytes in it.
+    len: u16,
+    records: u16,
 }
 
 /// Why a message was not taken. Nothing of it has been sent.
@@ -87,6 +111,7 @@ impl AppSender {
             pool: Pool::new(segment, layout.tx_pool_at, layout.buffer_bytes, geometry.tx_buffers()),
             free: (0..geometry.tx_buffers()).rev().collect(),
             flows: FlowMap::default(),
+            open: None,
             unsent: VecDeque::new(),
             news: Vec::new(),
             wanted: 1,
@@ -99,7 +124,75 @@ impl AppSender {
     /// Sends one message: the bytes of all `parts`, one after the other. All or nothing; never waits.
     pub fn send(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
         self.attend()?;
-        let max_payload = usize::from(*self.flows.get(&flow).ok_or(SendError::Closed)?);
+        let measures = *self.flows.get(&flow).ok_or(SendError::Closed)?;
+        self.close_open();
+        self.push_message(flow, parts, measures)?;
+        self.flush();
+        Ok(())
+    }
+
+    /// The same, but the shard need not hear of the message before [`AppSender::flush`]. Small messages of a flow share
+    /// a buffer then, and cost the shard nothing each.
+    pub fn append(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+        self.attend()?;
+        let measures = *self.flows.get(&flow).ok_or(SendError::Closed)?;
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let record_bytes = RECORD_LENGTH_BYTES + bytes;
+        if !measures.takes_records || bytes == 0 || record_bytes > usize::from(measures.max_payload) {
+            self.close_open();
+            self.push_message(flow, parts, measures)?;
+            self.publish_many();
+            return Ok(());
+        }
+        let fits = |open: &Open| {
+            open.flow == flow && usize::from(open.len) + record_bytes <= usize::from(measures.max_payload)
+        };
+        if !self.open.as_ref().is_some_and(fits) {
+            self.close_open();
+            self.publish_many();
+            if self.free.is_empty() && self.reap()? == 0 {
+                self.wanted = 1;
+                return Err(SendError::NoRoom);
+            }
+            let buffer = self.free.pop().expect("one is free");
+            self.open = Some(Open { flow, buffer, len: 0, records: 0 });
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let narrow = |bytes: usize| u16::try_from(bytes).expect("it fits a payload, whose length is a u16");
+        let at = usize::from(open.len);
+        self.pool.copy_in(open.buffer, at, &narrow(bytes).to_be_bytes());
+        Gather { parts, skip: 0 }.fill(&self.pool, open.buffer, at + RECORD_LENGTH_BYTES, bytes);
+        open.len = narrow(at + record_bytes);
+        open.records += 1;
+        Ok(())
+    }
+
+    /// Pushes the descriptor of the buffer that messages were appended to.
+    #[inline]
+    fn close_open(&mut self) {
+        if let Some(Open { flow, buffer, len, records }) = self.open.take() {
+            self.tx.push(Descriptor::Records { flow, buffer, len, records }.encode());
+        }
+    }
+
+    /// Lets the shard see what was pushed, if that is much.
+    #[inline]
+    fn publish_many(&mut self) {
+        if self.tx.unpublished() >= APPENDED_MAX {
+            self.publish();
+        }
+    }
+
+    #[inline]
+    fn publish(&mut self) {
+        if self.tx.publish() {
+            self.shard.ring(&self.halves, false);
+        }
+    }
+
+    /// Pushes the pieces of a message.
+    fn push_message(&mut self, flow: FlowId, parts: &[IoSlice<'_>], measures: Measures) -> Result<(), SendError> {
+        let max_payload = usize::from(measures.max_payload);
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         if bytes == 0 {
             return Err(SendError::Empty);
@@ -117,14 +210,13 @@ impl AppSender {
         while left > 0 {
             let len = left.min(max_payload);
             let buffer = self.free.pop().expect("enough are free");
-            gather.fill(&self.pool, buffer, len);
+            gather.fill(&self.pool, buffer, 0, len);
             let position = Position { first: left == bytes, last: left == len };
             let len_wire = u16::try_from(len).expect("a payload's length came as a u16");
             // There is room: see `push_commands`.
             self.tx.push(Descriptor::Piece { flow, buffer, len: len_wire, position }.encode());
             left -= len;
         }
-        self.flush();
         Ok(())
     }
 
@@ -132,6 +224,7 @@ impl AppSender {
     pub fn close_flow(&mut self, flow: FlowId) -> Result<(), Broken> {
         self.attend()?;
         if self.flows.remove(&flow).is_some() {
+            self.close_open();
             self.unsent.push_back(Descriptor::Close { flow });
             self.push_commands()?;
             self.flush();
@@ -170,8 +263,8 @@ impl AppSender {
         self.halves.hear(&mut self.news);
         for news in self.news.drain(..) {
             match news {
-                News::Opened { flow, max_payload } => {
-                    self.flows.insert(flow, max_payload);
+                News::Opened { flow, max_payload, takes_records } => {
+                    self.flows.insert(flow, Measures { max_payload, takes_records });
                 }
                 News::Closed { flow } => {
                     self.flows.remove(&flow);
@@ -206,10 +299,10 @@ impl AppSender {
         Ok(self.free.len())
     }
 
-    fn flush(&mut self) {
-        if self.tx.publish() {
-            self.shard.ring(&self.halves, false);
-        }
+    /// Lets the shard see what was appended, and wakes it if it sleeps.
+    pub fn flush(&mut self) {
+        self.close_open();
+        self.publish();
     }
 
     // ---- Sleep ----------------------------------------------------------------------------------------------------
@@ -217,6 +310,7 @@ impl AppSender {
     /// Asks for the bell when as many buffers are free as the message needs that was last refused for want of room.
     pub fn arm_room(&mut self) -> Result<Armed, Broken> {
         self.attend()?;
+        self.flush();
         let free = self.reap()?;
         let wanted = self.wanted.min(self.pool.buffers());
         if free >= wanted {
@@ -261,13 +355,13 @@ struct Gather<'a> {
 }
 
 impl Gather<'_> {
-    /// Copies the next `len` bytes, which there are, into a buffer.
-    fn fill(&mut self, pool: &Pool, buffer: u32, len: usize) {
+    /// Copies the next `len` bytes, which there are, into a buffer, to its byte `at` and behind.
+    fn fill(&mut self, pool: &Pool, buffer: u32, at: usize, len: usize) {
         let mut filled = 0;
         while filled < len {
             let part = &self.parts[0][self.skip..];
             let taken = part.len().min(len - filled);
-            pool.copy_in(buffer, filled, &part[..taken]);
+            pool.copy_in(buffer, at + filled, &part[..taken]);
             filled += taken;
             self.skip += taken;
             if self.skip == self.parts[0].len() {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! word 0   kind: 8 │ flags: 8 │ number: 16 │ flow: 32      (from the lowest bit)
-//! word 1   buffer, or addresses, or a count
+//! word 1   buffer: 32 │ records: 16, or addresses, or a count
 //! ```
 
 use std::net::Ipv4Addr;
@@ -18,10 +18,12 @@ const PORTS: u8 = 5;
 const SILENT: u8 = 6;
 const ALIVE: u8 = 7;
 const CLOSED: u8 = 8;
+const RECORDS: u8 = 9;
 
 const FIRST: u8 = 1 << 0;
 const LAST: u8 = 1 << 1;
 const ACCEPTED: u8 = 1 << 0;
+const TAKES_RECORDS: u8 = 1 << 1;
 
 pub(super) type Words = [u64; DESCRIPTOR_WORDS];
 
@@ -30,12 +32,21 @@ pub(super) type Words = [u64; DESCRIPTOR_WORDS];
 pub(super) enum Descriptor {
     /// `tx`, `rx`: a piece of a message.
     Piece { flow: FlowId, buffer: u32, len: u16, position: Position },
+    /// `tx`, `rx`: several whole messages, each with its length before it.
+    Records { flow: FlowId, buffer: u32, len: u16, records: u16 },
     /// `tx`: nothing more will be sent.
     Close { flow: FlowId },
     /// `tx`: the application knows that the flow ended.
     Release { flow: FlowId },
     /// `rx`: a flow is established. The next slot says its ports.
-    Opened { flow: FlowId, max_payload: u16, accepted: bool, local_ip: Ipv4Addr, remote_ip: Ipv4Addr },
+    Opened {
+        flow: FlowId,
+        max_payload: u16,
+        accepted: bool,
+        takes_records: bool,
+        local_ip: Ipv4Addr,
+        remote_ip: Ipv4Addr,
+    },
     /// `rx`: the second slot of `Opened`, published together with it.
     Ports { flow: FlowId, local_port: u16, remote_port: u16 },
     /// `rx`: the peer does not answer at present.
@@ -49,9 +60,9 @@ pub(super) enum Descriptor {
 impl Descriptor {
     /// The two slots that tell of an established flow.
     pub(super) fn opened(flow: FlowId, opened: &Opened) -> [Self; 2] {
-        let &Opened { local_ip, local_port, remote_ip, remote_port, max_payload, accepted } = opened;
+        let &Opened { local_ip, local_port, remote_ip, remote_port, max_payload, accepted, takes_records } = opened;
         [
-            Self::Opened { flow, max_payload, accepted, local_ip, remote_ip },
+            Self::Opened { flow, max_payload, accepted, takes_records, local_ip, remote_ip },
             Self::Ports { flow, local_port, remote_port },
         ]
     }
@@ -62,10 +73,13 @@ impl Descriptor {
                 let flags = if position.first { FIRST } else { 0 } | if position.last { LAST } else { 0 };
                 [head(PIECE, flags, len, flow), u64::from(buffer)]
             }
+            Self::Records { flow, buffer, len, records } => {
+                [head(RECORDS, 0, len, flow), u64::from(buffer) | u64::from(records) << 32]
+            }
             Self::Close { flow } => [head(CLOSE, 0, 0, flow), 0],
             Self::Release { flow } => [head(RELEASE, 0, 0, flow), 0],
-            Self::Opened { flow, max_payload, accepted, local_ip, remote_ip } => {
-                let flags = if accepted { ACCEPTED } else { 0 };
+            Self::Opened { flow, max_payload, accepted, takes_records, local_ip, remote_ip } => {
+                let flags = if accepted { ACCEPTED } else { 0 } | if takes_records { TAKES_RECORDS } else { 0 };
                 let addresses = u64::from(u32::from(local_ip)) << 32 | u64::from(u32::from(remote_ip));
                 [head(OPENED, flags, max_payload, flow), addresses]
             }
@@ -91,12 +105,19 @@ impl Descriptor {
                 let position = Position { first: flags & FIRST != 0, last: flags & LAST != 0 };
                 Self::Piece { flow, buffer: u32::try_from(body).ok()?, len: number, position }
             }
+            RECORDS => Self::Records {
+                flow,
+                buffer: low_u32(body),
+                len: number,
+                records: u16::try_from(body >> 32).ok().filter(|records| *records > 0)?,
+            },
             CLOSE => Self::Close { flow },
             RELEASE => Self::Release { flow },
             OPENED => Self::Opened {
                 flow,
                 max_payload: number,
                 accepted: flags & ACCEPTED != 0,
+                takes_records: flags & TAKES_RECORDS != 0,
                 local_ip: Ipv4Addr::from(low_u32(body >> 32)),
                 remote_ip: Ipv4Addr::from(low_u32(body)),
             },

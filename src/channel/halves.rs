@@ -16,7 +16,7 @@ pub(super) enum Half {
 /// What the receiver heard and the sender must know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum News {
-    Opened { flow: FlowId, max_payload: u16 },
+    Opened { flow: FlowId, max_payload: u16, takes_records: bool },
     Closed { flow: FlowId },
 }
 

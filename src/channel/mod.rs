@@ -90,7 +90,12 @@ pub struct Opened {
     pub max_payload: u16,
     /// The peer connected to us, not we to it.
     pub accepted: bool,
+    /// Several messages may share a buffer.
+    pub takes_records: bool,
 }
+
+/// Bytes before each of several messages that share a buffer: its length, big-endian, as on the wire.
+const RECORD_LENGTH_BYTES: usize = 2;
 
 /// Whether a side that wanted to sleep may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -82,6 +82,12 @@ impl<const WORDS: usize> Producer<WORDS> {
         self.published
     }
 
+    /// Entries that the consumer does not see yet.
+    #[inline]
+    pub(super) fn unpublished(&self) -> u64 {
+        self.tail - self.published
+    }
+
     /// Looks at the consumer's index: how many entries it has taken.
     fn taken(&mut self) -> Result<u64, RanAway> {
         // SYNC POINT: slots the consumer has read. Pairs with `Consumer::publish`.

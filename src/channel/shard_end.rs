@@ -11,7 +11,7 @@ use super::pool::Pool;
 use super::ring::{Consumer, Extras, Producer, RanAway};
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Ordering, Word, fence};
-use super::{AppHandles, Armed, FlowId, Geometry, Opened, Position};
+use super::{AppHandles, Armed, FlowId, Geometry, Opened, Position, RECORD_LENGTH_BYTES};
 
 /// The shard's end of a channel.
 ///
@@ -78,6 +78,17 @@ pub enum FromApp {
         /// It ends a message.
         last: bool,
     },
+    /// Send several whole messages as one packet.
+    Records {
+        /// Whose they are.
+        flow: FlowId,
+        /// Where they lie, each with its length before it.
+        buffer: TxBuffer,
+        /// Bytes of them all, with the lengths.
+        len: u16,
+        /// How many the application says there are.
+        records: u16,
+    },
     /// Nothing more will be sent: close the flow once everything has arrived.
     Close {
         /// Which.
@@ -94,7 +105,9 @@ impl FromApp {
     /// The flow it is about.
     pub fn flow(&self) -> FlowId {
         match *self {
-            Self::Piece { flow, .. } | Self::Close { flow } | Self::Release { flow } => flow,
+            Self::Piece { flow, .. } | Self::Records { flow, .. } | Self::Close { flow } | Self::Release { flow } => {
+                flow
+            }
         }
     }
 }
@@ -114,6 +127,8 @@ pub enum Violation {
     RingRanAway,
     /// A descriptor is of no kind that an application sends.
     UnknownKind,
+    /// Fewer bytes than so many messages take, or a flow whose messages do not share buffers.
+    ImpossibleRecords,
     /// It named a flow that it does not have. (Found by the shard.)
     UnknownFlow,
 }
@@ -127,6 +142,7 @@ impl Display for Violation {
             Self::EmptyPiece => "a piece has no bytes",
             Self::RingRanAway => "an index of a ring is beyond the ring",
             Self::UnknownKind => "a descriptor is of no kind that an application sends",
+            Self::ImpossibleRecords => "a buffer cannot hold so many messages, or not of this flow",
             Self::UnknownFlow => "it named a flow that it does not have",
         })
     }
@@ -209,24 +225,37 @@ impl ShardEnd {
     fn admit(&mut self, descriptor: Option<Descriptor>) -> Result<FromApp, Violation> {
         match descriptor {
             Some(Descriptor::Piece { flow, buffer, len, position: Position { first, last } }) => {
-                let held = self.tx_held.get_mut(buffer as usize).ok_or(Violation::BufferOutOfRange)?;
-                if *held {
-                    return Err(Violation::BufferNotOwned);
+                let buffer = self.admit_buffer(buffer, len)?;
+                Ok(FromApp::Piece { flow, buffer, len, first, last })
+            }
+            Some(Descriptor::Records { flow, buffer, len, records }) => {
+                if usize::from(records) * (RECORD_LENGTH_BYTES + 1) > usize::from(len) {
+                    return Err(Violation::ImpossibleRecords);
                 }
-                if len == 0 {
-                    return Err(Violation::EmptyPiece);
-                }
-                if !self.tx_pool.fits(len) {
-                    return Err(Violation::LengthTooLarge);
-                }
-                *held = true;
-                self.tx_held_count += 1;
-                Ok(FromApp::Piece { flow, buffer: TxBuffer(buffer), len, first, last })
+                let buffer = self.admit_buffer(buffer, len)?;
+                Ok(FromApp::Records { flow, buffer, len, records })
             }
             Some(Descriptor::Close { flow }) => Ok(FromApp::Close { flow }),
             Some(Descriptor::Release { flow }) => Ok(FromApp::Release { flow }),
             _ => Err(Violation::UnknownKind),
         }
+    }
+
+    /// Takes over a buffer with a payload of so many bytes.
+    fn admit_buffer(&mut self, buffer: u32, len: u16) -> Result<TxBuffer, Violation> {
+        let held = self.tx_held.get_mut(buffer as usize).ok_or(Violation::BufferOutOfRange)?;
+        if *held {
+            return Err(Violation::BufferNotOwned);
+        }
+        if len == 0 {
+            return Err(Violation::EmptyPiece);
+        }
+        if !self.tx_pool.fits(len) {
+            return Err(Violation::LengthTooLarge);
+        }
+        *held = true;
+        self.tx_held_count += 1;
+        Ok(TxBuffer(buffer))
     }
 
     /// Takes back the receive buffers that the application gave back, and gives how many those were.
@@ -321,7 +350,18 @@ impl ShardEnd {
     /// [`ShardEnd::flush`]. There is room for every buffer, unless the application broke the rules: then the buffer
     /// goes back, and the next poll says so.
     pub fn publish(&mut self, flow: FlowId, buffer: RxBuffer, len: u16, position: Position) {
-        debug_assert!(len > 0 && self.rx_pool.fits(len), "the piece lies in its buffer");
+        let describe = |buffer| Descriptor::Piece { flow, buffer, len, position };
+        self.publish_buffer(buffer, len, describe);
+    }
+
+    /// The same for several whole messages, each with its length before it; the shard has seen that they are that.
+    pub fn publish_records(&mut self, flow: FlowId, buffer: RxBuffer, len: u16, records: u16) {
+        self.publish_buffer(buffer, len, |buffer| Descriptor::Records { flow, buffer, len, records });
+    }
+
+    #[inline]
+    fn publish_buffer(&mut self, buffer: RxBuffer, len: u16, describe: impl FnOnce(u32) -> Descriptor) {
+        debug_assert!(len > 0 && self.rx_pool.fits(len), "the payload lies in its buffer");
         let RxBuffer(index) = buffer;
         let room = self.rx.has_room(1);
         if !self.follows_the_rules(room) {
@@ -332,7 +372,7 @@ impl ShardEnd {
         }
         self.rx_with_app[index as usize] = true;
         self.rx_with_app_count += 1;
-        self.rx.push(Descriptor::Piece { flow, buffer: index, len, position }.encode());
+        self.rx.push(describe(index).encode());
     }
 
     /// Publishes that a flow is established; `false` if there is no room now.

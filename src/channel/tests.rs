@@ -50,6 +50,7 @@ mod both {
             remote_port: 888,
             max_payload,
             accepted: true,
+            takes_records: true,
         }
     }
 
@@ -99,6 +100,17 @@ mod both {
         Release(FlowId),
     }
 
+    /// The messages of a buffer that has several.
+    fn split_records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut messages = Vec::new();
+        while let Some((length, rest)) = bytes.split_first_chunk() {
+            let (message, behind) = rest.split_at(usize::from(u16::from_be_bytes(*length)));
+            messages.push(message.to_vec());
+            bytes = behind;
+        }
+        messages
+    }
+
     /// A shard's end, and the little that a shard does with it.
     pub(super) struct Shard {
         pub(super) end: ShardEnd,
@@ -140,6 +152,14 @@ mod both {
                             }
                             held.push(buffer);
                         }
+                        FromApp::Records { flow, buffer, len, records } => {
+                            let mut bytes = vec![0; usize::from(len)];
+                            self.end.copy_from(&buffer, &mut bytes);
+                            let messages = split_records(&bytes);
+                            assert_eq!(messages.len(), usize::from(records));
+                            all.extend(messages.into_iter().map(|message| Took::Message(flow, message)));
+                            held.push(buffer);
+                        }
                         FromApp::Close { flow } => all.push(Took::Close(flow)),
                         FromApp::Release { flow } => all.push(Took::Release(flow)),
                     }
@@ -168,6 +188,21 @@ mod both {
             self.end.copy_to(&buffer, piece);
             let len = u16::try_from(piece.len()).expect("a piece");
             self.end.publish(flow, buffer, len, Position { first, last });
+        }
+
+        /// Publishes several messages in one buffer, if there is one.
+        pub(super) fn deliver_together(&mut self, flow: FlowId, messages: &[&[u8]]) {
+            let records = messages.iter().flat_map(|message| {
+                let length = u16::try_from(message.len()).expect("a small message").to_be_bytes();
+                length.into_iter().chain(message.iter().copied())
+            });
+            let bytes: Vec<u8> = records.collect();
+            let buffer = self.end.allocate().expect("a free buffer");
+            self.end.copy_to(&buffer, &bytes);
+            let len = u16::try_from(bytes.len()).expect("they fit a buffer");
+            let count = u16::try_from(messages.len()).expect("a few");
+            self.end.publish_records(flow, buffer, len, count);
+            self.end.flush();
         }
 
         pub(super) fn has_partial(&self) -> bool {

@@ -119,10 +119,34 @@ struct Place {
     flow: FlowId,
 }
 
+/// What lies in a transmit buffer.
+struct Piece {
+    buffer: TxBuffer,
+    len: u16,
+    content: Content,
+}
+
+#[derive(Clone, Copy)]
+enum Content {
+    Piece(Position),
+    /// So many messages.
+    Records(u16),
+}
+
+impl Content {
+    /// How many messages end with it.
+    fn messages(self) -> u16 {
+        match self {
+            Self::Piece(position) => u16::from(position.last),
+            Self::Records(records) => records,
+        }
+    }
+}
+
 /// What one end has sent and the other has not got.
 struct Side {
     peer: Place,
-    pieces: VecDeque<(TxBuffer, u16, Position)>,
+    pieces: VecDeque<Piece>,
     closes: bool,
     acknowledged: u64,
     /// The event that found no room yet.
@@ -263,8 +287,15 @@ impl Relay {
         for (place, peer, local_port, remote_port, accepted) in
             [(near, far, local_port, remote_port, false), (far, near, remote_port, local_port, true)]
         {
-            let opened =
-                Opened { local_ip: IP, local_port, remote_ip: IP, remote_port, max_payload: PAYLOAD, accepted };
+            let opened = Opened {
+                local_ip: IP,
+                local_port,
+                remote_ip: IP,
+                remote_port,
+                max_payload: PAYLOAD,
+                accepted,
+                takes_records: true,
+            };
             let (pieces, opened) = (VecDeque::new(), Some(opened));
             self.sides.insert(place, Side { peer, pieces, closes: false, acknowledged: 0, opened, finished: None });
         }
@@ -285,8 +316,8 @@ impl Relay {
     fn finish(&mut self, place: Place, reason: u16) {
         if let Some(side) = self.sides.get_mut(&place) {
             side.finished = Some(reason);
-            for (buffer, ..) in std::mem::take(&mut side.pieces) {
-                self.end(place).complete(buffer);
+            for piece in std::mem::take(&mut side.pieces) {
+                self.end(place).complete(piece.buffer);
             }
         }
     }
@@ -306,9 +337,13 @@ impl Relay {
                     let side = self.sides.get_mut(&Place { app, channel, flow: what.flow() });
                     match (what, side) {
                         (FromApp::Piece { buffer, len, first, last, .. }, Some(side)) => {
-                            side.pieces.push_back((buffer, len, Position { first, last }));
+                            let content = Content::Piece(Position { first, last });
+                            side.pieces.push_back(Piece { buffer, len, content });
                         }
-                        (FromApp::Piece { buffer, .. }, None) => end.complete(buffer),
+                        (FromApp::Records { buffer, len, records, .. }, Some(side)) => {
+                            side.pieces.push_back(Piece { buffer, len, content: Content::Records(records) });
+                        }
+                        (FromApp::Piece { buffer, .. } | FromApp::Records { buffer, .. }, None) => end.complete(buffer),
                         (FromApp::Close { .. }, Some(side)) => side.closes = true,
                         (FromApp::Close { .. } | FromApp::Release { .. }, _) => {}
                     }
@@ -350,23 +385,27 @@ impl Relay {
             }
             let Some(to) = self.end(peer).allocate() else { return worked };
             let side = self.sides.get_mut(&place).expect("it was there");
-            let (buffer, len, position) = side.pieces.pop_front().expect("it has one");
-            side.acknowledged += u64::from(position.last);
-            self.messages += u32::from(position.last);
+            let Piece { buffer, len, content } = side.pieces.pop_front().expect("it has one");
+            let messages = content.messages();
+            side.acknowledged += u64::from(messages);
+            self.messages += u32::from(messages);
             let mut payload = vec![0; usize::from(len)];
             self.end(place).copy_from(&buffer, &mut payload);
             self.end(place).complete(buffer);
             worked = true;
-            if position.last && self.messages == self.mischief.drops.load(Ordering::Relaxed) {
+            if messages > 0 && self.messages == self.mischief.drops.load(Ordering::Relaxed) {
                 self.end(peer).give_back(to);
                 continue;
             }
-            if position.last && self.messages == self.mischief.corrupts.load(Ordering::Relaxed) {
+            if messages > 0 && self.messages == self.mischief.corrupts.load(Ordering::Relaxed) {
                 *payload.last_mut().expect("no piece is empty") ^= 1;
             }
             let end = self.end(peer);
             end.copy_to(&to, &payload);
-            end.publish(peer.flow, to, len, position);
+            match content {
+                Content::Piece(position) => end.publish(peer.flow, to, len, position),
+                Content::Records(records) => end.publish_records(peer.flow, to, len, records),
+            }
         }
     }
 

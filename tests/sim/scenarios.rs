@@ -154,6 +154,7 @@ fn a_restarted_daemon_is_noticed_with_the_next_packet() {
     let side = connect(&mut world, near, far, PORT);
     send(&mut world, side, 100);
     ending::deliver(&mut world, Duration::from_millis(10));
+    world.run_for(Duration::from_millis(1));
     world.crash(1);
     world.start(1);
     world.run_for(Duration::from_millis(10));
@@ -173,7 +174,9 @@ fn a_peer_that_vanishes_is_silent_after_3_s_and_gone_after_15_s() {
     let side = connect(&mut world, near, far, PORT);
     send(&mut world, side, 100);
     ending::deliver(&mut world, Duration::from_millis(10));
+    // The acknowledgement is still to come, and the last that is heard.
     let vanished = world.now;
+    world.run_for(Duration::from_millis(1));
     world.set_link(1, Link { is_connected: false, ..link() });
     let limit = vanished + Duration::from_secs(30);
     let after = |world: &mut World, done: &dyn Fn(&World) -> bool| {

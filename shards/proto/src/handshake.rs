@@ -46,7 +46,7 @@ impl Features {
     /// Every packet has a UDP checksum, and one that is missing or wrong is dropped.
     pub const CHECKSUM: Self = Self(1 << 1);
     /// What this implementation can do.
-    pub const SUPPORTED: Self = Self::CHECKSUM;
+    pub const SUPPORTED: Self = Self(Self::RECORDS.0 | Self::CHECKSUM.0);
 
     /// The features with these wire bits; unknown ones are kept, and vanish when intersected with ours.
     pub const fn from_bits(bits: u8) -> Self {
@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn the_packets_byte_by_byte() {
-        let offer = [0x4d, 0x53, 1, 2, 0xa1, 0xb2, 0xc3, 0xd4];
+        let offer = [0x4d, 0x53, 1, 3, 0xa1, 0xb2, 0xc3, 0xd4];
         let syn = bytes([0x4e, 0x53, 0x01, 0, 0, 0, 0, 0, 0, 0, 0, 0], offer, &DETAILS);
         assert_eq!(Packet::syn(&TERMS)[..], syn);
         assert_eq!(Message::parse(&syn), Ok(Message::Syn(TERMS)));
@@ -520,10 +520,12 @@ mod tests {
     #[test]
     fn the_lower_version_the_common_features_and_the_smaller_payload_are_agreed() {
         let newer = Terms { offer: Offer { version: 9, features: 0xff, nonce: 1 }, max_payload: 8_918, boot_id: 5 };
-        let expected = Agreed { version: VERSION, features: Features::CHECKSUM, max_payload: 1_418 };
+        let expected = Agreed { version: VERSION, features: Features::SUPPORTED, max_payload: 1_418 };
         assert_eq!(agree(&TERMS, &newer), expected);
         assert_eq!(agree(&newer, &TERMS), expected);
-        assert!(!expected.features.contains(Features::RECORDS));
+        let plain = Terms { offer: Offer { features: Features::CHECKSUM.bits(), ..newer.offer }, ..newer };
+        let agreed = agree(&TERMS, &plain).features;
+        assert!(agreed.contains(Features::CHECKSUM) && !agreed.contains(Features::RECORDS));
         assert!((Features::RECORDS | Features::CHECKSUM).contains(Features::RECORDS));
     }
 

@@ -369,6 +369,7 @@ impl Coordinator {
             peer_window_packets: FIRST_WINDOW_PACKETS,
             // Ours would include two mailboxes; the flow's first packet measures it.
             rtt: None,
+            records: agreed.features.contains(Features::RECORDS),
         };
         let connect = self.connects.connects.get_mut(&id).expect("found above");
         connect.stage = Stage::Creating;

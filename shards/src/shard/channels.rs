@@ -1,14 +1,16 @@
 //! A shard's channels: where the protocol's flows meet the applications' memory.
 //!
-//! Each channel has two lists threaded through its buffers, so that nothing grows on the packet path: a piece that
-//! waits for its flow's window is a link in `waiting`, at the index of the buffer it lies in.
+//! Lists are threaded through the transmit buffers, so that nothing grows on the packet path: what lies in a buffer is
+//! a link at the buffer's index. It waits in its flow's list for the window, and hangs, when it goes out together with
+//! others, on the first of them until the packet is acknowledged.
 
 use std::collections::{HashSet, VecDeque};
 
 use machnet::channel::{Armed, FlowId, FromApp, Position as PiecePosition, RxBuffer, ShardEnd, TxBuffer, Violation};
-use machnet_proto::flow::{Need, Piece, Reason};
+use machnet_proto::flow::{Need, Piece, Reason, Refusal};
 use machnet_proto::time::{Duration, Instant};
 use machnet_proto::wire::machnet::Position;
+use machnet_proto::wire::records::{self, LENGTH_BYTES as RECORD_LENGTH_BYTES};
 
 use super::DESCRIPTORS_PER_CHANNEL;
 use crate::counters::{ChannelCounts, Counts};
@@ -31,8 +33,8 @@ pub(super) struct Channel {
     pub(super) stage: Stage,
     /// Flows of this channel in the flow table.
     pub(super) flows: usize,
-    /// By index of the transmit buffer: the piece in it that waits for its flow's window.
-    waiting: Box<[Option<Waiting>]>,
+    /// By index of the transmit buffer: what lies in it, as long as the shard has it.
+    links: Box<[Link]>,
     /// Flows that have ended, until the application says that it knows.
     unreleased: HashSet<FlowId>,
     /// Events that found no room in the ring, oldest first.
@@ -76,15 +78,53 @@ enum Heat {
     Cold,
 }
 
-struct Waiting {
-    piece: Piece<TxBuffer>,
+/// What lies in a transmit buffer.
+#[derive(Debug)]
+struct Link {
+    /// `None`: nothing, the buffer is not the shard's.
+    buffer: Option<TxBuffer>,
+    /// What comes behind it, in the list of what waits or in the same packet.
     next: Option<u32>,
+    len: u16,
+    position: Position,
+    /// Messages, if the application has put several into the buffer; else 0.
+    records: u16,
 }
 
-/// Pieces of one flow that wait for its window, oldest first: a list through [`Channel::waiting`].
+/// What one packet carries: the first of its buffers, on which the others hang. Whoever has it gives it to
+/// [`Channel::complete`]. Neither `Clone` nor `Copy`.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a load that is not completed is lost to the application"]
+pub(super) struct Load(u32);
+
+/// What one flow's application has published and waits for the flow's window, oldest first: a list of links.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct WaitingList {
     ends: Option<(u32, u32)>,
+}
+
+impl Link {
+    const EMPTY: Self = Self { buffer: None, next: None, len: 0, position: Position::WHOLE, records: 0 };
+
+    /// Whether it is one whole message, which may share a packet.
+    fn is_small(&self) -> bool {
+        self.records == 0 && self.position == Position::WHOLE
+    }
+
+    /// How many messages end with it.
+    fn messages(&self) -> u16 {
+        if self.records == 0 { u16::from(self.position.last) } else { self.records }
+    }
+}
+
+/// Messages that are to share a packet.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    /// With their lengths.
+    bytes: usize,
+    count: u16,
+    /// The last of them.
+    tail: u32,
 }
 
 impl WaitingList {
@@ -128,7 +168,7 @@ impl Channel {
             end,
             stage: Stage::Open,
             flows: 0,
-            waiting: (0..transmit_buffers).map(|_| None).collect(),
+            links: (0..transmit_buffers).map(|_| Link::EMPTY).collect(),
             unreleased: HashSet::new(),
             unpublished: VecDeque::new(),
             starved: Vec::new(),
@@ -169,7 +209,7 @@ impl Channel {
     /// cannot keep the shard busy for longer.
     pub(super) fn polls_to_empty(&self) -> usize {
         // The ring has a slot for each buffer and 64 more, rounded up to a power of two.
-        2 + 2 * self.waiting.len() / DESCRIPTORS_PER_CHANNEL
+        2 + 2 * self.links.len() / DESCRIPTORS_PER_CHANNEL
     }
 
     /// Until when the channel outlives its application.
@@ -180,51 +220,107 @@ impl Channel {
         }
     }
 
-    /// Puts a piece at the end of a flow's list.
-    pub(super) fn push_waiting(&mut self, list: &mut WaitingList, piece: Piece<TxBuffer>) {
-        self.tx_messages += u64::from(piece.position.last);
-        let index = piece.token.index();
-        self.waiting[index as usize] = Some(Waiting { piece, next: None });
+    /// Puts a piece, or several messages (`records`), at the end of a flow's list.
+    #[inline]
+    pub(super) fn push_waiting(
+        &mut self,
+        list: &mut WaitingList,
+        buffer: TxBuffer,
+        len: u16,
+        position: Position,
+        records: u16,
+    ) {
+        let index = buffer.index();
+        let link = Link { buffer: Some(buffer), next: None, len, position, records };
+        self.tx_messages += u64::from(link.messages());
+        self.links[index as usize] = link;
         list.ends = match list.ends {
             None => Some((index, index)),
             Some((first, last)) => {
-                if let Some(before) = &mut self.waiting[last as usize] {
-                    before.next = Some(index);
-                }
+                self.links[last as usize].next = Some(index);
                 Some((first, index))
             }
         };
     }
 
-    /// Takes the oldest piece of a flow's list.
-    pub(super) fn pop_waiting(&mut self, list: &mut WaitingList) -> Option<Piece<TxBuffer>> {
+    /// Takes what the next packet of a flow shall carry: the oldest piece, and with it the small messages behind it
+    /// that fit into `together_bytes`, with their lengths. 0: messages do not share packets.
+    #[inline]
+    pub(super) fn pop_waiting(&mut self, list: &mut WaitingList, together_bytes: u16) -> Option<Piece<Load>> {
         let (first, last) = list.ends?;
-        let waiting = self.waiting[first as usize].take().expect("a listed buffer holds a piece");
-        list.ends = waiting.next.map(|next| (next, last));
-        Some(waiting.piece)
+        let Link { len, position, records, mut next, .. } = self.links[first as usize];
+        let mut packed = Packed { bytes: RECORD_LENGTH_BYTES + usize::from(len), count: 1, tail: first };
+        if self.links[first as usize].is_small() {
+            while let Some(index) = next {
+                let link = &self.links[index as usize];
+                let bytes = packed.bytes + RECORD_LENGTH_BYTES + usize::from(link.len);
+                if !link.is_small() || bytes > usize::from(together_bytes) {
+                    break;
+                }
+                packed = Packed { bytes, count: packed.count + 1, tail: index };
+                next = link.next;
+            }
+        }
+        self.links[packed.tail as usize].next = None;
+        list.ends = next.map(|next| (next, last));
+        let token = Load(first);
+        if packed.count == 1 {
+            return Some(Piece { token, len, position, records });
+        }
+        let len = u16::try_from(packed.bytes).expect("not more than a payload");
+        Some(Piece { token, len, position: Position::WHOLE, records: packed.count })
     }
 
-    /// Copies a piece out of the application's memory.
-    pub(super) fn copy_from(&self, piece: &Piece<TxBuffer>, into: &mut [u8]) {
-        self.end.copy_from(&piece.token, into);
+    /// Copies what a packet carries out of the application's memory.
+    #[inline]
+    pub(super) fn copy_from(&self, piece: &Piece<Load>, into: &mut [u8]) {
+        let Load(first) = piece.token;
+        let link = &self.links[first as usize];
+        if piece.records == link.records {
+            return self.end.copy_from(link.buffer.as_ref().expect("a load's buffers are the shard's"), into);
+        }
+        let (mut next, mut rest) = (Some(first), into);
+        while let Some(index) = next {
+            let link = &self.links[index as usize];
+            let (length, behind) = rest.split_first_chunk_mut().expect("the piece has room for its records");
+            *length = link.len.to_be_bytes();
+            let (message, behind) = behind.split_at_mut(usize::from(link.len));
+            self.end.copy_from(link.buffer.as_ref().expect("a load's buffers are the shard's"), message);
+            (next, rest) = (link.next, behind);
+        }
     }
 
-    /// Gives a buffer back to the application.
-    pub(super) fn complete(&mut self, buffer: TxBuffer) {
+    /// Gives the buffers of a load back to the application.
+    #[inline]
+    pub(super) fn complete(&mut self, load: Load) {
+        let mut next = Some(load.0);
+        while let Some(index) = next {
+            let link = &mut self.links[index as usize];
+            next = link.next.take();
+            self.end.complete(link.buffer.take().expect("a load's buffers are the shard's"));
+        }
+    }
+
+    /// Gives a buffer back that nobody has put into a list.
+    pub(super) fn complete_buffer(&mut self, buffer: TxBuffer) {
         self.end.complete(buffer);
     }
 
     // ---- To the application ---------------------------------------------------------------------------------------
 
-    /// Copies an arrived piece into a receive buffer; `None` if there is none for this need.
-    pub(super) fn accept(&mut self, need: Need, payload: &[u8]) -> Option<RxBuffer> {
-        if self.end.free_buffers() <= self.reserve(need) {
-            return None;
+    /// Copies an arrived piece, or so many messages, into a receive buffer.
+    #[inline]
+    pub(super) fn accept(&mut self, need: Need, payload: &[u8], records: u16) -> Result<RxBuffer, Refusal> {
+        if records != 0 && !records::are_sound(payload, records) {
+            return Err(Refusal::Unsound);
         }
-        let buffer = self.end.allocate()?;
+        if self.end.free_buffers() <= self.reserve(need) {
+            return Err(Refusal::NoBuffer);
+        }
+        let buffer = self.end.allocate().ok_or(Refusal::NoBuffer)?;
         self.end.copy_to(&buffer, payload);
         self.count_free();
-        Some(buffer)
+        Ok(buffer)
     }
 
     /// Buffers that this need must leave alone. The last sixteenth is for pieces in order: those go to the
@@ -239,9 +335,12 @@ impl Channel {
     /// Publishes a piece in order, or drops it if nobody is there to read it.
     pub(super) fn publish(&mut self, flow: FlowId, piece: Piece<RxBuffer>) {
         if self.stage == Stage::Open {
+            self.rx_messages += u64::from(piece.messages());
             let Position { first, last } = piece.position;
-            self.rx_messages += u64::from(last);
-            self.end.publish(flow, piece.token, piece.len, PiecePosition { first, last });
+            match piece.records {
+                0 => self.end.publish(flow, piece.token, piece.len, PiecePosition { first, last }),
+                records => self.end.publish_records(flow, piece.token, piece.len, records),
+            }
         } else {
             self.give_back(piece.token);
         }

@@ -124,6 +124,7 @@ impl<Q: NicQueue> Shard<Q> {
             is_starved: false,
             is_kept: birth.role == Role::Connector || self.settings.is_alone,
             is_announced: false,
+            takes_records: birth.records,
             demands_checksum: features.contains(Features::CHECKSUM),
             epoch_seen: u32::MAX,
             origin: match birth.role {
@@ -160,6 +161,7 @@ impl<Q: NicQueue> Shard<Q> {
             remote_port: entry.key.remote_port,
             max_payload: entry.max_payload,
             accepted: entry.origin == Origin::Accepted,
+            takes_records: entry.takes_records,
         };
         entry.is_announced = channel.notify(Notice::Opened { flow: ChannelFlowId(id.get()), opened });
         Self::make_ready(&mut self.ready, id, entry);

@@ -29,7 +29,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use machnet::channel::{FlowId as ChannelFlowId, FromApp, RxBuffer, TxBuffer};
+use machnet::channel::{FlowId as ChannelFlowId, FromApp, RxBuffer};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
 use machnet_proto::flow::{Flow, FlowId, FlowTable, Limits, Reason, Timers};
 use machnet_proto::handshake::{self, Features, Terms};
@@ -41,7 +41,7 @@ use crate::counters::{Counter, Counts, DropReason, Gauge};
 use crate::mailbox::{ChannelId, Inlet, Outlet, ShardId, ToCoordinator, ToShard};
 use crate::nic::{Drops, ETHERNET_HEADER_BYTES, NicQueue};
 use bucket::TokenBucket;
-use channels::{Channel, WaitingList};
+use channels::{Channel, Load, WaitingList};
 use half_open::HalfOpen;
 use listeners::Listeners;
 use steering::Steering;
@@ -185,7 +185,7 @@ pub enum BellChange {
 
 /// A flow and what the shard keeps about it.
 struct Entry {
-    flow: Flow<TxBuffer, RxBuffer>,
+    flow: Flow<Load, RxBuffer>,
     key: FlowKey,
     template: Template,
     /// The MAC address in `template`.
@@ -208,6 +208,8 @@ struct Entry {
     /// Whether its application has been told of it. Until then nothing of it is published, nor is its end: an
     /// application that does not read leaves no room for events, but always for pieces.
     is_announced: bool,
+    /// Whether several messages may share a packet.
+    takes_records: bool,
     /// Whether a wrong or missing UDP checksum makes a packet invalid.
     demands_checksum: bool,
     /// The channel's epoch in which data of this flow was counted last.

@@ -163,7 +163,8 @@ impl<Q: NicQueue> Shard<Q> {
             channel.count_receiving(&mut entry.epoch_seen, now);
         }
         let congested = datagram.ecn == ipv4::Header::ECN_CE;
-        let verdict = entry.flow.on_packet(now, header, payload.len(), congested, |need| channel.accept(need, payload));
+        let accept = |need| channel.accept(need, payload, header.records);
+        let verdict = entry.flow.on_packet(now, header, payload.len(), congested, accept);
         if entry.origin == Origin::Accepted && !matches!(verdict, Verdict::Invalid(_) | Verdict::Ended) {
             entry.follow(datagram.source_mac);
         }
@@ -343,6 +344,7 @@ impl<Q: NicQueue> Shard<Q> {
             max_payload: half_open.agreed.max_payload,
             peer_window_packets: INITIAL_WINDOW_PACKETS,
             rtt: None,
+            records: features.contains(Features::RECORDS),
         };
         let Ok(id) = self.open_flow(key, half_open.next_hop, &birth, features, slot, now) else {
             return self.break_promise(datagram, header, now);

@@ -1,12 +1,11 @@
 //! Serving a flow: what arrived goes to its application, what waits goes out, what is over ends.
 
-use machnet::channel::TxBuffer;
-use machnet::channel::{FlowId as ChannelFlowId, FromApp};
-use machnet_proto::flow::{Event, FlowId, Packet, Piece, Reason};
+use machnet::channel::{FlowId as ChannelFlowId, FromApp, Violation};
+use machnet_proto::flow::{Event, FlowId, Packet, Reason};
 use machnet_proto::time::Instant;
 use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Position};
 
-use super::channels::{Channel, Notice, Stage as ChannelStage};
+use super::channels::{Channel, Load, Notice, Stage as ChannelStage};
 use super::{DESCRIPTORS_PER_CHANNEL, Entry, Shard};
 use crate::counters::{Counter, Counts};
 use crate::mailbox::ToCoordinator;
@@ -64,7 +63,7 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// Does what one descriptor of an application says.
-    fn carry_out(&mut self, slot: usize, descriptor: FromApp) -> Result<(), machnet::channel::Violation> {
+    fn carry_out(&mut self, slot: usize, descriptor: FromApp) -> Result<(), Violation> {
         let Some(channel) = self.channels[slot].as_mut() else { return Ok(()) };
         let flow = descriptor.flow();
         let id = FlowId::new(flow.0);
@@ -72,23 +71,33 @@ impl<Q: NicQueue> Shard<Q> {
         match (descriptor, live) {
             (FromApp::Piece { buffer, len, first, last, .. }, Some(entry)) => {
                 if len > entry.max_payload {
-                    return Err(machnet::channel::Violation::LengthTooLarge);
+                    return Err(Violation::LengthTooLarge);
                 }
-                if last {
-                    self.counts.count(Counter::TxMessages);
+                self.counts.add(Counter::TxMessages, u64::from(last));
+                channel.push_waiting(&mut entry.waiting, buffer, len, Position { first, last }, 0);
+                Self::make_ready(&mut self.ready, id, entry);
+            }
+            (FromApp::Records { buffer, len, records, .. }, Some(entry)) => {
+                if len > entry.max_payload {
+                    return Err(Violation::LengthTooLarge);
                 }
-                let piece = Piece { token: buffer, len, position: Position { first, last } };
-                channel.push_waiting(&mut entry.waiting, piece);
+                if !entry.takes_records {
+                    return Err(Violation::ImpossibleRecords);
+                }
+                self.counts.add(Counter::TxMessages, u64::from(records));
+                channel.push_waiting(&mut entry.waiting, buffer, len, Position::WHOLE, records);
                 Self::make_ready(&mut self.ready, id, entry);
             }
             (FromApp::Close { .. }, Some(entry)) => {
                 entry.close(channel, Reason::Closed);
                 Self::make_ready(&mut self.ready, id, entry);
             }
-            (FromApp::Piece { buffer, .. }, None) if channel.is_unreleased(flow) => channel.complete(buffer),
+            (FromApp::Piece { buffer, .. } | FromApp::Records { buffer, .. }, None) if channel.is_unreleased(flow) => {
+                channel.complete_buffer(buffer);
+            }
             (FromApp::Close { .. }, None) if channel.is_unreleased(flow) => {}
             (FromApp::Release { .. }, None) if channel.release(flow) => {}
-            _ => return Err(machnet::channel::Violation::UnknownFlow),
+            _ => return Err(Violation::UnknownFlow),
         }
         Ok(())
     }
@@ -117,11 +126,11 @@ impl<Q: NicQueue> Shard<Q> {
         let flow_id = ChannelFlowId(id.get());
         let is_announced = entry.is_announced || channel.stage != ChannelStage::Open;
         while let Some(piece) = is_announced.then(|| entry.flow.poll_deliver()).flatten() {
-            self.counts.add(Counter::RxMessages, u64::from(piece.position.last));
+            self.counts.add(Counter::RxMessages, u64::from(piece.messages()));
             channel.publish(flow_id, piece);
         }
-        while let Some(buffer) = entry.flow.poll_freed() {
-            channel.complete(buffer);
+        while let Some(load) = entry.flow.poll_freed() {
+            channel.complete(load);
         }
         let is_read = channel.stage == ChannelStage::Open && is_announced;
         let grant = if is_read { channel.share() } else { 0 };
@@ -145,7 +154,9 @@ impl<Q: NicQueue> Shard<Q> {
             }
             let Entry { flow, waiting, template, .. } = entry;
             let is_waiting = !waiting.is_empty();
-            let Some(mut packet) = flow.poll_transmit(now, is_waiting, || channel.pop_waiting(waiting)) else { break };
+            let together_bytes = if entry.takes_records { entry.max_payload } else { 0 };
+            let source = || channel.pop_waiting(waiting, together_bytes);
+            let Some(mut packet) = flow.poll_transmit(now, is_waiting, source) else { break };
             if self.has_just_woken {
                 packet.header.flags |= Header::ASLEEP;
             }
@@ -204,10 +215,10 @@ impl<Q: NicQueue> Shard<Q> {
         self.counts.count(Counter::FlowsClosed);
         self.tell(ToCoordinator::Closed { shard: self.settings.id, key: entry.key });
         let Some(channel) = self.channels[entry.slot].as_mut() else { return };
-        for buffer in entry.flow.drain_sent() {
-            channel.complete(buffer);
+        for load in entry.flow.drain_sent() {
+            channel.complete(load);
         }
-        while let Some(piece) = channel.pop_waiting(&mut entry.waiting) {
+        while let Some(piece) = channel.pop_waiting(&mut entry.waiting, 0) {
             channel.complete(piece.token);
         }
         for buffer in entry.flow.drain_received() {
@@ -282,7 +293,7 @@ impl<Q: NicQueue> Shard<Q> {
 }
 
 /// Writes a packet.
-fn fill(into: &mut [u8], packet: &Packet<'_, TxBuffer>, channel: &Channel) {
+fn fill(into: &mut [u8], packet: &Packet<'_, Load>, channel: &Channel) {
     let (header, payload) = into.split_first_chunk_mut().expect("there is room for the header");
     packet.header.write(header);
     if let Some(piece) = packet.payload {
@@ -290,7 +301,7 @@ fn fill(into: &mut [u8], packet: &Packet<'_, TxBuffer>, channel: &Channel) {
     }
 }
 
-fn count_packet(counts: &mut Counts, packet: &Packet<'_, TxBuffer>) {
+fn count_packet(counts: &mut Counts, packet: &Packet<'_, Load>) {
     if packet.header.kind == Kind::Data {
         counts.count(if packet.is_retransmission { Counter::Retransmissions } else { Counter::TxPieces });
     }

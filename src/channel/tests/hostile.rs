@@ -83,10 +83,17 @@ impl Vandal {
             len: self.random.below(70) as u16,
             position: Position { first: self.random.below(2) == 0, last: self.random.below(2) == 0 },
         };
-        let descriptor = match self.random.below(8) {
+        let records = Descriptor::Records {
+            flow: FlowId(some(&mut self.random)),
+            buffer,
+            len: self.random.below(70) as u16,
+            records: self.random.below(30) as u16,
+        };
+        let descriptor = match self.random.below(10) {
             0 => Descriptor::Close { flow: FLOW },
             1 => Descriptor::Release { flow: FLOW },
             2 => Descriptor::Closed { flow: FLOW, reason: 0, acknowledged_messages: 0 },
+            3 | 4 => records,
             _ => piece,
         };
         match self.random.below(6) {
@@ -131,7 +138,7 @@ impl Victim {
                 let mut descriptors = Vec::with_capacity(4);
                 let polled = self.end.poll_tx(&mut descriptors);
                 for descriptor in descriptors {
-                    if let FromApp::Piece { buffer, len, .. } = descriptor {
+                    if let FromApp::Piece { buffer, len, .. } | FromApp::Records { buffer, len, .. } = descriptor {
                         let mut bytes = [0; 64];
                         self.end.copy_from(&buffer, &mut bytes[..usize::from(len)]);
                         self.transmit.push(buffer);
@@ -205,6 +212,7 @@ fn whatever_lies_in_the_segment_the_shard_says_what_is_wrong_and_goes_on() {
         Violation::EmptyPiece,
         Violation::RingRanAway,
         Violation::UnknownKind,
+        Violation::ImpossibleRecords,
     ] {
         assert!(violations.contains(&violation), "{violation:?} was never found: the test does not try it");
     }

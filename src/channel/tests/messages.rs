@@ -3,7 +3,9 @@
 use std::io::IoSlice;
 
 use super::*;
-use crate::channel::{AppEnd, Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Received, SendError, ShardEnd};
+use crate::channel::{
+    AppEnd, Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Opened, Received, SendError, ShardEnd,
+};
 
 const PAYLOAD: u16 = 1418;
 
@@ -507,4 +509,63 @@ fn commands_never_take_the_slots_that_held_buffers_will_need() {
     }
     let messages = taken.iter().filter(|took| matches!(took, Took::Message(..))).count();
     assert_eq!((messages, taken.len() - messages), (4, flows.len() - 1), "nothing was lost or overwritten");
+}
+
+#[test]
+fn appended_messages_share_a_buffer() {
+    let (mut shard, mut app) = channel(small(4, 4));
+    shard.open(FLOW, 64);
+    let messages: Vec<_> = (0..7).map(|seed| message(seed, 20)).collect();
+    for message in &messages {
+        assert_eq!(app.append(FLOW, &[IoSlice::new(message)]), Ok(()));
+    }
+    let mut held = Vec::new();
+    // Two fit a buffer, with their lengths.
+    app.flush();
+    let took = shard.take_and_hold(&mut held).expect("no violation");
+    assert_eq!(took, messages.into_iter().map(|message| Took::Message(FLOW, message)).collect::<Vec<_>>());
+    assert_eq!(held.len(), 4);
+}
+
+#[test]
+fn what_was_appended_goes_before_what_is_sent() {
+    let (mut shard, mut app) = channel(small(4, 4));
+    shard.open(FLOW, 64);
+    let [first, long, last] = [(1, 5), (2, 100), (3, 5)].map(|(seed, bytes)| message(seed, bytes));
+    assert_eq!(app.append(FLOW, &[IoSlice::new(&first)]), Ok(()));
+    assert_eq!(app.append(FLOW, &[IoSlice::new(&long)]), Ok(()));
+    assert_eq!(send(&mut app, FLOW, &last), Ok(()));
+    let took = shard.take().expect("no violation");
+    assert_eq!(took, [first, long, last].map(|message| Took::Message(FLOW, message)));
+}
+
+#[test]
+fn a_flow_that_cannot_share_buffers_gets_a_piece_for_each_message() {
+    let (mut shard, mut app) = channel(small(4, 4));
+    let opened = Opened { takes_records: false, ..opened(64) };
+    assert!(shard.end.publish_opened(FLOW, &opened));
+    shard.end.flush();
+    assert_eq!(recv(&mut app), Some(Got::Opened(FLOW, opened)));
+    for seed in 0..2 {
+        assert_eq!(app.append(FLOW, &[IoSlice::new(&message(seed, 5))]), Ok(()));
+    }
+    app.flush();
+    let mut held = Vec::new();
+    assert_eq!(shard.take_and_hold(&mut held).expect("no violation").len(), 2);
+    assert_eq!(held.len(), 2);
+}
+
+#[test]
+fn messages_of_one_buffer_give_it_back_with_the_last() {
+    let (mut shard, mut app) = channel(small(4, 2));
+    shard.open(FLOW, 64);
+    assert!(recv(&mut app).is_some());
+    let messages = [message(1, 10), message(2, 20), message(3, 1)];
+    shard.deliver_together(FLOW, &[&messages[0], &messages[1], &messages[2]]);
+    for message in messages {
+        assert_eq!(shard.end.poll_fill(), Ok(0));
+        assert_eq!(recv(&mut app), Some(Got::Message(FLOW, message)));
+    }
+    assert_eq!(recv(&mut app), None);
+    assert_eq!(shard.end.poll_fill(), Ok(1));
 }

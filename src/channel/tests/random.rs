@@ -1,6 +1,7 @@
 //! Random scripts against a `VecDeque`.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,7 +11,7 @@ use crate::channel::layout::Layout;
 use crate::channel::ring::{Consumer, Producer};
 use crate::channel::segment::Segment;
 use crate::channel::sync::Arc;
-use crate::channel::{Armed, SendError};
+use crate::channel::{Armed, Received, SendError};
 
 #[derive(Clone, Copy, Debug)]
 enum RingStep {
@@ -73,12 +74,22 @@ proptest! {
 enum Step {
     /// The application sends so many bytes.
     Send(usize),
+    /// The application appends so many bytes.
+    Append(usize),
+    /// The shard hears of what was appended.
+    Flush,
     /// The shard takes everything, and keeps the buffers.
     Take,
     /// The shard completes the oldest so many buffers.
     Complete(usize),
     /// The shard delivers so many bytes.
     Deliver(usize),
+    /// The shard delivers so many messages of 1, 2, ... bytes in one buffer.
+    DeliverTogether(usize),
+    /// The application receives a message and puts it back.
+    PutBack,
+    /// The application takes what there is, to receive it later.
+    SetAside,
     /// The application receives up to so many.
     Receive(usize),
     /// The shard takes buffers back.
@@ -90,10 +101,15 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (1..300_usize).prop_map(Step::Send),
+        (1..80_usize).prop_map(Step::Append),
+        Just(Step::Flush),
         Just(Step::Take),
         (0..6_usize).prop_map(Step::Complete),
         (1..300_usize).prop_map(Step::Deliver),
-        (0..6_usize).prop_map(Step::Receive),
+        (1..9_usize).prop_map(Step::DeliverTogether),
+        Just(Step::PutBack),
+        Just(Step::SetAside),
+        (0..12_usize).prop_map(Step::Receive),
         Just(Step::TakeBack),
         Just(Step::Sleep),
     ]
@@ -105,7 +121,7 @@ proptest! {
         let (mut shard, mut app) = channel(small(8, 8));
         shard.open(FLOW, 64);
         prop_assert!(recv(&mut app).is_some());
-        let (mut sent, mut delivered) = (VecDeque::new(), VecDeque::new());
+        let (mut appended, mut sent, mut delivered) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         let mut held = Vec::new();
         for (seed, step) in steps.into_iter().enumerate() {
             match step {
@@ -114,9 +130,25 @@ proptest! {
                     let fits = bytes.div_ceil(64) <= free;
                     let expected = if fits { Ok(()) } else { Err(SendError::NoRoom) };
                     prop_assert_eq!(send(&mut app, FLOW, &message(seed, bytes)), expected);
+                    // What was appended before goes first, even if this finds no room.
                     if fits {
+                        sent.append(&mut appended);
                         sent.push_back(Took::Message(FLOW, message(seed, bytes)));
                     }
+                }
+                Step::Append(bytes) => {
+                    let free = app.free_tx_buffers().expect("a whole channel");
+                    match app.append(FLOW, &[IoSlice::new(&message(seed, bytes))]) {
+                        Ok(()) => appended.push_back(Took::Message(FLOW, message(seed, bytes))),
+                        Err(error) => {
+                            prop_assert_eq!(error, SendError::NoRoom);
+                            prop_assert!(free < bytes.div_ceil(64));
+                        }
+                    }
+                }
+                Step::Flush => {
+                    app.flush();
+                    sent.append(&mut appended);
                 }
                 Step::Take => {
                     let took = shard.take_and_hold(&mut held).expect("no violation");
@@ -134,6 +166,21 @@ proptest! {
                         delivered.push_back(Got::Message(FLOW, message(seed, bytes)));
                     }
                 }
+                Step::DeliverTogether(count) => {
+                    let messages: Vec<_> = (1..=count).map(|bytes| message(seed, bytes)).collect();
+                    if shard.end.free_buffers() > 0 {
+                        shard.deliver_together(FLOW, &messages.iter().map(Vec::as_slice).collect::<Vec<_>>());
+                        delivered.extend(messages.into_iter().map(|message| Got::Message(FLOW, message)));
+                    }
+                }
+                Step::PutBack => {
+                    let received = app.recv().expect("a whole channel");
+                    prop_assert_eq!(received.is_some(), !delivered.is_empty());
+                    if let Some(Received::Message { message, .. }) = received {
+                        message.put_back();
+                    }
+                }
+                Step::SetAside => app.set_aside().expect("a whole channel"),
                 Step::Receive(count) => {
                     for _ in 0..count {
                         prop_assert_eq!(recv(&mut app), delivered.pop_front());
@@ -147,6 +194,7 @@ proptest! {
                     prop_assert_eq!(is_idle, sent.is_empty());
                     shard.end.disarm();
                     let is_idle = app.arm() == Ok(Armed::Armed);
+                    sent.append(&mut appended);
                     prop_assert_eq!(is_idle, delivered.is_empty());
                     app.disarm();
                 }

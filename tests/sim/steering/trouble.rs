@@ -124,6 +124,7 @@ fn a_restarted_daemon_is_noticed_at_whatever_shard_the_frames_land() {
             let (from, to) = attach_pair(&mut world);
             let sides = connect_all(&mut world, from, to, 50);
             exchange(&mut world, &sides);
+            world.run_for(Duration::from_millis(1));
             world.crash(1);
             // A new NIC: its hash is another one.
             world.start(1);

@@ -145,7 +145,8 @@ impl<S, R> Flow<S, R> {
             State::Closed => None,
             State::Unconfirmed => Some(self.silence.heard_at + self.limits.silent_after),
             State::Established | State::Closing => {
-                earliest(earliest(self.alarms.deadline(), self.ask.deadline()), self.silence_deadline())
+                let alarms = earliest(self.alarms.deadline(), self.owed.ack_at);
+                earliest(earliest(alarms, self.ask.deadline()), self.silence_deadline())
             }
         }
     }
@@ -179,6 +180,7 @@ impl<S, R> Flow<S, R> {
         if take_due(&mut self.alarms.suspects_at, now) {
             self.look_for_losses(now);
         }
+        self.owed.ack |= take_due(&mut self.owed.ack_at, now);
         if take_due(&mut self.alarms.tail_at, now) {
             self.alarms.tail_due = true;
             self.alarms.timeout_at = Some(now + self.rtt.timeout(&self.limits, self.alarms.backoff));

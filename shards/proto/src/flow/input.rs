@@ -2,24 +2,24 @@
 
 use super::state::{State, Step};
 use super::timestamps::{echoed, stamp};
-use super::{Flow, Need, Reason, Verdict, Violation};
+use super::{Flow, Need, Reason, Refusal, Verdict, Violation};
 use crate::congestion::Feedback;
 use crate::time::{Duration, Instant};
-use crate::wire::machnet::{Header, Kind};
+use crate::wire::machnet::{Header, Kind, Position};
 
 impl<S, R> Flow<S, R> {
     /// Takes one packet of this flow.
     ///
     /// `accept` is called at most once, and only for DATA that fits: it takes a receive buffer, copies the payload
-    /// into it and gives its token, or `None` if there is no buffer. `ecn_ce`: the packet came marked "congestion
-    /// experienced".
+    /// into it and gives its token, or says why not; if the header counts records, it looks whether that is what they
+    /// are. `ecn_ce`: the packet came marked "congestion experienced".
     pub fn on_packet(
         &mut self,
         now: Instant,
         header: &Header,
         payload_len: usize,
         ecn_ce: bool,
-        accept: impl FnOnce(Need) -> Option<R>,
+        accept: impl FnOnce(Need) -> Result<R, Refusal>,
     ) -> Verdict {
         if self.state == State::Closed {
             return self.on_packet_after_end(header);
@@ -40,13 +40,13 @@ impl<S, R> Flow<S, R> {
         }
         match header.kind {
             Kind::Data => {
-                self.owed.ack = true;
                 self.moved_at = now;
                 let verdict = self.receiver.on_data(header, len, accept);
                 if let Verdict::Invalid(_) = verdict {
                     self.owed.reset = true;
                     self.step(Step::End, Reason::Protocol);
                 }
+                self.owe_acknowledgement(now, verdict, ecn_ce || header.flags & Header::ANSWER_NOW != 0);
                 verdict
             }
             Kind::Probe => {
@@ -65,6 +65,19 @@ impl<S, R> Flow<S, R> {
         }
     }
 
+    /// Data came. Its acknowledgement waits for data of ours to ride on, if nobody is in a hurry: the peer is if it
+    /// says so, and whenever something is missing or was not taken.
+    fn owe_acknowledgement(&mut self, now: Instant, verdict: Verdict, is_wanted_now: bool) {
+        let is_plain = verdict == Verdict::Accepted && self.receiver.held_pieces() == 0 && !is_wanted_now;
+        self.owed.unacknowledged = self.owed.unacknowledged.saturating_add(1);
+        let is_full = self.owed.unacknowledged >= self.limits.ack_every;
+        if is_plain && !is_full && !self.limits.ack_delay.is_zero() {
+            self.owed.ack_at.get_or_insert(now + self.limits.ack_delay);
+        } else {
+            self.owed.ack = true;
+        }
+    }
+
     /// Whether a correct peer can have sent the packet; gives the payload's length.
     fn check(&self, header: &Header, payload_len: usize) -> Result<u16, Violation> {
         // Until the peer has shown that it knows our nonce, this is what tells it from somebody who only guesses.
@@ -78,7 +91,7 @@ impl<S, R> Flow<S, R> {
             // A probe may be padded, to find out how long a packet the path carries (RFC 8899).
             return Ok(0);
         }
-        if header.records != 0 {
+        if header.records != 0 && (!self.records || header.position != Position::WHOLE) {
             return Err(Violation::Feature);
         }
         match u16::try_from(payload_len) {

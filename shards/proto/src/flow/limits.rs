@@ -20,6 +20,12 @@ pub struct Limits {
     /// late a flow notices that a path works again, and must leave room for `probes_before_gone` tries
     /// before `gone_after`.
     pub rto_max: Duration,
+    /// How long an acknowledgement may wait for data to ride on, unless the peer wants it at once. Zero: never.
+    /// Much shorter than `tail_min`, so that a peer whose last packet has arrived does not repeat it.
+    pub ack_delay: Duration,
+    /// Packets with data after which an acknowledgement waits no longer (RFC 9293 has 2; ours report every packet
+    /// one by one, and peers whose window is full say so).
+    pub ack_every: u16,
     /// The shortest delay before a tail loss probe (RFC 8985, section 7.2): below it, a probe would only
     /// show that the peer's scheduler is slower than the network.
     pub tail_min: Duration,
@@ -42,6 +48,8 @@ impl Default for Limits {
             rto_initial: Duration::from_millis(10),
             rto_min: Duration::from_millis(1),
             rto_max: Duration::from_millis(500),
+            ack_delay: Duration::from_micros(20),
+            ack_every: 16,
             tail_min: Duration::from_micros(200),
             silent_after: Duration::from_secs(3),
             gone_after: Duration::from_secs(15),
@@ -80,4 +88,6 @@ pub struct Birth {
     pub peer_window_packets: u16,
     /// The round trip the handshake took, if this side could measure it.
     pub rtt: Option<Duration>,
+    /// A packet may carry several messages.
+    pub records: bool,
 }

@@ -35,7 +35,7 @@ mod timestamps;
 pub use limits::{Birth, Limits, MAX_MESSAGE_BYTES, Role};
 pub use outcome::{Event, Verdict, Violation};
 pub use output::answer_unknown;
-pub use piece::{Need, Packet, Piece};
+pub use piece::{Need, Packet, Piece, Refusal};
 pub use reason::Reason;
 pub use table::{FLOWS_MAX, FlowId, FlowTable, InsertError};
 pub use timer::Timers;
@@ -64,6 +64,8 @@ pub struct Flow<S, R = S> {
     max_payload: u16,
     /// Packets that may be sent and not acknowledged.
     window_packets: u16,
+    /// A packet may carry several messages.
+    records: bool,
     /// The peer has shown that it knows our nonce.
     confirmed: bool,
     /// CLOSE has been transmitted: the number after the last piece is taken.
@@ -93,6 +95,10 @@ pub struct Flow<S, R = S> {
 struct Owed {
     /// An acknowledgement; any packet pays it.
     ack: bool,
+    /// The same, when nothing has paid it by then.
+    ack_at: Option<Instant>,
+    /// Packets with data that came since the last was paid.
+    unacknowledged: u16,
     /// The answer to a PROBE.
     probe_answer: bool,
     /// The echo of a congestion mark.
@@ -131,6 +137,7 @@ impl<S, R> Flow<S, R> {
             state,
             max_payload: birth.max_payload,
             window_packets,
+            records: birth.records,
             confirmed: birth.role == Role::Connector,
             close_sent: false,
             waiting: false,
@@ -289,6 +296,7 @@ impl<S, R> Flow<S, R> {
         self.state = next;
         if next == State::Closed {
             self.reason = reason;
+            self.owed.ack |= self.owed.ack_at.take().is_some();
             self.untold.closed = true;
             self.ask = Ask::default();
             self.alarms = Alarms::default();

@@ -34,7 +34,8 @@ pub enum Violation {
     Length,
     /// It uses a feature that was not agreed on.
     Feature,
-    /// Pieces do not form messages, or a message is too long. The flow is reset.
+    /// Pieces do not form messages, or a message is too long, or records are not what the header says. The flow is
+    /// reset.
     Message,
 }
 

@@ -126,8 +126,13 @@ impl<S, R> Flow<S, R> {
     }
 
     fn data(&mut self, now: Instant, index: usize, is_retransmission: bool) -> Packet<'_, S> {
-        let position = self.sender.piece(index).position;
-        let header = self.header(now, Kind::Data, self.sender.seq(index), position);
+        let &Piece { position, records, .. } = self.sender.piece(index);
+        let mut header = self.header(now, Kind::Data, self.sender.seq(index), position);
+        header.records = records;
+        if is_retransmission || !self.may_send_new() {
+            // Nothing more goes out before something is heard.
+            header.flags |= Header::ANSWER_NOW;
+        }
         Packet { header, payload: Some(self.sender.piece(index)), is_retransmission }
     }
 
@@ -146,7 +151,7 @@ impl<S, R> Flow<S, R> {
         if core::mem::take(&mut self.owed.probe_answer) {
             flags |= Header::PROBE_ANSWER;
         }
-        self.owed.ack = false;
+        (self.owed.ack, self.owed.ack_at, self.owed.unacknowledged) = (false, None, 0);
         let stamp = stamp(now);
         self.alarms.on_transmit(stamp);
         Header {

@@ -2,7 +2,7 @@
 
 use crate::wire::machnet::{Header, Position};
 
-/// A piece of a message: at most one packet's payload.
+/// A piece of a message, or several whole messages: at most one packet's payload.
 ///
 /// `T` stands for the bytes (the caller's buffer). A flow moves tokens and gives every one of them back;
 /// it never clones or drops one, except when the flow itself is dropped.
@@ -14,6 +14,25 @@ pub struct Piece<T> {
     pub len: u16,
     /// Where the piece stands in its message.
     pub position: Position,
+    /// How many whole messages it is, each with its length before it ([`records`](crate::wire::records)); 0: a piece of
+    /// one message, without.
+    pub records: u16,
+}
+
+impl<T> Piece<T> {
+    /// How many messages end with it.
+    pub fn messages(&self) -> u16 {
+        if self.records == 0 { u16::from(self.position.last) } else { self.records }
+    }
+}
+
+/// Why a piece that fits the sequence was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no receive buffer; the peer sends it again.
+    NoBuffer,
+    /// Its bytes are not the records its header says.
+    Unsound,
 }
 
 /// For which kind of packet a receive buffer is wanted. The pool must keep some that only

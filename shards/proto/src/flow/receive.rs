@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 
 use super::limits::WINDOW_PACKETS_MAX;
-use super::{MAX_MESSAGE_BYTES, Need, Piece, Verdict, Violation};
+use super::{MAX_MESSAGE_BYTES, Need, Piece, Refusal, Verdict, Violation};
 use crate::seq::SeqNo;
 use crate::wire::machnet::{Header, Position, SACK_PACKETS, Sack};
 
@@ -140,7 +140,13 @@ impl<R> Receiver<R> {
     }
 
     /// Takes a piece whose number [`is_plausible`](Self::is_plausible) and whose length is right.
-    pub(super) fn on_data(&mut self, header: &Header, len: u16, accept: impl FnOnce(Need) -> Option<R>) -> Verdict {
+    pub(super) fn on_data(
+        &mut self,
+        header: &Header,
+        len: u16,
+        accept: impl FnOnce(Need) -> Result<R, Refusal>,
+    ) -> Verdict {
+        let piece = |token| Piece { token, len, position: header.position, records: header.records };
         let Some(ahead) = header.seq.distance_from(self.next) else { return Verdict::Duplicate };
         if self.discarding {
             if ahead == 0 {
@@ -150,11 +156,14 @@ impl<R> Receiver<R> {
         }
         if ahead == 0 {
             // Asked for even when the window is shut: the piece that fills the hole is what frees all others.
-            let Some(token) = accept(Need::InOrder) else {
-                self.edge = self.next;
-                return Verdict::NoBuffer;
+            return match accept(Need::InOrder) {
+                Ok(token) => self.take_in_order(piece(token)),
+                Err(Refusal::NoBuffer) => {
+                    self.edge = self.next;
+                    Verdict::NoBuffer
+                }
+                Err(Refusal::Unsound) => Verdict::Invalid(Violation::Message),
             };
-            return self.take_in_order(Piece { token, len, position: header.position });
         }
         if !header.seq.is_before(self.edge) && !header.seq.is_before(self.promised) {
             return Verdict::OutOfWindow;
@@ -163,11 +172,15 @@ impl<R> Receiver<R> {
         if self.held.get(index).is_some_and(Option::is_some) {
             return Verdict::Duplicate;
         }
-        let Some(token) = accept(Need::OutOfOrder) else { return Verdict::NoBuffer };
+        let token = match accept(Need::OutOfOrder) {
+            Ok(token) => token,
+            Err(Refusal::NoBuffer) => return Verdict::NoBuffer,
+            Err(Refusal::Unsound) => return Verdict::Invalid(Violation::Message),
+        };
         while self.held.len() <= index {
             self.held.push_back(None);
         }
-        self.held[index] = Some(Piece { token, len, position: header.position });
+        self.held[index] = Some(piece(token));
         self.held_pieces += 1;
         self.sack_is_stale = true;
         Verdict::Accepted

@@ -137,8 +137,10 @@ impl<S> Sender<S> {
         for _ in 0..acked.cumulative {
             acked.arrived += u32::from(self.settle_first(now, echo, rtt));
         }
-        for index in header.sack.iter() {
-            acked.arrived += u32::from(self.mark_arrived(index as usize + 1, now, echo, rtt));
+        if !header.sack.is_empty() {
+            for index in header.sack.iter() {
+                acked.arrived += u32::from(self.mark_arrived(index as usize + 1, now, echo, rtt));
+            }
         }
         if self.ring.front().is_some_and(|first| first.fate == Fate::Arrived) {
             // The peer had it and expects it again: it has dropped what it held.
@@ -154,7 +156,7 @@ impl<S> Sender<S> {
         let seq = self.una;
         self.una += 1;
         self.acknowledged_packets = self.acknowledged_packets.saturating_add(1);
-        self.acknowledged_messages += u64::from(sent.piece.position.last);
+        self.acknowledged_messages += u64::from(sent.piece.messages());
         self.retransmitted -= u32::from(sent.retransmitted);
         match sent.fate {
             Fate::Arrived => self.arrived -= 1,

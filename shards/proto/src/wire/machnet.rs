@@ -161,6 +161,8 @@ impl Header {
     pub const ECN_ECHO: u16 = 1 << 1;
     /// Flag in ACK and DATA: answers a PROBE.
     pub const PROBE_ANSWER: u16 = 1 << 2;
+    /// Flag in DATA: the sender's window is full, or it repeats itself; an acknowledgement must not wait.
+    pub const ANSWER_NOW: u16 = 1 << 3;
 
     /// Reads a header of the extension; gives it and the payload.
     pub fn parse(packet: &[u8]) -> Result<(Self, &[u8]), WireError> {

@@ -75,6 +75,7 @@ fn a_probe_after_the_syn_ack_establishes() {
         remote_port: THEIRS.remote_port,
         max_payload: MAX_PAYLOAD,
         accepted: true,
+        takes_records: true,
     };
     assert_eq!(opened, expected);
     assert_eq!(rig.packets(&THEIRS), [bare(Kind::Ack, header.ack.get(), 101)]);

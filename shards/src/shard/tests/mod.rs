@@ -11,6 +11,7 @@ mod frames;
 mod handshakes;
 mod hostile;
 mod same_host;
+mod sharing;
 mod steering;
 
 use std::os::fd::OwnedFd;
@@ -76,7 +77,8 @@ fn settings() -> Settings {
         table_seed: (1, 2),
         flows_max: 1_024,
         half_open_max: 64,
-        flow: Arc::new(Limits::default()),
+        // What is owed is sent in the same turn; the flow's own tests are about the delay.
+        flow: Arc::new(Limits { ack_delay: Duration::ZERO, ..Limits::default() }),
     }
 }
 
@@ -127,6 +129,15 @@ impl Rig {
         (rig, app, flow)
     }
 
+    /// The same, and both hosts know of messages that share packets.
+    fn sharing() -> (Self, AppEnd, ChannelFlowId) {
+        let mut rig = Self::new();
+        let mut app = rig.add_channel(1);
+        rig.create_with(1, OURS, Features::CHECKSUM | Features::RECORDS);
+        let flow = rig.established(&mut app, &OURS);
+        (rig, app, flow)
+    }
+
     // ---- The coordinator's part -----------------------------------------------------------------------------------
 
     fn post(&self, message: ToShard) {
@@ -163,6 +174,10 @@ impl Rig {
 
     /// Orders a flow as after an accepted SYN.
     fn create(&mut self, channel: u64, key: FlowKey) {
+        self.create_with(channel, key, Features::CHECKSUM);
+    }
+
+    fn create_with(&mut self, channel: u64, key: FlowKey, features: Features) {
         let birth = Birth {
             role: Role::Connector,
             local_nonce: CONNECTOR,
@@ -170,21 +185,27 @@ impl Rig {
             max_payload: MAX_PAYLOAD,
             peer_window_packets: 1,
             rtt: None,
+            records: features.contains(Features::RECORDS),
         };
         let (connect, channel) = (ConnectId(5), ChannelId(channel));
-        self.post(ToShard::Create { connect, key, next_hop: PEER_MAC, birth, features: Features::CHECKSUM, channel });
+        self.post(ToShard::Create { connect, key, next_hop: PEER_MAC, birth, features, channel });
         self.turn();
     }
 
     /// Opens a flow from `app`, which has this channel; the peer has answered its PROBE.
     fn connect(&mut self, app: &mut AppEnd, channel: u64, key: FlowKey) -> ChannelFlowId {
         self.create(channel, key);
+        self.established(app, &key)
+    }
+
+    /// The peer answers the PROBE of a flow that was ordered.
+    fn established(&mut self, app: &mut AppEnd, key: &FlowKey) -> ChannelFlowId {
         let told = self.told();
         let [ToCoordinator::Created { outcome: Ok(flow), .. }] = told[..] else { panic!("{told:?}") };
         assert_eq!(opened(app).0, flow);
-        assert_eq!(self.packets(&key), [bare(Kind::Probe, 101, 201)]);
-        self.receive(&key, &Header { flags: Header::PROBE_ANSWER, ..self.header(Kind::Ack, 201, 101) }, &[]);
-        assert_eq!(self.packets(&key), []);
+        assert_eq!(self.packets(key), [bare(Kind::Probe, 101, 201)]);
+        self.receive(key, &Header { flags: Header::PROBE_ANSWER, ..self.header(Kind::Ack, 201, 101) }, &[]);
+        assert_eq!(self.packets(key), []);
         flow
     }
 

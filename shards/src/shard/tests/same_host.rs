@@ -30,6 +30,7 @@ fn pair() -> (Rig, [(AppEnd, ChannelFlowId); 2]) {
         max_payload: MAX_PAYLOAD,
         peer_window_packets: 1,
         rtt: None,
+        records: true,
     };
     let (connect, channel) = (ConnectId(5), ChannelId(2));
     let features = accepted.agreed.features;

@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::congestion::Congestion;
-use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Reason, Role, Verdict, answer_unknown};
+use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Reason, Refusal, Role, Verdict, answer_unknown};
 use crate::seq::SeqNo;
 use crate::time::{Duration, Instant};
 use crate::wire::machnet::{HEADER_BYTES, Header, Kind, Position, Sack};
@@ -121,10 +121,11 @@ fn message_pieces(random: &mut Random, pieces: u32) -> VecDeque<Piece<Tx>> {
     (0..pieces)
         .map(|id| {
             let last = id + 1 == pieces || random.percent(40);
-            let piece =
-                Piece { token: Tx(id), len: 1 + (random.below(1_000) as u16), position: Position { first, last } };
+            let position = Position { first, last };
+            // What the records are, only whoever takes them looks at.
+            let records = if position == Position::WHOLE { random.pick(&[0, 2, 9]) } else { 0 };
             first = last;
-            piece
+            Piece { token: Tx(id), len: 1 + (random.below(1_000) as u16), position, records }
         })
         .collect()
 }
@@ -134,7 +135,8 @@ fn host(random: &mut Random, role: Role, pieces: u32, buffers: u64, limits: &Lim
         Role::Connector => (u32::MAX - 20, 7),
         Role::Acceptor => (7, u32::MAX - 20),
     };
-    let birth = Birth { role, local_nonce, remote_nonce, max_payload: 1_000, peer_window_packets: 1, rtt: None };
+    let birth =
+        Birth { role, local_nonce, remote_nonce, max_payload: 1_000, peer_window_packets: 1, rtt: None, records: true };
     Host {
         flow: Flow::new(&birth, &Arc::new(limits.clone()), Instant::ZERO),
         source: message_pieces(random, pieces),
@@ -187,10 +189,8 @@ impl World {
         let reserve = host.buffers / 4;
         let verdict = host.flow.on_packet(self.now, &header, len.into(), false, |need| {
             let wanted = if need == Need::InOrder { 1 } else { 1 + reserve };
-            (*free >= wanted).then(|| {
-                *free -= 1;
-                Rx(packet.payload.expect("only DATA is accepted").0)
-            })
+            *free = free.checked_sub(wanted).ok_or(Refusal::NoBuffer)? + wanted - 1;
+            Ok(Rx(packet.payload.expect("only DATA is accepted").0))
         });
         // An RST may come too late to prove anything.
         let may_be_invalid = header.kind == Kind::Reset;
@@ -535,7 +535,7 @@ fn harm(seed: u64) {
         let len = random.pick(&[0, 1, 1_000, 1_000, 1_001]);
         host.flow.on_packet(now, &header, len, random.percent(5), |_| {
             accepted += 1;
-            Some(Rx(0))
+            Ok(Rx(0))
         });
         now += Duration::from_nanos(random.below(random_gap(seed)));
         host.flow.on_deadline(now);

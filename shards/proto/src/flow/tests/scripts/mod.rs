@@ -2,6 +2,7 @@
 //!
 //! Our packets are numbered from 1, the peer's from 101. `R` is 100 µs, the round trip the flow has measured.
 
+mod acknowledging;
 mod birth;
 mod ending;
 mod receiving;
@@ -18,7 +19,8 @@ use alloc::vec::Vec;
 use crate::congestion::Congestion;
 use crate::flow::timestamps::stamp;
 use crate::flow::{
-    Birth, Event, Flow, Limits, MAX_MESSAGE_BYTES, Need, Piece, Reason, Role, Verdict, Violation, answer_unknown,
+    Birth, Event, Flow, Limits, MAX_MESSAGE_BYTES, Need, Piece, Reason, Refusal, Role, Verdict, Violation,
+    answer_unknown,
 };
 use crate::seq::SeqNo;
 use crate::time::{Duration, Instant};
@@ -46,13 +48,25 @@ struct Script {
 type Line = (Kind, u32);
 
 fn piece(token: u32, position: Position) -> Piece<u32> {
-    Piece { token, len: 100, position }
+    Piece { token, len: 100, position, records: 0 }
 }
 
 impl Script {
+    /// Acknowledges at once, whatever the limits say.
     fn born(role: Role, limits: Limits) -> Self {
-        let birth =
-            Birth { role, local_nonce: 0, remote_nonce: 100, max_payload: 1_000, peer_window_packets: 1, rtt: None };
+        Self::born_patient(role, Limits { ack_delay: Duration::ZERO, ..limits })
+    }
+
+    fn born_patient(role: Role, limits: Limits) -> Self {
+        let birth = Birth {
+            role,
+            local_nonce: 0,
+            remote_nonce: 100,
+            max_payload: 1_000,
+            peer_window_packets: 1,
+            rtt: None,
+            records: true,
+        };
         let start = Instant::from_nanos(S);
         let mut flow = Flow::new(&birth, &Arc::new(limits), start);
         flow.grant(10);
@@ -65,7 +79,11 @@ impl Script {
     }
 
     fn established_with(limits: Limits) -> Self {
-        let mut script = Self::born(Role::Connector, limits);
+        Self::born(Role::Connector, limits).establish()
+    }
+
+    fn establish(self) -> Self {
+        let mut script = self;
         assert_eq!(script.said(), [(Kind::Probe, 1)]);
         // Samples make the variation vanish, so that the timeout is its floor of 1 ms.
         for _ in 0..30 {
@@ -130,8 +148,8 @@ impl Script {
     fn hear_len(&mut self, header: Header, len: usize) -> Verdict {
         let buffers = &mut self.buffers;
         self.flow.on_packet(self.now, &header, len, false, |_| {
-            *buffers = buffers.checked_sub(1)?;
-            Some(header.seq.get())
+            *buffers = buffers.checked_sub(1).ok_or(Refusal::NoBuffer)?;
+            Ok(header.seq.get())
         })
     }
 

@@ -67,7 +67,7 @@ fn the_pool_is_told_what_the_buffer_is_for_and_not_asked_beyond_the_window() {
         let header = script.data(seq, Position::WHOLE);
         script.flow.on_packet(script.now, &header, 100, false, |need| {
             asked.push((seq, need));
-            Some(seq)
+            Ok(seq)
         });
     }
     // 10 were granted: up to 110.
@@ -116,7 +116,7 @@ fn a_window_that_opens_a_little_is_not_announced() {
 fn a_probe_is_answered_at_once_and_a_mark_is_echoed_once() {
     let mut script = Script::established();
     let probe = script.peer(Kind::Probe);
-    script.flow.on_packet(script.now, &probe, 0, true, |_| None);
+    script.flow.on_packet(script.now, &probe, 0, true, |_| Err(Refusal::NoBuffer));
     let said = script.headers();
     assert_eq!((said.len(), said[0].kind), (1, Kind::Ack));
     assert_eq!(said[0].flags, Header::PROBE_ANSWER | Header::ECN_ECHO);

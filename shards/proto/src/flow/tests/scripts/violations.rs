@@ -11,7 +11,7 @@ fn what_a_correct_peer_never_sends_is_dropped() {
         (Header { ack: SeqNo::new(0), ..ok }, 100, Violation::Acknowledgement),
         (Header { seq: SeqNo::new(100), ..ok }, 100, Violation::Sequence),
         (Header { seq: SeqNo::new(101 + 193), ..ok }, 100, Violation::Sequence),
-        (Header { records: 1, ..ok }, 100, Violation::Feature),
+        (Header { records: 1, position: FIRST, ..ok }, 100, Violation::Feature),
         (ok, 0, Violation::Length),
         (ok, 1_001, Violation::Length),
         (ok, 65_636, Violation::Length),
