@@ -69,11 +69,36 @@ impl Sender {
         end.send(flow.id, parts).map_err(|error| refused(error, channel, &mut self.refused, &self.watch))
     }
 
+    /// As [`Endpoint::append`](crate::Endpoint::append); the other half's calls send nothing.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn append(&mut self, flow: Flow, message: &[u8]) -> Result<(), SendError> {
+        self.append_vectored(flow, &[IoSlice::new(message)])
+    }
+
+    /// As [`Endpoint::append_vectored`](crate::Endpoint::append_vectored).
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn append_vectored(&mut self, flow: Flow, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+        self.watch.glance()?;
+        let channel = usize::from(flow.channel);
+        let end = self.channels.get_mut(channel).ok_or(SendError::Closed)?;
+        end.append(flow.id, parts).map_err(|error| refused(error, channel, &mut self.refused, &self.watch))
+    }
+
+    /// As [`Endpoint::flush`](crate::Endpoint::flush).
+    pub fn flush(&mut self) {
+        self.channels.iter_mut().for_each(AppSender::flush);
+    }
+
     /// As [`Endpoint::wait_room`](crate::Endpoint::wait_room).
     ///
     /// # Errors
     /// [`Disconnected`].
     pub fn wait_room(&mut self, timeout: Option<Duration>) -> Result<bool, Disconnected> {
+        self.flush();
         match self.refused {
             None => self.watch.link.look().map(|()| true),
             room => self.waiter.wait(&mut self.channels, Want { input: false, room }, timeout),

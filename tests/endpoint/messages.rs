@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use machnet::channel::Geometry;
 use machnet::{
     CloseReason, ConnectOptions, Delivery, Endpoint, Event, Flow, MAX_MESSAGE_BYTES, Received, RecvError, SendError,
+    Sender,
 };
 
 use crate::fake::{FakeDaemon, IP};
@@ -178,6 +179,48 @@ fn thousand_flows_open_although_nobody_receives_meanwhile() {
 }
 
 #[test]
+fn what_is_appended_is_under_way_after_whatever_comes_next() {
+    let daemon = FakeDaemon::start("appended");
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    let nothing = |near: &mut Endpoint| assert!(near.recv_in_place().unwrap().is_none());
+    let steps: [&dyn Fn(&mut Endpoint); 6] = [
+        &Endpoint::flush,
+        &nothing,
+        &|near| near.send(flow, b"sent").unwrap(),
+        &|near| assert!(!near.wait(Some(Duration::ZERO)).unwrap()),
+        &|near| assert!(!near.arm().unwrap()),
+        &|near| near.close(flow),
+    ];
+    for (number, step) in steps.iter().enumerate() {
+        for message in [bytes(10, number), bytes(3_000, number), bytes(20, number)] {
+            near.append(flow, &message).unwrap();
+        }
+        step(&mut near);
+        for size in [10, 3_000, 20] {
+            assert!(next(&mut far) == Owned::Message(accepted, bytes(size, number)), "{number}");
+        }
+        if number == 2 {
+            assert_eq!(next(&mut far), Owned::Message(accepted, b"sent".into()));
+        }
+    }
+    assert!(matches!(next(&mut far), Owned::Event(Event::Closed { .. })));
+}
+
+#[test]
+fn an_endless_burst_is_under_way_before_its_end() {
+    let daemon = FakeDaemon::start("burst");
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    for number in 0..1_000 {
+        while near.append(flow, &bytes(100, number)) == Err(SendError::NoRoom) {
+            std::thread::yield_now();
+        }
+    }
+    for number in 0..500 {
+        assert!(next(&mut far) == Owned::Message(accepted, bytes(100, number)), "{number}");
+    }
+}
+
+#[test]
 fn two_threads_send_and_receive() {
     const MESSAGES: usize = 20_000;
     let daemon = FakeDaemon::start("split");
@@ -186,7 +229,8 @@ fn two_threads_send_and_receive() {
     let sending = std::thread::spawn(move || {
         for i in 0..MESSAGES {
             let message = bytes(1 + i % 3000, i);
-            while let Err(error) = sender.send(flow, &message) {
+            let send = if i % 100 == 99 { Sender::send } else { Sender::append };
+            while let Err(error) = send(&mut sender, flow, &message) {
                 assert_eq!(error, SendError::NoRoom);
                 sender.wait_room(Some(Duration::from_secs(10))).unwrap();
             }
@@ -210,10 +254,11 @@ fn two_threads_send_and_receive() {
     });
     for i in 0..MESSAGES {
         assert!(next(&mut far) == Owned::Message(accepted, bytes(1 + i % 3000, i)), "{i}");
-        while far.send(accepted, &(i as u64).to_le_bytes()) == Err(SendError::NoRoom) {
+        while far.append(accepted, &(i as u64).to_le_bytes()) == Err(SendError::NoRoom) {
             far.wait_room(Some(Duration::from_secs(10))).unwrap();
         }
     }
+    far.flush();
     let mut sender = sending.join().unwrap();
     let receiver = receiving.join().unwrap();
     // Either half keeps the connection; the last one ends it.

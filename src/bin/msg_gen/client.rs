@@ -128,7 +128,7 @@ impl Client<'_> {
             let tag = Tag { slot, turn: place.turn }.to_bytes();
             // Before the sending, which is part of the round trip.
             let sent_at = Instant::now();
-            match self.endpoint.send_vectored(self.flow, &self.pattern.message(&tag, size)) {
+            match self.endpoint.append_vectored(self.flow, &self.pattern.message(&tag, size)) {
                 Ok(()) => {}
                 Err(SendError::NoRoom) => break,
                 // The event in the channel has the reason.
@@ -141,6 +141,7 @@ impl Client<'_> {
             self.meter.sent(size);
             any = true;
         }
+        self.endpoint.flush();
         Ok(any)
     }
 

@@ -99,7 +99,7 @@ impl Server<'_> {
     fn send(&mut self, answer: &Answer) -> Result<(), String> {
         let tag = answer.tag.to_bytes();
         loop {
-            match self.endpoint.send_vectored(answer.flow, &self.pattern.message(&tag, answer.size)) {
+            match self.endpoint.append_vectored(answer.flow, &self.pattern.message(&tag, answer.size)) {
                 Ok(()) => {
                     self.meter.sent(answer.size);
                     return Ok(());
