@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use mirror::{BURST, bounce, channel, cores, pin, receive, send};
+use mirror::{BURST, append, bounce, channel, cores, pin, receive, send};
 
 /// A round trip.
 const SMALL_BYTES: usize = 64;
@@ -73,6 +73,17 @@ fn two_threads(criterion: &mut Criterion) {
                 while !send(&mut app, &message) {
                     std::hint::spin_loop();
                 }
+            });
+        });
+        group.bench_function(BenchmarkId::new("stream_appended", bytes), |bencher| {
+            let (shard, mut app) = channel();
+            let _running = shard.run(theirs, false);
+            let mut number = 0;
+            bencher.iter(|| {
+                while !append(&mut app, &message, number) {
+                    std::hint::spin_loop();
+                }
+                number += 1;
             });
         });
     }

@@ -3,13 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::mirror::{bounce, channel, cores, pin, receive, send};
+use machnet::channel::AppEnd;
+
+use crate::mirror::{append, bounce, channel, cores, pin, receive, send};
 use crate::table::median;
 
 /// Measurements, the line and the channel in turn: the cores may be moved on their host at any moment.
 const ROUNDS: usize = 15;
 const ROUND_TRIPS: u64 = 20_000;
-const MESSAGES: u64 = 400_000;
+const MESSAGES: usize = 400_000;
 const SMALL_BYTES: usize = 64;
 const STREAM_BYTES: [usize; 2] = [64, 1024];
 
@@ -30,8 +32,12 @@ pub(crate) fn measure() {
             .collect();
         rounds.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
         let (line, trip) = rounds[ROUNDS / 2];
-        let rates = STREAM_BYTES.map(|bytes| median(&mut [(); 5].map(|()| stream(theirs, bytes))));
-        (line, trip, rates)
+        let sent = STREAM_BYTES.map(|bytes| {
+            let one_by_one = |app: &mut AppEnd, message: &[u8], _: usize| send(app, message);
+            median(&mut [(); 5].map(|()| stream(theirs, bytes, one_by_one)))
+        });
+        let appended = STREAM_BYTES.map(|bytes| median(&mut [(); 5].map(|()| stream(theirs, bytes, append))));
+        (line, trip, [("sent one by one", sent), ("appended, 32 at a time", appended)])
     });
     let (line, trip, rates) = measured.join().expect("no panic");
     println!("\nchannel, application and shard on a core each, both spinning; medians");
@@ -39,8 +45,10 @@ pub(crate) fn measure() {
         "{SMALL_BYTES} B round trip      {trip:>6.0} ns, {:.1} x a cache line bounced ({line:.0} ns)",
         trip / line
     );
-    for (bytes, rate) in STREAM_BYTES.iter().zip(rates) {
-        println!("{bytes} B streamed{:>width$.1} M/s", rate / 1e6, width = 16 - bytes.ilog10() as usize);
+    for (how, rates) in rates {
+        for (bytes, rate) in STREAM_BYTES.iter().zip(rates) {
+            println!("{bytes:>4} B streamed       {:>6.1} M/s, {how}", rate / 1e6);
+        }
     }
 }
 
@@ -62,13 +70,13 @@ fn round_trip(shard_core: usize) -> f64 {
 }
 
 /// Messages per second.
-fn stream(shard_core: usize, bytes: usize) -> f64 {
+fn stream(shard_core: usize, bytes: usize, send: impl Fn(&mut AppEnd, &[u8], usize) -> bool) -> f64 {
     let (shard, mut app) = channel();
     let _running = shard.run(shard_core, false);
     let message = vec![1; bytes];
-    let mut go = |times: u64| {
-        for _ in 0..times {
-            while !send(&mut app, &message) {
+    let mut go = |times: usize| {
+        for number in 0..times {
+            while !send(&mut app, &message, number) {
                 std::hint::spin_loop();
             }
         }

@@ -29,6 +29,8 @@ pub struct AppSender {
     pool: Pool,
     /// Transmit buffers that are ours, the most recently used last.
     free: Vec<u32>,
+    /// Buffers taken from `free` since the completed ones were last looked for.
+    taken: usize,
     /// The open flows.
     flows: FlowMap<Measures>,
     /// The buffer that messages are being appended to.
@@ -43,6 +45,10 @@ pub struct AppSender {
     shard: ShardSleep,
     halves: Arc<Halves>,
 }
+
+/// Buffers taken after which those are looked for that have come back: with as many in use they stay in the cache and
+/// in the TLB. Not fewer: a line that the shard's core has just read is slower to write than one that has left it.
+const REAP_EVERY: usize = 1024;
 
 /// Entries that appending holds back at most: the shard need not wait for the end of a long burst.
 const APPENDED_MAX: u64 = 8;
@@ -110,6 +116,7 @@ impl AppSender {
             completion: Consumer::new(segment, &layout.completion),
             pool: Pool::new(segment, layout.tx_pool_at, layout.buffer_bytes, geometry.tx_buffers()),
             free: (0..geometry.tx_buffers()).rev().collect(),
+            taken: 0,
             flows: FlowMap::default(),
             open: None,
             unsent: VecDeque::new(),
@@ -150,11 +157,8 @@ impl AppSender {
         if !self.open.as_ref().is_some_and(fits) {
             self.close_open();
             self.publish_many();
-            if self.free.is_empty() && self.reap()? == 0 {
-                self.wanted = 1;
-                return Err(SendError::NoRoom);
-            }
-            let buffer = self.free.pop().expect("one is free");
+            self.find_free(1)?;
+            let buffer = self.take_free();
             self.open = Some(Open { flow, buffer, len: 0, records: 0 });
         }
         let Some(open) = &mut self.open else { return Ok(()) };
@@ -201,15 +205,12 @@ impl AppSender {
         if bytes > MAX_MESSAGE_BYTES || pieces > self.pool.buffers() {
             return Err(SendError::TooLong);
         }
-        if self.free.len() < pieces && self.reap()? < pieces {
-            self.wanted = pieces;
-            return Err(SendError::NoRoom);
-        }
+        self.find_free(pieces)?;
         let mut gather = Gather { parts, skip: 0 };
         let mut left = bytes;
         while left > 0 {
             let len = left.min(max_payload);
-            let buffer = self.free.pop().expect("enough are free");
+            let buffer = self.take_free();
             gather.fill(&self.pool, buffer, 0, len);
             let position = Position { first: left == bytes, last: left == len };
             let len_wire = u16::try_from(len).expect("a payload's length came as a u16");
@@ -218,6 +219,26 @@ impl AppSender {
             left -= len;
         }
         Ok(())
+    }
+
+    /// Makes sure that so many buffers are free.
+    #[inline]
+    fn find_free(&mut self, buffers: usize) -> Result<(), SendError> {
+        if self.free.len() >= buffers && self.taken < REAP_EVERY {
+            return Ok(());
+        }
+        if self.reap()? < buffers {
+            self.wanted = buffers;
+            return Err(SendError::NoRoom);
+        }
+        Ok(())
+    }
+
+    /// A buffer, of which there is one.
+    #[inline]
+    fn take_free(&mut self) -> u32 {
+        self.taken += 1;
+        self.free.pop().expect("enough are free")
     }
 
     /// Closes a flow: what was sent before still arrives, nothing more can be sent. Nothing if it is closed already.
@@ -289,6 +310,7 @@ impl AppSender {
 
     /// Takes back the buffers that the shard completed, and gives how many are free.
     fn reap(&mut self) -> Result<usize, Broken> {
+        self.taken = 0;
         while let Some([index]) = self.completion.pop().map_err(|_| Broken)? {
             let index = u32::try_from(index).map_err(|_| Broken)?;
             if !self.pool.contains(index) || self.free.len() == self.pool.buffers() {

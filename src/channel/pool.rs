@@ -68,6 +68,12 @@ impl Pool {
         self.segment.copy_in(self.offset(index) + skip, bytes);
     }
 
+    /// Asks for the beginning of a buffer that is read soon.
+    #[inline]
+    pub(super) fn prefetch(&self, index: u32) {
+        self.segment.prefetch(self.offset(index));
+    }
+
     /// Fills `into` from a buffer. The caller owns the buffer.
     #[inline]
     pub(super) fn copy_out(&self, index: u32, into: &mut [u8]) {

@@ -76,6 +76,19 @@ impl Segment {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
     }
 
+    /// Asks for the cache line at offset `at`, which is read soon.
+    #[inline]
+    pub(super) fn prefetch(&self, at: usize) {
+        let line = self.reach(at, 1);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
+        unsafe {
+            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = line;
+    }
+
     /// Fills `into` from offset `at`. The caller owns that part of the segment now.
     #[inline]
     pub(super) fn copy_out(&self, at: usize, into: &mut [u8]) {

@@ -255,6 +255,7 @@ impl ShardEnd {
         }
         *held = true;
         self.tx_held_count += 1;
+        self.tx_pool.prefetch(buffer);
         Ok(TxBuffer(buffer))
     }
 

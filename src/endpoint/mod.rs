@@ -208,8 +208,8 @@ impl Endpoint {
     }
 
     /// Sends one message as [`Endpoint::send`] does, but not at once: what is appended is under way after the next
-    /// [`Endpoint::flush`], `send`, `close`, wait or [`Endpoint::arm`], or when `recv` finds nothing. Small messages of a
-    /// flow that are appended one after the other travel together, which costs much less than one by one.
+    /// [`Endpoint::flush`], `send`, `close`, wait or [`Endpoint::arm`], or when `recv` finds nothing. Small messages of
+    /// a flow that are appended one after the other travel together, which costs much less than one by one.
     ///
     /// # Errors
     /// As [`Endpoint::send`].

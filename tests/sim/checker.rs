@@ -227,14 +227,16 @@ impl Checker {
         match reason {
             Reason::Closed => side.close_called || peers_closed(),
             Reason::AppGone => application_died(),
-            // The peer has forgotten the flow while this side still waited for the last acknowledgement, or never had
-            // it, because its listener ended between our SYN and the first packet.
+            // The peer has forgotten the flow while this side still waited for the last acknowledgement, or took us for
+            // gone a little earlier than we took it, or never had the flow, because its listener ended between our SYN
+            // and the first packet.
             Reason::NoSuchFlow => {
                 let never_heard = side.received == 0
                     && (happened(IncidentKind::ListenerEnded { port: side.key.remote_port })
                         || happened(IncidentKind::FewFlows)
                         || self.longest_outage(side, now) >= FORGIVEN_HALF_OPEN);
-                never_heard || side.close_called || peers_closed() || application_died() || daemon_ended()
+                let given_up = self.longest_outage(side, now) >= FORGIVEN;
+                never_heard || given_up || side.close_called || peers_closed() || application_died() || daemon_ended()
             }
             Reason::PeerRestarted | Reason::Shutdown => daemon_ended(),
             Reason::PeerGone => daemon_ended() || self.longest_outage(side, now) >= FORGIVEN,

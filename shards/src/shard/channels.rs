@@ -23,6 +23,9 @@ pub(super) const UNRELEASED_MAX: usize = 4096;
 /// Turns without anything to do after which a channel is no longer looked at until its bell rings.
 const IDLE_TURNS_BEFORE_COLD: u32 = 64;
 
+/// Polls that bring work after which the buffers given back are looked for all the same.
+const POLLS_WITHOUT_FILL_MAX: u32 = 16;
+
 /// How long data of a flow counts it among those that share the receive buffers.
 const EPOCH: Duration = Duration::from_millis(5);
 
@@ -45,6 +48,7 @@ pub(super) struct Channel {
     pub(super) is_dirty: bool,
     epoch: Epoch,
     heat: Heat,
+    polls_without_fill: u32,
     receive_buffers: usize,
     /// Whole messages published to the application, and taken from it.
     rx_messages: u64,
@@ -175,6 +179,7 @@ impl Channel {
             is_dirty: false,
             epoch: Epoch { since: now, ..Epoch::default() },
             heat: Heat::Hot { idle_turns: 0 },
+            polls_without_fill: 0,
             receive_buffers,
             rx_messages: 0,
             tx_messages: 0,
@@ -195,14 +200,23 @@ impl Channel {
             return Ok(0);
         }
         let taken = self.end.poll_tx(into)?;
-        let returned = self.end.poll_fill()?;
-        if returned > 0 {
-            self.count_free();
-        }
+        self.polls_without_fill += 1;
+        let looks_for_buffers = taken == 0 || self.polls_without_fill >= POLLS_WITHOUT_FILL_MAX || self.wants_buffers();
+        let returned = if looks_for_buffers { self.take_back()? } else { 0 };
         if let Heat::Hot { idle_turns } = &mut self.heat {
             *idle_turns = if taken + returned == 0 { idle_turns.saturating_add(1) } else { 0 };
         }
         Ok(taken + returned)
+    }
+
+    /// Takes the buffers that the application gave back.
+    fn take_back(&mut self) -> Result<usize, Violation> {
+        self.polls_without_fill = 0;
+        let returned = self.end.poll_fill()?;
+        if returned > 0 {
+            self.count_free();
+        }
+        Ok(returned)
     }
 
     /// How many polls take everything that an application can have published; whoever goes on publishing meanwhile

@@ -58,8 +58,11 @@ impl<Q: NicQueue> Shard<Q> {
             return 1;
         }
         self.wake_starved(slot);
-        self.mark_dirty(slot);
-        polled.unwrap_or(0)
+        let polled = polled.unwrap_or(0);
+        if polled > 0 || self.channels[slot].as_ref().is_some_and(Channel::has_unpublished) {
+            self.mark_dirty(slot);
+        }
+        polled
     }
 
     /// Does what one descriptor of an application says.

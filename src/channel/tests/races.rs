@@ -47,6 +47,7 @@ fn channel_with_flow() -> (ShardEnd, AppEnd) {
         remote_port: 2,
         max_payload: 64,
         accepted: false,
+        takes_records: true,
     };
     assert!(shard.publish_opened(FLOW, &opened));
     shard.flush();
