@@ -2,7 +2,9 @@
 # make demo       two hosts on this machine: ours against kernel TCP, in one table
 # make test       every test; installs and sets up what it needs
 # make test-rig   the daemon on PCI NICs of virtual machines; fetches a kernel and QEMU, needs no KVM
-# make bench      every benchmark
+# make bench      the whole path beside other stacks, in one table; BENCH="memif --baseline DIR" picks and compares
+# make benches    every benchmark
+# make counts     instructions of each part of the way, into benches/counts/table.txt; needs valgrind
 # make lint       rustfmt, clippy and rustdoc, warnings are errors
 # make install    to PREFIX (default /usr/local), under DESTDIR if that is set
 # make clean
@@ -13,7 +15,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS := machnet-shards machnet-pktgen machnet-ping msg_gen hello_world
 
-.PHONY: build deps demo test test-rig bench lint install clean
+.PHONY: build deps demo test test-rig bench benches counts lint install clean
 
 build: deps
 	cargo build --release --bins --examples
@@ -40,9 +42,17 @@ test-rig: deps
 	cargo build --bins
 	MACHNET_RIG="$(TARGET)/rig" cargo test --test rig -- --ignored --test-threads=1
 
-# The daemon and bare DPDK are programs of their own.
+# The daemon and the bare device are programs of their own.
 bench: build
+	cargo bench --bench compare -- $(BENCH)
+
+benches: build
 	cargo bench --workspace
+
+counts: deps
+	cargo bench --quiet --package machnet-shards --bench counts > $(TARGET)/counts.txt
+	mv $(TARGET)/counts.txt benches/counts/table.txt
+	cat benches/counts/table.txt
 
 lint: deps
 	cargo fmt --all --check

@@ -162,6 +162,11 @@ fn memif_socket(hosts: &Hosts) -> PathBuf {
     hosts.left.directory().join("memif.sock")
 }
 
+/// Removes what a memif server that was killed has left behind: the next one would not start.
+pub(crate) fn clear_memif(hosts: &Hosts) {
+    let _ = std::fs::remove_file(memif_socket(hosts));
+}
+
 /// memif's client does not start before its server listens.
 pub(crate) fn until_memif_listens(server: &mut Program, hosts: &Hosts) -> Result<(), Failure> {
     server.wait_until("memif", PATIENCE, |_| memif_socket(hosts).exists().then_some(()))

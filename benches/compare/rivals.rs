@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::daemons::{cpu_of_ended_children, memif_arguments, until_memif_listens};
+use crate::daemons::{clear_memif, cpu_of_ended_children, memif_arguments, until_memif_listens};
 use crate::hosts::{Failure, Hosts};
 use crate::measurement::Measurement;
 use crate::section::{Load, Stack, Wire};
@@ -59,6 +59,9 @@ impl Running {
             Wire::Veth { mtu_bytes } => mtu_bytes,
             Wire::Memif => 1500,
         };
+        if self.wire == Wire::Memif {
+            clear_memif(&self.hosts);
+        }
         let mut echo = left.start(&program, [&*left.mac, &arguments(left), &mtu.to_string(), "echo"])?;
         if self.wire == Wire::Memif {
             until_memif_listens(&mut echo, &self.hosts)?;

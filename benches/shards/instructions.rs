@@ -1,8 +1,8 @@
 //! Instructions and cache misses of a packet, counted by callgrind.
 
-use std::process::{Command, Stdio};
 use std::time::Instant as Moment;
 
+use crate::callgrind::{self, Cost};
 use crate::lab::{Plan, World};
 use crate::{MESSAGE, WINDOW};
 
@@ -21,18 +21,9 @@ const PACKETS: u64 = 20_000;
 const PACKETS_TIMED: u64 = 200_000;
 const TIMES: usize = 5;
 
-/// What one packet costs.
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    instructions: f64,
-    /// Accesses to data that the first-level cache does not have, and that the last-level cache does not have.
-    first_level_misses: f64,
-    last_level_misses: f64,
-}
-
 /// Prints both tables.
 pub(crate) fn measure() {
-    if Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_err() {
+    if !callgrind::is_there() {
         println!("instructions: not counted, valgrind is not installed");
         return;
     }
@@ -50,7 +41,8 @@ pub(crate) fn measure() {
 fn table(worlds: impl Iterator<Item = (u16, usize)>) {
     let mut first = None;
     for (shards, flows) in worlds {
-        let Cost { instructions, first_level_misses, last_level_misses } = cost(shards, flows);
+        let Cost { instructions, first_level_misses, last_level_misses } =
+            callgrind::count(&[CHILD, &shards.to_string(), &flows.to_string()]);
         let ns = ns(shards, flows);
         let (first_instructions, first_ns) = *first.get_or_insert((instructions, ns));
         println!(
@@ -82,36 +74,6 @@ fn warm(shards: u16, flows: usize) -> (World, usize) {
     let window = WINDOW * usize::from(shards);
     world.run(&MESSAGE, window, WARM_UP.max(2 * flows as u64));
     (world, window)
-}
-
-fn cost(shards: u16, flows: usize) -> Cost {
-    let this = std::env::current_exe().expect("the path of this program");
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--cache-sim=yes", "--collect-atstart=no", "--toggle-collect=*count_here*"])
-        .arg("--callgrind-out-file=/dev/null")
-        .arg(this)
-        .args([CHILD, &shards.to_string(), &flows.to_string()])
-        .output()
-        .expect("valgrind runs");
-    let report = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{report}");
-    let packets: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number of packets");
-    // "==pid== Events    : Ir Dr Dw I1mr D1mr D1mw ILmr DLmr DLmw", and a line of sums under it.
-    let numbers = |name: &str| {
-        let line = report.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("no {name}: {report}"));
-        line.split_once(name).expect("found").1.trim_start_matches([' ', ':']).split(' ').map(str::to_owned)
-    };
-    let sums: Vec<(String, f64)> = numbers("Events")
-        .zip(numbers("Collected"))
-        .map(|(event, sum)| (event, sum.parse::<f64>().expect("a sum") / packets))
-        .collect();
-    let of =
-        |wanted: [&str; 2]| sums.iter().filter(|(event, _)| wanted.contains(&event.as_str())).map(|(_, sum)| sum).sum();
-    Cost {
-        instructions: of(["Ir", ""]),
-        first_level_misses: of(["D1mr", "D1mw"]),
-        last_level_misses: of(["DLmr", "DLmw"]),
-    }
 }
 
 /// What is counted.

@@ -8,6 +8,8 @@
 //!
 //! The worlds are those of `lab`. Each measurement is a process of its own: this program, started with its name.
 
+#[path = "../lab/callgrind.rs"]
+mod callgrind;
 #[path = "../lab/mod.rs"]
 mod lab;
 
