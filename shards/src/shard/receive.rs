@@ -39,7 +39,9 @@ impl<Q: NicQueue> Shard<Q> {
                     segment_bytes => self.receive_train(&arrival, segment_bytes, now),
                 }
             }
-            self.transmitter.queue().recycle(&mut burst);
+            if received > 0 {
+                self.transmitter.queue().recycle(&mut burst);
+            }
             self.received = burst;
             total += received;
             if received < BURST_FRAMES {

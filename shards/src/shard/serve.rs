@@ -44,6 +44,10 @@ impl<Q: NicQueue> Shard<Q> {
         let mut descriptors = std::mem::take(&mut self.descriptors);
         debug_assert!(descriptors.is_empty() && descriptors.capacity() >= DESCRIPTORS_PER_CHANNEL);
         let polled = channel.poll(&mut descriptors);
+        if polled == Ok(0) && !channel.has_unpublished() && channel.starved.is_empty() {
+            self.descriptors = descriptors;
+            return 0;
+        }
         let mut violation = polled.as_ref().err().copied();
         for descriptor in descriptors.drain(..) {
             let carried = match violation {
@@ -268,6 +272,9 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// Lets applications see what this turn published.
     pub(super) fn flush_channels(&mut self) {
+        if self.dirty.is_empty() {
+            return;
+        }
         for slot in self.dirty.drain(..) {
             if let Some(channel) = self.channels[slot].as_mut() {
                 channel.flush(&mut self.announced);

@@ -159,10 +159,13 @@ impl<S> Sender<S> {
     pub(super) fn find_lost(&mut self, now: Instant, rtt: &Rtt, smoothed: Duration) -> Found {
         let mut found = Found::default();
         let Some(latest) = self.rack.latest else { return found };
-        let patience = self.rack.rtt + self.rack.reordering_window(self.arrived, rtt, smoothed);
         let first = self.una();
         // Without retransmissions the ring is in the order of sending, and the rest was sent later still.
         let in_order = self.retransmitted == 0;
+        if self.ring.front().is_none_or(|sent| in_order && !was_sent_before((sent.at, first), latest)) {
+            return found;
+        }
+        let patience = self.rack.rtt + self.rack.reordering_window(self.arrived, rtt, smoothed);
         for (seq, sent) in (0..).map(|index| first + index).zip(&mut self.ring) {
             if !was_sent_before((sent.at, seq), latest) {
                 if in_order {

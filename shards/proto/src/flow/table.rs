@@ -1,6 +1,7 @@
 //! The flows of a shard, found by 4-tuple and by handle.
 
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt;
 use core::hash::{Hash, Hasher};
 
@@ -85,6 +86,8 @@ pub struct FlowTable<F> {
     free: Vec<usize>,
     /// Slots by key.
     index: HashTable<usize>,
+    /// The slot that was found last: packets of one flow come in runs.
+    last: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -97,7 +100,14 @@ impl<F> FlowTable<F> {
     /// A table for at most `capacity` flows, itself at most [`FLOWS_MAX`]. Memory is taken as flows come. `seed`:
     /// random in production, chosen in a simulation.
     pub fn new(capacity: usize, seed: (u64, u64)) -> Self {
-        Self { seed, capacity: capacity.min(FLOWS_MAX), slots: Vec::new(), free: Vec::new(), index: HashTable::new() }
+        Self {
+            seed,
+            capacity: capacity.min(FLOWS_MAX),
+            slots: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+            last: Cell::new(0),
+        }
     }
 
     /// Adds a flow; gives it back if that cannot be.
@@ -125,8 +135,13 @@ impl<F> FlowTable<F> {
     /// The flow with this key.
     pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
         let slots = &self.slots;
-        let is_it = |&slot: &usize| matches!(&slots[slot].flow, Some((other, _)) if other == key);
-        let slot = *self.index.find(hash(self.seed, key), is_it)?;
+        let is_it =
+            |slot: &usize| matches!(slots.get(*slot), Some(Slot { flow: Some((other, _)), .. }) if other == key);
+        let mut slot = self.last.get();
+        if !is_it(&slot) {
+            slot = *self.index.find(hash(self.seed, key), is_it)?;
+            self.last.set(slot);
+        }
         Some(FlowId::of(slot, slots[slot].generation))
     }
 
