@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 /// How often it attaches, connects, and exchanges messages before the silence.
 const TIMES: usize = 100;
-/// How long nothing is said.
-pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+/// How long nothing is said, and how often.
+pub(crate) const SILENCE: Duration = Duration::from_secs(2);
+pub(crate) const SILENCES: u32 = 7;
 /// How long any one step may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MESSAGE: [u8; 64] = [7; 64];
@@ -24,7 +25,7 @@ pub(crate) struct Findings {
     pub(crate) connect: f64,
     /// Median of a round trip of 64 bytes.
     pub(crate) round_trip: f64,
-    /// The first round trip after [`SILENCE`].
+    /// Median of the first round trips after [`SILENCE`].
     pub(crate) after_silence: f64,
 }
 
@@ -38,7 +39,7 @@ pub(crate) fn hold_endpoints(local: Ipv4Addr, count: usize) -> Result<(), String
         })
         .collect::<Result<_, String>>()?;
     println!("attached");
-    std::thread::sleep(SILENCE + 4 * PATIENCE);
+    std::thread::sleep(SILENCES * SILENCE + 4 * PATIENCE);
     drop(endpoints);
     Ok(())
 }
@@ -56,8 +57,12 @@ pub(crate) fn run(local: Ipv4Addr, remote: SocketAddrV4) -> Result<(), String> {
     let flow = endpoint.connect(local, remote).map_err(|why| why.to_string())?;
     let round_trip = median(TIMES, || exchange(&mut endpoint, flow))?;
     println!("silence");
-    std::thread::sleep(SILENCE);
-    let after_silence = median(1, || exchange(&mut endpoint, flow))?;
+    let mut firsts = Vec::new();
+    for _ in 0..SILENCES {
+        std::thread::sleep(SILENCE);
+        firsts.push(median(1, || exchange(&mut endpoint, flow))?);
+    }
+    let after_silence = crate::table::median(&mut firsts);
     println!("{}", serde_json::json!(Findings { attach, connect, round_trip, after_silence }));
     Ok(())
 }

@@ -221,14 +221,18 @@ pub(crate) fn measure_idle() -> Result<(), Failure> {
         // Whatever was closed by then is over.
         std::thread::sleep(Duration::from_secs(1));
         let [left_percent, right_percent] = daemons.idle_percent(IDLE);
-        let written = program.finish(probe::SILENCE + PATIENCE)?;
+        let written = program.finish(probe::SILENCES * probe::SILENCE + PATIENCE)?;
         let last = written.lines().last().unwrap_or_default();
         let findings: probe::Findings = serde_json::from_str(last).map_err(|why| program.failure(&why.to_string()))?;
         let probe::Findings { attach, connect, round_trip, after_silence } = findings;
         println!("\nidle, veth, {shards} shard(s), {IDLE_ENDPOINTS} endpoints attached at each daemon");
         println!("CPU of the two daemons           {left_percent:.2} % and {right_percent:.2} %");
         println!("64 B round trip, median          {round_trip:.0} us");
-        println!("the first one after {:?}       {after_silence:.0} us", probe::SILENCE);
+        println!(
+            "the first one after {:?}        {after_silence:.0} us, median of {}",
+            probe::SILENCE,
+            probe::SILENCES
+        );
         println!("attach {attach:.0} us, connect to a known neighbor {connect:.0} us, medians");
         Box::new(daemons).stop()?;
     }

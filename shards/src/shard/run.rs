@@ -30,6 +30,15 @@ const PREEMPT: Duration = Duration::from_millis(100);
 /// a yield gives away a whole time slice, milliseconds, while who sleeps and is woken gets the CPU back at once.
 pub(crate) const SPELL: Duration = Duration::from_micros(50);
 
+/// How often a shard that never sleeps tries whether somebody else wants its CPU.
+const COURTESY_EVERY: Duration = Duration::from_micros(50);
+
+/// A yield that takes longer has let somebody else run.
+const YIELD_ALONE_MAX: Duration = Duration::from_micros(1);
+
+/// After how long without such a yield the CPU counts as the shard's own again.
+const COURTESY_LASTS: Duration = Duration::from_millis(1);
+
 /// How often a shard that does not sleep looks at the bells of cold channels: as soon as a sleeping one would wake. A
 /// turn takes from well under a microsecond to a hundred, so this is not counted in turns.
 const LOOK_AT_BELLS_EVERY: Duration = Duration::from_micros(50);
@@ -50,7 +59,7 @@ const TOKEN_MAIL: u64 = u64::MAX;
 pub enum IdlePolicy {
     /// Looks on for a short spell, yielding to others, then sleeps.
     Adaptive,
-    /// Never sleeps and never yields: for a CPU of its own.
+    /// Never sleeps: for a CPU of its own. If somebody else turns out to run there, yields to them.
     Busy,
 }
 
@@ -105,6 +114,7 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
     let mut last_work = clock.now();
     let mut stretch = Stretch { since: last_work, on: Counter::IdleNs };
     let mut looked_at_bells = last_work;
+    let mut courtesy = Courtesy { try_at: last_work, shared_until: last_work };
     let mut turns = 0_u32;
     while !shard.has_stopped() {
         let now = clock.now();
@@ -135,10 +145,34 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
         } else {
             // Nobody pushes before a sleep that never comes.
             let _ = shard.queue().flush();
-            std::hint::spin_loop();
+            courtesy.give_way(clock, now);
         }
     }
     Ok(())
+}
+
+/// How a shard that never sleeps finds out that it shares its CPU: it yields now and then, and looks how long that
+/// takes. Whoever spins on a CPU that an application needs as well would leave it only the scheduler's time slices.
+struct Courtesy {
+    try_at: Instant,
+    /// Until then somebody else is taken to want the CPU.
+    shared_until: Instant,
+}
+
+impl Courtesy {
+    fn give_way(&mut self, clock: Clock, now: Instant) {
+        if now < self.try_at && now >= self.shared_until {
+            std::hint::spin_loop();
+            return;
+        }
+        let began = clock.now();
+        rustix::thread::sched_yield();
+        let ended = clock.now();
+        if ended.saturating_since(began) > YIELD_ALONE_MAX {
+            self.shared_until = ended + COURTESY_LASTS;
+        }
+        self.try_at = ended + COURTESY_EVERY;
+    }
 }
 
 /// What a shard does from one reading of the clock to the next.
