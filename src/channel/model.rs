@@ -55,6 +55,9 @@ impl Segment {
         cell.with_mut(|buffer| unsafe { &mut *buffer }[skip..skip + bytes.len()].copy_from_slice(bytes));
     }
 
+    /// Caches are not modelled.
+    pub(super) fn prefetch(&self, _at: usize) {}
+
     pub(super) fn copy_out(&self, at: usize, into: &mut [u8]) {
         let (cell, skip) = self.cell(at);
         // SAFETY: loom checks that nobody writes this cell meanwhile.
