@@ -23,6 +23,8 @@ const SURVIVOR: u16 = 888;
 const SIZES: [usize; 5] = [1, 64, 1419, 5000, 300_000];
 /// How long an application runs at most before it is killed; it needs a fraction of this to start.
 const LIFE_MS: usize = 150;
+/// Messages the survivor sends before it looks what it has received.
+const SENDS_PER_TURN: usize = 64;
 
 /// The environment of [`run_until_killed`]: an address and port to connect to, our address, and a file to record in.
 const REMOTE: &str = "MACHNET_TEST_REMOTE";
@@ -104,7 +106,13 @@ impl Survivor {
     /// take the daemons' CPUs.
     fn turn(&mut self) {
         if let Some((flow, ..)) = self.open {
-            while self.endpoint.send(flow, &[5; 3000]).is_ok() {}
+            // Bounded: a daemon that keeps up takes and drops what is sent over a flow that has ended, until we hear of
+            // it.
+            for _ in 0..SENDS_PER_TURN {
+                if self.endpoint.send(flow, &[5; 3000]).is_err() {
+                    break;
+                }
+            }
         }
         while let Some(delivery) = self.endpoint.recv_in_place().unwrap() {
             match delivery {
