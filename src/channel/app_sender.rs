@@ -245,7 +245,6 @@ impl AppSender {
     pub fn close_flow(&mut self, flow: FlowId) -> Result<(), Broken> {
         self.attend()?;
         if self.flows.remove(&flow).is_some() {
-            self.close_open();
             self.unsent.push_back(Descriptor::Close { flow });
             self.push_commands()?;
             self.flush();
@@ -296,8 +295,10 @@ impl AppSender {
     }
 
     /// Pushes commands as long as they leave a slot for every free buffer: then a piece always finds room. (A buffer
-    /// gets free again only after the shard has taken its descriptor, which makes room for one more.)
+    /// gets free again only after the shard has taken its descriptor, which makes room for one more.) What was appended
+    /// goes before them: behind a flow's release it would name a flow that the shard does not know.
     fn push_commands(&mut self) -> Result<(), Broken> {
+        self.close_open();
         while let Some(&command) = self.unsent.front() {
             if !self.commands.have_room(&mut self.tx, 1).map_err(|_| Broken)? {
                 break;

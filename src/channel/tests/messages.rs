@@ -569,3 +569,17 @@ fn messages_of_one_buffer_give_it_back_with_the_last() {
     assert_eq!(recv(&mut app), None);
     assert_eq!(shard.end.poll_fill(), Ok(1));
 }
+
+#[test]
+fn what_was_appended_goes_before_the_release_of_its_flow() {
+    let (mut shard, mut app) = channel(small(4, 4));
+    shard.open(FLOW, 64);
+    assert!(recv(&mut app).is_some());
+    assert_eq!(app.append(FLOW, &[IoSlice::new(&message(1, 5))]), Ok(()));
+    assert!(shard.end.publish_closed(FLOW, 1, 0));
+    shard.end.flush();
+    assert_eq!(recv(&mut app), Some(Got::Closed(FLOW, 1, 0)));
+    assert_eq!(recv(&mut app), None);
+    let took = shard.take().expect("no violation");
+    assert_eq!(took, [Took::Message(FLOW, message(1, 5)), Took::Release(FLOW)], "later it would name no flow");
+}
