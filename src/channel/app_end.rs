@@ -40,16 +40,23 @@ impl AppEnd {
 
     /// Sends one message: the bytes of all `parts`, one after the other. All or nothing; never waits.
     pub fn send(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
-        match self.sender.send(flow, parts) {
-            Err(SendError::Closed) if self.is_open(flow)? => self.sender.send(flow, parts),
-            outcome => outcome,
-        }
+        self.on_open(flow, |sender| sender.send(flow, parts))
     }
 
     /// The same, but the shard need not hear of the message before [`AppEnd::flush`], and small messages share buffers.
     pub fn append(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
-        match self.sender.append(flow, parts) {
-            Err(SendError::Closed) if self.is_open(flow)? => self.sender.append(flow, parts),
+        self.on_open(flow, |sender| sender.append(flow, parts))
+    }
+
+    /// Tries again if the sender knew only now that the flow is open.
+    #[inline]
+    fn on_open(
+        &mut self,
+        flow: FlowId,
+        act: impl Fn(&mut AppSender) -> Result<(), SendError>,
+    ) -> Result<(), SendError> {
+        match act(&mut self.sender) {
+            Err(SendError::Closed) if self.is_open(flow)? => act(&mut self.sender),
             outcome => outcome,
         }
     }

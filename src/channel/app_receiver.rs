@@ -8,7 +8,7 @@ use super::app_sender::FlowMap;
 use super::descriptor::{Descriptor, Words};
 use super::halves::{Half, Halves, News, ShardSleep};
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
-use super::pool::{Held, Packed, Pool, Record};
+use super::pool::{Held, Pool};
 use super::ring::{Consumer, Producer};
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Word};
@@ -36,9 +36,10 @@ pub struct AppReceiver {
     fill: Producer<INDEX_WORDS>,
     pool: Pool,
     /// A buffer with several messages, some of which have not been taken.
-    packed: Option<(FlowId, Packed)>,
-    /// By buffer: how many of its messages have been taken and not given back, and one more while it is `packed`.
-    shares: Box<[u16]>,
+    packed: Option<(FlowId, Held)>,
+    /// By buffer: how many more than one stand for it, as messages that were taken from it and as `packed`. The last
+    /// gives it back.
+    sharers: Box<[u16]>,
     /// Messages that are not whole.
     partial: FlowMap<Partial>,
     /// Buffers that `partial` holds.
@@ -111,8 +112,6 @@ pub struct Message<'a> {
 #[derive(Debug)]
 enum Whole {
     Piece(Held),
-    /// It shares its buffer with others.
-    Record(Record),
     /// More than one piece, in order.
     Pieces(Vec<Held>),
     Heap(Vec<u8>),
@@ -141,7 +140,7 @@ impl AppReceiver {
             fill: Producer::new(segment, &layout.fill),
             pool: Pool::new(segment, layout.rx_pool_at, layout.buffer_bytes, buffers),
             packed: None,
-            shares: vec![0; buffers as usize].into(),
+            sharers: vec![0; buffers as usize].into(),
             partial: FlowMap::default(),
             held: 0,
             held_max: (buffers / HELD_SHARE) as usize,
@@ -233,9 +232,7 @@ impl AppReceiver {
                     }
                 }
                 Descriptor::Records { flow, buffer, len, .. } => {
-                    let packed = self.pool.hold_packed(buffer, len).ok_or(Broken)?;
-                    self.shares[buffer as usize] = 1;
-                    self.packed = Some((flow, packed));
+                    self.packed = Some((flow, self.pool.hold(buffer, len).ok_or(Broken)?));
                     return self.take_record().map(Some);
                 }
                 Descriptor::Opened { flow, max_payload, accepted, takes_records, local_ip, remote_ip } => {
@@ -265,13 +262,13 @@ impl AppReceiver {
         let (flow, packed) = self.packed.as_mut().ok_or(Broken)?;
         let flow = *flow;
         let record = self.pool.next_record(packed).ok_or(Broken)?;
-        if packed.is_empty() {
-            // The message takes the share of the buffer itself.
+        if packed.len() == 0 {
+            // The last message takes its place.
             self.packed = None;
         } else {
-            self.shares[packed.index() as usize] += 1;
+            self.sharers[record.index() as usize] += 1;
         }
-        Ok(Taken::Message(flow, Whole::Record(record)))
+        Ok(Taken::Message(flow, Whole::Piece(record)))
     }
 
     fn pop(&mut self) -> Result<Option<Words>, Broken> {
@@ -360,7 +357,7 @@ impl AppReceiver {
 
     fn append(&mut self, mut heap: Vec<u8>, piece: Held) -> Vec<u8> {
         heap.extend_from_slice(self.pool.bytes(&piece));
-        self.give_back(piece.into_index());
+        self.give_back(piece);
         heap
     }
 
@@ -381,18 +378,10 @@ impl AppReceiver {
     /// Gives back what a message occupied.
     fn recycle(&mut self, whole: Whole) {
         match whole {
-            Whole::Piece(piece) => self.give_back(piece.into_index()),
-            Whole::Record(record) => {
-                let index = record.into_index();
-                let shares = &mut self.shares[index as usize];
-                *shares -= 1;
-                if *shares == 0 {
-                    self.give_back(index);
-                }
-            }
+            Whole::Piece(piece) => self.give_back(piece),
             Whole::Pieces(mut pieces) => {
                 for piece in pieces.drain(..) {
-                    self.give_back(piece.into_index());
+                    self.give_back(piece);
                 }
                 self.keep_list(pieces);
             }
@@ -411,8 +400,13 @@ impl AppReceiver {
         }
     }
 
-    fn give_back(&mut self, buffer: u32) {
-        self.fill.push([u64::from(buffer)]);
+    fn give_back(&mut self, piece: Held) {
+        let sharers = &mut self.sharers[piece.index() as usize];
+        if *sharers > 0 {
+            *sharers -= 1;
+            return;
+        }
+        self.fill.push([u64::from(piece.into_index())]);
         self.returned += 1;
         if self.returned >= self.return_burst {
             self.publish_returned();
@@ -489,7 +483,6 @@ impl Message<'_> {
     pub fn len(&self) -> usize {
         match &self.whole {
             Whole::Piece(piece) => piece.len(),
-            Whole::Record(record) => record.len(),
             Whole::Pieces(pieces) => pieces.iter().map(Held::len).sum(),
             Whole::Heap(heap) => heap.len(),
         }
@@ -499,7 +492,6 @@ impl Message<'_> {
     pub fn as_slice(&self) -> Option<&[u8]> {
         match &self.whole {
             Whole::Piece(piece) => Some(self.receiver.pool.bytes(piece)),
-            Whole::Record(record) => Some(self.receiver.pool.record_bytes(record)),
             Whole::Pieces(_) => None,
             Whole::Heap(heap) => Some(heap),
         }

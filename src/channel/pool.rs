@@ -14,27 +14,12 @@ pub(super) struct Pool {
     buffers: u32,
 }
 
-/// A receive buffer that the application owns: made from a descriptor once, gone when it is given back. Neither
-/// `Clone` nor `Copy`.
+/// A receive buffer that the application owns, or the part of it that is one of several messages: made from a descriptor
+/// once, gone when it is given back. Neither `Clone` nor `Copy`.
 #[derive(Debug)]
 pub(super) struct Held {
     index: u32,
-    len: u16,
-}
-
-/// A receive buffer with several messages, which are taken from it one by one. Neither `Clone` nor `Copy`.
-#[derive(Debug)]
-pub(super) struct Packed {
-    index: u32,
-    /// Where the next one's length is.
-    at: u16,
-    end: u16,
-}
-
-/// One of them. Neither `Clone` nor `Copy`.
-#[derive(Debug)]
-pub(super) struct Record {
-    index: u32,
+    /// Where in the buffer it begins.
     at: u16,
     len: u16,
 }
@@ -84,43 +69,30 @@ impl Pool {
     /// Takes what a descriptor names; `None` if the pool has no such buffer, or it is not so long.
     #[inline]
     pub(super) fn hold(&self, index: u32, len: u16) -> Option<Held> {
-        (self.contains(index) && self.fits(len) && len > 0).then_some(Held { index, len })
+        (self.contains(index) && self.fits(len) && len > 0).then_some(Held { index, at: 0, len })
     }
 
-    /// The payload of a buffer that the application owns, in place.
+    /// The payload of what the application owns, in place.
     #[inline]
     pub(super) fn bytes<'a>(&'a self, held: &'a Held) -> &'a [u8] {
-        let at = self.offset(held.index);
+        let at = self.offset(held.index) + usize::from(held.at);
         // SAFETY: the daemon does not write a receive buffer between publishing it and getting it back; it gets it
-        // back through `Held::into_index`, which consumes the value that this slice borrows.
+        // back through `Held::into_index` of the last value that stands for it, or for a part of it: the receiver
+        // counts those. That call consumes the value that this slice borrows.
         unsafe { self.segment.slice(at, usize::from(held.len)) }
     }
 
-    /// Takes a buffer of several messages; `None` as for [`Pool::hold`].
+    /// Splits the next message off a buffer of several; `None` if its length says that it ends outside.
     #[inline]
-    pub(super) fn hold_packed(&self, index: u32, len: u16) -> Option<Packed> {
-        (self.contains(index) && self.fits(len) && len > 0).then_some(Packed { index, at: 0, end: len })
-    }
-
-    /// The next message of a buffer, which has one; `None` if its length says that it ends outside.
-    #[inline]
-    pub(super) fn next_record(&self, packed: &mut Packed) -> Option<Record> {
+    pub(super) fn next_record(&self, rest: &mut Held) -> Option<Held> {
         const { assert!(RECORD_LENGTH_BYTES == 2) };
+        let behind = rest.len.checked_sub(2)?;
         let mut length = [0; RECORD_LENGTH_BYTES];
-        let from = packed.at;
-        let begin = from.checked_add(2).filter(|begin| *begin <= packed.end)?;
-        self.segment.copy_out(self.offset(packed.index) + usize::from(from), &mut length);
-        let len = u16::from_be_bytes(length);
-        packed.at = begin.checked_add(len).filter(|end| *end <= packed.end && len > 0)?;
-        Some(Record { index: packed.index, at: begin, len })
-    }
-
-    /// The bytes of one of several messages, in place.
-    #[inline]
-    pub(super) fn record_bytes<'a>(&'a self, record: &'a Record) -> &'a [u8] {
-        let at = self.offset(record.index) + usize::from(record.at);
-        // SAFETY: as for `bytes`: the receiver counts what stands for the buffer, and gives it back with the last.
-        unsafe { self.segment.slice(at, usize::from(record.len)) }
+        self.segment.copy_out(self.offset(rest.index) + usize::from(rest.at), &mut length);
+        let record = Held { index: rest.index, at: rest.at + 2, len: u16::from_be_bytes(length) };
+        rest.len = behind.checked_sub(record.len).filter(|_| record.len > 0)?;
+        rest.at = record.at + record.len;
+        Some(record)
     }
 
     #[inline]
@@ -130,37 +102,16 @@ impl Pool {
     }
 }
 
-impl Packed {
-    /// Whether all messages have been taken.
-    #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.at == self.end
-    }
-
-    /// The buffer.
-    #[inline]
-    pub(super) fn index(&self) -> u32 {
-        self.index
-    }
-}
-
-impl Record {
-    #[inline]
-    pub(super) fn len(&self) -> usize {
-        usize::from(self.len)
-    }
-
-    /// The buffer.
-    #[inline]
-    pub(super) fn into_index(self) -> u32 {
-        self.index
-    }
-}
-
 impl Held {
     #[inline]
     pub(super) fn len(&self) -> usize {
         usize::from(self.len)
+    }
+
+    /// Its buffer.
+    #[inline]
+    pub(super) fn index(&self) -> u32 {
+        self.index
     }
 
     /// The index to give back.

@@ -198,13 +198,8 @@ impl Endpoint {
     /// # Errors
     /// As [`Endpoint::send`].
     pub fn send_vectored(&mut self, flow: Flow, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
-        self.watch.glance()?;
-        let channel = usize::from(flow.channel);
-        let end = self.channels.get_mut(channel).ok_or(SendError::Closed)?;
-        match end.send(flow.id, parts) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(refused(error, channel, &mut self.refused, &self.watch)),
-        }
+        let (watch, channels, refused) = (&mut self.watch, &mut self.channels, &mut self.refused);
+        on_channel(flow, channels, refused, watch, |end| end.send(flow.id, parts))
     }
 
     /// Sends one message as [`Endpoint::send`] does, but not at once: what is appended is under way after the next
@@ -222,13 +217,8 @@ impl Endpoint {
     /// # Errors
     /// As [`Endpoint::send`].
     pub fn append_vectored(&mut self, flow: Flow, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
-        self.watch.glance()?;
-        let channel = usize::from(flow.channel);
-        let end = self.channels.get_mut(channel).ok_or(SendError::Closed)?;
-        match end.append(flow.id, parts) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(refused(error, channel, &mut self.refused, &self.watch)),
-        }
+        let (watch, channels, refused) = (&mut self.watch, &mut self.channels, &mut self.refused);
+        on_channel(flow, channels, refused, watch, |end| end.append(flow.id, parts))
     }
 
     /// Sends what was appended.
@@ -383,6 +373,21 @@ fn open(grant: Grant, channels: &mut Vec<AppEnd>, waiter: &Waiter) -> Result<(),
     waiter.add(channels.len(), &end).map_err(|_| Disconnected::NoRoomForChannel)?;
     channels.push(end);
     Ok(())
+}
+
+/// Sends on a flow's channel; remembers which channel had no room.
+#[inline]
+fn on_channel<E>(
+    flow: Flow,
+    channels: &mut [E],
+    last_refused: &mut Option<usize>,
+    watch: &mut Watch,
+    act: impl FnOnce(&mut E) -> Result<(), channel::SendError>,
+) -> Result<(), SendError> {
+    watch.glance()?;
+    let channel = usize::from(flow.channel);
+    let end = channels.get_mut(channel).ok_or(SendError::Closed)?;
+    act(end).map_err(|error| refused(error, channel, last_refused, watch))
 }
 
 /// A channel's refusal in the endpoint's words; remembers which channel had no room.

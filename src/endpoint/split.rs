@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::{Link, Watch};
+use super::on_channel;
 use super::received::{self, Delivery, Flow, Flows, Received, Tuple};
-use super::refused;
 use super::wait::{Waiter, Want};
 use crate::channel::{AppEnd, AppReceiver, AppSender, Broken};
 use crate::error::{Disconnected, RecvError, SendError};
@@ -63,10 +63,8 @@ impl Sender {
     /// # Errors
     /// [`SendError`].
     pub fn send_vectored(&mut self, flow: Flow, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
-        self.watch.glance()?;
-        let channel = usize::from(flow.channel);
-        let end = self.channels.get_mut(channel).ok_or(SendError::Closed)?;
-        end.send(flow.id, parts).map_err(|error| refused(error, channel, &mut self.refused, &self.watch))
+        let (watch, channels, refused) = (&mut self.watch, &mut self.channels, &mut self.refused);
+        on_channel(flow, channels, refused, watch, |end| end.send(flow.id, parts))
     }
 
     /// As [`Endpoint::append`](crate::Endpoint::append); the other half's calls send nothing.
@@ -82,10 +80,8 @@ impl Sender {
     /// # Errors
     /// [`SendError`].
     pub fn append_vectored(&mut self, flow: Flow, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
-        self.watch.glance()?;
-        let channel = usize::from(flow.channel);
-        let end = self.channels.get_mut(channel).ok_or(SendError::Closed)?;
-        end.append(flow.id, parts).map_err(|error| refused(error, channel, &mut self.refused, &self.watch))
+        let (watch, channels, refused) = (&mut self.watch, &mut self.channels, &mut self.refused);
+        on_channel(flow, channels, refused, watch, |end| end.append(flow.id, parts))
     }
 
     /// As [`Endpoint::flush`](crate::Endpoint::flush).
