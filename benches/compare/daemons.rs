@@ -123,11 +123,10 @@ fn start_daemon(
     setup: Setup,
 ) -> Result<Program, Failure> {
     let mut config = host.config();
-    let interface = &mut config["machnet_config"][&host.mac];
-    interface["engine_threads"] = setup.shards.into();
     // Of everybody's endpoints and shards.
     config["machnet_shards"]["max_channel_bytes_per_user"] = (64_u64 << 30).into();
     let interface = &mut config["machnet_config"][&host.mac];
+    interface["engine_threads"] = setup.shards.into();
     if setup.is_busy {
         interface["poll"] = "busy".into();
     }

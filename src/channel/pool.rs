@@ -14,8 +14,8 @@ pub(super) struct Pool {
     buffers: u32,
 }
 
-/// A receive buffer that the application owns, or the part of it that is one of several messages: made from a descriptor
-/// once, gone when it is given back. Neither `Clone` nor `Copy`.
+/// A receive buffer that the application owns, or the part of it that is one of several messages: made from a
+/// descriptor once, gone when it is given back. Neither `Clone` nor `Copy`.
 #[derive(Debug)]
 pub(super) struct Held {
     index: u32,

@@ -86,13 +86,9 @@ enum Heat {
 #[derive(Debug)]
 struct Link {
     /// `None`: nothing, the buffer is not the shard's.
-    buffer: Option<TxBuffer>,
+    piece: Option<Piece<TxBuffer>>,
     /// What comes behind it, in the list of what waits or in the same packet.
     next: Option<u32>,
-    len: u16,
-    position: Position,
-    /// Messages, if the application has put several into the buffer; else 0.
-    records: u16,
 }
 
 /// What one packet carries: the first of its buffers, on which the others hang. Whoever has it gives it to
@@ -108,17 +104,15 @@ pub(super) struct WaitingList {
 }
 
 impl Link {
-    const EMPTY: Self = Self { buffer: None, next: None, len: 0, position: Position::WHOLE, records: 0 };
-
-    /// Whether it is one whole message, which may share a packet.
-    fn is_small(&self) -> bool {
-        self.records == 0 && self.position == Position::WHOLE
+    #[inline]
+    fn piece(&self) -> &Piece<TxBuffer> {
+        self.piece.as_ref().expect("what is listed or on its way is the shard's")
     }
+}
 
-    /// How many messages end with it.
-    fn messages(&self) -> u16 {
-        if self.records == 0 { u16::from(self.position.last) } else { self.records }
-    }
+/// Whether a piece is one whole message, which may share a packet.
+fn may_share(piece: &Piece<TxBuffer>) -> bool {
+    piece.records == 0 && piece.position == Position::WHOLE
 }
 
 /// Messages that are to share a packet.
@@ -172,7 +166,7 @@ impl Channel {
             end,
             stage: Stage::Open,
             flows: 0,
-            links: (0..transmit_buffers).map(|_| Link::EMPTY).collect(),
+            links: (0..transmit_buffers).map(|_| Link { piece: None, next: None }).collect(),
             unreleased: HashSet::new(),
             unpublished: VecDeque::new(),
             starved: Vec::new(),
@@ -234,20 +228,12 @@ impl Channel {
         }
     }
 
-    /// Puts a piece, or several messages (`records`), at the end of a flow's list.
+    /// Puts a piece at the end of a flow's list.
     #[inline]
-    pub(super) fn push_waiting(
-        &mut self,
-        list: &mut WaitingList,
-        buffer: TxBuffer,
-        len: u16,
-        position: Position,
-        records: u16,
-    ) {
-        let index = buffer.index();
-        let link = Link { buffer: Some(buffer), next: None, len, position, records };
-        self.tx_messages += u64::from(link.messages());
-        self.links[index as usize] = link;
+    pub(super) fn push_waiting(&mut self, list: &mut WaitingList, piece: Piece<TxBuffer>) {
+        self.tx_messages += u64::from(piece.messages());
+        let index = piece.token.index();
+        self.links[index as usize] = Link { piece: Some(piece), next: None };
         list.ends = match list.ends {
             None => Some((index, index)),
             Some((first, last)) => {
@@ -262,13 +248,14 @@ impl Channel {
     #[inline]
     pub(super) fn pop_waiting(&mut self, list: &mut WaitingList, together_bytes: u16) -> Option<Piece<Load>> {
         let (first, last) = list.ends?;
-        let Link { len, position, records, mut next, .. } = self.links[first as usize];
+        let link = &self.links[first as usize];
+        let (&Piece { len, position, records, .. }, mut next) = (link.piece(), link.next);
         let mut packed = Packed { bytes: RECORD_LENGTH_BYTES + usize::from(len), count: 1, tail: first };
-        if self.links[first as usize].is_small() {
+        if may_share(link.piece()) {
             while let Some(index) = next {
                 let link = &self.links[index as usize];
-                let bytes = packed.bytes + RECORD_LENGTH_BYTES + usize::from(link.len);
-                if !link.is_small() || bytes > usize::from(together_bytes) {
+                let bytes = packed.bytes + RECORD_LENGTH_BYTES + usize::from(link.piece().len);
+                if !may_share(link.piece()) || bytes > usize::from(together_bytes) {
                     break;
                 }
                 packed = Packed { bytes, count: packed.count + 1, tail: index };
@@ -289,17 +276,18 @@ impl Channel {
     #[inline]
     pub(super) fn copy_from(&self, piece: &Piece<Load>, into: &mut [u8]) {
         let Load(first) = piece.token;
-        let link = &self.links[first as usize];
-        if piece.records == link.records {
-            return self.end.copy_from(link.buffer.as_ref().expect("a load's buffers are the shard's"), into);
+        let alone = self.links[first as usize].piece();
+        if piece.records == alone.records {
+            return self.end.copy_from(&alone.token, into);
         }
         let (mut next, mut rest) = (Some(first), into);
         while let Some(index) = next {
             let link = &self.links[index as usize];
+            let Piece { token, len, .. } = link.piece();
             let (length, behind) = rest.split_first_chunk_mut().expect("the piece has room for its records");
-            *length = link.len.to_be_bytes();
-            let (message, behind) = behind.split_at_mut(usize::from(link.len));
-            self.end.copy_from(link.buffer.as_ref().expect("a load's buffers are the shard's"), message);
+            *length = len.to_be_bytes();
+            let (message, behind) = behind.split_at_mut(usize::from(*len));
+            self.end.copy_from(token, message);
             (next, rest) = (link.next, behind);
         }
     }
@@ -311,7 +299,7 @@ impl Channel {
         while let Some(index) = next {
             let link = &mut self.links[index as usize];
             next = link.next.take();
-            self.end.complete(link.buffer.take().expect("a load's buffers are the shard's"));
+            self.end.complete(link.piece.take().expect("a load's buffers are the shard's").token);
         }
     }
 

@@ -39,9 +39,7 @@ impl<Q: NicQueue> Shard<Q> {
                     segment_bytes => self.receive_train(&arrival, segment_bytes, now),
                 }
             }
-            if received > 0 {
-                self.transmitter.queue().recycle(&mut burst);
-            }
+            self.transmitter.queue().recycle(&mut burst);
             self.received = burst;
             total += received;
             if received < BURST_FRAMES {

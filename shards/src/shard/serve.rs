@@ -1,7 +1,7 @@
 //! Serving a flow: what arrived goes to its application, what waits goes out, what is over ends.
 
-use machnet::channel::{FlowId as ChannelFlowId, FromApp, Violation};
-use machnet_proto::flow::{Event, FlowId, Packet, Reason};
+use machnet::channel::{FlowId as ChannelFlowId, FromApp, TxBuffer, Violation};
+use machnet_proto::flow::{Event, FlowId, Packet, Piece, Reason};
 use machnet_proto::time::Instant;
 use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Position};
 
@@ -44,10 +44,6 @@ impl<Q: NicQueue> Shard<Q> {
         let mut descriptors = std::mem::take(&mut self.descriptors);
         debug_assert!(descriptors.is_empty() && descriptors.capacity() >= DESCRIPTORS_PER_CHANNEL);
         let polled = channel.poll(&mut descriptors);
-        if polled == Ok(0) && !channel.has_unpublished() && channel.starved.is_empty() {
-            self.descriptors = descriptors;
-            return 0;
-        }
         let mut violation = polled.as_ref().err().copied();
         for descriptor in descriptors.drain(..) {
             let carried = match violation {
@@ -77,22 +73,13 @@ impl<Q: NicQueue> Shard<Q> {
         let live = self.flows.get_mut(id).filter(|entry| entry.slot == slot);
         match (descriptor, live) {
             (FromApp::Piece { buffer, len, first, last, .. }, Some(entry)) => {
-                if len > entry.max_payload {
-                    return Err(Violation::LengthTooLarge);
-                }
-                self.counts.add(Counter::TxMessages, u64::from(last));
-                channel.push_waiting(&mut entry.waiting, buffer, len, Position { first, last }, 0);
+                let piece = Piece { token: buffer, len, position: Position { first, last }, records: 0 };
+                entry.publish(channel, piece, &mut self.counts)?;
                 Self::make_ready(&mut self.ready, id, entry);
             }
             (FromApp::Records { buffer, len, records, .. }, Some(entry)) => {
-                if len > entry.max_payload {
-                    return Err(Violation::LengthTooLarge);
-                }
-                if !entry.takes_records {
-                    return Err(Violation::ImpossibleRecords);
-                }
-                self.counts.add(Counter::TxMessages, u64::from(records));
-                channel.push_waiting(&mut entry.waiting, buffer, len, Position::WHOLE, records);
+                let piece = Piece { token: buffer, len, position: Position::WHOLE, records };
+                entry.publish(channel, piece, &mut self.counts)?;
                 Self::make_ready(&mut self.ready, id, entry);
             }
             (FromApp::Close { .. }, Some(entry)) => {
@@ -272,9 +259,6 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// Lets applications see what this turn published.
     pub(super) fn flush_channels(&mut self) {
-        if self.dirty.is_empty() {
-            return;
-        }
         for slot in self.dirty.drain(..) {
             if let Some(channel) = self.channels[slot].as_mut() {
                 channel.flush(&mut self.announced);
@@ -299,6 +283,22 @@ impl<Q: NicQueue> Shard<Q> {
             channel.is_dirty = true;
             self.dirty.push(slot);
         }
+    }
+}
+
+impl Entry {
+    /// Takes what its application wants sent, to wait for the window.
+    #[inline]
+    fn publish(&mut self, channel: &mut Channel, piece: Piece<TxBuffer>, counts: &mut Counts) -> Result<(), Violation> {
+        if piece.len > self.max_payload {
+            return Err(Violation::LengthTooLarge);
+        }
+        if piece.records > 0 && !self.takes_records {
+            return Err(Violation::ImpossibleRecords);
+        }
+        counts.add(Counter::TxMessages, u64::from(piece.messages()));
+        channel.push_waiting(&mut self.waiting, piece);
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Limits {
     /// late a flow notices that a path works again, and must leave room for `probes_before_gone` tries
     /// before `gone_after`.
     pub rto_max: Duration,
-    /// How long an acknowledgement may wait for data to ride on, unless the peer wants it at once. Zero: never.
+    /// How long an acknowledgement may wait for data to ride on, unless the peer wants it at once. Zero: it does not.
     /// Much shorter than `tail_min`, so that a peer whose last packet has arrived does not repeat it.
     pub ack_delay: Duration,
     /// Packets with data after which an acknowledgement waits no longer (RFC 9293 has 2; ours report every packet

@@ -2,11 +2,6 @@
 
 use super::*;
 
-/// The peer acknowledges everything before `ack`, with nothing to say itself.
-fn acknowledge(rig: &mut Rig, ack: u32) {
-    rig.receive(&OURS, &rig.header(Kind::Ack, 201, ack), &[]);
-}
-
 #[test]
 fn a_flow_that_is_created_probes_first() {
     let mut rig = Rig::new();

@@ -123,17 +123,18 @@ impl Rig {
     /// With an application that has connected, and nothing on its way: its next packet has the number 101, the peer's
     /// 201.
     fn connected() -> (Self, AppEnd, ChannelFlowId) {
-        let mut rig = Self::new();
-        let mut app = rig.add_channel(1);
-        let flow = rig.connect(&mut app, 1, OURS);
-        (rig, app, flow)
+        Self::connected_with(Features::CHECKSUM)
     }
 
     /// The same, and both hosts know of messages that share packets.
     fn sharing() -> (Self, AppEnd, ChannelFlowId) {
+        Self::connected_with(Features::CHECKSUM | Features::RECORDS)
+    }
+
+    fn connected_with(features: Features) -> (Self, AppEnd, ChannelFlowId) {
         let mut rig = Self::new();
         let mut app = rig.add_channel(1);
-        rig.create_with(1, OURS, Features::CHECKSUM | Features::RECORDS);
+        rig.create_with(1, OURS, features);
         let flow = rig.established(&mut app, &OURS);
         (rig, app, flow)
     }
@@ -336,6 +337,11 @@ struct Sent {
     ack: u32,
     reason: Reason,
     data: Vec<u8>,
+}
+
+/// The peer acknowledges everything before `ack`, with nothing to say itself.
+fn acknowledge(rig: &mut Rig, ack: u32) {
+    rig.receive(&OURS, &rig.header(Kind::Ack, 201, ack), &[]);
 }
 
 fn bare(kind: Kind, seq: u32, ack: u32) -> Sent {

@@ -13,10 +13,6 @@ fn together(messages: &[&[u8]]) -> Vec<u8> {
     with_length.collect::<Vec<_>>().concat()
 }
 
-fn acknowledge(rig: &mut Rig, ack: u32) {
-    rig.receive(&OURS, &rig.header(Kind::Ack, 201, ack), &[]);
-}
-
 /// A packet of the peer that says that it has so many messages.
 fn receive_records(rig: &mut Rig, seq: u32, records: u16, payload: &[u8]) {
     let header = Header { records, ..rig.header(Kind::Data, seq, 101) };
