@@ -83,8 +83,8 @@ pub(crate) fn print_table(rows: &[Row], shards: u16) {
             println!("       gathered  | {:<43} | {}", "", cells(gathered));
         }
     }
-    println!("\nRTT in microseconds; Gb/s of payload in one direction. A message is handed over by a call of its own;");
-    println!("gathered: the TCP program collects all messages that are ready and hands them over by one call.");
+    println!("\nRTT in microseconds; Gb/s of payload in one direction. TCP's messages have a system call each;");
+    println!("gathered: the TCP program hands over by one call all that are ready, as msg_gen appends all of its own.");
 }
 
 fn cells(measurement: &Measurement) -> String {

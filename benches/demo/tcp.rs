@@ -1,7 +1,7 @@
 //! The rival: requests and answers of a fixed size over one kernel TCP connection, with blocking calls.
 //!
 //! It is given what a good TCP program has: no Nagle, and buffered reading. Each message is handed to the kernel by a
-//! call of its own, as `msg_gen` sends each by itself; or, asked to gather, all that are ready by one call.
+//! call of its own; or, asked to gather, all that are ready by one call, as `msg_gen` appends what is ready.
 
 use std::io::{self, BufReader, BufWriter, Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
