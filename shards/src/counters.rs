@@ -91,7 +91,7 @@ counters! {
 }
 
 counters! {
-    /// Why a frame was dropped.
+    /// Why a frame was dropped: a received one, except where it says otherwise.
     DropReason {
         /// Not a frame this stack understands: too short, contradictory lengths, a field out of range.
         Malformed = "malformed",
@@ -105,6 +105,9 @@ counters! {
         OwnFrame = "own_frame",
         /// Longer than the MTU allows, or in several pieces.
         Oversized = "oversized",
+        /// To be sent, and refused by the device for so long that it was given up: the other end of a veth has a
+        /// smaller MTU, for example.
+        Refused = "refused",
         /// A UDP datagram that is not Machnet's.
         NotMachnet = "not_machnet",
         /// A packet of a flow that is not here.

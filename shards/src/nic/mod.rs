@@ -199,13 +199,15 @@ pub enum Wake<'queue> {
     Steps,
 }
 
-/// Frames a queue received and did not pass on, by reason. Counts since the queue was opened.
+/// Frames a queue did not pass on, by reason. Counts since the queue was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
     /// Sent by this very interface: a kernel socket shows the kernel's own transmissions too.
     pub own: u64,
-    /// In more pieces, or longer, than the MTU allows.
+    /// Received in more pieces, or longer, than the MTU allows.
     pub oversized: u64,
+    /// To be transmitted, and refused by the device until they were given up.
+    pub refused: u64,
 }
 
 /// What a device as a whole counts. Who asks is none of those that use its queues, and does not disturb them.

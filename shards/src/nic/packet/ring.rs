@@ -5,6 +5,7 @@
 
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use libc::{
     TP_STATUS_AVAILABLE, TP_STATUS_CSUM_VALID, TP_STATUS_CSUMNOTREADY, TP_STATUS_KERNEL, TP_STATUS_SEND_REQUEST,
@@ -131,7 +132,23 @@ pub(super) struct Rings {
     /// there on were given out as frames.
     next_submitted: usize,
     allocated: usize,
+    refusal: Option<Refusal>,
 }
+
+/// The device has no room for a frame, as the kernel puts it, which tries again at every push and takes no other one
+/// before. Either that is so, and passes; or something behind the device drops this very frame, as a veth does that
+/// leads to one with a smaller MTU, and that would be the end of the queue.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    /// The slot of the transmit ring.
+    at: usize,
+    times: u32,
+    since: Instant,
+}
+
+/// When a frame is given up: after so many pushes, and so long.
+const REFUSALS_MAX: u32 = 16;
+const REFUSED_MAX: Duration = Duration::from_millis(2);
 
 // SAFETY: the mapping belongs to the process; who has the `Rings` uses it.
 unsafe impl Send for Rings {}
@@ -173,6 +190,7 @@ impl Rings {
             next_received: 0,
             next_submitted: 0,
             allocated: 0,
+            refusal: None,
         })
     }
 
@@ -286,6 +304,29 @@ impl Rings {
         slot.status().store(TP_STATUS_SEND_REQUEST, Ordering::Release);
         self.next_submitted = if self.next_submitted + 1 == self.transmit.len() { 0 } else { self.next_submitted + 1 };
         self.allocated -= 1;
+    }
+
+    /// A push has ended because the device had no room. Says whether a frame was given up for it.
+    pub(super) fn give_up_refused(&mut self) -> bool {
+        let waits = |at: usize| self.transmit[at].status().load(Ordering::Acquire) == TP_STATUS_SEND_REQUEST;
+        let now = Instant::now();
+        let refusal = match self.refusal.filter(|refusal| waits(refusal.at)) {
+            Some(refusal) => Refusal { times: refusal.times + 1, ..refusal },
+            None => {
+                // The kernel takes them in order, so the next one to be written is the first one after the oldest.
+                let in_order = (self.next_submitted..self.transmit.len()).chain(0..self.next_submitted);
+                let Some(at) = in_order.into_iter().find(|at| waits(*at)) else { return false };
+                Refusal { at, times: 1, since: now }
+            }
+        };
+        let gives_up = refusal.times >= REFUSALS_MAX && now.duration_since(refusal.since) >= REFUSED_MAX;
+        if gives_up {
+            // Shorter than any header, and so malformed: with PACKET_LOSS the kernel skips it. It looks at slots during
+            // a push only.
+            self.transmit[refusal.at].set_len(1);
+        }
+        self.refusal = (!gives_up).then_some(refusal);
+        gives_up
     }
 
     /// The slot of the transmit ring so many behind the one that is handed over next.
