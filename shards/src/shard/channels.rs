@@ -330,8 +330,12 @@ impl Channel {
     fn reserve(&self, need: Need) -> usize {
         match need {
             Need::InOrder => 0,
-            Need::OutOfOrder => self.receive_buffers / 16,
+            Need::OutOfOrder => self.kept_back(),
         }
+    }
+
+    fn kept_back(&self) -> usize {
+        (self.receive_buffers / 16).max(1)
     }
 
     /// Publishes a piece in order, or drops it if nobody is there to read it.
@@ -454,12 +458,17 @@ impl Channel {
     /// How many buffers one flow may count on: an equal share of half the free ones among those that receive, or of
     /// all of them among all flows if that is more. The shares overlap by half at most; a piece that finds no buffer is
     /// dropped, counted and sent again.
-    pub(super) fn share(&self) -> u16 {
-        let free = self.end.free_buffers().saturating_sub(self.receive_buffers / 16);
+    ///
+    /// One of those kept back for pieces in order is for a flow that `has_hole`: its peer must be allowed to send the
+    /// piece that fills the hole, or flows that wait for such pieces could hold all others for ever.
+    pub(super) fn share(&self, has_hole: bool) -> u16 {
+        let free = self.end.free_buffers().saturating_sub(self.kept_back());
+        if free == 0 {
+            return u16::from(has_hole && self.end.free_buffers() > 0);
+        }
         let receiving = self.epoch.receiving_now.max(self.epoch.receiving_before).max(1);
         let share = (free / self.flows.max(1)).max(free / (2 * receiving));
-        let at_least = usize::from(free > 0);
-        u16::try_from(share.clamp(at_least, 192)).unwrap_or(192)
+        u16::try_from(share.clamp(1, 192)).unwrap_or(192)
     }
 
     /// Whether flows with a closed window may be told that there is room again.
@@ -527,14 +536,30 @@ mod tests {
     use super::*;
     use crate::counters::Registry;
 
-    #[test]
-    fn a_peer_that_comes_and_goes_costs_no_memory_while_the_application_does_not_read() {
+    /// A channel with 16 receive buffers, and its application.
+    fn channel() -> (Channel, AppEnd) {
         let geometry = Geometry::from_parts(64, 16, 16).expect("good measures");
         let (end, handles) = ShardEnd::create(geometry).expect("memory");
-        let mut app = AppEnd::open(geometry, handles).expect("it maps");
+        let app = AppEnd::open(geometry, handles).expect("it maps");
         let registry = Registry::default();
-        let (shard, channel) = (registry.enter().1, registry.enter_channel().1);
-        let mut channel = Channel::new(ChannelId(1), end, channel, &shard, Instant::ZERO);
+        let (shard, counts) = (registry.enter().1, registry.enter_channel().1);
+        (Channel::new(ChannelId(1), end, counts, &shard, Instant::ZERO), app)
+    }
+
+    #[test]
+    fn the_last_buffer_is_for_the_piece_that_fills_a_hole() {
+        let (mut channel, _app) = channel();
+        let ahead: Vec<_> = std::iter::from_fn(|| channel.accept(Need::OutOfOrder, b"ahead", 0).ok()).collect();
+        assert_eq!(ahead.len(), 15);
+        assert_eq!((channel.share(false), channel.share(true)), (0, 1));
+        let filler = channel.accept(Need::InOrder, b"filler", 0).expect("the one that was kept back");
+        assert_eq!((channel.share(false), channel.share(true)), (0, 0), "nobody can take anything");
+        ahead.into_iter().chain([filler]).for_each(|buffer| channel.give_back(buffer));
+    }
+
+    #[test]
+    fn a_peer_that_comes_and_goes_costs_no_memory_while_the_application_does_not_read() {
+        let (mut channel, mut app) = channel();
         let flow = FlowId(7);
         for _ in 0..1_000 {
             channel.notify(Notice::Silent { flow });

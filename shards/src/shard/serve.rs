@@ -127,7 +127,7 @@ impl<Q: NicQueue> Shard<Q> {
             channel.complete(load);
         }
         let is_read = channel.stage == ChannelStage::Open && is_announced;
-        let grant = if is_read { channel.share() } else { 0 };
+        let grant = if is_read { channel.share(entry.flow.held() > 0) } else { 0 };
         if grant == 0 && is_read && !entry.is_starved {
             entry.is_starved = true;
             channel.starved.push(id);
