@@ -29,7 +29,7 @@ pub(crate) fn header() -> Header {
         window_packets: 192,
         hold_us: 3,
         flags: 0,
-        reason: 0,
+        detail: 0,
         records: 0,
         ts: 12_345,
         ts_echo: 6_789,

@@ -202,6 +202,7 @@ impl World {
             peer_window_packets: 1,
             rtt: Some(TURN),
             records: features.contains(Features::RECORDS),
+            probes_path: features.contains(Features::PATH_PROBES),
         };
         let (connect, channel) = (ConnectId(1), ChannelId(owner as u64));
         self.client[owner].post(ToShard::Create { connect, key, next_hop: mac(2), birth, features, channel });

@@ -43,6 +43,7 @@ impl Host {
             peer_window_packets: GRANT_PACKETS,
             rtt: None,
             records: false,
+            probes_path: false,
         };
         let mut table = FlowTable::new(flows, (1, 2));
         for number in 0..flows {

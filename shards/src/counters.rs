@@ -59,6 +59,12 @@ counters! {
         TxPieces = "tx_pieces",
         /// Packets with a piece of a message, sent again.
         Retransmissions = "retransmissions",
+        /// Packets that went out in fragments, because their path had become too narrow.
+        Fragmented = "fragmented",
+        /// Flows that found that their path carries longer packets.
+        PathsWidened = "paths_widened",
+        /// Flows that found that their path carries shorter packets than before.
+        PathsNarrowed = "paths_narrowed",
         /// Pieces that arrived and were kept.
         RxPieces = "rx_pieces",
         /// Whole messages published to applications.
@@ -124,6 +130,8 @@ counters! {
         OutOfWindow = "out_of_window",
         /// A piece for which there was no receive buffer.
         NoBuffer = "no_buffer",
+        /// A part of a packet without the parts before it.
+        Fragment = "fragment",
         /// A packet that contradicts its flow's state.
         Invalid = "invalid",
         /// ARP, ICMP, SYN or unknown tuples beyond what the token buckets allow.

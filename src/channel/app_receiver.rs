@@ -246,6 +246,11 @@ impl AppReceiver {
                 }
                 Descriptor::Silent { flow } => Received::Silent { flow },
                 Descriptor::Alive { flow } => Received::Alive { flow },
+                Descriptor::Payload { flow, max_payload } => {
+                    self.check_payload(max_payload)?;
+                    self.halves.tell(News::Payload { flow, max_payload });
+                    continue;
+                }
                 Descriptor::Closed { flow, reason, acknowledged_messages } => {
                     self.forget_partial(flow);
                     Received::Closed { flow, reason, acknowledged_messages }
@@ -286,11 +291,13 @@ impl AppReceiver {
     }
 
     fn tell_opened(&self, flow: FlowId, max_payload: u16, takes_records: bool) -> Result<(), Broken> {
-        if max_payload == 0 || !self.pool.fits(max_payload) {
-            return Err(Broken);
-        }
+        self.check_payload(max_payload)?;
         self.halves.tell(News::Opened { flow, max_payload, takes_records });
         Ok(())
+    }
+
+    fn check_payload(&self, max_payload: u16) -> Result<(), Broken> {
+        if max_payload == 0 || !self.pool.fits(max_payload) { Err(Broken) } else { Ok(()) }
     }
 
     // ---- Messages from pieces -------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ const APPENDED_MAX: u64 = 8;
 /// What a message of a flow may be made of.
 #[derive(Clone, Copy, Debug)]
 struct Measures {
-    /// Bytes that a piece holds.
+    /// Bytes that a piece holds at present.
     max_payload: u16,
     /// Several messages may share a buffer.
     takes_records: bool,
@@ -285,6 +285,11 @@ impl AppSender {
             match news {
                 News::Opened { flow, max_payload, takes_records } => {
                     self.flows.insert(flow, Measures { max_payload, takes_records });
+                }
+                News::Payload { flow, max_payload } => {
+                    if let Some(measures) = self.flows.get_mut(&flow) {
+                        measures.max_payload = max_payload;
+                    }
                 }
                 News::Closed { flow } => {
                     self.flows.remove(&flow);

@@ -86,7 +86,7 @@ pub struct Opened {
     pub remote_ip: Ipv4Addr,
     /// The peer's UDP port.
     pub remote_port: u16,
-    /// Bytes that a piece of this flow holds at most.
+    /// Bytes that a piece of this flow should have at most, for now: the shard may find that the path carries more.
     pub max_payload: u16,
     /// The peer connected to us, not we to it.
     pub accepted: bool,

@@ -394,6 +394,12 @@ impl ShardEnd {
         self.publish_event(&[Descriptor::Alive { flow }])
     }
 
+    /// Publishes how many bytes a piece of a flow should have at most from now on; `false` if there is no room now.
+    #[must_use]
+    pub fn publish_payload(&mut self, flow: FlowId, max_payload: u16) -> bool {
+        self.publish_event(&[Descriptor::Payload { flow, max_payload }])
+    }
+
     /// Publishes that a flow ended, and how many of the messages sent over it the peer has acknowledged; `false` if
     /// there is no room now. Nothing more may be published for the flow; it is over when [`FromApp::Release`]
     /// answers.

@@ -17,6 +17,7 @@ mod pair;
 mod times;
 
 mod errors;
+mod jumbo;
 mod killed_application;
 mod killed_daemon;
 mod link;

@@ -73,12 +73,13 @@ pub(crate) struct Storm {
 impl Plan {
     /// The plan of this seed.
     pub(crate) fn of(dice: &mut Dice) -> Self {
-        let hosts = (0..2 + dice.below(2)).map(|_| (host(dice), link(dice))).collect();
+        let mtus: &[u16] = if dice.chance(0.4) { &[9_000, 9_000, 4_000, 1_500] } else { &[1_500, 1_500, 1_280] };
+        let hosts = (0..2 + dice.below(2)).map(|_| (host(dice, mtus), link(dice))).collect();
         Self { hosts, habits: habits(dice), storm: storm(dice) }
     }
 }
 
-fn host(dice: &mut Dice) -> HostPlan {
+fn host(dice: &mut Dice, mtus: &[u16]) -> HostPlan {
     let mut limits = Limits { receive_bytes: *pick(dice, &[256 << 10, 1 << 20, 4 << 20]), ..Limits::default() };
     if dice.chance(0.2) {
         limits.max_flows_per_shard = FEW_FLOWS;
@@ -90,7 +91,7 @@ fn host(dice: &mut Dice) -> HostPlan {
     HostPlan {
         shards: *pick(dice, &[1, 2, 3, 4, 8, 16]),
         spread: *pick(dice, &[Spread::Hidden, Spread::Disclosed, Spread::Wrong]),
-        mtu_bytes: *pick(dice, &[1500, 1500, 1500, 9000, 1280]),
+        mtu_bytes: *pick(dice, mtus),
         limits,
         flow,
         ring_frames: *pick(dice, &[32, 256, 1024]),
@@ -104,6 +105,7 @@ fn link(dice: &mut Dice) -> Link {
     Link {
         bits_per_second: *pick(dice, &[None, Some(gigabit), Some(10 * gigabit), Some(100 * gigabit)]),
         buffer_bytes: *pick(dice, &[32 << 10, 512 << 10]),
+        frame_bytes_max: *pick(dice, &[usize::MAX, usize::MAX, 4_000, 1_514]),
         latency: up_to(dice, Duration::from_nanos(500), Duration::from_micros(200)),
         ..Link::default()
     }

@@ -4,6 +4,7 @@ use machnet::channel::{MAX_MESSAGE_BYTES, SendError};
 use machnet::control::message::{ControlError, Reply, Request};
 use machnet_proto::flow::Reason;
 use machnet_proto::time::Duration;
+use machnet_shards::counters::Counter;
 use machnet_shards::nic::faults::Faults;
 use machnet_shards::nic::memory::Link;
 
@@ -40,6 +41,81 @@ fn empty_and_too_long_messages_are_refused_and_do_no_harm() {
     assert_eq!(world.send(side, 0), Err(SendError::Empty));
     assert_eq!(world.send(side, MAX_MESSAGE_BYTES + 1), Err(SendError::TooLong));
     send(&mut world, side, MAX_MESSAGE_BYTES);
+    finish(world, Duration::from_secs(1));
+}
+
+/// Two hosts that could use frames of 9,000 bytes, and what the path between them carries of it.
+fn jumbo_hosts(frame_bytes_max: usize) -> World {
+    let plan = HostPlan { mtu_bytes: 9_000, ..HostPlan::default() };
+    let narrow = Link { frame_bytes_max, ..link() };
+    World::new(7, vec![(plan.clone(), narrow), (plan, narrow)])
+}
+
+#[test]
+fn every_size_arrives_whatever_the_path_carries() {
+    for frame_bytes_max in [1_514, 1_600, 4_000, 9_013, 9_014] {
+        let mut world = jumbo_hosts(frame_bytes_max);
+        let (near, far) = attach_pair(&mut world);
+        let there = connect(&mut world, near, far, PORT);
+        let back = peer_of(&mut world, there);
+        for _ in 0..3 {
+            for size in [1, 1_418, 1_419, 8_918, 8_919, 64 << 10, 1 << 20] {
+                for side in [there, back] {
+                    send(&mut world, side, size);
+                }
+            }
+            ending::deliver(&mut world, Duration::from_millis(100));
+            // The search may take longer than a round trip.
+            world.run_for(Duration::from_secs(1));
+        }
+        assert_eq!(world.count(0, Counter::PathsWidened) > 0, frame_bytes_max > 1_800, "{frame_bytes_max}");
+        assert_eq!(world.count(0, Counter::Fragmented) + world.count(0, Counter::PathsNarrowed), 0, "data is no probe");
+        assert!(world.network_counts().too_long <= 2 * 6 * 3, "three probes of each length");
+        finish(world, Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn long_packets_are_used_as_soon_as_they_are_proved() {
+    let mut world = jumbo_hosts(9_014);
+    let (near, far) = attach_pair(&mut world);
+    let there = connect(&mut world, near, far, PORT);
+    world.run_for(Duration::from_millis(1));
+    let before = world.count(0, Counter::TxPieces);
+    for _ in 0..10 {
+        send(&mut world, there, 8_918 * 4);
+    }
+    ending::deliver(&mut world, Duration::from_millis(10));
+    assert_eq!(world.count(0, Counter::TxPieces) - before, 40);
+    finish(world, Duration::from_secs(1));
+}
+
+#[test]
+fn a_path_that_becomes_narrow_loses_nothing_and_one_that_becomes_wide_is_used_again() {
+    let mut world = jumbo_hosts(9_014);
+    let (near, far) = attach_pair(&mut world);
+    let there = connect(&mut world, near, far, PORT);
+    let back = peer_of(&mut world, there);
+    world.run_for(Duration::from_millis(1));
+    for side in [there, back] {
+        send(&mut world, side, 1 << 20);
+    }
+    world.run_for(Duration::from_micros(100));
+    assert!(!has_arrived(&world, there), "it is on its way");
+    world.set_link(1, Link { frame_bytes_max: 1_514, ..link() });
+    ending::deliver(&mut world, Duration::from_millis(200));
+    assert_eq!((world.count(0, Counter::PathsNarrowed), world.count(1, Counter::PathsNarrowed)), (1, 0), "one way");
+    assert!(world.count(0, Counter::Fragmented) > 0, "what had been cut for long packets");
+    let fragmented = world.count(0, Counter::Fragmented);
+    world.run_for(Duration::from_millis(1));
+    for side in [there, back] {
+        send(&mut world, side, 1 << 20);
+    }
+    ending::deliver(&mut world, Duration::from_millis(20));
+    assert_eq!(world.count(0, Counter::Fragmented), fragmented, "the application knows");
+    world.set_link(1, link());
+    world.run_for(Duration::from_secs(6));
+    assert_eq!(world.count(0, Counter::PathsWidened), 2, "tried again after five seconds");
     finish(world, Duration::from_secs(1));
 }
 

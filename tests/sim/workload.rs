@@ -307,7 +307,9 @@ impl Workload {
         };
         let lateness = up_to(&mut self.dice, Duration::from_micros(1), self.plan.storm.lateness_max);
         let is_connected = world.hosts[host].link.is_connected;
-        world.set_link(host, Link { faults, lateness, is_connected, ..self.calm_links[host] });
+        let calm = self.calm_links[host];
+        let frame_bytes_max = *pick(&mut self.dice, &[calm.frame_bytes_max, calm.frame_bytes_max, 1_514, 9_014]);
+        world.set_link(host, Link { faults, lateness, is_connected, frame_bytes_max, ..calm });
     }
 
     /// A shard's thread does not run for a while.

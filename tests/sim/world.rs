@@ -284,6 +284,11 @@ impl World {
         self.network.counts().delivered + daemons.map(|daemon| daemon.count(Counter::LoopFrames)).sum::<u64>()
     }
 
+    /// What the daemon of a host, which runs, has counted.
+    pub(crate) fn count(&self, host: usize, counter: Counter) -> u64 {
+        self.hosts[host].daemon.as_ref().map_or(0, |daemon| daemon.count(counter))
+    }
+
     /// What the network did so far.
     pub(crate) fn network_counts(&self) -> Counts {
         self.network.counts()

@@ -45,8 +45,10 @@ impl Features {
     pub const RECORDS: Self = Self(1 << 0);
     /// Every packet has a UDP checksum, and one that is missing or wrong is dropped.
     pub const CHECKSUM: Self = Self(1 << 1);
+    /// PROBEs with padding are answered with its length, and fragments of packets are put together.
+    pub const PATH_PROBES: Self = Self(1 << 2);
     /// What this implementation can do.
-    pub const SUPPORTED: Self = Self(Self::RECORDS.0 | Self::CHECKSUM.0);
+    pub const SUPPORTED: Self = Self(Self::RECORDS.0 | Self::CHECKSUM.0 | Self::PATH_PROBES.0);
 
     /// The features with these wire bits; unknown ones are kept, and vanish when intersected with ours.
     pub const fn from_bits(bits: u8) -> Self {
@@ -399,7 +401,7 @@ mod tests {
 
     #[test]
     fn the_packets_byte_by_byte() {
-        let offer = [0x4d, 0x53, 1, 3, 0xa1, 0xb2, 0xc3, 0xd4];
+        let offer = [0x4d, 0x53, 1, 7, 0xa1, 0xb2, 0xc3, 0xd4];
         let syn = bytes([0x4e, 0x53, 0x01, 0, 0, 0, 0, 0, 0, 0, 0, 0], offer, &DETAILS);
         assert_eq!(Packet::syn(&TERMS)[..], syn);
         assert_eq!(Message::parse(&syn), Ok(Message::Syn(TERMS)));

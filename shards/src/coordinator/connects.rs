@@ -370,6 +370,7 @@ impl Coordinator {
             // Ours would include two mailboxes; the flow's first packet measures it.
             rtt: None,
             records: agreed.features.contains(Features::RECORDS),
+            probes_path: agreed.features.contains(Features::PATH_PROBES),
         };
         let connect = self.connects.connects.get_mut(&id).expect("found above");
         connect.stage = Stage::Creating;

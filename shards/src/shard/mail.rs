@@ -127,6 +127,7 @@ impl<Q: NicQueue> Shard<Q> {
             takes_records: birth.records,
             demands_checksum: features.contains(Features::CHECKSUM),
             epoch_seen: u32::MAX,
+            fragments: None,
             origin: match birth.role {
                 Role::Connector => Origin::Connected,
                 Role::Acceptor => Origin::Accepted,
@@ -159,7 +160,7 @@ impl<Q: NicQueue> Shard<Q> {
             local_port: entry.key.local_port,
             remote_ip: entry.key.remote_ip,
             remote_port: entry.key.remote_port,
-            max_payload: entry.max_payload,
+            max_payload: entry.flow.payload_bytes(),
             accepted: entry.origin == Origin::Accepted,
             takes_records: entry.takes_records,
         };

@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use machnet::channel::{FlowId as ChannelFlowId, FromApp, RxBuffer};
 use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet_proto::flow::fragments::Fragments;
 use machnet_proto::flow::{Flow, FlowId, FlowTable, Limits, Reason, Timers};
 use machnet_proto::handshake::{self, Features, Terms};
 use machnet_proto::time::{Duration, Instant};
@@ -146,7 +147,7 @@ pub struct Shard<Q: NicQueue> {
     /// What the queue dropped, as far as it is counted.
     queue_drops: Drops,
     received: Vec<Q::Frame>,
-    /// A packet of a train, as a frame; kept for its memory.
+    /// A packet that is not in one piece as it must be; kept for its memory.
     packet: Vec<u8>,
     descriptors: Vec<FromApp>,
     arp_bucket: TokenBucket,
@@ -192,6 +193,7 @@ struct Entry {
     next_hop: MacAddr,
     /// Names the peer's incarnation of the flow.
     remote_nonce: u32,
+    /// What both hosts can take in one packet, in bytes. The path between them may carry less.
     max_payload: u16,
     /// Slot of its channel.
     slot: usize,
@@ -214,6 +216,8 @@ struct Entry {
     demands_checksum: bool,
     /// The channel's epoch in which data of this flow was counted last.
     epoch_seen: u32,
+    /// A packet that comes in fragments.
+    fragments: Option<Box<Fragments>>,
     origin: Origin,
 }
 

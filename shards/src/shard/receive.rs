@@ -1,6 +1,7 @@
 //! Frames on their way in: each goes to its flow, to the coordinator, or is dropped and counted by reason.
 
 use machnet_proto::addr::{FlowKey, MacAddr};
+use machnet_proto::flow::fragments;
 use machnet_proto::flow::{Birth, FlowId, Reason, Role, Verdict};
 use machnet_proto::handshake::{Acceptance, Features, HandshakeError, Message, Packet, Terms};
 use machnet_proto::seq::SeqNo;
@@ -158,6 +159,45 @@ impl<Q: NicQueue> Shard<Q> {
         if entry.demands_checksum && datagram.checksum_is_good() != Some(true) {
             return Err(DropReason::BadChecksum);
         }
+        if header.is_fragment() {
+            return self.take_fragment(id, datagram, header, payload, now);
+        }
+        self.take_packet(id, datagram, header, payload, now)
+    }
+
+    /// A part of a packet whose path has become too narrow for it.
+    #[cold]
+    fn take_fragment(
+        &mut self,
+        id: FlowId,
+        datagram: &UdpDatagram<'_>,
+        header: &Header,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let Some(entry) = self.flows.get_mut(id) else { return Err(DropReason::UnknownFlow) };
+        if !entry.flow.expects(header) {
+            return Err(DropReason::Invalid);
+        }
+        let fragments = entry.fragments.get_or_insert_default();
+        let Some(whole) = fragments.add(header, payload, entry.max_payload).map_err(|_| DropReason::Fragment)? else {
+            return Ok(());
+        };
+        entry.fragments = None;
+        self.take_packet(id, datagram, &fragments::whole(header), &whole, now)
+    }
+
+    /// A whole packet of a flow.
+    #[inline]
+    fn take_packet(
+        &mut self,
+        id: FlowId,
+        datagram: &UdpDatagram<'_>,
+        header: &Header,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let Some(entry) = self.flows.get_mut(id) else { return Err(DropReason::UnknownFlow) };
         let Some(channel) = self.channels[entry.slot].as_mut() else { return Err(DropReason::UnknownFlow) };
         if header.kind == Kind::Data {
             channel.count_receiving(&mut entry.epoch_seen, now);
@@ -345,6 +385,7 @@ impl<Q: NicQueue> Shard<Q> {
             peer_window_packets: INITIAL_WINDOW_PACKETS,
             rtt: None,
             records: features.contains(Features::RECORDS),
+            probes_path: features.contains(Features::PATH_PROBES),
         };
         let Ok(id) = self.open_flow(key, half_open.next_hop, &birth, features, slot, now) else {
             return self.break_promise(datagram, header, now);

@@ -1,11 +1,14 @@
 //! Serving a flow: what arrived goes to its application, what waits goes out, what is over ends.
 
 use machnet::channel::{FlowId as ChannelFlowId, FromApp, TxBuffer, Violation};
-use machnet_proto::flow::{Event, FlowId, Packet, Piece, Reason};
+use machnet_proto::flow::fragments;
+use machnet_proto::flow::{BASE_PAYLOAD_BYTES, Event, FlowId, Packet, Piece, Reason};
 use machnet_proto::time::Instant;
+use machnet_proto::wire::frame::Template;
 use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Position};
 
 use super::channels::{Channel, Load, Notice, Stage as ChannelStage};
+use super::transmit::Transmitter;
 use super::{DESCRIPTORS_PER_CHANNEL, Entry, Shard};
 use crate::counters::{Counter, Counts};
 use crate::mailbox::ToCoordinator;
@@ -142,21 +145,27 @@ impl<Q: NicQueue> Shard<Q> {
         let mut sent = 0;
         let mut unfinished = false;
         loop {
-            if sent == PACKETS_PER_FLOW || !self.transmitter.prepare(to_ourselves, &mut self.counts) {
+            if sent >= PACKETS_PER_FLOW || !self.transmitter.prepare(to_ourselves, &mut self.counts) {
                 unfinished = true;
                 break;
             }
             let Entry { flow, waiting, template, .. } = entry;
             let is_waiting = !waiting.is_empty();
-            let together_bytes = if entry.takes_records { entry.max_payload } else { 0 };
+            let together_bytes = if entry.takes_records { flow.payload_bytes() } else { 0 };
             let source = || channel.pop_waiting(waiting, together_bytes);
             let Some(mut packet) = flow.poll_transmit(now, is_waiting, source) else { break };
             if self.has_just_woken {
                 packet.header.flags |= Header::ASLEEP;
             }
-            let bytes = HEADER_BYTES + packet.payload.map_or(0, |piece| usize::from(piece.len));
-            fill(self.transmitter.append(bytes, to_ourselves, template), &packet, channel);
             count_packet(&mut self.counts, &packet);
+            if packet.payload.is_some_and(|piece| piece.len > packet.path_bytes) {
+                let (transmitter, counts) = (&mut self.transmitter, &mut self.counts);
+                let mut way = Way { transmitter, template, to_ourselves, counts };
+                sent += way.send_in_fragments(&packet, channel, &mut self.packet);
+                continue;
+            }
+            let bytes = HEADER_BYTES + usize::from(packet.payload.map_or(packet.padding_bytes, |piece| piece.len));
+            fill(self.transmitter.append(bytes, to_ourselves, template), &packet, channel);
             sent += 1;
         }
         self.transmitter.finish(&entry.template);
@@ -186,6 +195,11 @@ impl<Q: NicQueue> Shard<Q> {
                     }
                     Event::Alive => {
                         channel.notify(Notice::Alive { flow });
+                    }
+                    Event::Payload { bytes } => {
+                        let is_wider = bytes > BASE_PAYLOAD_BYTES;
+                        self.counts.count(if is_wider { Counter::PathsWidened } else { Counter::PathsNarrowed });
+                        channel.notify(Notice::Payload { flow, bytes });
                     }
                     Event::Closed { reason, acknowledged_messages } => closed = Some((reason, acknowledged_messages)),
                 }
@@ -302,12 +316,48 @@ impl Entry {
     }
 }
 
+/// How the packets of a flow go out.
+struct Way<'a, Q: NicQueue> {
+    transmitter: &'a mut Transmitter<Q>,
+    template: &'a Template,
+    to_ourselves: bool,
+    counts: &'a mut Counts,
+}
+
+impl<Q: NicQueue> Way<'_, Q> {
+    /// Writes a packet that is too long for its path in fragments, as many as there is room for: without the last one
+    /// the others are lost, and the flow repeats the packet. Gives how many there were.
+    #[cold]
+    fn send_in_fragments(&mut self, packet: &Packet<'_, Load>, channel: &Channel, whole: &mut Vec<u8>) -> usize {
+        let Some(piece) = packet.payload else { return 0 };
+        self.counts.count(Counter::Fragmented);
+        whole.resize(usize::from(piece.len), 0);
+        channel.copy_from(piece, whole);
+        let starts = (0..piece.len).step_by(usize::from(packet.path_bytes));
+        let mut sent = 0;
+        for (start, part) in starts.zip(whole.chunks(usize::from(packet.path_bytes))) {
+            if !self.transmitter.prepare(self.to_ourselves, self.counts) {
+                break;
+            }
+            let more = usize::from(start) + part.len() < usize::from(piece.len);
+            let into = self.transmitter.append(HEADER_BYTES + part.len(), self.to_ourselves, self.template);
+            let (header, payload) = into.split_first_chunk_mut().expect("there is room for the header");
+            fragments::part(&packet.header, start, more).write(header);
+            payload.copy_from_slice(part);
+            sent += 1;
+        }
+        sent
+    }
+}
+
 /// Writes a packet.
 fn fill(into: &mut [u8], packet: &Packet<'_, Load>, channel: &Channel) {
     let (header, payload) = into.split_first_chunk_mut().expect("there is room for the header");
     packet.header.write(header);
     if let Some(piece) = packet.payload {
         channel.copy_from(piece, payload);
+    } else {
+        payload.fill(0);
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 
 use super::*;
 use crate::channel::{
-    AppEnd, Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Opened, Received, SendError, ShardEnd,
+    AppEnd, Armed, Broken, FlowId, FromApp, Geometry, MAX_MESSAGE_BYTES, Opened, Received, SendError, ShardEnd,
 };
 
 const PAYLOAD: u16 = 1418;
@@ -37,6 +37,50 @@ fn the_largest_message_fits_whatever_the_payload_and_the_budget() {
         let sent = message(1, MAX_MESSAGE_BYTES);
         assert_eq!(send(&mut app, FLOW, &sent), Ok(()));
         assert!(shard.take().expect("no violation") == [Took::Message(FLOW, sent)]);
+    }
+}
+
+#[test]
+fn messages_are_cut_as_the_shard_says_last() {
+    let (mut shard, mut app) = channel(Geometry::for_payload(8_918, 0, 0));
+    let pieces = |shard: &mut Shard| {
+        let mut taken = Vec::with_capacity(64);
+        shard.end.poll_tx(&mut taken).expect("no violation");
+        let lens = taken.into_iter().map(|from_app| {
+            let FromApp::Piece { buffer, len, .. } = from_app else { panic!("{from_app:?}") };
+            shard.end.complete(buffer);
+            len
+        });
+        lens.collect::<Vec<_>>()
+    };
+    shard.open(FLOW, PAYLOAD);
+    assert_eq!(send(&mut app, FLOW, &message(1, 8_918)), Ok(()));
+    assert_eq!(pieces(&mut shard), [1418, 1418, 1418, 1418, 1418, 1418, 410]);
+    for (max_payload, expected) in [(8_918, vec![8_918]), (5_000, vec![5_000, 3_918]), (8_918, vec![8_918])] {
+        assert!(shard.end.publish_payload(FLOW, max_payload));
+        shard.end.flush();
+        assert!(!matches!(recv(&mut app), Some(Got::Message(..))), "nothing for the application");
+        assert_eq!(recv(&mut app), None);
+        assert_eq!(send(&mut app, FLOW, &message(1, 8_918)), Ok(()));
+        assert_eq!(pieces(&mut shard), expected);
+    }
+    // Of a flow that is closed it means nothing.
+    app.close_flow(FLOW).expect("a whole channel");
+    assert!(shard.end.publish_payload(FLOW, PAYLOAD));
+    shard.end.flush();
+    assert_eq!(recv(&mut app), None);
+    assert_eq!(send(&mut app, FLOW, b"late"), Err(SendError::Closed));
+}
+
+#[test]
+fn a_payload_that_fits_no_buffer_breaks_the_channel() {
+    for max_payload in [0, u16::MAX] {
+        let (mut shard, mut app) = channel(Geometry::for_payload(PAYLOAD, 0, 0));
+        shard.open(FLOW, PAYLOAD);
+        assert!(shard.end.publish_payload(FLOW, max_payload));
+        shard.end.flush();
+        assert!(matches!(recv(&mut app), Some(Got::Opened(..))));
+        assert!(app.recv().is_err(), "{max_payload}");
     }
 }
 

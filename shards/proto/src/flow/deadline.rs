@@ -146,7 +146,8 @@ impl<S, R> Flow<S, R> {
             State::Unconfirmed => Some(self.silence.heard_at + self.limits.silent_after),
             State::Established | State::Closing => {
                 let alarms = earliest(self.alarms.deadline(), self.owed.ack_at);
-                earliest(earliest(alarms, self.ask.deadline()), self.silence_deadline())
+                let questions = earliest(self.ask.deadline(), self.path.deadline());
+                earliest(earliest(alarms, questions), self.silence_deadline())
             }
         }
     }
@@ -192,6 +193,9 @@ impl<S, R> Flow<S, R> {
             if self.ask.is_open() || is_blocked {
                 self.ask.want();
             }
+        }
+        if self.path.on_deadline(now, self.silence.heard_at) && !self.ask.is_open() {
+            self.ask.want();
         }
         self.on_silence(now);
     }

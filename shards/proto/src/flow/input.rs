@@ -51,17 +51,23 @@ impl<S, R> Flow<S, R> {
             }
             Kind::Probe => {
                 (self.owed.ack, self.owed.probe_answer) = (true, true);
+                let padding_bytes = u16::try_from(payload_len).unwrap_or(u16::MAX);
+                self.owed.padding_bytes = self.owed.padding_bytes.max(padding_bytes);
                 self.rest_if_idle(now);
                 Verdict::NotData
             }
             Kind::Close => {
                 self.owed.ack = true;
                 if self.receiver.on_close(header.seq) {
-                    self.step(Step::PeerClosed, Reason::from_wire(header.reason));
+                    self.step(Step::PeerClosed, Reason::from_wire(header.detail));
                 }
                 Verdict::NotData
             }
-            Kind::Ack | Kind::Reset => Verdict::NotData,
+            Kind::Ack => {
+                self.untold.payload |= header.detail != 0 && self.path.on_answer(now, header.detail);
+                Verdict::NotData
+            }
+            Kind::Reset => Verdict::NotData,
         }
     }
 
@@ -80,15 +86,9 @@ impl<S, R> Flow<S, R> {
 
     /// Whether a correct peer can have sent the packet; gives the payload's length.
     fn check(&self, header: &Header, payload_len: usize) -> Result<u16, Violation> {
-        // Until the peer has shown that it knows our nonce, this is what tells it from somebody who only guesses.
-        if !self.sender.is_plausible(header.ack, u32::from(self.close_sent)) {
-            return Err(Violation::Acknowledgement);
-        }
-        if !self.receiver.is_plausible(header.seq) {
-            return Err(Violation::Sequence);
-        }
+        self.check_numbers(header)?;
         if header.kind != Kind::Data {
-            // A probe may be padded, to find out how long a packet the path carries (RFC 8899).
+            // A PROBE may have padding.
             return Ok(0);
         }
         if header.records != 0 && (!self.records || header.position != Position::WHOLE) {
@@ -100,9 +100,25 @@ impl<S, R> Flow<S, R> {
         }
     }
 
+    #[inline]
+    fn check_numbers(&self, header: &Header) -> Result<(), Violation> {
+        // Until the peer has shown that it knows our nonce, this is what tells it from somebody who only guesses.
+        if !self.sender.is_plausible(header.ack, u32::from(self.close_sent)) {
+            return Err(Violation::Acknowledgement);
+        }
+        if self.receiver.is_plausible(header.seq) { Ok(()) } else { Err(Violation::Sequence) }
+    }
+
+    /// Whether a packet with this header may be of this flow, as far as its numbers say: worth keeping until the rest
+    /// of it has come.
+    pub fn expects(&self, header: &Header) -> bool {
+        self.state != State::Closed && self.check_numbers(header).is_ok()
+    }
+
     fn on_valid(&mut self, now: Instant) {
         let quiet = self.silence.on_heard(now);
         self.on_silence_ended(now, quiet);
+        self.path.on_heard();
         if self.state == State::Unconfirmed {
             self.step(Step::Confirm, Reason::Other);
             (self.confirmed, self.untold.confirmed) = (true, true);
@@ -123,6 +139,7 @@ impl<S, R> Flow<S, R> {
                 delay = self.sample(now, echo, header);
             }
         }
+        self.path.on_arrival(now, acked.longest);
         if acked.cumulative > 0 {
             self.on_progress(now, echo);
         }
@@ -165,7 +182,7 @@ impl<S, R> Flow<S, R> {
         if !is_expected && !is_near {
             return Verdict::Invalid(Violation::Sequence);
         }
-        let reason = Reason::from_wire(header.reason);
+        let reason = Reason::from_wire(header.detail);
         if reason == Reason::NoSuchFlow {
             // All it knows of the flow is the packet it answers; its acknowledgement means nothing. If that was our
             // CLOSE, then the peer has ended the flow before, and only its answer was lost.

@@ -82,7 +82,7 @@ pub struct Birth {
     pub local_nonce: u32,
     /// The peer's nonce, likewise.
     pub remote_nonce: u32,
-    /// The longest payload of a packet, in bytes, in both directions.
+    /// The longest payload of a packet that both hosts could use, in bytes, in both directions.
     pub max_payload: u16,
     /// Packets the peer is assumed to have buffers for before its first header says so.
     pub peer_window_packets: u16,
@@ -90,4 +90,6 @@ pub struct Birth {
     pub rtt: Option<Duration>,
     /// A packet may carry several messages.
     pub records: bool,
+    /// The peer answers PROBEs with padding, and puts fragments together.
+    pub probes_path: bool,
 }

@@ -17,10 +17,12 @@
 
 mod ask;
 mod deadline;
+pub mod fragments;
 mod input;
 mod limits;
 mod outcome;
 mod output;
+mod path;
 mod piece;
 mod reason;
 mod receive;
@@ -35,6 +37,7 @@ mod timestamps;
 pub use limits::{Birth, Limits, MAX_MESSAGE_BYTES, Role};
 pub use outcome::{Event, Verdict, Violation};
 pub use output::answer_unknown;
+pub use path::BASE_PAYLOAD_BYTES;
 pub use piece::{Need, Packet, Piece, Refusal};
 pub use reason::Reason;
 pub use table::{FLOWS_MAX, FlowId, FlowTable, InsertError};
@@ -44,6 +47,7 @@ use alloc::sync::Arc;
 
 use ask::Ask;
 use deadline::{Alarms, Silence};
+use path::Path;
 use receive::{Opening, Receiver};
 use rtt::Rtt;
 use send::Sender;
@@ -60,7 +64,7 @@ use crate::wire::machnet::Header;
 pub struct Flow<S, R = S> {
     limits: Arc<Limits>,
     state: State,
-    /// Bytes; for both directions.
+    /// Bytes that both hosts could use; what arrives is not longer.
     max_payload: u16,
     /// Packets that may be sent and not acknowledged.
     window_packets: u16,
@@ -83,6 +87,7 @@ pub struct Flow<S, R = S> {
     timestamps: Timestamps,
     rtt: Rtt,
     control: Control,
+    path: Path,
     ask: Ask,
     alarms: Alarms,
     silence: Silence,
@@ -101,6 +106,8 @@ struct Owed {
     unacknowledged: u16,
     /// The answer to a PROBE.
     probe_answer: bool,
+    /// The longest padding of those PROBEs.
+    padding_bytes: u16,
     /// The echo of a congestion mark.
     ecn_echo: bool,
     /// An RST, because the peer broke the protocol.
@@ -112,6 +119,8 @@ struct Owed {
 struct Untold {
     confirmed: bool,
     closed: bool,
+    /// How long packets may be has changed.
+    payload: bool,
     /// The last of silent and alive that was told was silent.
     told_silent: bool,
 }
@@ -150,6 +159,7 @@ impl<S, R> Flow<S, R> {
             timestamps: Timestamps::default(),
             rtt,
             control: Control::new(&limits.congestion, window_packets),
+            path: Path::new(birth.max_payload, birth.probes_path),
             ask,
             alarms: Alarms::default(),
             silence: Silence::new(now),
@@ -176,6 +186,9 @@ impl<S, R> Flow<S, R> {
         if self.untold.told_silent != self.silence.is_silent() {
             self.untold.told_silent = self.silence.is_silent();
             return Some(if self.untold.told_silent { Event::Silent } else { Event::Alive });
+        }
+        if core::mem::take(&mut self.untold.payload) {
+            return Some(Event::Payload { bytes: self.path.payload_bytes() });
         }
         core::mem::take(&mut self.untold.closed).then_some(Event::Closed {
             reason: self.reason,
@@ -250,6 +263,12 @@ impl<S, R> Flow<S, R> {
         self.alarms.distrust_delays();
     }
 
+    /// The longest payload that the path is known to carry in one packet, in bytes. A piece that is longer (the path
+    /// has become worse) is to be transmitted in [fragments](Header::is_fragment).
+    pub fn payload_bytes(&self) -> u16 {
+        self.path.payload_bytes()
+    }
+
     /// Whether the flow has ended.
     pub fn is_closed(&self) -> bool {
         self.state == State::Closed
@@ -294,6 +313,9 @@ impl<S, R> Flow<S, R> {
     fn step(&mut self, step: Step, reason: Reason) {
         let Some(next) = self.state.after(step) else { return };
         self.state = next;
+        if next != State::Established {
+            self.path.stop();
+        }
         if next == State::Closed {
             self.reason = reason;
             self.owed.ack |= self.owed.ack_at.take().is_some();

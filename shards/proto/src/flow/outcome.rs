@@ -48,6 +48,11 @@ pub enum Event {
     Silent,
     /// It came back.
     Alive,
+    /// The path carries longer packets than was known, or shorter ones: new pieces should have up to so many bytes.
+    Payload {
+        /// The same as [`Flow::payload_bytes`](super::Flow::payload_bytes).
+        bytes: u16,
+    },
     /// The flow has ended; an acceptor's may, without ever having been confirmed. Transmit what
     /// [`Flow::poll_transmit`](super::Flow::poll_transmit) still has (an acknowledgement or a reset), take back every
     /// token, drop the flow.

@@ -39,7 +39,13 @@ impl<S, R> Flow<S, R> {
         if self.ask.is_wanted() {
             return Some(bare(self.question(now)));
         }
-        self.owed.ack.then(|| self.acknowledgement(now)).map(bare)
+        if let Some(padding_bytes) = self.path.wanted() {
+            self.path.on_transmit(now);
+            let header = self.header(now, Kind::Probe, self.sender.next(), Position::WHOLE);
+            return Some(Packet { padding_bytes, ..bare(header) });
+        }
+        let owes = self.owed.ack || self.owed.padding_bytes > 0;
+        owes.then(|| self.acknowledgement(now)).map(bare)
     }
 
     /// The packet to send once more, if there is one and the windows allow it.
@@ -51,9 +57,16 @@ impl<S, R> Flow<S, R> {
         if self.sender.in_flight() >= self.control.window_packets() {
             return None;
         }
-        self.sender.retransmit(index, now);
-        self.on_retransmit(now);
+        self.repeat(index, now);
         Some(index)
+    }
+
+    /// The packet at `index` goes out once more.
+    fn repeat(&mut self, index: usize, now: Instant) {
+        let (sent, repeats) = self.sender.retransmit(index, now);
+        let bytes = self.sender.piece(index).len;
+        self.untold.payload |= self.path.on_loss(now, bytes, repeats, sent);
+        self.on_retransmit(now);
     }
 
     /// A tail loss probe repeats the last packet, whatever the congestion window says (RFC 8985, section 7.3). Where
@@ -68,8 +81,7 @@ impl<S, R> Flow<S, R> {
             self.ask.want();
             return None;
         };
-        self.sender.retransmit(index, now);
-        self.on_retransmit(now);
+        self.repeat(index, now);
         Some(index)
     }
 
@@ -106,15 +118,16 @@ impl<S, R> Flow<S, R> {
         self.ask.on_transmit(now, self.rtt.timeout(&self.limits, self.ask.backoff()));
         self.silence.on_asked();
         if self.close_sent {
-            let reason = self.reason.to_wire();
-            return Header { reason, ..self.header(now, Kind::Close, self.sender.next(), Position::WHOLE) };
+            let detail = self.reason.to_wire();
+            return Header { detail, ..self.header(now, Kind::Close, self.sender.next(), Position::WHOLE) };
         }
         self.header(now, Kind::Probe, self.sender.next(), Position::WHOLE)
     }
 
     fn acknowledgement(&mut self, now: Instant) -> Header {
         let seq = self.sender.next() + u32::from(self.close_sent);
-        self.header(now, Kind::Ack, seq, Position::WHOLE)
+        let detail = core::mem::take(&mut self.owed.padding_bytes);
+        Header { detail, ..self.header(now, Kind::Ack, seq, Position::WHOLE) }
     }
 
     /// What is still owed by a flow that has ended.
@@ -133,13 +146,14 @@ impl<S, R> Flow<S, R> {
             // Nothing more goes out before something is heard.
             header.flags |= Header::ANSWER_NOW;
         }
-        Packet { header, payload: Some(self.sender.piece(index)), is_retransmission }
+        let path_bytes = self.path.payload_bytes();
+        Packet { is_retransmission, payload: Some(self.sender.piece(index)), path_bytes, ..bare(header) }
     }
 
     /// An RST that tells where we are in both sequences.
     pub(super) fn reset_header(&mut self, now: Instant, reason: Reason) -> Header {
         let seq = self.sender.next() + u32::from(self.close_sent);
-        Header { reason: reason.to_wire(), window_packets: 0, ..self.header(now, Kind::Reset, seq, Position::WHOLE) }
+        Header { detail: reason.to_wire(), window_packets: 0, ..self.header(now, Kind::Reset, seq, Position::WHOLE) }
     }
 
     /// Every packet carries all that the peer may want to know; so each pays what is owed.
@@ -163,7 +177,7 @@ impl<S, R> Flow<S, R> {
             window_packets: self.receiver.announce(),
             hold_us: self.timestamps.hold_us(now),
             flags,
-            reason: 0,
+            detail: 0,
             records: 0,
             ts: stamp.low_nanos(),
             ts_echo: self.timestamps.latest(),
@@ -173,7 +187,7 @@ impl<S, R> Flow<S, R> {
 
 /// A packet without a piece.
 const fn bare<'a, S>(header: Header) -> Packet<'a, S> {
-    Packet { header, payload: None, is_retransmission: false }
+    Packet { header, payload: None, path_bytes: u16::MAX, padding_bytes: 0, is_retransmission: false }
 }
 
 /// The RST that answers a packet of no flow, so that a peer learns at once that we were restarted. `None`: stay
@@ -192,7 +206,7 @@ pub fn answer_unknown(header: &Header) -> Option<Header> {
         window_packets: 0,
         hold_us: 0,
         flags: 0,
-        reason: Reason::NoSuchFlow.to_wire(),
+        detail: Reason::NoSuchFlow.to_wire(),
         records: 0,
         ts: 1,
         ts_echo: header.ts,

@@ -52,6 +52,10 @@ pub struct Packet<'a, S> {
     pub header: Header,
     /// DATA: the piece it carries.
     pub payload: Option<&'a Piece<S>>,
+    /// What the path carries in one packet, in bytes: a longer piece must go out in [fragments](super::fragments).
+    pub path_bytes: u16,
+    /// PROBE: so many bytes, which mean nothing, follow the header.
+    pub padding_bytes: u16,
     /// Whether the piece was sent before.
     pub is_retransmission: bool,
 }

@@ -67,11 +67,11 @@ impl Rack {
     pub(super) fn on_arrival<S>(&mut self, now: Instant, sent: &Sent<S>, seq: SeqNo, echo: Option<Instant>, rtt: &Rtt) {
         if self.highest.is_none_or(|highest| seq.is_after(highest)) {
             self.highest = Some(seq);
-        } else if !sent.retransmitted {
+        } else if !sent.was_repeated() {
             self.reordering_seen = true;
         }
         let took = now.saturating_since(sent.at);
-        if sent.retransmitted {
+        if sent.was_repeated() {
             match echo {
                 // The peer had not seen the retransmission: the first transmission was only late.
                 Some(echo) if echo < sent.at => {

@@ -27,7 +27,15 @@ pub(super) struct Sent<S> {
     /// When it was sent last.
     pub(super) at: Instant,
     pub(super) fate: Fate,
-    pub(super) retransmitted: bool,
+    /// How often it was sent again, saturating.
+    pub(super) repeats: u8,
+}
+
+impl<S> Sent<S> {
+    #[inline]
+    pub(super) fn was_repeated(&self) -> bool {
+        self.repeats > 0
+    }
 }
 
 /// What an acknowledgement has brought.
@@ -37,6 +45,16 @@ pub(super) struct Acked {
     pub(super) cumulative: u32,
     /// Packets that were not known to have arrived before.
     pub(super) arrived: u32,
+    /// Of those, the longest payload, in bytes.
+    pub(super) longest: u16,
+}
+
+impl Acked {
+    #[inline]
+    fn add_arrival(&mut self, payload_bytes: u16) {
+        self.arrived += 1;
+        self.longest = self.longest.max(payload_bytes);
+    }
 }
 
 /// See the [module](self).
@@ -135,11 +153,15 @@ impl<S> Sender<S> {
         let Some(ahead) = header.ack.distance_from(self.una) else { return acked };
         acked.cumulative = ahead.min(self.outstanding());
         for _ in 0..acked.cumulative {
-            acked.arrived += u32::from(self.settle_first(now, echo, rtt));
+            if let Some(bytes) = self.settle_first(now, echo, rtt) {
+                acked.add_arrival(bytes);
+            }
         }
         if !header.sack.is_empty() {
             for index in header.sack.iter() {
-                acked.arrived += u32::from(self.mark_arrived(index as usize + 1, now, echo, rtt));
+                if let Some(bytes) = self.mark_arrived(index as usize + 1, now, echo, rtt) {
+                    acked.add_arrival(bytes);
+                }
             }
         }
         if self.ring.front().is_some_and(|first| first.fate == Fate::Arrived) {
@@ -150,14 +172,14 @@ impl<S> Sender<S> {
         acked
     }
 
-    /// The first packet is acknowledged; says whether that is news.
-    fn settle_first(&mut self, now: Instant, echo: Option<Instant>, rtt: &Rtt) -> bool {
-        let Some(sent) = self.ring.pop_front() else { return false };
+    /// The first packet is acknowledged; gives the length of its payload if that is news.
+    fn settle_first(&mut self, now: Instant, echo: Option<Instant>, rtt: &Rtt) -> Option<u16> {
+        let sent = self.ring.pop_front()?;
         let seq = self.una;
         self.una += 1;
         self.acknowledged_packets = self.acknowledged_packets.saturating_add(1);
         self.acknowledged_messages += u64::from(sent.piece.messages());
-        self.retransmitted -= u32::from(sent.retransmitted);
+        self.retransmitted -= u32::from(sent.was_repeated());
         match sent.fate {
             Fate::Arrived => self.arrived -= 1,
             Fate::Lost => self.lost -= 1,
@@ -168,14 +190,14 @@ impl<S> Sender<S> {
             self.rack.on_arrival(now, &sent, seq, echo, rtt);
         }
         self.freed.push_back(sent.piece.token);
-        news
+        news.then_some(sent.piece.len)
     }
 
-    /// SACK reports the packet `una + index`; says whether that is news.
-    fn mark_arrived(&mut self, index: usize, now: Instant, echo: Option<Instant>, rtt: &Rtt) -> bool {
-        let Some(sent) = self.ring.get_mut(index) else { return false };
+    /// SACK reports the packet `una + index`; gives the length of its payload if that is news.
+    fn mark_arrived(&mut self, index: usize, now: Instant, echo: Option<Instant>, rtt: &Rtt) -> Option<u16> {
+        let sent = self.ring.get_mut(index)?;
         match sent.fate {
-            Fate::Arrived => return false,
+            Fate::Arrived => return None,
             Fate::Lost => self.lost -= 1,
             Fate::InFlight => {}
         }
@@ -184,7 +206,7 @@ impl<S> Sender<S> {
         #[allow(clippy::cast_possible_truncation)] // an index of the SACK field
         let seq = self.una + index as u32;
         self.rack.on_arrival(now, sent, seq, echo, rtt);
-        true
+        Some(sent.piece.len)
     }
 
     fn on_reneging(&mut self) {
@@ -241,20 +263,22 @@ impl<S> Sender<S> {
         (self.una + index as u32).is_before(self.edge)
     }
 
-    /// The packet at `index` is sent once more.
-    pub(super) fn retransmit(&mut self, index: usize, now: Instant) {
+    /// The packet at `index` is sent once more; gives when it was sent before, and how often again.
+    pub(super) fn retransmit(&mut self, index: usize, now: Instant) -> (Instant, u8) {
         let sent = &mut self.ring[index];
         debug_assert!(sent.fate != Fate::Arrived);
         self.lost -= u32::from(sent.fate == Fate::Lost);
-        self.retransmitted += u32::from(!sent.retransmitted);
+        self.retransmitted += u32::from(!sent.was_repeated());
+        let before = (sent.at, sent.repeats);
         sent.fate = Fate::InFlight;
-        sent.retransmitted = true;
+        sent.repeats = sent.repeats.saturating_add(1);
         sent.at = stamp(now);
+        before
     }
 
     /// A new packet is sent; gives its index.
     pub(super) fn push(&mut self, piece: Piece<S>, now: Instant) -> usize {
-        self.ring.push_back(Sent { piece, at: stamp(now), fate: Fate::InFlight, retransmitted: false });
+        self.ring.push_back(Sent { piece, at: stamp(now), fate: Fate::InFlight, repeats: 0 });
         self.ring.len() - 1
     }
 
@@ -295,7 +319,7 @@ impl<S> Sender<S> {
         let count = |is: fn(&Sent<S>) -> bool| self.ring.iter().filter(|sent| is(sent)).count();
         assert_eq!(self.arrived as usize, count(|sent| sent.fate == Fate::Arrived));
         assert_eq!(self.lost as usize, count(|sent| sent.fate == Fate::Lost));
-        assert_eq!(self.retransmitted as usize, count(|sent| sent.retransmitted));
+        assert_eq!(self.retransmitted as usize, count(Sent::was_repeated));
         assert!(self.ring.front().is_none_or(|first| first.fate != Fate::Arrived));
     }
 }

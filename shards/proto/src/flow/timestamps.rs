@@ -79,7 +79,7 @@ mod tests {
             window_packets: 0,
             hold_us,
             flags: 0,
-            reason: 0,
+            detail: 0,
             records: 0,
             ts: 1,
             ts_echo,

@@ -15,7 +15,7 @@
 //!     36    2  window, packets beyond ackno    0
 //!     38    2  hold, µs                        0
 //!     40    2  flags                           0
-//!     42    2  reason                          0
+//!     42    2  detail                          0
 //!     44    2  records                         0 (v1's SACK count)
 //!     46    4  ts                              offer: magic 0x4D53, version u8, features u8
 //!     50    4  echo of the latest ts           offer: nonce u32
@@ -144,8 +144,9 @@ pub struct Header {
     pub hold_us: u16,
     /// [`Header::ASLEEP`] and others.
     pub flags: u16,
-    /// RST and CLOSE: why (the flow's reason on the wire); else 0.
-    pub reason: u16,
+    /// RST and CLOSE: why (the flow's reason on the wire). ACK: the longest padding of a PROBE that has arrived since
+    /// the last one that said so, in bytes. DATA: bytes of the packet that come before these. Else 0.
+    pub detail: u16,
     /// Whole small messages in this packet, each with a u16 length before it; 0: a piece of one message.
     pub records: u16,
     /// The sender's clock, low 32 bits of its nanoseconds; never 0, so that v1's packets (always 0) differ.
@@ -163,6 +164,15 @@ impl Header {
     pub const PROBE_ANSWER: u16 = 1 << 2;
     /// Flag in DATA: the sender's window is full, or it repeats itself; an acknowledgement must not wait.
     pub const ANSWER_NOW: u16 = 1 << 3;
+    /// Flag in DATA: this is a [fragment](Self::is_fragment), and not the last one of its packet.
+    pub const FRAGMENTS_FOLLOW: u16 = 1 << 4;
+
+    /// Whether the payload is not the whole one of the packet with this number, but a part of it: `detail` bytes come
+    /// before it, and if [`Header::FRAGMENTS_FOLLOW`] says so, more behind it.
+    #[inline]
+    pub fn is_fragment(&self) -> bool {
+        self.kind == Kind::Data && (self.detail != 0 || self.flags & Self::FRAGMENTS_FOLLOW != 0)
+    }
 
     /// Reads a header of the extension; gives it and the payload.
     pub fn parse(packet: &[u8]) -> Result<(Self, &[u8]), WireError> {
@@ -192,7 +202,7 @@ impl Header {
             window_packets: raw.window.get(),
             hold_us: raw.hold.get(),
             flags: raw.flags.get(),
-            reason: raw.reason.get(),
+            detail: raw.detail.get(),
             records: raw.records.get(),
             ts: raw.ts.get(),
             ts_echo: raw.ts_echo.get(),
@@ -212,7 +222,7 @@ impl Header {
             window: U16::new(self.window_packets),
             hold: U16::new(self.hold_us),
             flags: U16::new(self.flags),
-            reason: U16::new(self.reason),
+            detail: U16::new(self.detail),
             records: U16::new(self.records),
             ts: U32::new(self.ts),
             ts_echo: U32::new(self.ts_echo),
@@ -310,7 +320,7 @@ struct RawHeader {
     window: U16,
     hold: U16,
     flags: U16,
-    reason: U16,
+    detail: U16,
     records: U16,
     ts: U32,
     ts_echo: U32,
@@ -329,7 +339,7 @@ impl RawHeader {
         window: U16::ZERO,
         hold: U16::ZERO,
         flags: U16::ZERO,
-        reason: U16::ZERO,
+        detail: U16::ZERO,
         records: U16::ZERO,
         ts: U32::ZERO,
         ts_echo: U32::ZERO,
@@ -351,7 +361,7 @@ mod tests {
         window_packets: 0x090a,
         hold_us: 0x0b0c,
         flags: Header::ECN_ECHO,
-        reason: 0,
+        detail: 0,
         records: 0,
         ts: 0x0d0e_0f10,
         ts_echo: 0x1112_1314,
@@ -478,7 +488,7 @@ mod tests {
             window_packets: rest.0,
             hold_us: rest.1,
             flags: rest.2,
-            reason: rest.3,
+            detail: rest.3,
             records: rest.4,
             ts: numbers.3,
             ts_echo: numbers.4,

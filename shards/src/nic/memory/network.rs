@@ -65,6 +65,8 @@ pub struct Link {
     pub bits_per_second: Option<u64>,
     /// How much the switch buffers before it drops; without a rate, nothing ever waits in it.
     pub buffer_bytes: u64,
+    /// Longer frames do not pass, and nobody is told.
+    pub frame_bytes_max: usize,
     /// From the switch to the NIC.
     pub latency: Duration,
     /// How much later than its time a late frame arrives, at most (`faults.reordering`). Zero disables reordering.
@@ -79,6 +81,7 @@ impl Default for Link {
             is_connected: true,
             bits_per_second: None,
             buffer_bytes: 512 * 1024,
+            frame_bytes_max: usize::MAX,
             latency: Duration::ZERO,
             lateness: Duration::from_micros(100),
             faults: Faults::default(),
@@ -99,6 +102,8 @@ pub struct Counts {
     pub late: u64,
     /// Damaged by `faults.corruption`.
     pub corrupted: u64,
+    /// Longer than `frame_bytes_max`.
+    pub too_long: u64,
     /// Dropped because the switch had no room.
     pub congested: u64,
     /// Dropped because the receive ring was full.
@@ -346,6 +351,10 @@ impl State {
         let fate = link.faults.decide(&mut self.dice, frame.bytes().len());
         if fate.lost || !link.is_connected {
             self.counts.lost += 1;
+            return;
+        }
+        if frame.bytes().len() > link.frame_bytes_max {
+            self.counts.too_long += 1;
             return;
         }
         let starts = port.down_busy_until.max(at);

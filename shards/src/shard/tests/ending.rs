@@ -28,7 +28,7 @@ fn a_closed_flow_delivers_says_so_and_is_released() {
 fn a_peer_that_closes_is_answered_and_the_application_told() {
     let (mut rig, mut app, flow) = Rig::connected();
     rig.receive_data(&OURS, 201, 101, b"goodbye");
-    let close = Header { reason: Reason::AppGone.to_wire(), ..rig.header(Kind::Close, 202, 101) };
+    let close = Header { detail: Reason::AppGone.to_wire(), ..rig.header(Kind::Close, 202, 101) };
     rig.receive(&OURS, &close, &[]);
     assert_eq!(rig.packets(&OURS).last(), Some(&bare(Kind::Ack, 101, 203)));
     match app.recv().unwrap() {
@@ -53,7 +53,7 @@ fn a_reset_ends_a_flow_and_gives_back_what_waited() {
     assert_eq!(rig.packets(&OURS).len(), 1);
     // Ahead of a hole: held, never delivered.
     rig.receive_data(&OURS, 203, 101, b"early");
-    rig.receive(&OURS, &Header { reason: Reason::AppGone.to_wire(), ..rig.header(Kind::Reset, 201, 101) }, &[]);
+    rig.receive(&OURS, &Header { detail: Reason::AppGone.to_wire(), ..rig.header(Kind::Reset, 201, 101) }, &[]);
     assert_eq!(closed(&mut app), (Reason::AppGone, 0));
     assert_eq!(app.free_tx_buffers().unwrap(), TX_BUFFERS as usize);
     assert_eq!(rig.free_receive_buffers(), RX_BUFFERS as usize);
@@ -85,7 +85,7 @@ fn a_shard_that_stops_tells_its_peers_and_then_the_coordinator() {
     assert_eq!((frames.len(), payloads.len()), (2, 2));
     for payload in payloads.drain(..) {
         let (header, _) = Header::parse(&payload).unwrap();
-        assert_eq!((header.kind, header.reason), (Kind::Reset, Reason::Shutdown.to_wire()));
+        assert_eq!((header.kind, header.detail), (Kind::Reset, Reason::Shutdown.to_wire()));
     }
     let told = rig.told();
     let [ToCoordinator::Closed { .. }, ToCoordinator::Closed { .. }, ToCoordinator::Stopped { shard: ShardId(3) }] =

@@ -231,7 +231,7 @@ fn a_syn_of_another_incarnation_makes_the_flow_ask_whether_its_own_is_still_ther
     rig.turn();
     assert_eq!(rig.packets(&THEIRS), [bare(Kind::Probe, header.ack.get(), 101)]);
     // The peer's daemon, restarted, knows nothing of it; its next SYN is accepted.
-    let restarted = Header { reason: Reason::NoSuchFlow.to_wire(), ..rig.header(Kind::Reset, 101, header.ack.get()) };
+    let restarted = Header { detail: Reason::NoSuchFlow.to_wire(), ..rig.header(Kind::Reset, 101, header.ack.get()) };
     rig.receive(&THEIRS, &restarted, &[]);
     assert_eq!(closed(&mut app), (Reason::NoSuchFlow, 0));
     rig.put(&datagram(&THEIRS, &Packet::syn(&newer)));

@@ -58,7 +58,7 @@ impl Scene {
             let frames = self.rig.frames();
             let payload = udp_payload(frames.last().unwrap(), &OURS);
             let (last, _) = Header::parse(&payload).unwrap();
-            assert_eq!((last.kind, last.reason), (Kind::Reset, Reason::AppGone.to_wire()));
+            assert_eq!((last.kind, last.detail), (Kind::Reset, Reason::AppGone.to_wire()));
             assert_eq!(self.rig.counted(Counter::ChannelsBroken), 1);
             let _ = self.hostile.send(self.flow, &[IoSlice::new(b"nobody looks at it any more")]);
             self.rig.assert_quiet();

@@ -7,6 +7,7 @@
 mod channels;
 mod ending;
 mod flows;
+mod fragments;
 mod frames;
 mod handshakes;
 mod hostile;
@@ -187,6 +188,7 @@ impl Rig {
             peer_window_packets: 1,
             rtt: None,
             records: features.contains(Features::RECORDS),
+            probes_path: features.contains(Features::PATH_PROBES),
         };
         let (connect, channel) = (ConnectId(5), ChannelId(channel));
         self.post(ToShard::Create { connect, key, next_hop: PEER_MAC, birth, features, channel });
@@ -242,7 +244,7 @@ impl Rig {
             window_packets: PEER_WINDOW,
             hold_us: 0,
             flags: 0,
-            reason: 0,
+            detail: 0,
             records: 0,
             ts: self.now.low_nanos() | 1,
             ts_echo: self.latest_ts,
@@ -271,7 +273,7 @@ impl Rig {
                 kind: header.kind,
                 seq: header.seq.get(),
                 ack: header.ack.get(),
-                reason: Reason::from_wire(header.reason),
+                reason: Reason::from_wire(header.detail),
                 data: data.to_vec(),
             }
         });

@@ -31,6 +31,7 @@ fn pair() -> (Rig, [(AppEnd, ChannelFlowId); 2]) {
         peer_window_packets: 1,
         rtt: None,
         records: true,
+        probes_path: true,
     };
     let (connect, channel) = (ConnectId(5), ChannelId(2));
     let features = accepted.agreed.features;

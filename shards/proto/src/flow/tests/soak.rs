@@ -135,8 +135,16 @@ fn host(random: &mut Random, role: Role, pieces: u32, buffers: u64, limits: &Lim
         Role::Connector => (u32::MAX - 20, 7),
         Role::Acceptor => (7, u32::MAX - 20),
     };
-    let birth =
-        Birth { role, local_nonce, remote_nonce, max_payload: 1_000, peer_window_packets: 1, rtt: None, records: true };
+    let birth = Birth {
+        role,
+        local_nonce,
+        remote_nonce,
+        max_payload: 1_000,
+        peer_window_packets: 1,
+        rtt: None,
+        records: true,
+        probes_path: true,
+    };
     Host {
         flow: Flow::new(&birth, &Arc::new(limits.clone()), Instant::ZERO),
         source: message_pieces(random, pieces),
@@ -527,7 +535,7 @@ fn harm(seed: u64) {
             window_packets: random.pick(&[0, 1, 100, u16::MAX]),
             hold_us: random.pick(&[0, 1_000, u16::MAX]),
             flags: random.below(16) as u16,
-            reason: random.below(20) as u16,
+            detail: random.below(20) as u16,
             records: random.pick(&[0, 0, 0, 1]),
             ts: random.next() as u32,
             ts_echo: if random.percent(50) { random.next() as u32 } else { now.low_nanos() },

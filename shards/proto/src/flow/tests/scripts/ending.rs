@@ -13,7 +13,7 @@ fn close_delivers_first_and_is_repeated_until_acknowledged() {
     script.hear(ack);
     let close = script.headers();
     assert_eq!((close.len(), close[0].kind, close[0].seq), (1, Kind::Close, SeqNo::new(4)));
-    assert_eq!(close[0].reason, Reason::AppGone.to_wire());
+    assert_eq!(close[0].detail, Reason::AppGone.to_wire());
     assert_eq!(script.says_until(4 * MS), [(1_000, Kind::Close, 4), (3_000, Kind::Close, 4)]);
     assert_eq!(script.events(), []);
     let ack = script.ack(5, &[], 0);
@@ -39,7 +39,7 @@ fn the_peers_close_comes_after_its_data_and_is_acknowledged_again() {
     let close = Header {
         seq: SeqNo::new(102),
         ack: SeqNo::new(2),
-        reason: Reason::AppGone.to_wire(),
+        detail: Reason::AppGone.to_wire(),
         ..script.peer(Kind::Close)
     };
     script.hear(close);
@@ -91,7 +91,7 @@ fn abort_says_it_once_and_gives_everything_back() {
     let ack = script.ack(2, &[], 0);
     script.hear(ack);
     let reset = script.flow.abort(script.now, Reason::Limit);
-    assert_eq!((reset.kind, reset.seq, reset.reason), (Kind::Reset, SeqNo::new(4), Reason::Limit.to_wire()));
+    assert_eq!((reset.kind, reset.seq, reset.detail), (Kind::Reset, SeqNo::new(4), Reason::Limit.to_wire()));
     assert_eq!(script.events(), [closed(Reason::Limit, 1)]);
     assert_eq!((script.said(), script.delivered()), (vec![], vec![]));
     assert_eq!(script.flow.drain_sent().collect::<Vec<_>>(), [0, 1, 2]);
@@ -107,7 +107,7 @@ fn a_reset_must_know_where_we_are_and_its_acknowledgement_counts() {
         assert_eq!(script.hear(guess), Verdict::Invalid(Violation::Sequence));
     }
     assert_eq!(script.events(), []);
-    let reset = Header { ack: SeqNo::new(3), reason: Reason::Shutdown.to_wire(), ..script.peer(Kind::Reset) };
+    let reset = Header { ack: SeqNo::new(3), detail: Reason::Shutdown.to_wire(), ..script.peer(Kind::Reset) };
     script.hear(reset);
     assert_eq!(script.events(), [closed(Reason::Shutdown, 2)]);
     assert_eq!(script.said(), []);

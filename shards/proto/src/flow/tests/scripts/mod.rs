@@ -5,6 +5,7 @@
 mod acknowledging;
 mod birth;
 mod ending;
+mod path;
 mod receiving;
 mod recovery;
 mod sending;
@@ -66,6 +67,7 @@ impl Script {
             peer_window_packets: 1,
             rtt: None,
             records: true,
+            probes_path: true,
         };
         let start = Instant::from_nanos(S);
         let mut flow = Flow::new(&birth, &Arc::new(limits), start);
@@ -112,7 +114,7 @@ impl Script {
             window_packets: 100,
             hold_us: 0,
             flags: 0,
-            reason: 0,
+            detail: 0,
             records: 0,
             ts: stamp(self.now).low_nanos(),
             ts_echo: stamp(self.now).low_nanos(),

@@ -35,7 +35,7 @@ fn pieces_that_form_no_message_reset_the_flow() {
         assert_eq!(verdict, Verdict::Invalid(Violation::Message), "{wrong:?}");
         let said = script.headers();
         assert_eq!((said.len(), said[0].kind), (1, Kind::Reset));
-        assert_eq!(said[0].reason, Reason::Protocol.to_wire());
+        assert_eq!(said[0].detail, Reason::Protocol.to_wire());
         assert_eq!(script.events(), [closed(Reason::Protocol, 0)]);
         assert_eq!(script.delivered().len(), wrong.len() - 1, "what was right is delivered");
         assert_eq!(script.flow.drain_received().count(), 1);

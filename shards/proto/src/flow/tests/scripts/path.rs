@@ -1,0 +1,118 @@
+//! How long packets may be.
+
+use super::*;
+use crate::flow::BASE_PAYLOAD_BYTES;
+
+const LONG: u16 = 8_918;
+
+/// A flow between hosts that could use long packets, to whose first PROBE the peer has answered.
+fn jumbo() -> Script {
+    let limits = Limits { ack_delay: Duration::ZERO, congestion: Congestion::Fixed(192), ..Limits::default() };
+    let birth = Birth {
+        role: Role::Connector,
+        local_nonce: 0,
+        remote_nonce: 100,
+        max_payload: LONG,
+        peer_window_packets: 1,
+        rtt: None,
+        records: true,
+        probes_path: true,
+    };
+    let start = Instant::from_nanos(S);
+    let flow = Flow::new(&birth, &Arc::new(limits), start);
+    let mut script = Script { flow, now: start, source: VecDeque::new(), next_token: 0, buffers: 1_000 };
+    script.flow.grant(10);
+    assert_eq!(paddings(&mut script), [(Kind::Probe, 0)], "the first question is a short one");
+    let answer = script.answer(R);
+    script.hear(answer);
+    script
+}
+
+/// Everything that goes out now: its kind, its padding, and what the path is said to carry if it is DATA.
+fn said(script: &mut Script) -> Vec<(Kind, u16, u16)> {
+    script.flow.on_deadline(script.now);
+    let mut all = Vec::new();
+    loop {
+        let waiting = !script.source.is_empty();
+        let Some(packet) = script.flow.poll_transmit(script.now, waiting, || script.source.pop_front()) else { break };
+        let path_bytes = packet.payload.map_or(0, |_| packet.path_bytes);
+        all.push((packet.header.kind, packet.padding_bytes, path_bytes));
+    }
+    all
+}
+
+fn paddings(script: &mut Script) -> Vec<(Kind, u16)> {
+    said(script).into_iter().map(|(kind, padding_bytes, _)| (kind, padding_bytes)).collect()
+}
+
+fn paths(script: &mut Script) -> Vec<u16> {
+    said(script).into_iter().filter(|(kind, ..)| *kind == Kind::Data).map(|(.., path_bytes)| path_bytes).collect()
+}
+
+#[test]
+fn long_packets_are_asked_for_and_used_when_the_answer_says_so() {
+    let mut script = jumbo();
+    assert_eq!(paddings(&mut script), [(Kind::Probe, LONG)]);
+    assert_eq!(script.flow.payload_bytes(), BASE_PAYLOAD_BYTES);
+    let plain = script.answer(R);
+    script.hear(plain);
+    assert_eq!(script.events(), [], "an answer that does not say how long");
+    let answer = Header { detail: LONG, ..script.answer(R) };
+    script.hear(answer);
+    assert_eq!(script.events(), [Event::Payload { bytes: LONG }]);
+    assert_eq!((script.flow.payload_bytes(), paddings(&mut script)), (LONG, vec![]));
+}
+
+#[test]
+fn a_probe_that_is_lost_is_repeated_and_delays_nobody() {
+    let mut script = jumbo();
+    let mut asked = Vec::new();
+    for _ in 0..100 {
+        script.at(10 * MS);
+        let heard = script.ack(script.flow.sender.next().get(), &[], 0);
+        script.hear(heard);
+        script.source.push_back(Piece { len: BASE_PAYLOAD_BYTES, ..piece(0, Position::WHOLE) });
+        let said = said(&mut script);
+        assert_eq!(said[0], (Kind::Data, 0, BASE_PAYLOAD_BYTES));
+        asked.extend(said.into_iter().map(|(_, padding, _)| padding).filter(|padding| *padding > 0));
+    }
+    assert_eq!(asked[..6], [LONG, LONG, LONG, 5_168, 5_168, 5_168]);
+    assert_eq!(script.events(), []);
+}
+
+#[test]
+fn the_answer_to_padding_says_how_long_it_was_and_rides_on_no_data() {
+    let mut script = Script::established();
+    let probe = script.peer(Kind::Probe);
+    script.hear_len(probe, 700);
+    script.hear_len(probe, 900);
+    let headers = script.send(1).headers();
+    let answers: Vec<_> = headers.iter().map(|header| (header.kind, header.detail)).collect();
+    assert_eq!(answers, [(Kind::Data, 0), (Kind::Ack, 900)]);
+    script.hear(probe);
+    assert_eq!(script.headers()[0].detail, 0, "none, or said before");
+}
+
+#[test]
+fn a_long_packet_lost_for_the_third_time_goes_out_in_fragments() {
+    let mut script = jumbo();
+    paddings(&mut script);
+    let answer = Header { detail: LONG, ..script.answer(R) };
+    script.hear(answer);
+    script.events();
+    script.source.push_back(Piece { len: LONG, ..piece(0, Position::WHOLE) });
+    let mut sent = paths(&mut script);
+    assert_eq!(sent, [LONG]);
+    while script.flow.payload_bytes() == LONG {
+        script.now = script.flow.deadline().expect("it is not acknowledged");
+        sent.extend(paths(&mut script));
+    }
+    assert_eq!(sent, [LONG, LONG, LONG, BASE_PAYLOAD_BYTES]);
+    assert!(script.now < Instant::from_nanos(S) + Duration::from_millis(100), "{:?}", script.now);
+    assert_eq!(script.events(), [Event::Payload { bytes: BASE_PAYLOAD_BYTES }]);
+    // What is cut already for the old path goes the same way.
+    let acked = script.ack(2, &[], 0);
+    script.hear(acked);
+    script.source.push_back(Piece { len: LONG, ..piece(1, Position::WHOLE) });
+    assert_eq!(paths(&mut script), [BASE_PAYLOAD_BYTES]);
+}

@@ -1,0 +1,107 @@
+//! Frames of 9,000 bytes over a path that carries them, and then does not, and then does again.
+
+use std::time::{Duration, Instant};
+
+use machnet::{Delivery, Endpoint, Event, Flow};
+
+use crate::conversation::{Direction, fill, is_as_filled};
+use crate::hosts::Link;
+use crate::pair::{NEVER, Pair, Site, set, sum};
+
+const PORT: u16 = 888;
+const JUMBO: u16 = 9_000;
+/// One packet where the path carries long ones. (The kernel lets a train of such pass whatever the MTU is, because it
+/// takes it for something that is still to be cut; so they go one by one.)
+const MESSAGE_BYTES: usize = 8_000;
+
+/// What goes forth and back.
+struct Echo {
+    near: Endpoint,
+    far: Endpoint,
+    flow: Flow,
+    sent: usize,
+}
+
+impl Echo {
+    fn between(near: &Site, far: &Site) -> Self {
+        let (mut here, mut there) = (near.attach(), far.attach());
+        there.listen(far.ip(), PORT).unwrap();
+        let flow = here.connect(near.ip(), far.at(PORT)).unwrap();
+        Self { near: here, far: there, flow, sent: 0 }
+    }
+
+    /// One message there and back; the time that took.
+    fn once(&mut self) -> Duration {
+        let start = Instant::now();
+        let direction = Direction { port: PORT, is_from_connector: true };
+        let mut message = vec![0; MESSAGE_BYTES];
+        fill(direction, self.sent, &mut message);
+        self.near.send(self.flow, &message).unwrap();
+        let (flow, heard) = hear(&mut self.far);
+        self.far.send(flow, &heard).unwrap();
+        let (_, heard) = hear(&mut self.near);
+        assert!(is_as_filled(direction, self.sent, &heard, &mut Vec::new()), "message {} has a wrong byte", self.sent);
+        assert_eq!(heard.len(), MESSAGE_BYTES);
+        self.sent += 1;
+        start.elapsed()
+    }
+
+    /// Messages, one after the other, until this many paths of a daemon have changed so.
+    fn until(&mut self, site: &Site, counter: &str, least: u64) {
+        let deadline = Instant::now() + NEVER;
+        while sum(&site.status(), "counters", counter) < least {
+            assert!(Instant::now() < deadline, "{counter} is not {least} yet: {:#}", site.status());
+            self.once();
+        }
+    }
+}
+
+/// The next message at an endpoint.
+fn hear(endpoint: &mut Endpoint) -> (Flow, Vec<u8>) {
+    let deadline = Instant::now() + NEVER;
+    loop {
+        while let Some(delivery) = endpoint.recv_in_place().unwrap() {
+            match delivery {
+                Delivery::Message(message) => return (message.flow(), message.bytes().to_vec()),
+                Delivery::Event(Event::Closed { reason, .. }) => panic!("the flow ended: {reason}"),
+                Delivery::Event(_) => {}
+            }
+        }
+        assert!(Instant::now() < deadline, "nothing comes");
+        endpoint.wait(Some(Duration::from_millis(100))).unwrap();
+    }
+}
+
+#[test]
+fn long_packets_are_used_given_up_and_taken_up_again() {
+    let link = Link { mtu_bytes: JUMBO, ..Link::default() };
+    let Some(pair) = Pair::start_over(link, |_, config| set(config, "mtu", JUMBO)) else { return };
+    let Pair { left, right, .. } = &pair;
+    let mut echo = Echo::between(left, right);
+    for site in [left, right] {
+        echo.until(site, "paths_widened", 1);
+    }
+    let pieces = || sum(&left.status(), "counters", "tx_pieces");
+    let before = pieces();
+    for _ in 0..10 {
+        echo.once();
+    }
+    assert!(pieces() - before < 20, "{} packets for 10 messages", pieces() - before);
+
+    // The other end's MTU is what stops a frame on a veth.
+    for (far, near) in [(right, left), (left, right)] {
+        far.host.ip("link set machnet0 mtu 1500").unwrap();
+        let stalled = echo.once();
+        assert!(stalled < Duration::from_secs(2), "{stalled:?} until what is lost comes in fragments");
+        echo.until(near, "paths_narrowed", 1);
+        assert!(sum(&near.status(), "drops", "refused") > 0);
+    }
+
+    for site in [left, right] {
+        site.host.ip(&format!("link set machnet0 mtu {JUMBO}")).unwrap();
+    }
+    for site in [left, right] {
+        echo.until(site, "paths_widened", 2);
+    }
+    assert_eq!(sum(&left.status(), "counters", "flows_closed"), 0);
+}
