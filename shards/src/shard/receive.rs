@@ -376,7 +376,9 @@ impl<Q: NicQueue> Shard<Q> {
         if features.contains(Features::CHECKSUM) && datagram.checksum_is_good() != Some(true) {
             return Err(DropReason::BadChecksum);
         }
-        let Some(slot) = self.accepting_slot(&key) else { return self.break_promise(datagram, header, now) };
+        let Some(slot) = self.accepting_slot(&key) else {
+            return self.break_promise(datagram, header, arrival, now);
+        };
         let birth = Birth {
             role: Role::Acceptor,
             local_nonce: half_open.local_nonce,
@@ -388,7 +390,7 @@ impl<Q: NicQueue> Shard<Q> {
             probes_path: features.contains(Features::PATH_PROBES),
         };
         let Ok(id) = self.open_flow(key, half_open.next_hop, &birth, features, slot, now) else {
-            return self.break_promise(datagram, header, now);
+            return self.break_promise(datagram, header, arrival, now);
         };
         self.half_open.remove(&key);
         self.counts.count(Counter::FlowsAccepted);
@@ -398,16 +400,18 @@ impl<Q: NicQueue> Shard<Q> {
         Ok(id)
     }
 
-    /// There is no room any more for a flow that was promised it: the peer is told at once, and not left to find out.
+    /// There is no room any more for a flow that was promised it: the peer is told at once, and not left to find out;
+    /// unless the SYN came twice and another shard has kept the promise.
     fn break_promise(
         &mut self,
         datagram: &UdpDatagram<'_>,
         header: &Header,
+        arrival: &Arrival<'_>,
         now: Instant,
     ) -> Result<FlowId, DropReason> {
         self.half_open.remove(&datagram.key);
         // It says that the flow is unknown, which is not why the packet is dropped.
-        let _ = self.answer_unknown(datagram, header, now);
+        let _ = self.receive_stray(datagram, header, arrival, now);
         Err(DropReason::FlowLimit)
     }
 }

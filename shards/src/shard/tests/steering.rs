@@ -297,3 +297,19 @@ fn frames_taken_over_leave_the_shards_own_queue_its_turn() {
     let turns = (0..).map(|_| rig.turn().received).take_while(|received| *received > 0);
     assert_eq!(turns.collect::<Vec<_>>(), [128; 4]);
 }
+
+#[test]
+fn a_promise_that_cannot_be_kept_is_no_answer_for_a_flow_of_another_shard() {
+    let mut rig = Rig::with(Settings { flows_max: 1, ..one_of_two() }, 16);
+    let mut app = rig.add_channel(1);
+    rig.listen(Taker::Channel(ChannelId(1)));
+    // The SYN came here and to the other shard, where the flow is established; the place that was promised is taken.
+    rig.put(&syn(&THEIRS));
+    rig.turn();
+    assert_eq!(rig.payloads(&THEIRS).len(), 1);
+    rig.connect(&mut app, 1, OURS);
+    let header = confirming(&rig);
+    rig.receive(&THEIRS, &header, &[]);
+    assert!(rig.stray().answer.is_some(), "for when nobody has the flow");
+    assert_eq!((rig.frames(), rig.drops()), (vec![], vec![(DropReason::FlowLimit, 1)]));
+}
