@@ -17,9 +17,6 @@ use super::{Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Opened, Position
 /// Buffers of one message that are kept until it is whole; a longer message is put together on the heap.
 const HELD_PER_MESSAGE_MAX: usize = 64;
 
-/// Share of the receive pool that messages which are not whole may hold; beyond it they are put together on the heap.
-const HELD_SHARE: u32 = 4;
-
 /// Buffers given back in one go while there is more to receive: the shard hears of fewer than this many late.
 const RETURN_BURST: u32 = 32;
 
@@ -42,7 +39,7 @@ pub struct AppReceiver {
     sharers: Box<[u16]>,
     /// Messages that are not whole.
     partial: FlowMap<Partial>,
-    /// Buffers that `partial` holds.
+    /// Buffers that `partial` holds; beyond `held_max` messages are put together on the heap.
     held: usize,
     held_max: usize,
     /// Buffers given back that the shard does not know of yet.
@@ -143,7 +140,7 @@ impl AppReceiver {
             sharers: vec![0; buffers as usize].into(),
             partial: FlowMap::default(),
             held: 0,
-            held_max: (buffers / HELD_SHARE) as usize,
+            held_max: geometry.rx_buffers_held_max() as usize,
             returned: 0,
             return_burst: RETURN_BURST.min(buffers / 8).max(1),
             aside: VecDeque::new(),

@@ -104,6 +104,18 @@ impl Geometry {
         self.rx_buffers
     }
 
+    /// Receive buffers that the shard keeps for pieces that come in their order, which the application can do something
+    /// with at once: those that wait for others must not take all.
+    pub fn rx_buffers_kept_back(&self) -> u32 {
+        (self.rx_buffers / 8).max(1)
+    }
+
+    /// Receive buffers that the application holds at most for messages that are not whole yet. Fewer than are kept
+    /// back: or it could hold those that its messages wait for.
+    pub(super) fn rx_buffers_held_max(&self) -> u32 {
+        self.rx_buffers / 16
+    }
+
     /// Bytes of the whole segment.
     pub fn segment_bytes(&self) -> usize {
         Layout::new(self).segment_bytes

@@ -326,8 +326,8 @@ impl Channel {
         Ok(buffer)
     }
 
-    /// Buffers that this need must leave alone. The last sixteenth is for pieces in order: those go to the
-    /// application at once and come back when it reads, so flows that wait for a hole cannot lock the pool.
+    /// Buffers that this need must leave alone. The last ones are for pieces in order: those go to the application at
+    /// once and come back when it reads, so flows that wait for a hole cannot lock the pool.
     fn reserve(&self, need: Need) -> usize {
         match need {
             Need::InOrder => 0,
@@ -336,7 +336,7 @@ impl Channel {
     }
 
     fn kept_back(&self) -> usize {
-        (self.receive_buffers / 16).max(1)
+        self.end.geometry().rx_buffers_kept_back() as usize
     }
 
     /// Publishes a piece in order, or drops it if nobody is there to read it.
@@ -557,11 +557,12 @@ mod tests {
     fn the_last_buffer_is_for_the_piece_that_fills_a_hole() {
         let (mut channel, _app) = channel();
         let ahead: Vec<_> = std::iter::from_fn(|| channel.accept(Need::OutOfOrder, b"ahead", 0).ok()).collect();
-        assert_eq!(ahead.len(), 15);
+        assert_eq!(ahead.len(), 14);
         assert_eq!((channel.share(false), channel.share(true)), (0, 1));
-        let filler = channel.accept(Need::InOrder, b"filler", 0).expect("the one that was kept back");
+        let mut filler = || channel.accept(Need::InOrder, b"filler", 0).expect("one that was kept back");
+        let fillers = [filler(), filler()];
         assert_eq!((channel.share(false), channel.share(true)), (0, 0), "nobody can take anything");
-        ahead.into_iter().chain([filler]).for_each(|buffer| channel.give_back(buffer));
+        ahead.into_iter().chain(fillers).for_each(|buffer| channel.give_back(buffer));
     }
 
     #[test]
