@@ -251,6 +251,9 @@ impl Dpdk {
             port.pools.push(Pool::new(&self.0, plan, found.socket)?);
         }
         let has_interrupts = port.start(plan, &found, mtu_bytes)?;
+        if driver == "net_memif" && is_memif_client(plan) {
+            port.connect_memif(plan, &mut warnings)?;
+        }
         let wakers = port.wakers(plan, &driver, has_interrupts, before)?;
         let capabilities = Capabilities {
             mac: plan.interface.mac,
@@ -305,6 +308,17 @@ fn mtu(plan: &Plan, port: &dpdk_sys::Port, warnings: &mut Vec<String>) -> u16 {
 /// How long a real device, which brings its link up anew when it is started, is waited for.
 const LINK_WITHIN: Duration = Duration::from_secs(3);
 const LINK_STEP: Duration = Duration::from_millis(10);
+
+/// How long a memif client tries to connect, how long a try takes at most, and how often it looks.
+const MEMIF_WITHIN: Duration = Duration::from_secs(5);
+const MEMIF_AGAIN: Duration = Duration::from_millis(200);
+const MEMIF_STEP: Duration = Duration::from_millis(1);
+
+/// Whether the device is a memif that connects to another one: unless its arguments say that it is the server.
+fn is_memif_client(plan: &Plan) -> bool {
+    let Way::Device { arguments } = &plan.way else { return false };
+    !arguments.split(',').any(|argument| matches!(argument, "role=server" | "role=master"))
+}
 
 /// Whether the link is up.
 fn link(plan: &Plan, number: u16, warnings: &mut Vec<String>) -> Result<bool, OpenError> {
@@ -379,6 +393,34 @@ impl Port {
         }
         // SAFETY: all queues are set up.
         check("start", unsafe { dpdk_sys::shim_start(number) })
+    }
+
+    /// The client of a memif connects when it is started and does not try again, and a server refuses it that is not
+    /// started yet, although it listens: starts again until they are connected.
+    fn connect_memif(&self, plan: &Plan, warnings: &mut Vec<String>) -> Result<(), OpenError> {
+        let deadline = Instant::now() + MEMIF_WITHIN;
+        loop {
+            let next = Instant::now() + MEMIF_AGAIN;
+            while Instant::now() < next {
+                if describe(self.number)?.link_up != 0 {
+                    return Ok(());
+                }
+                thread::sleep(MEMIF_STEP);
+            }
+            if Instant::now() >= deadline {
+                let device = plan.device();
+                warnings.push(format!("the server of {device} does not answer; start it, then this daemon again"));
+                return Ok(());
+            }
+            log::forget();
+            // SAFETY: a started port; none of its queues is given out yet.
+            unsafe { dpdk_sys::shim_stop(self.number) };
+            // SAFETY: a stopped port, set up before.
+            let result = unsafe { dpdk_sys::shim_start(self.number) };
+            if result != 0 {
+                return Err(refused("start", &plan.device(), result));
+            }
+        }
     }
 
     /// How each queue wakes a sleeper.
