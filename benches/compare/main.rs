@@ -16,6 +16,8 @@ mod channel;
 mod daemons;
 #[path = "../../tests/hosts/mod.rs"]
 mod hosts;
+#[path = "../lab/mod.rs"]
+mod lab;
 #[path = "../demo/measurement.rs"]
 #[allow(dead_code, reason = "the demo prints another table")]
 mod measurement;
@@ -24,6 +26,7 @@ mod mirror;
 mod probe;
 mod rivals;
 mod section;
+mod shard;
 mod table;
 #[path = "../demo/tcp.rs"]
 mod tcp;
@@ -66,9 +69,21 @@ struct Arguments {
 #[derive(Subcommand, Debug)]
 enum Part {
     #[command(hide = true)]
-    TcpServe { address: SocketAddrV4, msg_size: usize },
+    TcpServe {
+        address: SocketAddrV4,
+        msg_size: usize,
+        #[arg(long)]
+        gather: bool,
+    },
     #[command(hide = true)]
-    TcpCall { address: SocketAddrV4, msg_size: usize, window: usize, seconds: f64 },
+    TcpCall {
+        address: SocketAddrV4,
+        msg_size: usize,
+        window: usize,
+        seconds: f64,
+        #[arg(long)]
+        gather: bool,
+    },
     #[command(hide = true)]
     UdpServe { address: SocketAddrV4 },
     #[command(hide = true)]
@@ -106,9 +121,9 @@ fn main() -> ExitCode {
 
 fn run(part: Part) -> Result<(), Failure> {
     let measured = match part {
-        Part::TcpServe { address, msg_size } => tcp::serve(address, msg_size, false).map(|()| None),
-        Part::TcpCall { address, msg_size, window, seconds } => {
-            tcp::call(address, msg_size, window, Duration::from_secs_f64(seconds), false).map(Some)
+        Part::TcpServe { address, msg_size, gather } => tcp::serve(address, msg_size, gather).map(|()| None),
+        Part::TcpCall { address, msg_size, window, seconds, gather } => {
+            tcp::call(address, msg_size, window, Duration::from_secs_f64(seconds), gather).map(Some)
         }
         Part::UdpServe { address } => udp::serve(address).map(|()| None),
         Part::UdpCall { address, msg_size, window, seconds } => {
@@ -137,6 +152,9 @@ fn compare(arguments: &Arguments) -> Result<(), Failure> {
     println!("{}", table::machine());
     if is_wanted("channel") {
         channel::measure();
+    }
+    if is_wanted("shard") {
+        shard::measure();
     }
     for section in section::ALL.iter().filter(|section| is_wanted(section.name)) {
         match section.measure(&plan) {

@@ -8,6 +8,7 @@ use crate::hosts::{Failure, Hosts};
 use crate::measurement::Measurement;
 use crate::section::{Load, Stack, Wire};
 use crate::table::Costed;
+use crate::tcp::GATHER_BYTES;
 
 const PORT: u16 = 888;
 /// How long a program may take beyond its measuring.
@@ -15,7 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Rival {
+    /// A system call for each message.
     Tcp,
+    /// One for all messages that are ready, as `msg_gen` appends them.
+    TcpGathering,
     Udp,
     /// The same device without any protocol, both sides spinning: a limit, not a stack.
     Bare,
@@ -33,7 +37,14 @@ impl Running {
         Self { rival, hosts, wire }
     }
 
-    fn of_kernel(&self, protocol: &str, (msg_size, window): Load, length: Duration) -> Result<String, Failure> {
+    /// `how`: what both programs are told besides.
+    fn of_kernel(
+        &self,
+        protocol: &str,
+        how: &[&str],
+        (msg_size, window): Load,
+        length: Duration,
+    ) -> Result<String, Failure> {
         let this = this_program()?;
         let address = format!("{}:{PORT}", self.hosts.right.kernel_ip);
         let (size, window, seconds) = (msg_size.to_string(), window.to_string(), length.as_secs_f64().to_string());
@@ -42,9 +53,10 @@ impl Running {
             "tcp" => vec![&*serve, &*address, &*size],
             _ => vec![&*serve, &*address],
         };
-        let mut server = self.hosts.right.start(&this, serve)?;
+        let mut server = self.hosts.right.start(&this, [&serve[..], how].concat())?;
         let call = format!("{protocol}-call");
-        let mut client = self.hosts.left.start(&this, [&*call, &address, &size, &window, &seconds])?;
+        let mut client =
+            self.hosts.left.start(&this, [&[&*call, &*address, &*size], how, &[&*window, &*seconds]].concat())?;
         let written = client.finish(length + PATIENCE)?;
         server.finish(PATIENCE)?;
         Ok(written)
@@ -77,6 +89,7 @@ impl Stack for Running {
     fn name(&self) -> &'static str {
         match self.rival {
             Rival::Tcp => "kernel TCP",
+            Rival::TcpGathering => "TCP, gathering",
             Rival::Udp => "kernel UDP",
             Rival::Bare => "(bare device)",
         }
@@ -85,6 +98,7 @@ impl Stack for Running {
     fn takes(&self, (msg_size, window): Load) -> bool {
         match self.rival {
             Rival::Tcp | Rival::Bare => true,
+            Rival::TcpGathering => window > 1 && msg_size <= GATHER_BYTES,
             // Nobody repeats what finds a receive buffer full.
             Rival::Udp => msg_size * window <= 32 << 10,
         }
@@ -93,8 +107,9 @@ impl Stack for Running {
     fn measure(&mut self, load: Load, length: Duration) -> Result<Costed, Failure> {
         let before = cpu_of_ended_children();
         let written = match self.rival {
-            Rival::Tcp => self.of_kernel("tcp", load, length)?,
-            Rival::Udp => self.of_kernel("udp", load, length)?,
+            Rival::Tcp => self.of_kernel("tcp", &[], load, length)?,
+            Rival::TcpGathering => self.of_kernel("tcp", &["--gather"], load, length)?,
+            Rival::Udp => self.of_kernel("udp", &[], load, length)?,
             Rival::Bare => self.of_bare_device(load, length)?,
         };
         let cpu_s = cpu_of_ended_children() - before;

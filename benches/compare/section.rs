@@ -67,7 +67,7 @@ pub(crate) const ALL: [Section; 7] = [
         placement: Placement::CpuPerHost,
         setup: PLAIN,
         loads: &ALL_LOADS,
-        rivals: &[Rival::Tcp, Rival::Udp, Rival::Bare],
+        rivals: &[Rival::Tcp, Rival::TcpGathering, Rival::Udp, Rival::Bare],
     },
     Section {
         name: "veth anywhere",
@@ -76,7 +76,7 @@ pub(crate) const ALL: [Section; 7] = [
         placement: Placement::Anywhere,
         setup: PLAIN,
         loads: &ALL_LOADS,
-        rivals: &[Rival::Tcp, Rival::Udp],
+        rivals: &[Rival::Tcp, Rival::TcpGathering, Rival::Udp],
     },
     Section {
         name: "veth jumbo",

@@ -60,8 +60,6 @@ enum Part {
 /// Bytes of a message, and how many are on their way at a time.
 const LOADS: [(usize, usize); 8] =
     [(64, 1), (64, 32), (1 << 10, 1), (1 << 10, 32), (64 << 10, 1), (64 << 10, 32), (1 << 20, 1), (1 << 20, 32)];
-/// Messages up to this size are worth gathering: kernel TCP is measured so too.
-const GATHER_BYTES: usize = 1 << 10;
 /// The TCP port of the rival.
 const TCP_PORT: u16 = 888;
 /// How long a server may take until it listens, and a client beyond its measuring.
@@ -141,7 +139,7 @@ impl Demo {
         let tcp = self.measure_tcp(msg_size, msg_window, &[])?;
         print!("   kernel TCP {}", tcp.summary());
         let _ = std::io::stdout().flush();
-        let worth_gathering = msg_window > 1 && msg_size <= GATHER_BYTES;
+        let worth_gathering = msg_window > 1 && msg_size <= tcp::GATHER_BYTES;
         let gathered = worth_gathering.then(|| self.measure_tcp(msg_size, msg_window, &["--gather"])).transpose()?;
         println!();
         Ok(Row { ours, tcp, gathered })

@@ -12,6 +12,8 @@ use hdrhistogram::Histogram;
 
 use crate::measurement::{Measurement, RoundTrips};
 
+/// Messages up to this size are worth gathering.
+pub(crate) const GATHER_BYTES: usize = 1 << 10;
 /// What a message begins with: when its request was sent, in ns since the client started.
 const STAMP_BYTES: usize = 8;
 /// How much is read and written at a time.
