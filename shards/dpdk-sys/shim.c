@@ -362,6 +362,9 @@ uint16_t shim_receive(uint16_t port, uint16_t queue, struct shim_frame *into, ui
 			*chained += 1;
 			continue;
 		}
+		/* The packet's headers, which are read after all others of the burst have been described. */
+		rte_prefetch0(rte_pktmbuf_mtod(mbufs[i], void *));
+		rte_prefetch0(rte_pktmbuf_mtod_offset(mbufs[i], void *, RTE_CACHE_LINE_SIZE));
 		describe(&into[kept++], mbufs[i]);
 	}
 	return kept;

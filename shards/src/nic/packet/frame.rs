@@ -41,6 +41,19 @@ impl Slot {
         unsafe { self.header.cast::<u8>().add(at) }
     }
 
+    /// Asks for the cache line there, which is read soon: the kernel has written it, often on another core.
+    #[inline]
+    pub(super) fn prefetch(&self, at: usize) {
+        let line = self.address(at);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
+        unsafe {
+            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = line;
+    }
+
     /// A copy of what lies there: a header, the kernel's or ours.
     pub(super) fn read<T: Copy>(&self, at: usize) -> T {
         // SAFETY: within the mapped slot, as its header says; the types read here are plain numbers, for which every
