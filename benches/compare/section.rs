@@ -131,7 +131,8 @@ impl Section {
         let mut measured: Vec<Box<dyn Stack>> = Vec::new();
         let hosts = self.hosts()?;
         measured.push(Box::new(Daemons::start("machnet-shards", hosts, None, self.wire, self.setup)?));
-        if let Some(directory) = &plan.baseline {
+        // Daemons that never sleep would measure each other.
+        if let Some(directory) = plan.baseline.as_ref().filter(|_| !self.setup.is_busy) {
             let hosts = self.hosts()?;
             measured.push(Box::new(Daemons::start("baseline", hosts, Some(directory), self.wire, self.setup)?));
         }

@@ -61,9 +61,9 @@ counters! {
         Retransmissions = "retransmissions",
         /// Packets that went out in fragments, because their path had become too narrow.
         Fragmented = "fragmented",
-        /// Flows that found that their path carries longer packets.
+        /// Times that a flow found that its path carries longer packets; a search may take several steps.
         PathsWidened = "paths_widened",
-        /// Flows that found that their path carries shorter packets than before.
+        /// Times that a flow found that its path carries no long packets any more.
         PathsNarrowed = "paths_narrowed",
         /// Pieces that arrived and were kept.
         RxPieces = "rx_pieces",

@@ -243,9 +243,9 @@ impl AppReceiver {
                 }
                 Descriptor::Silent { flow } => Received::Silent { flow },
                 Descriptor::Alive { flow } => Received::Alive { flow },
-                Descriptor::Payload { flow, max_payload } => {
+                Descriptor::MaxPayload { flow, max_payload } => {
                     self.check_payload(max_payload)?;
-                    self.halves.tell(News::Payload { flow, max_payload });
+                    self.halves.tell(News::MaxPayload { flow, max_payload });
                     continue;
                 }
                 Descriptor::Closed { flow, reason, acknowledged_messages } => {

@@ -286,7 +286,7 @@ impl AppSender {
                 News::Opened { flow, max_payload, takes_records } => {
                     self.flows.insert(flow, Measures { max_payload, takes_records });
                 }
-                News::Payload { flow, max_payload } => {
+                News::MaxPayload { flow, max_payload } => {
                     if let Some(measures) = self.flows.get_mut(&flow) {
                         measures.max_payload = max_payload;
                     }

@@ -19,7 +19,7 @@ const SILENT: u8 = 6;
 const ALIVE: u8 = 7;
 const CLOSED: u8 = 8;
 const RECORDS: u8 = 9;
-const PAYLOAD: u8 = 10;
+const MAX_PAYLOAD: u8 = 10;
 
 const FIRST: u8 = 1 << 0;
 const LAST: u8 = 1 << 1;
@@ -55,7 +55,7 @@ pub(super) enum Descriptor {
     /// `rx`: the peer answers again.
     Alive { flow: FlowId },
     /// `rx`: how many bytes a piece should have from now on. Longer ones are taken all the same.
-    Payload { flow: FlowId, max_payload: u16 },
+    MaxPayload { flow: FlowId, max_payload: u16 },
     /// `rx`: the flow ended.
     Closed { flow: FlowId, reason: u16, acknowledged_messages: u64 },
 }
@@ -91,7 +91,7 @@ impl Descriptor {
             }
             Self::Silent { flow } => [head(SILENT, 0, 0, flow), 0],
             Self::Alive { flow } => [head(ALIVE, 0, 0, flow), 0],
-            Self::Payload { flow, max_payload } => [head(PAYLOAD, 0, max_payload, flow), 0],
+            Self::MaxPayload { flow, max_payload } => [head(MAX_PAYLOAD, 0, max_payload, flow), 0],
             Self::Closed { flow, reason, acknowledged_messages } => {
                 [head(CLOSED, 0, reason, flow), acknowledged_messages]
             }
@@ -128,7 +128,7 @@ impl Descriptor {
             PORTS => Self::Ports { flow, local_port: low_u16(body >> 16), remote_port: low_u16(body) },
             SILENT => Self::Silent { flow },
             ALIVE => Self::Alive { flow },
-            PAYLOAD => Self::Payload { flow, max_payload: number },
+            MAX_PAYLOAD => Self::MaxPayload { flow, max_payload: number },
             CLOSED => Self::Closed { flow, reason: number, acknowledged_messages: body },
             _ => return None,
         })

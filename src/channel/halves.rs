@@ -17,7 +17,7 @@ pub(super) enum Half {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum News {
     Opened { flow: FlowId, max_payload: u16, takes_records: bool },
-    Payload { flow: FlowId, max_payload: u16 },
+    MaxPayload { flow: FlowId, max_payload: u16 },
     Closed { flow: FlowId },
 }
 
@@ -26,8 +26,7 @@ pub(super) enum News {
 pub(super) struct Halves {
     /// Whether `news` has any.
     has_news: AtomicBool,
-    /// Bounded by what the receiving half has received since the sending half was used last; of each flow the last
-    /// of its kind.
+    /// Of each flow at most that it was opened, the last of what its pieces may hold, and that it ended.
     news: Mutex<Vec<News>>,
     /// Who sleeps, or is about to. The bell is drained under this lock, and only while nobody else sleeps: a ring that
     /// is meant for the other half is not lost.
@@ -64,8 +63,8 @@ impl Halves {
 
     pub(super) fn tell(&self, news: News) {
         let mut all = lock(&self.news);
-        if let News::Payload { flow, .. } = news {
-            all.retain(|older| !matches!(older, News::Payload { flow: other, .. } if *other == flow));
+        if let News::MaxPayload { flow, .. } = news {
+            all.retain(|older| !matches!(older, News::MaxPayload { flow: other, .. } if *other == flow));
         }
         all.push(news);
         self.has_news.store(true, Ordering::Release);

@@ -396,8 +396,8 @@ impl ShardEnd {
 
     /// Publishes how many bytes a piece of a flow should have at most from now on; `false` if there is no room now.
     #[must_use]
-    pub fn publish_payload(&mut self, flow: FlowId, max_payload: u16) -> bool {
-        self.publish_event(&[Descriptor::Payload { flow, max_payload }])
+    pub fn publish_max_payload(&mut self, flow: FlowId, max_payload: u16) -> bool {
+        self.publish_event(&[Descriptor::MaxPayload { flow, max_payload }])
     }
 
     /// Publishes that a flow ended, and how many of the messages sent over it the peer has acknowledged; `false` if

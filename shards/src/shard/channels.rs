@@ -137,7 +137,7 @@ pub(super) enum Notice {
     Opened { flow: FlowId, opened: machnet::channel::Opened },
     Silent { flow: FlowId },
     Alive { flow: FlowId },
-    Payload { flow: FlowId, bytes: u16 },
+    MaxPayload { flow: FlowId, bytes: u16 },
     Closed { flow: FlowId, reason: Reason, acknowledged_messages: u64 },
 }
 
@@ -368,9 +368,9 @@ impl Channel {
         if let Notice::Closed { flow, .. } = notice {
             self.unreleased.insert(flow);
         }
-        if let Notice::Payload { flow, .. } = notice {
+        if let Notice::MaxPayload { flow, .. } = notice {
             // Only the last one counts.
-            let is_older = |waiting: &Notice| matches!(waiting, Notice::Payload { flow: of, .. } if *of == flow);
+            let is_older = |waiting: &Notice| matches!(waiting, Notice::MaxPayload { flow: of, .. } if *of == flow);
             self.unpublished.retain(|waiting| !is_older(waiting));
         }
         if self.stage != Stage::Open || !self.unpublished.is_empty() && self.cancels_out(&notice) {
@@ -399,7 +399,7 @@ impl Channel {
             Notice::Opened { flow, opened } => self.end.publish_opened(flow, &opened),
             Notice::Silent { flow } => self.end.publish_silent(flow),
             Notice::Alive { flow } => self.end.publish_alive(flow),
-            Notice::Payload { flow, bytes } => self.end.publish_payload(flow, bytes),
+            Notice::MaxPayload { flow, bytes } => self.end.publish_max_payload(flow, bytes),
             Notice::Closed { flow, reason, acknowledged_messages } => {
                 self.end.publish_closed(flow, reason.to_wire(), acknowledged_messages)
             }

@@ -127,7 +127,6 @@ impl<Q: NicQueue> Shard<Q> {
             takes_records: birth.records,
             demands_checksum: features.contains(Features::CHECKSUM),
             epoch_seen: u32::MAX,
-            fragments: None,
             origin: match birth.role {
                 Role::Connector => Origin::Connected,
                 Role::Acceptor => Origin::Accepted,

@@ -126,6 +126,7 @@ pub struct Shard<Q: NicQueue> {
     flows: FlowTable<Entry>,
     timers: Timers,
     half_open: HalfOpen,
+    fragments: Fragments,
     /// Tuples a SYN of ours was sent for.
     expected: HashSet<FlowKey>,
     listeners: Listeners,
@@ -216,8 +217,6 @@ struct Entry {
     demands_checksum: bool,
     /// The channel's epoch in which data of this flow was counted last.
     epoch_seen: u32,
-    /// A packet that comes in fragments.
-    fragments: Option<Box<Fragments>>,
     origin: Origin,
 }
 
@@ -289,6 +288,7 @@ impl<Q: NicQueue> Shard<Q> {
             flows: FlowTable::new(settings.flows_max, settings.table_seed),
             timers: Timers::new(),
             half_open: HalfOpen::new(settings.half_open_max),
+            fragments: Fragments::default(),
             expected: HashSet::new(),
             listeners: Listeners::new(settings.secret),
             steering: Steering::default(),

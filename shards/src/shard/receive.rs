@@ -1,7 +1,7 @@
 //! Frames on their way in: each goes to its flow, to the coordinator, or is dropped and counted by reason.
 
 use machnet_proto::addr::{FlowKey, MacAddr};
-use machnet_proto::flow::fragments;
+use machnet_proto::flow::fragments::{self, Unfit};
 use machnet_proto::flow::{Birth, FlowId, Reason, Role, Verdict};
 use machnet_proto::handshake::{Acceptance, Features, HandshakeError, Message, Packet, Terms};
 use machnet_proto::seq::SeqNo;
@@ -179,12 +179,11 @@ impl<Q: NicQueue> Shard<Q> {
         if !entry.flow.expects(header) {
             return Err(DropReason::Invalid);
         }
-        let fragments = entry.fragments.get_or_insert_default();
-        let Some(whole) = fragments.add(header, payload, entry.max_payload).map_err(|_| DropReason::Fragment)? else {
-            return Ok(());
-        };
-        entry.fragments = None;
-        self.take_packet(id, datagram, &fragments::whole(header), &whole, now)
+        match self.fragments.add(id, header, payload, entry.max_payload) {
+            Ok(Some(whole)) => self.take_packet(id, datagram, &fragments::whole(header), &whole, now),
+            Ok(None) => Ok(()),
+            Err(Unfit) => Err(DropReason::Fragment),
+        }
     }
 
     /// A whole packet of a flow.

@@ -160,9 +160,14 @@ impl<Q: NicQueue> Shard<Q> {
             count_packet(&mut self.counts, &packet);
             if packet.payload.is_some_and(|piece| piece.len > packet.path_bytes) {
                 let (transmitter, counts) = (&mut self.transmitter, &mut self.counts);
-                let mut way = Way { transmitter, template, to_ourselves, counts };
-                sent += way.send_in_fragments(&packet, channel, &mut self.packet);
+                let mut writer = FragmentWriter { transmitter, template, to_ourselves, counts };
+                sent += writer.write(&packet, channel, &mut self.packet);
                 continue;
+            }
+            if packet.payload.is_none() {
+                // Behind data it would make a train of a packet that may be too long for the path: a veth, which cuts
+                // no trains, lets that pass.
+                self.transmitter.finish(template);
             }
             let bytes = HEADER_BYTES + usize::from(packet.payload.map_or(packet.padding_bytes, |piece| piece.len));
             fill(self.transmitter.append(bytes, to_ourselves, template), &packet, channel);
@@ -196,10 +201,10 @@ impl<Q: NicQueue> Shard<Q> {
                     Event::Alive => {
                         channel.notify(Notice::Alive { flow });
                     }
-                    Event::Payload { bytes } => {
+                    Event::MaxPayload { bytes } => {
                         let is_wider = bytes > BASE_PAYLOAD_BYTES;
                         self.counts.count(if is_wider { Counter::PathsWidened } else { Counter::PathsNarrowed });
-                        channel.notify(Notice::Payload { flow, bytes });
+                        channel.notify(Notice::MaxPayload { flow, bytes });
                     }
                     Event::Closed { reason, acknowledged_messages } => closed = Some((reason, acknowledged_messages)),
                 }
@@ -316,19 +321,19 @@ impl Entry {
     }
 }
 
-/// How the packets of a flow go out.
-struct Way<'a, Q: NicQueue> {
+/// Writes packets of a flow that are too long for its path.
+struct FragmentWriter<'a, Q: NicQueue> {
     transmitter: &'a mut Transmitter<Q>,
     template: &'a Template,
     to_ourselves: bool,
     counts: &'a mut Counts,
 }
 
-impl<Q: NicQueue> Way<'_, Q> {
-    /// Writes a packet that is too long for its path in fragments, as many as there is room for: without the last one
-    /// the others are lost, and the flow repeats the packet. Gives how many there were.
+impl<Q: NicQueue> FragmentWriter<'_, Q> {
+    /// Writes a packet in fragments, also if the device does not keep up with all of them. Gives how many there were.
+    /// If frames run out those before are lost, and the flow repeats the packet.
     #[cold]
-    fn send_in_fragments(&mut self, packet: &Packet<'_, Load>, channel: &Channel, whole: &mut Vec<u8>) -> usize {
+    fn write(&mut self, packet: &Packet<'_, Load>, channel: &Channel, whole: &mut Vec<u8>) -> usize {
         let Some(piece) = packet.payload else { return 0 };
         self.counts.count(Counter::Fragmented);
         whole.resize(usize::from(piece.len), 0);
@@ -336,7 +341,7 @@ impl<Q: NicQueue> Way<'_, Q> {
         let starts = (0..piece.len).step_by(usize::from(packet.path_bytes));
         let mut sent = 0;
         for (start, part) in starts.zip(whole.chunks(usize::from(packet.path_bytes))) {
-            if !self.transmitter.prepare(self.to_ourselves, self.counts) {
+            if !self.transmitter.prepare_more(self.to_ourselves, self.counts) {
                 break;
             }
             let more = usize::from(start) + part.len() < usize::from(piece.len);

@@ -76,13 +76,23 @@ impl<Q: NicQueue> Transmitter<Q> {
             }
             return has_room;
         }
-        if self.spare.is_none() && self.has_room() {
+        self.has_room() && self.find_frame(counts)
+    }
+
+    /// The same for what belongs to a packet that was begun, also if the device does not keep up.
+    pub(super) fn prepare_more(&mut self, to_ourselves: bool, counts: &mut Counts) -> bool {
+        if to_ourselves { self.prepare(true, counts) } else { self.find_frame(counts) }
+    }
+
+    #[inline]
+    fn find_frame(&mut self, counts: &mut Counts) -> bool {
+        if self.spare.is_none() {
             self.spare = self.queue.allocate();
             if self.spare.is_none() {
                 counts.count(Counter::NoFrame);
             }
         }
-        self.spare.is_some() && self.has_room()
+        self.spare.is_some()
     }
 
     /// The UDP payload of one more packet to write, after [`Transmitter::prepare`]. All packets between two calls of

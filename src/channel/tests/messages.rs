@@ -57,7 +57,7 @@ fn messages_are_cut_as_the_shard_says_last() {
     assert_eq!(send(&mut app, FLOW, &message(1, 8_918)), Ok(()));
     assert_eq!(pieces(&mut shard), [1418, 1418, 1418, 1418, 1418, 1418, 410]);
     for (max_payload, expected) in [(8_918, vec![8_918]), (5_000, vec![5_000, 3_918]), (8_918, vec![8_918])] {
-        assert!(shard.end.publish_payload(FLOW, max_payload));
+        assert!(shard.end.publish_max_payload(FLOW, max_payload));
         shard.end.flush();
         assert!(!matches!(recv(&mut app), Some(Got::Message(..))), "nothing for the application");
         assert_eq!(recv(&mut app), None);
@@ -66,7 +66,7 @@ fn messages_are_cut_as_the_shard_says_last() {
     }
     // Of a flow that is closed it means nothing.
     app.close_flow(FLOW).expect("a whole channel");
-    assert!(shard.end.publish_payload(FLOW, PAYLOAD));
+    assert!(shard.end.publish_max_payload(FLOW, PAYLOAD));
     shard.end.flush();
     assert_eq!(recv(&mut app), None);
     assert_eq!(send(&mut app, FLOW, b"late"), Err(SendError::Closed));
@@ -77,7 +77,7 @@ fn a_payload_that_fits_no_buffer_breaks_the_channel() {
     for max_payload in [0, u16::MAX] {
         let (mut shard, mut app) = channel(Geometry::for_payload(PAYLOAD, 0, 0));
         shard.open(FLOW, PAYLOAD);
-        assert!(shard.end.publish_payload(FLOW, max_payload));
+        assert!(shard.end.publish_max_payload(FLOW, max_payload));
         shard.end.flush();
         assert!(matches!(recv(&mut app), Some(Got::Opened(..))));
         assert!(app.recv().is_err(), "{max_payload}");

@@ -99,6 +99,10 @@ impl Silence {
         self.heard_at += gap;
     }
 
+    pub(super) fn heard_at(&self) -> Instant {
+        self.heard_at
+    }
+
     pub(super) fn is_silent(&self) -> bool {
         self.is_silent
     }
@@ -194,10 +198,17 @@ impl<S, R> Flow<S, R> {
                 self.ask.want();
             }
         }
-        if self.path.on_deadline(now, self.silence.heard_at) && !self.ask.is_open() {
-            self.ask.want();
+        if self.path.on_deadline(now, self.silence.heard_at) {
+            self.ask_unless_open();
         }
         self.on_silence(now);
+    }
+
+    /// Asks the peer for a sign of life, unless that is under way.
+    pub(super) fn ask_unless_open(&mut self) {
+        if !self.ask.is_open() {
+            self.ask.want();
+        }
     }
 
     fn on_silence(&mut self, now: Instant) {

@@ -64,7 +64,10 @@ impl<S, R> Flow<S, R> {
                 Verdict::NotData
             }
             Kind::Ack => {
-                self.untold.payload |= header.detail != 0 && self.path.on_answer(now, header.detail);
+                if header.detail != 0 && self.path.on_answer(now, header.detail) {
+                    self.untold.max_payload = true;
+                    self.sender.forgive_losses();
+                }
                 Verdict::NotData
             }
             Kind::Reset => Verdict::NotData,
@@ -118,7 +121,7 @@ impl<S, R> Flow<S, R> {
     fn on_valid(&mut self, now: Instant) {
         let quiet = self.silence.on_heard(now);
         self.on_silence_ended(now, quiet);
-        self.path.on_heard();
+        self.path.on_heard(now);
         if self.state == State::Unconfirmed {
             self.step(Step::Confirm, Reason::Other);
             (self.confirmed, self.untold.confirmed) = (true, true);
@@ -139,7 +142,10 @@ impl<S, R> Flow<S, R> {
                 delay = self.sample(now, echo, header);
             }
         }
-        self.path.on_arrival(now, acked.longest);
+        // A peer that has no buffers drops what arrives.
+        if let Some(sent_at) = acked.long_sent_at.or(self.sender.is_shut().then_some(now)) {
+            self.path.on_long_arrival(sent_at);
+        }
         if acked.cumulative > 0 {
             self.on_progress(now, echo);
         }

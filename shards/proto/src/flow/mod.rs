@@ -114,13 +114,20 @@ struct Owed {
     reset: bool,
 }
 
+impl Owed {
+    /// Whether any packet would pay anything.
+    fn is_anything(&self) -> bool {
+        self.ack || self.ack_at.is_some() || self.padding_bytes > 0 || self.probe_answer || self.ecn_echo
+    }
+}
+
 /// What the caller has not been told yet.
 #[derive(Clone, Copy, Debug, Default)]
 struct Untold {
     confirmed: bool,
     closed: bool,
     /// How long packets may be has changed.
-    payload: bool,
+    max_payload: bool,
     /// The last of silent and alive that was told was silent.
     told_silent: bool,
 }
@@ -159,7 +166,7 @@ impl<S, R> Flow<S, R> {
             timestamps: Timestamps::default(),
             rtt,
             control: Control::new(&limits.congestion, window_packets),
-            path: Path::new(birth.max_payload, birth.probes_path),
+            path: Path::new(birth.max_payload, birth.probes_path, birth.local_nonce),
             ask,
             alarms: Alarms::default(),
             silence: Silence::new(now),
@@ -187,8 +194,8 @@ impl<S, R> Flow<S, R> {
             self.untold.told_silent = self.silence.is_silent();
             return Some(if self.untold.told_silent { Event::Silent } else { Event::Alive });
         }
-        if core::mem::take(&mut self.untold.payload) {
-            return Some(Event::Payload { bytes: self.path.payload_bytes() });
+        if core::mem::take(&mut self.untold.max_payload) {
+            return Some(Event::MaxPayload { bytes: self.path.payload_bytes() });
         }
         core::mem::take(&mut self.untold.closed).then_some(Event::Closed {
             reason: self.reason,

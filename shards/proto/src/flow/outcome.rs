@@ -49,7 +49,7 @@ pub enum Event {
     /// It came back.
     Alive,
     /// The path carries longer packets than was known, or shorter ones: new pieces should have up to so many bytes.
-    Payload {
+    MaxPayload {
         /// The same as [`Flow::payload_bytes`](super::Flow::payload_bytes).
         bytes: u16,
     },

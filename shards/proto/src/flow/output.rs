@@ -1,5 +1,6 @@
 //! A packet goes out.
 
+use super::path::{Lost, Suspicion};
 use super::state::State;
 use super::timestamps::stamp;
 use super::{Flow, Packet, Piece, Reason};
@@ -39,13 +40,14 @@ impl<S, R> Flow<S, R> {
         if self.ask.is_wanted() {
             return Some(bare(self.question(now)));
         }
-        if let Some(padding_bytes) = self.path.wanted() {
-            self.path.on_transmit(now);
-            let header = self.header(now, Kind::Probe, self.sender.next(), Position::WHOLE);
-            return Some(Packet { padding_bytes, ..bare(header) });
+        let padding = self.path.wanted();
+        // A packet with padding may well be lost. It carries nothing that is owed, and nothing goes out behind it that
+        // might pass as one frame with it.
+        let owes = self.owed.ack || self.owed.padding_bytes > 0 || padding.is_some() && self.owed.is_anything();
+        if owes {
+            return Some(bare(self.acknowledgement(now)));
         }
-        let owes = self.owed.ack || self.owed.padding_bytes > 0;
-        owes.then(|| self.acknowledgement(now)).map(bare)
+        padding.map(|padding_bytes| Packet { padding_bytes, ..bare(self.padded_probe(now)) })
     }
 
     /// The packet to send once more, if there is one and the windows allow it.
@@ -63,9 +65,13 @@ impl<S, R> Flow<S, R> {
 
     /// The packet at `index` goes out once more.
     fn repeat(&mut self, index: usize, now: Instant) {
-        let (sent, repeats) = self.sender.retransmit(index, now);
-        let bytes = self.sender.piece(index).len;
-        self.untold.payload |= self.path.on_loss(now, bytes, repeats, sent);
+        let (sent_at, repeats) = self.sender.retransmit(index, now);
+        let lost = Lost { payload_bytes: self.sender.piece(index).len, repeats, sent_at };
+        match self.path.on_loss(now, self.silence.heard_at(), &lost) {
+            Suspicion::None => {}
+            Suspicion::Unproven => self.ask_unless_open(),
+            Suspicion::Proven => self.untold.max_payload = true,
+        }
         self.on_retransmit(now);
     }
 
@@ -121,6 +127,12 @@ impl<S, R> Flow<S, R> {
             let detail = self.reason.to_wire();
             return Header { detail, ..self.header(now, Kind::Close, self.sender.next(), Position::WHOLE) };
         }
+        self.header(now, Kind::Probe, self.sender.next(), Position::WHOLE)
+    }
+
+    /// Asks whether the path carries packets as long as this one becomes by its padding.
+    fn padded_probe(&mut self, now: Instant) -> Header {
+        self.path.on_transmit(now, self.rtt.timeout(&self.limits, 0));
         self.header(now, Kind::Probe, self.sender.next(), Position::WHOLE)
     }
 

@@ -1,8 +1,8 @@
 //! How long packets the path carries: packetization layer path MTU discovery (RFC 8899).
 //!
 //! A flow begins with packets that every Ethernet carries. Longer ones that both hosts could use are asked for by
-//! PROBEs with padding; the answer says how long one arrived. When long packets vanish again and again, although
-//! they passed before, the flow goes back, and asks again later.
+//! PROBEs with padding; the answer says how long one arrived. When long packets vanish again and again while the peer
+//! answers short ones, the flow goes back, and asks again later.
 
 use crate::time::{Duration, Instant};
 
@@ -13,20 +13,23 @@ pub const BASE_PAYLOAD_BYTES: u16 = 1_500 - 20 - 8 - 54;
 /// Probes of one length that stay unanswered before it is taken for too long: RFC 8899's `MAX_PROBES`.
 const PROBES_MAX: u8 = 3;
 
-/// How long an answer may take: RFC 8899's `PROBE_TIMER`, whose least of one second is scaled to a datacenter.
-const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// How long an answer is waited for at least: RFC 8899's `PROBE_TIMER`, whose second is scaled to a datacenter.
+const PATIENCE_MIN: Duration = Duration::from_millis(50);
 
 /// When a path that carries less than the hosts could use is tried anew: RFC 8899's `PMTU_RAISE_TIMER`.
 const RAISE_AFTER: Duration = Duration::from_secs(600);
 
-/// The same where longer packets had passed before: it may have been an outage.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The same where longer packets had passed before, at the earliest and at the latest: flows that share a path do not
+/// try it all at once.
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 
 /// The search is over when what passes and what does not are as near as this.
 const NEAR_BYTES: u16 = 256;
 
-/// How often a packet must be lost, while no other long one is known to arrive, to say that long ones vanish.
+/// How often a packet must have been sent without effect to say that long ones vanish, while no other long one arrived;
+/// and how often whatever arrived, because the others may have been a little shorter.
 const LOSSES_THAT_TELL: u8 = 3;
+const LOSSES_THAT_PROVE: u8 = 8;
 
 /// See the [module](self). Lengths are those of payloads.
 #[derive(Clone, Debug)]
@@ -38,10 +41,15 @@ pub(super) struct Path {
     /// Taken not to pass, or more than `most`.
     fails: u16,
     stage: Stage,
+    is_stopped: bool,
     /// When the stage ends by itself.
     due: Option<Instant>,
-    /// When it was heard last that a long packet has arrived.
-    long_arrived_at: Instant,
+    /// How long an answer is waited for.
+    patience: Duration,
+    /// From long packets having vanished to the next try.
+    retry_after: Duration,
+    /// Of all long packets known to have arrived, when the last one was sent.
+    long_sent_at: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,23 +60,28 @@ enum Stage {
     Unheard,
     /// A probe is to be transmitted.
     Wanted { bytes: u16, tries: u8 },
-    /// Its answer is awaited.
+    /// Its answer is awaited. Without a deadline: nothing was heard for so long that it would mean nothing.
     Asked { bytes: u16, tries: u8, sent_at: Instant },
     /// Tried anew later.
     Resting,
 }
 
 impl Path {
-    /// `most`: what both hosts could use; `probes`: whether the peer answers probes with padding.
-    pub(super) fn new(most: u16, probes: bool) -> Self {
+    /// `most`: what both hosts could use; `probes`: whether the peer answers probes with padding; `number`: another one
+    /// for each flow.
+    pub(super) fn new(most: u16, probes: bool, number: u32) -> Self {
+        let (earliest, latest) = RETRY_AFTER;
         let searches = probes && most > BASE_PAYLOAD_BYTES;
         Self {
             most,
             passes: most.min(BASE_PAYLOAD_BYTES),
             fails: most.saturating_add(1),
             stage: if searches { Stage::Unheard } else { Stage::Settled },
+            is_stopped: false,
             due: None,
-            long_arrived_at: Instant::ZERO,
+            patience: PATIENCE_MIN,
+            retry_after: earliest + (latest - earliest) / 1_024 * (number % 1_024),
+            long_sent_at: Instant::ZERO,
         }
     }
 
@@ -80,9 +93,11 @@ impl Path {
 
     /// The peer is there.
     #[inline]
-    pub(super) fn on_heard(&mut self) {
-        if self.stage == Stage::Unheard {
-            self.search();
+    pub(super) fn on_heard(&mut self, now: Instant) {
+        match self.stage {
+            Stage::Unheard => self.search(),
+            Stage::Asked { .. } if self.due.is_none() => self.due = Some(now + self.patience),
+            _ => {}
         }
     }
 
@@ -111,20 +126,25 @@ impl Path {
         }
     }
 
-    /// The probe was transmitted.
-    pub(super) fn on_transmit(&mut self, now: Instant) {
+    /// The probe was transmitted; `timeout` is how long any answer may take.
+    pub(super) fn on_transmit(&mut self, now: Instant, timeout: Duration) {
         if let Stage::Wanted { bytes, tries } = self.stage {
-            self.go(Stage::Asked { bytes, tries: tries + 1, sent_at: now }, Some(now + PROBE_EVERY));
+            self.patience = PATIENCE_MIN.max(timeout);
+            self.go(Stage::Asked { bytes, tries: tries + 1, sent_at: now }, Some(now + self.patience));
         }
     }
 
-    /// A probe with so much padding has arrived at the peer. Says whether packets may be longer now.
+    /// A probe with so much padding has arrived at the peer, this one or an earlier and longer one. Says whether
+    /// packets may be longer now.
     pub(super) fn on_answer(&mut self, now: Instant, arrived: u16) -> bool {
-        let (Stage::Asked { bytes, .. } | Stage::Wanted { bytes, .. }) = self.stage else { return false };
-        if arrived != bytes {
+        let is_searching = matches!(self.stage, Stage::Asked { .. } | Stage::Wanted { .. });
+        if !is_searching || arrived <= self.passes || arrived > self.most {
             return false;
         }
-        self.passes = bytes;
+        self.passes = arrived;
+        if self.fails <= arrived {
+            self.fails = self.most.saturating_add(1);
+        }
         self.search_on(now);
         true
     }
@@ -136,6 +156,7 @@ impl Path {
 
     /// The flow ends: nothing is asked any more.
     pub(super) fn stop(&mut self) {
+        self.is_stopped = true;
         self.go(Stage::Settled, None);
     }
 
@@ -151,7 +172,7 @@ impl Path {
         }
         match self.stage {
             Stage::Asked { sent_at, .. } if heard_at <= sent_at => {
-                self.due = Some(now + PROBE_EVERY);
+                self.due = None;
                 return true;
             }
             Stage::Asked { bytes, tries, .. } if tries < PROBES_MAX => self.go(Stage::Wanted { bytes, tries }, None),
@@ -167,25 +188,49 @@ impl Path {
         false
     }
 
-    /// A packet with a payload of so many bytes is known to have arrived.
+    /// A packet with more than [`BASE_PAYLOAD_BYTES`], sent at this time, is known to have arrived.
     #[inline]
-    pub(super) fn on_arrival(&mut self, now: Instant, payload_bytes: u16) {
-        if payload_bytes > BASE_PAYLOAD_BYTES {
-            self.long_arrived_at = now;
-        }
+    pub(super) fn on_long_arrival(&mut self, sent_at: Instant) {
+        self.long_sent_at = self.long_sent_at.max(sent_at);
     }
 
-    /// A packet that was transmitted `repeats` times again, the last time at `sent_at`, was lost once more. Says
-    /// whether that means that long packets do not pass any more.
-    pub(super) fn on_loss(&mut self, now: Instant, payload_bytes: u16, repeats: u8, sent_at: Instant) -> bool {
-        let is_long = payload_bytes > BASE_PAYLOAD_BYTES && self.passes > BASE_PAYLOAD_BYTES;
-        let vanishes = is_long && repeats.saturating_add(1) >= LOSSES_THAT_TELL && self.long_arrived_at <= sent_at;
-        if vanishes {
-            self.passes = BASE_PAYLOAD_BYTES;
-            self.go(Stage::Resting, Some(now + RETRY_AFTER));
+    /// A packet is sent again. `heard_at`: when the peer was heard last.
+    pub(super) fn on_loss(&mut self, now: Instant, heard_at: Instant, lost: &Lost) -> Suspicion {
+        let is_long = lost.payload_bytes > BASE_PAYLOAD_BYTES && self.passes > BASE_PAYLOAD_BYTES;
+        let losses = lost.repeats.saturating_add(1);
+        let tells = losses >= LOSSES_THAT_TELL && self.long_sent_at < lost.sent_at;
+        if !is_long || !tells && losses < LOSSES_THAT_PROVE {
+            return Suspicion::None;
         }
-        vanishes
+        if heard_at <= lost.sent_at {
+            return Suspicion::Unproven;
+        }
+        self.passes = BASE_PAYLOAD_BYTES;
+        if !self.is_stopped {
+            self.go(Stage::Resting, Some(now + self.retry_after));
+        }
+        Suspicion::Proven
     }
+}
+
+/// A packet that had no effect.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    pub(super) payload_bytes: u16,
+    /// How often it had been sent again before, and when last.
+    pub(super) repeats: u8,
+    pub(super) sent_at: Instant,
+}
+
+/// What a loss says about the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Suspicion {
+    /// Nothing.
+    None,
+    /// Long packets may have ceased to pass, or all packets: a sign of life would tell.
+    Unproven,
+    /// Long packets do not pass any more.
+    Proven,
 }
 
 #[cfg(test)]
@@ -201,7 +246,7 @@ mod tests {
         let mut now = from;
         for _ in 0..100 {
             if let Some(bytes) = path.wanted() {
-                path.on_transmit(now);
+                path.on_transmit(now, Duration::ZERO);
                 if bytes <= carries {
                     now += Duration::from_millis(1);
                     assert!(path.on_answer(now, bytes));
@@ -218,9 +263,9 @@ mod tests {
 
     #[test]
     fn the_longest_comes_first_and_needs_one_round_trip() {
-        let mut path = Path::new(8_918, true);
+        let mut path = Path::new(8_918, true, 0);
         assert_eq!((path.payload_bytes(), path.wanted()), (BASE_PAYLOAD_BYTES, None), "not before the peer is heard");
-        path.on_heard();
+        path.on_heard(ms(0));
         assert_eq!(search(&mut path, 8_918, ms(0)), ms(1));
         assert_eq!((path.payload_bytes(), path.stage), (8_918, Stage::Settled));
     }
@@ -228,8 +273,8 @@ mod tests {
     #[test]
     fn shorter_ones_are_found_and_longer_ones_tried_again_later() {
         for carries in [BASE_PAYLOAD_BYTES, 1_500, 3_900, 4_018, 8_814, 8_917] {
-            let mut path = Path::new(8_918, true);
-            path.on_heard();
+            let mut path = Path::new(8_918, true, 0);
+            path.on_heard(ms(0));
             let ended = search(&mut path, carries, ms(0));
             let found = path.payload_bytes();
             assert!(found <= carries && carries - found < NEAR_BYTES, "{carries}: {found}");
@@ -246,8 +291,8 @@ mod tests {
     #[test]
     fn nothing_is_asked_that_nobody_would_answer_or_use() {
         for (most, probes) in [(BASE_PAYLOAD_BYTES, true), (494, true), (8_918, false)] {
-            let mut path = Path::new(most, probes);
-            path.on_heard();
+            let mut path = Path::new(most, probes, 0);
+            path.on_heard(ms(0));
             assert_eq!((path.wanted(), path.deadline()), (None, None));
             assert_eq!(path.payload_bytes(), most.min(BASE_PAYLOAD_BYTES));
         }
@@ -255,47 +300,76 @@ mod tests {
 
     #[test]
     fn a_silent_peer_says_nothing_about_the_path() {
-        let mut path = Path::new(8_918, true);
-        path.on_heard();
-        path.on_transmit(ms(0));
-        for turn in 1..100 {
-            let due = ms(50 * turn);
-            assert_eq!(path.deadline(), Some(due));
-            assert!(path.on_deadline(due, ms(0)), "ask whether it is there");
-            assert_eq!(path.wanted(), None);
-        }
-        assert!(!path.on_deadline(ms(5_000), ms(4_999)));
+        let mut path = Path::new(8_918, true, 0);
+        path.on_heard(ms(0));
+        path.on_transmit(ms(0), Duration::ZERO);
+        assert_eq!(path.deadline(), Some(ms(50)));
+        assert!(path.on_deadline(ms(50), ms(0)), "ask whether it is there");
+        assert_eq!((path.deadline(), path.wanted()), (None, None), "nothing is due before it answers");
+        path.on_heard(ms(4_000));
+        assert_eq!(path.deadline(), Some(ms(4_050)), "the answer may come right behind");
+        assert!(!path.on_deadline(ms(4_050), ms(4_000)));
         assert_eq!(path.wanted(), Some(8_918), "the second try");
-        assert!(path.on_answer(ms(5_001), 8_918), "the first, late");
+        assert!(path.on_answer(ms(4_051), 8_918), "the first, late");
     }
 
     #[test]
-    fn only_the_length_that_was_asked_for_is_believed() {
-        let mut path = Path::new(8_918, true);
-        assert!(!path.on_answer(ms(1), 8_918));
-        path.on_heard();
-        path.on_transmit(ms(1));
-        assert!(!path.on_answer(ms(1), 8_917) && !path.on_answer(ms(1), u16::MAX));
+    fn a_long_way_takes_its_time() {
+        let mut path = Path::new(8_918, true, 0);
+        path.on_heard(ms(0));
+        path.on_transmit(ms(0), Duration::from_millis(300));
+        assert_eq!(path.deadline(), Some(ms(300)));
+        // However late, an answer tells what passes.
+        for _ in 0..PROBES_MAX {
+            path.on_deadline(path.due.expect("asked"), Instant::from_nanos(u64::MAX));
+            path.on_transmit(ms(1_000), Duration::from_millis(300));
+        }
+        assert!(matches!(path.stage, Stage::Asked { bytes: 5_168, .. }), "{path:?}");
+        assert!(path.on_answer(ms(1_001), 8_918));
+        assert_eq!((path.payload_bytes(), path.stage), (8_918, Stage::Settled));
+    }
+
+    #[test]
+    fn no_answer_makes_packets_longer_than_agreed_or_shorter() {
+        let mut path = Path::new(8_918, true, 0);
+        assert!(!path.on_answer(ms(1), 8_918), "nothing was asked");
+        path.on_heard(ms(0));
+        path.on_transmit(ms(1), Duration::ZERO);
+        assert!(!path.on_answer(ms(1), u16::MAX) && !path.on_answer(ms(1), BASE_PAYLOAD_BYTES));
         assert!(path.on_answer(ms(2), 8_918) && !path.on_answer(ms(2), 8_918));
     }
 
     #[test]
     fn long_packets_that_vanish_are_given_up_unless_others_arrive() {
-        let mut path = Path::new(8_918, true);
-        path.on_heard();
+        let lost = |payload_bytes, repeats, sent_at| Lost { payload_bytes, repeats, sent_at: ms(sent_at) };
+        let mut path = Path::new(8_918, true, 512);
+        path.on_heard(ms(0));
         search(&mut path, 8_918, ms(0));
-        assert!(!path.on_loss(ms(10), 8_918, 1, ms(8)), "twice may be chance");
-        assert!(!path.on_loss(ms(10), 100, 9, ms(8)), "short ones have other reasons");
-        path.on_arrival(ms(9), 8_918);
-        assert!(!path.on_loss(ms(10), 8_918, 2, ms(8)), "another long one came through");
-        path.on_arrival(ms(12), 100);
-        assert!(path.on_loss(ms(13), 8_918, 3, ms(11)));
+        assert_eq!(path.on_loss(ms(10), ms(9), &lost(8_918, 1, 8)), Suspicion::None, "twice may be chance");
+        assert_eq!(path.on_loss(ms(10), ms(9), &lost(100, 9, 8)), Suspicion::None, "short ones have other reasons");
+        path.on_long_arrival(ms(9));
+        assert_eq!(path.on_loss(ms(10), ms(9), &lost(8_918, 2, 8)), Suspicion::None, "another long one came through");
+        assert_eq!(path.clone().on_loss(ms(10), ms(9), &lost(8_918, 7, 8)), Suspicion::Proven, "a shorter one");
+        assert_eq!(path.on_loss(ms(13), ms(9), &lost(8_918, 2, 11)), Suspicion::Unproven, "nothing comes at all");
+        assert_eq!(path.payload_bytes(), 8_918);
+        assert_eq!(path.on_loss(ms(14), ms(12), &lost(8_918, 3, 11)), Suspicion::Proven);
         assert_eq!(path.payload_bytes(), BASE_PAYLOAD_BYTES);
-        assert!(!path.on_loss(ms(13), 8_918, 3, ms(11)), "once");
-        let again = ms(13) + RETRY_AFTER;
-        assert_eq!(path.deadline(), Some(again));
+        assert_eq!(path.on_loss(ms(14), ms(12), &lost(8_918, 3, 11)), Suspicion::None, "once");
+        let again = path.deadline().expect("not for ever");
+        assert!((7_400..7_600).contains(&(again.saturating_since(ms(14)).as_millis())), "each flow at another time");
         path.on_deadline(again, again);
         search(&mut path, 8_918, again);
         assert_eq!(path.payload_bytes(), 8_918);
+    }
+
+    #[test]
+    fn a_flow_that_ends_asks_nothing_more() {
+        let mut path = Path::new(8_918, true, 0);
+        path.on_heard(ms(0));
+        search(&mut path, 8_918, ms(0));
+        path.stop();
+        let lost = Lost { payload_bytes: 8_918, repeats: 2, sent_at: ms(8) };
+        assert_eq!(path.on_loss(ms(10), ms(9), &lost), Suspicion::Proven, "what is left goes in fragments");
+        assert_eq!((path.deadline(), path.wanted()), (None, None));
     }
 }

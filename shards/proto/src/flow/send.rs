@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 
 use super::recovery::Rack;
 use super::timestamps::stamp;
-use super::{Piece, Rtt};
+use super::{BASE_PAYLOAD_BYTES, Piece, Rtt};
 use crate::seq::SeqNo;
 use crate::time::Instant;
 use crate::wire::machnet::Header;
@@ -45,16 +45,25 @@ pub(super) struct Acked {
     pub(super) cumulative: u32,
     /// Packets that were not known to have arrived before.
     pub(super) arrived: u32,
-    /// Of those, the longest payload, in bytes.
-    pub(super) longest: u16,
+    /// When the last of those was sent that is longer than [`BASE_PAYLOAD_BYTES`].
+    pub(super) long_sent_at: Option<Instant>,
 }
 
 impl Acked {
     #[inline]
-    fn add_arrival(&mut self, payload_bytes: u16) {
+    fn add_arrival(&mut self, arrival: Arrival) {
         self.arrived += 1;
-        self.longest = self.longest.max(payload_bytes);
+        if arrival.payload_bytes > BASE_PAYLOAD_BYTES {
+            self.long_sent_at = self.long_sent_at.max(Some(arrival.sent_at));
+        }
     }
+}
+
+/// A packet that was not known to have arrived before.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    payload_bytes: u16,
+    sent_at: Instant,
 }
 
 /// See the [module](self).
@@ -153,14 +162,14 @@ impl<S> Sender<S> {
         let Some(ahead) = header.ack.distance_from(self.una) else { return acked };
         acked.cumulative = ahead.min(self.outstanding());
         for _ in 0..acked.cumulative {
-            if let Some(bytes) = self.settle_first(now, echo, rtt) {
-                acked.add_arrival(bytes);
+            if let Some(arrival) = self.settle_first(now, echo, rtt) {
+                acked.add_arrival(arrival);
             }
         }
         if !header.sack.is_empty() {
             for index in header.sack.iter() {
-                if let Some(bytes) = self.mark_arrived(index as usize + 1, now, echo, rtt) {
-                    acked.add_arrival(bytes);
+                if let Some(arrival) = self.mark_arrived(index as usize + 1, now, echo, rtt) {
+                    acked.add_arrival(arrival);
                 }
             }
         }
@@ -172,8 +181,8 @@ impl<S> Sender<S> {
         acked
     }
 
-    /// The first packet is acknowledged; gives the length of its payload if that is news.
-    fn settle_first(&mut self, now: Instant, echo: Option<Instant>, rtt: &Rtt) -> Option<u16> {
+    /// The first packet is acknowledged; gives it if that is news.
+    fn settle_first(&mut self, now: Instant, echo: Option<Instant>, rtt: &Rtt) -> Option<Arrival> {
         let sent = self.ring.pop_front()?;
         let seq = self.una;
         self.una += 1;
@@ -190,11 +199,11 @@ impl<S> Sender<S> {
             self.rack.on_arrival(now, &sent, seq, echo, rtt);
         }
         self.freed.push_back(sent.piece.token);
-        news.then_some(sent.piece.len)
+        news.then_some(Arrival { payload_bytes: sent.piece.len, sent_at: sent.at })
     }
 
-    /// SACK reports the packet `una + index`; gives the length of its payload if that is news.
-    fn mark_arrived(&mut self, index: usize, now: Instant, echo: Option<Instant>, rtt: &Rtt) -> Option<u16> {
+    /// SACK reports the packet `una + index`; gives it if that is news.
+    fn mark_arrived(&mut self, index: usize, now: Instant, echo: Option<Instant>, rtt: &Rtt) -> Option<Arrival> {
         let sent = self.ring.get_mut(index)?;
         match sent.fate {
             Fate::Arrived => return None,
@@ -206,7 +215,7 @@ impl<S> Sender<S> {
         #[allow(clippy::cast_possible_truncation)] // an index of the SACK field
         let seq = self.una + index as u32;
         self.rack.on_arrival(now, sent, seq, echo, rtt);
-        Some(sent.piece.len)
+        Some(Arrival { payload_bytes: sent.piece.len, sent_at: sent.at })
     }
 
     fn on_reneging(&mut self) {
@@ -274,6 +283,13 @@ impl<S> Sender<S> {
         sent.repeats = sent.repeats.saturating_add(1);
         sent.at = stamp(now);
         before
+    }
+
+    /// The path is another one: what was lost on it before speaks no longer against it.
+    pub(super) fn forgive_losses(&mut self) {
+        for sent in &mut self.ring {
+            sent.repeats = sent.repeats.min(1);
+        }
     }
 
     /// A new packet is sent; gives its index.

@@ -34,7 +34,9 @@ impl PacketQueue {
         // Out of memory, or of room in the device's queue: what was not taken waits in the ring for another push. For
         // any other reason (the link is down, say) pushing again soon does not help.
         self.is_stale = matches!(pushed, Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR));
-        if pushed == Err(Errno::NOBUFS) && self.rings.give_up_refused() {
+        if pushed != Err(Errno::NOBUFS) {
+            self.rings.forget_refusal();
+        } else if self.rings.give_up_refused() {
             self.drops.refused += 1;
         }
     }

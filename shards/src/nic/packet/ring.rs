@@ -148,9 +148,11 @@ struct Refusal {
     since: Instant,
 }
 
-/// When a frame is given up: after so many pushes, and so long.
+/// When a frame is given up: after so many pushes, and so long; but at the second push if it is longer than what every
+/// Ethernet carries, and so possibly sent to see whether it passes. (Whatever its length, a train passes a veth.)
 const REFUSALS_MAX: u32 = 16;
-const REFUSED_MAX: Duration = Duration::from_millis(2);
+const REFUSED_MAX: Duration = Duration::from_millis(50);
+const ORDINARY_BYTES: usize = ETHERNET_HEADER_BYTES + 1_500;
 
 // SAFETY: the mapping belongs to the process; who has the `Rings` uses it.
 unsafe impl Send for Rings {}
@@ -324,7 +326,8 @@ impl Rings {
                 Refusal { at, times: 1, since: now }
             }
         };
-        let gives_up = refusal.times >= REFUSALS_MAX && now.duration_since(refusal.since) >= REFUSED_MAX;
+        let is_long_refused = refusal.times >= REFUSALS_MAX && now.duration_since(refusal.since) >= REFUSED_MAX;
+        let gives_up = is_long_refused || refusal.times >= 2 && self.is_long_packet(refusal.at);
         if gives_up {
             // Shorter than any header, and so malformed: with PACKET_LOSS the kernel skips it. It looks at slots during
             // a push only.
@@ -332,6 +335,24 @@ impl Rings {
         }
         self.refusal = (!gives_up).then_some(refusal);
         gives_up
+    }
+
+    /// A push has ended for another reason, or with everything sent.
+    pub(super) fn forget_refusal(&mut self) {
+        self.refusal = None;
+    }
+
+    /// Whether a slot of the transmit ring holds one packet, and a longer one than every Ethernet carries.
+    fn is_long_packet(&self, at: usize) -> bool {
+        let slot = &self.transmit[at];
+        let mut len = slot.read::<tpacket2_hdr>(0).tp_len as usize;
+        if self.measures.trains.is_some() {
+            len = len.saturating_sub(VIRTIO_HEADER_BYTES);
+            if slot.read::<VirtioHeader>(TRANSMIT_AT).segments != 0 {
+                return false;
+            }
+        }
+        len > ORDINARY_BYTES
     }
 
     /// The slot of the transmit ring so many behind the one that is handed over next.

@@ -59,7 +59,7 @@ fn long_packets_are_asked_for_and_used_when_the_answer_says_so() {
     assert_eq!(script.events(), [], "an answer that does not say how long");
     let answer = Header { detail: LONG, ..script.answer(R) };
     script.hear(answer);
-    assert_eq!(script.events(), [Event::Payload { bytes: LONG }]);
+    assert_eq!(script.events(), [Event::MaxPayload { bytes: LONG }]);
     assert_eq!((script.flow.payload_bytes(), paddings(&mut script)), (LONG, vec![]));
 }
 
@@ -93,26 +93,60 @@ fn the_answer_to_padding_says_how_long_it_was_and_rides_on_no_data() {
     assert_eq!(script.headers()[0].detail, 0, "none, or said before");
 }
 
-#[test]
-fn a_long_packet_lost_for_the_third_time_goes_out_in_fragments() {
+/// With long packets proved, and one of them under way.
+fn with_a_long_packet() -> Script {
     let mut script = jumbo();
     paddings(&mut script);
     let answer = Header { detail: LONG, ..script.answer(R) };
     script.hear(answer);
     script.events();
     script.source.push_back(Piece { len: LONG, ..piece(0, Position::WHOLE) });
-    let mut sent = paths(&mut script);
-    assert_eq!(sent, [LONG]);
+    assert_eq!(paths(&mut script), [LONG]);
+    script
+}
+
+#[test]
+fn a_long_packet_sent_three_times_in_vain_goes_out_in_fragments() {
+    let mut script = with_a_long_packet();
+    let mut sent = Vec::new();
     while script.flow.payload_bytes() == LONG {
         script.now = script.flow.deadline().expect("it is not acknowledged");
-        sent.extend(paths(&mut script));
+        let said = said(&mut script);
+        sent.extend(said.iter().filter(|(kind, ..)| *kind == Kind::Data).map(|(.., path_bytes)| *path_bytes));
+        if said.iter().any(|(kind, ..)| *kind == Kind::Probe) {
+            // Short packets pass.
+            let answer = script.answer(R);
+            script.hear(answer);
+        }
     }
-    assert_eq!(sent, [LONG, LONG, LONG, BASE_PAYLOAD_BYTES]);
+    let (last, long) = sent.split_last().expect("it is sent again");
+    assert!(*last == BASE_PAYLOAD_BYTES && (2..=4).contains(&long.len()), "{sent:?}");
+    assert!(long.iter().all(|path_bytes| *path_bytes == LONG), "{sent:?}");
     assert!(script.now < Instant::from_nanos(S) + Duration::from_millis(100), "{:?}", script.now);
-    assert_eq!(script.events(), [Event::Payload { bytes: BASE_PAYLOAD_BYTES }]);
+    assert_eq!(script.events(), [Event::MaxPayload { bytes: BASE_PAYLOAD_BYTES }]);
     // What is cut already for the old path goes the same way.
     let acked = script.ack(2, &[], 0);
     script.hear(acked);
     script.source.push_back(Piece { len: LONG, ..piece(1, Position::WHOLE) });
     assert_eq!(paths(&mut script), [BASE_PAYLOAD_BYTES]);
+}
+
+#[test]
+fn a_peer_that_is_away_is_no_narrow_path() {
+    let mut script = with_a_long_packet();
+    let until = script.now + Duration::from_secs(2);
+    while let Some(deadline) = script.flow.deadline().filter(|deadline| *deadline < until) {
+        script.now = script.now.max(deadline);
+        said(&mut script);
+    }
+    assert_eq!((script.flow.payload_bytes(), script.events()), (LONG, vec![]));
+}
+
+#[test]
+fn padding_carries_nothing_that_is_owed() {
+    let mut script = jumbo();
+    let data = script.data(101, Position::WHOLE);
+    script.hear(data);
+    let kinds: Vec<_> = said(&mut script).into_iter().map(|(kind, padding, _)| (kind, padding)).collect();
+    assert_eq!(kinds, [(Kind::Ack, 0), (Kind::Probe, LONG)]);
 }
