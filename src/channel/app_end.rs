@@ -21,7 +21,12 @@ use super::{AppHandles, Armed, Broken, FlowId, Geometry};
 pub struct AppEnd {
     sender: AppSender,
     receiver: AppReceiver,
+    /// Messages sent, wrapping.
+    sent: u32,
 }
+
+/// After so many messages an application that only sends sees what waits to be received, if it concerns that.
+const LOOK_AHEAD_EVERY: u32 = 256;
 
 impl AppEnd {
     /// Opens the end that the daemon made.
@@ -35,7 +40,7 @@ impl AppEnd {
         let halves = Arc::new(Halves::new(ear, bell));
         let sender = AppSender::new(&geometry, segment, &halves);
         let receiver = AppReceiver::new(&geometry, segment, &halves);
-        Self { sender, receiver }
+        Self { sender, receiver, sent: 0 }
     }
 
     /// Sends one message: the bytes of all `parts`, one after the other. All or nothing; never waits.
@@ -48,15 +53,24 @@ impl AppEnd {
         self.on_open(flow, |sender| sender.append(flow, parts))
     }
 
-    /// Tries again if the sender knew only now that the flow is open.
+    /// Tries again if the sender knew only now that the flow is open. Sees now and then, and when there is no room,
+    /// that a flow has ended or that its pieces may have another length, although that is not received.
     #[inline]
     fn on_open(
         &mut self,
         flow: FlowId,
         act: impl Fn(&mut AppSender) -> Result<(), SendError>,
     ) -> Result<(), SendError> {
+        self.sent = self.sent.wrapping_add(1);
+        if self.sent.is_multiple_of(LOOK_AHEAD_EVERY) {
+            self.receiver.look_ahead()?;
+        }
         match act(&mut self.sender) {
             Err(SendError::Closed) if self.is_open(flow)? => act(&mut self.sender),
+            Err(SendError::NoRoom) => {
+                self.receiver.look_ahead()?;
+                Err(SendError::NoRoom)
+            }
             outcome => outcome,
         }
     }
@@ -75,7 +89,7 @@ impl AppEnd {
     }
 
     /// Whether messages can be sent over a flow: from the moment at which the shard published its `Opened`, received or
-    /// not, to the moment at which it is closed here or its `Closed` has been received.
+    /// not, to the moment at which it is closed here or its `Closed` has been seen, received or not.
     pub fn is_open(&mut self, flow: FlowId) -> Result<bool, Broken> {
         if self.sender.is_open(flow) {
             return Ok(true);

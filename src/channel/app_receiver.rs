@@ -195,14 +195,18 @@ impl AppReceiver {
     }
 
     /// Tells the sending half of flows that are open although their `Opened` has not been received yet, because it
-    /// waits behind messages: after a connect, say.
+    /// waits behind messages: after a connect, say. Likewise of how long their pieces may be, and of their end.
     pub fn look_ahead(&mut self) -> Result<(), Broken> {
         let from = self.looked_ahead.max(self.rx.taken());
         let end = self.rx.taken() + self.rx.available().map_err(|_| Broken)?;
         for index in from..end {
-            let descriptor = Descriptor::decode(self.rx.read(index));
-            if let Some(Descriptor::Opened { flow, max_payload, takes_records, .. }) = descriptor {
-                self.tell_opened(flow, max_payload, takes_records)?;
+            match Descriptor::decode(self.rx.read(index)) {
+                Some(Descriptor::Opened { flow, max_payload, takes_records, .. }) => {
+                    self.tell_opened(flow, max_payload, takes_records)?;
+                }
+                Some(Descriptor::MaxPayload { flow, max_payload }) => self.tell_max_payload(flow, max_payload)?,
+                Some(Descriptor::Closed { flow, .. }) => self.halves.tell(News::Ended { flow }),
+                _ => {}
             }
         }
         self.looked_ahead = end;
@@ -244,8 +248,9 @@ impl AppReceiver {
                 Descriptor::Silent { flow } => Received::Silent { flow },
                 Descriptor::Alive { flow } => Received::Alive { flow },
                 Descriptor::MaxPayload { flow, max_payload } => {
-                    self.check_payload(max_payload)?;
-                    self.halves.tell(News::MaxPayload { flow, max_payload });
+                    if index >= self.looked_ahead {
+                        self.tell_max_payload(flow, max_payload)?;
+                    }
                     continue;
                 }
                 Descriptor::Closed { flow, reason, acknowledged_messages } => {
@@ -290,6 +295,12 @@ impl AppReceiver {
     fn tell_opened(&self, flow: FlowId, max_payload: u16, takes_records: bool) -> Result<(), Broken> {
         self.check_payload(max_payload)?;
         self.halves.tell(News::Opened { flow, max_payload, takes_records });
+        Ok(())
+    }
+
+    fn tell_max_payload(&self, flow: FlowId, max_payload: u16) -> Result<(), Broken> {
+        self.check_payload(max_payload)?;
+        self.halves.tell(News::MaxPayload { flow, max_payload });
         Ok(())
     }
 

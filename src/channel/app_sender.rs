@@ -291,6 +291,9 @@ impl AppSender {
                         measures.max_payload = max_payload;
                     }
                 }
+                News::Ended { flow } => {
+                    self.flows.remove(&flow);
+                }
                 News::Closed { flow } => {
                     self.flows.remove(&flow);
                     self.unsent.push_back(Descriptor::Release { flow });

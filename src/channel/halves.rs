@@ -16,9 +16,23 @@ pub(super) enum Half {
 /// What the receiver heard and the sender must know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum News {
-    Opened { flow: FlowId, max_payload: u16, takes_records: bool },
-    MaxPayload { flow: FlowId, max_payload: u16 },
-    Closed { flow: FlowId },
+    Opened {
+        flow: FlowId,
+        max_payload: u16,
+        takes_records: bool,
+    },
+    MaxPayload {
+        flow: FlowId,
+        max_payload: u16,
+    },
+    /// Nothing more can be sent. The name still means this flow.
+    Ended {
+        flow: FlowId,
+    },
+    /// The application knows of the end.
+    Closed {
+        flow: FlowId,
+    },
 }
 
 /// Shared by both halves; nothing here is touched for a message.
@@ -26,7 +40,7 @@ pub(super) enum News {
 pub(super) struct Halves {
     /// Whether `news` has any.
     has_news: AtomicBool,
-    /// Of each flow at most that it was opened, the last of what its pieces may hold, and that it ended.
+    /// Of each flow at most that it was opened, the last of what its pieces may hold, and twice that it ended.
     news: Mutex<Vec<News>>,
     /// Who sleeps, or is about to. The bell is drained under this lock, and only while nobody else sleeps: a ring that
     /// is meant for the other half is not lost.

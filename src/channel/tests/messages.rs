@@ -73,6 +73,37 @@ fn messages_are_cut_as_the_shard_says_last() {
 }
 
 #[test]
+fn who_only_sends_hears_of_the_end_and_of_the_length_of_pieces_all_the_same() {
+    let (mut shard, mut app) = channel(Geometry::for_payload(8_918, 0, 0));
+    shard.open(FLOW, PAYLOAD);
+    assert_eq!(send(&mut app, FLOW, b"the first"), Ok(()));
+    assert!(shard.end.publish_max_payload(FLOW, 8_918));
+    shard.end.flush();
+    let mut longest = 0;
+    for _ in 0..300 {
+        assert_eq!(send(&mut app, FLOW, &message(1, 8_918)), Ok(()));
+        let mut taken = Vec::with_capacity(64);
+        shard.end.poll_tx(&mut taken).expect("no violation");
+        for from_app in taken {
+            let FromApp::Piece { buffer, len, .. } = from_app else { panic!("{from_app:?}") };
+            shard.end.complete(buffer);
+            longest = longest.max(len);
+        }
+    }
+    assert_eq!(longest, 8_918);
+    assert!(shard.end.publish_closed(FLOW, 3, 0));
+    shard.end.flush();
+    let refused = (0..300).find_map(|_| send(&mut app, FLOW, b"too late").err());
+    assert_eq!(refused, Some(SendError::Closed));
+    // Only when the end is received is the name free.
+    assert!(shard.take().expect("no violation").iter().all(|took| matches!(took, Took::Message(..))));
+    assert!(matches!(recv(&mut app), Some(Got::Opened(..))));
+    assert_eq!(recv(&mut app), Some(Got::Closed(FLOW, 3, 0)));
+    assert_eq!(recv(&mut app), None);
+    assert_eq!(shard.take().expect("no violation"), [Took::Release(FLOW)]);
+}
+
+#[test]
 fn a_payload_that_fits_no_buffer_breaks_the_channel() {
     for max_payload in [0, u16::MAX] {
         let (mut shard, mut app) = channel(Geometry::for_payload(PAYLOAD, 0, 0));
