@@ -189,6 +189,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`SendError`]. After [`SendError::NoRoom`], try again when [`Endpoint::wait_room`] says so.
+    /// [`SendError::Closed`] may come before the flow's [`Event::Closed`] is received.
     pub fn send(&mut self, flow: Flow, message: &[u8]) -> Result<(), SendError> {
         self.send_vectored(flow, &[IoSlice::new(message)])
     }
