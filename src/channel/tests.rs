@@ -7,6 +7,8 @@ mod death;
 #[cfg(not(loom))]
 mod hostile;
 #[cfg(not(loom))]
+mod lengths;
+#[cfg(not(loom))]
 mod messages;
 #[cfg(loom)]
 mod races;

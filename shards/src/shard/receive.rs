@@ -1,7 +1,7 @@
 //! Frames on their way in: each goes to its flow, to the coordinator, or is dropped and counted by reason.
 
 use machnet_proto::addr::{FlowKey, MacAddr};
-use machnet_proto::flow::fragments::{self, Unfit};
+use machnet_proto::flow::fragments::{self, Fragments, Unfit};
 use machnet_proto::flow::{Birth, FlowId, Reason, Role, Verdict};
 use machnet_proto::handshake::{Acceptance, Features, HandshakeError, Message, Packet, Terms};
 use machnet_proto::seq::SeqNo;
@@ -14,7 +14,7 @@ use machnet_proto::wire::train;
 
 use super::steering::Arrival;
 use super::transmit::packets_in;
-use super::{BURST_FRAMES, BURSTS_PER_TURN, Origin, Shard, Stage};
+use super::{BURST_FRAMES, BURSTS_PER_TURN, Entry, Origin, Shard, Stage};
 use crate::counters::{Counter, DropReason};
 use crate::mailbox::{HalfOpenFlow, Taker, ToCoordinator};
 use crate::nic::{Checksum, Frame, NicQueue};
@@ -159,44 +159,14 @@ impl<Q: NicQueue> Shard<Q> {
         if entry.demands_checksum && datagram.checksum_is_good() != Some(true) {
             return Err(DropReason::BadChecksum);
         }
-        if header.is_fragment() {
-            return self.take_fragment(id, datagram, header, payload, now);
-        }
-        self.take_packet(id, datagram, header, payload, now)
-    }
-
-    /// A part of a packet whose path has become too narrow for it.
-    #[cold]
-    fn take_fragment(
-        &mut self,
-        id: FlowId,
-        datagram: &UdpDatagram<'_>,
-        header: &Header,
-        payload: &[u8],
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        let Some(entry) = self.flows.get_mut(id) else { return Err(DropReason::UnknownFlow) };
-        if !entry.flow.expects(header) {
-            return Err(DropReason::Invalid);
-        }
-        match self.fragments.add(id, header, payload, entry.max_payload) {
-            Ok(Some(whole)) => self.take_packet(id, datagram, &fragments::whole(header), &whole, now),
-            Ok(None) => Ok(()),
-            Err(Unfit) => Err(DropReason::Fragment),
-        }
-    }
-
-    /// A whole packet of a flow.
-    #[inline]
-    fn take_packet(
-        &mut self,
-        id: FlowId,
-        datagram: &UdpDatagram<'_>,
-        header: &Header,
-        payload: &[u8],
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        let Some(entry) = self.flows.get_mut(id) else { return Err(DropReason::UnknownFlow) };
+        let whole = match header.is_fragment() {
+            false => None,
+            true => match put_together(&mut self.fragments, id, entry, header, payload)? {
+                None => return Ok(()),
+                whole => whole,
+            },
+        };
+        let (header, payload) = whole.as_ref().map_or((header, payload), |(header, payload)| (header, payload));
         let Some(channel) = self.channels[entry.slot].as_mut() else { return Err(DropReason::UnknownFlow) };
         if header.kind == Kind::Data {
             channel.count_receiving(&mut entry.epoch_seen, now);
@@ -413,4 +383,20 @@ impl<Q: NicQueue> Shard<Q> {
         let _ = self.receive_stray(datagram, header, arrival, now);
         Err(DropReason::FlowLimit)
     }
+}
+
+/// Takes a part of a packet whose path has become too narrow for it; gives the packet if this was the last part.
+#[cold]
+fn put_together(
+    fragments: &mut Fragments,
+    id: FlowId,
+    entry: &Entry,
+    header: &Header,
+    payload: &[u8],
+) -> Result<Option<(Header, Vec<u8>)>, DropReason> {
+    if !entry.flow.expects(header) {
+        return Err(DropReason::Invalid);
+    }
+    let added = fragments.add(id, header, payload, entry.max_payload).map_err(|Unfit| DropReason::Fragment)?;
+    Ok(added.map(|payload| (fragments::whole(header), payload)))
 }

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 
 use super::*;
 use crate::channel::{
-    AppEnd, Armed, Broken, FlowId, FromApp, Geometry, MAX_MESSAGE_BYTES, Opened, Received, SendError, ShardEnd,
+    AppEnd, Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Opened, Received, SendError, ShardEnd,
 };
 
 const PAYLOAD: u16 = 1418;
@@ -37,81 +37,6 @@ fn the_largest_message_fits_whatever_the_payload_and_the_budget() {
         let sent = message(1, MAX_MESSAGE_BYTES);
         assert_eq!(send(&mut app, FLOW, &sent), Ok(()));
         assert!(shard.take().expect("no violation") == [Took::Message(FLOW, sent)]);
-    }
-}
-
-#[test]
-fn messages_are_cut_as_the_shard_says_last() {
-    let (mut shard, mut app) = channel(Geometry::for_payload(8_918, 0, 0));
-    let pieces = |shard: &mut Shard| {
-        let mut taken = Vec::with_capacity(64);
-        shard.end.poll_tx(&mut taken).expect("no violation");
-        let lens = taken.into_iter().map(|from_app| {
-            let FromApp::Piece { buffer, len, .. } = from_app else { panic!("{from_app:?}") };
-            shard.end.complete(buffer);
-            len
-        });
-        lens.collect::<Vec<_>>()
-    };
-    shard.open(FLOW, PAYLOAD);
-    assert_eq!(send(&mut app, FLOW, &message(1, 8_918)), Ok(()));
-    assert_eq!(pieces(&mut shard), [1418, 1418, 1418, 1418, 1418, 1418, 410]);
-    for (max_payload, expected) in [(8_918, vec![8_918]), (5_000, vec![5_000, 3_918]), (8_918, vec![8_918])] {
-        assert!(shard.end.publish_max_payload(FLOW, max_payload));
-        shard.end.flush();
-        assert!(!matches!(recv(&mut app), Some(Got::Message(..))), "nothing for the application");
-        assert_eq!(recv(&mut app), None);
-        assert_eq!(send(&mut app, FLOW, &message(1, 8_918)), Ok(()));
-        assert_eq!(pieces(&mut shard), expected);
-    }
-    // Of a flow that is closed it means nothing.
-    app.close_flow(FLOW).expect("a whole channel");
-    assert!(shard.end.publish_max_payload(FLOW, PAYLOAD));
-    shard.end.flush();
-    assert_eq!(recv(&mut app), None);
-    assert_eq!(send(&mut app, FLOW, b"late"), Err(SendError::Closed));
-}
-
-#[test]
-fn who_only_sends_hears_of_the_end_and_of_the_length_of_pieces_all_the_same() {
-    let (mut shard, mut app) = channel(Geometry::for_payload(8_918, 0, 0));
-    shard.open(FLOW, PAYLOAD);
-    assert_eq!(send(&mut app, FLOW, b"the first"), Ok(()));
-    assert!(shard.end.publish_max_payload(FLOW, 8_918));
-    shard.end.flush();
-    let mut longest = 0;
-    for _ in 0..300 {
-        assert_eq!(send(&mut app, FLOW, &message(1, 8_918)), Ok(()));
-        let mut taken = Vec::with_capacity(64);
-        shard.end.poll_tx(&mut taken).expect("no violation");
-        for from_app in taken {
-            let FromApp::Piece { buffer, len, .. } = from_app else { panic!("{from_app:?}") };
-            shard.end.complete(buffer);
-            longest = longest.max(len);
-        }
-    }
-    assert_eq!(longest, 8_918);
-    assert!(shard.end.publish_closed(FLOW, 3, 0));
-    shard.end.flush();
-    let refused = (0..300).find_map(|_| send(&mut app, FLOW, b"too late").err());
-    assert_eq!(refused, Some(SendError::Closed));
-    // Only when the end is received is the name free.
-    assert!(shard.take().expect("no violation").iter().all(|took| matches!(took, Took::Message(..))));
-    assert!(matches!(recv(&mut app), Some(Got::Opened(..))));
-    assert_eq!(recv(&mut app), Some(Got::Closed(FLOW, 3, 0)));
-    assert_eq!(recv(&mut app), None);
-    assert_eq!(shard.take().expect("no violation"), [Took::Release(FLOW)]);
-}
-
-#[test]
-fn a_payload_that_fits_no_buffer_breaks_the_channel() {
-    for max_payload in [0, u16::MAX] {
-        let (mut shard, mut app) = channel(Geometry::for_payload(PAYLOAD, 0, 0));
-        shard.open(FLOW, PAYLOAD);
-        assert!(shard.end.publish_max_payload(FLOW, max_payload));
-        shard.end.flush();
-        assert!(matches!(recv(&mut app), Some(Got::Opened(..))));
-        assert!(app.recv().is_err(), "{max_payload}");
     }
 }
 

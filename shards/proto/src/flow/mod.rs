@@ -6,7 +6,7 @@
 //! ```text
 //!   frames ──► on_packet ──►┐                 ┌──► poll_deliver    pieces in order, to the application
 //!                           │                 ├──► poll_freed      tokens the peer has acknowledged
-//!   deadline() ◄────────────┤      Flow       ├──► poll_event      confirmed, silent, alive, closed
+//!   deadline() ◄────────────┤      Flow       ├──► poll_event      confirmed, silent, alive, longer packets, closed
 //!   on_deadline ───────────►│                 │
 //!   grant, close, abort ───►┘                 └──► poll_transmit   packets, until None
 //!                                                      ▲ pulls new pieces from the shard's list

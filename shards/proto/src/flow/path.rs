@@ -41,7 +41,6 @@ pub(super) struct Path {
     /// Taken not to pass, or more than `most`.
     fails: u16,
     stage: Stage,
-    is_stopped: bool,
     /// When the stage ends by itself.
     due: Option<Instant>,
     /// How long an answer is waited for.
@@ -64,6 +63,8 @@ enum Stage {
     Asked { bytes: u16, tries: u8, sent_at: Instant },
     /// Tried anew later.
     Resting,
+    /// The flow ends: nothing is asked any more.
+    Stopped,
 }
 
 impl Path {
@@ -77,7 +78,6 @@ impl Path {
             passes: most.min(BASE_PAYLOAD_BYTES),
             fails: most.saturating_add(1),
             stage: if searches { Stage::Unheard } else { Stage::Settled },
-            is_stopped: false,
             due: None,
             patience: PATIENCE_MIN,
             retry_after: earliest + (latest - earliest) / 1_024 * (number % 1_024),
@@ -156,8 +156,7 @@ impl Path {
 
     /// The flow ends: nothing is asked any more.
     pub(super) fn stop(&mut self) {
-        self.is_stopped = true;
-        self.go(Stage::Settled, None);
+        self.go(Stage::Stopped, None);
     }
 
     fn go(&mut self, stage: Stage, due: Option<Instant>) {
@@ -206,7 +205,7 @@ impl Path {
             return Suspicion::Unproven;
         }
         self.passes = BASE_PAYLOAD_BYTES;
-        if !self.is_stopped {
+        if self.stage != Stage::Stopped {
             self.go(Stage::Resting, Some(now + self.retry_after));
         }
         Suspicion::Proven

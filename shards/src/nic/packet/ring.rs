@@ -322,8 +322,8 @@ impl Rings {
             Some(refusal) => Refusal { times: refusal.times + 1, ..refusal },
             None => {
                 // The kernel takes them in order, so the next one to be written is the first one after the oldest.
-                let in_order = (self.next_submitted..self.transmit.len()).chain(0..self.next_submitted);
-                let Some(at) = in_order.into_iter().find(|at| waits(*at)) else { return false };
+                let mut in_order = (self.next_submitted..self.transmit.len()).chain(0..self.next_submitted);
+                let Some(at) = in_order.find(|at| waits(*at)) else { return false };
                 Refusal { at, times: 1, since: now }
             }
         };
