@@ -251,7 +251,7 @@ impl Dpdk {
             port.pools.push(Pool::new(&self.0, plan, found.socket)?);
         }
         let has_interrupts = port.start(plan, &found, mtu_bytes)?;
-        if driver == "net_memif" && is_memif_client(plan) {
+        if is_memif_client(plan) {
             port.connect_memif(plan, &mut warnings)?;
         }
         let wakers = port.wakers(plan, &driver, has_interrupts, before)?;
@@ -317,23 +317,32 @@ const MEMIF_STEP: Duration = Duration::from_millis(1);
 /// Whether the device is a memif that connects to another one: unless its arguments say that it is the server.
 fn is_memif_client(plan: &Plan) -> bool {
     let Way::Device { arguments } = &plan.way else { return false };
-    !arguments.split(',').any(|argument| matches!(argument, "role=server" | "role=master"))
+    arguments.starts_with("net_memif")
+        && !arguments.split(',').any(|argument| matches!(argument, "role=server" | "role=master"))
 }
 
 /// Whether the link is up.
 fn link(plan: &Plan, number: u16, warnings: &mut Vec<String>) -> Result<bool, OpenError> {
-    let deadline = Instant::now() + LINK_WITHIN;
+    let within = if plan.way.is_on_a_bus() { LINK_WITHIN } else { Duration::ZERO };
+    let is_up = comes_up(number, within, LINK_STEP)?;
+    if !is_up && plan.way.is_on_a_bus() {
+        let device = plan.device();
+        warnings.push(format!("the link of {device} is down; check its cable, it is used as soon as it is up"));
+    }
+    Ok(is_up)
+}
+
+/// Whether the link comes up within this time; looks at it once in a `step`.
+fn comes_up(number: u16, within: Duration, step: Duration) -> Result<bool, OpenError> {
+    let deadline = Instant::now() + within;
     loop {
-        let is_up = describe(number)?.link_up != 0;
-        if is_up || !plan.way.is_on_a_bus() {
-            return Ok(is_up);
+        if describe(number)?.link_up != 0 {
+            return Ok(true);
         }
         if Instant::now() >= deadline {
-            let device = plan.device();
-            warnings.push(format!("the link of {device} is down; check its cable, it is used as soon as it is up"));
             return Ok(false);
         }
-        thread::sleep(LINK_STEP);
+        thread::sleep(step);
     }
 }
 
@@ -391,22 +400,28 @@ impl Port {
             let result = unsafe { dpdk_sys::shim_queue_setup(number, queue, RING_SLOTS, RING_SLOTS, node, pool) };
             check("set up a queue of", result)?;
         }
-        // SAFETY: all queues are set up.
-        check("start", unsafe { dpdk_sys::shim_start(number) })
+        self.launch(plan)
+    }
+
+    /// Starts the port, which is set up. A memif client cannot before its server listens, and waits for that.
+    fn launch(&self, plan: &Plan) -> Result<(), OpenError> {
+        let patience = if is_memif_client(plan) { MEMIF_WITHIN } else { Duration::ZERO };
+        let deadline = Instant::now() + patience;
+        loop {
+            // SAFETY: all queues are set up, and the port is not started.
+            match unsafe { dpdk_sys::shim_start(self.number) } {
+                0 => return Ok(()),
+                result if Instant::now() >= deadline => return Err(refused("start", &plan.device(), result)),
+                _ => thread::sleep(MEMIF_AGAIN),
+            }
+        }
     }
 
     /// The client of a memif connects when it is started and does not try again, and a server refuses it that is not
     /// started yet, although it listens: starts again until they are connected.
     fn connect_memif(&self, plan: &Plan, warnings: &mut Vec<String>) -> Result<(), OpenError> {
         let deadline = Instant::now() + MEMIF_WITHIN;
-        loop {
-            let next = Instant::now() + MEMIF_AGAIN;
-            while Instant::now() < next {
-                if describe(self.number)?.link_up != 0 {
-                    return Ok(());
-                }
-                thread::sleep(MEMIF_STEP);
-            }
+        while !comes_up(self.number, MEMIF_AGAIN, MEMIF_STEP)? {
             if Instant::now() >= deadline {
                 let device = plan.device();
                 warnings.push(format!("the server of {device} does not answer; start it, then this daemon again"));
@@ -415,12 +430,9 @@ impl Port {
             log::forget();
             // SAFETY: a started port; none of its queues is given out yet.
             unsafe { dpdk_sys::shim_stop(self.number) };
-            // SAFETY: a stopped port, set up before.
-            let result = unsafe { dpdk_sys::shim_start(self.number) };
-            if result != 0 {
-                return Err(refused("start", &plan.device(), result));
-            }
+            self.launch(plan)?;
         }
+        Ok(())
     }
 
     /// How each queue wakes a sleeper.
