@@ -5,7 +5,7 @@ use std::mem;
 use std::os::fd::BorrowedFd;
 
 use super::app_sender::FlowMap;
-use super::descriptor::{Descriptor, Words};
+use super::descriptor::Descriptor;
 use super::halves::{Half, Halves, News, ShardSleep};
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
 use super::pool::{Held, Pool};
@@ -172,7 +172,7 @@ impl AppReceiver {
 
     /// Whether [`AppReceiver::recv`] would find something, if only a piece of a message.
     pub fn has_input(&mut self) -> Result<bool, Broken> {
-        Ok(self.has_taken() || self.rx.available().map_err(|_| Broken)? > 0)
+        Ok(self.has_taken() || self.rx.has_next())
     }
 
     /// Whether something has been taken from the ring and not been received.
@@ -184,7 +184,7 @@ impl AppReceiver {
     /// application has not received for long. Messages keep their buffers as usual, so that a slow reader stays
     /// one.
     pub fn set_aside(&mut self) -> Result<(), Broken> {
-        let end = self.rx.taken() + self.rx.available().map_err(|_| Broken)?;
+        let end = self.rx.beyond();
         while self.rx.taken() < end
             && let Some(taken) = self.take()?
         {
@@ -197,10 +197,10 @@ impl AppReceiver {
     /// Tells the sending half of flows that are open although their `Opened` has not been received yet, because it
     /// waits behind messages: after a connect, say. Likewise of how long their pieces may be, and of their end.
     pub fn look_ahead(&mut self) -> Result<(), Broken> {
-        let from = self.looked_ahead.max(self.rx.taken());
-        let end = self.rx.taken() + self.rx.available().map_err(|_| Broken)?;
-        for index in from..end {
-            match Descriptor::decode(self.rx.read(index)) {
+        self.looked_ahead = self.looked_ahead.max(self.rx.taken());
+        while let Some(words) = self.rx.peek(self.looked_ahead) {
+            self.looked_ahead += 1;
+            match Descriptor::decode(words) {
                 Some(Descriptor::Opened { flow, max_payload, takes_records, .. }) => {
                     self.tell_opened(flow, max_payload, takes_records)?;
                 }
@@ -209,7 +209,6 @@ impl AppReceiver {
                 _ => {}
             }
         }
-        self.looked_ahead = end;
         Ok(())
     }
 
@@ -220,7 +219,7 @@ impl AppReceiver {
         }
         loop {
             let index = self.rx.taken();
-            let Some(words) = self.pop()? else {
+            let Some(words) = self.rx.pop() else {
                 self.publish_returned();
                 return Ok(None);
             };
@@ -278,13 +277,9 @@ impl AppReceiver {
         Ok(Taken::Message(flow, Whole::Piece(record)))
     }
 
-    fn pop(&mut self) -> Result<Option<Words>, Broken> {
-        self.rx.pop().map_err(|_| Broken)
-    }
-
     /// The second slot of an `Opened`, published together with the first.
     fn take_ports(&mut self, opened: FlowId) -> Result<(u16, u16), Broken> {
-        match self.pop()?.and_then(Descriptor::decode) {
+        match self.rx.pop().and_then(Descriptor::decode) {
             Some(Descriptor::Ports { flow, local_port, remote_port }) if flow == opened => {
                 Ok((local_port, remote_port))
             }
@@ -449,7 +444,7 @@ impl AppReceiver {
         }
         self.armings += 1;
         self.halves.arm(Half::Receiver, &self.input_asleep, self.armings);
-        if self.rx.available().map_err(|_| Broken)? > 0 {
+        if self.rx.has_next() {
             self.disarm();
             return Ok(Armed::Ready);
         }

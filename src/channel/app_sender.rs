@@ -320,7 +320,7 @@ impl AppSender {
     /// Takes back the buffers that the shard completed, and gives how many are free.
     fn reap(&mut self) -> Result<usize, Broken> {
         self.taken = 0;
-        while let Some([index]) = self.completion.pop().map_err(|_| Broken)? {
+        while let Some([index]) = self.completion.pop() {
             let index = u32::try_from(index).map_err(|_| Broken)?;
             if !self.pool.contains(index) || self.free.len() == self.pool.buffers() {
                 return Err(Broken);
@@ -347,8 +347,8 @@ impl AppSender {
         if free >= wanted {
             return Ok(Armed::Ready);
         }
-        let tail_wanted = self.completion.taken() + (wanted - free) as u64;
-        self.halves.arm(Half::Sender, &self.room_asleep, tail_wanted + 1);
+        let entries_wanted = self.completion.taken() + (wanted - free) as u64;
+        self.halves.arm(Half::Sender, &self.room_asleep, entries_wanted + 1);
         if self.reap()? >= wanted {
             self.disarm_room();
             return Ok(Armed::Ready);

@@ -1,7 +1,7 @@
 //! What a slot of `tx` and `rx` says, as two words.
 //!
 //! ```text
-//! word 0   kind: 8 │ flags: 8 │ number: 16 │ flow: 32      (from the lowest bit)
+//! word 0   flow: 32 │ number: 16 │ flags: 8 │ kind: 7 │ the ring's phase tag: 1      (from the lowest bit)
 //! word 1   buffer: 32 │ records: 16, or addresses, or a count
 //! ```
 
@@ -101,9 +101,9 @@ impl Descriptor {
     /// `None`: no descriptor of this release.
     #[inline]
     pub(super) fn decode([head, body]: Words) -> Option<Self> {
-        let [kind, flags, ..] = head.to_le_bytes();
-        let number = low_u16(head >> 16);
-        let flow = FlowId(low_u32(head >> 32));
+        let [.., flags, kind] = head.to_le_bytes();
+        let number = low_u16(head >> 32);
+        let flow = FlowId(low_u32(head));
         Some(match kind {
             PIECE => {
                 let position = Position { first: flags & FIRST != 0, last: flags & LAST != 0 };
@@ -136,7 +136,7 @@ impl Descriptor {
 }
 
 fn head(kind: u8, flags: u8, number: u16, flow: FlowId) -> u64 {
-    u64::from(kind) | u64::from(flags) << 8 | u64::from(number) << 16 | u64::from(flow.0) << 32
+    u64::from(flow.0) | u64::from(number) << 32 | u64::from(flags) << 48 | u64::from(kind) << 56
 }
 
 fn low_u16(word: u64) -> u16 {

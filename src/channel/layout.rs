@@ -125,9 +125,7 @@ impl Geometry {
 /// Where a ring lies, in bytes from the beginning of the segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct RingLayout {
-    /// The producer's index.
-    pub(super) tail_at: usize,
-    /// The consumer's index.
+    /// The consumer's count.
     pub(super) head_at: usize,
     pub(super) slots_at: usize,
     /// A power of two.
@@ -147,7 +145,7 @@ pub(super) struct Layout {
     pub(super) fill: RingLayout,
     /// 0: the receiving half is awake; else the number of its arming.
     pub(super) input_asleep_at: usize,
-    /// 0: the sending half is awake; else 1 + the tail of `completion` it waits for.
+    /// 0: the sending half is awake; else 1 + the number of entries of `completion` it waits for.
     pub(super) room_asleep_at: usize,
     /// 0: the shard is awake; else twice the number of its arming, plus 1 if it wants buffers.
     pub(super) shard_asleep_at: usize,
@@ -165,20 +163,17 @@ impl Layout {
             next += bytes;
             at
         };
-        let (tx_tail, rx_head, fill_tail, completion_head) =
-            (take(LINE_BYTES), take(LINE_BYTES), take(LINE_BYTES), take(LINE_BYTES));
+        let (rx_head, completion_head) = (take(LINE_BYTES), take(LINE_BYTES));
         let (input_asleep_at, room_asleep_at) = (take(LINE_BYTES), take(LINE_BYTES));
-        let (tx_head, rx_tail, fill_head, completion_tail) =
-            (take(LINE_BYTES), take(LINE_BYTES), take(LINE_BYTES), take(LINE_BYTES));
-        let shard_asleep_at = take(LINE_BYTES);
-        let mut ring = |tail_at, head_at, slots: u32, words: usize| {
+        let (tx_head, fill_head, shard_asleep_at) = (take(LINE_BYTES), take(LINE_BYTES), take(LINE_BYTES));
+        let mut ring = |head_at, slots: u32, words: usize| {
             let slots = slots.next_power_of_two() as usize;
-            RingLayout { tail_at, head_at, slots_at: take(slots * words * WORD_BYTES), slots }
+            RingLayout { head_at, slots_at: take(slots * words * WORD_BYTES), slots }
         };
-        let tx = ring(tx_tail, tx_head, geometry.tx_buffers + SPARE_SLOTS, DESCRIPTOR_WORDS);
-        let completion = ring(completion_tail, completion_head, geometry.tx_buffers, INDEX_WORDS);
-        let rx = ring(rx_tail, rx_head, geometry.rx_buffers + SPARE_SLOTS, DESCRIPTOR_WORDS);
-        let fill = ring(fill_tail, fill_head, geometry.rx_buffers, INDEX_WORDS);
+        let tx = ring(tx_head, geometry.tx_buffers + SPARE_SLOTS, DESCRIPTOR_WORDS);
+        let completion = ring(completion_head, geometry.tx_buffers, INDEX_WORDS);
+        let rx = ring(rx_head, geometry.rx_buffers + SPARE_SLOTS, DESCRIPTOR_WORDS);
+        let fill = ring(fill_head, geometry.rx_buffers, INDEX_WORDS);
         let buffer_bytes = geometry.buffer_bytes as usize;
         let tx_pool_at = next.next_multiple_of(PAGE_BYTES);
         let rx_pool_at = (tx_pool_at + geometry.tx_buffers as usize * buffer_bytes).next_multiple_of(PAGE_BYTES);

@@ -1,10 +1,14 @@
-//! Rings: one producer, one consumer, each with its own index and a cached copy of the other's.
+//! Rings: one producer, one consumer.
 //!
-//! An index counts entries from the beginning of the channel and never wraps (a billion a second for five
-//! centuries). An entry is `WORDS` words; its slot is its index modulo the number of slots.
+//! A count of entries runs from the beginning of the channel and never wraps (a billion a second for five centuries). An
+//! entry is `WORDS` words; its slot is its number modulo the number of slots. The highest bit of its first word is the
+//! *phase tag*, as in the queues of NVMe: it changes with each lap round the ring, so the consumer sees in the slot
+//! itself whether the next entry is there. A count beside the slots would be one more cache line that has to come from
+//! the other core before the entry. What the producer publishes together begins to exist with the tag of its first
+//! entry, which is written last.
 //!
-//! Who relies on whose index: a consumer checks what the producer says against the number of slots. A producer of
-//! `completion` or `fill` never looks at the consumer's index, because there are never more entries than buffers.
+//! Slots go back by a count of what the consumer has taken. A producer of `completion` or `fill` never looks at it,
+//! because there are never more entries than buffers.
 
 use std::collections::VecDeque;
 
@@ -12,7 +16,10 @@ use super::layout::RingLayout;
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Ordering, Word};
 
-/// The other side's index is further away than the ring is long.
+/// The bit of an entry's first word that belongs to the ring.
+pub(super) const PHASE: u64 = 1 << 63;
+
+/// The other side's count is further away than the ring is long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct RanAway;
 
@@ -20,7 +27,6 @@ pub(super) struct RanAway;
 #[derive(Debug)]
 pub(super) struct Producer<const WORDS: usize> {
     slots: Shared<[Word]>,
-    shared_tail: Shared<Word>,
     shared_head: Shared<Word>,
     /// Slots of the ring, less one.
     mask: u64,
@@ -28,6 +34,8 @@ pub(super) struct Producer<const WORDS: usize> {
     tail: u64,
     /// Entries that the consumer may see; at most `tail`.
     published: u64,
+    /// The first word of the next entry to be published, if one was pushed.
+    held_back: u64,
     /// Entries that the consumer has taken, when we last looked.
     head_seen: u64,
 }
@@ -36,16 +44,16 @@ impl<const WORDS: usize> Producer<WORDS> {
     pub(super) fn new(segment: &Arc<Segment>, layout: &RingLayout) -> Self {
         Self {
             slots: Shared::words(segment, layout.slots_at, layout.slots * WORDS),
-            shared_tail: Shared::word(segment, layout.tail_at),
             shared_head: Shared::word(segment, layout.head_at),
             mask: mask(layout),
             tail: 0,
             published: 0,
+            held_back: 0,
             head_seen: 0,
         }
     }
 
-    /// Whether `entries` more find room. Looks at the consumer's index only if they did not when it last looked.
+    /// Whether `entries` more find room. Looks at the consumer's count only if they did not when it last looked.
     #[inline]
     pub(super) fn has_room(&mut self, entries: u64) -> Result<bool, RanAway> {
         // `Extras` count for themselves, so that the tail may have run more than a ring ahead of what was seen here.
@@ -58,9 +66,17 @@ impl<const WORDS: usize> Producer<WORDS> {
     /// Writes an entry, which the consumer does not see yet. The caller knows that there is room.
     #[inline]
     pub(super) fn push(&mut self, entry: [u64; WORDS]) {
+        debug_assert!(entry[0] & PHASE == 0, "the bit is the ring's");
         let first = slot(self.tail, self.mask) * WORDS;
-        for (word, value) in self.slots[first..first + WORDS].iter().zip(entry) {
+        let words = &self.slots[first..first + WORDS];
+        for (word, value) in words.iter().zip(entry).skip(1) {
             word.store(value, Ordering::Relaxed);
+        }
+        let tagged = entry[0] | phase(self.tail, self.mask);
+        if self.published == self.tail {
+            self.held_back = tagged;
+        } else {
+            words[0].store(tagged, Ordering::Relaxed);
         }
         self.tail += 1;
     }
@@ -71,8 +87,9 @@ impl<const WORDS: usize> Producer<WORDS> {
         if self.published == self.tail {
             return false;
         }
-        // SYNC POINT: entries, and the payload of the buffers they name. Pairs with `Consumer::available`.
-        self.shared_tail.store(self.tail, Ordering::Release);
+        let first = slot(self.published, self.mask) * WORDS;
+        // SYNC POINT: entries, and the payload of the buffers they name. Pairs with `Consumer::peek`.
+        self.slots[first].store(self.held_back, Ordering::Release);
         self.published = self.tail;
         true
     }
@@ -88,7 +105,7 @@ impl<const WORDS: usize> Producer<WORDS> {
         self.tail - self.published
     }
 
-    /// Looks at the consumer's index: how many entries it has taken.
+    /// Looks at the consumer's count: how many entries it has taken.
     fn taken(&mut self) -> Result<u64, RanAway> {
         // SYNC POINT: slots the consumer has read. Pairs with `Consumer::publish`.
         let head = self.shared_head.load(Ordering::Acquire);
@@ -105,7 +122,7 @@ impl<const WORDS: usize> Producer<WORDS> {
 /// needs one when it comes back.
 #[derive(Debug)]
 pub(super) struct Extras {
-    /// The indices of those that may still be in the ring.
+    /// The numbers of those that may still be in the ring.
     at: VecDeque<u64>,
     most: usize,
 }
@@ -116,7 +133,7 @@ impl Extras {
         Self { at: VecDeque::new(), most: layout.slots - buffers as usize }
     }
 
-    /// Whether `entries` more find room. Looks at the consumer's index only if they did not when it last looked.
+    /// Whether `entries` more find room. Looks at the consumer's count only if they did not when it last looked.
     pub(super) fn have_room<const WORDS: usize>(
         &mut self,
         ring: &mut Producer<WORDS>,
@@ -142,7 +159,6 @@ impl Extras {
 #[derive(Debug)]
 pub(super) struct Consumer<const WORDS: usize> {
     slots: Shared<[Word]>,
-    shared_tail: Shared<Word>,
     shared_head: Shared<Word>,
     /// Slots of the ring, less one.
     mask: u64,
@@ -150,53 +166,51 @@ pub(super) struct Consumer<const WORDS: usize> {
     head: u64,
     /// Entries that the producer knows we have taken; at most `head`.
     published: u64,
-    /// Entries that the producer had published when we last looked; at least `head`.
-    tail_seen: u64,
 }
 
 impl<const WORDS: usize> Consumer<WORDS> {
     pub(super) fn new(segment: &Arc<Segment>, layout: &RingLayout) -> Self {
         Self {
             slots: Shared::words(segment, layout.slots_at, layout.slots * WORDS),
-            shared_tail: Shared::word(segment, layout.tail_at),
             shared_head: Shared::word(segment, layout.head_at),
             mask: mask(layout),
             head: 0,
             published: 0,
-            tail_seen: 0,
         }
     }
 
-    /// Takes the next entry. Looks at the producer's index only when all that it knew of has been taken.
+    /// Takes the next entry, if there is one.
     #[inline]
-    pub(super) fn pop(&mut self) -> Result<Option<[u64; WORDS]>, RanAway> {
-        if self.head == self.tail_seen && self.available()? == 0 {
-            return Ok(None);
-        }
-        let entry = self.read(self.head);
+    pub(super) fn pop(&mut self) -> Option<[u64; WORDS]> {
+        let entry = self.peek(self.head)?;
         self.head += 1;
-        Ok(Some(entry))
+        Some(entry)
     }
 
-    /// Looks at the producer's index: how many entries can be taken.
+    /// Whether there is an entry to take.
     #[inline]
-    pub(super) fn available(&mut self) -> Result<u64, RanAway> {
-        // SYNC POINT: entries, and the payload of the buffers they name. Pairs with `Producer::publish`.
-        let tail = self.shared_tail.load(Ordering::Acquire);
-        let available = tail.wrapping_sub(self.head);
-        if available > self.mask + 1 {
-            return Err(RanAway);
+    pub(super) fn has_next(&self) -> bool {
+        self.peek(self.head).is_some()
+    }
+
+    /// A copy of the entry with this number, if there is one: the next, or one that follows such a one.
+    #[inline]
+    pub(super) fn peek(&self, number: u64) -> Option<[u64; WORDS]> {
+        if number - self.head > self.mask {
+            return None;
         }
-        self.tail_seen = tail;
-        Ok(available)
-    }
-
-    /// A copy of the entry with this index, which must be one of those available.
-    #[inline]
-    pub(super) fn read(&self, index: u64) -> [u64; WORDS] {
-        let first = slot(index, self.mask) * WORDS;
+        let first = slot(number, self.mask) * WORDS;
         let words = &self.slots[first..first + WORDS];
-        std::array::from_fn(|word| words[word].load(Ordering::Relaxed))
+        // SYNC POINT: entries, and the payload of the buffers they name. Pairs with `Producer::publish`.
+        let tagged = words[0].load(Ordering::Acquire);
+        if (tagged ^ phase(number, self.mask)) & PHASE != 0 {
+            return None;
+        }
+        let mut entry = [tagged & !PHASE; WORDS];
+        for (value, word) in entry.iter_mut().zip(words).skip(1) {
+            *value = word.load(Ordering::Relaxed);
+        }
+        Some(entry)
     }
 
     /// Lets the producer use the slots of what was taken again.
@@ -213,6 +227,11 @@ impl<const WORDS: usize> Consumer<WORDS> {
     pub(super) fn taken(&self) -> u64 {
         self.head
     }
+
+    /// The number that an entry in the ring now cannot have: it is a ring further than the next.
+    pub(super) fn beyond(&self) -> u64 {
+        self.head + self.mask + 1
+    }
 }
 
 fn mask(layout: &RingLayout) -> u64 {
@@ -222,6 +241,12 @@ fn mask(layout: &RingLayout) -> u64 {
 
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // the mask came from a usize
-fn slot(index: u64, mask: u64) -> usize {
-    (index & mask) as usize
+fn slot(number: u64, mask: u64) -> usize {
+    (number & mask) as usize
+}
+
+/// The tag of the entry with this number. The first lap has it set, as a new segment is all zero.
+#[inline]
+fn phase(number: u64, mask: u64) -> u64 {
+    if number & (mask + 1) == 0 { PHASE } else { 0 }
 }

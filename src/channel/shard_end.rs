@@ -123,7 +123,7 @@ pub enum Violation {
     LengthTooLarge,
     /// A piece has no bytes.
     EmptyPiece,
-    /// An index of a ring is beyond the ring.
+    /// A count of a ring is beyond the ring.
     RingRanAway,
     /// A descriptor is of no kind that an application sends.
     UnknownKind,
@@ -140,7 +140,7 @@ impl Display for Violation {
             Self::BufferNotOwned => "it used a buffer that was not its own",
             Self::LengthTooLarge => "a piece is longer than its buffer or its flow allows",
             Self::EmptyPiece => "a piece has no bytes",
-            Self::RingRanAway => "an index of a ring is beyond the ring",
+            Self::RingRanAway => "a count of a ring is beyond the ring",
             Self::UnknownKind => "a descriptor is of no kind that an application sends",
             Self::ImpossibleRecords => "a buffer cannot hold so many messages, or not of this flow",
             Self::UnknownFlow => "it named a flow that it does not have",
@@ -215,7 +215,7 @@ impl ShardEnd {
 
     fn take_descriptors(&mut self, into: &mut Vec<FromApp>) -> Result<(), Violation> {
         while into.len() < into.capacity() {
-            let Some(words) = self.tx.pop()? else { break };
+            let Some(words) = self.tx.pop() else { break };
             into.push(self.admit(Descriptor::decode(words))?);
         }
         Ok(())
@@ -270,7 +270,7 @@ impl ShardEnd {
 
     fn take_back(&mut self) -> Result<(), Violation> {
         // Bounded: a buffer is taken back once, and nothing is published meanwhile.
-        while let Some([index]) = self.fill.pop()? {
+        while let Some([index]) = self.fill.pop() {
             let index = u32::try_from(index).map_err(|_| Violation::BufferOutOfRange)?;
             let with_app = self.rx_with_app.get_mut(index as usize).ok_or(Violation::BufferOutOfRange)?;
             if !std::mem::take(with_app) {
@@ -420,7 +420,7 @@ impl ShardEnd {
         true
     }
 
-    /// Notes an index that ran away, which is as good as no room.
+    /// Notes a count that ran away, which is as good as no room.
     fn follows_the_rules(&mut self, room: Result<bool, RanAway>) -> bool {
         room.unwrap_or_else(|ran_away| {
             self.violation = self.violation.or(Some(ran_away.into()));
@@ -441,7 +441,7 @@ impl ShardEnd {
         let input = self.input_asleep.load(Ordering::Relaxed);
         let room = self.room_asleep.load(Ordering::Relaxed);
         let wakes_input = published && input != 0 && input != self.rung_input;
-        // The word is one more than the tail that the application waits for.
+        // The word is one more than the number of entries that the application waits for.
         let has_come = room.wrapping_sub(1) <= self.completion.published();
         let wakes_room = completed && room != 0 && room != self.rung_room && has_come;
         if wakes_input {
@@ -475,8 +475,7 @@ impl ShardEnd {
         // SYNC POINT: either the application, having published, sees us armed, or we see what it published. Pairs with
         // the fence of `ShardSleep::ring`.
         fence(Ordering::SeqCst);
-        let is_ready =
-            self.violation.is_some() || self.tx.available() != Ok(0) || wants_buffers && self.fill.available() != Ok(0);
+        let is_ready = self.violation.is_some() || self.tx.has_next() || wants_buffers && self.fill.has_next();
         if is_ready {
             self.disarm();
             return Armed::Ready;

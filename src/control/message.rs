@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 /// Version of this conversation and of the layout of a channel. An application and a daemon must have the same.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Largest packet on the control socket, in bytes. A longer one is [`ControlError::Malformed`].
 pub const MAX_PACKET_BYTES: usize = 64 * 1024;
@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn what_is_not_a_request_is_malformed() {
         let long =
-            format!(r#"{{"id":1,"body":{{"attach":{{"name":"{}","version":1}}}}}}"#, "x".repeat(MAX_PACKET_BYTES));
+            format!(r#"{{"id":1,"body":{{"attach":{{"name":"{}","version":{VERSION}}}}}}}"#, "x".repeat(MAX_PACKET_BYTES));
         for packet in [
             "",
             "{}",
@@ -416,7 +416,7 @@ mod tests {
             ControlError::NoPorts,
             ControlError::Limit("64 channels per endpoint".into()),
             ControlError::NotAllowed("root only".into()),
-            ControlError::WrongVersion(2),
+            ControlError::WrongVersion(1),
             ControlError::Malformed("no".into()),
             ControlError::System("out of memory".into()),
             ControlError::Stopping,

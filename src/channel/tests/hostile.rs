@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering as O};
 
 use super::*;
 use crate::channel::descriptor::Descriptor;
-use crate::channel::layout::{Layout, RingLayout, WORD_BYTES};
+use crate::channel::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout, RingLayout, WORD_BYTES};
+use crate::channel::ring::PHASE;
 use crate::channel::segment::{Segment, Shared};
 use crate::channel::sync::{Arc, Ordering, Word};
 use crate::channel::{FlowId, FromApp, Geometry, Position, RxBuffer, ShardEnd, TxBuffer, Violation};
@@ -36,6 +37,8 @@ impl Random {
 struct Vandal {
     layout: Layout,
     words: Shared<[Word]>,
+    /// Entries that it takes as published so far, in either ring.
+    published: u64,
     random: Random,
 }
 
@@ -43,7 +46,7 @@ impl Vandal {
     fn new(geometry: &Geometry, segment: &Arc<Segment>, seed: u64) -> Self {
         let layout = Layout::new(geometry);
         let words = Shared::words(segment, 0, layout.segment_bytes / WORD_BYTES);
-        Self { layout, words, random: Random::new(seed) }
+        Self { layout, words, published: 0, random: Random::new(seed) }
     }
 
     fn write(&mut self, at: usize, value: u64) {
@@ -61,15 +64,16 @@ impl Vandal {
         self.words[at].store(value, Ordering::Relaxed);
     }
 
-    /// A slot that will be looked at soon.
-    fn near_the_tail(&mut self, ring: RingLayout) -> usize {
-        let ahead = self.read(ring.tail_at).wrapping_add(self.random.below(4));
-        (ahead % ring.slots as u64) as usize
+    /// A slot of `words` words that will be looked at soon, or will not.
+    fn slot(&mut self, ring: RingLayout, words: usize) -> usize {
+        let near = self.published.wrapping_add(self.random.below(4));
+        ring.slots_at + (near % ring.slots as u64) as usize * words * WORD_BYTES
     }
 
-    /// By how much an index moves: a little, or as it likes.
-    fn step(&mut self) -> u64 {
-        if self.random.below(32) == 0 { self.random.next() >> self.random.below(64) } else { self.random.below(3) }
+    /// The phase tag of this lap, or of another.
+    fn phase(&mut self, ring: RingLayout) -> u64 {
+        let is_set = self.published & ring.slots as u64 == 0;
+        if is_set != (self.random.below(32) == 0) { PHASE } else { 0 }
     }
 
     /// Something that looks right until one looks twice.
@@ -96,28 +100,21 @@ impl Vandal {
             3 | 4 => records,
             _ => piece,
         };
-        match self.random.below(6) {
-            0 => {
-                let ahead = self.step().wrapping_add(self.read(tx.tail_at));
-                self.write(tx.tail_at, ahead);
-            }
+        match self.random.below(4) {
+            0 => self.published = self.published.wrapping_add(self.random.below(3)),
             1 => {
-                let ahead = self.step().wrapping_add(self.read(fill.tail_at));
-                self.write(fill.tail_at, ahead);
-            }
-            2 => {
                 let head = self.random.below(40).wrapping_add(self.read(self.layout.rx.head_at));
                 self.write(self.layout.rx.head_at, head);
             }
-            3 => {
-                let slot = self.near_the_tail(fill);
-                self.write(fill.slots_at + slot * WORD_BYTES, u64::from(buffer));
+            2 => {
+                let (slot, phase) = (self.slot(fill, INDEX_WORDS), self.phase(fill));
+                self.write(slot, u64::from(buffer) | phase);
             }
             _ => {
-                let slot = self.near_the_tail(tx);
+                let (slot, phase) = (self.slot(tx, DESCRIPTOR_WORDS), self.phase(tx));
                 let [head, body] = descriptor.encode();
-                self.write(tx.slots_at + slot * 2 * WORD_BYTES, head);
-                self.write(tx.slots_at + (slot * 2 + 1) * WORD_BYTES, body);
+                self.write(slot + WORD_BYTES, body);
+                self.write(slot, head | phase);
             }
         }
     }
@@ -158,7 +155,10 @@ impl Victim {
                 }
             }
             8 => {
-                let _ = self.end.publish_opened(FLOW, &opened(64));
+                // Many, so that the ring gets full and the application's count matters.
+                for _ in 0..self.random.below(16) {
+                    let _ = self.end.publish_opened(FLOW, &opened(64));
+                }
                 let _ = self.end.publish_closed(FLOW, 1, 2);
             }
             _ => {
