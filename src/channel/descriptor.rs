@@ -70,6 +70,7 @@ impl Descriptor {
         ]
     }
 
+    #[inline]
     pub(super) fn encode(self) -> Words {
         match self {
             Self::Piece { flow, buffer, len, position } => {
@@ -135,6 +136,7 @@ impl Descriptor {
     }
 }
 
+#[inline]
 fn head(kind: u8, flags: u8, number: u16, flow: FlowId) -> u64 {
     u64::from(flow.0) | u64::from(number) << 32 | u64::from(flags) << 48 | u64::from(kind) << 56
 }

@@ -1,8 +1,8 @@
 //! Rings: one producer, one consumer.
 //!
-//! A count of entries runs from the beginning of the channel and never wraps (a billion a second for five centuries). An
-//! entry is `WORDS` words; its slot is its number modulo the number of slots. The highest bit of its first word is the
-//! *phase tag*, as in the queues of NVMe: it changes with each lap round the ring, so the consumer sees in the slot
+//! A count of entries runs from the beginning of the channel and never wraps (a billion a second for five centuries).
+//! An entry is `WORDS` words; its slot is its number modulo the number of slots. The highest bit of its first word is
+//! the *phase tag*, as in the queues of NVMe: it changes with each lap round the ring, so the consumer sees in the slot
 //! itself whether the next entry is there. A count beside the slots would be one more cache line that has to come from
 //! the other core before the entry. What the producer publishes together begins to exist with the tag of its first
 //! entry, which is written last.
@@ -67,10 +67,9 @@ impl<const WORDS: usize> Producer<WORDS> {
     #[inline]
     pub(super) fn push(&mut self, entry: [u64; WORDS]) {
         debug_assert!(entry[0] & PHASE == 0, "the bit is the ring's");
-        let first = slot(self.tail, self.mask) * WORDS;
-        let words = &self.slots[first..first + WORDS];
-        for (word, value) in words.iter().zip(entry).skip(1) {
-            word.store(value, Ordering::Relaxed);
+        let words = words::<WORDS>(&self.slots, self.tail, self.mask);
+        for word in 1..WORDS {
+            words[word].store(entry[word], Ordering::Relaxed);
         }
         let tagged = entry[0] | phase(self.tail, self.mask);
         if self.published == self.tail {
@@ -87,9 +86,8 @@ impl<const WORDS: usize> Producer<WORDS> {
         if self.published == self.tail {
             return false;
         }
-        let first = slot(self.published, self.mask) * WORDS;
         // SYNC POINT: entries, and the payload of the buffers they name. Pairs with `Consumer::peek`.
-        self.slots[first].store(self.held_back, Ordering::Release);
+        words::<WORDS>(&self.slots, self.published, self.mask)[0].store(self.held_back, Ordering::Release);
         self.published = self.tail;
         true
     }
@@ -199,16 +197,15 @@ impl<const WORDS: usize> Consumer<WORDS> {
         if number - self.head > self.mask {
             return None;
         }
-        let first = slot(number, self.mask) * WORDS;
-        let words = &self.slots[first..first + WORDS];
+        let words = words::<WORDS>(&self.slots, number, self.mask);
         // SYNC POINT: entries, and the payload of the buffers they name. Pairs with `Producer::publish`.
         let tagged = words[0].load(Ordering::Acquire);
         if (tagged ^ phase(number, self.mask)) & PHASE != 0 {
             return None;
         }
         let mut entry = [tagged & !PHASE; WORDS];
-        for (value, word) in entry.iter_mut().zip(words).skip(1) {
-            *value = word.load(Ordering::Relaxed);
+        for word in 1..WORDS {
+            entry[word] = words[word].load(Ordering::Relaxed);
         }
         Some(entry)
     }
@@ -239,10 +236,12 @@ fn mask(layout: &RingLayout) -> u64 {
     layout.slots as u64 - 1
 }
 
+/// The slot of the entry with this number.
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // the mask came from a usize
-fn slot(number: u64, mask: u64) -> usize {
-    (number & mask) as usize
+fn words<const WORDS: usize>(slots: &[Word], number: u64, mask: u64) -> &[Word; WORDS] {
+    let first = (number & mask) as usize * WORDS;
+    slots[first..].first_chunk().expect("a slot lies in the ring")
 }
 
 /// The tag of the entry with this number. The first lap has it set, as a new segment is all zero.
