@@ -428,12 +428,13 @@ impl ShardEnd {
         })
     }
 
-    /// Lets the application see everything since the last flush, and wakes it if it sleeps and wants that.
-    pub fn flush(&mut self) {
+    /// Lets the application see everything since the last flush, and wakes it if it sleeps and wants that. Gives
+    /// whether there is more to receive than before.
+    pub fn flush(&mut self) -> bool {
         let published = self.rx.publish();
         let completed = self.completion.publish();
         if !published && !completed {
-            return;
+            return false;
         }
         // SYNC POINT: either the application, arming, sees what was published, or we see it armed. Pairs with the
         // fences of `AppReceiver::arm` and `AppSender::arm_room`.
@@ -453,6 +454,7 @@ impl ShardEnd {
         if wakes_input || wakes_room {
             self.bell.ring();
         }
+        published
     }
 
     // ---- Sleep ----------------------------------------------------------------------------------------------------

@@ -370,8 +370,10 @@ mod tests {
 
     #[test]
     fn what_is_not_a_request_is_malformed() {
-        let long =
-            format!(r#"{{"id":1,"body":{{"attach":{{"name":"{}","version":{VERSION}}}}}}}"#, "x".repeat(MAX_PACKET_BYTES));
+        let long = format!(
+            r#"{{"id":1,"body":{{"attach":{{"name":"{}","version":{VERSION}}}}}}}"#,
+            "x".repeat(MAX_PACKET_BYTES)
+        );
         for packet in [
             "",
             "{}",

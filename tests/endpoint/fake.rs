@@ -202,7 +202,7 @@ impl Relay {
         if !self.mischief.stalls.load(Ordering::Relaxed) {
             worked |= self.take_from_apps();
             worked |= self.relay();
-            self.apps.values_mut().flat_map(|app| &mut app.channels).for_each(ShardEnd::flush);
+            self.apps.values_mut().flat_map(|app| &mut app.channels).for_each(|end| _ = end.flush());
         }
         worked
     }

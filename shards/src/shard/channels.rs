@@ -407,12 +407,13 @@ impl Channel {
     }
 
     /// Publishes what found no room before, and lets the application see all of this turn.
-    /// `announced` gets the flows whose opening could be told only now.
-    pub(super) fn flush(&mut self, announced: &mut Vec<FlowId>) {
+    /// `announced` gets the flows whose opening could be told only now. Gives whether there is more to receive than
+    /// before.
+    pub(super) fn flush(&mut self, announced: &mut Vec<FlowId>) -> bool {
         self.is_dirty = false;
         self.counts.publish(self.flows, self.rx_messages, self.tx_messages);
         if matches!(self.stage, Stage::Broken { .. }) {
-            return;
+            return false;
         }
         while let Some(notice) = self.unpublished.pop_front() {
             if !self.try_notify(&notice) {
@@ -423,7 +424,7 @@ impl Channel {
                 announced.push(flow);
             }
         }
-        self.end.flush();
+        self.end.flush()
     }
 
     // ---- Flows that ended -----------------------------------------------------------------------------------------

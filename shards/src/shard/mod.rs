@@ -265,6 +265,8 @@ pub struct Work {
     pub flows: usize,
     /// Frames handed to the device or looped.
     pub transmitted: usize,
+    /// Channels with more to receive than before.
+    pub channels_with_input: usize,
 }
 
 impl Work {
@@ -346,7 +348,7 @@ impl<Q: NicQueue> Shard<Q> {
         }
         work.flows = self.serve_ready(now);
         work.transmitted = self.transmitter.transmit(&mut self.counts);
-        self.flush_channels();
+        work.channels_with_input = self.flush_channels();
         self.flush_handovers();
         self.send_post();
         self.finish_stop();

@@ -39,6 +39,12 @@ const YIELD_ALONE_MAX: Duration = Duration::from_micros(1);
 /// After how long without such a yield the CPU counts as the shard's own again.
 const COURTESY_LASTS: Duration = Duration::from_millis(1);
 
+/// A turn without work and the yield after it take less if nobody else ran meanwhile.
+const TURN_ALONE_MAX: Duration = Duration::from_micros(1);
+
+/// A turn and the yield after it take more only if somebody kept the CPU who does not give way.
+const QUICK_MAX: Duration = Duration::from_micros(100);
+
 /// How often a shard that does not sleep looks at the bells of cold channels: as soon as a sleeping one would wake. A
 /// turn takes from well under a microsecond to a hundred, so this is not counted in turns.
 const LOOK_AT_BELLS_EVERY: Duration = Duration::from_micros(50);
@@ -115,11 +121,13 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
     let mut stretch = Stretch { since: last_work, on: Counter::IdleNs };
     let mut looked_at_bells = last_work;
     let mut courtesy = Courtesy { try_at: last_work, shared_until: last_work };
+    let mut company = Company::default();
     let mut turns = 0_u32;
     while !shard.has_stopped() {
         let now = clock.now();
         heartbeat.beat.store(now.as_nanos(), Ordering::Relaxed);
         stretch.end(&mut shard, now);
+        company.came_back(now);
         let work = shard.poll_once(now);
         sleeper.watch_bells(&mut shard)?;
         if now.saturating_since(looked_at_bells) >= LOOK_AT_BELLS_EVERY && shard.has_cold_channels() {
@@ -135,9 +143,12 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
             stretch.on = Counter::BusyNs;
             last_work = now;
             sleeper.step = STEP_MIN;
+            if policy == IdlePolicy::Adaptive && company.is_quick && work.channels_with_input > 0 {
+                company.give_way(now, false);
+            }
         } else if policy == IdlePolicy::Adaptive {
             if now.saturating_since(last_work) < SPELL {
-                rustix::thread::sched_yield();
+                company.give_way(now, true);
             } else if !sleeper.sleep(&mut shard, clock, heartbeat, &mut stretch)? {
                 // There was work. A sleep that ended for nothing is followed by the next one, not by another spell.
                 last_work = clock.now();
@@ -149,6 +160,33 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
         }
     }
     Ok(())
+}
+
+/// Who else runs on this CPU, as yields show it. Where those are applications that soon give way again, a turn that
+/// delivered something is followed by a yield and not by another look: it is read at once.
+#[derive(Default)]
+struct Company {
+    is_quick: bool,
+    /// When the turn began that was followed by a yield, and whether it was one without work.
+    away: Option<(Instant, bool)>,
+}
+
+impl Company {
+    fn give_way(&mut self, turn_began: Instant, was_idle: bool) {
+        self.away = Some((turn_began, was_idle));
+        rustix::thread::sched_yield();
+    }
+
+    /// The next turn begins.
+    fn came_back(&mut self, now: Instant) {
+        let Some((turn_began, was_idle)) = self.away.take() else { return };
+        let away = now.saturating_since(turn_began);
+        if away > QUICK_MAX {
+            self.is_quick = false;
+        } else if was_idle {
+            self.is_quick = away > TURN_ALONE_MAX;
+        }
+    }
 }
 
 /// How a shard that never sleeps finds out that it shares its CPU: it yields now and then, and looks how long that

@@ -276,11 +276,12 @@ impl<Q: NicQueue> Shard<Q> {
         }
     }
 
-    /// Lets applications see what this turn published.
-    pub(super) fn flush_channels(&mut self) {
+    /// Lets applications see what this turn published. Gives how many have more to receive than before.
+    pub(super) fn flush_channels(&mut self) -> usize {
+        let mut with_input = 0;
         for slot in self.dirty.drain(..) {
             if let Some(channel) = self.channels[slot].as_mut() {
-                channel.flush(&mut self.announced);
+                with_input += usize::from(channel.flush(&mut self.announced));
                 if channel.needs_a_look() && !channel.is_hot() {
                     channel.warm();
                     self.hot.push(slot);
@@ -294,6 +295,7 @@ impl<Q: NicQueue> Shard<Q> {
                 Self::make_ready(&mut self.ready, id, entry);
             }
         }
+        with_input
     }
 
     /// Remembers to flush a channel at the end of the turn.
