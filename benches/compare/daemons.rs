@@ -19,8 +19,8 @@ pub(crate) struct Setup {
     pub(crate) shards: u16,
     /// `"poll": "busy"`.
     pub(crate) is_busy: bool,
-    /// Of the frames that each daemon receives.
-    pub(crate) loss_percent: u8,
+    /// Of the frames that each daemon receives. `None`: without what loses them.
+    pub(crate) loss_percent: Option<u8>,
 }
 
 /// A daemon on each host, and a server on the right one.
@@ -130,8 +130,8 @@ fn start_daemon(
     if setup.is_busy {
         interface["poll"] = "busy".into();
     }
-    if setup.loss_percent > 0 {
-        interface["faults"] = serde_json::json!({ "loss_percent": setup.loss_percent, "seed": 7 });
+    if let Some(loss_percent) = setup.loss_percent {
+        interface["faults"] = serde_json::json!({ "loss_percent": loss_percent, "seed": 7 });
     }
     match wire {
         Wire::Veth { mtu_bytes } if mtu_bytes != 1500 => interface["mtu"] = mtu_bytes.into(),
