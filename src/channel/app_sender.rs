@@ -7,13 +7,15 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 
+use rustix::thread::sched_getcpu;
+
 use super::descriptor::Descriptor;
 use super::halves::{Half, Halves, News, ShardSleep};
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
 use super::pool::Pool;
 use super::ring::{Consumer, Extras, Producer};
 use super::segment::{Segment, Shared};
-use super::sync::{Arc, Word};
+use super::sync::{Arc, Ordering, Word};
 use super::{Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Position, RECORD_LENGTH_BYTES};
 
 /// The half of an application's end that sends messages and closes flows.
@@ -29,8 +31,9 @@ pub struct AppSender {
     pool: Pool,
     /// Transmit buffers that are ours, the most recently used last.
     free: Vec<u32>,
-    /// Buffers taken from `free` since the completed ones were last looked for.
+    /// Buffers taken from `free` since the completed ones were last looked for, and how many those may be.
     taken: usize,
+    reap_every: usize,
     /// The open flows.
     flows: FlowMap<Measures>,
     /// The buffer that messages are being appended to.
@@ -43,12 +46,16 @@ pub struct AppSender {
     wanted: usize,
     room_asleep: Shared<Word>,
     shard: ShardSleep,
+    shard_cpu: Shared<Word>,
     halves: Arc<Halves>,
 }
 
 /// Buffers taken after which those are looked for that have come back: with as many in use they stay in the cache and
-/// in the TLB. Not fewer: a line that the shard's core has just read is slower to write than one that has left it.
-const REAP_EVERY: usize = 1024;
+/// in the TLB. Where the shard has the same cache, the fewer the better.
+const REAP_EVERY_BESIDE: usize = 64;
+/// The same where it runs on another CPU: a line that its core has just read is slower to write than one that has left
+/// its cache.
+const REAP_EVERY_AFAR: usize = 1024;
 
 /// Entries that appending holds back at most: the shard need not wait for the end of a long burst.
 const APPENDED_MAX: u64 = 8;
@@ -117,6 +124,7 @@ impl AppSender {
             pool: Pool::new(segment, layout.tx_pool_at, layout.buffer_bytes, geometry.tx_buffers()),
             free: (0..geometry.tx_buffers()).rev().collect(),
             taken: 0,
+            reap_every: REAP_EVERY_BESIDE,
             flows: FlowMap::default(),
             open: None,
             unsent: VecDeque::new(),
@@ -124,6 +132,7 @@ impl AppSender {
             wanted: 1,
             room_asleep: Shared::word(segment, layout.room_asleep_at),
             shard: ShardSleep::new(segment, &layout),
+            shard_cpu: Shared::word(segment, layout.shard_cpu_at),
             halves: Arc::clone(halves),
         }
     }
@@ -224,7 +233,7 @@ impl AppSender {
     /// Makes sure that so many buffers are free.
     #[inline]
     fn find_free(&mut self, buffers: usize) -> Result<(), SendError> {
-        if self.free.len() >= buffers && self.taken < REAP_EVERY {
+        if self.free.len() >= buffers && self.taken < self.reap_every {
             return Ok(());
         }
         if self.reap()? < buffers {
@@ -320,6 +329,8 @@ impl AppSender {
     /// Takes back the buffers that the shard completed, and gives how many are free.
     fn reap(&mut self) -> Result<usize, Broken> {
         self.taken = 0;
+        let is_beside = self.shard_cpu.load(Ordering::Relaxed) == sched_getcpu() as u64 + 1;
+        self.reap_every = if is_beside { REAP_EVERY_BESIDE } else { REAP_EVERY_AFAR };
         while let Some([index]) = self.completion.pop() {
             let index = u32::try_from(index).map_err(|_| Broken)?;
             if !self.pool.contains(index) || self.free.len() == self.pool.buffers() {

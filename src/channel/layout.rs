@@ -149,6 +149,8 @@ pub(super) struct Layout {
     pub(super) room_asleep_at: usize,
     /// 0: the shard is awake; else twice the number of its arming, plus 1 if it wants buffers.
     pub(super) shard_asleep_at: usize,
+    /// 0: not known; else 1 + the number of the CPU that the shard was seen on last.
+    pub(super) shard_cpu_at: usize,
     pub(super) tx_pool_at: usize,
     pub(super) rx_pool_at: usize,
     pub(super) buffer_bytes: usize,
@@ -165,7 +167,8 @@ impl Layout {
         };
         let (rx_head, completion_head) = (take(LINE_BYTES), take(LINE_BYTES));
         let (input_asleep_at, room_asleep_at) = (take(LINE_BYTES), take(LINE_BYTES));
-        let (tx_head, fill_head, shard_asleep_at) = (take(LINE_BYTES), take(LINE_BYTES), take(LINE_BYTES));
+        let (tx_head, fill_head) = (take(LINE_BYTES), take(LINE_BYTES));
+        let (shard_asleep_at, shard_cpu_at) = (take(LINE_BYTES), take(LINE_BYTES));
         let mut ring = |head_at, slots: u32, words: usize| {
             let slots = slots.next_power_of_two() as usize;
             RingLayout { head_at, slots_at: take(slots * words * WORD_BYTES), slots }
@@ -186,6 +189,7 @@ impl Layout {
             input_asleep_at,
             room_asleep_at,
             shard_asleep_at,
+            shard_cpu_at,
             tx_pool_at,
             rx_pool_at,
             buffer_bytes,

@@ -41,6 +41,7 @@ pub struct ShardEnd {
     input_asleep: Shared<Word>,
     room_asleep: Shared<Word>,
     shard_asleep: Shared<Word>,
+    shard_cpu: Shared<Word>,
     /// What the application's words said when its bell rang last: an arming is answered once.
     rung_input: u64,
     rung_room: u64,
@@ -186,6 +187,7 @@ impl ShardEnd {
             input_asleep: Shared::word(segment, layout.input_asleep_at),
             room_asleep: Shared::word(segment, layout.room_asleep_at),
             shard_asleep: Shared::word(segment, layout.shard_asleep_at),
+            shard_cpu: Shared::word(segment, layout.shard_cpu_at),
             rung_input: 0,
             rung_room: 0,
             armings: 0,
@@ -455,6 +457,11 @@ impl ShardEnd {
             self.bell.ring();
         }
         published
+    }
+
+    /// Tells the application which CPU the shard runs on.
+    pub fn tell_cpu(&self, cpu: usize) {
+        self.shard_cpu.store(cpu as u64 + 1, Ordering::Relaxed);
     }
 
     // ---- Sleep ----------------------------------------------------------------------------------------------------

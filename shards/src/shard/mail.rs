@@ -74,6 +74,9 @@ impl<Q: NicQueue> Shard<Q> {
             self.channels.len() - 1
         });
         self.slots.insert(channel.id, slot);
+        if let Some(cpu) = self.cpu {
+            channel.end().tell_cpu(cpu);
+        }
         self.channels[slot] = Some(channel);
         self.hot.push(slot);
         self.bells.push(BellChange::Watch(slot));

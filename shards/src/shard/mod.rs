@@ -159,6 +159,8 @@ pub struct Shard<Q: NicQueue> {
     stray_bucket: TokenBucket,
     confirm_bucket: TokenBucket,
 
+    /// Where it was seen last.
+    cpu: Option<usize>,
     turns_without_deadlines: u32,
     /// The first turn after a sleep: its answers come late for a reason that is not the network's.
     has_just_woken: bool,
@@ -313,6 +315,7 @@ impl<Q: NicQueue> Shard<Q> {
             reset_bucket: TokenBucket::new(1_000, 100, now),
             stray_bucket: TokenBucket::new(10_000, 1_000, now),
             confirm_bucket: TokenBucket::new(1_000, 500, now),
+            cpu: None,
             turns_without_deadlines: 0,
             has_just_woken: false,
             expected_turn: None,
@@ -452,6 +455,16 @@ impl<Q: NicQueue> Shard<Q> {
     /// Whether the shard has stopped for good, as the coordinator asked.
     pub fn has_stopped(&self) -> bool {
         self.stage == Stage::Stopped && self.post.is_empty()
+    }
+
+    /// Tells whoever looks at its counts, and its applications, which CPU the shard runs on.
+    pub fn runs_on(&mut self, cpu: usize) {
+        if self.cpu.replace(cpu) != Some(cpu) {
+            self.counts.gauge(Gauge::Cpu, cpu);
+            for channel in self.channels.iter().flatten() {
+                channel.end().tell_cpu(cpu);
+            }
+        }
     }
 
     /// What it counted so far.

@@ -116,7 +116,7 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
     shard.queue().enter_thread();
     let mut sleeper = Sleeper::new(&mut shard)?;
     shard.counts().gauge(Gauge::Pinned, usize::from(is_pinned));
-    note_cpu(&shard);
+    note_cpu(&mut shard);
     let mut last_work = clock.now();
     let mut stretch = Stretch { since: last_work, on: Counter::IdleNs };
     let mut looked_at_bells = last_work;
@@ -136,7 +136,7 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
         }
         turns = turns.wrapping_add(1);
         if turns.is_multiple_of(TURNS_PER_PUBLICATION) {
-            note_cpu(&shard);
+            note_cpu(&mut shard);
             shard.publish_counts();
         }
         if !work.is_none() {
@@ -229,8 +229,8 @@ impl Stretch {
 }
 
 /// Says where the shard runs.
-fn note_cpu<Q: NicQueue>(shard: &Shard<Q>) {
-    shard.counts().gauge(Gauge::Cpu, rustix::thread::sched_getcpu());
+fn note_cpu<Q: NicQueue>(shard: &mut Shard<Q>) {
+    shard.runs_on(rustix::thread::sched_getcpu());
 }
 
 /// Waits for whatever a shard waits for.
