@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use machnet::channel::{AppEnd, FlowId, FromApp, Geometry, Opened, Position, Received, SendError, ShardEnd};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub(crate) const FLOW: FlowId = FlowId(1);
 const MAX_PAYLOAD: u16 = 1418;
@@ -30,7 +30,6 @@ pub(crate) fn channel() -> (Shard, AppEnd) {
         accepted: false,
         takes_records: true,
     };
-    end.tell_cpu(sched_getcpu());
     assert!(end.publish_opened(FLOW, &opened));
     end.flush();
     assert!(matches!(app.recv(), Ok(Some(Received::Opened { .. }))));

@@ -7,12 +7,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 
-use rustix::thread::sched_getcpu;
-
 use super::descriptor::Descriptor;
 use super::halves::{Half, Halves, News, ShardSleep};
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
-use super::pool::Pool;
+use super::pool::{Pool, current_cpu};
 use super::ring::{Consumer, Extras, Producer};
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Ordering, Word};
@@ -329,7 +327,7 @@ impl AppSender {
     /// Takes back the buffers that the shard completed, and gives how many are free.
     fn reap(&mut self) -> Result<usize, Broken> {
         self.taken = 0;
-        let is_beside = self.shard_cpu.load(Ordering::Relaxed) == sched_getcpu() as u64 + 1;
+        let is_beside = current_cpu().is_some_and(|cpu| self.shard_cpu.load(Ordering::Relaxed) == cpu + 1);
         self.reap_every = if is_beside { REAP_EVERY_BESIDE } else { REAP_EVERY_AFAR };
         while let Some([index]) = self.completion.pop() {
             let index = u32::try_from(index).map_err(|_| Broken)?;

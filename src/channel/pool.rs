@@ -1,4 +1,4 @@
-//! The buffers of one pool: where they lie, and copies into and out of them.
+//! The buffers of one pool: where they lie, copies into and out of them, and whose cache they are in.
 #![allow(unsafe_code)]
 
 use super::RECORD_LENGTH_BYTES;
@@ -119,4 +119,10 @@ impl Held {
     pub(super) fn into_index(self) -> u32 {
         self.index
     }
+}
+
+/// The CPU that this thread runs on.
+pub(super) fn current_cpu() -> Option<u64> {
+    // SAFETY: takes no memory. (rustix has it too, but asks the vDSO by itself, which ends a program under Valgrind.)
+    u64::try_from(unsafe { libc::sched_getcpu() }).ok()
 }
