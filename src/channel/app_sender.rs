@@ -172,7 +172,7 @@ impl AppSender {
         let narrow = |bytes: usize| u16::try_from(bytes).expect("it fits a payload, whose length is a u16");
         let at = usize::from(open.len);
         self.pool.copy_in(open.buffer, at, &narrow(bytes).to_be_bytes());
-        Gather { parts, skip: 0 }.fill(&self.pool, open.buffer, at + RECORD_LENGTH_BYTES, bytes);
+        copy_all(&self.pool, open.buffer, at + RECORD_LENGTH_BYTES, parts);
         open.len = narrow(at + record_bytes);
         open.records += 1;
         Ok(())
@@ -201,13 +201,34 @@ impl AppSender {
         }
     }
 
-    /// Pushes the pieces of a message.
+    /// Pushes the piece of a message, or its pieces.
+    #[inline]
     fn push_message(&mut self, flow: FlowId, parts: &[IoSlice<'_>], measures: Measures) -> Result<(), SendError> {
-        let max_payload = usize::from(measures.max_payload);
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        if bytes == 0 {
-            return Err(SendError::Empty);
+        match u16::try_from(bytes) {
+            Ok(0) => Err(SendError::Empty),
+            Ok(len) if len <= measures.max_payload => {
+                self.find_free(1)?;
+                let buffer = self.take_free();
+                copy_all(&self.pool, buffer, 0, parts);
+                // There is room: see `push_commands`.
+                self.tx.push(
+                    Descriptor::Piece { flow, buffer, len, position: Position { first: true, last: true } }.encode(),
+                );
+                Ok(())
+            }
+            _ => self.push_pieces(flow, parts, bytes, usize::from(measures.max_payload)),
         }
+    }
+
+    /// Pushes a message that is longer than a piece.
+    fn push_pieces(
+        &mut self,
+        flow: FlowId,
+        parts: &[IoSlice<'_>],
+        bytes: usize,
+        max_payload: usize,
+    ) -> Result<(), SendError> {
         let pieces = bytes.div_ceil(max_payload);
         if bytes > MAX_MESSAGE_BYTES || pieces > self.pool.buffers() {
             return Err(SendError::TooLong);
@@ -218,10 +239,9 @@ impl AppSender {
         while left > 0 {
             let len = left.min(max_payload);
             let buffer = self.take_free();
-            gather.fill(&self.pool, buffer, 0, len);
+            gather.fill(&self.pool, buffer, len);
             let position = Position { first: left == bytes, last: left == len };
             let len_wire = u16::try_from(len).expect("a payload's length came as a u16");
-            // There is room: see `push_commands`.
             self.tx.push(Descriptor::Piece { flow, buffer, len: len_wire, position }.encode());
             left -= len;
         }
@@ -387,6 +407,15 @@ impl AppSender {
     }
 }
 
+/// Copies all parts of a message into a buffer, to its byte `at` and behind.
+#[inline]
+fn copy_all(pool: &Pool, buffer: u32, mut at: usize, parts: &[IoSlice<'_>]) {
+    for part in parts {
+        pool.copy_in(buffer, at, part);
+        at += part.len();
+    }
+}
+
 /// Reads through the parts of a message.
 struct Gather<'a> {
     parts: &'a [IoSlice<'a>],
@@ -395,13 +424,13 @@ struct Gather<'a> {
 }
 
 impl Gather<'_> {
-    /// Copies the next `len` bytes, which there are, into a buffer, to its byte `at` and behind.
-    fn fill(&mut self, pool: &Pool, buffer: u32, at: usize, len: usize) {
+    /// Copies the next `len` bytes, which there are, into a buffer.
+    fn fill(&mut self, pool: &Pool, buffer: u32, len: usize) {
         let mut filled = 0;
         while filled < len {
             let part = &self.parts[0][self.skip..];
             let taken = part.len().min(len - filled);
-            pool.copy_in(buffer, at + filled, &part[..taken]);
+            pool.copy_in(buffer, filled, &part[..taken]);
             filled += taken;
             self.skip += taken;
             if self.skip == self.parts[0].len() {
