@@ -296,6 +296,7 @@ impl AppSender {
     }
 
     /// Hears which flows the receiving half saw open and close, and tells the shard so.
+    #[inline]
     pub fn attend(&mut self) -> Result<(), Broken> {
         self.learn();
         if !self.unsent.is_empty() {
@@ -307,6 +308,13 @@ impl AppSender {
 
     #[inline]
     fn learn(&mut self) {
+        if self.halves.has_news() {
+            self.hear();
+        }
+    }
+
+    #[cold]
+    fn hear(&mut self) {
         self.halves.hear(&mut self.news);
         for news in self.news.drain(..) {
             match news {

@@ -84,14 +84,17 @@ impl Halves {
         self.has_news.store(true, Ordering::Release);
     }
 
-    /// Moves the news into `into`. Costs one load when there is none.
+    /// Whether there is something to hear.
     #[inline]
+    pub(super) fn has_news(&self) -> bool {
+        self.has_news.load(Ordering::Acquire)
+    }
+
+    /// Moves the news into `into`.
     pub(super) fn hear(&self, into: &mut Vec<News>) {
-        if self.has_news.load(Ordering::Acquire) {
-            let mut all = lock(&self.news);
-            into.append(&mut all);
-            self.has_news.store(false, Ordering::Relaxed);
-        }
+        let mut all = lock(&self.news);
+        into.append(&mut all);
+        self.has_news.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn ear(&self) -> &Ear {
