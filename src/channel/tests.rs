@@ -3,6 +3,8 @@
 #[cfg(not(loom))]
 mod bells;
 #[cfg(not(loom))]
+mod caches;
+#[cfg(not(loom))]
 mod death;
 #[cfg(not(loom))]
 mod hostile;
