@@ -109,7 +109,7 @@ impl AppEnd {
     }
 
     /// Whether [`AppEnd::recv`] would find something, if only a piece of a message.
-    pub fn has_input(&mut self) -> Result<bool, Broken> {
+    pub fn has_input(&self) -> bool {
         self.receiver.has_input()
     }
 
@@ -133,7 +133,7 @@ impl AppEnd {
     pub fn arm(&mut self) -> Result<Armed, Broken> {
         self.sender.attend()?;
         self.sender.flush();
-        self.receiver.arm()
+        Ok(self.receiver.arm())
     }
 
     /// Asks for the bell when as many buffers are free as the message needs that was last refused for want of room. May

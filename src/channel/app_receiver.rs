@@ -47,7 +47,7 @@ pub struct AppReceiver {
     return_burst: u32,
     /// Taken from the ring, not received yet: what comes next, in order.
     aside: VecDeque<Taken>,
-    /// Up to this index of `rx` the sending half knows which flows have opened.
+    /// Up to this entry of `rx` the sending half knows which flows have opened.
     looked_ahead: u64,
     spare_lists: Vec<Vec<Held>>,
     spare_heap: Vec<u8>,
@@ -171,8 +171,8 @@ impl AppReceiver {
     }
 
     /// Whether [`AppReceiver::recv`] would find something, if only a piece of a message.
-    pub fn has_input(&mut self) -> Result<bool, Broken> {
-        Ok(self.has_taken() || self.rx.has_next())
+    pub fn has_input(&self) -> bool {
+        self.has_taken() || self.rx.has_next()
     }
 
     /// Whether something has been taken from the ring and not been received.
@@ -180,9 +180,9 @@ impl AppReceiver {
         self.packed.is_some() || !self.aside.is_empty()
     }
 
-    /// Takes what is in the ring now, to be received later: makes room for an event that found none, because the
-    /// application has not received for long. Messages keep their buffers as usual, so that a slow reader stays
-    /// one.
+    /// Takes what is in the ring, and at most a ring of it, to be received later: makes room for an event that found
+    /// none, because the application has not received for long. Messages keep their buffers as usual, so that a slow
+    /// reader stays one.
     pub fn set_aside(&mut self) -> Result<(), Broken> {
         let end = self.rx.beyond();
         while self.rx.taken() < end
@@ -437,18 +437,18 @@ impl AppReceiver {
     // ---- Sleep ----------------------------------------------------------------------------------------------------
 
     /// Asks for the bell when something can be received.
-    pub fn arm(&mut self) -> Result<Armed, Broken> {
+    pub fn arm(&mut self) -> Armed {
         self.publish_returned();
         if self.has_taken() {
-            return Ok(Armed::Ready);
+            return Armed::Ready;
         }
         self.armings += 1;
         self.halves.arm(Half::Receiver, &self.input_asleep, self.armings);
         if self.rx.has_next() {
             self.disarm();
-            return Ok(Armed::Ready);
+            return Armed::Ready;
         }
-        Ok(Armed::Armed)
+        Armed::Armed
     }
 
     /// Awake again.

@@ -49,7 +49,7 @@ pub struct AppSender {
 }
 
 /// Buffers taken after which those are looked for that have come back: with as many in use they stay in the cache and
-/// in the TLB. Where the shard has the same cache, the fewer the better.
+/// in the TLB. Where the shard runs on the same CPU, and so has the same cache, the fewer the better.
 const REAP_EVERY_BESIDE: usize = 64;
 /// The same where it runs on another CPU: a line that its core has just read is slower to write than one that has left
 /// its cache.

@@ -13,14 +13,14 @@
 //! ```
 //!
 //! Every buffer has exactly one owner at any moment, so there is no lock that a dead process could hold. Each side
-//! keeps its free list, its indices and the geometry in private memory; what lies in the segment is only ever a
-//! *copy* of an index, a descriptor, or payload. The shard trusts nothing of it: it copies a descriptor, checks the
+//! keeps its free list, its counts and the geometry in private memory; what lies in the segment is only ever a
+//! *copy* of a count, a descriptor, or payload. The shard trusts nothing of it: it copies a descriptor, checks the
 //! copy, uses the copy, and answers a broken rule with a [`Violation`], which ends the channel and nothing else. The
 //! application trusts the daemon, but checks whatever could otherwise lead it outside its memory.
 //!
-//! A ring has more slots than there are buffers to describe, so publishing a piece or giving a buffer back never finds
-//! it full. Events and commands of flows use the slots that no buffer can claim any more; if there are none they wait
-//! as state.
+//! A ring has at least as many slots as there are buffers to describe, so publishing a piece or giving a buffer back
+//! never finds it full. Events and commands of flows use the slots that no buffer can claim any more; if there are none
+//! they wait as state.
 //!
 //! Whoever wants to sleep *arms*: it says so in the segment, then looks once more. Whoever publishes looks, after it
 //! has published, whether the other side is armed, and only then rings its bell, once per arming.

@@ -7,8 +7,8 @@
 //! the other core before the entry. What the producer publishes together begins to exist with the tag of its first
 //! entry, which is written last.
 //!
-//! Slots go back by a count of what the consumer has taken. A producer of `completion` or `fill` never looks at it,
-//! because there are never more entries than buffers.
+//! Slots go back by a count of what the consumer has taken. Of `completion` and `fill` nobody says it and nobody looks
+//! at it, because there are never more entries than buffers.
 
 use std::collections::VecDeque;
 
@@ -225,7 +225,7 @@ impl<const WORDS: usize> Consumer<WORDS> {
         self.head
     }
 
-    /// The number that an entry in the ring now cannot have: it is a ring further than the next.
+    /// The first number that an entry in the ring now cannot have: it is a ring further than the next.
     pub(super) fn beyond(&self) -> u64 {
         self.head + self.mask + 1
     }

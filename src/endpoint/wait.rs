@@ -171,7 +171,7 @@ impl AsFd for Waiter {
 
 impl Sleeper for AppEnd {
     fn is_ready(&mut self, input: bool, room: bool) -> Result<bool, Broken> {
-        Ok((input && self.has_input()?) || (room && self.has_room()?))
+        Ok((input && self.has_input()) || (room && self.has_room()?))
     }
 
     fn arm(&mut self, input: bool, room: bool) -> Result<Armed, Broken> {
@@ -218,11 +218,11 @@ impl Sleeper for AppSender {
 
 impl Sleeper for AppReceiver {
     fn is_ready(&mut self, input: bool, _room: bool) -> Result<bool, Broken> {
-        Ok(input && self.has_input()?)
+        Ok(input && self.has_input())
     }
 
     fn arm(&mut self, input: bool, _room: bool) -> Result<Armed, Broken> {
-        if input { self.arm() } else { Ok(Armed::Armed) }
+        Ok(if input { self.arm() } else { Armed::Armed })
     }
 
     fn disarm(&mut self) {

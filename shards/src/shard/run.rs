@@ -39,11 +39,12 @@ const YIELD_ALONE_MAX: Duration = Duration::from_micros(1);
 /// After how long without such a yield the CPU counts as the shard's own again.
 const COURTESY_LASTS: Duration = Duration::from_millis(1);
 
-/// A turn without work and the yield after it take less if nobody else ran meanwhile.
+/// A turn without work and the yield after it take less if nobody else ran meanwhile. (Where the turn alone takes more,
+/// with very many channels, a yield that nobody needs follows what is delivered.)
 const TURN_ALONE_MAX: Duration = Duration::from_micros(1);
 
 /// A turn and the yield after it take more only if somebody kept the CPU who does not give way.
-const QUICK_MAX: Duration = Duration::from_micros(100);
+const TURN_IN_COMPANY_MAX: Duration = Duration::from_micros(100);
 
 /// How often a shard that does not sleep looks at the bells of cold channels: as soon as a sleeping one would wake. A
 /// turn takes from well under a microsecond to a hundred, so this is not counted in turns.
@@ -143,7 +144,9 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
             stretch.on = Counter::BusyNs;
             last_work = now;
             sleeper.step = STEP_MIN;
-            if policy == IdlePolicy::Adaptive && company.is_quick && work.channels_with_input > 0 {
+            if policy == IdlePolicy::Adaptive && company.gives_way_soon && work.channels_with_input > 0 {
+                // What is given away is no work.
+                stretch.end(&mut shard, clock.now());
                 company.give_way(now, false);
             }
         } else if policy == IdlePolicy::Adaptive {
@@ -166,25 +169,25 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
 /// delivered something is followed by a yield and not by another look: it is read at once.
 #[derive(Default)]
 struct Company {
-    is_quick: bool,
+    gives_way_soon: bool,
     /// When the turn began that was followed by a yield, and whether it was one without work.
-    away: Option<(Instant, bool)>,
+    left: Option<(Instant, bool)>,
 }
 
 impl Company {
     fn give_way(&mut self, turn_began: Instant, was_idle: bool) {
-        self.away = Some((turn_began, was_idle));
+        self.left = Some((turn_began, was_idle));
         rustix::thread::sched_yield();
     }
 
     /// The next turn begins.
     fn came_back(&mut self, now: Instant) {
-        let Some((turn_began, was_idle)) = self.away.take() else { return };
+        let Some((turn_began, was_idle)) = self.left.take() else { return };
         let away = now.saturating_since(turn_began);
-        if away > QUICK_MAX {
-            self.is_quick = false;
+        if away > TURN_IN_COMPANY_MAX {
+            self.gives_way_soon = false;
         } else if was_idle {
-            self.is_quick = away > TURN_ALONE_MAX;
+            self.gives_way_soon = away > TURN_ALONE_MAX;
         }
     }
 }

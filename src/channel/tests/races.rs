@@ -79,9 +79,12 @@ fn entries_come_whole_and_in_order() {
         let mut producer = Producer::<2>::new(&segment, &layout.tx);
         let mut consumer = Consumer::<2>::new(&segment, &layout.tx);
         let producing = thread::spawn(move || {
+            // Two at once, and one more.
             for entry in 1..=3 {
                 producer.push([entry, entry << 32]);
-                producer.publish();
+                if entry > 1 {
+                    producer.publish();
+                }
             }
         });
         let mut taken = 0;
@@ -121,6 +124,43 @@ fn a_slot_is_not_written_again_before_it_has_been_read() {
             producer.publish();
         }
         consuming.join().expect("no panic");
+    });
+}
+
+#[test]
+fn an_entry_of_the_last_lap_is_not_taken_for_a_new_one() {
+    loom::model(|| {
+        let layout = Layout::new(&Geometry::from_parts(64, 1, 2).expect("good measures"));
+        let segment = Arc::new(Segment::model(&layout));
+        // Two slots.
+        let mut producer = Producer::<1>::new(&segment, &layout.fill);
+        let mut consumer = Consumer::<1>::new(&segment, &layout.fill);
+        let producing = thread::spawn(move || {
+            producer.push([1]);
+            producer.push([2]);
+            producer.publish();
+            for entry in 3..=5 {
+                if !producer.has_room(1).expect("in step") {
+                    break;
+                }
+                producer.push([entry]);
+                producer.publish();
+            }
+        });
+        let mut taken = 0;
+        for _ in 0..5 {
+            if let Some(entry) = consumer.pop() {
+                taken += 1;
+                assert_eq!(entry, [taken]);
+                consumer.publish();
+            }
+        }
+        producing.join().expect("no panic");
+        while let Some(entry) = consumer.pop() {
+            taken += 1;
+            assert_eq!(entry, [taken]);
+        }
+        assert!((2..=5).contains(&taken));
     });
 }
 
@@ -176,7 +216,7 @@ fn neither_who_waits_for_input_nor_a_shard_that_wants_buffers_misses_a_ring() {
                         assert_eq!(received, byte);
                         break;
                     }
-                    if receiver.arm() == Ok(Armed::Armed) {
+                    if receiver.arm() == Armed::Armed {
                         receiver.halves().ear().wait();
                         receiver.drain_bell();
                     }
@@ -217,7 +257,7 @@ fn a_ring_for_one_half_is_not_lost_to_the_other() {
         });
         let receiving = thread::spawn(move || {
             while receive(&mut receiver).is_none() {
-                if receiver.arm() == Ok(Armed::Armed) {
+                if receiver.arm() == Armed::Armed {
                     receiver.halves().ear().wait();
                     receiver.drain_bell();
                 }
