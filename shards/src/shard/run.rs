@@ -39,12 +39,8 @@ const YIELD_ALONE_MAX: Duration = Duration::from_micros(1);
 /// After how long without such a yield the CPU counts as the shard's own again.
 const COURTESY_LASTS: Duration = Duration::from_millis(1);
 
-/// A turn without work and the yield after it take less if nobody else ran meanwhile. (Where the turn alone takes more,
-/// with very many channels, a yield that nobody needs follows what is delivered.)
-const TURN_ALONE_MAX: Duration = Duration::from_micros(1);
-
-/// A turn and the yield after it take more only if somebody kept the CPU who does not give way.
-const TURN_IN_COMPANY_MAX: Duration = Duration::from_micros(100);
+/// A yield that takes longer has let somebody run who does not give way.
+const YIELD_IN_COMPANY_MAX: Duration = Duration::from_micros(100);
 
 /// How often a shard that does not sleep looks at the bells of cold channels: as soon as a sleeping one would wake. A
 /// turn takes from well under a microsecond to a hundred, so this is not counted in turns.
@@ -146,12 +142,13 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
             sleeper.step = STEP_MIN;
             if policy == IdlePolicy::Adaptive && company.gives_way_soon && work.channels_with_input > 0 {
                 // What is given away is no work.
-                stretch.end(&mut shard, clock.now());
-                company.give_way(now, false);
+                let done = clock.now();
+                stretch.end(&mut shard, done);
+                company.give_way(done);
             }
         } else if policy == IdlePolicy::Adaptive {
             if now.saturating_since(last_work) < SPELL {
-                company.give_way(now, true);
+                company.give_way(clock.now());
             } else if !sleeper.sleep(&mut shard, clock, heartbeat, &mut stretch)? {
                 // There was work. A sleep that ended for nothing is followed by the next one, not by another spell.
                 last_work = clock.now();
@@ -170,24 +167,21 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
 #[derive(Default)]
 struct Company {
     gives_way_soon: bool,
-    /// When the turn began that was followed by a yield, and whether it was one without work.
-    left: Option<(Instant, bool)>,
+    /// When the last turn ended in a yield, if it did.
+    left: Option<Instant>,
 }
 
 impl Company {
-    fn give_way(&mut self, turn_began: Instant, was_idle: bool) {
-        self.left = Some((turn_began, was_idle));
+    fn give_way(&mut self, now: Instant) {
+        self.left = Some(now);
         rustix::thread::sched_yield();
     }
 
     /// The next turn begins.
     fn came_back(&mut self, now: Instant) {
-        let Some((turn_began, was_idle)) = self.left.take() else { return };
-        let away = now.saturating_since(turn_began);
-        if away > TURN_IN_COMPANY_MAX {
-            self.gives_way_soon = false;
-        } else if was_idle {
-            self.gives_way_soon = away > TURN_ALONE_MAX;
+        if let Some(left) = self.left.take() {
+            let away = now.saturating_since(left);
+            self.gives_way_soon = away > YIELD_ALONE_MAX && away <= YIELD_IN_COMPANY_MAX;
         }
     }
 }
