@@ -171,6 +171,8 @@ impl<Q: NicQueue> Shard<Q> {
             }
             let bytes = HEADER_BYTES + usize::from(packet.payload.map_or(packet.padding_bytes, |piece| piece.len));
             fill(self.transmitter.append(bytes, to_ourselves, template), &packet, channel);
+            let messages = packet.payload.map_or(0, Piece::messages);
+            self.transmitter.wrote(messages, template, &mut self.counts);
             sent += 1;
         }
         self.transmitter.finish(&entry.template);

@@ -19,6 +19,10 @@ const LOOPED_MAX: usize = 1024;
 /// Memory of looped frames kept for the next ones.
 const SPARE_LOOPED_MAX: usize = 64;
 
+/// Messages written in one turn after which frames go to the device although the turn goes on: the other host begins
+/// with these while this one writes the next. Twice as many each time, so that a long turn hands over seldom.
+const EARLY_MESSAGES: u16 = 16;
+
 /// A shard's queue, and the frames that are to go out through it.
 pub(super) struct Transmitter<Q: NicQueue> {
     queue: Q,
@@ -32,6 +36,21 @@ pub(super) struct Transmitter<Q: NicQueue> {
     spare: Option<Q::Frame>,
     /// The frame that packets are being written into.
     open: Option<Open<Q::Frame>>,
+    early: Early,
+}
+
+/// What a turn hands over before it ends.
+struct Early {
+    /// Messages still to be written before the next time.
+    after: u16,
+    /// Messages from one time to the next.
+    every: u16,
+    /// Frames the device has taken so far in this turn.
+    taken: usize,
+}
+
+impl Early {
+    const START: Self = Self { after: EARLY_MESSAGES, every: EARLY_MESSAGES, taken: 0 };
 }
 
 /// A frame that more packets may join.
@@ -52,6 +71,7 @@ impl<Q: NicQueue> Transmitter<Q> {
             spare_looped: Vec::new(),
             spare: None,
             open: None,
+            early: Early::START,
         }
     }
 
@@ -141,6 +161,19 @@ impl<Q: NicQueue> Transmitter<Q> {
         self.outgoing.push(frame);
     }
 
+    /// A packet with so many messages was written: hands over what there is if that is enough for the other host to
+    /// begin with.
+    #[inline]
+    pub(super) fn wrote(&mut self, messages: u16, template: &Template, counts: &mut Counts) {
+        self.early.after = self.early.after.saturating_sub(messages);
+        if self.early.after == 0 {
+            self.finish(template);
+            self.early.taken += self.hand_over(counts);
+            self.early.every = self.early.every.saturating_mul(2);
+            self.early.after = self.early.every;
+        }
+    }
+
     /// One packet by itself, if there is room for it.
     pub(super) fn send(
         &mut self,
@@ -202,8 +235,15 @@ impl<Q: NicQueue> Transmitter<Q> {
         !self.outgoing.is_empty() || !self.looped.is_empty()
     }
 
-    /// Hands over to the device what it takes. A train counts as its packets.
+    /// At the end of a turn: hands over to the device what it takes. Gives how many frames the device has taken in this
+    /// turn.
     pub(super) fn transmit(&mut self, counts: &mut Counts) -> usize {
+        let early = std::mem::replace(&mut self.early, Early::START);
+        early.taken + self.hand_over(counts)
+    }
+
+    /// A train counts as its packets.
+    fn hand_over(&mut self, counts: &mut Counts) -> usize {
         if self.outgoing.is_empty() {
             return 0;
         }
@@ -245,5 +285,87 @@ pub(super) fn packets_in<F: Frame>(frame: &F) -> u64 {
             let payload = frame.bytes().len().saturating_sub(HEADERS_BYTES);
             payload.div_ceil(usize::from(segment_bytes)) as u64
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use machnet_proto::addr::{FlowKey, MacAddr};
+
+    use super::*;
+    use crate::counters::Registry;
+    use crate::nic::Wake;
+    use crate::nic::memory::{Cable, MemoryFrame, MemoryQueue};
+
+    /// A queue that remembers how many frames were handed over at a time.
+    #[derive(Debug)]
+    struct Watched {
+        below: MemoryQueue,
+        bursts: Vec<usize>,
+    }
+
+    impl NicQueue for Watched {
+        type Frame = MemoryFrame;
+
+        fn receive(&mut self, into: &mut Vec<MemoryFrame>, max: usize) -> usize {
+            self.below.receive(into, max)
+        }
+
+        fn allocate(&mut self) -> Option<MemoryFrame> {
+            self.below.allocate()
+        }
+
+        fn trains(&self) -> Option<Trains> {
+            self.below.trains()
+        }
+
+        fn transmit(&mut self, frames: &mut Vec<MemoryFrame>) -> usize {
+            self.bursts.push(frames.len());
+            self.below.transmit(frames)
+        }
+
+        fn flush(&mut self) -> bool {
+            self.below.flush()
+        }
+
+        fn wake(&self) -> Wake<'_> {
+            self.below.wake()
+        }
+    }
+
+    /// The bursts of a turn that writes packets with so many messages each.
+    fn bursts(messages: &[u16]) -> Vec<usize> {
+        let key = FlowKey {
+            local_ip: Ipv4Addr::new(10, 0, 0, 1),
+            local_port: 1,
+            remote_ip: Ipv4Addr::new(10, 0, 0, 2),
+            remote_port: 2,
+        };
+        let template = Template::new(MacAddr([2; 6]), MacAddr([4; 6]), &key);
+        let (_, mut counts) = Registry::default().enter();
+        let Cable { near, .. } = Cable::new(1);
+        let mut transmitter = Transmitter::new(Watched { below: near.into_queue(), bursts: Vec::new() });
+        for &messages in messages {
+            assert!(transmitter.prepare(false, &mut counts));
+            transmitter.append(64, false, &template);
+            transmitter.wrote(messages, &template, &mut counts);
+        }
+        transmitter.finish(&template);
+        assert_eq!(transmitter.transmit(&mut counts), messages.len());
+        assert!(!transmitter.has_frames());
+        std::mem::take(&mut transmitter.queue().bursts)
+    }
+
+    #[test]
+    fn a_long_turn_hands_over_before_it_ends() {
+        assert!(bursts(&[]).is_empty());
+        assert_eq!(bursts(&[1; 15]), [15]);
+        assert_eq!(bursts(&[1; 20]), [16, 4]);
+        assert_eq!(bursts(&[1; 100]), [16, 32, 52]);
+        // Packets full of messages, and such of long messages that do not end yet.
+        assert_eq!(bursts(&[20, 20, 20]), [1, 2]);
+        assert_eq!(bursts(&[0; 60]), [60]);
     }
 }
