@@ -9,8 +9,10 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_eth_ring.h>
+#include <rte_ether.h>
 #include <rte_ethdev.h>
 #include <rte_interrupts.h>
+#include <rte_ip.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
@@ -21,6 +23,9 @@
 #define BURST_MAX 64
 #define TABLE_MAX (sizeof(((struct shim_rss *)0)->table) / sizeof(uint16_t))
 #define TABLE_GROUPS (TABLE_MAX / RTE_ETH_RETA_GROUP_SIZE)
+/* What both ways need for checksums to be left to a device. */
+#define CHECKSUMS_TX RTE_ETH_TX_OFFLOAD_UDP_CKSUM
+#define CHECKSUMS_RX RTE_ETH_RX_OFFLOAD_UDP_CKSUM
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 /* ---- The process ---- */
@@ -114,7 +119,21 @@ static inline void describe(struct shim_frame *frame, struct rte_mbuf *mbuf)
 	frame->mbuf = mbuf;
 	frame->data = rte_pktmbuf_mtod(mbuf, uint8_t *);
 	frame->len = mbuf->data_len;
-	frame->capacity = (uint32_t)mbuf->buf_len - mbuf->data_off;
+	frame->capacity = mbuf->buf_len - mbuf->data_off;
+	frame->checksum = SHIM_UNVERIFIED;
+}
+
+/* What the device says of the UDP checksum of a frame it has received. */
+static inline uint8_t checksum_of(const struct rte_mbuf *mbuf)
+{
+	switch (mbuf->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) {
+	case RTE_MBUF_F_RX_L4_CKSUM_GOOD:
+		return SHIM_VERIFIED;
+	case RTE_MBUF_F_RX_L4_CKSUM_NONE:
+		return SHIM_PARTIAL;
+	default: /* also for a bad one: who looks for himself can say so */
+		return SHIM_UNVERIFIED;
+	}
 }
 
 int shim_allocate(struct rte_mempool *pool, struct shim_frame *frames, uint32_t count)
@@ -187,6 +206,7 @@ int shim_port_describe(uint16_t port, struct shim_port *into)
 	into->hash_key_size = details.hash_key_size;
 	into->socket = rte_eth_dev_socket_id(port);
 	into->hashes_udp = (details.flow_type_rss_offloads & RTE_ETH_RSS_NONFRAG_IPV4_UDP) != 0;
+	into->checksums_udp = (details.tx_offload_capa & CHECKSUMS_TX) != 0;
 	into->link_up = rte_eth_link_get_nowait(port, &link) == 0 && link.link_status == RTE_ETH_LINK_UP;
 	return 0;
 }
@@ -235,6 +255,10 @@ int shim_configure(uint16_t port, const struct shim_configuration *asked)
 			wanted.rx_adv_conf.rss_conf.rss_key = keys[port];
 			wanted.rx_adv_conf.rss_conf.rss_key_len = (uint8_t)asked->key_len;
 		}
+	}
+	if (asked->checksums) {
+		wanted.txmode.offloads |= CHECKSUMS_TX;
+		wanted.rxmode.offloads |= CHECKSUMS_RX & details.rx_offload_capa;
 	}
 	wanted.rxmode.mtu = asked->mtu;
 	wanted.intr_conf.rxq = asked->interrupts != 0;
@@ -365,26 +389,47 @@ uint16_t shim_receive(uint16_t port, uint16_t queue, struct shim_frame *into, ui
 		/* The packet's headers, which are read after all others of the burst have been described. */
 		rte_prefetch0(rte_pktmbuf_mtod(mbufs[i], void *));
 		rte_prefetch0(rte_pktmbuf_mtod_offset(mbufs[i], void *, RTE_CACHE_LINE_SIZE));
-		describe(&into[kept++], mbufs[i]);
+		describe(&into[kept], mbufs[i]);
+		into[kept++].checksum = checksum_of(mbufs[i]);
 	}
 	return kept;
 }
 
-uint16_t shim_transmit(uint16_t port, uint16_t queue, const struct shim_frame *frames, uint16_t count)
+/* Asks the device to complete the UDP checksum; whether it was asked. */
+static inline int leave_checksum(struct rte_mbuf *mbuf, uint8_t checksum)
+{
+	if (checksum != SHIM_PARTIAL)
+		return 0;
+	mbuf->ol_flags |= RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_UDP_CKSUM;
+	mbuf->l2_len = sizeof(struct rte_ether_hdr);
+	mbuf->l3_len = sizeof(struct rte_ipv4_hdr);
+	return 1;
+}
+
+uint16_t shim_transmit(uint16_t port, uint16_t queue, const struct shim_frame *frames, uint16_t count,
+		       uint64_t *refused)
 {
 	struct rte_mbuf *mbufs[BURST_MAX];
 	uint16_t sent = 0;
 	while (sent < count) {
 		uint16_t burst = MIN((uint16_t)(count - sent), BURST_MAX);
+		int left = 0;
 		for (uint16_t i = 0; i < burst; i++) {
 			mbufs[i] = frames[sent + i].mbuf;
-			mbufs[i]->data_len = (uint16_t)frames[sent + i].len;
+			mbufs[i]->data_len = frames[sent + i].len;
 			mbufs[i]->pkt_len = frames[sent + i].len;
+			left |= leave_checksum(mbufs[i], frames[sent + i].checksum);
 		}
-		uint16_t taken = rte_eth_tx_burst(port, queue, mbufs, burst);
+		uint16_t ready = left ? rte_eth_tx_prepare(port, queue, mbufs, burst) : burst;
+		uint16_t taken = rte_eth_tx_burst(port, queue, mbufs, ready);
 		sent += taken;
-		if (taken < burst)
+		if (taken < ready)
 			break;
+		if (unlikely(ready < burst)) {
+			rte_pktmbuf_free(mbufs[ready]);
+			sent += 1;
+			*refused += 1;
+		}
 	}
 	return sent;
 }

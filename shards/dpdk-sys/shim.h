@@ -12,9 +12,12 @@ struct rte_mempool;
 struct shim_frame {
 	struct rte_mbuf *mbuf;
 	uint8_t *data;
-	uint32_t len;
-	uint32_t capacity;
+	uint16_t len;
+	uint16_t capacity;
+	uint8_t checksum; /* enum shim_checksum */
 };
+
+enum shim_checksum { SHIM_UNVERIFIED, SHIM_VERIFIED, SHIM_PARTIAL };
 
 struct shim_port {
 	char driver[64];
@@ -27,6 +30,7 @@ struct shim_port {
 	uint16_t hash_key_size;
 	int32_t socket;
 	uint8_t hashes_udp;
+	uint8_t checksums_udp;
 	uint8_t link_up;
 };
 
@@ -35,6 +39,7 @@ struct shim_configuration {
 	uint16_t mtu;
 	uint16_t key_len;
 	uint8_t interrupts;
+	uint8_t checksums;
 	uint8_t key[64];
 };
 
@@ -91,6 +96,7 @@ int shim_interrupt_drain(int epoll_fd);
 
 /* Bursts */
 uint16_t shim_receive(uint16_t port, uint16_t queue, struct shim_frame *into, uint16_t max, uint64_t *chained);
-uint16_t shim_transmit(uint16_t port, uint16_t queue, const struct shim_frame *frames, uint16_t count);
+uint16_t shim_transmit(uint16_t port, uint16_t queue, const struct shim_frame *frames, uint16_t count,
+		       uint64_t *refused);
 
 #endif

@@ -171,6 +171,7 @@ fn check(guest: &mut Guest, shards: u64) -> Result<Value, Failure> {
     if !wrong.is_empty() {
         return Err(guest.failure(&format!("{wrong}: {status:#}")));
     }
+    guest.run("grep 'checksums=.by the device' /run/log")?;
     // The first is for everything that is not a queue.
     let interrupts = guest.interrupts()?;
     if interrupts.len() as u64 != shards + 1 || interrupts[1..].contains(&0) {

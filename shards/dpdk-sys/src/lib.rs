@@ -35,10 +35,20 @@ pub struct Frame {
     /// The first byte of the frame.
     pub data: *mut u8,
     /// Bytes of the frame, at most `capacity`. Written back into the buffer by [`shim_transmit`].
-    pub len: u32,
+    pub len: u16,
     /// Bytes from `data` to the end of the buffer.
-    pub capacity: u32,
+    pub capacity: u16,
+    /// [`UNVERIFIED`], [`VERIFIED`] or [`PARTIAL`].
+    pub checksum: u8,
 }
+
+/// Of a frame: nothing is known about its UDP checksum, and the device leaves it as it is.
+pub const UNVERIFIED: u8 = 0;
+/// Of a frame received: the device has found the UDP checksum right.
+pub const VERIFIED: u8 = 1;
+/// Of a frame received: the UDP checksum was never completed, and what it covers is sound. Of one to be transmitted:
+/// the device completes the sum of the pseudo header that stands there; only to ports that were configured so.
+pub const PARTIAL: u8 = 2;
 
 /// What a port is (`struct shim_port`).
 #[repr(C)]
@@ -64,6 +74,8 @@ pub struct Port {
     pub socket: i32,
     /// Whether it can hash the addresses and ports of UDP over IPv4.
     pub hashes_udp: u8,
+    /// Whether it can complete the checksums of UDP over IPv4.
+    pub checksums_udp: u8,
     /// Whether its link is up.
     pub link_up: u8,
 }
@@ -80,6 +92,8 @@ pub struct Configuration {
     pub key_len: u16,
     /// Whether receive interrupts are wanted.
     pub interrupts: u8,
+    /// Whether the device shall complete UDP checksums, and check those it receives if it can.
+    pub checksums: u8,
     /// The key; `key_len` bytes of it.
     pub key: [u8; 64],
 }
@@ -198,6 +212,7 @@ unsafe extern "C" {
     /// `chained`. How many. A started queue; `into` has room for `max`.
     pub fn shim_receive(port: u16, queue: u16, into: *mut Frame, max: u16, chained: *mut u64) -> u16;
     /// Hands over frames, first to last; how many were taken: those belong to the device from now on. A started queue;
-    /// each `len` is at most its `capacity`.
-    pub fn shim_transmit(port: u16, queue: u16, frames: *const Frame, count: u16) -> u16;
+    /// each `len` is at most its `capacity`. Frames that the device cannot send as they are count as taken: they are
+    /// freed and added to `refused`.
+    pub fn shim_transmit(port: u16, queue: u16, frames: *const Frame, count: u16, refused: *mut u64) -> u16;
 }

@@ -257,6 +257,7 @@ fn wire<Q>(interface: &Interface, plan: &Plan, opened: Opened<Q>) -> Wired<Q> {
         mtu = capabilities.mtu_bytes,
         shards = queues.len(),
         rss = if capabilities.rss.is_some() { "known" } else { "hidden" },
+        checksums = if capabilities.completes { "by the device" } else { "by the shards" },
         link = if capabilities.link_up { "up" } else { "down" },
         "interface open"
     );

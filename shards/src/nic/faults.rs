@@ -163,6 +163,7 @@ impl<Q: NicQueue> FaultyQueue<Q> {
         }
         if let Some(bit) = fate.flipped_bit {
             flip(frame.bytes_mut(), bit);
+            frame.set_offloads(Checksum::Unverified, 0);
         }
         if fate.duplicated {
             self.ready.extend(self.below.copy_of(frame.bytes(), frame.checksum()));
@@ -207,6 +208,10 @@ impl<Q: NicQueue> NicQueue for FaultyQueue<Q> {
 
     fn trains(&self) -> Option<Trains> {
         self.below.trains()
+    }
+
+    fn completes(&self) -> bool {
+        self.below.completes()
     }
 
     fn transmit(&mut self, frames: &mut Vec<Self::Frame>) -> usize {
@@ -292,6 +297,21 @@ mod tests {
         assert!(!shuffled.is_sorted());
         shuffled.sort_unstable();
         assert_eq!(shuffled, (0..2000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn nobody_vouches_for_a_damaged_frame() {
+        let cable = Cable::new(1);
+        let mut near = cable.near.into_queue();
+        let faults = Faults { corruption: 1.0, duplication: 1.0, ..Faults::default() };
+        let mut far = FaultyQueue::new(cable.far.into_queue(), faults, 9);
+        let mut frame = near.allocate().expect("a frame");
+        frame.set_len(60);
+        frame.set_offloads(Checksum::Verified, 0);
+        near.transmit(&mut vec![frame]);
+        let mut into = Vec::with_capacity(7);
+        assert_eq!(far.receive(&mut into, 7), 2);
+        assert!(into.iter().all(|frame| frame.checksum() == Checksum::Unverified));
     }
 
     #[test]

@@ -68,8 +68,8 @@ pub trait Frame: fmt::Debug {
         Checksum::Unverified
     }
 
-    /// Says what is left to the device: the checksum, and to cut a train. Only for frames to a queue that takes
-    /// [`Trains`].
+    /// Says what is left to the device: the checksum, only for a queue that [completes](NicQueue::completes) it, and
+    /// to cut a train, only for a queue that takes [`Trains`].
     ///
     /// # Panics
     ///
@@ -144,10 +144,16 @@ pub trait NicQueue: fmt::Debug {
         Some(copy)
     }
 
-    /// Whether a frame to be transmitted may be a train and may leave its checksum to the device, and how large it may
-    /// be then. `None`: a frame is a packet, and complete. The same for the life of the queue.
+    /// Whether a frame to be transmitted may be a train, and how large then. `None`: a frame is a packet. The same for
+    /// the life of the queue.
     fn trains(&self) -> Option<Trains> {
         None
+    }
+
+    /// Whether a frame to be transmitted may leave its checksum to the device, as trains do. The same for the life of
+    /// the queue.
+    fn completes(&self) -> bool {
+        self.trains().is_some()
     }
 
     /// Hands over frames from the front of `frames`, in order, and returns how many the device took; the others stay.
@@ -241,6 +247,8 @@ pub struct Capabilities {
     /// How the device spreads received flows over its queues, if it says so and UDP ports count. `None`: it does not
     /// spread, not by port, or keeps its key to itself; a flow's queue is then learnt from where its frames land.
     pub rss: Option<Rss>,
+    /// Whether the device completes the checksums of what it transmits.
+    pub completes: bool,
     /// Whether the link was up when the device was opened. Software devices come up when their peer does.
     pub link_up: bool,
     /// The NUMA node the device sits on; its queues' memory is there too. `None`: no matter.

@@ -26,8 +26,10 @@ const EARLY_MESSAGES: u16 = 16;
 /// A shard's queue, and the frames that are to go out through it.
 pub(super) struct Transmitter<Q: NicQueue> {
     queue: Q,
-    /// What the device takes as one frame; `None`: one packet, complete.
+    /// What the device takes as one frame; `None`: one packet.
     trains: Option<Trains>,
+    /// Whether the device completes checksums.
+    completes: bool,
     outgoing: Vec<Q::Frame>,
     /// Frames of this shard to itself.
     looped: VecDeque<Vec<u8>>,
@@ -65,6 +67,7 @@ impl<Q: NicQueue> Transmitter<Q> {
     pub(super) fn new(queue: Q) -> Self {
         Self {
             trains: queue.trains(),
+            completes: queue.completes(),
             queue,
             outgoing: Vec::with_capacity(OUTGOING_MAX + 1),
             looped: VecDeque::new(),
@@ -151,7 +154,7 @@ impl<Q: NicQueue> Transmitter<Q> {
     pub(super) fn finish(&mut self, template: &Template) {
         let Some(Open { mut frame, packets, segment_bytes }) = self.open.take() else { return };
         template.write(frame.bytes_mut());
-        if self.trains.is_some() {
+        if self.completes {
             template.seal_partly(frame.bytes_mut());
             let segment_bytes = if packets > 1 { segment_bytes } else { 0 };
             frame.set_offloads(Checksum::Partial, u16::try_from(segment_bytes).expect("packets are short"));

@@ -223,7 +223,11 @@ pub(crate) fn tap() {
     let near = dpdk.open(&near).unwrap_or_else(|error| panic!("{error}"));
     run("ip", &format!("link set tapped address {kernel} up"));
     let far = dpdk.open(&far).expect("it is up");
-    suite::run(&mut pair(far, near));
+    let mut pair = pair(far, near);
+    suite::run(&mut pair);
+    let Pair { near: far, far: near } = pair;
+    assert!(near.capabilities.completes, "its driver completes checksums");
+    suite::run(&mut Pair { near, far });
 }
 
 pub(crate) fn xdp() {

@@ -2,9 +2,9 @@
 
 use super::eal::{Eal, Memory, refused};
 use super::log;
-use crate::nic::Frame;
 use crate::nic::error::OpenError;
 use crate::nic::plan::{Plan, Way};
+use crate::nic::{Checksum, Frame};
 use rustix::param::page_size;
 use std::ffi::{CString, c_int};
 use std::fmt;
@@ -24,21 +24,38 @@ impl Frame for DpdkFrame {
     fn bytes(&self) -> &[u8] {
         // SAFETY: `data` points to `capacity` bytes of the buffer this frame alone owns, `len` is not more, and they
         // were initialized when the pool was made (its memory comes zeroed from the kernel).
-        unsafe { std::slice::from_raw_parts(self.0.data, self.0.len as usize) }
+        unsafe { std::slice::from_raw_parts(self.0.data, self.0.len.into()) }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; `&mut self` makes this the only reference.
-        unsafe { std::slice::from_raw_parts_mut(self.0.data, self.0.len as usize) }
+        unsafe { std::slice::from_raw_parts_mut(self.0.data, self.0.len.into()) }
     }
 
     fn set_len(&mut self, len: usize) {
         assert!(len <= self.capacity(), "{len} bytes do not fit into a frame of {}", self.capacity());
-        self.0.len = u32::try_from(len).expect("checked against the capacity");
+        self.0.len = u16::try_from(len).expect("checked against the capacity");
     }
 
     fn capacity(&self) -> usize {
-        self.0.capacity as usize
+        self.0.capacity.into()
+    }
+
+    fn checksum(&self) -> Checksum {
+        match self.0.checksum {
+            dpdk_sys::VERIFIED => Checksum::Verified,
+            dpdk_sys::PARTIAL => Checksum::Partial,
+            _ => Checksum::Unverified,
+        }
+    }
+
+    fn set_offloads(&mut self, checksum: Checksum, segment_bytes: u16) {
+        assert_eq!(segment_bytes, 0, "this device cuts no trains");
+        self.0.checksum = match checksum {
+            Checksum::Unverified => dpdk_sys::UNVERIFIED,
+            Checksum::Verified => dpdk_sys::VERIFIED,
+            Checksum::Partial => dpdk_sys::PARTIAL,
+        };
     }
 }
 

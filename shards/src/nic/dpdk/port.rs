@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Port {
     pub(super) number: u16,
     is_started: bool,
+    /// Whether the device completes checksums.
+    pub(super) completes: bool,
     /// Epoll descriptors that DPDK put interrupts into. They outlive the port: DPDK takes them out again.
     interrupts: Vec<OwnedFd>,
     pools: Vec<Pool>,
@@ -229,8 +231,14 @@ impl Dpdk {
         wanted: u16,
         before: &Snapshot,
     ) -> Result<(Opened<DpdkQueue>, Weak<Port>), OpenError> {
-        let mut port =
-            Port { number, is_started: false, interrupts: Vec::new(), pools: Vec::new(), _eal: Arc::clone(&self.0) };
+        let mut port = Port {
+            number,
+            is_started: false,
+            completes: false,
+            interrupts: Vec::new(),
+            pools: Vec::new(),
+            _eal: Arc::clone(&self.0),
+        };
         let found = describe(number)?;
         let max_queues = found.max_rx_queues.min(found.max_tx_queues);
         let queues = wanted.min(max_queues);
@@ -261,6 +269,7 @@ impl Dpdk {
             queues,
             max_queues,
             rss: if queues > 1 { rss::settle(number, plan.way.is_on_a_bus(), &found, queues) } else { None },
+            completes: port.completes,
             link_up: link(plan, number, &mut warnings)?,
             numa_node: u16::try_from(found.socket).ok(),
             driver,
@@ -358,23 +367,29 @@ impl Port {
             mtu: if is_real { mtu_bytes } else { 0 },
             key_len: 0,
             interrupts: 0,
+            checksums: 0,
             key,
         };
         let may_interrupt = u8::from(is_real || text(&found.driver) == "net_tap");
         // From the best to what every device can.
-        let mut attempts = vec![(may_interrupt, key_len), (may_interrupt, 0), (0, key_len), (0, 0)];
+        let sums = found.checksums_udp;
+        let ways = [(may_interrupt, key_len, sums), (may_interrupt, 0, sums), (0, key_len, sums), (0, 0, sums)];
+        let mut attempts = [&ways[..], &[(0, 0, 0)]].concat();
         attempts.dedup();
         loop {
-            let (interrupts, key_len) = attempts.remove(0);
-            let asked = dpdk_sys::Configuration { interrupts, key_len, ..plainest };
+            let (interrupts, key_len, checksums) = attempts.remove(0);
+            let asked = dpdk_sys::Configuration { interrupts, key_len, checksums, ..plainest };
             match self.try_start(plan, found.socket, &asked) {
                 Ok(()) => {
                     self.is_started = true;
+                    self.completes = checksums != 0;
                     self.receive_all(plan);
                     return Ok(interrupts != 0);
                 }
                 Err(error) if attempts.is_empty() => return Err(error),
-                Err(error) => tracing::debug!("not with interrupts {interrupts} and a key of {key_len} bytes: {error}"),
+                Err(error) => tracing::debug!(
+                    "not with interrupts {interrupts}, a key of {key_len} bytes and checksums {checksums}: {error}"
+                ),
             }
         }
     }

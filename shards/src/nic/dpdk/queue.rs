@@ -169,15 +169,21 @@ impl NicQueue for DpdkQueue {
         self.spare.pop()
     }
 
+    fn completes(&self) -> bool {
+        self.port.completes
+    }
+
     fn transmit(&mut self, frames: &mut Vec<DpdkFrame>) -> usize {
         let wanted = u16::try_from(frames.len()).unwrap_or(u16::MAX);
         let room = match &mut self.waker {
             Waker::Socket(socket) => socket.room(wanted),
             _ => wanted,
         };
+        let refused = &raw mut self.drops.refused;
+        let first = frames.as_ptr().cast();
         // SAFETY: a started queue, which `&mut self` uses alone; `DpdkFrame` is transparent, there are at least `room`,
         // and `set_len` keeps lengths within capacities. What is taken is forgotten below.
-        let taken = unsafe { dpdk_sys::shim_transmit(self.port.number, self.queue, frames.as_ptr().cast(), room) };
+        let taken = unsafe { dpdk_sys::shim_transmit(self.port.number, self.queue, first, room, refused) };
         forget_front(frames, usize::from(taken));
         if let Waker::Socket(socket) = &mut self.waker {
             socket.sent(taken);
