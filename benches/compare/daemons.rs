@@ -7,8 +7,8 @@ use rustix::process::Signal;
 
 use crate::hosts::{Failure, Host, Hosts, Program};
 use crate::measurement::Measurement;
-use crate::section::{Load, Stack, Wire};
-use crate::table::Costed;
+use crate::section::{Load, Round, Stack, Wire};
+use crate::table::{Costed, together};
 
 /// How long a program may take beyond its measuring.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -90,19 +90,27 @@ impl Stack for Daemons {
         true
     }
 
-    fn measure(&mut self, (msg_size, window): Load, length: Duration) -> Result<Costed, Failure> {
+    fn measure(&mut self, round: &Round) -> Result<Costed, Failure> {
         let [left, right] = [&self.hosts.left, &self.hosts.right].map(|host| host.machnet_ip.to_string());
-        let (size, window, seconds) = (msg_size.to_string(), window.to_string(), length.as_secs_f64().to_string());
-        let arguments = ["--local_ip", &left, "--remote_ip", &right, "--msg_size", &size, "--msg_window", &window];
-        let arguments = [&arguments[..], &["--duration", &seconds, "--json"]].concat();
+        let (size, window) = (round.msg_size.to_string(), round.window.to_string());
+        let (seconds, pause) = (round.length.as_secs_f64().to_string(), round.pause.map(|pause| pause.as_micros()));
+        let mut arguments = vec!["--local_ip", &left, "--remote_ip", &right, "--msg_size", &size];
+        arguments.extend(["--msg_window", &window, "--duration", &seconds, "--json"]);
+        let pause = pause.map(|pause| pause.to_string());
+        arguments.extend(pause.iter().flat_map(|pause| ["--msg_pause", pause]));
         let before = self.cpu_s() + cpu_of_ended_children();
-        let mut client = self.hosts.left.start(&program(self.release.as_deref(), "msg_gen")?, arguments)?;
-        let written = client.finish(length + PATIENCE).map_err(|why| self.with_logs(&why))?;
+        let client = program(self.release.as_deref(), "msg_gen")?;
+        let clients = (0..round.clients).map(|_| self.hosts.left.start(&client, &arguments));
+        let mut clients = clients.collect::<Result<Vec<_>, _>>()?;
+        let mut measured = Vec::new();
+        for client in &mut clients {
+            let written = client.finish(round.length + PATIENCE).map_err(|why| self.with_logs(&why))?;
+            let measurement = Measurement::from_last_line(&written).filter(Measurement::is_complete);
+            let why = || self.with_logs(&client.failure("lost messages or gave no totals"));
+            measured.push(measurement.ok_or_else(why)?);
+        }
         let cpu_s = self.cpu_s() + cpu_of_ended_children() - before;
-        let measurement = Measurement::from_last_line(&written).filter(Measurement::is_complete);
-        let measurement =
-            measurement.ok_or_else(|| self.with_logs(&client.failure("lost messages or gave no totals")))?;
-        Ok(Costed { measurement, cpu_s })
+        Ok(Costed { measurement: together(&measured), cpu_s })
     }
 
     fn stop(mut self: Box<Self>) -> Result<(), Failure> {

@@ -83,11 +83,20 @@ enum Part {
         seconds: f64,
         #[arg(long)]
         gather: bool,
+        #[arg(long)]
+        pause_us: Option<u64>,
     },
     #[command(hide = true)]
     UdpServe { address: SocketAddrV4 },
     #[command(hide = true)]
-    UdpCall { address: SocketAddrV4, msg_size: usize, window: usize, seconds: f64 },
+    UdpCall {
+        address: SocketAddrV4,
+        msg_size: usize,
+        window: usize,
+        seconds: f64,
+        #[arg(long)]
+        pause_us: Option<u64>,
+    },
     #[command(hide = true)]
     Probe { local: Ipv4Addr, remote: SocketAddrV4 },
     #[command(hide = true)]
@@ -122,12 +131,14 @@ fn main() -> ExitCode {
 fn run(part: Part) -> Result<(), Failure> {
     let measured = match part {
         Part::TcpServe { address, msg_size, gather } => tcp::serve(address, msg_size, gather).map(|()| None),
-        Part::TcpCall { address, msg_size, window, seconds, gather } => {
-            tcp::call(address, msg_size, window, Duration::from_secs_f64(seconds), gather).map(Some)
+        Part::TcpCall { address, msg_size, window, seconds, gather, pause_us } => {
+            let pause = pause_us.map(Duration::from_micros);
+            tcp::call(address, msg_size, window, Duration::from_secs_f64(seconds), gather, pause).map(Some)
         }
         Part::UdpServe { address } => udp::serve(address).map(|()| None),
-        Part::UdpCall { address, msg_size, window, seconds } => {
-            udp::call(address, msg_size, window, Duration::from_secs_f64(seconds)).map(Some)
+        Part::UdpCall { address, msg_size, window, seconds, pause_us } => {
+            let pause = pause_us.map(Duration::from_micros);
+            udp::call(address, msg_size, window, Duration::from_secs_f64(seconds), pause).map(Some)
         }
         Part::Probe { local, remote } => return probe::run(local, remote).map_err(Failure),
         Part::Endpoints { local, count } => return probe::hold_endpoints(local, count).map_err(Failure),

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::daemons::{clear_memif, cpu_of_ended_children, memif_arguments, until_memif_listens};
-use crate::hosts::{Failure, Hosts};
+use crate::hosts::{Failure, Hosts, Program};
 use crate::measurement::Measurement;
-use crate::section::{Load, Stack, Wire};
-use crate::table::Costed;
+use crate::section::{Load, Round, Stack, Wire};
+use crate::table::{Costed, together};
 use crate::tcp::GATHER_BYTES;
 
 const PORT: u16 = 888;
@@ -37,33 +37,33 @@ impl Running {
         Self { rival, hosts, wire }
     }
 
-    /// `how`: what both programs are told besides.
-    fn of_kernel(
-        &self,
-        protocol: &str,
-        how: &[&str],
-        (msg_size, window): Load,
-        length: Duration,
-    ) -> Result<String, Failure> {
+    /// `how`: what both programs are told besides. Each client has a server of its own. Gives what the clients wrote.
+    fn of_kernel(&self, protocol: &str, how: &[&str], round: &Round) -> Result<Vec<String>, Failure> {
         let this = this_program()?;
-        let address = format!("{}:{PORT}", self.hosts.right.kernel_ip);
-        let (size, window, seconds) = (msg_size.to_string(), window.to_string(), length.as_secs_f64().to_string());
-        let serve = format!("{protocol}-serve");
-        let serve = match protocol {
-            "tcp" => vec![&*serve, &*address, &*size],
-            _ => vec![&*serve, &*address],
-        };
-        let mut server = self.hosts.right.start(&this, [&serve[..], how].concat())?;
-        let call = format!("{protocol}-call");
-        let mut client =
-            self.hosts.left.start(&this, [&[&*call, &*address, &*size], how, &[&*window, &*seconds]].concat())?;
-        let written = client.finish(length + PATIENCE)?;
-        server.finish(PATIENCE)?;
+        let (size, window) = (round.msg_size.to_string(), round.window.to_string());
+        let seconds = round.length.as_secs_f64().to_string();
+        let pause = round.pause.map(|pause| pause.as_micros().to_string());
+        let pause: Vec<&str> = pause.iter().flat_map(|pause| ["--pause-us", pause]).collect();
+        let [serve, call] = ["serve", "call"].map(|part| format!("{protocol}-{part}"));
+        let (mut servers, mut clients) = (Vec::new(), Vec::new());
+        for number in 0..round.clients {
+            let address = format!("{}:{}", self.hosts.right.kernel_ip, PORT + number);
+            let serve = match protocol {
+                "tcp" => vec![&*serve, &*address, &*size],
+                _ => vec![&*serve, &*address],
+            };
+            servers.push(self.hosts.right.start(&this, [&serve[..], how].concat())?);
+            let call = [&[&*call, &*address, &*size], how, &pause, &[&*window, &*seconds]].concat();
+            clients.push(self.hosts.left.start(&this, call)?);
+        }
+        let finish = |client: &mut Program| client.finish(round.length + PATIENCE);
+        let written = clients.iter_mut().map(finish).collect::<Result<_, _>>()?;
+        servers.iter_mut().try_for_each(|server| server.finish(PATIENCE).map(drop))?;
         Ok(written)
     }
 
     /// The echo is on the left, where memif has its server.
-    fn of_bare_device(&self, (msg_size, window): Load, length: Duration) -> Result<String, Failure> {
+    fn of_bare_device(&self, &Round { msg_size, window, length, .. }: &Round) -> Result<String, Failure> {
         let program = bare()?;
         let Hosts { left, right } = &self.hosts;
         let arguments = |host| memif_arguments(self.wire, &self.hosts, host).unwrap_or_else(|| "kernel".to_owned());
@@ -104,18 +104,21 @@ impl Stack for Running {
         }
     }
 
-    fn measure(&mut self, load: Load, length: Duration) -> Result<Costed, Failure> {
+    fn measure(&mut self, round: &Round) -> Result<Costed, Failure> {
         let before = cpu_of_ended_children();
         let written = match self.rival {
-            Rival::Tcp => self.of_kernel("tcp", &[], load, length)?,
-            Rival::TcpGathering => self.of_kernel("tcp", &["--gather"], load, length)?,
-            Rival::Udp => self.of_kernel("udp", &[], load, length)?,
-            Rival::Bare => self.of_bare_device(load, length)?,
+            Rival::Tcp => self.of_kernel("tcp", &[], round)?,
+            Rival::TcpGathering => self.of_kernel("tcp", &["--gather"], round)?,
+            Rival::Udp => self.of_kernel("udp", &[], round)?,
+            Rival::Bare => vec![self.of_bare_device(round)?],
         };
         let cpu_s = cpu_of_ended_children() - before;
-        let measurement = Measurement::from_last_line(&written).filter(|measured| measured.received > 0);
-        let measurement = measurement.ok_or_else(|| Failure(format!("{} gave no totals: {written}", self.name())))?;
-        Ok(Costed { measurement, cpu_s })
+        let total = |written: &String| {
+            let measurement = Measurement::from_last_line(written).filter(|measured| measured.received > 0);
+            measurement.ok_or_else(|| Failure(format!("{} gave no totals: {written}", self.name())))
+        };
+        let measured = written.iter().map(total).collect::<Result<Vec<_>, _>>()?;
+        Ok(Costed { measurement: together(&measured), cpu_s })
     }
 
     fn stop(self: Box<Self>) -> Result<(), Failure> {

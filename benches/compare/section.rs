@@ -21,8 +21,30 @@ pub(crate) struct Section {
     wire: Wire,
     placement: Placement,
     setup: Setup,
+    clients: Clients,
     loads: &'static [Load],
     rivals: &'static [Rival],
+}
+
+/// Who puts the loads on.
+#[derive(Clone, Copy, Debug)]
+struct Clients {
+    /// As many programs as that, each with its own window, against as many servers where those take one each.
+    count: u16,
+    /// Between a window's answers and the next window; `None`: each answer makes room for the next request.
+    pause: Option<Duration>,
+}
+
+const ONE_CLIENT: Clients = Clients { count: 1, pause: None };
+
+/// One measurement: a load, put on in a certain way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    pub(crate) msg_size: usize,
+    pub(crate) window: usize,
+    pub(crate) length: Duration,
+    pub(crate) clients: u16,
+    pub(crate) pause: Option<Duration>,
 }
 
 /// What joins the hosts.
@@ -59,13 +81,14 @@ const PLAIN: Setup = Setup { shards: 1, is_busy: false, loss_percent: None };
 const VETH: Wire = Wire::Veth { mtu_bytes: 1500 };
 
 /// All of them, in the order of the table.
-pub(crate) const ALL: [Section; 7] = [
+pub(crate) const ALL: [Section; 9] = [
     Section {
         name: "veth pinned",
         heading: "veth, 1500-byte frames, one CPU for each host",
         wire: VETH,
         placement: Placement::CpuPerHost,
         setup: PLAIN,
+        clients: ONE_CLIENT,
         loads: &ALL_LOADS,
         rivals: &[Rival::Tcp, Rival::TcpGathering, Rival::Udp, Rival::Bare],
     },
@@ -75,6 +98,7 @@ pub(crate) const ALL: [Section; 7] = [
         wire: VETH,
         placement: Placement::Anywhere,
         setup: PLAIN,
+        clients: ONE_CLIENT,
         loads: &ALL_LOADS,
         rivals: &[Rival::Tcp, Rival::TcpGathering, Rival::Udp],
     },
@@ -84,8 +108,29 @@ pub(crate) const ALL: [Section; 7] = [
         wire: Wire::Veth { mtu_bytes: 9000 },
         placement: Placement::CpuPerHost,
         setup: PLAIN,
+        clients: ONE_CLIENT,
         loads: &[(64, 1), (1 << 10, 32), (64 << 10, 32)],
         rivals: &[Rival::Tcp, Rival::Bare],
+    },
+    Section {
+        name: "veth bursts",
+        heading: "veth, a window every millisecond, one CPU for each host",
+        wire: VETH,
+        placement: Placement::CpuPerHost,
+        setup: PLAIN,
+        clients: Clients { count: 1, pause: Some(Duration::from_millis(1)) },
+        loads: &[(64, 1), (64, 32)],
+        rivals: &[Rival::Tcp, Rival::TcpGathering, Rival::Udp],
+    },
+    Section {
+        name: "veth many",
+        heading: "veth, 16 applications at once, one CPU for each host",
+        wire: VETH,
+        placement: Placement::CpuPerHost,
+        setup: PLAIN,
+        clients: Clients { count: 16, pause: None },
+        loads: &[(64, 1), (64, 32)],
+        rivals: &[Rival::Tcp, Rival::TcpGathering],
     },
     Section {
         name: "memif pinned",
@@ -93,6 +138,7 @@ pub(crate) const ALL: [Section; 7] = [
         wire: Wire::Memif,
         placement: Placement::CpuPerHost,
         setup: PLAIN,
+        clients: ONE_CLIENT,
         loads: &ALL_LOADS,
         rivals: &[Rival::Bare],
     },
@@ -102,6 +148,7 @@ pub(crate) const ALL: [Section; 7] = [
         wire: Wire::Memif,
         placement: Placement::Anywhere,
         setup: PLAIN,
+        clients: ONE_CLIENT,
         loads: &[(64, 1), (64, 32), (1 << 10, 32)],
         rivals: &[],
     },
@@ -111,6 +158,7 @@ pub(crate) const ALL: [Section; 7] = [
         wire: Wire::Memif,
         placement: Placement::CpuPerHost,
         setup: Setup { is_busy: true, ..PLAIN },
+        clients: ONE_CLIENT,
         loads: &[(64, 1)],
         rivals: &[],
     },
@@ -120,6 +168,7 @@ pub(crate) const ALL: [Section; 7] = [
         wire: VETH,
         placement: Placement::CpuPerHost,
         setup: Setup { loss_percent: Some(1), ..PLAIN },
+        clients: ONE_CLIENT,
         loads: &[(64, 1), (64, 32), (1 << 10, 32), (64 << 10, 32)],
         rivals: &[],
     },
@@ -150,7 +199,10 @@ impl Section {
                     if !stack.takes(load) {
                         continue;
                     }
-                    table.add(load, stack.name(), stack.measure(load, plan.length)?);
+                    let (msg_size, window) = load;
+                    let Clients { count: clients, pause } = self.clients;
+                    let round = Round { msg_size, window, length: plan.length, clients, pause };
+                    table.add(load, stack.name(), stack.measure(&round)?);
                 }
             }
             // Each comes first now and then: who does so comes after the last one's heaviest load.
@@ -191,7 +243,7 @@ pub(crate) trait Stack {
     fn name(&self) -> &'static str;
     /// Whether it can do this load at all.
     fn takes(&self, load: Load) -> bool;
-    fn measure(&mut self, load: Load, length: Duration) -> Result<Costed, Failure>;
+    fn measure(&mut self, round: &Round) -> Result<Costed, Failure>;
     fn stop(self: Box<Self>) -> Result<(), Failure>;
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::measurement::{Measurement, size};
+use crate::measurement::{Measurement, RoundTrips, size};
 
 /// The machine, in a line.
 pub(crate) fn machine() -> String {
@@ -83,6 +83,32 @@ impl Display for Table {
             }
         }
         Ok(())
+    }
+}
+
+/// What several programs measured at the same time: sums, and of the round trips the programs' medians. There is at
+/// least one.
+pub(crate) fn together(measured: &[Measurement]) -> Measurement {
+    let sum = |count: fn(&Measurement) -> u64| measured.iter().map(count).sum();
+    let total = |rate: fn(&Measurement) -> f64| measured.iter().map(rate).sum();
+    let middle = |quantile: fn(&RoundTrips) -> f64| {
+        median(&mut measured.iter().map(|measured| quantile(&measured.rtt_us)).collect::<Vec<_>>())
+    };
+    Measurement {
+        msg_size: measured[0].msg_size,
+        msg_window: measured[0].msg_window,
+        seconds: measured[0].seconds,
+        sent: sum(|measured| measured.sent),
+        received: sum(|measured| measured.received),
+        errors: sum(|measured| measured.errors),
+        msgs_per_s: total(|measured| measured.msgs_per_s),
+        gbps: total(|measured| measured.gbps),
+        rtt_us: RoundTrips {
+            p50: middle(|trips| trips.p50),
+            p99: middle(|trips| trips.p99),
+            p99_9: middle(|trips| trips.p99_9),
+            max: middle(|trips| trips.max),
+        },
     }
 }
 

@@ -30,12 +30,14 @@ pub(crate) fn serve(address: SocketAddrV4) -> io::Result<()> {
     }
 }
 
-/// Sends requests for `duration`, `window` of them on their way at a time.
+/// Sends requests for `duration`, `window` of them on their way at a time. With a pause, the whole window at once, so
+/// long after the last answers.
 pub(crate) fn call(
     address: SocketAddrV4,
     msg_size: usize,
     window: usize,
     duration: Duration,
+    pause: Option<Duration>,
 ) -> io::Result<Measurement> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(address)?;
@@ -46,7 +48,14 @@ pub(crate) fn call(
     let mut histogram: Histogram<u64> = Histogram::new(3).map_err(Error::other)?;
     let (started, mut sent, mut in_flight, mut errors) = (Instant::now(), 0, 0, 0);
     loop {
-        while in_flight < window && started.elapsed() < duration {
+        if let Some(pause) = pause.filter(|_| in_flight == 0) {
+            std::thread::sleep(pause);
+        }
+        let room = if pause.is_none() || in_flight == 0 { window - in_flight } else { 0 };
+        for _ in 0..room {
+            if started.elapsed() >= duration {
+                break;
+            }
             message[..8].copy_from_slice(&nanoseconds(started).to_le_bytes());
             socket.send(&message)?;
             (sent, in_flight) = (sent + 1, in_flight + 1);

@@ -72,7 +72,7 @@ fn main() -> ExitCode {
             tcp::serve(address, msg_size, gather).map_err(|why| Failure(format!("TCP server: {why}")))
         }
         Some(Part::TcpCall { address, msg_size, msg_window, seconds, gather }) => {
-            tcp::call(address, msg_size, msg_window, Duration::from_secs(seconds), gather)
+            tcp::call(address, msg_size, msg_window, Duration::from_secs(seconds), gather, None)
                 .map(|measurement| println!("{}", measurement.to_line()))
                 .map_err(|why| Failure(format!("TCP client: {why}")))
         }

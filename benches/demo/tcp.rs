@@ -43,13 +43,15 @@ pub(crate) fn serve(address: SocketAddrV4, msg_size: usize, gather: bool) -> io:
     }
 }
 
-/// Sends requests for `duration`, `window` of them on their way at a time, and waits for all answers.
+/// Sends requests for `duration`, `window` of them on their way at a time, and waits for all answers. With a pause, the
+/// whole window at once, so long after the last answers.
 pub(crate) fn call(
     address: SocketAddrV4,
     msg_size: usize,
     window: usize,
     duration: Duration,
     gather: bool,
+    pause: Option<Duration>,
 ) -> io::Result<Measurement> {
     let stream = connect(address)?;
     let (reader, writer) = ends(&stream)?;
@@ -59,7 +61,7 @@ pub(crate) fn call(
     let receiver =
         Receiver { reader, answer: vec![0; msg_size], pattern: pattern(msg_size), started, histogram, errors: 0 };
     let (sent, receiver) = if window * msg_size <= ONE_THREAD_BYTES {
-        in_one_thread(sender, receiver, window)?
+        in_one_thread(sender, receiver, window, pause)?
     } else {
         in_two_threads(sender, receiver, window)?
     };
@@ -133,21 +135,35 @@ fn in_one_thread<'s>(
     mut sender: Sender<'s>,
     mut receiver: Receiver<'s>,
     window: usize,
+    pause: Option<Duration>,
 ) -> io::Result<(u64, Receiver<'s>)> {
-    for _ in 0..window {
-        sender.send()?;
-    }
-    sender.writer.flush()?;
-    let mut outstanding = sender.sent;
+    let mut outstanding = fill(&mut sender, window)?;
     while outstanding > 0 {
         receiver.receive()?;
         outstanding -= 1;
+        if let Some(pause) = pause {
+            if outstanding == 0 {
+                std::thread::sleep(pause);
+                outstanding = fill(&mut sender, window)?;
+            }
+            continue;
+        }
         outstanding += u64::from(sender.send()?);
         if receiver.reader.buffer().len() < receiver.answer.len() {
             sender.writer.flush()?;
         }
     }
     Ok((sender.sent, receiver))
+}
+
+/// Sends so many requests, unless the time is over; gives how many it were.
+fn fill(sender: &mut Sender<'_>, window: usize) -> io::Result<u64> {
+    let before = sender.sent;
+    for _ in 0..window {
+        sender.send()?;
+    }
+    sender.writer.flush()?;
+    Ok(sender.sent - before)
 }
 
 /// Requests are written by a thread of their own, so that the two ends never wait in their writes for each other.

@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Requests in flight (client)
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) msg_window: u32,
+    /// Pause so many microseconds (up to a million) when all answers are there, then send the whole window (client)
+    #[arg(long, value_name = "US", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    msg_pause: u64,
     /// End after so many requests (client) or answers (server); by default never
     #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
     pub(crate) msg_nr: u64,
@@ -61,6 +64,11 @@ impl Args {
     /// Reads the command line of this process, or ends it with a message.
     pub(crate) fn parse_command_line() -> Self {
         Self::parse_from(flags::normalize(std::env::args_os()))
+    }
+
+    /// Between a window's answers and the next window; `None`: each answer makes room for the next request.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        (self.msg_pause > 0).then(|| Duration::from_micros(self.msg_pause))
     }
 
     /// Bytes of a request.
@@ -119,6 +127,10 @@ mod tests {
         let args = parse("msg_gen --local_ip 10.0.0.1").unwrap();
         assert_eq!((args.local_port, args.remote_port, args.request_size(), args.msg_window), (888, 888, 64, 8));
         assert_eq!((args.msg_nr, args.verify, args.duration, args.msg_size), (u64::MAX, false, None, None));
+        assert_eq!(
+            (args.pause(), parse("msg_gen --msg_pause 500").unwrap().pause()),
+            (None, Some(Duration::from_micros(500)))
+        );
         assert!(!parse("msg_gen --verify=false").unwrap().verify);
     }
 
@@ -128,6 +140,7 @@ mod tests {
             "--msg_size 7",
             "--msg_size 8388609",
             "--msg_window 0",
+            "--msg_pause 1000001",
             "--remote_port 65536",
             "--local_ip 10.0.0.256",
             "--duration 0",

@@ -1,4 +1,5 @@
-//! The client: a closed loop of requests, each sent when an answer has made its place in the window free.
+//! The client: a closed loop of requests, each sent when an answer has made its place in the window free, or all
+//! together when all answers are there.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
@@ -119,6 +120,12 @@ impl Client<'_> {
 
     /// Sends while there are free places, requests left and room. Whether it sent anything.
     fn fill_window(&mut self) -> Result<bool, String> {
+        if let Some(pause) = self.args.pause() {
+            if self.in_flight() > 0 {
+                return Ok(false);
+            }
+            std::thread::sleep(pause);
+        }
         let size = self.args.request_size();
         let mut any = false;
         while self.left > 0
@@ -200,7 +207,7 @@ impl Client<'_> {
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<(), String> {
-        let has_more_to_send = self.left > 0 && !self.free.is_empty();
+        let has_more_to_send = self.left > 0 && !self.free.is_empty() && self.args.pause().is_none();
         let waited = match has_more_to_send {
             true => self.endpoint.wait_either(Some(timeout)),
             false => self.endpoint.wait(Some(timeout)),
