@@ -40,6 +40,7 @@ mod ring;
 #[cfg(not(loom))]
 mod segment;
 mod shard_end;
+mod spell;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,7 @@ pub use app_receiver::{AppReceiver, Message, Received};
 pub use app_sender::{AppSender, SendError};
 pub use layout::{BadGeometry, Geometry};
 pub use shard_end::{FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
+pub use spell::Spell;
 
 /// The largest message, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;

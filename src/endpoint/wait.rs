@@ -11,13 +11,8 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use super::link::Link;
-use crate::channel::{AppEnd, AppReceiver, AppSender, Armed, Broken};
+use crate::channel::{AppEnd, AppReceiver, AppSender, Armed, Broken, Spell};
 use crate::error::Disconnected;
-
-/// How long a wait gives way before it sleeps: several round trips between applications and daemons that share cores.
-/// Counted in time and not in yields: where something else wants the CPU all the time, a yield gives away a whole time
-/// slice, milliseconds, while who sleeps and is woken gets the CPU back at once.
-const SPELL: Duration = Duration::from_micros(50);
 
 /// Bells heard in one go; the others are heard in the next.
 const BELLS_AT_ONCE: usize = 16;
@@ -61,13 +56,14 @@ pub(super) trait Sleeper {
 pub(super) struct Waiter {
     epoll: OwnedFd,
     link: Arc<Link>,
+    spell: Spell,
 }
 
 impl Waiter {
     pub(super) fn new(link: &Arc<Link>) -> Result<Self, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, link.as_fd(), epoll::EventData::new_u64(DAEMON), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, link: Arc::clone(link) })
+        Ok(Self { epoll, link: Arc::clone(link), spell: Spell::default() })
     }
 
     /// Listens to the bell of one more channel.
@@ -77,7 +73,7 @@ impl Waiter {
 
     /// Waits until what is wanted is there (true), or the time is up or a signal came (false).
     pub(super) fn wait<E: Sleeper>(
-        &self,
+        &mut self,
         ends: &mut [E],
         want: Want,
         timeout: Option<Duration>,
@@ -85,8 +81,12 @@ impl Waiter {
         // A moment that cannot be expressed is further away than any wait.
         let began = Instant::now();
         let deadline = timeout.and_then(|timeout| began.checked_add(timeout));
+        let mut has_slept = false;
         loop {
             if self.is_ready(ends, want)? {
+                if has_slept {
+                    self.spell.slept_through(began.elapsed());
+                }
                 return Ok(true);
             }
             self.link.check()?;
@@ -94,13 +94,14 @@ impl Waiter {
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return Ok(false);
             }
-            if now.duration_since(began) < SPELL {
+            if now.duration_since(began) < self.spell.length() {
                 rustix::thread::sched_yield();
                 continue;
             }
             if self.arm(ends, want)? {
                 return Ok(true);
             }
+            has_slept = true;
             let slept = self.hear(ends, deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())));
             ends.iter_mut().for_each(E::disarm);
             if slept.is_err() {

@@ -125,6 +125,7 @@ impl<Q: NicQueue> Shard<Q> {
             waiting: WaitingList::default(),
             is_ready: false,
             is_starved: false,
+            is_unsettled: false,
             is_kept: birth.role == Role::Connector || self.settings.is_alone,
             is_announced: false,
             takes_records: birth.records,

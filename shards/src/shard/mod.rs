@@ -133,6 +133,8 @@ pub struct Shard<Q: NicQueue> {
     steering: Steering,
     /// Slots of channels; a slot is used again.
     channels: Vec<Option<Channel>>,
+    /// Flows that will hear or say something whatever their applications do.
+    unsettled: usize,
     slots: HashMap<ChannelId, usize>,
     hot: Vec<usize>,
     /// Slots of channels whose application is gone and whose flows are not.
@@ -206,6 +208,8 @@ struct Entry {
     is_ready: bool,
     /// Whether it stands in its channel's list of starved flows.
     is_starved: bool,
+    /// Whether it was counted in `unsettled`.
+    is_unsettled: bool,
     /// Whether no other shard can have the flow. A SYN that came twice may have left it half open at two shards; the
     /// coordinator decides which one keeps it. Until then nothing of it leaves the shard, neither to the application
     /// nor to the peer, who would take what only a copy has for delivered.
@@ -276,6 +280,11 @@ impl Work {
     pub fn is_none(self) -> bool {
         self == Self::default()
     }
+
+    /// Whether something came from outside.
+    pub fn has_input(self) -> bool {
+        self.mail + self.received + self.from_applications > 0
+    }
 }
 
 impl<Q: NicQueue> Shard<Q> {
@@ -297,6 +306,7 @@ impl<Q: NicQueue> Shard<Q> {
             listeners: Listeners::new(settings.secret),
             steering: Steering::default(),
             channels: Vec::new(),
+            unsettled: 0,
             slots: HashMap::new(),
             hot: Vec::new(),
             lingering: Vec::new(),
@@ -397,6 +407,11 @@ impl<Q: NicQueue> Shard<Q> {
     /// takes frames, or that an application reads and so makes room for events. Then it must look again soon.
     pub fn waits_in_silence(&self) -> bool {
         self.transmitter.has_frames() || !self.hot.is_empty()
+    }
+
+    /// Whether some flow will hear or say something whatever its application does.
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled > 0
     }
 
     /// After a sleep.

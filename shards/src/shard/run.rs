@@ -11,24 +11,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use machnet::channel::Spell;
 use machnet_proto::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-use super::{BellChange, Shard};
+use super::{BellChange, Shard, Work};
 use crate::clock::Clock;
 use crate::counters::{Counter, Gauge};
 use crate::nic::{NicQueue, Wake};
 
 /// glommio's preempt timer. It must be 10 ms or more (see the module's documentation), and nothing waits for it.
 const PREEMPT: Duration = Duration::from_millis(100);
-
-/// How long a shard without work goes on looking before it sleeps, yielding at each look. A wake from a halted virtual
-/// CPU costs about as much. The spell is one of time and not of looks: where something else wants the CPU all the time,
-/// a yield gives away a whole time slice, milliseconds, while who sleeps and is woken gets the CPU back at once.
-pub(crate) const SPELL: Duration = Duration::from_micros(50);
 
 /// How often a shard that never sleeps tries whether somebody else wants its CPU.
 const COURTESY_EVERY: Duration = Duration::from_micros(50);
@@ -119,6 +115,7 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
     let mut looked_at_bells = last_work;
     let mut courtesy = Courtesy { try_at: last_work, shared_until: last_work };
     let mut company = Company::default();
+    let mut spells = Spells::default();
     let mut turns = 0_u32;
     while !shard.has_stopped() {
         let now = clock.now();
@@ -136,9 +133,15 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
             note_cpu(&mut shard);
             shard.publish_counts();
         }
+        if work.has_input() {
+            spells.input_came(now.saturating_since(last_work), work.channels_with_input > 0);
+            last_work = now;
+        } else if work.deadlines > 0 && shard.is_unsettled() {
+            // What was sent is answered soon.
+            last_work = now;
+        }
         if !work.is_none() {
             stretch.on = Counter::BusyNs;
-            last_work = now;
             sleeper.step = STEP_MIN;
             if policy == IdlePolicy::Adaptive && company.gives_way_soon && work.channels_with_input > 0 {
                 // What is given away is no work.
@@ -147,11 +150,14 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
                 company.give_way(done);
             }
         } else if policy == IdlePolicy::Adaptive {
-            if now.saturating_since(last_work) < SPELL {
+            // A sleep that ended for nothing is followed by the next one, not by another spell.
+            if now.saturating_since(last_work) < spells.length(&shard) {
                 company.give_way(clock.now());
-            } else if !sleeper.sleep(&mut shard, clock, heartbeat, &mut stretch)? {
-                // There was work. A sleep that ended for nothing is followed by the next one, not by another spell.
+            } else if let Some(work) = sleeper.sleep(&mut shard, clock, heartbeat, &mut stretch)? {
+                spells.input_came(now.saturating_since(last_work), work.channels_with_input > 0);
                 last_work = clock.now();
+            } else {
+                spells.has_slept = true;
             }
         } else {
             // Nobody pushes before a sleep that never comes.
@@ -160,6 +166,31 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
         }
     }
     Ok(())
+}
+
+/// How long to look on before a sleep. While a flow waits for its peer, as long as it ever pays; else as the silences
+/// teach it: those after something was delivered, which applications end with an answer, and those after anything else.
+#[derive(Default)]
+struct Spells {
+    after: [Spell; 2],
+    /// What came last was delivered to an application.
+    has_delivered: bool,
+    /// Since something came.
+    has_slept: bool,
+}
+
+impl Spells {
+    fn length<Q: NicQueue>(&self, shard: &Shard<Q>) -> Duration {
+        if shard.is_unsettled() { Spell::LONG } else { self.after[usize::from(self.has_delivered)].length() }
+    }
+
+    /// A silence is over that has lasted so long; what ended it is for an application, or not.
+    fn input_came(&mut self, silence: Duration, is_delivered: bool) {
+        if self.has_slept {
+            self.after[usize::from(self.has_delivered)].slept_through(silence);
+        }
+        (self.has_delivered, self.has_slept) = (is_delivered, false);
+    }
 }
 
 /// Who else runs on this CPU, as yields show it. Where those are applications that soon give way again, a turn that
@@ -283,24 +314,24 @@ impl Sleeper {
         Ok(())
     }
 
-    /// Sleeps until something happens; `false` if there was something to do instead.
+    /// Sleeps until something happens; or gives what there was to do instead, if that is known.
     fn sleep<Q: NicQueue>(
         &mut self,
         shard: &mut Shard<Q>,
         clock: Clock,
         heartbeat: &Heartbeat,
         stretch: &mut Stretch,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Option<Work>> {
         note_cpu(shard);
         if !shard.prepare_sleep() {
-            return Ok(false);
+            return Ok(Some(Work::default()));
         }
         let wakes = matches!(shard.queue().wake(), Wake::Fd(_)) && shard.queue().arm();
         // Once more, for what came in between makes no sound.
         let now = clock.now();
         stretch.end(shard, now);
-        let is_idle = shard.poll_once(now).is_none();
-        if !is_idle {
+        let work = shard.poll_once(now);
+        if !work.is_none() {
             stretch.on = Counter::BusyNs;
         } else {
             let mut longest = shard.deadline().map(|deadline| deadline.saturating_since(now));
@@ -322,7 +353,7 @@ impl Sleeper {
         }
         shard.queue().disarm();
         shard.finish_sleep();
-        Ok(is_idle)
+        Ok((!work.is_none()).then_some(work))
     }
 
     /// Sleeps until a bell rings, a frame arrives if the queue tells, or the time is up.

@@ -213,6 +213,9 @@ impl<Q: NicQueue> Shard<Q> {
             }
             if closed.is_none() {
                 self.timers.set(id, entry.flow.deadline());
+                let was_unsettled = std::mem::replace(&mut entry.is_unsettled, entry.flow.is_unsettled());
+                self.unsettled += usize::from(entry.is_unsettled);
+                self.unsettled -= usize::from(was_unsettled);
             }
         }
         if let Some(peer) = suspect {
@@ -227,6 +230,7 @@ impl<Q: NicQueue> Shard<Q> {
     pub(super) fn end_flow(&mut self, id: FlowId, reason: Reason, acknowledged_messages: u64) {
         let Some(mut entry) = self.flows.remove(id) else { return };
         self.timers.set(id, None);
+        self.unsettled -= usize::from(entry.is_unsettled);
         self.counts.count(Counter::FlowsClosed);
         self.tell(ToCoordinator::Closed { shard: self.settings.id, key: entry.key });
         let Some(channel) = self.channels[entry.slot].as_mut() else { return };

@@ -4,12 +4,13 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
+use machnet::channel::Spell;
 use machnet_proto::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 
 use super::lanes::Lane;
 use crate::nic::{NicQueue, Wake};
-use crate::shard::run::{IdlePolicy, SPELL, STEP_MAX, STEP_MIN};
+use crate::shard::run::{IdlePolicy, STEP_MAX, STEP_MIN};
 
 /// Wakes for this are looked at by whoever slept.
 const TOKEN_STOP: u64 = u64::MAX;
@@ -72,7 +73,7 @@ impl Idle {
                 let _ = lane.queue.flush();
             }
             std::hint::spin_loop();
-        } else if now.saturating_since(self.last_work) < SPELL {
+        } else if now.saturating_since(self.last_work) < Spell::LONG {
             rustix::thread::sched_yield();
         } else if let Phase::Armed { wakes } = self.phase {
             if longest != Some(Duration::ZERO) {

@@ -296,6 +296,12 @@ impl<S, R> Flow<S, R> {
         self.sender.in_flight()
     }
 
+    /// Whether a packet is expected, or will be sent, whatever the application does: data is not acknowledged yet, or
+    /// the peer is owed something.
+    pub fn is_unsettled(&self) -> bool {
+        self.sender.outstanding() > 0 || self.owed.is_anything()
+    }
+
     /// Pieces that wait for earlier ones.
     pub fn held(&self) -> u32 {
         self.receiver.held_pieces()

@@ -44,6 +44,27 @@ fn a_flow_that_cannot_be_created_is_said_to_be_so() {
 }
 
 #[test]
+fn a_shard_is_unsettled_while_a_flow_waits_for_its_peer() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    assert!(!rig.shard.is_unsettled());
+    for round in 0..3 {
+        send(&mut app, flow, b"request");
+        rig.turn();
+        assert!(rig.shard.is_unsettled());
+        acknowledge(&mut rig, 102 + round);
+        assert!(!rig.shard.is_unsettled());
+    }
+    // Nor does a flow keep it so that ends unanswered.
+    send(&mut app, flow, b"request");
+    rig.turn();
+    assert!(rig.shard.is_unsettled());
+    rig.pass(Duration::from_secs(60));
+    assert!(matches!(app.recv().unwrap(), Some(Received::Silent { .. })));
+    assert_eq!(closed(&mut app).0, Reason::PeerGone);
+    assert!(!rig.shard.is_unsettled());
+}
+
+#[test]
 fn a_message_goes_out_and_its_buffers_come_back_when_it_is_acknowledged() {
     let (mut rig, mut app, flow) = Rig::connected();
     let free = app.free_tx_buffers().unwrap();
