@@ -1,6 +1,7 @@
 //! machnet-shards of one release: two daemons, a server, and clients.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -147,6 +148,12 @@ fn start_daemon(
         Wire::Memif => interface["device"] = memif_arguments(wire, hosts, host).into(),
     }
     host.start_daemon_of(&program(release, "machnet-shards")?, &config)
+}
+
+/// Whether the `msg_gen` of another release knows how to pause.
+pub(crate) fn can_pause(directory: &Path) -> bool {
+    let help = Command::new(directory.join("msg_gen")).arg("--help").output();
+    help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--msg-pause"))
 }
 
 /// A program of another release, or the name of one of ours.

@@ -1,9 +1,10 @@
 //! The ways in which two hosts are joined and share this machine's CPUs.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Plan;
-use crate::daemons::{Daemons, Setup};
+use crate::daemons::{Daemons, Setup, can_pause};
 use crate::hosts::{Failure, Hosts, Link};
 use crate::probe;
 use crate::rivals::{self, Rival};
@@ -181,7 +182,8 @@ impl Section {
         let hosts = self.hosts()?;
         measured.push(Box::new(Daemons::start("machnet-shards", hosts, None, self.wire, self.setup)?));
         // Daemons that never sleep would measure each other.
-        if let Some(directory) = plan.baseline.as_ref().filter(|_| !self.setup.is_busy) {
+        let can = |directory: &&PathBuf| !self.setup.is_busy && (self.clients.pause.is_none() || can_pause(directory));
+        if let Some(directory) = plan.baseline.as_ref().filter(can) {
             let hosts = self.hosts()?;
             measured.push(Box::new(Daemons::start("baseline", hosts, Some(directory), self.wire, self.setup)?));
         }

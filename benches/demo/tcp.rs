@@ -63,6 +63,7 @@ pub(crate) fn call(
     let (sent, receiver) = if window * msg_size <= ONE_THREAD_BYTES {
         in_one_thread(sender, receiver, window, pause)?
     } else {
+        assert!(pause.is_none(), "a window that is sent at once fits into the kernels' buffers");
         in_two_threads(sender, receiver, window)?
     };
     let seconds = started.elapsed().as_secs_f64();
@@ -156,7 +157,7 @@ fn in_one_thread<'s>(
     Ok((sender.sent, receiver))
 }
 
-/// Sends so many requests, unless the time is over; gives how many it were.
+/// Sends so many requests, unless the time is over; gives how many that was.
 fn fill(sender: &mut Sender<'_>, window: usize) -> io::Result<u64> {
     let before = sender.sent;
     for _ in 0..window {

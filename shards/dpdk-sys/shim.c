@@ -18,12 +18,13 @@
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
 #include <rte_ring.h>
+#include <rte_udp.h>
 #include <rte_version.h>
 
 #define BURST_MAX 64
 #define TABLE_MAX (sizeof(((struct shim_rss *)0)->table) / sizeof(uint16_t))
 #define TABLE_GROUPS (TABLE_MAX / RTE_ETH_RETA_GROUP_SIZE)
-/* What both ways need for checksums to be left to a device. */
+/* Checksums left to a device: those it makes, and those it checks, if it can. */
 #define CHECKSUMS_TX RTE_ETH_TX_OFFLOAD_UDP_CKSUM
 #define CHECKSUMS_RX RTE_ETH_RX_OFFLOAD_UDP_CKSUM
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -403,6 +404,7 @@ static inline int leave_checksum(struct rte_mbuf *mbuf, uint8_t checksum)
 	mbuf->ol_flags |= RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_UDP_CKSUM;
 	mbuf->l2_len = sizeof(struct rte_ether_hdr);
 	mbuf->l3_len = sizeof(struct rte_ipv4_hdr);
+	mbuf->l4_len = sizeof(struct rte_udp_hdr);
 	return 1;
 }
 

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-/// Silences in a row that are too long to be looked through, before nobody tries any more.
+/// Silences in a row that are too long to be looked through, before a short spell is all that is tried.
 const LONG_SILENCES: u8 = 3;
 
 /// A silence in which a sleep saved nothing: it was over, or nearly, when the sleeper was awake again.
@@ -34,10 +34,13 @@ impl Spell {
         if self.long_silences < LONG_SILENCES { Self::LONG } else { Self::SHORT }
     }
 
-    /// A silence is over that was slept through, at least in part, and that lasted so long.
-    pub fn slept_through(&mut self, silence: Duration) {
-        self.long_silences =
-            if silence <= SHORT_SILENCE { 0 } else { self.long_silences.saturating_add(1).min(LONG_SILENCES) };
+    /// A silence that was slept through, at least in part, has lasted so long, and is over or not.
+    pub fn slept_through(&mut self, silence: Duration, is_over: bool) {
+        if silence > SHORT_SILENCE {
+            self.long_silences = self.long_silences.saturating_add(1).min(LONG_SILENCES);
+        } else if is_over {
+            self.long_silences = 0;
+        }
     }
 }
 
@@ -50,17 +53,18 @@ mod tests {
         let mut spell = Spell::default();
         for _ in 0..LONG_SILENCES {
             assert_eq!(spell.length(), Spell::LONG);
-            spell.slept_through(Duration::from_millis(1));
+            spell.slept_through(Duration::from_millis(1), true);
         }
         for _ in 0..1_000 {
             assert_eq!(spell.length(), Spell::SHORT);
-            spell.slept_through(Duration::from_secs(1));
+            spell.slept_through(Duration::from_secs(1), true);
+            spell.slept_through(Spell::LONG, false);
         }
-        spell.slept_through(Spell::LONG * 2);
+        spell.slept_through(Spell::LONG * 2, true);
         assert_eq!(spell.length(), Spell::LONG);
-        spell.slept_through(Duration::from_millis(1));
-        spell.slept_through(Spell::LONG);
-        spell.slept_through(Duration::from_millis(1));
+        spell.slept_through(Duration::from_millis(1), true);
+        spell.slept_through(Spell::LONG, true);
+        spell.slept_through(Duration::from_millis(1), false);
         assert_eq!(spell.length(), Spell::LONG, "only silences in a row count");
     }
 }

@@ -57,13 +57,15 @@ pub(super) struct Waiter {
     epoll: OwnedFd,
     link: Arc<Link>,
     spell: Spell,
+    /// Since when nothing has come that was waited for, over waits whose time was up.
+    silent_since: Option<Instant>,
 }
 
 impl Waiter {
     pub(super) fn new(link: &Arc<Link>) -> Result<Self, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, link.as_fd(), epoll::EventData::new_u64(DAEMON), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, link: Arc::clone(link), spell: Spell::default() })
+        Ok(Self { epoll, link: Arc::clone(link), spell: Spell::default(), silent_since: None })
     }
 
     /// Listens to the bell of one more channel.
@@ -78,15 +80,30 @@ impl Waiter {
         want: Want,
         timeout: Option<Duration>,
     ) -> Result<bool, Disconnected> {
-        // A moment that cannot be expressed is further away than any wait.
         let began = Instant::now();
+        let mut has_slept = self.silent_since.is_some();
+        let silent_since = *self.silent_since.get_or_insert(began);
+        let is_there = self.look_and_sleep(ends, want, (began, timeout), &mut has_slept)?;
+        if is_there {
+            self.silent_since = None;
+        }
+        if has_slept {
+            self.spell.slept_through(silent_since.elapsed(), is_there);
+        }
+        Ok(is_there)
+    }
+
+    fn look_and_sleep<E: Sleeper>(
+        &self,
+        ends: &mut [E],
+        want: Want,
+        (began, timeout): (Instant, Option<Duration>),
+        has_slept: &mut bool,
+    ) -> Result<bool, Disconnected> {
+        // A moment that cannot be expressed is further away than any wait.
         let deadline = timeout.and_then(|timeout| began.checked_add(timeout));
-        let mut has_slept = false;
         loop {
             if self.is_ready(ends, want)? {
-                if has_slept {
-                    self.spell.slept_through(began.elapsed());
-                }
                 return Ok(true);
             }
             self.link.check()?;
@@ -101,7 +118,7 @@ impl Waiter {
             if self.arm(ends, want)? {
                 return Ok(true);
             }
-            has_slept = true;
+            *has_slept = true;
             let slept = self.hear(ends, deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())));
             ends.iter_mut().for_each(E::disarm);
             if slept.is_err() {

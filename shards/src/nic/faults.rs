@@ -4,7 +4,7 @@
 //! queue receives, and [`memory`](super::memory) to the frames on its links.
 
 use super::{Checksum, Drops, Frame, NicQueue, Trains, Wake};
-use machnet_proto::wire::frame::HEADERS_BYTES;
+use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed};
 use machnet_proto::wire::train;
 use std::collections::VecDeque;
 
@@ -135,7 +135,9 @@ impl<Q: NicQueue> FaultyQueue<Q> {
             }
             if frame.checksum() == Checksum::Partial {
                 // As if it had been on a wire, where things happen to frames.
-                train::complete(frame.bytes_mut());
+                if matches!(frame::parse(frame.bytes()), Ok(Parsed::Udp(_))) {
+                    train::complete(frame.bytes_mut());
+                }
                 frame.set_offloads(Checksum::Unverified, 0);
             }
             self.mistreat(frame);

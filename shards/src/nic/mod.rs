@@ -73,7 +73,7 @@ pub trait Frame: fmt::Debug {
     ///
     /// # Panics
     ///
-    /// If the queue does not: the caller's mistake.
+    /// If it can be seen that the queue does not: the caller's mistake.
     fn set_offloads(&mut self, checksum: Checksum, segment_bytes: u16) {
         assert!(checksum != Checksum::Partial && segment_bytes == 0, "this device completes no frames");
     }
@@ -212,7 +212,7 @@ pub struct Drops {
     pub own: u64,
     /// Received in more pieces, or longer, than the MTU allows.
     pub oversized: u64,
-    /// To be transmitted, and refused by the device until they were given up.
+    /// To be transmitted, and refused by the device, for good or until they were given up.
     pub refused: u64,
 }
 

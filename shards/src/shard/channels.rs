@@ -13,6 +13,7 @@ use machnet_proto::wire::machnet::Position;
 use machnet_proto::wire::records::{self, LENGTH_BYTES as RECORD_LENGTH_BYTES};
 
 use super::DESCRIPTORS_PER_CHANNEL;
+use super::serve::Polled;
 use crate::counters::{ChannelCounts, Counts};
 use crate::mailbox::ChannelId;
 
@@ -190,18 +191,20 @@ impl Channel {
 
     /// Takes what the application published, up to the capacity of `into`, and the buffers it gave back. Nothing once
     /// the application is gone: its memory may be in hands that go on writing.
-    pub(super) fn poll(&mut self, into: &mut Vec<FromApp>) -> Result<usize, Violation> {
+    pub(super) fn poll(&mut self, into: &mut Vec<FromApp>) -> Result<Polled, Violation> {
         if self.stage != Stage::Open {
-            return Ok(0);
+            return Ok(Polled::default());
         }
-        let taken = self.end.poll_tx(into)?;
+        let descriptors = self.end.poll_tx(into)?;
         self.polls_without_fill += 1;
-        let looks_for_buffers = taken == 0 || self.polls_without_fill >= POLLS_WITHOUT_FILL_MAX || self.wants_buffers();
-        let returned = if looks_for_buffers { self.take_back()? } else { 0 };
+        let looks_for_buffers =
+            descriptors == 0 || self.polls_without_fill >= POLLS_WITHOUT_FILL_MAX || self.wants_buffers();
+        let buffers = if looks_for_buffers { self.take_back()? } else { 0 };
+        let polled = Polled { descriptors, buffers };
         if let Heat::Hot { idle_turns } = &mut self.heat {
-            *idle_turns = if taken + returned == 0 { idle_turns.saturating_add(1) } else { 0 };
+            *idle_turns = if polled.is_nothing() { idle_turns.saturating_add(1) } else { 0 };
         }
-        Ok(taken + returned)
+        Ok(polled)
     }
 
     /// Takes the buffers that the application gave back.

@@ -210,7 +210,7 @@ impl<Q: NicQueue> Shard<Q> {
         self.forget_unlistened();
         let polls_max = self.channels[slot].as_ref().map_or(0, Channel::polls_to_empty);
         for _ in 0..polls_max {
-            if self.poll_channel(slot, now) == 0 {
+            if self.poll_channel(slot, now).is_nothing() {
                 break;
             }
         }

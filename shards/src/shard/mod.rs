@@ -45,6 +45,7 @@ use bucket::TokenBucket;
 use channels::{Channel, Load, WaitingList};
 use half_open::HalfOpen;
 use listeners::Listeners;
+use serve::Polled;
 use steering::Steering;
 use transmit::Transmitter;
 
@@ -125,6 +126,8 @@ pub struct Shard<Q: NicQueue> {
 
     flows: FlowTable<Entry>,
     timers: Timers,
+    /// Flows whose peer is to answer or to be answered.
+    unsettled: usize,
     half_open: HalfOpen,
     fragments: Fragments,
     /// Tuples a SYN of ours was sent for.
@@ -133,8 +136,6 @@ pub struct Shard<Q: NicQueue> {
     steering: Steering,
     /// Slots of channels; a slot is used again.
     channels: Vec<Option<Channel>>,
-    /// Flows that will hear or say something whatever their applications do.
-    unsettled: usize,
     slots: HashMap<ChannelId, usize>,
     hot: Vec<usize>,
     /// Slots of channels whose application is gone and whose flows are not.
@@ -263,8 +264,10 @@ pub struct Work {
     pub mail: usize,
     /// Frames received, looped ones included.
     pub received: usize,
-    /// Descriptors and buffers taken from applications.
+    /// Descriptors taken from applications.
     pub from_applications: usize,
+    /// Receive buffers that applications gave back.
+    pub buffers_returned: usize,
     /// Deadlines that had passed.
     pub deadlines: usize,
     /// Flows served.
@@ -281,7 +284,7 @@ impl Work {
         self == Self::default()
     }
 
-    /// Whether something came from outside.
+    /// Whether something came that may be a question or an answer, as buffers that are given back are not.
     pub fn has_input(self) -> bool {
         self.mail + self.received + self.from_applications > 0
     }
@@ -300,13 +303,13 @@ impl<Q: NicQueue> Shard<Q> {
         Self {
             flows: FlowTable::new(settings.flows_max, settings.table_seed),
             timers: Timers::new(),
+            unsettled: 0,
             half_open: HalfOpen::new(settings.half_open_max),
             fragments: Fragments::default(),
             expected: HashSet::new(),
             listeners: Listeners::new(settings.secret),
             steering: Steering::default(),
             channels: Vec::new(),
-            unsettled: 0,
             slots: HashMap::new(),
             hot: Vec::new(),
             lingering: Vec::new(),
@@ -352,7 +355,8 @@ impl<Q: NicQueue> Shard<Q> {
         work.mail = self.take_mail(now);
         let (received, drained) = self.receive(now);
         work.received = received;
-        work.from_applications = self.take_from_applications(now);
+        let Polled { descriptors, buffers } = self.take_from_applications(now);
+        (work.from_applications, work.buffers_returned) = (descriptors, buffers);
         if drained || self.turns_without_deadlines >= TURNS_WITHOUT_DEADLINES_MAX {
             self.turns_without_deadlines = 0;
             work.deadlines = self.run_deadlines(now);
@@ -409,7 +413,7 @@ impl<Q: NicQueue> Shard<Q> {
         self.transmitter.has_frames() || !self.hot.is_empty()
     }
 
-    /// Whether some flow will hear or say something whatever its application does.
+    /// Whether the peer of some flow is to answer or to be answered, whatever the applications do.
     pub fn is_unsettled(&self) -> bool {
         self.unsettled > 0
     }

@@ -90,7 +90,10 @@ impl<Q: NicQueue> Shard<Q> {
     pub(super) fn receive_frame(&mut self, arrival: &Arrival<'_>, now: Instant) {
         let bytes = arrival.frame;
         let dropped = match frame::parse(bytes) {
-            Ok(Parsed::Udp(datagram)) if arrival.verified => self.receive_udp(&datagram.verified(), arrival, now),
+            // Where there is no checksum, some devices find it right.
+            Ok(Parsed::Udp(datagram)) if arrival.looped || arrival.verified && datagram.has_checksum() => {
+                self.receive_udp(&datagram.verified(), arrival, now)
+            }
             Ok(Parsed::Udp(datagram)) => self.receive_udp(&datagram, arrival, now),
             // Apart from each other: who floods us with pings must not keep us from being found.
             Ok(Parsed::Arp(_)) if !self.arp_bucket.take(now) => Err(DropReason::RateLimited),

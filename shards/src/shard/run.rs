@@ -133,11 +133,9 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
             note_cpu(&mut shard);
             shard.publish_counts();
         }
-        if work.has_input() {
-            spells.input_came(now.saturating_since(last_work), work.channels_with_input > 0);
-            last_work = now;
-        } else if work.deadlines > 0 && shard.is_unsettled() {
-            // What was sent is answered soon.
+        spells.turned(work, now.saturating_since(last_work));
+        // What a deadline made it send is answered soon.
+        if work.has_input() || work.deadlines > 0 && shard.is_unsettled() {
             last_work = now;
         }
         if !work.is_none() {
@@ -151,13 +149,17 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
             }
         } else if policy == IdlePolicy::Adaptive {
             // A sleep that ended for nothing is followed by the next one, not by another spell.
-            if now.saturating_since(last_work) < spells.length(&shard) {
+            if now.saturating_since(last_work) < spells.length(shard.is_unsettled()) {
                 company.give_way(clock.now());
-            } else if let Some(work) = sleeper.sleep(&mut shard, clock, heartbeat, &mut stretch)? {
-                spells.input_came(now.saturating_since(last_work), work.channels_with_input > 0);
-                last_work = clock.now();
             } else {
-                spells.has_slept = true;
+                match sleeper.sleep(&mut shard, clock, heartbeat, &mut stretch)? {
+                    Rest::Slept => spells.slept(shard.is_unsettled()),
+                    Rest::NotYet => last_work = clock.now(),
+                    Rest::Worked(work) => {
+                        spells.turned(work, now.saturating_since(last_work));
+                        last_work = clock.now();
+                    }
+                }
             }
         } else {
             // Nobody pushes before a sleep that never comes.
@@ -175,21 +177,28 @@ struct Spells {
     after: [Spell; 2],
     /// What came last was delivered to an application.
     has_delivered: bool,
-    /// Since something came.
+    /// Nothing has come since a sleep of which `after` said when it began.
     has_slept: bool,
 }
 
 impl Spells {
-    fn length<Q: NicQueue>(&self, shard: &Shard<Q>) -> Duration {
-        if shard.is_unsettled() { Spell::LONG } else { self.after[usize::from(self.has_delivered)].length() }
+    fn length(&self, is_unsettled: bool) -> Duration {
+        if is_unsettled { Spell::LONG } else { self.after[usize::from(self.has_delivered)].length() }
     }
 
-    /// A silence is over that has lasted so long; what ended it is for an application, or not.
-    fn input_came(&mut self, silence: Duration, is_delivered: bool) {
-        if self.has_slept {
-            self.after[usize::from(self.has_delivered)].slept_through(silence);
+    fn slept(&mut self, is_unsettled: bool) {
+        self.has_slept |= !is_unsettled;
+    }
+
+    /// A turn found this to do, so long after the last one that did.
+    fn turned(&mut self, work: Work, silence: Duration) {
+        if !work.has_input() {
+            return;
         }
-        (self.has_delivered, self.has_slept) = (is_delivered, false);
+        if self.has_slept {
+            self.after[usize::from(self.has_delivered)].slept_through(silence, true);
+        }
+        (self.has_delivered, self.has_slept) = (work.channels_with_input > 0, false);
     }
 }
 
@@ -261,6 +270,15 @@ fn note_cpu<Q: NicQueue>(shard: &mut Shard<Q>) {
     shard.runs_on(rustix::thread::sched_getcpu());
 }
 
+/// How an attempt to sleep ended.
+enum Rest {
+    Slept,
+    /// There is something to do first.
+    NotYet,
+    /// The last look before the sleep found something.
+    Worked(Work),
+}
+
 /// Waits for whatever a shard waits for.
 struct Sleeper {
     /// Over the bells and the mailbox.
@@ -314,17 +332,17 @@ impl Sleeper {
         Ok(())
     }
 
-    /// Sleeps until something happens; or gives what there was to do instead, if that is known.
+    /// Sleeps until something happens, unless there is something to do instead.
     fn sleep<Q: NicQueue>(
         &mut self,
         shard: &mut Shard<Q>,
         clock: Clock,
         heartbeat: &Heartbeat,
         stretch: &mut Stretch,
-    ) -> io::Result<Option<Work>> {
+    ) -> io::Result<Rest> {
         note_cpu(shard);
         if !shard.prepare_sleep() {
-            return Ok(Some(Work::default()));
+            return Ok(Rest::NotYet);
         }
         let wakes = matches!(shard.queue().wake(), Wake::Fd(_)) && shard.queue().arm();
         // Once more, for what came in between makes no sound.
@@ -353,7 +371,7 @@ impl Sleeper {
         }
         shard.queue().disarm();
         shard.finish_sleep();
-        Ok((!work.is_none()).then_some(work))
+        Ok(if work.is_none() { Rest::Slept } else { Rest::Worked(work) })
     }
 
     /// Sleeps until a bell rings, a frame arrives if the queue tells, or the time is up.
@@ -384,5 +402,58 @@ impl Sleeper {
             shard.queue().take_error();
         }
         if rang { self.look(shard) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_millis(1);
+    const DELIVERED: Work = Work { received: 1, channels_with_input: 1, ..NOTHING };
+    const ACKNOWLEDGED: Work = Work { received: 1, ..NOTHING };
+    const NOTHING: Work = Work {
+        mail: 0,
+        received: 0,
+        from_applications: 0,
+        buffers_returned: 0,
+        deadlines: 0,
+        flows: 0,
+        transmitted: 0,
+        channels_with_input: 0,
+    };
+
+    #[test]
+    fn silences_after_a_delivery_and_after_anything_else_teach_apart() {
+        let mut spells = Spells::default();
+        for _ in 0..5 {
+            // An application answers at once, and is quiet when its answer has been acknowledged.
+            spells.turned(DELIVERED, SILENCE);
+            assert_eq!(spells.length(false), Spell::LONG);
+            spells.turned(Work { from_applications: 1, ..NOTHING }, Duration::from_micros(5));
+            spells.turned(ACKNOWLEDGED, Duration::from_micros(20));
+            spells.slept(false);
+        }
+        assert!(spells.length(false) < Spell::LONG);
+        assert_eq!(spells.length(true), Spell::LONG);
+    }
+
+    #[test]
+    fn what_is_no_question_and_no_answer_ends_no_silence() {
+        let mut spells = Spells::default();
+        for _ in 0..5 {
+            spells.turned(DELIVERED, SILENCE);
+            spells.slept(false);
+            spells.turned(Work { buffers_returned: 64, ..NOTHING }, Duration::from_micros(30));
+            spells.turned(Work { deadlines: 1, transmitted: 1, ..NOTHING }, Duration::from_micros(30));
+        }
+        spells.turned(DELIVERED, SILENCE);
+        assert!(spells.length(false) < Spell::LONG);
+        // A sleep while a flow waited for its peer was not what `after` decided.
+        for _ in 0..5 {
+            spells.turned(DELIVERED, Duration::from_micros(30));
+            spells.slept(true);
+        }
+        assert!(spells.length(false) < Spell::LONG);
     }
 }

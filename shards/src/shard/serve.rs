@@ -20,13 +20,29 @@ const STARVED_SPARE: usize = 64;
 /// Packets one flow may send in one turn while others wait.
 const PACKETS_PER_FLOW: usize = 64;
 
+/// What an application had published.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Polled {
+    pub(super) descriptors: usize,
+    /// Receive buffers given back.
+    pub(super) buffers: usize,
+}
+
+impl Polled {
+    pub(super) fn is_nothing(self) -> bool {
+        self.descriptors + self.buffers == 0
+    }
+}
+
 impl<Q: NicQueue> Shard<Q> {
     /// Takes what the applications of the hot channels have published.
-    pub(super) fn take_from_applications(&mut self, now: Instant) -> usize {
-        let mut taken = 0;
+    pub(super) fn take_from_applications(&mut self, now: Instant) -> Polled {
+        let mut taken = Polled::default();
         let mut index = 0;
         while let Some(&slot) = self.hot.get(index) {
-            taken += self.poll_channel(slot, now);
+            let polled = self.poll_channel(slot, now);
+            taken.descriptors += polled.descriptors;
+            taken.buffers += polled.buffers;
             if self.hot.get(index) != Some(&slot) {
                 // Broken while it was polled, and out of the list: whatever stands at `index` now is next.
                 continue;
@@ -42,8 +58,8 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// Takes up to [`DESCRIPTORS_PER_CHANNEL`] descriptors of one channel.
-    pub(super) fn poll_channel(&mut self, slot: usize, now: Instant) -> usize {
-        let Some(channel) = self.channels[slot].as_mut() else { return 0 };
+    pub(super) fn poll_channel(&mut self, slot: usize, now: Instant) -> Polled {
+        let Some(channel) = self.channels[slot].as_mut() else { return Polled::default() };
         let mut descriptors = std::mem::take(&mut self.descriptors);
         debug_assert!(descriptors.is_empty() && descriptors.capacity() >= DESCRIPTORS_PER_CHANNEL);
         let polled = channel.poll(&mut descriptors);
@@ -58,11 +74,11 @@ impl<Q: NicQueue> Shard<Q> {
         self.descriptors = descriptors;
         if let Some(violation) = violation {
             self.break_channel(slot, violation, now);
-            return 1;
+            return Polled { descriptors: 1, buffers: 0 };
         }
         self.wake_starved(slot);
-        let polled = polled.unwrap_or(0);
-        if polled > 0 || self.channels[slot].as_ref().is_some_and(Channel::has_unpublished) {
+        let polled = polled.unwrap_or_default();
+        if !polled.is_nothing() || self.channels[slot].as_ref().is_some_and(Channel::has_unpublished) {
             self.mark_dirty(slot);
         }
         polled

@@ -65,6 +65,7 @@ struct Open<F> {
 
 impl<Q: NicQueue> Transmitter<Q> {
     pub(super) fn new(queue: Q) -> Self {
+        assert!(queue.completes() || queue.trains().is_none(), "whoever cuts a train completes its packets");
         Self {
             trains: queue.trains(),
             completes: queue.completes(),
@@ -172,7 +173,8 @@ impl<Q: NicQueue> Transmitter<Q> {
         if self.early.after == 0 {
             self.finish(template);
             self.early.taken += self.hand_over(counts);
-            self.early.every = self.early.every.saturating_mul(2);
+            // A device that has not taken all is asked again when the turn ends.
+            self.early.every = if self.outgoing.is_empty() { self.early.every.saturating_mul(2) } else { u16::MAX };
             self.early.after = self.early.every;
         }
     }
@@ -242,7 +244,11 @@ impl<Q: NicQueue> Transmitter<Q> {
     /// turn.
     pub(super) fn transmit(&mut self, counts: &mut Counts) -> usize {
         let early = std::mem::replace(&mut self.early, Early::START);
-        early.taken + self.hand_over(counts)
+        let taken = early.taken + self.hand_over(counts);
+        if !self.outgoing.is_empty() {
+            counts.count(Counter::TxBackpressure);
+        }
+        taken
     }
 
     /// A train counts as its packets.
@@ -250,15 +256,11 @@ impl<Q: NicQueue> Transmitter<Q> {
         if self.outgoing.is_empty() {
             return 0;
         }
-        let waiting = self.outgoing.len();
         let (frames_before, bytes_before) = totals(&self.outgoing);
         let taken = self.queue.transmit(&mut self.outgoing);
         let (frames_left, bytes_left) = totals(&self.outgoing);
         counts.add(Counter::TxFrames, frames_before - frames_left);
         counts.add(Counter::TxBytes, bytes_before - bytes_left);
-        if taken < waiting {
-            counts.count(Counter::TxBackpressure);
-        }
         taken
     }
 }
@@ -300,7 +302,7 @@ mod tests {
     use super::*;
     use crate::counters::Registry;
     use crate::nic::Wake;
-    use crate::nic::memory::{Cable, MemoryFrame, MemoryQueue};
+    use crate::nic::memory::{Cable, MemoryFrame, MemoryQueue, Network, NicOptions};
 
     /// A queue that remembers how many frames were handed over at a time.
     #[derive(Debug)]
@@ -338,8 +340,8 @@ mod tests {
         }
     }
 
-    /// The bursts of a turn that writes packets with so many messages each.
-    fn bursts(messages: &[u16]) -> Vec<usize> {
+    /// The bursts of a turn that writes packets with so many messages each, to a device that takes trains or not.
+    fn bursts(messages: &[u16], trains: Option<Trains>) -> Vec<usize> {
         let key = FlowKey {
             local_ip: Ipv4Addr::new(10, 0, 0, 1),
             local_port: 1,
@@ -348,7 +350,9 @@ mod tests {
         };
         let template = Template::new(MacAddr([2; 6]), MacAddr([4; 6]), &key);
         let (_, mut counts) = Registry::default().enter();
-        let Cable { near, .. } = Cable::new(1);
+        let near = NicOptions { trains, ..NicOptions::default() };
+        let far = NicOptions { mac: NicOptions::mac_of(2), ..near.clone() };
+        let Cable { near, .. } = Cable::between(Network::new(0), &near, &far);
         let mut transmitter = Transmitter::new(Watched { below: near.into_queue(), bursts: Vec::new() });
         for &messages in messages {
             assert!(transmitter.prepare(false, &mut counts));
@@ -356,19 +360,26 @@ mod tests {
             transmitter.wrote(messages, &template, &mut counts);
         }
         transmitter.finish(&template);
-        assert_eq!(transmitter.transmit(&mut counts), messages.len());
+        let handed_over = transmitter.transmit(&mut counts);
+        assert_eq!(counts.get(Counter::TxFrames), messages.len() as u64);
+        assert_eq!(handed_over, transmitter.queue().bursts.iter().sum::<usize>());
         assert!(!transmitter.has_frames());
         std::mem::take(&mut transmitter.queue().bursts)
     }
 
     #[test]
     fn a_long_turn_hands_over_before_it_ends() {
-        assert!(bursts(&[]).is_empty());
-        assert_eq!(bursts(&[1; 15]), [15]);
-        assert_eq!(bursts(&[1; 20]), [16, 4]);
-        assert_eq!(bursts(&[1; 100]), [16, 32, 52]);
+        assert!(bursts(&[], None).is_empty());
+        assert_eq!(bursts(&[1; 15], None), [15]);
+        assert_eq!(bursts(&[1; 20], None), [16, 4]);
+        assert_eq!(bursts(&[1; 100], None), [16, 32, 52]);
         // Packets full of messages, and such of long messages that do not end yet.
-        assert_eq!(bursts(&[20, 20, 20]), [1, 2]);
-        assert_eq!(bursts(&[0; 60]), [60]);
+        assert_eq!(bursts(&[20, 20, 20], None), [1, 2]);
+        assert_eq!(bursts(&[0; 60], None), [60]);
+        // A train leaves with the packets it has.
+        let trains = Some(Trains { bytes_max: 20_000, packets_max: 40 });
+        assert_eq!(bursts(&[1; 15], trains), [1]);
+        assert_eq!(bursts(&[1; 20], trains), [1, 1]);
+        assert_eq!(bursts(&[1; 100], trains), [1, 1, 2]);
     }
 }

@@ -1,4 +1,4 @@
-//! What a station without work does: it looks on for a short spell, yielding, then sleeps, as shards do.
+//! What a station without work does: it looks on for a spell, yielding, then sleeps.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -121,7 +121,7 @@ impl Client<'_> {
     /// Sends while there are free places, requests left and room. Whether it sent anything.
     fn fill_window(&mut self) -> Result<bool, String> {
         if let Some(pause) = self.args.pause() {
-            if self.in_flight() > 0 {
+            if self.in_flight() > 0 || self.left == 0 {
                 return Ok(false);
             }
             std::thread::sleep(pause);

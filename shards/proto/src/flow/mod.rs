@@ -296,10 +296,10 @@ impl<S, R> Flow<S, R> {
         self.sender.in_flight()
     }
 
-    /// Whether a packet is expected, or will be sent, whatever the application does: data is not acknowledged yet, or
-    /// the peer is owed something.
+    /// Whether the peer is to answer or to be answered, whatever the application does: data is not acknowledged yet, or
+    /// an acknowledgement is owed.
     pub fn is_unsettled(&self) -> bool {
-        self.sender.outstanding() > 0 || self.owed.is_anything()
+        self.state != State::Closed && (self.sender.outstanding() > 0 || self.owed.ack || self.owed.ack_at.is_some())
     }
 
     /// Pieces that wait for earlier ones.

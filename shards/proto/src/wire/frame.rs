@@ -93,6 +93,11 @@ impl<'a> UdpDatagram<'a> {
         Self { is_verified: true, ..self }
     }
 
+    /// Whether the sender computed a checksum.
+    pub fn has_checksum(&self) -> bool {
+        self.segment.has_checksum()
+    }
+
     /// One packet of the train that this is ([`super::train`]), which nobody has to verify.
     #[must_use]
     pub fn with_payload(&self, payload: &'a [u8]) -> Self {

@@ -42,6 +42,11 @@ impl<'a> Segment<'a> {
         })
     }
 
+    /// Whether the sender computed a checksum.
+    pub fn has_checksum(&self) -> bool {
+        self.has_checksum
+    }
+
     /// Whether the checksum is right for these addresses; `None` if the sender computed none.
     pub fn checksum_is_good(&self, source: Ipv4Addr, destination: Ipv4Addr) -> Option<bool> {
         // `parse` cut `bytes` by a 16-bit length.

@@ -356,8 +356,8 @@ fn comes_up(number: u16, within: Duration, step: Duration) -> Result<bool, OpenE
 }
 
 impl Port {
-    /// Configures and starts, with receive interrupts and a key of ours where the device has them; whether it has
-    /// interrupts.
+    /// Configures and starts, with receive interrupts, a key of ours and checksums made by the device where it has
+    /// them; whether it has interrupts.
     fn start(&mut self, plan: &Plan, found: &dpdk_sys::Port, mtu_bytes: u16) -> Result<bool, OpenError> {
         let is_real = plan.way.is_on_a_bus();
         let (key, key_len) = if is_real { rss::random_key(found.hash_key_size) } else { ([0; 64], 0) };
@@ -372,9 +372,9 @@ impl Port {
         };
         let may_interrupt = u8::from(is_real || text(&found.driver) == "net_tap");
         // From the best to what every device can.
-        let sums = found.checksums_udp;
-        let ways = [(may_interrupt, key_len, sums), (may_interrupt, 0, sums), (0, key_len, sums), (0, 0, sums)];
-        let mut attempts = [&ways[..], &[(0, 0, 0)]].concat();
+        let ways = [(may_interrupt, key_len), (may_interrupt, 0), (0, key_len), (0, 0)];
+        let with = |checksums| ways.map(|(interrupts, key_len)| (interrupts, key_len, checksums));
+        let mut attempts = if found.checksums_udp != 0 { [with(1), with(0)].concat() } else { with(0).to_vec() };
         attempts.dedup();
         loop {
             let (interrupts, key_len, checksums) = attempts.remove(0);

@@ -182,7 +182,8 @@ impl NicQueue for DpdkQueue {
         let refused = &raw mut self.drops.refused;
         let first = frames.as_ptr().cast();
         // SAFETY: a started queue, which `&mut self` uses alone; `DpdkFrame` is transparent, there are at least `room`,
-        // and `set_len` keeps lengths within capacities. What is taken is forgotten below.
+        // and `set_len` keeps lengths within capacities. What is taken, or freed as refused, is forgotten below.
+        // `refused` is written during the call.
         let taken = unsafe { dpdk_sys::shim_transmit(self.port.number, self.queue, first, room, refused) };
         forget_front(frames, usize::from(taken));
         if let Waker::Socket(socket) = &mut self.waker {

@@ -165,3 +165,22 @@ fn neither_a_reset_nor_a_v1_host_is_answered_by_a_reset() {
     rig.assert_quiet();
     assert_eq!(rig.drops(), [(DropReason::UnknownFlow, 2)]);
 }
+
+#[test]
+fn what_the_device_has_found_right_is_not_summed_again_unless_there_is_no_checksum() {
+    let (mut rig, mut app, _) = Rig::connected();
+    let message = |rig: &Rig, seq, text: &[u8], checksum: [u8; 2]| {
+        changed(packet(&OURS, &rig.header(Kind::Data, seq, 101), text), HEADERS_BYTES - 2, &checksum)
+    };
+    let wrong = message(&rig, 201, b"taken on trust", [0x12, 0x34]);
+    rig.put(&wrong);
+    rig.turn();
+    assert_eq!((messages(&mut app), rig.dropped(DropReason::BadChecksum)), (vec![], 1));
+    rig.put_as(&wrong, Checksum::Verified);
+    rig.turn();
+    assert_eq!(messages(&mut app), [b"taken on trust"]);
+    let none = message(&rig, 202, b"no checksum", [0, 0]);
+    rig.put_as(&none, Checksum::Verified);
+    rig.turn();
+    assert_eq!((messages(&mut app), rig.dropped(DropReason::BadChecksum)), (vec![], 2));
+}

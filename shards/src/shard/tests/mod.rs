@@ -33,7 +33,7 @@ use crate::mailbox::{
     ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, Taker, ToCoordinator, ToShard, mailbox,
 };
 use crate::nic::memory::{Cable, MemoryQueue, NicOptions};
-use crate::nic::{Frame, NicQueue};
+use crate::nic::{Checksum, Frame, NicQueue};
 
 const OUR_MAC: MacAddr = NicOptions::mac_of(1);
 const PEER_MAC: MacAddr = NicOptions::mac_of(2);
@@ -216,9 +216,15 @@ impl Rig {
 
     /// Puts a frame on the wire; it arrives with the next turn.
     fn put(&mut self, bytes: &[u8]) {
+        self.put_as(bytes, Checksum::Unverified);
+    }
+
+    /// As [`Rig::put`]; the receiving device says this about the frame's checksum.
+    fn put_as(&mut self, bytes: &[u8], checksum: Checksum) {
         let mut frame = self.wire.allocate().unwrap();
         frame.set_len(bytes.len());
         frame.bytes_mut().copy_from_slice(bytes);
+        frame.set_offloads(checksum, 0);
         assert_eq!(self.wire.transmit(&mut vec![frame]), 1);
     }
 
