@@ -138,8 +138,8 @@ fn opened_by_us(flows: &Value, shards: u64) -> Vec<u64> {
 /// Applications at the host open flows to one in the guest, and get their answers.
 fn open_flows_from_host(host: &Host, guest: &mut Guest) -> Result<(), Failure> {
     guest.run(&format!(
-        "msg_gen --local_ip {IP} --verify >/run/server 2>&1 & server=$!; \
-         until grep -q Listening /run/server || ! kill -0 $server; do usleep 50000; done; kill -0 $server"
+        "rm -f /run/server; msg_gen --local_ip {IP} --verify >/run/server 2>&1 & server=$!; \
+         until grep -qs Listening /run/server || ! kill -0 $server; do usleep 50000; done; kill -0 $server"
     ))?;
     let flags = client_flags(&host.machnet_ip.to_string(), IP);
     for _ in 0..ROUNDS {
