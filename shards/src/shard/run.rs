@@ -157,7 +157,9 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
                     Rest::NotYet => last_work = clock.now(),
                     Rest::Worked(work) => {
                         spells.turned(work, now.saturating_since(last_work));
-                        last_work = clock.now();
+                        if work.has_input() {
+                            last_work = clock.now();
+                        }
                     }
                 }
             }
