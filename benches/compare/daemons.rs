@@ -94,10 +94,10 @@ impl Stack for Daemons {
     fn measure(&mut self, round: &Round) -> Result<Costed, Failure> {
         let [left, right] = [&self.hosts.left, &self.hosts.right].map(|host| host.machnet_ip.to_string());
         let (size, window) = (round.msg_size.to_string(), round.window.to_string());
-        let (seconds, pause) = (round.length.as_secs_f64().to_string(), round.pause.map(|pause| pause.as_micros()));
+        let seconds = round.length.as_secs_f64().to_string();
+        let pause = round.pause.map(|pause| pause.as_micros().to_string());
         let mut arguments = vec!["--local_ip", &left, "--remote_ip", &right, "--msg_size", &size];
         arguments.extend(["--msg_window", &window, "--duration", &seconds, "--json"]);
-        let pause = pause.map(|pause| pause.to_string());
         arguments.extend(pause.iter().flat_map(|pause| ["--msg_pause", pause]));
         let before = self.cpu_s() + cpu_of_ended_children();
         let client = program(self.release.as_deref(), "msg_gen")?;

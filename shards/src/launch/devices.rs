@@ -247,7 +247,7 @@ fn device(plan: &Plan, source: OpenError) -> LaunchError {
     LaunchError::Device { interface: plan.interface.mac.to_string(), source }
 }
 
-fn wire<Q>(interface: &Interface, plan: &Plan, opened: Opened<Q>) -> Wired<Q> {
+fn wire<Q: NicQueue>(interface: &Interface, plan: &Plan, opened: Opened<Q>) -> Wired<Q> {
     let Opened { capabilities, queues, counts, warnings } = opened;
     tracing::info!(
         ip = %interface.ip,
@@ -257,7 +257,7 @@ fn wire<Q>(interface: &Interface, plan: &Plan, opened: Opened<Q>) -> Wired<Q> {
         mtu = capabilities.mtu_bytes,
         shards = queues.len(),
         rss = if capabilities.rss.is_some() { "known" } else { "hidden" },
-        checksums = if capabilities.completes { "by the device" } else { "by the shards" },
+        checksums = if queues.iter().all(NicQueue::completes) { "by the device" } else { "by the shards" },
         link = if capabilities.link_up { "up" } else { "down" },
         "interface open"
     );

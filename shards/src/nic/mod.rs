@@ -247,8 +247,6 @@ pub struct Capabilities {
     /// How the device spreads received flows over its queues, if it says so and UDP ports count. `None`: it does not
     /// spread, not by port, or keeps its key to itself; a flow's queue is then learnt from where its frames land.
     pub rss: Option<Rss>,
-    /// Whether the device completes the checksums of what it transmits.
-    pub completes: bool,
     /// Whether the link was up when the device was opened. Software devices come up when their peer does.
     pub link_up: bool,
     /// The NUMA node the device sits on; its queues' memory is there too. `None`: no matter.

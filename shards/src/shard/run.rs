@@ -110,12 +110,12 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
     let mut sleeper = Sleeper::new(&mut shard)?;
     shard.counts().gauge(Gauge::Pinned, usize::from(is_pinned));
     note_cpu(&mut shard);
-    let mut last_work = clock.now();
-    let mut stretch = Stretch { since: last_work, on: Counter::IdleNs };
-    let mut looked_at_bells = last_work;
-    let mut courtesy = Courtesy { try_at: last_work, shared_until: last_work };
+    let began = clock.now();
+    let mut stretch = Stretch { since: began, on: Counter::IdleNs };
+    let mut looked_at_bells = began;
+    let mut courtesy = Courtesy { try_at: began, shared_until: began };
     let mut company = Company::default();
-    let mut spells = Spells::default();
+    let mut spells = Spells::new(began);
     let mut turns = 0_u32;
     while !shard.has_stopped() {
         let now = clock.now();
@@ -133,10 +133,10 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
             note_cpu(&mut shard);
             shard.publish_counts();
         }
-        spells.turned(work, now.saturating_since(last_work));
-        // What a deadline made it send is answered soon.
-        if work.has_input() || work.deadlines > 0 && shard.is_unsettled() {
-            last_work = now;
+        spells.turned(work, now);
+        if work.deadlines > 0 && shard.is_unsettled() {
+            // What a deadline made it send is answered soon.
+            spells.begin(now);
         }
         if !work.is_none() {
             stretch.on = Counter::BusyNs;
@@ -149,18 +149,13 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
             }
         } else if policy == IdlePolicy::Adaptive {
             // A sleep that ended for nothing is followed by the next one, not by another spell.
-            if now.saturating_since(last_work) < spells.length(shard.is_unsettled()) {
+            if spells.lasts(now, shard.is_unsettled()) {
                 company.give_way(clock.now());
             } else {
                 match sleeper.sleep(&mut shard, clock, heartbeat, &mut stretch)? {
                     Rest::Slept => spells.slept(shard.is_unsettled()),
-                    Rest::NotYet => last_work = clock.now(),
-                    Rest::Worked(work) => {
-                        spells.turned(work, now.saturating_since(last_work));
-                        if work.has_input() {
-                            last_work = clock.now();
-                        }
-                    }
+                    Rest::NotYet => spells.begin(clock.now()),
+                    Rest::Worked(work) => spells.turned(work, clock.now()),
                 }
             }
         } else {
@@ -174,8 +169,9 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
 
 /// How long to look on before a sleep. While a flow waits for its peer, as long as it ever pays; else as the silences
 /// teach it: those after something was delivered, which applications end with an answer, and those after anything else.
-#[derive(Default)]
 struct Spells {
+    /// When the present spell began.
+    began: Instant,
     after: [Spell; 2],
     /// What came last was delivered to an application.
     has_delivered: bool,
@@ -184,6 +180,18 @@ struct Spells {
 }
 
 impl Spells {
+    fn new(now: Instant) -> Self {
+        Self { began: now, after: [Spell::default(); 2], has_delivered: false, has_slept: false }
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.began = now;
+    }
+
+    fn lasts(&self, now: Instant, is_unsettled: bool) -> bool {
+        now.saturating_since(self.began) < self.length(is_unsettled)
+    }
+
     fn length(&self, is_unsettled: bool) -> Duration {
         if is_unsettled { Spell::LONG } else { self.after[usize::from(self.has_delivered)].length() }
     }
@@ -192,14 +200,15 @@ impl Spells {
         self.has_slept |= !is_unsettled;
     }
 
-    /// A turn found this to do, so long after the last one that did.
-    fn turned(&mut self, work: Work, silence: Duration) {
+    /// A turn found this to do. What came from outside ends a silence, and begins a spell.
+    fn turned(&mut self, work: Work, now: Instant) {
         if !work.has_input() {
             return;
         }
         if self.has_slept {
-            self.after[usize::from(self.has_delivered)].slept_through(silence, true);
+            self.after[usize::from(self.has_delivered)].slept_through(now.saturating_since(self.began), true);
         }
+        self.begin(now);
         (self.has_delivered, self.has_slept) = (work.channels_with_input > 0, false);
     }
 }
@@ -425,15 +434,20 @@ mod tests {
         channels_with_input: 0,
     };
 
+    /// A turn that ends such a silence, if what it found can.
+    fn turned(spells: &mut Spells, work: Work, silence: Duration) {
+        spells.turned(work, spells.began + silence);
+    }
+
     #[test]
     fn silences_after_a_delivery_and_after_anything_else_teach_apart() {
-        let mut spells = Spells::default();
+        let mut spells = Spells::new(Instant::ZERO);
         for _ in 0..5 {
             // An application answers at once, and is quiet when its answer has been acknowledged.
-            spells.turned(DELIVERED, SILENCE);
+            turned(&mut spells, DELIVERED, SILENCE);
             assert_eq!(spells.length(false), Spell::LONG);
-            spells.turned(Work { from_applications: 1, ..NOTHING }, Duration::from_micros(5));
-            spells.turned(ACKNOWLEDGED, Duration::from_micros(20));
+            turned(&mut spells, Work { from_applications: 1, ..NOTHING }, Duration::from_micros(5));
+            turned(&mut spells, ACKNOWLEDGED, Duration::from_micros(20));
             spells.slept(false);
         }
         assert!(spells.length(false) < Spell::LONG);
@@ -442,18 +456,18 @@ mod tests {
 
     #[test]
     fn what_is_no_question_and_no_answer_ends_no_silence() {
-        let mut spells = Spells::default();
+        let mut spells = Spells::new(Instant::ZERO);
         for _ in 0..5 {
-            spells.turned(DELIVERED, SILENCE);
+            turned(&mut spells, DELIVERED, SILENCE);
             spells.slept(false);
-            spells.turned(Work { buffers_returned: 64, ..NOTHING }, Duration::from_micros(30));
-            spells.turned(Work { deadlines: 1, transmitted: 1, ..NOTHING }, Duration::from_micros(30));
+            turned(&mut spells, Work { buffers_returned: 64, ..NOTHING }, Duration::from_micros(30));
+            turned(&mut spells, Work { deadlines: 1, transmitted: 1, ..NOTHING }, Duration::from_micros(30));
         }
-        spells.turned(DELIVERED, SILENCE);
+        turned(&mut spells, DELIVERED, SILENCE);
         assert!(spells.length(false) < Spell::LONG);
         // A sleep while a flow waited for its peer was not what `after` decided.
         for _ in 0..5 {
-            spells.turned(DELIVERED, Duration::from_micros(30));
+            turned(&mut spells, DELIVERED, Duration::from_micros(30));
             spells.slept(true);
         }
         assert!(spells.length(false) < Spell::LONG);

@@ -269,7 +269,6 @@ impl Dpdk {
             queues,
             max_queues,
             rss: if queues > 1 { rss::settle(number, plan.way.is_on_a_bus(), &found, queues) } else { None },
-            completes: port.completes,
             link_up: link(plan, number, &mut warnings)?,
             numa_node: u16::try_from(found.socket).ok(),
             driver,

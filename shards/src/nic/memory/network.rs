@@ -140,7 +140,6 @@ impl Network {
             queues: options.queues,
             max_queues: options.queues,
             rss: spreader.disclosed(),
-            completes: options.trains.is_some(),
             link_up: true,
             numa_node: None,
         };

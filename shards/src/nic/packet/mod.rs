@@ -27,7 +27,7 @@ use std::fs;
 use super::error::OpenError;
 use super::links::{self, Interface};
 use super::plan::Plan;
-use super::{Capabilities, NicQueue, Opened};
+use super::{Capabilities, Opened};
 
 pub use frame::PacketFrame;
 pub use queue::PacketQueue;
@@ -79,7 +79,6 @@ pub fn open(plan: &Plan, interface: &str) -> Result<Opened<PacketQueue>, OpenErr
         queues,
         max_queues: QUEUES_MAX,
         rss: None,
-        completes: all.iter().all(NicQueue::completes),
         link_up: kernel.has_carrier,
         numa_node: None,
     };
