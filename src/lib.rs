@@ -85,16 +85,16 @@
 #![deny(unsafe_code)]
 
 pub mod channel;
-#[cfg(feature = "config")]
-pub mod config;
 pub mod control;
 mod endpoint;
 mod error;
-#[cfg(feature = "config")]
-pub mod flags;
+pub mod sleep;
 
 pub use endpoint::{
-    AttachOptions, Binding, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, MAX_MESSAGE_BYTES, Message,
-    Received, Receiver, Sender, Tuple,
+    AttachOptions, Binding, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, Message, Received,
+    Receiver, Sender, Tuple,
 };
-pub use error::{AttachError, CloseReason, ConnectError, Disconnected, ListenError, RecvError, SendError};
+pub use machnet_core::flow::CloseReason;
+pub use machnet_core::message::MAX_MESSAGE_BYTES;
+
+pub use error::{AttachError, ConnectError, Disconnected, ListenError, RecvError, SendError};

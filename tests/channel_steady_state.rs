@@ -1,11 +1,13 @@
 //! Between the two ends of a channel nothing is allocated for a message once both have warmed up.
 
+use machnet_core::defaults;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::IoSlice;
 use std::net::Ipv4Addr;
 
-use machnet::channel::{AppEnd, FlowId, FromApp, Geometry, Opened, Position, Received, ShardEnd};
+use machnet::channel::{AppEnd, FromApp, Geometry, Opened, Received, ShardEnd};
+use machnet_core::flow::FlowId;
 
 const FLOW: FlowId = FlowId(1);
 const MAX_PAYLOAD: u16 = 1418;
@@ -41,13 +43,13 @@ fn round_trip(app: &mut AppEnd, shard: &mut ShardEnd, descriptors: &mut Vec<From
     let mut frame = [0; MAX_PAYLOAD as usize];
     while shard.poll_tx(descriptors).expect("no violation") > 0 {
         for descriptor in descriptors.drain(..) {
-            let FromApp::Piece { flow, buffer, len, first, last } = descriptor else { panic!("only messages") };
+            let FromApp::Piece { flow, buffer, len, content } = descriptor else { panic!("only messages") };
             let frame = &mut frame[..usize::from(len)];
             shard.copy_from(&buffer, frame);
             shard.complete(buffer);
             let arrived = shard.allocate().expect("a free buffer");
             shard.copy_to(&arrived, frame);
-            shard.publish(flow, arrived, len, Position { first, last });
+            shard.publish(flow, arrived, len, content);
         }
     }
     shard.flush();
@@ -60,7 +62,7 @@ fn round_trip(app: &mut AppEnd, shard: &mut ShardEnd, descriptors: &mut Vec<From
 
 #[test]
 fn a_message_allocates_nothing() {
-    let geometry = Geometry::for_payload(MAX_PAYLOAD, Geometry::TX_BYTES, Geometry::RX_BYTES);
+    let geometry = Geometry::for_payload(MAX_PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
     let (mut shard, handles) = ShardEnd::create(geometry).expect("a channel");
     let mut app = AppEnd::open(geometry, handles).expect("its other end");
     let opened = Opened {

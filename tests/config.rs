@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use machnet::config::{
-    Attachment, Config, ConfigError, ControlSocket, CpuMask, Driver, Interface, Limits, MacAddr, Poll, Subnet,
-};
+use machnet_config::{Attachment, Config, ConfigError, ControlSocket, CpuMask, Driver, Interface, Limits, Subnet};
+use machnet_core::addr::MacAddr;
+use machnet_core::wait::Policy;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("here.json"), text.as_bytes())
@@ -33,7 +33,7 @@ fn the_smallest_file_has_the_defaults() {
         attachment: Attachment::Found,
         mtu_bytes: None,
         subnet: None,
-        poll: Poll::Adaptive,
+        poll: Policy::Adaptive,
         faults: None,
     };
     assert_eq!(config.interfaces, [expected]);
@@ -59,7 +59,7 @@ fn every_key_of_ours_is_read() {
     assert_eq!(full.attachment, Attachment::Kernel(Driver::AfXdp));
     assert_eq!(full.mtu_bytes, Some(9000));
     assert_eq!(full.subnet, Some(Subnet { prefix_bits: 16, gateway: Some(Ipv4Addr::new(10, 0, 0, 1)) }));
-    assert_eq!(full.poll, Poll::Busy);
+    assert_eq!(full.poll, Policy::Busy);
     assert_eq!(interface(r#""device": "net_tap0""#).attachment, Attachment::Device("net_tap0".to_owned()));
     assert_eq!(interface(r#""pcie": "3b:00.1""#).attachment, Attachment::Pci("3b:00.1".to_owned()));
 }

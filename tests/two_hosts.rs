@@ -66,7 +66,7 @@ fn a_program_that_is_not_built_is_named_with_the_remedy() {
 fn the_configuration_is_one_the_daemon_reads() {
     let Some(hosts) = Hosts::or_skip(Link::default()) else { return };
     let host = &hosts.right;
-    let config = machnet::config::Config::parse(Path::new("x"), host.config().to_string().as_bytes()).unwrap();
+    let config = machnet_config::Config::parse(Path::new("x"), host.config().to_string().as_bytes()).unwrap();
     assert_eq!(config.control.path, host.socket());
     assert_eq!(config.interfaces[0].mac.to_string(), host.mac);
     assert_eq!(config.interfaces[0].ip, Ipv4Addr::new(10, 0, 255, 2));

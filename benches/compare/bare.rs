@@ -13,15 +13,18 @@
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet_config::Attachment;
+use machnet_core::addr::MacAddr;
+use machnet_nic::dpdk::Dpdk;
+use machnet_nic::packet;
+use machnet_nic::plan::{InterfacePlan, Way, plan};
+use machnet_nic::{ETHERNET_HEADER_BYTES, Frame, NicQueue};
+use machnet_proto::addr::FlowKey;
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 use machnet_proto::wire::machnet::HEADER_BYTES;
 use machnet_proto::wire::{arp, icmp};
-use machnet_shards::nic::dpdk::Dpdk;
-use machnet_shards::nic::packet;
-use machnet_shards::nic::plan::{InterfacePlan, Way, plan};
-use machnet_shards::nic::{ETHERNET_HEADER_BYTES, Frame, NicQueue};
 use serde_json::json;
+use std::net::Ipv4Addr;
 
 /// Bytes of a frame before the message, as machnet-shards has them.
 const BEFORE_MESSAGE_BYTES: usize = HEADERS_BYTES + HEADER_BYTES;
@@ -43,8 +46,11 @@ fn main() {
     };
     let mtu_bytes: u16 = mtu.parse().unwrap();
     let mac = parse_mac(mac);
-    let device = (device != "kernel").then(|| device.to_owned());
-    let wanted = InterfacePlan { mac, ip: None, driver: None, device, pcie: None, queues: 1, mtu_bytes };
+    let attachment = match device {
+        "kernel" => Attachment::Found,
+        device => Attachment::Device(device.to_owned()),
+    };
+    let wanted = InterfacePlan { mac, ip: None, attachment, queues: 1, mtu_bytes };
     let part = Part { name: part, mac, mtu_bytes, rest };
     let plan = plan(&wanted).unwrap_or_else(|error| panic!("{error}"));
     if let Way::AfPacket { interface } = &plan.way {

@@ -2,10 +2,13 @@
 
 use std::hint::black_box;
 
-use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet_core::addr::MacAddr;
+use machnet_core::message::Position;
+use machnet_proto::addr::FlowKey;
 use machnet_proto::seq::SeqNo;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template};
-use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Position, Sack};
+use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Sack};
+use std::net::Ipv4Addr;
 
 /// A small message, and what a frame of 1,500 bytes of IP carries beside its headers.
 pub(crate) const PAYLOADS_BYTES: [usize; 2] = [64, FULL_UDP_BYTES - HEADER_BYTES];

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each bench that includes this module uses a part of it")]
 
+use machnet_core::defaults;
 use std::io::IoSlice;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use machnet::channel::{AppEnd, FlowId, FromApp, Geometry, Opened, Position, Received, SendError, ShardEnd};
+use machnet::channel::{AppEnd, FromApp, Geometry, Opened, Received, SendError, ShardEnd};
+use machnet_core::flow::FlowId;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub(crate) const FLOW: FlowId = FlowId(1);
@@ -18,7 +20,7 @@ const MAX_PAYLOAD: u16 = 1418;
 pub(crate) const BURST: usize = 32;
 
 pub(crate) fn channel() -> (Shard, AppEnd) {
-    let geometry = Geometry::for_payload(MAX_PAYLOAD, Geometry::TX_BYTES, Geometry::RX_BYTES);
+    let geometry = Geometry::for_payload(MAX_PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
     let (mut end, handles) = ShardEnd::create(geometry).expect("a channel");
     let mut app = AppEnd::open(geometry, handles).expect("its other end");
     let opened = Opened {
@@ -55,17 +57,14 @@ impl Shard {
             self.end.poll_fill().expect("no violation");
         }
         for descriptor in self.descriptors.drain(..) {
-            let (FromApp::Piece { flow, buffer, len, .. } | FromApp::Records { flow, buffer, len, .. }) = descriptor
-            else {
-                continue;
-            };
+            let FromApp::Piece { flow, buffer, len, content } = descriptor else { continue };
             let frame = &mut self.frame[..usize::from(len)];
             self.end.copy_from(&buffer, frame);
             self.end.complete(buffer);
             if echoes {
                 let arrived = self.end.allocate().expect("the window is smaller than the pool");
                 self.end.copy_to(&arrived, frame);
-                self.end.publish(flow, arrived, len, Position { first: true, last: true });
+                self.end.publish(flow, arrived, len, content);
             }
         }
         self.end.flush();

@@ -3,15 +3,21 @@
 
 #![allow(dead_code, reason = "each bench that includes this module uses a part of it")]
 
+use machnet_core::defaults;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet::channel::{AppEnd, FlowId, Geometry, Received, ShardEnd};
-use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet::channel::{AppEnd, Geometry, Received, ShardEnd};
+use machnet_core::addr::MacAddr;
+use machnet_core::flow::FlowId;
+use machnet_core::time::Instant;
+use machnet_nic::ETHERNET_HEADER_BYTES;
+use machnet_nic::faults::Faults;
+use machnet_nic::memory::{Cable, Link, MemoryNic, MemoryQueue, Network, NicOptions};
+use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::{Birth, Limits, Role};
 use machnet_proto::handshake::{Features, Message, Packet, Terms, VERSION, agree};
-use machnet_proto::time::Instant;
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 use machnet_proto::wire::machnet::Offer;
 use machnet_shards::counters::{Counter, Registry};
@@ -19,10 +25,8 @@ use machnet_shards::handover;
 use machnet_shards::mailbox::{
     ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, Taker, ToCoordinator, ToShard, mailbox,
 };
-use machnet_shards::nic::ETHERNET_HEADER_BYTES;
-use machnet_shards::nic::faults::Faults;
-use machnet_shards::nic::memory::{Cable, Link, MemoryNic, MemoryQueue, Network, NicOptions};
 use machnet_shards::shard::{Settings, Shard};
+use std::net::Ipv4Addr;
 
 /// From one turn of a shard to the next.
 const TURN: Duration = Duration::from_micros(1);
@@ -84,7 +88,8 @@ impl Member {
             flow: Arc::new(Limits::default()),
         };
         let ((_, counts), (_, channel_counts)) = (plan.registry.enter(), plan.registry.enter_channel());
-        let geometry = Geometry::for_payload(MAX_PAYLOAD_BYTES, Geometry::TX_BYTES, Geometry::RX_BYTES);
+        let geometry =
+            Geometry::for_payload(MAX_PAYLOAD_BYTES, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
         let (end, handles) = ShardEnd::create(geometry).expect("a channel");
         let app = AppEnd::open(geometry, handles).expect("the channel's other end");
         let member = Self { shard: Shard::new(settings, queue, inlet, outlet, counts, now), app, to_shard, from_shard };

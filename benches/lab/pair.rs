@@ -7,10 +7,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet_proto::addr::{FlowKey, Ipv4Addr};
+use machnet_core::message::Content;
+use machnet_core::time::Instant;
+use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::{Birth, Event, Flow, FlowTable, Limits, Piece, Role, Timers, Verdict};
-use machnet_proto::time::Instant;
-use machnet_proto::wire::machnet::{Header, Position};
+use machnet_proto::wire::machnet::Header;
+use std::net::Ipv4Addr;
 
 const MAX_PAYLOAD_BYTES: u16 = 1_418;
 /// From one host to the other.
@@ -134,7 +136,7 @@ impl Pair {
         let number = self.next;
         self.next = (number + 1) % self.flows;
         let (here, there) = (key(Role::Connector, number), key(Role::Acceptor, number));
-        let piece = Piece { token: 7, len: MAX_PAYLOAD_BYTES, position: Position::WHOLE, records: 0 };
+        let piece = Piece { token: 7, len: MAX_PAYLOAD_BYTES, content: Content::WHOLE };
         self.connector.serve(&here, self.now, Some(piece), &mut self.wire);
         self.now += ONE_WAY;
         self.acceptor.receive(&mut self.wire, self.now);

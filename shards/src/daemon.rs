@@ -11,25 +11,24 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use machnet::config::{self, Config};
 use machnet::control::Server;
+use machnet_config::Config;
 use machnet_proto::flow;
-use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::clock::Clock;
 use crate::coordinator::{self, Boot, Coordinator, Interface, Plan};
 use crate::counters::{EntryKey, Registry};
 use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard, mailbox};
-use crate::nic::{Capabilities, DeviceCounts, NicQueue};
-use crate::shard::run::{Heartbeat, IdlePolicy};
+use crate::shard::run::Heartbeat;
 use crate::shard::{self, Settings, Shard};
 use crate::watchdog::{self, Watched};
+use machnet::sleep::{Clock, StopPipe};
+use machnet_nic::NicQueue;
+use machnet_nic::devices::{AnyWired, Wired, WithQueues};
 
 /// Messages that may wait for a shard, and for the coordinator, before their posters keep them.
 const TO_SHARD: usize = 1024;
@@ -44,24 +43,25 @@ const END_WITHIN: Duration = Duration::from_millis(500);
 /// How long a daemon that is dropped may take to stop: more than the coordinator allows the shards.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
-/// An interface whose device is open.
-#[derive(Debug)]
-pub struct Wired<Q> {
-    /// What the configuration says about it.
-    pub interface: config::Interface,
-    /// The device, for people.
-    pub device: String,
-    /// What the device turned out to be.
-    pub capabilities: Capabilities,
-    /// One per shard.
-    pub queues: Vec<Q>,
-    /// What the device counts, if it does.
-    pub counts: Option<Box<dyn DeviceCounts>>,
-}
-
 /// An interface whatever its device: the types of its queues are known to its shards only.
 #[derive(Debug)]
 pub struct Device(Box<dyn Shards>);
+
+impl From<AnyWired> for Device {
+    fn from(wired: AnyWired) -> Self {
+        struct IntoDevice;
+        impl WithQueues for IntoDevice {
+            type Output = Device;
+            fn run<Q>(self, wired: Wired<Q>) -> Device
+            where
+                Q: NicQueue<Frame: Send> + Send + 'static,
+            {
+                wired.into()
+            }
+        }
+        wired.with_queues(IntoDevice)
+    }
+}
 
 impl<Q> From<Wired<Q>> for Device
 where
@@ -78,44 +78,10 @@ trait Shards: fmt::Debug {
     fn add_to(self: Box<Self>, assembly: &mut Assembly<'_>) -> Result<Interface, DaemonError>;
 }
 
-/// What makes a daemon stop, or a tool: a byte in this pipe, be it written before the daemon has started.
-#[derive(Debug)]
-pub struct StopPipe {
-    read: OwnedFd,
-    write: OwnedFd,
-}
-
-impl StopPipe {
-    /// A pipe for one daemon, or one tool.
-    ///
-    /// # Errors
-    /// When the process may not open two more descriptors.
-    pub fn new() -> Result<Self, DaemonError> {
-        let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
-        let (read, write) = pipe_with(flags).map_err(|error| system("make a pipe")(error.into()))?;
-        Ok(Self { read, write })
-    }
-
-    /// Another descriptor of the end that is written to: for signal handlers.
-    ///
-    /// # Errors
-    /// When the process may not open one more descriptor.
-    pub fn writer(&self) -> Result<OwnedFd, DaemonError> {
-        self.write.try_clone().map_err(system("make a descriptor"))
-    }
-}
-
-/// Readable once the daemon shall stop.
-impl AsFd for StopPipe {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.read.as_fd()
-    }
-}
-
 /// A running daemon. Dropping it stops it.
 #[derive(Debug)]
 pub struct Daemon {
-    stop: OwnedFd,
+    stop: Arc<StopPipe>,
     ends: Receiver<End>,
     /// Threads that have not ended.
     running: usize,
@@ -172,6 +138,7 @@ impl Daemon {
     /// # Errors
     /// When threads, executors or descriptors are not to be had. What was started ends with the process.
     pub fn start(config: &Config, devices: Vec<Device>, server: Server, stop: StopPipe) -> Result<Self, DaemonError> {
+        let stop = Arc::new(stop);
         let boot = new_boot()?;
         let (to_coordinator, from_shards) = mailbox(TO_COORDINATOR).map_err(system("make a mailbox"))?;
         let mut assembly = Assembly {
@@ -205,16 +172,15 @@ impl Daemon {
             join_later(format!("shard {}", id.0), spawn(heartbeat), &ended)?;
             running += 1;
         }
-        let coordinator = coordinator::run::spawn(coordinator, from_shards, server, stop.read);
+        let coordinator = coordinator::run::spawn(coordinator, from_shards, server, Arc::clone(&stop));
         join_later(COORDINATOR.into(), coordinator, &ended)?;
         watchdog::spawn(watched).map_err(system("start a thread"))?;
-        Ok(Self { stop: stop.write, ends, running: running + 1 })
+        Ok(Self { stop, ends, running: running + 1 })
     }
 
     /// Asks it to stop.
     pub fn stop(&self) {
-        // A full pipe says the same already.
-        let _ = rustix::io::write(&self.stop, &[1]);
+        self.stop.stop();
     }
 
     /// Waits until it has stopped: all peers have been told, all devices given back.
@@ -286,10 +252,7 @@ where
     fn add_to(self: Box<Self>, assembly: &mut Assembly<'_>) -> Result<Interface, DaemonError> {
         let Self { interface, device, capabilities, queues, counts: device_counts } = *self;
         let mtu_bytes = interface.mtu_bytes.map_or(capabilities.mtu_bytes, |mtu| mtu.min(capabilities.mtu_bytes));
-        let policy = match interface.poll {
-            config::Poll::Adaptive => IdlePolicy::Adaptive,
-            config::Poll::Busy => IdlePolicy::Busy,
-        };
+        let policy = interface.poll;
         let is_alone = queues.len() == 1;
         let mut ids = Vec::new();
         for (index, queue) in queues.into_iter().enumerate() {

@@ -1,20 +1,18 @@
 //! From a configuration to a running daemon: which devices, whether all is allowed, and the start.
 
-mod crowding;
-pub mod devices;
-
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use machnet::config::{Config, ConfigError, Interface};
-use machnet::control::{Access, BindError, SOCKET_VARIABLE, Server};
+use machnet::control::{Access, BindError, Server};
+use machnet::sleep::StopPipe;
+use machnet_config::{Config, Interface};
 use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::daemon::{Daemon, DaemonError, StopPipe, try_executor};
-use crate::nic::error::OpenError;
-use devices::{OpenDevices, open_all, plan_all};
+use machnet_nic::devices::{self, DevicesError, OpenDevices, open_all, plan_all};
+
+use crate::daemon::{Daemon, DaemonError, try_executor};
 
 /// How long a socket that somebody serves is tried again: a daemon that was killed listens until the kernel has closed
 /// its packet sockets one by one, which takes tens of milliseconds each.
@@ -24,15 +22,8 @@ const SOCKET_RETRY: Duration = Duration::from_millis(50);
 /// Why the daemon did not start, or did not go on.
 #[derive(Debug)]
 pub enum LaunchError {
-    /// The configuration is wrong.
-    Config(ConfigError),
-    /// A device cannot be used, for a reason that is not in the configuration.
-    Device {
-        /// Of which interface.
-        interface: String,
-        /// Why.
-        source: OpenError,
-    },
+    /// The configuration, or a device.
+    Devices(DevicesError),
     /// The control socket cannot be used.
     Socket(BindError),
     /// No executor can run.
@@ -47,7 +38,7 @@ impl LaunchError {
     /// The exit status of a process that ends for this reason: 2 for mistakes of the configuration, else 1.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Config(_) => 2,
+            Self::Devices(DevicesError::Config(_)) => 2,
             _ => 1,
         }
     }
@@ -56,8 +47,7 @@ impl LaunchError {
 impl fmt::Display for LaunchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(error) => error.fmt(f),
-            Self::Device { interface, source } => write!(f, "interface {interface}: {source}"),
+            Self::Devices(error) => error.fmt(f),
             Self::Socket(error) => error.fmt(f),
             Self::Executor(why) => write!(f, "the threads of the daemon cannot run: {why}"),
             Self::Signals(error) => write!(f, "SIGINT and SIGTERM cannot be caught: {error}"),
@@ -68,9 +58,9 @@ impl fmt::Display for LaunchError {
 
 impl std::error::Error for LaunchError {}
 
-impl From<ConfigError> for LaunchError {
-    fn from(error: ConfigError) -> Self {
-        Self::Config(error)
+impl From<DevicesError> for LaunchError {
+    fn from(error: DevicesError) -> Self {
+        Self::Devices(error)
     }
 }
 
@@ -78,12 +68,6 @@ impl From<DaemonError> for LaunchError {
     fn from(error: DaemonError) -> Self {
         Self::Daemon(error)
     }
-}
-
-/// The control socket's path: the command line's, else the environment's, else the configuration's.
-pub fn socket_path(config: &Config, option: Option<&Path>) -> PathBuf {
-    let variable = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-    option.map(Path::to_owned).or(variable).unwrap_or_else(|| config.control.path.clone())
 }
 
 /// Runs the daemon until SIGINT or SIGTERM.
@@ -119,7 +103,7 @@ pub fn check(config: &Config, socket: &Path) -> Check {
     let mut text = String::new();
     let plans = match plan_all(config) {
         Ok(plans) => plans,
-        Err(error) => return Check { text, verdict: Err(error) },
+        Err(error) => return Check { text, verdict: Err(error.into()) },
     };
     let mut line = |line: String| {
         text.push_str(&line);
@@ -155,9 +139,10 @@ fn bind(config: &Config, socket: &Path) -> Result<Server, BindError> {
 
 /// A signal that comes while the daemon starts stops it as soon as it has started.
 fn stop_on_signals() -> Result<StopPipe, LaunchError> {
-    let stop = StopPipe::new()?;
+    let stop = StopPipe::new().map_err(LaunchError::Signals)?;
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::low_level::pipe::register(signal, stop.writer()?).map_err(LaunchError::Signals)?;
+        let caught = stop.writer().and_then(|writer| signal_hook::low_level::pipe::register(signal, writer));
+        caught.map_err(LaunchError::Signals)?;
     }
     Ok(stop)
 }

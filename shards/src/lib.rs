@@ -14,16 +14,13 @@
 //! | published [`counters`] of a shard | the shard, and whoever reads them | every 64 turns, and before a sleep |
 //! | those of a channel | as above | when its buffers are taken or given back, and with what is published |
 //! | a heartbeat ([`shard::run::Heartbeat`]) | a shard, read by the watchdog | once a turn |
-//! | the rings of a packet socket (`nic::packet`) | a shard and the kernel | a slot's status, per frame |
+//! | the rings of a packet socket (`machnet_nic::packet`) | a shard and the kernel | a slot's status, per frame |
 //! | a channel's segment (`machnet::channel`) | a shard and one application | per burst; each side's indices apart |
 //!
 //! Beyond that the shards of a device share what is never written after the start: the limits of flows, the device's
 //! handle, and the driver's own tables.
 //!
-//! The tools' threads share less: a [`station::Stop`], which is written once, and in `machnet-pktgen` the tally of each
-//! thread, alone on its cache lines and read once a second.
 
-pub mod clock;
 pub mod coordinator;
 pub mod counters;
 pub mod daemon;
@@ -31,9 +28,7 @@ pub mod handover;
 pub mod launch;
 pub mod log;
 pub mod mailbox;
-pub mod nic;
 pub mod report;
 pub mod shard;
 pub mod show;
-pub mod station;
 pub mod watchdog;

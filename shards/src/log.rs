@@ -58,13 +58,6 @@ impl Log {
     }
 }
 
-/// The log of a tool: warnings on stderr, or whatever `RUST_LOG` says.
-pub fn start_for_tool() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    let colors = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colors).init();
-}
-
 /// What gflags takes for true.
 fn is_set(value: Option<&str>) -> bool {
     value.is_some_and(|value| ["1", "t", "true", "y", "yes"].contains(&value.to_ascii_lowercase().as_str()))

@@ -19,12 +19,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
-use machnet::channel::{FlowId, ShardEnd, Violation};
-use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
-use machnet_proto::flow::{Birth, Reason};
+use machnet::channel::{ShardEnd, Violation};
+use machnet_core::addr::MacAddr;
+use machnet_core::flow::{CloseReason, FlowId};
+use machnet_proto::addr::FlowKey;
+use machnet_proto::flow::Birth;
 use machnet_proto::handshake::{Agreed, Features};
 use machnet_proto::wire::machnet::HEADER_BYTES;
 use rustix::event::{EventfdFlags, eventfd};
+use std::net::Ipv4Addr;
 
 use crate::counters::ChannelCounts;
 use crate::handover;
@@ -103,7 +106,7 @@ pub enum ToShard {
         /// Which.
         channel: ChannelId,
         /// What the peers are told.
-        reason: Reason,
+        reason: CloseReason,
         /// How long messages already published may take to be acknowledged.
         linger: Duration,
     },
@@ -169,7 +172,7 @@ pub enum ToShard {
         /// The peer's nonce: tells this flow from another one with the same tuple.
         remote_nonce: u32,
         /// What its application is told, if it knows the flow.
-        reason: Reason,
+        reason: CloseReason,
     },
     /// The flow lives at another shard: hand its frames over. In force until [`ToShard::Unhint`].
     Hint {

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use machnet::config::{Config, ConfigError};
 use machnet::control::default_path;
 use machnet::control::message::{Part, Query};
+use machnet_config::{Config, ConfigError};
 use machnet_shards::launch::{self, LaunchError};
 use machnet_shards::log::Log;
 use machnet_shards::show::Show;
@@ -119,7 +119,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse_from(machnet::flags::normalize(std::env::args_os()));
+    let arguments = Arguments::parse_from(machnet_config::flags::normalize(std::env::args_os()));
     let done = match &arguments.command {
         Some(command) => show(command),
         None if arguments.check => check(&arguments),
@@ -139,7 +139,7 @@ type Failure = (u8, String);
 
 fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let config = load(arguments)?;
-    let socket = launch::socket_path(&config, arguments.socket.as_deref());
+    let socket = config.socket(arguments.socket.as_deref());
     let log = Log::start(arguments.logtostderr).map_err(|error| (1, format!("there is no log: {error}")))?;
     launch::serve(&config, &socket).map_err(|error| {
         if !log.is_on_stderr() {
@@ -151,7 +151,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
 
 fn check(arguments: &Arguments) -> Result<(), Failure> {
     let config = load(arguments)?;
-    let socket = launch::socket_path(&config, arguments.socket.as_deref());
+    let socket = config.socket(arguments.socket.as_deref());
     let report = launch::check(&config, &socket);
     print(&report.text);
     report.verdict.map_err(|error| failure(&error))
@@ -185,7 +185,7 @@ fn load(arguments: &Arguments) -> Result<Config, Failure> {
         Some(file) => Config::load(file),
         None => Config::load_default(),
     };
-    loaded.map_err(|error: ConfigError| failure(&error.into()))
+    loaded.map_err(|error: ConfigError| (2, error.to_string()))
 }
 
 fn failure(error: &LaunchError) -> Failure {

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet_proto::time::Instant;
+use machnet_core::time::Instant;
 
-use crate::clock::Clock;
 use crate::mailbox::{Outlet, ShardId, ToShard};
 use crate::shard::run::Heartbeat;
+use machnet::sleep::Clock;
 
 /// How often it looks. A shard turns every few microseconds, and is asleep otherwise.
 const INTERVAL: Duration = Duration::from_millis(250);

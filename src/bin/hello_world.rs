@@ -4,7 +4,8 @@ use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use clap::Parser;
-use machnet::{Delivery, Endpoint, Event, flags};
+use machnet::{Delivery, Endpoint, Event};
+use machnet_config::flags;
 
 /// Where the receiver listens; Machnet's.
 const PORT: u16 = 31_580;

@@ -12,7 +12,9 @@ use super::pool::{Held, Pool};
 use super::ring::{Consumer, Producer};
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Word};
-use super::{Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Opened, Position};
+use super::{Armed, Broken, Geometry, Opened};
+use machnet_core::flow::FlowId;
+use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
 
 /// Buffers of one message that are kept until it is whole; a longer message is put together on the heap.
 const HELD_PER_MESSAGE_MAX: usize = 64;
@@ -224,14 +226,14 @@ impl AppReceiver {
                 return Ok(None);
             };
             let event = match Descriptor::decode(words).ok_or(Broken)? {
-                Descriptor::Piece { flow, buffer, len, position } => {
+                Descriptor::Piece { flow, buffer, len, content: Content::Piece(position) } => {
                     let held = self.pool.hold(buffer, len).ok_or(Broken)?;
                     match self.add_piece(flow, held, position)? {
                         Some(whole) => return Ok(Some(Taken::Message(flow, whole))),
                         None => continue,
                     }
                 }
-                Descriptor::Records { flow, buffer, len, .. } => {
+                Descriptor::Piece { flow, buffer, len, content: Content::Records(_) } => {
                     self.packed = Some((flow, self.pool.hold(buffer, len).ok_or(Broken)?));
                     return self.take_record().map(Some);
                 }

@@ -14,7 +14,10 @@ use super::pool::{Pool, current_cpu};
 use super::ring::{Consumer, Extras, Producer};
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Ordering, Word};
-use super::{Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Position, RECORD_LENGTH_BYTES};
+use super::{Armed, Broken, Geometry};
+use machnet_core::flow::FlowId;
+use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
+use machnet_core::records;
 
 /// The half of an application's end that sends messages and closes flows.
 ///
@@ -151,7 +154,7 @@ impl AppSender {
         self.attend()?;
         let measures = *self.flows.get(&flow).ok_or(SendError::Closed)?;
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        let record_bytes = RECORD_LENGTH_BYTES + bytes;
+        let record_bytes = records::LENGTH_BYTES + bytes;
         if !measures.takes_records || bytes == 0 || record_bytes > usize::from(measures.max_payload) {
             self.close_open();
             self.push_message(flow, parts, measures)?;
@@ -172,7 +175,7 @@ impl AppSender {
         let narrow = |bytes: usize| u16::try_from(bytes).expect("it fits a payload, whose length is a u16");
         let at = usize::from(open.len);
         self.pool.copy_in(open.buffer, at, &narrow(bytes).to_be_bytes());
-        copy_all(&self.pool, open.buffer, at + RECORD_LENGTH_BYTES, parts);
+        copy_all(&self.pool, open.buffer, at + records::LENGTH_BYTES, parts);
         open.len = narrow(at + record_bytes);
         open.records += 1;
         Ok(())
@@ -182,7 +185,7 @@ impl AppSender {
     #[inline]
     fn close_open(&mut self) {
         if let Some(Open { flow, buffer, len, records }) = self.open.take() {
-            self.tx.push(Descriptor::Records { flow, buffer, len, records }.encode());
+            self.tx.push(Descriptor::Piece { flow, buffer, len, content: Content::Records(records) }.encode());
         }
     }
 
@@ -212,9 +215,7 @@ impl AppSender {
                 let buffer = self.take_free();
                 copy_all(&self.pool, buffer, 0, parts);
                 // There is room: see `push_commands`.
-                self.tx.push(
-                    Descriptor::Piece { flow, buffer, len, position: Position { first: true, last: true } }.encode(),
-                );
+                self.tx.push(Descriptor::Piece { flow, buffer, len, content: Content::WHOLE }.encode());
                 Ok(())
             }
             _ => self.push_pieces(flow, parts, bytes, usize::from(measures.max_payload)),
@@ -240,9 +241,9 @@ impl AppSender {
             let len = left.min(max_payload);
             let buffer = self.take_free();
             gather.fill(&self.pool, buffer, len);
-            let position = Position { first: left == bytes, last: left == len };
+            let content = Content::Piece(Position { first: left == bytes, last: left == len });
             let len_wire = u16::try_from(len).expect("a payload's length came as a u16");
-            self.tx.push(Descriptor::Piece { flow, buffer, len: len_wire, position }.encode());
+            self.tx.push(Descriptor::Piece { flow, buffer, len: len_wire, content }.encode());
             left -= len;
         }
         Ok(())

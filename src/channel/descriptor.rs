@@ -7,8 +7,10 @@
 
 use std::net::Ipv4Addr;
 
+use super::Opened;
 use super::layout::DESCRIPTOR_WORDS;
-use super::{FlowId, Opened, Position};
+use machnet_core::flow::FlowId;
+use machnet_core::message::{Content, Position};
 
 const PIECE: u8 = 1;
 const CLOSE: u8 = 2;
@@ -31,10 +33,8 @@ pub(super) type Words = [u64; DESCRIPTOR_WORDS];
 /// One slot, understood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Descriptor {
-    /// `tx`, `rx`: a piece of a message.
-    Piece { flow: FlowId, buffer: u32, len: u16, position: Position },
-    /// `tx`, `rx`: several whole messages, each with its length before it.
-    Records { flow: FlowId, buffer: u32, len: u16, records: u16 },
+    /// `tx`, `rx`: a piece of a message, or several whole ones.
+    Piece { flow: FlowId, buffer: u32, len: u16, content: Content },
     /// `tx`: nothing more will be sent.
     Close { flow: FlowId },
     /// `tx`: the application knows that the flow ended.
@@ -73,11 +73,11 @@ impl Descriptor {
     #[inline]
     pub(super) fn encode(self) -> Words {
         match self {
-            Self::Piece { flow, buffer, len, position } => {
+            Self::Piece { flow, buffer, len, content: Content::Piece(position) } => {
                 let flags = if position.first { FIRST } else { 0 } | if position.last { LAST } else { 0 };
                 [head(PIECE, flags, len, flow), u64::from(buffer)]
             }
-            Self::Records { flow, buffer, len, records } => {
+            Self::Piece { flow, buffer, len, content: Content::Records(records) } => {
                 [head(RECORDS, 0, len, flow), u64::from(buffer) | u64::from(records) << 32]
             }
             Self::Close { flow } => [head(CLOSE, 0, 0, flow), 0],
@@ -108,14 +108,13 @@ impl Descriptor {
         Some(match kind {
             PIECE => {
                 let position = Position { first: flags & FIRST != 0, last: flags & LAST != 0 };
-                Self::Piece { flow, buffer: u32::try_from(body).ok()?, len: number, position }
+                let content = Content::Piece(position);
+                Self::Piece { flow, buffer: u32::try_from(body).ok()?, len: number, content }
             }
-            RECORDS => Self::Records {
-                flow,
-                buffer: low_u32(body),
-                len: number,
-                records: u16::try_from(body >> 32).ok().filter(|records| *records > 0)?,
-            },
+            RECORDS => {
+                let records = u16::try_from(body >> 32).ok().filter(|records| *records > 0)?;
+                Self::Piece { flow, buffer: low_u32(body), len: number, content: Content::Records(records) }
+            }
             CLOSE => Self::Close { flow },
             RELEASE => Self::Release { flow },
             OPENED => Self::Opened {

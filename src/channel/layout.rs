@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::MAX_MESSAGE_BYTES;
+use machnet_core::message::MAX_MESSAGE_BYTES;
 
 /// Distance between words that different sides write: two cache lines, because processors fetch them in pairs.
 #[cfg(not(loom))]
@@ -63,11 +63,6 @@ impl Display for BadGeometry {
 impl std::error::Error for BadGeometry {}
 
 impl Geometry {
-    /// Bytes of the transmit pool, unless told otherwise.
-    pub const TX_BYTES: usize = 12 << 20;
-    /// Bytes of the receive pool, unless told otherwise.
-    pub const RX_BYTES: usize = 4 << 20;
-
     /// The measures for an interface whose pieces have at most `max_payload` bytes, and pools of about so many bytes.
     /// The transmit pool is enlarged until the largest message fits, and memory is used only when it is touched.
     pub fn for_payload(max_payload: u16, tx_bytes: usize, rx_bytes: usize) -> Self {

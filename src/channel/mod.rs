@@ -53,29 +53,14 @@ use std::fmt::{self, Display, Formatter};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
+use machnet_core::flow::FlowId;
+
 pub use app_end::AppEnd;
 pub use app_receiver::{AppReceiver, Message, Received};
 pub use app_sender::{AppSender, SendError};
 pub use layout::{BadGeometry, Geometry};
 pub use shard_end::{FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
 pub use spell::Spell;
-
-/// The largest message, in bytes.
-pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
-
-/// The name of a flow within its channel. The shard gives it with [`Opened`] and does not use it for another flow
-/// before the application has said that it knows of the end ([`FromApp::Release`]).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct FlowId(pub u32);
-
-/// Where a piece stands in its message. A message in one piece is both first and last.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Position {
-    /// It begins a message.
-    pub first: bool,
-    /// It ends a message.
-    pub last: bool,
-}
 
 /// A flow is established.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,9 +80,6 @@ pub struct Opened {
     /// Several messages may share a buffer.
     pub takes_records: bool,
 }
-
-/// Bytes before each of several messages that share a buffer: its length, big-endian, as on the wire.
-const RECORD_LENGTH_BYTES: usize = 2;
 
 /// Whether a side that wanted to sleep may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

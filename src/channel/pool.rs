@@ -1,9 +1,9 @@
 //! The buffers of one pool: where they lie, copies into and out of them, and whose cache they are in.
 #![allow(unsafe_code)]
 
-use super::RECORD_LENGTH_BYTES;
 use super::segment::Segment;
 use super::sync::Arc;
+use machnet_core::records;
 
 /// A pool of buffers. Who owns which is known to the two ends, each in its private memory.
 #[derive(Debug)]
@@ -85,9 +85,9 @@ impl Pool {
     /// Splits the next message off a buffer of several; `None` if its length says that it ends outside.
     #[inline]
     pub(super) fn next_record(&self, rest: &mut Held) -> Option<Held> {
-        const { assert!(RECORD_LENGTH_BYTES == 2) };
+        const { assert!(records::LENGTH_BYTES == 2) };
         let behind = rest.len.checked_sub(2)?;
-        let mut length = [0; RECORD_LENGTH_BYTES];
+        let mut length = [0; records::LENGTH_BYTES];
         self.segment.copy_out(self.offset(rest.index) + usize::from(rest.at), &mut length);
         let record = Held { index: rest.index, at: rest.at + 2, len: u16::from_be_bytes(length) };
         rest.len = behind.checked_sub(record.len).filter(|_| record.len > 0)?;

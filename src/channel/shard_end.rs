@@ -11,7 +11,10 @@ use super::pool::Pool;
 use super::ring::{Consumer, Extras, Producer, RanAway};
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Ordering, Word, fence};
-use super::{AppHandles, Armed, FlowId, Geometry, Opened, Position, RECORD_LENGTH_BYTES};
+use super::{AppHandles, Armed, Geometry, Opened};
+use machnet_core::flow::FlowId;
+use machnet_core::message::Content;
+use machnet_core::records;
 
 /// The shard's end of a channel.
 ///
@@ -66,7 +69,8 @@ pub struct RxBuffer(u32);
 /// What the application wants.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FromApp {
-    /// Send a piece of a message. Pieces of a message come in order; those of other flows may lie between them.
+    /// Send this as one packet. Pieces of a message come in order; those of other flows may lie between them. Whether
+    /// there are as many records as it says is for whoever reads them to see.
     Piece {
         /// Whose it is.
         flow: FlowId,
@@ -74,21 +78,8 @@ pub enum FromApp {
         buffer: TxBuffer,
         /// Its bytes, at least one and at most what a buffer holds.
         len: u16,
-        /// It begins a message.
-        first: bool,
-        /// It ends a message.
-        last: bool,
-    },
-    /// Send several whole messages as one packet.
-    Records {
-        /// Whose they are.
-        flow: FlowId,
-        /// Where they lie, each with its length before it.
-        buffer: TxBuffer,
-        /// Bytes of them all, with the lengths.
-        len: u16,
-        /// How many the application says there are.
-        records: u16,
+        /// What it is.
+        content: Content,
     },
     /// Nothing more will be sent: close the flow once everything has arrived.
     Close {
@@ -106,9 +97,7 @@ impl FromApp {
     /// The flow it is about.
     pub fn flow(&self) -> FlowId {
         match *self {
-            Self::Piece { flow, .. } | Self::Records { flow, .. } | Self::Close { flow } | Self::Release { flow } => {
-                flow
-            }
+            Self::Piece { flow, .. } | Self::Close { flow } | Self::Release { flow } => flow,
         }
     }
 }
@@ -226,16 +215,14 @@ impl ShardEnd {
     /// Checks a private copy of a descriptor.
     fn admit(&mut self, descriptor: Option<Descriptor>) -> Result<FromApp, Violation> {
         match descriptor {
-            Some(Descriptor::Piece { flow, buffer, len, position: Position { first, last } }) => {
-                let buffer = self.admit_buffer(buffer, len)?;
-                Ok(FromApp::Piece { flow, buffer, len, first, last })
-            }
-            Some(Descriptor::Records { flow, buffer, len, records }) => {
-                if usize::from(records) * (RECORD_LENGTH_BYTES + 1) > usize::from(len) {
+            Some(Descriptor::Piece { flow, buffer, len, content }) => {
+                if let Content::Records(count) = content
+                    && usize::from(count) * (records::LENGTH_BYTES + 1) > usize::from(len)
+                {
                     return Err(Violation::ImpossibleRecords);
                 }
                 let buffer = self.admit_buffer(buffer, len)?;
-                Ok(FromApp::Records { flow, buffer, len, records })
+                Ok(FromApp::Piece { flow, buffer, len, content })
             }
             Some(Descriptor::Close { flow }) => Ok(FromApp::Close { flow }),
             Some(Descriptor::Release { flow }) => Ok(FromApp::Release { flow }),
@@ -349,21 +336,11 @@ impl ShardEnd {
 
     // ---- To the application ---------------------------------------------------------------------------------------
 
-    /// Publishes a piece of `len` bytes, the next in order of its flow; the application sees it after the next
-    /// [`ShardEnd::flush`]. There is room for every buffer, unless the application broke the rules: then the buffer
-    /// goes back, and the next poll says so.
-    pub fn publish(&mut self, flow: FlowId, buffer: RxBuffer, len: u16, position: Position) {
-        let describe = |buffer| Descriptor::Piece { flow, buffer, len, position };
-        self.publish_buffer(buffer, len, describe);
-    }
-
-    /// The same for several whole messages, each with its length before it; the shard has seen that they are that.
-    pub fn publish_records(&mut self, flow: FlowId, buffer: RxBuffer, len: u16, records: u16) {
-        self.publish_buffer(buffer, len, |buffer| Descriptor::Records { flow, buffer, len, records });
-    }
-
+    /// Publishes `len` bytes, the next in order of their flow; the application sees them after the next
+    /// [`ShardEnd::flush`]. If they are records, the shard has seen that they are that. There is room for every buffer,
+    /// unless the application broke the rules: then the buffer goes back, and the next poll says so.
     #[inline]
-    fn publish_buffer(&mut self, buffer: RxBuffer, len: u16, describe: impl FnOnce(u32) -> Descriptor) {
+    pub fn publish(&mut self, flow: FlowId, buffer: RxBuffer, len: u16, content: Content) {
         debug_assert!(len > 0 && self.rx_pool.fits(len), "the payload lies in its buffer");
         let RxBuffer(index) = buffer;
         let room = self.rx.has_room(1);
@@ -375,7 +352,7 @@ impl ShardEnd {
         }
         self.rx_with_app[index as usize] = true;
         self.rx_with_app_count += 1;
-        self.rx.push(describe(index).encode());
+        self.rx.push(Descriptor::Piece { flow, buffer: index, len, content }.encode());
     }
 
     /// Publishes that a flow is established; `false` if there is no room now.

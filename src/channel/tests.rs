@@ -26,9 +26,9 @@ mod both {
     use std::io::IoSlice;
     use std::net::Ipv4Addr;
 
-    use crate::channel::{
-        AppEnd, FlowId, FromApp, Geometry, Opened, Position, Received, SendError, ShardEnd, TxBuffer, Violation,
-    };
+    use crate::channel::{AppEnd, FromApp, Geometry, Opened, Received, SendError, ShardEnd, TxBuffer, Violation};
+    use machnet_core::flow::FlowId;
+    use machnet_core::message::{Content, Position};
 
     /// Descriptors the shard takes at a time.
     const DESCRIPTORS: usize = 64;
@@ -145,7 +145,7 @@ mod both {
             while self.end.poll_tx(&mut descriptors)? > 0 {
                 for descriptor in descriptors.drain(..) {
                     match descriptor {
-                        FromApp::Piece { flow, buffer, len, first, last } => {
+                        FromApp::Piece { flow, buffer, len, content: Content::Piece(Position { first, last }) } => {
                             let bytes = self.partial.entry(flow).or_default();
                             assert_eq!(first, bytes.is_empty(), "pieces are in order");
                             let from = bytes.len();
@@ -156,7 +156,7 @@ mod both {
                             }
                             held.push(buffer);
                         }
-                        FromApp::Records { flow, buffer, len, records } => {
+                        FromApp::Piece { flow, buffer, len, content: Content::Records(records) } => {
                             let mut bytes = vec![0; usize::from(len)];
                             self.end.copy_from(&buffer, &mut bytes);
                             let messages = split_records(&bytes);
@@ -191,7 +191,7 @@ mod both {
             let buffer = self.end.allocate().expect("a free buffer");
             self.end.copy_to(&buffer, piece);
             let len = u16::try_from(piece.len()).expect("a piece");
-            self.end.publish(flow, buffer, len, Position { first, last });
+            self.end.publish(flow, buffer, len, Content::Piece(Position { first, last }));
         }
 
         /// Publishes several messages in one buffer, if there is one.
@@ -205,7 +205,7 @@ mod both {
             self.end.copy_to(&buffer, &bytes);
             let len = u16::try_from(bytes.len()).expect("they fit a buffer");
             let count = u16::try_from(messages.len()).expect("a few");
-            self.end.publish_records(flow, buffer, len, count);
+            self.end.publish(flow, buffer, len, Content::Records(count));
             self.end.flush();
         }
 

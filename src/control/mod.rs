@@ -28,10 +28,7 @@ pub use server::{Access, BindError, Connection, Incoming, Server};
 pub use socket::Peer;
 
 /// Where a daemon listens for applications unless its configuration or command line says otherwise.
-pub const DEFAULT_SOCKET: &str = "/var/run/machnet/machnet_ctrl.sock";
-
-/// The environment variable that replaces [`DEFAULT_SOCKET`].
-pub const SOCKET_VARIABLE: &str = "MACHNET_SOCKET";
+pub use machnet_core::defaults::{SOCKET as DEFAULT_SOCKET, SOCKET_VARIABLE};
 
 /// The control socket's path: [`SOCKET_VARIABLE`] if it is set and not empty, else [`DEFAULT_SOCKET`].
 pub fn default_path() -> PathBuf {

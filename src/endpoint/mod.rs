@@ -12,6 +12,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use machnet_core::defaults;
+use machnet_core::flow::FlowId;
+
 use crate::channel::{self, AppEnd, AppHandles, Broken, Geometry};
 use crate::control;
 use crate::control::message::{Reply, Request};
@@ -21,7 +24,6 @@ use link::Watch;
 use received::Flows;
 use wait::{Waiter, Want};
 
-pub use crate::channel::MAX_MESSAGE_BYTES;
 pub use crate::control::message::Binding;
 pub use received::{Delivery, Event, Flow, Message, Received, Tuple};
 pub use split::{Receiver, Sender};
@@ -74,7 +76,7 @@ pub struct ConnectOptions {
 
 impl Default for ConnectOptions {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(5), shard: None }
+        Self { timeout: defaults::CONNECT_TIMEOUT, shard: None }
     }
 }
 
@@ -174,7 +176,7 @@ impl Endpoint {
         let patience = Duration::from_millis(timeout_ms.into()) + PATIENCE;
         match self.call(request, patience)? {
             Ok(Reply::Connected { channel, flow, local_port }) => {
-                let flow = Flow { channel, id: channel::FlowId(flow) };
+                let flow = Flow { channel, id: FlowId(flow) };
                 self.await_opened(flow)?;
                 let local = SocketAddrV4::new(local_ip, local_port);
                 self.flows.insert(flow, Tuple { local, remote });

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::net::SocketAddrV4;
 
 use super::link::Watch;
-use crate::channel::{self, AppEnd, AppReceiver, Broken, FlowId};
-use crate::error::{CloseReason, Disconnected, RecvError};
+use crate::channel::{self, AppEnd, AppReceiver, Broken};
+use machnet_core::flow::{CloseReason, FlowId};
+
+use crate::error::{Disconnected, RecvError};
 
 /// A flow of an endpoint, from the moment it is opened until its [`Event::Closed`]. Afterwards it names nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use machnet::{CloseReason, Delivery, Endpoint, Event, Flow, SendError, Tuple};
-use machnet_shards::nic::faults::Dice;
+use machnet_nic::faults::Dice;
 
 /// How long a side sleeps at most before it looks whether its time is up.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use machnet::{CloseReason, Delivery, Endpoint, Event, Flow, ListenError, SendError};
-use machnet_shards::nic::faults::Dice;
+use machnet_nic::faults::Dice;
 use serde_json::{Value, json};
 
 use crate::conversation::{Direction, await_opened, fill, is_as_filled};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use machnet::{
     CloseReason, ConnectError, ConnectOptions, Delivery, Disconnected, Endpoint, Event, Flow, RecvError, SendError,
 };
-use machnet_shards::nic::faults::Dice;
+use machnet_nic::faults::Dice;
 use serde_json::Value;
 
 use crate::conversation::{await_closed, await_opened};

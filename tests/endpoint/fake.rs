@@ -1,6 +1,7 @@
 //! A daemon without a network: flows between the endpoints attached to it, relayed piece by piece. One thread, no
 //! protocol, the real control socket and the real channels.
 
+use machnet_core::defaults;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -10,9 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use machnet::channel::{FlowId, FromApp, Geometry, Opened, Position, ShardEnd, TxBuffer};
+use machnet::channel::{FromApp, Geometry, Opened, ShardEnd, TxBuffer};
 use machnet::control::message::{ChannelGeometry, ControlError, Numbered, Reply, Request, VERSION};
 use machnet::control::{Access, Connection, Incoming, Server};
+use machnet_core::flow::FlowId;
+use machnet_core::message::Content;
 
 /// The daemon's only address.
 pub(crate) const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -43,7 +46,11 @@ pub(crate) struct FakeDaemon {
 impl FakeDaemon {
     /// Two shards and the usual pools.
     pub(crate) fn start(test: &str) -> Self {
-        Self::start_with(test, 2, Geometry::for_payload(PAYLOAD, Geometry::TX_BYTES, Geometry::RX_BYTES))
+        Self::start_with(
+            test,
+            2,
+            Geometry::for_payload(PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize),
+        )
     }
 
     pub(crate) fn start_with(test: &str, shards: u16, geometry: Geometry) -> Self {
@@ -124,23 +131,6 @@ struct Piece {
     buffer: TxBuffer,
     len: u16,
     content: Content,
-}
-
-#[derive(Clone, Copy)]
-enum Content {
-    Piece(Position),
-    /// So many messages.
-    Records(u16),
-}
-
-impl Content {
-    /// How many messages end with it.
-    fn messages(self) -> u16 {
-        match self {
-            Self::Piece(position) => u16::from(position.last),
-            Self::Records(records) => records,
-        }
-    }
 }
 
 /// What one end has sent and the other has not got.
@@ -336,14 +326,10 @@ impl Relay {
                 for what in taken.drain(..) {
                     let side = self.sides.get_mut(&Place { app, channel, flow: what.flow() });
                     match (what, side) {
-                        (FromApp::Piece { buffer, len, first, last, .. }, Some(side)) => {
-                            let content = Content::Piece(Position { first, last });
+                        (FromApp::Piece { buffer, len, content, .. }, Some(side)) => {
                             side.pieces.push_back(Piece { buffer, len, content });
                         }
-                        (FromApp::Records { buffer, len, records, .. }, Some(side)) => {
-                            side.pieces.push_back(Piece { buffer, len, content: Content::Records(records) });
-                        }
-                        (FromApp::Piece { buffer, .. } | FromApp::Records { buffer, .. }, None) => end.complete(buffer),
+                        (FromApp::Piece { buffer, .. }, None) => end.complete(buffer),
                         (FromApp::Close { .. }, Some(side)) => side.closes = true,
                         (FromApp::Close { .. } | FromApp::Release { .. }, _) => {}
                     }
@@ -402,10 +388,7 @@ impl Relay {
             }
             let end = self.end(peer);
             end.copy_to(&to, &payload);
-            match content {
-                Content::Piece(position) => end.publish(peer.flow, to, len, position),
-                Content::Records(records) => end.publish_records(peer.flow, to, len, records),
-            }
+            end.publish(peer.flow, to, len, content);
         }
     }
 

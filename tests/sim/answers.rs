@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use machnet::control::message::{ControlError, Reply, Request};
-use machnet_proto::addr::Ipv4Addr;
-use machnet_proto::time::{Duration, Instant};
+use machnet_core::time::{Duration, Instant};
+use std::net::Ipv4Addr;
 
 use crate::application::Asked;
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
-use machnet::channel::{AppEnd, AppHandles, Armed, FlowId, Geometry, Opened, Received, SendError};
+use machnet::channel::{AppEnd, AppHandles, Armed, Geometry, Opened, Received, SendError};
 use machnet::control::message::{ChannelGeometry, Numbered, Reply, Request};
+use machnet_core::flow::FlowId;
+use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;
-use machnet_proto::time::Instant;
 use machnet_shards::coordinator::ConnectionId;
 
 use crate::checker::SideId;

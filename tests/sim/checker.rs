@@ -6,9 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use machnet_proto::addr::{FlowKey, Ipv4Addr};
-use machnet_proto::flow::Reason;
-use machnet_proto::time::{Duration, Instant};
+use machnet_core::flow::CloseReason;
+use machnet_core::time::{Duration, Instant};
+use machnet_proto::addr::FlowKey;
+use std::net::Ipv4Addr;
 
 use crate::application::AppId;
 use crate::content;
@@ -46,7 +47,7 @@ pub(crate) enum Life {
     /// Its application has it.
     Open,
     /// Its application was told that it ended.
-    Closed { reason: Reason, acknowledged: u64 },
+    Closed { reason: CloseReason, acknowledged: u64 },
     /// Its application, or its daemon, died.
     Orphaned,
 }
@@ -181,7 +182,7 @@ impl Checker {
 
     /// The application was told that the flow has ended.
     pub(crate) fn closed(&mut self, id: SideId, reason: u16, acknowledged: u64, now: Instant) {
-        let reason = Reason::from_wire(reason);
+        let reason = CloseReason::from_wire(reason);
         let side = self.side_mut(id);
         assert_eq!(side.life, Life::Open, "a flow ends once");
         assert!(acknowledged <= side.sent.len() as u64, "more was acknowledged than sent: {acknowledged} of {side:?}");
@@ -215,7 +216,7 @@ impl Checker {
     }
 
     /// Whether something happened that may end this flow so.
-    fn is_excused(&self, id: SideId, reason: Reason, now: Instant) -> bool {
+    fn is_excused(&self, id: SideId, reason: CloseReason, now: Instant) -> bool {
         let side = self.side(id);
         let peers_closed = || {
             let peers = self.by_key.get(&side.key.reversed()).into_iter().flatten();
@@ -225,12 +226,12 @@ impl Checker {
         let application_died = || happened(IncidentKind::ApplicationDied);
         let daemon_ended = || happened(IncidentKind::DaemonEnded);
         match reason {
-            Reason::Closed => side.close_called || peers_closed(),
-            Reason::AppGone => application_died(),
+            CloseReason::Closed => side.close_called || peers_closed(),
+            CloseReason::AppGone => application_died(),
             // The peer has forgotten the flow while this side still waited for the last acknowledgement, or took us for
             // gone a little earlier than we took it, or never had the flow, because its listener ended between our SYN
             // and the first packet.
-            Reason::NoSuchFlow => {
+            CloseReason::NoSuchFlow => {
                 let never_heard = side.received == 0
                     && (happened(IncidentKind::ListenerEnded { port: side.key.remote_port })
                         || happened(IncidentKind::FewFlows)
@@ -238,9 +239,9 @@ impl Checker {
                 let given_up = self.longest_outage(side, now) >= FORGIVEN;
                 never_heard || given_up || side.close_called || peers_closed() || application_died() || daemon_ended()
             }
-            Reason::PeerRestarted | Reason::Shutdown => daemon_ended(),
-            Reason::PeerGone => daemon_ended() || self.longest_outage(side, now) >= FORGIVEN,
-            Reason::Reset | Reason::Refused | Reason::Protocol | Reason::Limit | Reason::Other => false,
+            CloseReason::PeerRestarted | CloseReason::Shutdown => daemon_ended(),
+            CloseReason::PeerGone => daemon_ended() || self.longest_outage(side, now) >= FORGIVEN,
+            _ => false,
         }
     }
 
@@ -317,7 +318,7 @@ impl Checker {
                 match receiver {
                     Some(to) if !is_reading(to) => 0,
                     None if acknowledged == 0 || self.may_be_unread(side) => 0,
-                    _ if reason == Reason::Closed && side.close_called => side.sent.len(),
+                    _ if reason == CloseReason::Closed && side.close_called => side.sent.len(),
                     _ => usize::try_from(acknowledged).expect("as many as were sent"),
                 }
             }

@@ -1,7 +1,7 @@
 //! What messages say. Every byte follows from who sent it and which message it is, so that the receiving
 //! side is checked against the rule and not against what the sending side remembers.
 
-use machnet_shards::nic::faults::Dice;
+use machnet_nic::faults::Dice;
 
 /// The first message of a stream begins with the stream's number, as an application that introduces itself would:
 /// it cannot be shorter.

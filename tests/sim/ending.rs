@@ -1,8 +1,8 @@
 //! The end of every run. The faults have stopped: what is owed arrives within a bound, everybody goes, nothing is left.
 
-use machnet_proto::time::Duration;
+use machnet_core::time::Duration;
+use machnet_nic::faults::Dice;
 use machnet_shards::counters::Counter;
-use machnet_shards::nic::faults::Dice;
 
 use crate::application::AppId;
 use crate::checker::SideId;

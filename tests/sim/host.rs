@@ -3,18 +3,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use machnet::config::Limits;
-use machnet_proto::addr::{Ipv4Addr, MacAddr};
+use machnet_config::Limits;
+use machnet_core::addr::MacAddr;
+use machnet_core::time::{Duration, Instant};
+use machnet_nic::NicQueue;
+use machnet_nic::Trains;
+use machnet_nic::faults::Dice;
+use machnet_nic::memory::{Link, Network, NicOptions, PortId, Spread};
 use machnet_proto::flow;
-use machnet_proto::time::{Duration, Instant};
 use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Event, Interface, Plan};
 use machnet_shards::counters::{Counter, DropReason, EntryKey, Registry};
 use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
-use machnet_shards::nic::NicQueue;
-use machnet_shards::nic::Trains;
-use machnet_shards::nic::faults::Dice;
-use machnet_shards::nic::memory::{Link, Network, NicOptions, PortId, Spread};
 use machnet_shards::shard::{Settings, Shard};
+use std::net::Ipv4Addr;
 
 use crate::queue::{Device, SimQueue};
 use crate::runner::Runner;

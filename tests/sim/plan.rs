@@ -3,13 +3,13 @@
 //! Every seed leaves out most kinds of trouble and overdoes a few. Runs that are all alike, with a little of
 //! everything, would find less (Groce et al., "Swarm testing", ISSTA 2012).
 
-use machnet::config::Limits;
+use machnet_config::Limits;
+use machnet_core::time::Duration;
+use machnet_nic::Trains;
+use machnet_nic::faults::{Dice, Faults};
+use machnet_nic::memory::{Link, Spread};
 use machnet_proto::congestion::Congestion;
 use machnet_proto::flow;
-use machnet_proto::time::Duration;
-use machnet_shards::nic::Trains;
-use machnet_shards::nic::faults::{Dice, Faults};
-use machnet_shards::nic::memory::{Link, Spread};
 
 use crate::host::HostPlan;
 use crate::queue::Moods;

@@ -4,11 +4,11 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use machnet_nic::faults::Dice;
+use machnet_nic::memory::{MemoryFrame, MemoryQueue};
+use machnet_nic::{Frame, NicQueue, Trains, Wake};
 use machnet_proto::wire::frame::HEADERS_BYTES;
 use machnet_proto::wire::machnet::{Handshake, HandshakeKind};
-use machnet_shards::nic::faults::Dice;
-use machnet_shards::nic::memory::{MemoryFrame, MemoryQueue};
-use machnet_shards::nic::{Frame, NicQueue, Trains, Wake};
 
 use crate::trace::Trace;
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
-use machnet_proto::time::{Duration, Instant};
-use machnet_shards::nic::NicQueue;
-use machnet_shards::nic::faults::Dice;
+use machnet_core::time::{Duration, Instant};
+use machnet_nic::NicQueue;
+use machnet_nic::faults::Dice;
 use machnet_shards::shard::{BellChange, Shard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 

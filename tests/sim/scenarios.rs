@@ -1,12 +1,13 @@
 //! Scenarios that are written down, each with the claim it shows.
 
-use machnet::channel::{MAX_MESSAGE_BYTES, SendError};
+use machnet::channel::SendError;
 use machnet::control::message::{ControlError, Reply, Request};
-use machnet_proto::flow::Reason;
-use machnet_proto::time::Duration;
+use machnet_core::flow::CloseReason;
+use machnet_core::message::MAX_MESSAGE_BYTES;
+use machnet_core::time::Duration;
+use machnet_nic::faults::Faults;
+use machnet_nic::memory::Link;
 use machnet_shards::counters::Counter;
-use machnet_shards::nic::faults::Faults;
-use machnet_shards::nic::memory::Link;
 
 use crate::checker::{Life, SideId};
 use crate::ending;
@@ -232,7 +233,7 @@ fn what_an_application_published_before_its_death_arrives() {
     let told = world.run_until(limit, |world| world.checker.side(back).life != Life::Open);
     assert!(told, "the peer's application is told");
     assert!(has_arrived(&world, there), "and has everything: {:?}", world.checker.side(there));
-    assert!(matches!(world.checker.side(back).life, Life::Closed { reason: Reason::AppGone, .. }));
+    assert!(matches!(world.checker.side(back).life, Life::Closed { reason: CloseReason::AppGone, .. }));
     // Its port is free again.
     let next = world.attach(1, true).expect("the daemon runs");
     world.kill(far);
@@ -256,7 +257,7 @@ fn a_restarted_daemon_is_noticed_with_the_next_packet() {
     let limit = world.now + Duration::from_millis(1);
     world.run_until(limit, |world| world.checker.side(side).life != Life::Open);
     let life = world.checker.side(side).life;
-    assert_eq!(life, Life::Closed { reason: Reason::NoSuchFlow, acknowledged: 1 });
+    assert_eq!(life, Life::Closed { reason: CloseReason::NoSuchFlow, acknowledged: 1 });
     finish(world, Duration::from_secs(1));
 }
 
@@ -280,7 +281,7 @@ fn a_peer_that_vanishes_is_silent_after_3_s_and_gone_after_15_s() {
     let gone = after(&mut world, &|world| world.checker.side(side).life != Life::Open);
     assert!((3.0..4.0).contains(&silent), "silent after {silent} s");
     assert!((15.0..17.0).contains(&gone), "gone after {gone} s");
-    assert!(matches!(world.checker.side(side).life, Life::Closed { reason: Reason::PeerGone, .. }));
+    assert!(matches!(world.checker.side(side).life, Life::Closed { reason: CloseReason::PeerGone, .. }));
     world.set_link(1, link());
     finish(world, Duration::from_secs(5));
 }

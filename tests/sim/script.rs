@@ -1,10 +1,10 @@
 //! What written scenarios are made of: a step each, that waits for its outcome.
 
-use machnet::channel::FlowId;
 use machnet::control::message::{Reply, Request};
-use machnet_proto::time::Duration;
-use machnet_shards::nic::faults::Dice;
-use machnet_shards::nic::memory::Link;
+use machnet_core::flow::FlowId;
+use machnet_core::time::Duration;
+use machnet_nic::faults::Dice;
+use machnet_nic::memory::Link;
 
 use crate::application::AppId;
 use crate::checker::SideId;

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant as WallClock;
 
-use machnet_proto::time::Duration;
-use machnet_shards::nic::faults::Dice;
+use machnet_core::time::Duration;
+use machnet_nic::faults::Dice;
 
 use crate::ending;
 use crate::plan::Plan;

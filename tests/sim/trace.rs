@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use machnet_proto::time::Instant;
+use machnet_core::time::Instant;
 use machnet_proto::wire::frame::{self, Parsed};
 use machnet_proto::wire::machnet::Header;
 

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use machnet::channel::SendError;
 use machnet::control::message::Request;
-use machnet_proto::time::{Duration, Instant};
-use machnet_shards::nic::faults::{Dice, Faults};
-use machnet_shards::nic::memory::Link;
+use machnet_core::time::{Duration, Instant};
+use machnet_nic::faults::{Dice, Faults};
+use machnet_nic::memory::Link;
 
 use crate::application::AppId;
 use crate::checker::{IncidentKind, SideId};

@@ -14,12 +14,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use machnet::control::message::Reply;
-use machnet_proto::addr::Ipv4Addr;
-use machnet_proto::time::{Duration, Instant};
+use machnet_core::time::{Duration, Instant};
+use machnet_nic::faults::Dice;
+use machnet_nic::memory::{Counts, Link, Network};
 use machnet_shards::coordinator::{ConnectionId, Effect, Event};
 use machnet_shards::counters::Counter;
-use machnet_shards::nic::faults::Dice;
-use machnet_shards::nic::memory::{Counts, Link, Network};
+use std::net::Ipv4Addr;
 
 use crate::answers::Answers;
 use crate::application::{AppId, Application};

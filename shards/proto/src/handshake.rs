@@ -19,6 +19,8 @@ use core::hash::Hasher;
 use core::ops::{BitAnd, BitOr, Deref};
 use siphasher::sip::SipHasher24;
 
+use machnet_core::payload::{Dialect, MTU_MIN, payload_budget};
+
 use crate::addr::FlowKey;
 use crate::seq::SeqNo;
 use crate::wire::WireError;
@@ -27,9 +29,8 @@ use crate::wire::machnet::{HEADER_BYTES, Handshake, HandshakeKind, MAGIC, Offer}
 /// The version of the extension spoken here.
 pub const VERSION: u8 = 1;
 
-/// The least a host may offer as its largest payload: what fits the 576 bytes that every IPv4 host takes (RFC 791,
-/// section 3.1) after 20 of IPv4, 8 of UDP and 54 of Machnet.
-pub const MIN_PAYLOAD_BYTES: u16 = 576 - 20 - 8 - 54;
+/// The least a host may offer as its largest payload.
+pub const MIN_PAYLOAD_BYTES: u16 = payload_budget(MTU_MIN, Dialect::Extended, 0);
 
 /// UDP payload of every handshake packet of v1's older generation, whose header had one SACK word instead of four.
 const OLD_HEADER_BYTES: usize = 30;
@@ -368,8 +369,8 @@ impl core::fmt::Debug for Packet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Ipv4Addr;
     use alloc::vec::Vec;
+    use core::net::Ipv4Addr;
     use proptest::prelude::*;
 
     const SECRET: [u8; 16] = *b"0123456789abcdef";

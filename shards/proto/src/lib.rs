@@ -18,5 +18,4 @@ pub mod handshake;
 pub mod neighbor;
 pub mod rss;
 pub mod seq;
-pub mod time;
 pub mod wire;

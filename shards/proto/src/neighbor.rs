@@ -18,9 +18,10 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
-use crate::addr::{Ipv4Addr, MacAddr};
-use crate::time::{Duration, Instant};
 use crate::wire::arp::{Operation, Packet};
+use core::net::Ipv4Addr;
+use machnet_core::addr::MacAddr;
+use machnet_core::time::{Duration, Instant};
 
 /// How long, how often, how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

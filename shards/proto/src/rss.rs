@@ -88,7 +88,7 @@ pub enum RssError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Ipv4Addr;
+    use core::net::Ipv4Addr;
     use proptest::prelude::*;
 
     /// The key and the vectors of "Verifying the RSS Hash Calculation" (Microsoft, NDIS documentation).

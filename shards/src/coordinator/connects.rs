@@ -14,15 +14,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use machnet::channel::FlowId;
 use machnet::control::message::{ControlError, Reply};
-use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
-use machnet_proto::flow::{Birth, Reason, Role};
+use machnet_core::addr::MacAddr;
+use machnet_core::defaults;
+use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::time::Instant;
+use machnet_proto::addr::FlowKey;
+use machnet_proto::flow::{Birth, Role};
 use machnet_proto::handshake::{self, Features, HandshakeError, Message, Packet, Terms};
 use machnet_proto::neighbor::Resolution;
-use machnet_proto::time::Instant;
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 use machnet_proto::wire::machnet::{HandshakeKind, Offer};
+use std::net::Ipv4Addr;
 
 use super::directory::{Flow, Origin};
 use super::{ConnectionId, Coordinator};
@@ -40,8 +43,7 @@ const FIRST_WAIT_MAX: Duration = Duration::from_millis(100);
 /// The longest time between two SYNs, so that a host that comes up is found soon.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
-/// What a request of 0 ms means, and the longest that is believed.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest a request may wait. One of 0 ms means [`defaults::CONNECT_TIMEOUT`].
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Packets we assume that the peer can take before its first header says how many: it overcommits one buffer per flow.
@@ -186,7 +188,7 @@ impl Coordinator {
         let mac = self.find_next_hop(link, next_hop, now)?;
         let (key, is_predicted) = self.claim_port(link, destination, via, now).ok_or(ControlError::NoPorts)?;
         let timeout = match timeout_ms {
-            0 => DEFAULT_TIMEOUT,
+            0 => defaults::CONNECT_TIMEOUT,
             ms => Duration::from_millis(ms.into()).min(LONGEST_TIMEOUT),
         };
         let nonce = self.random.next_u32();
@@ -329,8 +331,8 @@ impl Coordinator {
                 self.create(id, shard, mac, &terms, now);
                 return;
             }
-            Ok(Message::Refuse { echo, reason }) if echo == nonce => match Reason::from_wire(reason) {
-                Reason::Limit => ControlError::Limit("the other host has no room for another flow".into()),
+            Ok(Message::Refuse { echo, reason }) if echo == nonce => match CloseReason::from_wire(reason) {
+                CloseReason::Limit => ControlError::Limit("the other host has no room for another flow".into()),
                 _ => ControlError::Refused,
             },
             Ok(Message::V1(answer)) => match answer.kind {
@@ -405,7 +407,7 @@ impl Coordinator {
                 self.unhint(&key, landed);
             }
             self.release_neighbor(link, neighbor, now);
-            self.outboxes.post(shard, ToShard::Drop { key, remote_nonce, reason: Reason::Reset });
+            self.outboxes.post(shard, ToShard::Drop { key, remote_nonce, reason: CloseReason::Reset });
             return self.end_connect(id, Some(ControlError::AddressInUse), now);
         }
         self.end_connect(id, None, now);

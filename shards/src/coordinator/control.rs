@@ -5,9 +5,9 @@ use machnet::control::Peer;
 use machnet::control::message::{
     Binding, ChannelGeometry, ControlError, MAX_NAME_BYTES, Numbered, Reply, Request, VERSION,
 };
-use machnet_proto::addr::Ipv4Addr;
-use machnet_proto::flow::Reason;
-use machnet_proto::time::{Duration, Instant};
+use machnet_core::flow::CloseReason;
+use machnet_core::time::{Duration, Instant};
+use std::net::Ipv4Addr;
 
 use super::listeners::{Place, Taken};
 use super::{ConnectionId, Coordinator, Effect};
@@ -250,7 +250,7 @@ impl Coordinator {
         }
         for channel in endpoint.channels {
             if let Some(shard) = self.endpoints.end_channel(channel) {
-                let (reason, linger) = (Reason::AppGone, self.limits.linger);
+                let (reason, linger) = (CloseReason::AppGone, self.limits.linger);
                 self.outboxes.post(shard, ToShard::RemoveChannel { channel, reason, linger });
             }
         }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
-use machnet_proto::addr::{FlowKey, Ipv4Addr};
-use machnet_proto::time::Instant;
+use machnet_core::time::Instant;
+use machnet_proto::addr::FlowKey;
+use std::net::Ipv4Addr;
 
 use crate::mailbox::{ChannelId, ShardId};
 

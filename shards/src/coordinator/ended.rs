@@ -5,8 +5,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use machnet_core::time::{Duration, Instant};
 use machnet_proto::addr::FlowKey;
-use machnet_proto::time::{Duration, Instant};
 
 /// Longer than a shard remembers a half-open flow.
 const REMEMBERED: Duration = Duration::from_secs(4);
@@ -49,7 +49,7 @@ impl Ended {
 
 #[cfg(test)]
 mod tests {
-    use machnet_proto::addr::Ipv4Addr;
+    use std::net::Ipv4Addr;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use machnet_proto::addr::Ipv4Addr;
+use std::net::Ipv4Addr;
 
 use super::ConnectionId;
 use crate::mailbox::{ListenerId, ShardId};

@@ -40,17 +40,19 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use machnet::config::{Limits, Subnet};
 use machnet::control::Peer;
 use machnet::control::message::{Numbered, Reply, Request};
-use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
-use machnet_proto::flow::Reason;
+use machnet_config::{Limits, Subnet};
+use machnet_core::addr::MacAddr;
+use machnet_core::flow::CloseReason;
+use machnet_core::time::Instant;
+use machnet_proto::addr::FlowKey;
 use machnet_proto::rss::Rss;
-use machnet_proto::time::Instant;
+use std::net::Ipv4Addr;
 
 use crate::counters::{EntryKey, Registry};
 use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard};
-use crate::nic::DeviceCounts;
+use machnet_nic::DeviceCounts;
 
 use connects::Connects;
 use directory::{Directory, Flow, Origin};
@@ -342,21 +344,21 @@ impl Coordinator {
         let drop = |remote_nonce, reason| ToShard::Drop { key, remote_nonce, reason };
         // A copy of a flow that has ended, or of one that we are opening ourselves.
         if self.ended.has(key, remote_nonce, now) || self.connects.is_under_way(&key) {
-            return self.outboxes.post(shard, drop(remote_nonce, Reason::Reset));
+            return self.outboxes.post(shard, drop(remote_nonce, CloseReason::Reset));
         }
         if let Some(present) = self.directory.find(&key) {
             let (owner, of_owner) = (present.shard, present.remote_nonce);
             if owner != shard && of_owner == remote_nonce {
-                self.outboxes.post(shard, drop(remote_nonce, Reason::Reset));
+                self.outboxes.post(shard, drop(remote_nonce, CloseReason::Reset));
                 return self.hint_flow(&key, shard);
             }
             if owner != shard {
-                self.outboxes.post(owner, drop(of_owner, Reason::PeerRestarted));
+                self.outboxes.post(owner, drop(of_owner, CloseReason::PeerRestarted));
             }
             self.flow_closed(owner, &key, now);
         }
         if self.directory.is_full() {
-            return self.outboxes.post(shard, drop(remote_nonce, Reason::Limit));
+            return self.outboxes.post(shard, drop(remote_nonce, CloseReason::Limit));
         }
         let link = self.link_of[usize::from(shard.0)];
         let next_hop = self.links[link].next_hop(key.remote_ip).ok().flatten();

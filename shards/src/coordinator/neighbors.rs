@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use machnet::config::Limits;
 use machnet::control::message::ControlError;
-use machnet_proto::addr::{Ipv4Addr, MacAddr};
+use machnet_config::Limits;
+use machnet_core::addr::MacAddr;
+use machnet_core::payload::{Dialect, payload_budget};
+use machnet_core::time::Instant;
 use machnet_proto::neighbor::{self, Action, Change, NeighborCache, Resolution};
 use machnet_proto::rss::Rss;
-use machnet_proto::time::Instant;
 use machnet_proto::wire::arp;
 use machnet_proto::wire::frame::{self, Parsed};
+use std::net::Ipv4Addr;
 
 use super::{Coordinator, Interface};
 use crate::mailbox::{ShardId, ToShard};
-use crate::nic::DeviceDrops;
+use machnet_nic::DeviceDrops;
 
 /// How often we announce our address, and how far apart (RFC 5227, section 1.1: ANNOUNCE_NUM, ANNOUNCE_INTERVAL). A
 /// device whose link comes up late misses the first.
@@ -25,9 +27,6 @@ const CONFLICT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often the device is asked for its counts at the most.
 const ASK_DEVICE_EVERY: Duration = Duration::from_millis(100);
-
-/// Headers between an IP packet's start and the payload of a Machnet packet: IPv4, UDP, Machnet.
-const HEADERS_BYTES: u16 = 20 + 8 + 54;
 
 /// An interface and what is known of its link.
 #[derive(Debug)]
@@ -141,7 +140,7 @@ impl Link {
 
     /// The largest payload of a packet, in bytes.
     pub(super) fn max_payload_bytes(&self) -> u16 {
-        self.interface.mtu_bytes - HEADERS_BYTES
+        payload_budget(self.interface.mtu_bytes, Dialect::Extended, 0)
     }
 
     /// The neighbor that frames to `peer` go to; `None` for ourselves.

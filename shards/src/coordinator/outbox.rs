@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use machnet_proto::time::Duration;
+use machnet_core::time::Duration;
 
 use crate::mailbox::{Outlet, ShardId, ToShard, Waker};
 

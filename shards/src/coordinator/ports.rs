@@ -3,8 +3,9 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::RangeInclusive;
 
-use machnet_proto::addr::{FlowKey, Ipv4Addr};
-use machnet_proto::time::{Duration, Instant};
+use machnet_core::time::{Duration, Instant};
+use machnet_proto::addr::FlowKey;
+use std::net::Ipv4Addr;
 
 use super::random::Random;
 

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use machnet::control::message::{ControlError, Query};
-use machnet_proto::time::Instant;
+use machnet_core::time::Instant;
 
 use super::{ConnectionId, Coordinator, Effect};
 

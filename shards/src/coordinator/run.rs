@@ -9,19 +9,20 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use machnet::control::message::{Numbered, Reply};
 use machnet::control::{Connection, Incoming, Server};
-use machnet_proto::time::Instant;
+use machnet_core::time::Instant;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use super::{ConnectionId, Coordinator, Effect, Event};
-use crate::clock::Clock;
 use crate::mailbox::{Inlet, ToCoordinator};
+use machnet::sleep::{Clock, StopPipe};
 
 /// glommio's preempt timer. No task is ever to be preempted here, and only a timer that does not fire cannot make the
 /// executor park before its task has begun.
@@ -50,7 +51,7 @@ pub fn spawn(
     coordinator: Coordinator,
     inlet: Inlet<ToCoordinator>,
     server: Server,
-    stop: OwnedFd,
+    stop: Arc<StopPipe>,
 ) -> glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()> {
     LocalExecutorBuilder::new(Placement::Unbound)
         .name("coordinator")
@@ -59,7 +60,7 @@ pub fn spawn(
 }
 
 /// Takes turns until the daemon has stopped.
-fn run(coordinator: Coordinator, inlet: Inlet<ToCoordinator>, server: Server, stop: OwnedFd) -> io::Result<()> {
+fn run(coordinator: Coordinator, inlet: Inlet<ToCoordinator>, server: Server, stop: Arc<StopPipe>) -> io::Result<()> {
     let mut turns = Turns::new(coordinator, inlet, server, stop)?;
     let mut events = Vec::with_capacity(64);
     loop {
@@ -85,7 +86,7 @@ struct Turns {
     inlet: Inlet<ToCoordinator>,
     server: Server,
     /// Readable when the daemon shall stop.
-    stop: OwnedFd,
+    stop: Arc<StopPipe>,
     epoll: OwnedFd,
     connections: BTreeMap<ConnectionId, Application>,
     next_connection: u64,
@@ -100,7 +101,12 @@ struct Application {
 }
 
 impl Turns {
-    fn new(coordinator: Coordinator, inlet: Inlet<ToCoordinator>, server: Server, stop: OwnedFd) -> io::Result<Self> {
+    fn new(
+        coordinator: Coordinator,
+        inlet: Inlet<ToCoordinator>,
+        server: Server,
+        stop: Arc<StopPipe>,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         watch(&epoll, inlet.fd(), TOKEN_MAIL)?;
         watch(&epoll, server.as_fd(), TOKEN_SERVER)?;
@@ -251,10 +257,11 @@ mod tests {
     use std::thread::JoinHandle;
     use std::time::Instant as Moment;
 
-    use machnet::config::Limits;
     use machnet::control::message::{Binding, Request, VERSION};
     use machnet::control::{Access, Client};
-    use machnet_proto::addr::{Ipv4Addr, MacAddr};
+    use machnet_config::Limits;
+    use machnet_core::addr::MacAddr;
+    use std::net::Ipv4Addr;
 
     use super::*;
     use crate::coordinator::{Boot, Interface, Plan};
@@ -268,7 +275,7 @@ mod tests {
     struct Daemon {
         directory: PathBuf,
         thread: JoinHandle<io::Result<()>>,
-        stop: OwnedFd,
+        stop: Arc<StopPipe>,
         shard: Inlet<ToShard>,
         coordinator: Outlet<ToCoordinator>,
     }
@@ -294,7 +301,8 @@ mod tests {
             let plan = Plan { interfaces: vec![interface], limits: Limits::default(), boot };
             let entries = vec![registry.enter().0];
             let coordinator = Coordinator::new(plan, vec![to_shard], registry, entries, Clock.now());
-            let (stopped, stop) = rustix::pipe::pipe().expect("a pipe");
+            let stop = Arc::new(StopPipe::new().expect("a pipe"));
+            let stopped = Arc::clone(&stop);
             let thread = std::thread::spawn(move || run(coordinator, inlet, server, stopped));
             Self { directory, thread, stop, shard, coordinator: to_coordinator }
         }
@@ -331,7 +339,7 @@ mod tests {
         }
 
         fn stop(self) {
-            rustix::io::write(&self.stop, &[1]).expect("a pipe has room");
+            self.stop.stop();
             self.wait_for(|message| matches!(message, ToShard::Stop));
             self.coordinator.post(ToCoordinator::Stopped { shard: ShardId(0) }).expect("there is room");
             self.thread.join().expect("no panic").expect("no error");

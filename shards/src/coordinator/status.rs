@@ -1,9 +1,10 @@
 //! What a report on the daemon holds: JSON documents whose keys are stable. The README explains them.
 
 use machnet::control::message::{Cursor, Part, Query};
-use machnet_proto::addr::{FlowKey, Ipv4Addr};
-use machnet_proto::time::Instant;
+use machnet_core::time::Instant;
+use machnet_proto::addr::FlowKey;
 use serde_json::{Map, Value, json};
+use std::net::Ipv4Addr;
 
 use super::directory::{Flow, Origin};
 use super::endpoints::{Channel, Endpoint};

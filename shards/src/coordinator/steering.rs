@@ -12,7 +12,7 @@ use super::Coordinator;
 use super::connects::datagram;
 use crate::handover;
 use crate::mailbox::{HalfOpenFlow, ShardId, Stray, ToShard};
-use crate::nic::ETHERNET_HEADER_BYTES;
+use machnet_nic::ETHERNET_HEADER_BYTES;
 
 /// Searches for half-open flows at a time.
 const SOUGHT_MAX: usize = 256;

@@ -1,6 +1,6 @@
 //! A token bucket: so many a second, and so many at once.
 
-use machnet_proto::time::Instant;
+use machnet_core::time::Instant;
 
 /// Allows `per_second` events a second on average and `burst` at once.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ impl TokenBucket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machnet_proto::time::Duration;
+    use machnet_core::time::Duration;
 
     #[test]
     fn a_burst_passes_then_the_rate() {

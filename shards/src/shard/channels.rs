@@ -6,11 +6,12 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use machnet::channel::{Armed, FlowId, FromApp, Position as PiecePosition, RxBuffer, ShardEnd, TxBuffer, Violation};
-use machnet_proto::flow::{Need, Piece, Reason, Refusal};
-use machnet_proto::time::{Duration, Instant};
-use machnet_proto::wire::machnet::Position;
-use machnet_proto::wire::records::{self, LENGTH_BYTES as RECORD_LENGTH_BYTES};
+use machnet::channel::{Armed, FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
+use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::message::Content;
+use machnet_core::records;
+use machnet_core::time::{Duration, Instant};
+use machnet_proto::flow::{Need, Piece, Refusal};
 
 use super::DESCRIPTORS_PER_CHANNEL;
 use super::serve::Polled;
@@ -44,7 +45,7 @@ pub(super) struct Channel {
     /// Events that found no room in the ring, oldest first.
     unpublished: VecDeque<Notice>,
     /// Flows whose receive window is closed for want of buffers; each stands here once.
-    pub(super) starved: Vec<machnet_proto::flow::FlowId>,
+    pub(super) starved: Vec<FlowId>,
     /// Whether the channel stands in the shard's list of those to flush.
     pub(super) is_dirty: bool,
     epoch: Epoch,
@@ -113,7 +114,7 @@ impl Link {
 
 /// Whether a piece is one whole message, which may share a packet.
 fn may_share(piece: &Piece<TxBuffer>) -> bool {
-    piece.records == 0 && piece.position == Position::WHOLE
+    piece.content == Content::WHOLE
 }
 
 /// Messages that are to share a packet.
@@ -139,7 +140,7 @@ pub(super) enum Notice {
     Silent { flow: FlowId },
     Alive { flow: FlowId },
     MaxPayload { flow: FlowId, bytes: u16 },
-    Closed { flow: FlowId, reason: Reason, acknowledged_messages: u64 },
+    Closed { flow: FlowId, reason: CloseReason, acknowledged_messages: u64 },
 }
 
 /// Counts the flows that received data lately, so that they share the buffers.
@@ -235,7 +236,7 @@ impl Channel {
     /// Puts a piece at the end of a flow's list.
     #[inline]
     pub(super) fn push_waiting(&mut self, list: &mut WaitingList, piece: Piece<TxBuffer>) {
-        self.tx_messages += u64::from(piece.messages());
+        self.tx_messages += u64::from(piece.content.messages());
         let index = piece.token.index();
         self.links[index as usize] = Link { piece: Some(piece), next: None };
         list.ends = match list.ends {
@@ -253,12 +254,12 @@ impl Channel {
     pub(super) fn pop_waiting(&mut self, list: &mut WaitingList, together_bytes: u16) -> Option<Piece<Load>> {
         let (first, last) = list.ends?;
         let link = &self.links[first as usize];
-        let (&Piece { len, position, records, .. }, mut next) = (link.piece(), link.next);
-        let mut packed = Packed { bytes: RECORD_LENGTH_BYTES + usize::from(len), count: 1, tail: first };
+        let (&Piece { len, content, .. }, mut next) = (link.piece(), link.next);
+        let mut packed = Packed { bytes: records::LENGTH_BYTES + usize::from(len), count: 1, tail: first };
         if may_share(link.piece()) {
             while let Some(index) = next {
                 let link = &self.links[index as usize];
-                let bytes = packed.bytes + RECORD_LENGTH_BYTES + usize::from(link.piece().len);
+                let bytes = packed.bytes + records::LENGTH_BYTES + usize::from(link.piece().len);
                 if !may_share(link.piece()) || bytes > usize::from(together_bytes) {
                     break;
                 }
@@ -270,10 +271,10 @@ impl Channel {
         list.ends = next.map(|next| (next, last));
         let token = Load(first);
         if packed.count == 1 {
-            return Some(Piece { token, len, position, records });
+            return Some(Piece { token, len, content });
         }
         let len = u16::try_from(packed.bytes).expect("not more than a payload");
-        Some(Piece { token, len, position: Position::WHOLE, records: packed.count })
+        Some(Piece { token, len, content: Content::Records(packed.count) })
     }
 
     /// Copies what a packet carries out of the application's memory.
@@ -281,7 +282,7 @@ impl Channel {
     pub(super) fn copy_from(&self, piece: &Piece<Load>, into: &mut [u8]) {
         let Load(first) = piece.token;
         let alone = self.links[first as usize].piece();
-        if piece.records == alone.records {
+        if piece.content == alone.content {
             return self.end.copy_from(&alone.token, into);
         }
         let (mut next, mut rest) = (Some(first), into);
@@ -345,12 +346,8 @@ impl Channel {
     /// Publishes a piece in order, or drops it if nobody is there to read it.
     pub(super) fn publish(&mut self, flow: FlowId, piece: Piece<RxBuffer>) {
         if self.stage == Stage::Open {
-            self.rx_messages += u64::from(piece.messages());
-            let Position { first, last } = piece.position;
-            match piece.records {
-                0 => self.end.publish(flow, piece.token, piece.len, PiecePosition { first, last }),
-                records => self.end.publish_records(flow, piece.token, piece.len, records),
-            }
+            self.rx_messages += u64::from(piece.content.messages());
+            self.end.publish(flow, piece.token, piece.len, piece.content);
         } else {
             self.give_back(piece.token);
         }

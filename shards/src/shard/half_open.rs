@@ -5,8 +5,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use machnet_core::time::{Duration, Instant};
 use machnet_proto::addr::FlowKey;
-use machnet_proto::time::{Duration, Instant};
 
 use crate::mailbox::HalfOpenFlow;
 

@@ -73,7 +73,7 @@ impl Listeners {
 
 #[cfg(test)]
 mod tests {
-    use machnet_proto::addr::Ipv4Addr;
+    use std::net::Ipv4Addr;
 
     use super::*;
 

@@ -1,17 +1,20 @@
 //! What the coordinator asks of a shard, carried out.
 
-use machnet::channel::{FlowId as ChannelFlowId, Opened, Violation};
-use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
-use machnet_proto::flow::{Birth, Flow, FlowId, InsertError, Reason, Role};
+use machnet::channel::{Opened, Violation};
+use machnet_core::addr::MacAddr;
+use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::time::{Duration, Instant};
+use machnet_proto::addr::FlowKey;
+use machnet_proto::flow::{Birth, Flow, InsertError, Role};
 use machnet_proto::handshake::Features;
-use machnet_proto::time::{Duration, Instant};
 use machnet_proto::wire::frame::{self, Parsed, Template};
+use std::net::Ipv4Addr;
 
 use super::channels::{Channel, Notice, Stage as ChannelStage, WaitingList};
 use super::{BellChange, Entry, MAIL_PER_TURN, Origin, Shard, Stage};
 use crate::counters::Counter;
 use crate::mailbox::{ChannelId, NotCreated, ToCoordinator, ToShard};
-use crate::nic::NicQueue;
+use machnet_nic::NicQueue;
 
 impl<Q: NicQueue> Shard<Q> {
     /// Carries out up to [`MAIL_PER_TURN`] messages of the coordinator.
@@ -91,7 +94,7 @@ impl<Q: NicQueue> Shard<Q> {
         features: Features,
         channel: ChannelId,
         now: Instant,
-    ) -> Result<ChannelFlowId, NotCreated> {
+    ) -> Result<FlowId, NotCreated> {
         self.expected.remove(&key);
         let slot = *self.slots.get(&channel).ok_or(NotCreated::NoChannel)?;
         if !self.has_room_for_flow(slot) {
@@ -99,7 +102,7 @@ impl<Q: NicQueue> Shard<Q> {
         }
         let id = self.open_flow(key, next_hop, birth, features, slot, now)?;
         self.counts.count(Counter::FlowsConnected);
-        Ok(ChannelFlowId(id.get()))
+        Ok(id)
     }
 
     /// Puts an established flow into the table, and tells its application unless it is still to be seen whether the
@@ -140,7 +143,7 @@ impl<Q: NicQueue> Shard<Q> {
             InsertError::Full => NotCreated::TableFull,
             InsertError::Exists(_) => NotCreated::Exists,
         })?;
-        let flow = ChannelFlowId(id.get());
+        let flow = id;
         let channel = self.channels[slot].as_mut().expect("the caller looked");
         if channel.is_unreleased(flow) {
             // The handle has come round while the application still has the flow that had it before.
@@ -167,7 +170,7 @@ impl<Q: NicQueue> Shard<Q> {
             accepted: entry.origin == Origin::Accepted,
             takes_records: entry.takes_records,
         };
-        entry.is_announced = channel.notify(Notice::Opened { flow: ChannelFlowId(id.get()), opened });
+        entry.is_announced = channel.notify(Notice::Opened { flow: id, opened });
         Self::make_ready(&mut self.ready, id, entry);
         let slot = entry.slot;
         self.mark_dirty(slot);
@@ -184,7 +187,7 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// Ends a flow without a word to the peer, unless it is another one by now.
-    fn drop_flow(&mut self, key: &FlowKey, remote_nonce: u32, reason: Reason) {
+    fn drop_flow(&mut self, key: &FlowKey, remote_nonce: u32, reason: CloseReason) {
         let Some(id) = self.flows.find(key) else { return };
         let Some(entry) = self.flows.get_mut(id).filter(|entry| entry.remote_nonce == remote_nonce) else { return };
         let acknowledged = entry.flow.acknowledged_messages();
@@ -201,7 +204,7 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// The application is gone: what it published is taken over now, its flows end when that is delivered.
-    fn remove_channel(&mut self, channel: ChannelId, reason: Reason, linger: Duration, now: Instant) {
+    fn remove_channel(&mut self, channel: ChannelId, reason: CloseReason, linger: Duration, now: Instant) {
         let Some(&slot) = self.slots.get(&channel) else {
             self.tell(ToCoordinator::ChannelGone { shard: self.settings.id, channel });
             return;
@@ -239,7 +242,7 @@ impl<Q: NicQueue> Shard<Q> {
         let mut index = 0;
         while let Some(&slot) = self.lingering.get(index) {
             if self.channels[slot].as_ref().and_then(Channel::lingers_until).is_some_and(|until| until <= now) {
-                aborted += self.abort_flows_of(slot, Reason::AppGone, now);
+                aborted += self.abort_flows_of(slot, CloseReason::AppGone, now);
             }
             // A channel leaves the list with its last flow.
             index += usize::from(self.lingering.get(index) == Some(&slot));
@@ -247,7 +250,7 @@ impl<Q: NicQueue> Shard<Q> {
         aborted
     }
 
-    fn abort_flows_of(&mut self, slot: usize, reason: Reason, now: Instant) -> usize {
+    fn abort_flows_of(&mut self, slot: usize, reason: CloseReason, now: Instant) -> usize {
         let flows = self.channels[slot].as_ref().map_or(0, |channel| channel.flows);
         let of_channel = self.flows.iter().filter(|(_, _, entry)| entry.slot == slot);
         let ids: Vec<FlowId> = of_channel.take(flows).map(|(id, _, _)| id).collect();
@@ -266,7 +269,7 @@ impl<Q: NicQueue> Shard<Q> {
         self.stop_polling(slot);
         self.listeners.remove_channel(id);
         self.forget_unlistened();
-        self.abort_flows_of(slot, Reason::AppGone, now);
+        self.abort_flows_of(slot, CloseReason::AppGone, now);
         self.tell(ToCoordinator::Broken { channel: id, violation });
     }
 
@@ -302,7 +305,7 @@ impl<Q: NicQueue> Shard<Q> {
         self.listeners.clear();
         let ids: Vec<FlowId> = self.flows.iter().map(|(id, _, _)| id).collect();
         for id in ids {
-            self.abort_flow(id, Reason::Shutdown, now);
+            self.abort_flow(id, CloseReason::Shutdown, now);
             if self.transmitter.has_frames() {
                 self.transmitter.transmit(&mut self.counts);
             }

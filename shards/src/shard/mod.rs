@@ -29,22 +29,26 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use machnet::channel::{FlowId as ChannelFlowId, FromApp, RxBuffer};
-use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
+use machnet::channel::{FromApp, RxBuffer};
+use machnet_core::addr::MacAddr;
+use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::payload::{Dialect, payload_budget};
+use machnet_core::time::{Duration, Instant};
+use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::fragments::Fragments;
-use machnet_proto::flow::{Flow, FlowId, FlowTable, Limits, Reason, Timers};
+use machnet_proto::flow::{Flow, FlowTable, Limits, Timers};
 use machnet_proto::handshake::{self, Features, Terms};
-use machnet_proto::time::{Duration, Instant};
-use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
-use machnet_proto::wire::machnet::{HEADER_BYTES, Offer};
+use machnet_proto::wire::frame::Template;
+use machnet_proto::wire::machnet::Offer;
+use std::net::Ipv4Addr;
 
 use crate::counters::{Counter, Counts, DropReason, Gauge};
 use crate::mailbox::{ChannelId, Inlet, Outlet, ShardId, ToCoordinator, ToShard};
-use crate::nic::{Drops, ETHERNET_HEADER_BYTES, NicQueue};
 use bucket::TokenBucket;
 use channels::{Channel, Load, WaitingList};
 use half_open::HalfOpen;
 use listeners::Listeners;
+use machnet_nic::{Drops, NicQueue};
 use serve::Polled;
 use steering::Steering;
 use transmit::Transmitter;
@@ -72,8 +76,6 @@ const POST_MAX: usize = 1024;
 /// A turn this much later than it should be was no turn of ours: the process was stopped or its CPU was taken. The
 /// deadlines by which a peer counts as silent are moved by as much.
 const GAP_MIN: Duration = Duration::from_millis(100);
-
-const IP_AND_UDP_BYTES: usize = HEADERS_BYTES - ETHERNET_HEADER_BYTES;
 
 /// What a shard is told when it is made.
 #[derive(Clone, Debug)]
@@ -105,11 +107,9 @@ pub struct Settings {
 impl Settings {
     /// What this interface brings into every flow; a flow's nonce is still to be put in.
     fn terms(&self) -> Terms {
-        let headers = IP_AND_UDP_BYTES + HEADER_BYTES;
-        let max_payload = usize::from(self.mtu_bytes).saturating_sub(headers);
         Terms {
             offer: Offer { version: handshake::VERSION, features: Features::SUPPORTED.bits(), nonce: 0 },
-            max_payload: u16::try_from(max_payload).unwrap_or(u16::MAX),
+            max_payload: payload_budget(self.mtu_bytes, Dialect::Extended, 0),
             boot_id: self.boot_id,
         }
     }
@@ -143,7 +143,7 @@ pub struct Shard<Q: NicQueue> {
     /// Slots of channels into which something was published this turn.
     dirty: Vec<usize>,
     /// Emptied at once; kept for its memory.
-    announced: Vec<ChannelFlowId>,
+    announced: Vec<FlowId>,
     /// Flows that may have something to deliver or to transmit.
     ready: VecDeque<FlowId>,
 
@@ -229,7 +229,7 @@ struct Entry {
 
 impl Entry {
     /// Ends the flow in order; nothing that arrived or arrives is delivered any more.
-    fn close(&mut self, channel: &mut Channel, reason: Reason) {
+    fn close(&mut self, channel: &mut Channel, reason: CloseReason) {
         self.flow.close(reason);
         for buffer in self.flow.drain_received() {
             channel.give_back(buffer);

@@ -1,11 +1,13 @@
 //! Frames on their way in: each goes to its flow, to the coordinator, or is dropped and counted by reason.
 
-use machnet_proto::addr::{FlowKey, MacAddr};
+use machnet_core::addr::MacAddr;
+use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::time::Instant;
+use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::fragments::{self, Fragments, Unfit};
-use machnet_proto::flow::{Birth, FlowId, Reason, Role, Verdict};
+use machnet_proto::flow::{Birth, Role, Verdict};
 use machnet_proto::handshake::{Acceptance, Features, HandshakeError, Message, Packet, Terms};
 use machnet_proto::seq::SeqNo;
-use machnet_proto::time::Instant;
 use machnet_proto::wire::WireError;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template, UdpDatagram};
 use machnet_proto::wire::ipv4;
@@ -17,7 +19,7 @@ use super::transmit::packets_in;
 use super::{BURST_FRAMES, BURSTS_PER_TURN, Entry, Origin, Shard, Stage};
 use crate::counters::{Counter, DropReason};
 use crate::mailbox::{HalfOpenFlow, Taker, ToCoordinator};
-use crate::nic::{Checksum, Frame, NicQueue};
+use machnet_nic::{Checksum, Frame, NicQueue};
 
 /// Packets a peer is taken to have buffers for until its first header says so.
 const INITIAL_WINDOW_PACKETS: u16 = 1;
@@ -262,14 +264,14 @@ impl<Q: NicQueue> Shard<Q> {
             return self.hand_over(owner, arrival);
         }
         if !self.listeners.has(key.local_port) {
-            self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Refused.to_wire()), now)?;
+            self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, CloseReason::Refused.to_wire()), now)?;
             return Err(DropReason::NoListener);
         }
         let known = self.half_open.get(key).is_some_and(|flow| flow.remote_nonce == theirs.offer.nonce);
         // A place in the table is promised with the answer: peers must not connect to what cannot be confirmed.
         let promised = self.flows.len() + self.half_open.len();
         if self.accepting_slot(key).is_none() || !known && promised >= self.settings.flows_max {
-            self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, Reason::Limit.to_wire()), now)?;
+            self.refuse(datagram, &Packet::refuse(theirs.offer.nonce, CloseReason::Limit.to_wire()), now)?;
             return Err(DropReason::FlowLimit);
         }
         self.send_datagram(datagram.source_mac, key, &answer.packet);

@@ -12,16 +12,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use machnet::channel::Spell;
-use machnet_proto::time::{Duration, Instant};
+use machnet_core::time::{Duration, Instant};
+use machnet_core::wait::{Policy, STEP_MAX, STEP_MIN};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 use super::{BellChange, Shard, Work};
-use crate::clock::Clock;
 use crate::counters::{Counter, Gauge};
-use crate::nic::{NicQueue, Wake};
+use machnet::sleep::Clock;
+use machnet_nic::{NicQueue, Wake};
 
 /// glommio's preempt timer. It must be 10 ms or more (see the module's documentation), and nothing waits for it.
 const PREEMPT: Duration = Duration::from_millis(100);
@@ -45,22 +46,7 @@ const LOOK_AT_BELLS_EVERY: Duration = Duration::from_micros(50);
 /// Turns after which others may see what was counted.
 const TURNS_PER_PUBLICATION: u32 = 64;
 
-/// The longest sleep when nothing tells that a frame has arrived.
-pub(crate) const STEP_MAX: Duration = Duration::from_micros(250);
-
-/// The shortest.
-pub(crate) const STEP_MIN: Duration = Duration::from_micros(10);
-
 const TOKEN_MAIL: u64 = u64::MAX;
-
-/// What a shard does when there is nothing to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IdlePolicy {
-    /// Looks on for a short spell, yielding to others, then sleeps.
-    Adaptive,
-    /// Never sleeps: for a CPU of its own. If somebody else turns out to run there, yields to them.
-    Busy,
-}
 
 /// Lets a watchdog see from outside whether a shard runs.
 #[derive(Debug, Default)]
@@ -89,7 +75,7 @@ impl Heartbeat {
 pub fn spawn<Q>(
     shard: Shard<Q>,
     cpu: Option<usize>,
-    policy: IdlePolicy,
+    policy: Policy,
     heartbeat: Arc<Heartbeat>,
 ) -> glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()>
 where
@@ -104,7 +90,7 @@ where
 }
 
 /// Runs turns until the shard has stopped.
-fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, heartbeat: &Heartbeat) -> io::Result<()> {
+fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: Policy, heartbeat: &Heartbeat) -> io::Result<()> {
     let clock = Clock;
     shard.queue().enter_thread();
     let mut sleeper = Sleeper::new(&mut shard)?;
@@ -141,13 +127,13 @@ fn run<Q: NicQueue>(mut shard: Shard<Q>, is_pinned: bool, policy: IdlePolicy, he
         if !work.is_none() {
             stretch.on = Counter::BusyNs;
             sleeper.step = STEP_MIN;
-            if policy == IdlePolicy::Adaptive && company.gives_way_soon && work.channels_with_input > 0 {
+            if policy == Policy::Adaptive && company.gives_way_soon && work.channels_with_input > 0 {
                 // What is given away is no work.
                 let done = clock.now();
                 stretch.end(&mut shard, done);
                 company.give_way(done);
             }
-        } else if policy == IdlePolicy::Adaptive {
+        } else if policy == Policy::Adaptive {
             // A sleep that ended for nothing is followed by the next one, not by another spell.
             if spells.lasts(now, shard.is_unsettled()) {
                 company.give_way(clock.now());

@@ -1,18 +1,20 @@
 //! Serving a flow: what arrived goes to its application, what waits goes out, what is over ends.
 
-use machnet::channel::{FlowId as ChannelFlowId, FromApp, TxBuffer, Violation};
+use machnet::channel::{FromApp, TxBuffer, Violation};
+use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::message::Content;
+use machnet_core::time::Instant;
 use machnet_proto::flow::fragments;
-use machnet_proto::flow::{BASE_PAYLOAD_BYTES, Event, FlowId, Packet, Piece, Reason};
-use machnet_proto::time::Instant;
+use machnet_proto::flow::{BASE_PAYLOAD_BYTES, Event, Packet, Piece};
 use machnet_proto::wire::frame::Template;
-use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Position};
+use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind};
 
 use super::channels::{Channel, Load, Notice, Stage as ChannelStage};
 use super::transmit::Transmitter;
 use super::{DESCRIPTORS_PER_CHANNEL, Entry, Shard};
 use crate::counters::{Counter, Counts};
 use crate::mailbox::ToCoordinator;
-use crate::nic::NicQueue;
+use machnet_nic::NicQueue;
 
 /// Ended flows that may stand in a channel's list of starved ones before it is tidied up.
 const STARVED_SPARE: usize = 64;
@@ -88,24 +90,19 @@ impl<Q: NicQueue> Shard<Q> {
     fn carry_out(&mut self, slot: usize, descriptor: FromApp) -> Result<(), Violation> {
         let Some(channel) = self.channels[slot].as_mut() else { return Ok(()) };
         let flow = descriptor.flow();
-        let id = FlowId::new(flow.0);
+        let id = flow;
         let live = self.flows.get_mut(id).filter(|entry| entry.slot == slot);
         match (descriptor, live) {
-            (FromApp::Piece { buffer, len, first, last, .. }, Some(entry)) => {
-                let piece = Piece { token: buffer, len, position: Position { first, last }, records: 0 };
-                entry.publish(channel, piece, &mut self.counts)?;
-                Self::make_ready(&mut self.ready, id, entry);
-            }
-            (FromApp::Records { buffer, len, records, .. }, Some(entry)) => {
-                let piece = Piece { token: buffer, len, position: Position::WHOLE, records };
+            (FromApp::Piece { buffer, len, content, .. }, Some(entry)) => {
+                let piece = Piece { token: buffer, len, content };
                 entry.publish(channel, piece, &mut self.counts)?;
                 Self::make_ready(&mut self.ready, id, entry);
             }
             (FromApp::Close { .. }, Some(entry)) => {
-                entry.close(channel, Reason::Closed);
+                entry.close(channel, CloseReason::Closed);
                 Self::make_ready(&mut self.ready, id, entry);
             }
-            (FromApp::Piece { buffer, .. } | FromApp::Records { buffer, .. }, None) if channel.is_unreleased(flow) => {
+            (FromApp::Piece { buffer, .. }, None) if channel.is_unreleased(flow) => {
                 channel.complete_buffer(buffer);
             }
             (FromApp::Close { .. }, None) if channel.is_unreleased(flow) => {}
@@ -136,10 +133,10 @@ impl<Q: NicQueue> Shard<Q> {
         if !entry.is_kept {
             return;
         }
-        let flow_id = ChannelFlowId(id.get());
+        let flow_id = id;
         let is_announced = entry.is_announced || channel.stage != ChannelStage::Open;
         while let Some(piece) = is_announced.then(|| entry.flow.poll_deliver()).flatten() {
-            self.counts.add(Counter::RxMessages, u64::from(piece.messages()));
+            self.counts.add(Counter::RxMessages, u64::from(piece.content.messages()));
             channel.publish(flow_id, piece);
         }
         while let Some(load) = entry.flow.poll_freed() {
@@ -187,7 +184,7 @@ impl<Q: NicQueue> Shard<Q> {
             }
             let bytes = HEADER_BYTES + usize::from(packet.payload.map_or(packet.padding_bytes, |piece| piece.len));
             fill(self.transmitter.append(bytes, to_ourselves, template), &packet, channel);
-            let messages = packet.payload.map_or(0, Piece::messages);
+            let messages = packet.payload.map_or(0, |piece| piece.content.messages());
             self.transmitter.wrote(messages, template, &mut self.counts);
             sent += 1;
         }
@@ -207,7 +204,7 @@ impl<Q: NicQueue> Shard<Q> {
         {
             let Some(entry) = self.flows.get_mut(id) else { return };
             let Some(channel) = self.channels[entry.slot].as_mut() else { return };
-            let flow = ChannelFlowId(id.get());
+            let flow = id;
             let is_announced = entry.is_announced || channel.stage != ChannelStage::Open;
             while let Some(event) = is_announced.then(|| entry.flow.poll_event()).flatten() {
                 match event {
@@ -243,7 +240,7 @@ impl<Q: NicQueue> Shard<Q> {
     }
 
     /// Takes a flow that is over out of the table and gives back all it held.
-    pub(super) fn end_flow(&mut self, id: FlowId, reason: Reason, acknowledged_messages: u64) {
+    pub(super) fn end_flow(&mut self, id: FlowId, reason: CloseReason, acknowledged_messages: u64) {
         let Some(mut entry) = self.flows.remove(id) else { return };
         self.timers.set(id, None);
         self.unsettled -= usize::from(entry.is_unsettled);
@@ -264,14 +261,14 @@ impl<Q: NicQueue> Shard<Q> {
             channel.starved.retain(|id| self.flows.get(*id).is_some());
         }
         if entry.is_kept {
-            channel.notify(Notice::Closed { flow: ChannelFlowId(id.get()), reason, acknowledged_messages });
+            channel.notify(Notice::Closed { flow: id, reason, acknowledged_messages });
         }
         self.mark_dirty(entry.slot);
         self.free_channel_if_over(entry.slot);
     }
 
     /// Sends a RST and ends the flow at once.
-    pub(super) fn abort_flow(&mut self, id: FlowId, reason: Reason, now: Instant) {
+    pub(super) fn abort_flow(&mut self, id: FlowId, reason: CloseReason, now: Instant) {
         let Some(entry) = self.flows.get_mut(id) else { return };
         let header = entry.flow.abort(now, reason);
         let acknowledged = entry.flow.acknowledged_messages();
@@ -311,7 +308,7 @@ impl<Q: NicQueue> Shard<Q> {
             }
         }
         for flow in self.announced.drain(..) {
-            let id = FlowId::new(flow.0);
+            let id = flow;
             if let Some(entry) = self.flows.get_mut(id) {
                 entry.is_announced = true;
                 Self::make_ready(&mut self.ready, id, entry);
@@ -336,10 +333,10 @@ impl Entry {
         if piece.len > self.max_payload {
             return Err(Violation::LengthTooLarge);
         }
-        if piece.records > 0 && !self.takes_records {
+        if matches!(piece.content, Content::Records(_)) && !self.takes_records {
             return Err(Violation::ImpossibleRecords);
         }
-        counts.add(Counter::TxMessages, u64::from(piece.messages()));
+        counts.add(Counter::TxMessages, u64::from(piece.content.messages()));
         channel.push_waiting(&mut self.waiting, piece);
         Ok(())
     }

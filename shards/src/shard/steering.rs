@@ -6,10 +6,10 @@
 
 use std::collections::HashMap;
 
+use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::flow;
 use machnet_proto::handshake;
-use machnet_proto::time::Instant;
 use machnet_proto::wire::frame::UdpDatagram;
 use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind};
 
@@ -17,7 +17,7 @@ use super::{BURST_FRAMES, BURSTS_PER_TURN, Shard};
 use crate::counters::{Counter, DropReason};
 use crate::handover::{Consumer, Mark, Producer};
 use crate::mailbox::{HalfOpenFlow, ShardId, Stray, Taker, ToCoordinator};
-use crate::nic::NicQueue;
+use machnet_nic::NicQueue;
 
 /// Frames taken over in one turn.
 const TAKEN_OVER_MAX: usize = BURST_FRAMES * BURSTS_PER_TURN;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 
 use crate::counters::{Counter, Counts, DropReason};
-use crate::nic::{Checksum, Frame, NicQueue, Trains};
+use machnet_nic::{Checksum, Frame, NicQueue, Trains};
 
 /// Frames that may wait for the device. A device that takes none stops the flows, not the other way round.
 const OUTGOING_MAX: usize = 128;
@@ -297,12 +297,13 @@ pub(super) fn packets_in<F: Frame>(frame: &F) -> u64 {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use machnet_proto::addr::{FlowKey, MacAddr};
+    use machnet_core::addr::MacAddr;
+    use machnet_proto::addr::FlowKey;
 
     use super::*;
     use crate::counters::Registry;
-    use crate::nic::Wake;
-    use crate::nic::memory::{Cable, MemoryFrame, MemoryQueue, Network, NicOptions};
+    use machnet_nic::Wake;
+    use machnet_nic::memory::{Cable, MemoryFrame, MemoryQueue, Network, NicOptions};
 
     /// A queue that remembers how many frames were handed over at a time.
     #[derive(Debug)]

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use machnet::config::Config;
-use machnet::{Endpoint, MAX_MESSAGE_BYTES, control, flags};
+use machnet::{Endpoint, MAX_MESSAGE_BYTES, control};
+use machnet_config::Config;
+use machnet_config::flags;
 
 use crate::pattern::TAG_BYTES;
 

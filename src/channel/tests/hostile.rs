@@ -11,7 +11,9 @@ use crate::channel::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout, RingLayout, 
 use crate::channel::ring::PHASE;
 use crate::channel::segment::{Segment, Shared};
 use crate::channel::sync::{Arc, Ordering, Word};
-use crate::channel::{FlowId, FromApp, Geometry, Position, RxBuffer, ShardEnd, TxBuffer, Violation};
+use crate::channel::{FromApp, Geometry, RxBuffer, ShardEnd, TxBuffer, Violation};
+use machnet_core::flow::FlowId;
+use machnet_core::message::{Content, Position};
 
 /// xorshift64*, so that a failing seed can be run again.
 struct Random(u64);
@@ -85,13 +87,13 @@ impl Vandal {
             flow: FlowId(some(&mut self.random)),
             buffer,
             len: self.random.below(70) as u16,
-            position: Position { first: self.random.below(2) == 0, last: self.random.below(2) == 0 },
+            content: Content::Piece(Position { first: self.random.below(2) == 0, last: self.random.below(2) == 0 }),
         };
-        let records = Descriptor::Records {
+        let records = Descriptor::Piece {
             flow: FlowId(some(&mut self.random)),
             buffer,
             len: self.random.below(70) as u16,
-            records: self.random.below(30) as u16,
+            content: Content::Records(self.random.below(30) as u16),
         };
         let descriptor = match self.random.below(10) {
             0 => Descriptor::Close { flow: FLOW },
@@ -135,7 +137,7 @@ impl Victim {
                 let mut descriptors = Vec::with_capacity(4);
                 let polled = self.end.poll_tx(&mut descriptors);
                 for descriptor in descriptors {
-                    if let FromApp::Piece { buffer, len, .. } | FromApp::Records { buffer, len, .. } = descriptor {
+                    if let FromApp::Piece { buffer, len, .. } = descriptor {
                         let mut bytes = [0; 64];
                         self.end.copy_from(&buffer, &mut bytes[..usize::from(len)]);
                         self.transmit.push(buffer);
@@ -151,7 +153,7 @@ impl Victim {
             7 => {
                 if let Some(buffer) = self.receive.pop() {
                     self.end.copy_to(&buffer, &[1; 64]);
-                    self.end.publish(FLOW, buffer, 64, Position { first: true, last: true });
+                    self.end.publish(FLOW, buffer, 64, Content::WHOLE);
                 }
             }
             8 => {

@@ -1,11 +1,12 @@
 //! Messages and events, in both directions.
 
+use machnet_core::defaults;
 use std::io::IoSlice;
 
 use super::*;
-use crate::channel::{
-    AppEnd, Armed, Broken, FlowId, Geometry, MAX_MESSAGE_BYTES, Opened, Received, SendError, ShardEnd,
-};
+use crate::channel::{AppEnd, Armed, Broken, Geometry, Opened, Received, SendError, ShardEnd};
+use machnet_core::flow::FlowId;
+use machnet_core::message::{Content, MAX_MESSAGE_BYTES};
 
 const PAYLOAD: u16 = 1418;
 
@@ -16,7 +17,8 @@ fn sizes() -> impl Iterator<Item = usize> {
 
 #[test]
 fn every_size_is_sent_byte_for_byte() {
-    let (mut shard, mut app) = channel(Geometry::for_payload(PAYLOAD, Geometry::TX_BYTES, Geometry::RX_BYTES));
+    let (mut shard, mut app) =
+        channel(Geometry::for_payload(PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize));
     shard.open(FLOW, PAYLOAD);
     for bytes in sizes().chain([MAX_MESSAGE_BYTES - 1, MAX_MESSAGE_BYTES]) {
         let sent = message(bytes, bytes);
@@ -42,7 +44,7 @@ fn the_largest_message_fits_whatever_the_payload_and_the_budget() {
 
 #[test]
 fn every_size_is_received_byte_for_byte() {
-    let (mut shard, mut app) = channel(Geometry::for_payload(PAYLOAD, 0, Geometry::RX_BYTES));
+    let (mut shard, mut app) = channel(Geometry::for_payload(PAYLOAD, 0, defaults::RECEIVE_BYTES as usize));
     shard.open(FLOW, PAYLOAD);
     assert_eq!(recv(&mut app), Some(Got::Opened(FLOW, opened(PAYLOAD))));
     for bytes in sizes() {
@@ -302,8 +304,7 @@ fn events_leave_room_for_every_buffer_and_wait_for_more() {
     }
     assert!(published >= 64, "there is always room for some events");
     while let Some(buffer) = shard.end.allocate() {
-        let position = crate::channel::Position { first: true, last: true };
-        shard.end.publish(FLOW, buffer, 1, position);
+        shard.end.publish(FLOW, buffer, 1, Content::WHOLE);
     }
     assert!(!shard.end.publish_opened(OTHER, &opened(64)));
     shard.end.flush();

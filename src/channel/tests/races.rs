@@ -9,9 +9,9 @@ use crate::channel::layout::Layout;
 use crate::channel::model::{Segment, between_threads};
 use crate::channel::ring::{Consumer, Producer};
 use crate::channel::sync::Arc;
-use crate::channel::{
-    AppEnd, AppReceiver, Armed, FlowId, FromApp, Geometry, Opened, Position, Received, SendError, ShardEnd,
-};
+use crate::channel::{AppEnd, AppReceiver, Armed, FromApp, Geometry, Opened, Received, SendError, ShardEnd};
+use machnet_core::flow::FlowId;
+use machnet_core::message::Content;
 
 const FLOW: FlowId = FlowId(1);
 
@@ -59,7 +59,7 @@ fn channel_with_flow() -> (ShardEnd, AppEnd) {
 fn deliver(shard: &mut ShardEnd, byte: u8) {
     let buffer = shard.allocate().expect("a free buffer");
     shard.copy_to(&buffer, &[byte]);
-    shard.publish(FLOW, buffer, 1, Position { first: true, last: true });
+    shard.publish(FLOW, buffer, 1, Content::WHOLE);
     shard.flush();
 }
 

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use machnet_proto::addr::MacAddr;
+use machnet_core::addr::MacAddr;
 use machnet_proto::wire::{arp, ethernet};
 
 fuzz_target!(|bytes: &[u8]| {

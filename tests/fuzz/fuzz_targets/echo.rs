@@ -4,7 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use machnet_proto::addr::{Ipv4Addr, MacAddr};
+use std::net::Ipv4Addr;
+use machnet_core::addr::MacAddr;
 use machnet_proto::wire::icmp::{EchoReply, echo_reply};
 
 fuzz_target!(|frame: &[u8]| {

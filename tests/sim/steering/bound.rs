@@ -1,9 +1,9 @@
 //! Endpoints with a channel to one shard, and flows that are wanted on one.
 
 use machnet::control::message::Binding;
-use machnet_proto::time::Duration;
+use machnet_core::time::Duration;
+use machnet_nic::memory::Spread;
 use machnet_shards::counters::Counter;
-use machnet_shards::nic::memory::Spread;
 
 use super::{combinations, connect_all, count, exchange, expect_connected, flows_by_shard, rounds, world};
 use crate::checker::SideId;

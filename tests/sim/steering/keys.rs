@@ -3,8 +3,8 @@
 //! The claims are those of "accept where it lands": every connect succeeds with its first SYN, and no frame is ever
 //! handed over, whatever is known of the hash. Who knows it can choose the shard as well.
 
-use machnet_proto::time::Duration;
-use machnet_shards::nic::memory::Spread;
+use machnet_core::time::Duration;
+use machnet_nic::memory::Spread;
 
 use super::{assert_all_landed_well, combinations, connect_all, exchange, flows_by_shard, world};
 use crate::script::{attach_pair, finish, link};

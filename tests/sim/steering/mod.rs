@@ -13,10 +13,10 @@ mod tables;
 mod trouble;
 
 use machnet::control::message::Reply;
-use machnet_proto::time::Duration;
+use machnet_core::time::Duration;
+use machnet_nic::faults::Faults;
+use machnet_nic::memory::{Link, Spread};
 use machnet_shards::counters::Counter;
-use machnet_shards::nic::faults::Faults;
-use machnet_shards::nic::memory::{Link, Spread};
 
 use crate::application::AppId;
 use crate::checker::SideId;

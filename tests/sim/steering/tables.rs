@@ -1,9 +1,9 @@
 //! Tables that change while flows are opened and while they transfer.
 
-use machnet_proto::time::Duration;
+use machnet_core::time::Duration;
+use machnet_nic::faults::{Dice, Faults};
+use machnet_nic::memory::{Link, Spread};
 use machnet_shards::counters::Counter;
-use machnet_shards::nic::faults::{Dice, Faults};
-use machnet_shards::nic::memory::{Link, Spread};
 
 use super::{WEATHER, assert_all_landed_well, connect_all, count, exchange, expect_connected, rounds, world};
 use crate::checker::SideId;

@@ -1,11 +1,11 @@
 //! What may go wrong while frames are handed over.
 
 use machnet::control::message::Binding;
-use machnet_proto::flow::Reason;
-use machnet_proto::time::Duration;
+use machnet_core::flow::CloseReason;
+use machnet_core::time::Duration;
+use machnet_nic::faults::{Dice, Faults};
+use machnet_nic::memory::{Link, Spread};
 use machnet_shards::counters::{Counter, DropReason};
-use machnet_shards::nic::faults::{Dice, Faults};
-use machnet_shards::nic::memory::{Link, Spread};
 
 use super::{SHARDS, connect_all, exchange, expect_connected, rounds, world};
 use crate::checker::{Life, SideId};
@@ -67,7 +67,7 @@ fn an_application_that_dies_while_its_frames_are_handed_over_leaves_nothing() {
             assert!(world.run_until(limit, |world| ended(world)), "peers are told of every flow");
             for side in &sides {
                 let life = world.checker.side(*side).life;
-                assert!(matches!(life, Life::Closed { reason: Reason::AppGone, .. }), "{life:?}");
+                assert!(matches!(life, Life::Closed { reason: CloseReason::AppGone, .. }), "{life:?}");
             }
             world.kill(from);
         }

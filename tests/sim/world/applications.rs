@@ -1,9 +1,10 @@
 //! What applications do in a [`World`], and what comes to them.
 
-use machnet::channel::{FlowId, SendError};
+use machnet::channel::SendError;
 use machnet::control::Peer;
 use machnet::control::message::{Binding, Reply, Request, VERSION};
-use machnet_proto::time::{Duration, Instant};
+use machnet_core::flow::FlowId;
+use machnet_core::time::{Duration, Instant};
 use machnet_shards::coordinator::{ConnectionId, Event};
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -9,7 +9,7 @@ mod swift;
 pub use fixed::Fixed;
 pub use swift::{Swift, SwiftTargets};
 
-use crate::time::{Duration, Instant};
+use machnet_core::time::{Duration, Instant};
 
 /// Which control a flow uses, and its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

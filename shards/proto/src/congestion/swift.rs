@@ -10,7 +10,7 @@
 //! * an acknowledgement whose delay cannot be trusted still lets the window grow: a flow whose peer sleeps between
 //!   any two packets would otherwise keep the window of its last timeout forever.
 
-use crate::time::{Duration, Instant, nanos};
+use machnet_core::time::{Duration, Instant, nanos};
 
 use super::Feedback;
 

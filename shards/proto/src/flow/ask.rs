@@ -1,7 +1,7 @@
 //! Packets that ask for an answer, and are repeated until there is one: PROBE and CLOSE.
 
 use super::timestamps::stamp;
-use crate::time::{Duration, Instant};
+use machnet_core::time::{Duration, Instant};
 
 /// The question a flow may have open; there is never more than one, since any answer tells everything.
 #[derive(Clone, Debug, Default)]

@@ -1,9 +1,10 @@
 //! Time passes: tail loss probes, timeouts, and the peer's silence.
 
 use super::state::{State, Step};
-use super::{Flow, Limits, Reason};
+use super::{Flow, Limits};
 use crate::seq::SeqNo;
-use crate::time::{Duration, Instant};
+use machnet_core::flow::CloseReason;
+use machnet_core::time::{Duration, Instant};
 
 /// The moments at which something must be sent again.
 #[derive(Clone, Debug, Default)]
@@ -176,7 +177,7 @@ impl<S, R> Flow<S, R> {
             State::Closed => return,
             State::Unconfirmed => {
                 if self.silence.lasts(now, self.limits.silent_after) {
-                    self.step(Step::End, Reason::PeerGone);
+                    self.step(Step::End, CloseReason::PeerGone);
                 }
                 return;
             }
@@ -223,7 +224,7 @@ impl<S, R> Flow<S, R> {
             self.silence.is_silent = true;
         }
         if self.silence.may_be_final(&self.limits) && self.silence.lasts(now, self.limits.gone_after) {
-            self.step(Step::End, Reason::PeerGone);
+            self.step(Step::End, CloseReason::PeerGone);
         }
     }
 

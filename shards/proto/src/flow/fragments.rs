@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use super::FlowId;
 use crate::seq::SeqNo;
 use crate::wire::machnet::Header;
+use machnet_core::flow::FlowId;
 
 /// Packets of different flows that are being put together at a time. The fragments of a packet are sent one right after
 /// the other, so that few are ever begun; whoever begins many loses his own.
@@ -80,8 +80,9 @@ pub fn part(header: &Header, before: u16, more: bool) -> Header {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::machnet::{Kind, Position, Sack};
+    use crate::wire::machnet::{Kind, Sack};
     use alloc::vec;
+    use machnet_core::message::Position;
 
     fn header(seq: u32) -> Header {
         Header {
@@ -100,7 +101,7 @@ mod tests {
         }
     }
 
-    const FLOW: FlowId = FlowId::new(3);
+    const FLOW: FlowId = FlowId(3);
 
     fn add(
         fragments: &mut Fragments,
@@ -145,10 +146,10 @@ mod tests {
         let mut fragments = Fragments::default();
         let (first, last) = (part(&header(7), 0, true), part(&header(7), 3, false));
         for flow in 0..100_000 {
-            assert_eq!(fragments.add(FlowId::new(flow), &first, b"abc", 8), Ok(None));
+            assert_eq!(fragments.add(FlowId(flow), &first, b"abc", 8), Ok(None));
         }
         assert_eq!(fragments.begun.len(), PACKETS_MAX);
-        assert_eq!(fragments.add(FlowId::new(0), &last, b"def", 8), Err(Unfit), "long gone");
-        assert_eq!(fragments.add(FlowId::new(99_999), &last, b"def", 8), Ok(Some(b"abcdef".to_vec())));
+        assert_eq!(fragments.add(FlowId(0), &last, b"def", 8), Err(Unfit), "long gone");
+        assert_eq!(fragments.add(FlowId(99_999), &last, b"def", 8), Ok(Some(b"abcdef".to_vec())));
     }
 }

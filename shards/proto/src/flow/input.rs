@@ -2,10 +2,12 @@
 
 use super::state::{State, Step};
 use super::timestamps::{echoed, stamp};
-use super::{Flow, Need, Reason, Refusal, Verdict, Violation};
+use super::{Flow, Need, Refusal, Verdict, Violation};
 use crate::congestion::Feedback;
-use crate::time::{Duration, Instant};
-use crate::wire::machnet::{Header, Kind, Position};
+use crate::wire::machnet::{Header, Kind};
+use machnet_core::flow::CloseReason;
+use machnet_core::message::Position;
+use machnet_core::time::{Duration, Instant};
 
 impl<S, R> Flow<S, R> {
     /// Takes one packet of this flow.
@@ -44,7 +46,7 @@ impl<S, R> Flow<S, R> {
                 let verdict = self.receiver.on_data(header, len, accept);
                 if let Verdict::Invalid(_) = verdict {
                     self.owed.reset = true;
-                    self.step(Step::End, Reason::Protocol);
+                    self.step(Step::End, CloseReason::Protocol);
                 }
                 self.owe_acknowledgement(now, verdict, ecn_ce || header.flags & Header::ANSWER_NOW != 0);
                 verdict
@@ -59,7 +61,7 @@ impl<S, R> Flow<S, R> {
             Kind::Close => {
                 self.owed.ack = true;
                 if self.receiver.on_close(header.seq) {
-                    self.step(Step::PeerClosed, Reason::from_wire(header.detail));
+                    self.step(Step::PeerClosed, CloseReason::from_wire(header.detail));
                 }
                 Verdict::NotData
             }
@@ -123,7 +125,7 @@ impl<S, R> Flow<S, R> {
         self.on_silence_ended(now, quiet);
         self.path.on_heard(now);
         if self.state == State::Unconfirmed {
-            self.step(Step::Confirm, Reason::Other);
+            self.step(Step::Confirm, CloseReason::Other);
             (self.confirmed, self.untold.confirmed) = (true, true);
         }
     }
@@ -188,8 +190,8 @@ impl<S, R> Flow<S, R> {
         if !is_expected && !is_near {
             return Verdict::Invalid(Violation::Sequence);
         }
-        let reason = Reason::from_wire(header.detail);
-        if reason == Reason::NoSuchFlow {
+        let reason = CloseReason::from_wire(header.detail);
+        if reason == CloseReason::NoSuchFlow {
             // All it knows of the flow is the packet it answers; its acknowledgement means nothing. If that was our
             // CLOSE, then the peer has ended the flow before, and only its answer was lost.
             let step = if self.close_sent { Step::CloseAcknowledged } else { Step::End };

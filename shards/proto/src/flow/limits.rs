@@ -1,11 +1,10 @@
 //! What a flow is born with: the facts of its handshake, and the limits all flows of a daemon share.
 
-use crate::congestion::Congestion;
-use crate::time::Duration;
-use crate::wire::machnet::SACK_PACKETS;
+use machnet_core::defaults;
 
-/// The longest message, in bytes. A peer that sends a longer one has its flow reset.
-pub const MAX_MESSAGE_BYTES: u32 = 8 << 20;
+use crate::congestion::Congestion;
+use crate::wire::machnet::SACK_PACKETS;
+use machnet_core::time::Duration;
 
 /// Limits and times of a flow; one set is shared by all flows of a daemon.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +32,7 @@ pub struct Limits {
     /// [`Event::Silent`](super::Event::Silent). An acceptor's flow that was never confirmed ends after it.
     pub silent_after: Duration,
     /// A flow that heard nothing for this long, and had `probes_before_gone` tries unanswered, ends with
-    /// [`Reason::PeerGone`](super::Reason::PeerGone).
+    /// [`CloseReason::PeerGone`](machnet_core::flow::CloseReason::PeerGone).
     pub gone_after: Duration,
     /// Tries that must stay unanswered before the peer is gone.
     pub probes_before_gone: u16,
@@ -51,8 +50,8 @@ impl Default for Limits {
             ack_delay: Duration::from_micros(20),
             ack_every: 16,
             tail_min: Duration::from_micros(200),
-            silent_after: Duration::from_secs(3),
-            gone_after: Duration::from_secs(15),
+            silent_after: defaults::SILENT_AFTER,
+            gone_after: defaults::GONE_AFTER,
             probes_before_gone: 5,
             congestion: Congestion::default(),
         }

@@ -24,7 +24,6 @@ mod outcome;
 mod output;
 mod path;
 mod piece;
-mod reason;
 mod receive;
 mod recovery;
 mod rtt;
@@ -34,16 +33,17 @@ mod table;
 mod timer;
 mod timestamps;
 
-pub use limits::{Birth, Limits, MAX_MESSAGE_BYTES, Role};
+pub use limits::{Birth, Limits, Role};
 pub use outcome::{Event, Verdict, Violation};
 pub use output::answer_unknown;
 pub use path::BASE_PAYLOAD_BYTES;
 pub use piece::{Need, Packet, Piece, Refusal};
-pub use reason::Reason;
-pub use table::{FLOWS_MAX, FlowId, FlowTable, InsertError};
+pub use table::{FLOWS_MAX, FlowTable, InsertError};
 pub use timer::Timers;
 
 use alloc::sync::Arc;
+
+use machnet_core::flow::CloseReason;
 
 use ask::Ask;
 use deadline::{Alarms, Silence};
@@ -56,8 +56,8 @@ use timestamps::Timestamps;
 
 use crate::congestion::Control;
 use crate::seq::SeqNo;
-use crate::time::{Duration, Instant};
 use crate::wire::machnet::Header;
+use machnet_core::time::{Duration, Instant};
 
 /// One connection. See the [module](self) for how it is driven.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ pub struct Flow<S, R = S> {
     owed: Owed,
     untold: Untold,
     /// Why the application has closed the flow, or why it has ended.
-    reason: Reason,
+    reason: CloseReason,
     sender: Sender<S>,
     receiver: Receiver<R>,
     timestamps: Timestamps,
@@ -160,7 +160,7 @@ impl<S, R> Flow<S, R> {
             limited: false,
             owed: Owed::default(),
             untold: Untold::default(),
-            reason: Reason::Other,
+            reason: CloseReason::Other,
             sender: Sender::new(SeqNo::new(birth.local_nonce) + 1, birth.peer_window_packets),
             receiver: Receiver::new(SeqNo::new(birth.remote_nonce) + 1),
             timestamps: Timestamps::default(),
@@ -228,7 +228,7 @@ impl<S, R> Flow<S, R> {
     /// acknowledged and discarded; take back what has arrived with [`drain_received`](Self::drain_received).
     ///
     /// How long the peer may take is the caller's decision: [`abort`](Self::abort) ends the wait.
-    pub fn close(&mut self, reason: Reason) {
+    pub fn close(&mut self, reason: CloseReason) {
         if self.state == State::Established {
             self.reason = reason;
         }
@@ -241,7 +241,7 @@ impl<S, R> Flow<S, R> {
     }
 
     /// Ends the flow at once; gives the RST to transmit.
-    pub fn abort(&mut self, now: Instant, reason: Reason) -> Header {
+    pub fn abort(&mut self, now: Instant, reason: CloseReason) -> Header {
         self.receiver.discard();
         self.step(Step::End, reason);
         self.owed = Owed::default();
@@ -323,7 +323,7 @@ impl<S, R> Flow<S, R> {
     }
 
     /// Moves to the state after `step`, if there is one; `reason` counts if that ends the flow.
-    fn step(&mut self, step: Step, reason: Reason) {
+    fn step(&mut self, step: Step, reason: CloseReason) {
         let Some(next) = self.state.after(step) else { return };
         self.state = next;
         if next != State::Established {

@@ -1,6 +1,6 @@
 //! What a flow tells its shard: about a packet, and about itself.
 
-use super::Reason;
+use machnet_core::flow::CloseReason;
 
 /// What became of a received packet; for counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub enum Event {
     /// token, drop the flow.
     Closed {
         /// Why.
-        reason: Reason,
+        reason: CloseReason,
         /// How many of our messages the peer's daemon has acknowledged: these, the first ones, arrived there whole.
         /// Whether its application has read them is not known.
         acknowledged_messages: u64,

@@ -3,10 +3,12 @@
 use super::path::{Lost, Suspicion};
 use super::state::State;
 use super::timestamps::stamp;
-use super::{Flow, Packet, Piece, Reason};
+use super::{Flow, Packet, Piece};
 use crate::seq::SeqNo;
-use crate::time::Instant;
-use crate::wire::machnet::{Header, Kind, Position, Sack};
+use crate::wire::machnet::{Header, Kind, Sack};
+use machnet_core::flow::CloseReason;
+use machnet_core::message::{Content, Position};
+use machnet_core::time::Instant;
 
 impl<S, R> Flow<S, R> {
     /// The next packet to transmit now; call it until `None`.
@@ -151,7 +153,10 @@ impl<S, R> Flow<S, R> {
     }
 
     fn data(&mut self, now: Instant, index: usize, is_retransmission: bool) -> Packet<'_, S> {
-        let &Piece { position, records, .. } = self.sender.piece(index);
+        let (position, records) = match self.sender.piece(index).content {
+            Content::Piece(position) => (position, 0),
+            Content::Records(records) => (Position::WHOLE, records),
+        };
         let mut header = self.header(now, Kind::Data, self.sender.seq(index), position);
         header.records = records;
         if is_retransmission || !self.may_send_new() {
@@ -163,7 +168,7 @@ impl<S, R> Flow<S, R> {
     }
 
     /// An RST that tells where we are in both sequences.
-    pub(super) fn reset_header(&mut self, now: Instant, reason: Reason) -> Header {
+    pub(super) fn reset_header(&mut self, now: Instant, reason: CloseReason) -> Header {
         let seq = self.sender.next() + u32::from(self.close_sent);
         Header { detail: reason.to_wire(), window_packets: 0, ..self.header(now, Kind::Reset, seq, Position::WHOLE) }
     }
@@ -218,7 +223,7 @@ pub fn answer_unknown(header: &Header) -> Option<Header> {
         window_packets: 0,
         hold_us: 0,
         flags: 0,
-        detail: Reason::NoSuchFlow.to_wire(),
+        detail: CloseReason::NoSuchFlow.to_wire(),
         records: 0,
         ts: 1,
         ts_echo: header.ts,

@@ -1,6 +1,8 @@
 //! What a flow carries: pieces of messages, each a token for bytes the flow never sees.
 
-use crate::wire::machnet::{Header, Position};
+use machnet_core::message::Content;
+
+use crate::wire::machnet::Header;
 
 /// A piece of a message, or several whole messages: at most one packet's payload.
 ///
@@ -12,18 +14,8 @@ pub struct Piece<T> {
     pub token: T,
     /// How many bytes, from 1 to the flow's largest payload.
     pub len: u16,
-    /// Where the piece stands in its message.
-    pub position: Position,
-    /// How many whole messages it is, each with its length before it ([`records`](crate::wire::records)); 0: a piece of
-    /// one message, without.
-    pub records: u16,
-}
-
-impl<T> Piece<T> {
-    /// How many messages end with it.
-    pub fn messages(&self) -> u16 {
-        if self.records == 0 { u16::from(self.position.last) } else { self.records }
-    }
+    /// What they are.
+    pub content: Content,
 }
 
 /// Why a piece that fits the sequence was not taken.

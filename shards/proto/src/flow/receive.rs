@@ -3,9 +3,10 @@
 use alloc::collections::VecDeque;
 
 use super::limits::WINDOW_PACKETS_MAX;
-use super::{MAX_MESSAGE_BYTES, Need, Piece, Refusal, Verdict, Violation};
+use super::{Need, Piece, Refusal, Verdict, Violation};
 use crate::seq::SeqNo;
-use crate::wire::machnet::{Header, Position, SACK_PACKETS, Sack};
+use crate::wire::machnet::{Header, SACK_PACKETS, Sack};
+use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
 
 /// What a grant means for a peer that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +147,11 @@ impl<R> Receiver<R> {
         len: u16,
         accept: impl FnOnce(Need) -> Result<R, Refusal>,
     ) -> Verdict {
-        let piece = |token| Piece { token, len, position: header.position, records: header.records };
+        let content = match header.records {
+            0 => Content::Piece(header.position),
+            records => Content::Records(records),
+        };
+        let piece = |token| Piece { token, len, content };
         let Some(ahead) = header.seq.distance_from(self.next) else { return Verdict::Duplicate };
         if self.discarding {
             if ahead == 0 {
@@ -199,7 +204,7 @@ impl<R> Receiver<R> {
     fn take_in_order(&mut self, piece: Piece<R>) -> Verdict {
         let mut piece = Some(piece);
         while let Some(arrived) = piece {
-            if let Err(violation) = self.check_message(arrived.position, arrived.len) {
+            if let Err(violation) = self.check_message(arrived.content, arrived.len) {
                 // Never delivered; kept where `drain` finds it.
                 self.held.push_front(Some(arrived));
                 return Verdict::Invalid(violation);
@@ -227,12 +232,16 @@ impl<R> Receiver<R> {
     }
 
     /// Pieces must form messages: first, more, last, and no more than [`MAX_MESSAGE_BYTES`] together.
-    fn check_message(&mut self, position: Position, len: u16) -> Result<(), Violation> {
+    fn check_message(&mut self, content: Content, len: u16) -> Result<(), Violation> {
+        let position = match content {
+            Content::Piece(position) => position,
+            Content::Records(_) => Position::WHOLE,
+        };
         if position.first != self.message_bytes.is_none() {
             return Err(Violation::Message);
         }
         let bytes = self.message_bytes.unwrap_or(0) + u32::from(len);
-        if bytes > MAX_MESSAGE_BYTES {
+        if bytes as usize > MAX_MESSAGE_BYTES {
             return Err(Violation::Message);
         }
         self.message_bytes = (!position.last).then_some(bytes);

@@ -8,7 +8,7 @@
 use super::Rtt;
 use super::send::{Fate, Sender, Sent};
 use crate::seq::SeqNo;
-use crate::time::{Duration, Instant};
+use machnet_core::time::{Duration, Instant};
 
 /// What is known about the order of arrivals.
 #[derive(Clone, Debug)]

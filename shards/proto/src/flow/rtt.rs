@@ -1,7 +1,7 @@
 //! Round-trip times and the retransmission timeout (RFC 6298).
 
 use super::Limits;
-use crate::time::Duration;
+use machnet_core::time::Duration;
 
 /// What a flow knows of its round trip.
 #[derive(Clone, Debug, Default)]

@@ -6,8 +6,8 @@ use super::recovery::Rack;
 use super::timestamps::stamp;
 use super::{BASE_PAYLOAD_BYTES, Piece, Rtt};
 use crate::seq::SeqNo;
-use crate::time::Instant;
 use crate::wire::machnet::Header;
+use machnet_core::time::Instant;
 
 /// What is known of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +187,7 @@ impl<S> Sender<S> {
         let seq = self.una;
         self.una += 1;
         self.acknowledged_packets = self.acknowledged_packets.saturating_add(1);
-        self.acknowledged_messages += u64::from(sent.piece.messages());
+        self.acknowledged_messages += u64::from(sent.piece.content.messages());
         self.retransmitted -= u32::from(sent.was_repeated());
         match sent.fate {
             Fate::Arrived => self.arrived -= 1,

@@ -6,51 +6,31 @@ use core::fmt;
 use core::hash::{Hash, Hasher};
 
 use hashbrown::HashTable;
+use machnet_core::flow::FlowId;
 use siphasher::sip::SipHasher13;
 
 use crate::addr::FlowKey;
 
-/// The handle of a flow in one [`FlowTable`]: a slot, and how often the slot was used before. A handle of a flow that
-/// was removed finds nothing, until its slot has been reused 4,096 times.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FlowId(u32);
-
+/// A [`FlowId`] is a slot of its table, and how often the slot was used before. One of a flow that was removed finds
+/// nothing, until its slot has been reused 4,096 times; nor does one that never existed, whoever wrote it.
 const SLOT_BITS: u32 = 20;
 const GENERATIONS: u32 = 1 << (u32::BITS - SLOT_BITS);
 
 /// The most flows a table can hold.
 pub const FLOWS_MAX: usize = 1 << SLOT_BITS;
 
-impl FlowId {
-    /// The handle with this value, whoever wrote it: one that never existed finds nothing.
-    pub const fn new(value: u32) -> Self {
-        Self(value)
-    }
-
-    /// The handle's value.
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-
-    /// The slot, from 0: smaller than the table's capacity. Flows that live at the same time have different ones.
-    pub const fn slot(self) -> usize {
-        (self.0 % (1 << SLOT_BITS)) as usize
-    }
-
-    const fn generation(self) -> u32 {
-        self.0 >> SLOT_BITS
-    }
-
-    #[allow(clippy::cast_possible_truncation)] // a table has at most FLOWS_MAX slots
-    const fn of(slot: usize, generation: u32) -> Self {
-        Self((generation % GENERATIONS) << SLOT_BITS | slot as u32)
-    }
+/// The slot, from 0: smaller than the table's capacity. Flows that live at the same time have different ones.
+pub(super) const fn slot_of(id: FlowId) -> usize {
+    (id.0 % (1 << SLOT_BITS)) as usize
 }
 
-impl fmt::Debug for FlowId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "flow {}.{}", self.slot(), self.generation())
-    }
+const fn generation(id: FlowId) -> u32 {
+    id.0 >> SLOT_BITS
+}
+
+#[allow(clippy::cast_possible_truncation)] // a table has at most FLOWS_MAX slots
+const fn id_of(slot: usize, generation: u32) -> FlowId {
+    FlowId((generation % GENERATIONS) << SLOT_BITS | slot as u32)
 }
 
 /// Why a flow was not inserted.
@@ -129,7 +109,7 @@ impl<F> FlowTable<F> {
             Some((key, _)) => hash(*seed, key),
             None => unreachable!("the index names occupied slots only"),
         });
-        Ok(FlowId::of(slot, slots[slot].generation))
+        Ok(id_of(slot, slots[slot].generation))
     }
 
     /// The flow with this key.
@@ -142,37 +122,37 @@ impl<F> FlowTable<F> {
             slot = *self.index.find(hash(self.seed, key), is_it)?;
             self.last.set(slot);
         }
-        Some(FlowId::of(slot, slots[slot].generation))
+        Some(id_of(slot, slots[slot].generation))
     }
 
     /// The flow with this handle.
     pub fn get(&self, id: FlowId) -> Option<&F> {
-        let slot = self.slots.get(id.slot()).filter(|slot| slot.is(id))?;
+        let slot = self.slots.get(slot_of(id)).filter(|slot| slot.is(id))?;
         slot.flow.as_ref().map(|(_, flow)| flow)
     }
 
     /// The flow with this handle.
     pub fn get_mut(&mut self, id: FlowId) -> Option<&mut F> {
-        let slot = self.slots.get_mut(id.slot()).filter(|slot| slot.is(id))?;
+        let slot = self.slots.get_mut(slot_of(id)).filter(|slot| slot.is(id))?;
         slot.flow.as_mut().map(|(_, flow)| flow)
     }
 
     /// The key of the flow with this handle.
     pub fn key(&self, id: FlowId) -> Option<&FlowKey> {
-        let slot = self.slots.get(id.slot()).filter(|slot| slot.is(id))?;
+        let slot = self.slots.get(slot_of(id)).filter(|slot| slot.is(id))?;
         slot.flow.as_ref().map(|(key, _)| key)
     }
 
     /// Takes the flow out; its handle finds nothing any more.
     pub fn remove(&mut self, id: FlowId) -> Option<F> {
-        let slot = self.slots.get_mut(id.slot()).filter(|slot| slot.is(id))?;
+        let slot = self.slots.get_mut(slot_of(id)).filter(|slot| slot.is(id))?;
         let (key, flow) = slot.flow.take()?;
         slot.generation = (slot.generation + 1) % GENERATIONS;
-        match self.index.find_entry(hash(self.seed, &key), |&slot| slot == id.slot()) {
+        match self.index.find_entry(hash(self.seed, &key), |&slot| slot == slot_of(id)) {
             Ok(entry) => entry.remove(),
             Err(_) => unreachable!("every occupied slot is in the index"),
         };
-        self.free.push(id.slot());
+        self.free.push(slot_of(id));
         Some(flow)
     }
 
@@ -180,7 +160,7 @@ impl<F> FlowTable<F> {
     pub fn iter(&self) -> impl Iterator<Item = (FlowId, &FlowKey, &F)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
             let (key, flow) = slot.flow.as_ref()?;
-            Some((FlowId::of(index, slot.generation), key, flow))
+            Some((id_of(index, slot.generation), key, flow))
         })
     }
 
@@ -188,7 +168,7 @@ impl<F> FlowTable<F> {
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (FlowId, &FlowKey, &mut F)> {
         self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
             let (key, flow) = slot.flow.as_mut()?;
-            Some((FlowId::of(index, slot.generation), &*key, flow))
+            Some((id_of(index, slot.generation), &*key, flow))
         })
     }
 
@@ -205,7 +185,7 @@ impl<F> FlowTable<F> {
 
 impl<F> Slot<F> {
     fn is(&self, id: FlowId) -> bool {
-        self.generation == id.generation()
+        self.generation == generation(id)
     }
 }
 
@@ -218,7 +198,7 @@ fn hash(seed: (u64, u64), key: &FlowKey) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Ipv4Addr;
+    use core::net::Ipv4Addr;
 
     fn key(remote_port: u16) -> FlowKey {
         FlowKey {
@@ -258,11 +238,11 @@ mod tests {
         let old = table.insert(key(1), 'a').expect("room");
         table.remove(old);
         let new = table.insert(key(1), 'b').expect("room");
-        assert_eq!(old.slot(), new.slot());
+        assert_eq!(slot_of(old), slot_of(new));
         assert_eq!((table.get(old), table.get(new)), (None, Some(&'b')));
         assert_eq!(table.get_mut(old), None);
         for value in [1, 3, 0xffff_ffff, 1 << 19] {
-            assert_eq!(table.get(FlowId::new(value)), None);
+            assert_eq!(table.get(FlowId(value)), None);
         }
     }
 

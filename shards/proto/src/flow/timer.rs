@@ -2,8 +2,10 @@
 
 use alloc::vec::Vec;
 
-use super::FlowId;
-use crate::time::Instant;
+use machnet_core::flow::FlowId;
+
+use super::table::slot_of;
+use machnet_core::time::Instant;
 
 /// One deadline per flow; the earliest is known.
 ///
@@ -39,10 +41,10 @@ impl Timers {
 
     /// The deadline of `id` from now on; `None` cancels it. Cancel before a flow is removed from its table.
     pub fn set(&mut self, id: FlowId, deadline: Option<Instant>) {
-        if self.flows.len() <= id.slot() {
-            self.flows.resize(id.slot() + 1, Wanted::default());
+        if self.flows.len() <= slot_of(id) {
+            self.flows.resize(slot_of(id) + 1, Wanted::default());
         }
-        let wanted = &mut self.flows[id.slot()];
+        let wanted = &mut self.flows[slot_of(id)];
         wanted.deadline = deadline;
         let Some(at) = deadline else {
             // The entry goes when it comes to the top; whoever reuses the slot takes it over.
@@ -73,13 +75,13 @@ impl Timers {
     pub fn pop_due(&mut self, now: Instant) -> Option<FlowId> {
         // What is not due need not be true: an entry is never later than the deadline.
         while let Some(&Entry { at, id }) = self.heap.first().filter(|entry| entry.at <= now) {
-            match self.flows[id.slot()].deadline {
+            match self.flows[slot_of(id)].deadline {
                 Some(deadline) if deadline > at => {
                     self.heap[0].at = deadline;
                     self.sift_down(0);
                 }
                 wanted => {
-                    self.flows[id.slot()].deadline = None;
+                    self.flows[slot_of(id)].deadline = None;
                     self.remove_top();
                     if wanted.is_some() {
                         return Some(id);
@@ -94,7 +96,7 @@ impl Timers {
     fn settle_top(&mut self) -> Option<Entry> {
         loop {
             let top = *self.heap.first()?;
-            match self.flows[top.id.slot()].deadline {
+            match self.flows[slot_of(top.id)].deadline {
                 Some(deadline) if deadline == top.at => return Some(top),
                 Some(deadline) => {
                     self.heap[0].at = deadline;
@@ -109,7 +111,7 @@ impl Timers {
         let last = self.heap.len() - 1;
         self.heap.swap(0, last);
         if let Some(Entry { id, .. }) = self.heap.pop() {
-            self.flows[id.slot()].position = None;
+            self.flows[slot_of(id)].position = None;
         }
         if !self.heap.is_empty() {
             self.sift_down(0);
@@ -147,7 +149,7 @@ impl Timers {
     /// The entry at `position` has come there.
     #[allow(clippy::cast_possible_truncation)] // one entry per slot, and slots fit
     fn note(&mut self, position: usize) {
-        self.flows[self.heap[position].id.slot()].position = Some(position as u32);
+        self.flows[slot_of(self.heap[position].id)].position = Some(position as u32);
     }
 }
 
@@ -171,17 +173,17 @@ mod tests {
             let (id, choice, time) = ((random >> 33) as u32 % 200, (random >> 50) % 10, now + (random >> 20) % 1_000);
             match choice {
                 0 => {
-                    timers.set(FlowId::new(id), None);
+                    timers.set(FlowId(id), None);
                     model.remove(&id);
                 }
                 1..=7 => {
-                    timers.set(FlowId::new(id), Some(at(time)));
+                    timers.set(FlowId(id), Some(at(time)));
                     model.insert(id, time);
                 }
                 _ => {
                     now += 20;
                     while let Some(due) = timers.pop_due(at(now)) {
-                        let deadline = model.remove(&due.get()).expect("a deadline that was set");
+                        let deadline = model.remove(&due.0).expect("a deadline that was set");
                         assert!(deadline <= now);
                         assert!(model.values().all(|other| *other >= deadline), "the earliest comes first");
                     }
@@ -196,7 +198,7 @@ mod tests {
     #[test]
     fn a_reused_slot_fires_under_its_new_handle() {
         let mut timers = Timers::new();
-        let (old, new) = (FlowId::new(3), FlowId::new(3 | 1 << 20));
+        let (old, new) = (FlowId(3), FlowId(3 | 1 << 20));
         timers.set(old, Some(at(10)));
         timers.set(old, None);
         timers.set(new, Some(at(20)));

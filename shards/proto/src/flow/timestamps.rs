@@ -1,7 +1,7 @@
 //! Timestamps in headers: 32 bits of nanoseconds, and what their echoes prove.
 
-use crate::time::{Duration, Instant};
 use crate::wire::machnet::Header;
+use machnet_core::time::{Duration, Instant};
 
 /// The moment a packet transmitted at `now` is remembered by: its timestamp on the wire, which is never 0.
 ///
@@ -67,7 +67,8 @@ pub(super) fn echoed(now: Instant, header: &Header) -> Option<Instant> {
 mod tests {
     use super::*;
     use crate::seq::SeqNo;
-    use crate::wire::machnet::{Kind, Position, Sack};
+    use crate::wire::machnet::{Kind, Sack};
+    use machnet_core::message::Position;
 
     fn header(ts_echo: u32, hold_us: u16) -> Header {
         Header {

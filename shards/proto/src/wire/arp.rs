@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::WireError;
 use super::ethernet::{self, EtherType};
-use crate::addr::MacAddr;
+use machnet_core::addr::MacAddr;
 
 /// Bytes of an ARP packet for IPv4 over Ethernet.
 pub const PACKET_BYTES: usize = 28;

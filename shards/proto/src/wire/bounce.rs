@@ -4,7 +4,7 @@ use core::net::Ipv4Addr;
 
 use super::ethernet::{self, EtherType};
 use super::ipv4::Protocol;
-use crate::addr::MacAddr;
+use machnet_core::addr::MacAddr;
 
 /// IPv6 (RFC 2464): never ours.
 const IPV6: EtherType = EtherType(0x86dd);

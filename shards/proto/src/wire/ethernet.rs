@@ -4,7 +4,7 @@ use zerocopy::byteorder::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::WireError;
-use crate::addr::MacAddr;
+use machnet_core::addr::MacAddr;
 
 /// Bytes of the Ethernet header.
 pub const HEADER_BYTES: usize = 14;

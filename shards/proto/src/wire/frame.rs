@@ -5,7 +5,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::ethernet::{self, EtherType};
 use super::ipv4::{self, Protocol};
 use super::{WireError, arp, checksum::Sum, udp};
-use crate::addr::{FlowKey, Ipv4Addr, MacAddr};
+use crate::addr::FlowKey;
+use core::net::Ipv4Addr;
+use machnet_core::addr::MacAddr;
 
 /// Bytes before a UDP payload: Ethernet, IPv4 and UDP headers.
 pub const HEADERS_BYTES: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + udp::HEADER_BYTES;
@@ -120,6 +122,7 @@ impl<'a> UdpDatagram<'a> {
 /// The first 42 bytes of every frame of a flow, made once.
 ///
 /// ```
+/// # use machnet_core::addr::MacAddr;
 /// # use machnet_proto::{addr::*, wire::frame::{HEADERS_BYTES, Template}};
 /// # let (local_ip, remote_ip) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
 /// # let key = FlowKey { local_ip, remote_ip, local_port: 888, remote_port: 40_000 };

@@ -9,7 +9,7 @@ use super::checksum::Sum;
 use super::ethernet::{self, EtherType};
 use super::frame::MAX_BYTES;
 use super::ipv4::{self, Protocol};
-use crate::addr::MacAddr;
+use machnet_core::addr::MacAddr;
 
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;

@@ -26,6 +26,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::WireError;
 use crate::seq::SeqNo;
+use machnet_core::message::Position;
 
 /// Bytes of the Machnet header.
 pub const HEADER_BYTES: usize = 54;
@@ -54,31 +55,18 @@ pub enum Kind {
     Reset = 0x80,
 }
 
-/// Where a piece stands in its message: v1's SYN, SG and FIN bits of `msg_flags`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// The message starts with this piece.
-    pub first: bool,
-    /// The message ends with this piece.
-    pub last: bool,
+/// The bits of a [`Position`] on the wire: SYN, SG and FIN of v1's `msg_flags`.
+const FIRST: u8 = 0x01;
+const MORE: u8 = 0x02;
+const LAST: u8 = 0x04;
+
+const fn position_to_wire(position: Position) -> u8 {
+    (if position.first { FIRST } else { 0 }) | (if position.last { LAST } else { MORE })
 }
 
-impl Position {
-    /// A message of one piece.
-    pub const WHOLE: Self = Self { first: true, last: true };
-
-    const FIRST: u8 = 0x01;
-    const MORE: u8 = 0x02;
-    const LAST: u8 = 0x04;
-
-    const fn to_wire(self) -> u8 {
-        (if self.first { Self::FIRST } else { 0 }) | (if self.last { Self::LAST } else { Self::MORE })
-    }
-
-    const fn from_wire(bits: u8) -> Result<Self, WireError> {
-        let position = Self { first: bits & Self::FIRST != 0, last: bits & Self::LAST != 0 };
-        if position.to_wire() == bits { Ok(position) } else { Err(WireError::BadField) }
-    }
+const fn position_from_wire(bits: u8) -> Result<Position, WireError> {
+    let position = Position { first: bits & FIRST != 0, last: bits & LAST != 0 };
+    if position_to_wire(position) == bits { Ok(position) } else { Err(WireError::BadField) }
 }
 
 /// Which packets beyond the acknowledged one have arrived: bit `i` stands for `ackno + 1 + i`.
@@ -189,7 +177,7 @@ impl Header {
             _ => return Err(WireError::Unknown),
         };
         let position = match kind {
-            Kind::Data => Position::from_wire(raw.position)?,
+            Kind::Data => position_from_wire(raw.position)?,
             _ if raw.position == 0 => Position::WHOLE,
             _ => return Err(WireError::BadField),
         };
@@ -215,7 +203,7 @@ impl Header {
         let raw = RawHeader {
             magic: U16::new(MAGIC),
             kind: self.kind as u8,
-            position: if self.kind == Kind::Data { self.position.to_wire() } else { 0 },
+            position: if self.kind == Kind::Data { position_to_wire(self.position) } else { 0 },
             seq: U32::new(self.seq.get()),
             ack: U32::new(self.ack.get()),
             sack: self.sack.0.map(U64::new),

@@ -9,7 +9,6 @@ pub mod frame;
 pub mod icmp;
 pub mod ipv4;
 pub mod machnet;
-pub mod records;
 pub mod train;
 pub mod udp;
 

@@ -53,10 +53,12 @@ pub fn complete(frame: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::{FlowKey, Ipv4Addr, MacAddr};
+    use crate::addr::FlowKey;
     use crate::wire::frame::{Parsed, Template, parse};
     use alloc::vec;
     use alloc::vec::Vec;
+    use core::net::Ipv4Addr;
+    use machnet_core::addr::MacAddr;
     use proptest::prelude::*;
 
     proptest! {

@@ -85,8 +85,8 @@ fn every_answer_that_is_no_acceptance_is_reported() {
     let full = ControlError::Limit("the other host has no room for another flow".into());
     type Answer = fn(&Terms) -> Vec<u8>;
     let answers: [(Answer, ControlError); 5] = [
-        (|syn| Packet::refuse(syn.offer.nonce, Reason::Refused.to_wire()).to_vec(), ControlError::Refused),
-        (|syn| Packet::refuse(syn.offer.nonce, Reason::Limit.to_wire()).to_vec(), full),
+        (|syn| Packet::refuse(syn.offer.nonce, CloseReason::Refused.to_wire()).to_vec(), ControlError::Refused),
+        (|syn| Packet::refuse(syn.offer.nonce, CloseReason::Limit.to_wire()).to_vec(), full),
         (|_| of_v1(0x03), ControlError::Incompatible),
         (|_| of_v1(0x80), ControlError::Refused),
         (|_| [&[0x4e, 0x53, 0x03][..], &[0; 27]].concat(), ControlError::Incompatible),

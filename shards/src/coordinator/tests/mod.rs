@@ -9,9 +9,9 @@ mod reports;
 mod steering;
 mod stopping;
 
-use machnet::channel::{FlowId, Violation};
+use machnet::channel::Violation;
 use machnet::control::message::{Binding, ControlError, Part, Query, VERSION};
-use machnet_proto::flow::Reason;
+use machnet_core::flow::{CloseReason, FlowId};
 use machnet_proto::handshake::{Acceptance, Features, Message, Packet, Terms};
 use machnet_proto::rss::HashInput;
 use machnet_proto::wire::arp;

@@ -5,7 +5,7 @@ use super::*;
 const LINGER: Duration = Duration::from_millis(50);
 
 fn remove(rig: &mut Rig) {
-    rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason: Reason::AppGone, linger: LINGER });
+    rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason: CloseReason::AppGone, linger: LINGER });
     rig.turn();
 }
 
@@ -35,7 +35,7 @@ fn what_was_published_is_delivered_before_the_channel_goes() {
     assert_eq!(rig.packets(&OURS), [data(101, 201, b"last words")]);
     assert_eq!(rig.told().len(), 0, "it lingers");
     rig.receive(&OURS, &rig.header(Kind::Ack, 201, 102), &[]);
-    let close = Sent { reason: Reason::AppGone, ..bare(Kind::Close, 102, 201) };
+    let close = Sent { reason: CloseReason::AppGone, ..bare(Kind::Close, 102, 201) };
     assert_eq!(rig.packets(&OURS), [close]);
     assert_eq!(rig.told().len(), 0);
     rig.receive(&OURS, &rig.header(Kind::Ack, 201, 103), &[]);
@@ -57,7 +57,7 @@ fn what_is_not_acknowledged_in_time_is_given_up() {
     let sent = rig.packets(&OURS);
     assert!(sent.iter().all(|sent| *sent == data(101, 201, b"nobody listens")), "{sent:?}");
     rig.pass(Duration::from_millis(2));
-    assert_eq!(rig.packets(&OURS).last(), Some(&reset(102, 201, Reason::AppGone)));
+    assert_eq!(rig.packets(&OURS).last(), Some(&reset(102, 201, CloseReason::AppGone)));
     let told = rig.told();
     let [ToCoordinator::Closed { key: OURS, .. }, gone] = &told[..] else { panic!("{told:?}") };
     assert!(is_gone(gone, 1));
@@ -97,7 +97,7 @@ fn a_channel_takes_the_place_of_one_that_is_gone() {
 #[test]
 fn a_channel_that_is_not_there_is_gone() {
     let mut rig = Rig::new();
-    rig.post(ToShard::RemoveChannel { channel: ChannelId(8), reason: Reason::AppGone, linger: LINGER });
+    rig.post(ToShard::RemoveChannel { channel: ChannelId(8), reason: CloseReason::AppGone, linger: LINGER });
     rig.turn();
     let told = rig.told();
     assert!(told.len() == 1 && is_gone(&told[0], 8), "{told:?}");

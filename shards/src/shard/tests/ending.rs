@@ -10,11 +10,11 @@ fn a_closed_flow_delivers_says_so_and_is_released() {
     rig.turn();
     assert_eq!(rig.packets(&OURS)[0], data(101, 201, b"the end"));
     rig.receive(&OURS, &rig.header(Kind::Ack, 201, 102), &[]);
-    let close = Sent { reason: Reason::Closed, ..bare(Kind::Close, 102, 201) };
+    let close = Sent { reason: CloseReason::Closed, ..bare(Kind::Close, 102, 201) };
     assert_eq!(rig.packets(&OURS), [close]);
     rig.receive(&OURS, &rig.header(Kind::Ack, 201, 103), &[]);
     assert!(matches!(rig.told()[..], [ToCoordinator::Closed { shard: ShardId(3), key: OURS }]));
-    assert_eq!(closed(&mut app), (Reason::Closed, 1));
+    assert_eq!(closed(&mut app), (CloseReason::Closed, 1));
     assert!(rig.shard.channels[0].as_ref().unwrap().is_unreleased(flow));
     app.recv().map(|received| assert!(received.is_none())).unwrap();
     rig.turn();
@@ -28,7 +28,7 @@ fn a_closed_flow_delivers_says_so_and_is_released() {
 fn a_peer_that_closes_is_answered_and_the_application_told() {
     let (mut rig, mut app, flow) = Rig::connected();
     rig.receive_data(&OURS, 201, 101, b"goodbye");
-    let close = Header { detail: Reason::AppGone.to_wire(), ..rig.header(Kind::Close, 202, 101) };
+    let close = Header { detail: CloseReason::AppGone.to_wire(), ..rig.header(Kind::Close, 202, 101) };
     rig.receive(&OURS, &close, &[]);
     assert_eq!(rig.packets(&OURS).last(), Some(&bare(Kind::Ack, 101, 203)));
     match app.recv().unwrap() {
@@ -37,7 +37,7 @@ fn a_peer_that_closes_is_answered_and_the_application_told() {
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(closed(&mut app), (Reason::AppGone, 0));
+    assert_eq!(closed(&mut app), (CloseReason::AppGone, 0));
     assert_eq!(rig.free_receive_buffers(), RX_BUFFERS as usize - 1, "the one message, not given back yet");
 }
 
@@ -53,8 +53,8 @@ fn a_reset_ends_a_flow_and_gives_back_what_waited() {
     assert_eq!(rig.packets(&OURS).len(), 1);
     // Ahead of a hole: held, never delivered.
     rig.receive_data(&OURS, 203, 101, b"early");
-    rig.receive(&OURS, &Header { detail: Reason::AppGone.to_wire(), ..rig.header(Kind::Reset, 201, 101) }, &[]);
-    assert_eq!(closed(&mut app), (Reason::AppGone, 0));
+    rig.receive(&OURS, &Header { detail: CloseReason::AppGone.to_wire(), ..rig.header(Kind::Reset, 201, 101) }, &[]);
+    assert_eq!(closed(&mut app), (CloseReason::AppGone, 0));
     assert_eq!(app.free_tx_buffers().unwrap(), TX_BUFFERS as usize);
     assert_eq!(rig.free_receive_buffers(), RX_BUFFERS as usize);
     rig.packets(&OURS);
@@ -65,10 +65,10 @@ fn a_reset_ends_a_flow_and_gives_back_what_waited() {
 #[test]
 fn a_flow_dropped_for_another_shard_ends_without_a_word_to_the_peer() {
     let (mut rig, mut app, _) = Rig::connected();
-    rig.post(ToShard::Drop { key: OURS, remote_nonce: ACCEPTOR, reason: Reason::PeerRestarted });
+    rig.post(ToShard::Drop { key: OURS, remote_nonce: ACCEPTOR, reason: CloseReason::PeerRestarted });
     rig.turn();
     assert!(matches!(rig.told()[..], [ToCoordinator::Closed { key: OURS, .. }]));
-    assert_eq!(closed(&mut app), (Reason::PeerRestarted, 0));
+    assert_eq!(closed(&mut app), (CloseReason::PeerRestarted, 0));
     rig.assert_quiet();
 }
 
@@ -85,7 +85,7 @@ fn a_shard_that_stops_tells_its_peers_and_then_the_coordinator() {
     assert_eq!((frames.len(), payloads.len()), (2, 2));
     for payload in payloads.drain(..) {
         let (header, _) = Header::parse(&payload).unwrap();
-        assert_eq!((header.kind, header.detail), (Kind::Reset, Reason::Shutdown.to_wire()));
+        assert_eq!((header.kind, header.detail), (Kind::Reset, CloseReason::Shutdown.to_wire()));
     }
     let told = rig.told();
     let [ToCoordinator::Closed { .. }, ToCoordinator::Closed { .. }, ToCoordinator::Stopped { shard: ShardId(3) }] =
@@ -94,7 +94,7 @@ fn a_shard_that_stops_tells_its_peers_and_then_the_coordinator() {
         panic!("{told:?}")
     };
     assert!(rig.shard.has_stopped());
-    assert_eq!(closed(&mut app), (Reason::Shutdown, 0));
+    assert_eq!(closed(&mut app), (CloseReason::Shutdown, 0));
     // It runs no more.
     rig.put(&syn(&THEIRS));
     assert!(rig.turn().is_none());

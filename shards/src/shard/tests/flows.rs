@@ -60,7 +60,7 @@ fn a_shard_is_unsettled_while_a_flow_waits_for_its_peer() {
     assert!(rig.shard.is_unsettled());
     rig.pass(Duration::from_secs(60));
     assert!(matches!(app.recv().unwrap(), Some(Received::Silent { .. })));
-    assert_eq!(closed(&mut app).0, Reason::PeerGone);
+    assert_eq!(closed(&mut app).0, CloseReason::PeerGone);
     assert!(!rig.shard.is_unsettled());
 }
 
@@ -196,7 +196,7 @@ fn a_silent_peer_is_suspected_and_the_application_is_told() {
     assert!(matches!(app.recv().unwrap(), Some(Received::Alive { flow: alive }) if alive == flow));
     rig.pass(Duration::from_secs(30));
     assert!(matches!(app.recv().unwrap(), Some(Received::Silent { .. })));
-    assert_eq!(closed(&mut app), (Reason::PeerGone, 0));
+    assert_eq!(closed(&mut app), (CloseReason::PeerGone, 0));
     assert!(matches!(rig.told().last(), Some(ToCoordinator::Closed { shard: ShardId(3), key: OURS })));
 }
 
@@ -212,5 +212,5 @@ fn a_shard_that_lost_its_cpu_in_the_middle_of_work_does_not_take_its_absence_for
     assert!(app.recv().unwrap().is_none(), "neither silent nor gone");
     rig.pass(Duration::from_secs(20));
     assert!(matches!(app.recv().unwrap(), Some(Received::Silent { .. })));
-    assert_eq!(closed(&mut app).0, Reason::PeerGone);
+    assert_eq!(closed(&mut app).0, CloseReason::PeerGone);
 }

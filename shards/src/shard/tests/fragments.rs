@@ -60,5 +60,5 @@ fn records_that_are_none_are_found_also_in_parts() {
     rig.receive(&OURS, &unsound, &[0, 1, b'a', 0]);
     let rest = Header { records: 2, ..part(&rig, 202, 4, false) };
     rig.receive(&OURS, &rest, b"\x03bc");
-    assert_eq!(closed(&mut app), (Reason::Protocol, 0));
+    assert_eq!(closed(&mut app), (CloseReason::Protocol, 0));
 }

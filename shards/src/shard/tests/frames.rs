@@ -142,7 +142,7 @@ fn a_packet_of_an_unknown_flow_is_reset_once_per_token() {
     let mut rig = Rig::new();
     let header = rig.header(Kind::Data, 201, 101);
     rig.receive(&OURS, &header, b"who?");
-    assert_eq!(rig.packets(&OURS), [reset(101, 201, Reason::NoSuchFlow)]);
+    assert_eq!(rig.packets(&OURS), [reset(101, 201, CloseReason::NoSuchFlow)]);
     for _ in 0..149 {
         rig.receive(&OURS, &header, b"who?");
     }
@@ -153,7 +153,7 @@ fn a_packet_of_an_unknown_flow_is_reset_once_per_token() {
     for _ in 0..10 {
         rig.receive(&OURS, &header, b"who?");
     }
-    assert_eq!(rig.packets(&OURS), [(); 3].map(|()| reset(101, 201, Reason::NoSuchFlow)));
+    assert_eq!(rig.packets(&OURS), [(); 3].map(|()| reset(101, 201, CloseReason::NoSuchFlow)));
     assert_eq!(rig.counted(Counter::ResetsSent), 103);
 }
 

@@ -118,7 +118,7 @@ fn a_handshake_left_half_done_is_forgotten() {
     assert_eq!(rig.shard.half_open.len(), 0);
     let header = third(&rig, Kind::Data);
     rig.receive(&THEIRS, &header, b"late");
-    assert_eq!(rig.packets(&THEIRS), [reset(header.ack.get(), 101, Reason::NoSuchFlow)]);
+    assert_eq!(rig.packets(&THEIRS), [reset(header.ack.get(), 101, CloseReason::NoSuchFlow)]);
     assert!(app.recv().unwrap().is_none());
 }
 
@@ -168,7 +168,7 @@ fn a_syn_of_v1s_older_generation_is_told_from_noise_and_not_answered() {
 fn a_syn_to_a_closed_port_is_refused() {
     let (mut rig, _app) = Rig::listening();
     let elsewhere = FlowKey { local_port: PORT + 1, ..THEIRS };
-    let refusal = Message::Refuse { echo: CONNECTOR, reason: Reason::Refused.to_wire() };
+    let refusal = Message::Refuse { echo: CONNECTOR, reason: CloseReason::Refused.to_wire() };
     rig.put(&syn(&elsewhere));
     rig.turn();
     let answers = rig.payloads(&elsewhere);
@@ -188,7 +188,7 @@ fn an_unlistened_port_forgets_what_was_half_open() {
     rig.post(ToShard::Unlisten { port: PORT, listener: LISTENER });
     let header = third(&rig, Kind::Probe);
     rig.receive(&THEIRS, &header, &[]);
-    assert_eq!(rig.packets(&THEIRS), [reset(header.ack.get(), 101, Reason::NoSuchFlow)]);
+    assert_eq!(rig.packets(&THEIRS), [reset(header.ack.get(), 101, CloseReason::NoSuchFlow)]);
     assert!(app.recv().unwrap().is_none());
 }
 
@@ -213,7 +213,7 @@ fn a_full_flow_table_refuses_with_the_limit_as_the_reason() {
     rig.put(&syn(&THEIRS));
     rig.turn();
     let answers = rig.payloads(&THEIRS);
-    let refusal = Message::Refuse { echo: CONNECTOR, reason: Reason::Limit.to_wire() };
+    let refusal = Message::Refuse { echo: CONNECTOR, reason: CloseReason::Limit.to_wire() };
     assert_eq!(answers.iter().map(|answer| Message::parse(answer)).collect::<Vec<_>>(), [Ok(refusal)]);
     assert_eq!(rig.drops(), [(DropReason::FlowLimit, 1)]);
 }
@@ -231,9 +231,10 @@ fn a_syn_of_another_incarnation_makes_the_flow_ask_whether_its_own_is_still_ther
     rig.turn();
     assert_eq!(rig.packets(&THEIRS), [bare(Kind::Probe, header.ack.get(), 101)]);
     // The peer's daemon, restarted, knows nothing of it; its next SYN is accepted.
-    let restarted = Header { detail: Reason::NoSuchFlow.to_wire(), ..rig.header(Kind::Reset, 101, header.ack.get()) };
+    let restarted =
+        Header { detail: CloseReason::NoSuchFlow.to_wire(), ..rig.header(Kind::Reset, 101, header.ack.get()) };
     rig.receive(&THEIRS, &restarted, &[]);
-    assert_eq!(closed(&mut app), (Reason::NoSuchFlow, 0));
+    assert_eq!(closed(&mut app), (CloseReason::NoSuchFlow, 0));
     rig.put(&datagram(&THEIRS, &Packet::syn(&newer)));
     rig.turn();
     let answers = rig.payloads(&THEIRS);
@@ -244,7 +245,7 @@ fn a_syn_of_another_incarnation_makes_the_flow_ask_whether_its_own_is_still_ther
 fn answers_to_our_syn_go_to_the_coordinator_while_they_are_expected() {
     let mut rig = Rig::new();
     let syn_ack = acceptance(&OURS).packet;
-    let refusal = Packet::refuse(CONNECTOR, Reason::Refused.to_wire());
+    let refusal = Packet::refuse(CONNECTOR, CloseReason::Refused.to_wire());
     rig.put(&datagram(&OURS, &syn_ack));
     rig.assert_quiet();
     assert_eq!(rig.drops(), [(DropReason::UnknownFlow, 1)]);

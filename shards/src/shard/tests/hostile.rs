@@ -19,10 +19,10 @@ const PHASE: u64 = 1 << 63;
 struct Scene {
     rig: Rig,
     hostile: AppEnd,
-    flow: ChannelFlowId,
+    flow: FlowId,
     segment: File,
     honest: AppEnd,
-    honest_flow: ChannelFlowId,
+    honest_flow: FlowId,
 }
 
 impl Scene {
@@ -61,7 +61,7 @@ impl Scene {
             let frames = self.rig.frames();
             let payload = udp_payload(frames.last().unwrap(), &OURS);
             let (last, _) = Header::parse(&payload).unwrap();
-            assert_eq!((last.kind, last.detail), (Kind::Reset, Reason::AppGone.to_wire()));
+            assert_eq!((last.kind, last.detail), (Kind::Reset, CloseReason::AppGone.to_wire()));
             assert_eq!(self.rig.counted(Counter::ChannelsBroken), 1);
             let _ = self.hostile.send(self.flow, &[IoSlice::new(b"nobody looks at it any more")]);
             self.rig.assert_quiet();
@@ -69,7 +69,7 @@ impl Scene {
         self.exchange_honestly();
         self.rig.post(ToShard::RemoveChannel {
             channel: ChannelId(1),
-            reason: Reason::AppGone,
+            reason: CloseReason::AppGone,
             linger: Duration::ZERO,
         });
         self.rig.turn();
@@ -206,7 +206,7 @@ fn a_channel_whose_application_is_gone_is_not_looked_at_although_somebody_still_
     let mut scene = Scene::new();
     scene.send();
     let linger = Duration::from_millis(50);
-    scene.rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason: Reason::AppGone, linger });
+    scene.rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason: CloseReason::AppGone, linger });
     scene.rig.turn();
     assert_eq!(scene.rig.packets(&OURS), [data(101, 201, b"a piece")]);
     let [slot, _] = scene.send_two();

@@ -18,22 +18,26 @@ mod steering;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use machnet::channel::{AppEnd, FlowId as ChannelFlowId, Geometry, Opened, Received, ShardEnd};
-use machnet_proto::addr::{FlowKey, Ipv4Addr, MacAddr};
-use machnet_proto::flow::{Birth, Limits, Reason, Role};
+use machnet::channel::{AppEnd, Geometry, Opened, Received, ShardEnd};
+use machnet_core::addr::MacAddr;
+use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::message::Position;
+use machnet_core::time::{Duration, Instant};
+use machnet_proto::addr::FlowKey;
+use machnet_proto::flow::{Birth, Limits, Role};
 use machnet_proto::handshake::{Acceptance, Features, Packet, Terms, VERSION};
 use machnet_proto::seq::SeqNo;
-use machnet_proto::time::{Duration, Instant};
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template};
-use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Offer, Position, Sack};
+use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Offer, Sack};
+use std::net::Ipv4Addr;
 
 use super::{Settings, Shard, Work};
 use crate::counters::{Counter, DropReason, EntryKey, Gauge, Registry};
 use crate::mailbox::{
     ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, Taker, ToCoordinator, ToShard, mailbox,
 };
-use crate::nic::memory::{Cable, MemoryQueue, NicOptions};
-use crate::nic::{Checksum, Frame, NicQueue};
+use machnet_nic::memory::{Cable, MemoryQueue, NicOptions};
+use machnet_nic::{Checksum, Frame, NicQueue};
 
 const OUR_MAC: MacAddr = NicOptions::mac_of(1);
 const PEER_MAC: MacAddr = NicOptions::mac_of(2);
@@ -123,16 +127,16 @@ impl Rig {
 
     /// With an application that has connected, and nothing on its way: its next packet has the number 101, the peer's
     /// 201.
-    fn connected() -> (Self, AppEnd, ChannelFlowId) {
+    fn connected() -> (Self, AppEnd, FlowId) {
         Self::connected_with(Features::CHECKSUM)
     }
 
     /// The same, and both hosts know of messages that share packets.
-    fn sharing() -> (Self, AppEnd, ChannelFlowId) {
+    fn sharing() -> (Self, AppEnd, FlowId) {
         Self::connected_with(Features::CHECKSUM | Features::RECORDS)
     }
 
-    fn connected_with(features: Features) -> (Self, AppEnd, ChannelFlowId) {
+    fn connected_with(features: Features) -> (Self, AppEnd, FlowId) {
         let mut rig = Self::new();
         let mut app = rig.add_channel(1);
         rig.create_with(1, OURS, features);
@@ -196,13 +200,13 @@ impl Rig {
     }
 
     /// Opens a flow from `app`, which has this channel; the peer has answered its PROBE.
-    fn connect(&mut self, app: &mut AppEnd, channel: u64, key: FlowKey) -> ChannelFlowId {
+    fn connect(&mut self, app: &mut AppEnd, channel: u64, key: FlowKey) -> FlowId {
         self.create(channel, key);
         self.established(app, &key)
     }
 
     /// The peer answers the PROBE of a flow that was ordered.
-    fn established(&mut self, app: &mut AppEnd, key: &FlowKey) -> ChannelFlowId {
+    fn established(&mut self, app: &mut AppEnd, key: &FlowKey) -> FlowId {
         let told = self.told();
         let [ToCoordinator::Created { outcome: Ok(flow), .. }] = told[..] else { panic!("{told:?}") };
         assert_eq!(opened(app).0, flow);
@@ -279,7 +283,7 @@ impl Rig {
                 kind: header.kind,
                 seq: header.seq.get(),
                 ack: header.ack.get(),
-                reason: Reason::from_wire(header.detail),
+                reason: CloseReason::from_wire(header.detail),
                 data: data.to_vec(),
             }
         });
@@ -343,7 +347,7 @@ struct Sent {
     kind: Kind,
     seq: u32,
     ack: u32,
-    reason: Reason,
+    reason: CloseReason,
     data: Vec<u8>,
 }
 
@@ -353,14 +357,14 @@ fn acknowledge(rig: &mut Rig, ack: u32) {
 }
 
 fn bare(kind: Kind, seq: u32, ack: u32) -> Sent {
-    Sent { kind, seq, ack, reason: Reason::Other, data: Vec::new() }
+    Sent { kind, seq, ack, reason: CloseReason::Other, data: Vec::new() }
 }
 
 fn data(seq: u32, ack: u32, data: &[u8]) -> Sent {
     Sent { data: data.to_vec(), ..bare(Kind::Data, seq, ack) }
 }
 
-fn reset(seq: u32, ack: u32, reason: Reason) -> Sent {
+fn reset(seq: u32, ack: u32, reason: CloseReason) -> Sent {
     Sent { reason, ..bare(Kind::Reset, seq, ack) }
 }
 
@@ -399,7 +403,7 @@ fn udp_payload(frame: &[u8], key: &FlowKey) -> Vec<u8> {
 }
 
 /// The next thing `app` receives, which must be that a flow was opened.
-fn opened(app: &mut AppEnd) -> (ChannelFlowId, Opened) {
+fn opened(app: &mut AppEnd) -> (FlowId, Opened) {
     match app.recv().unwrap() {
         Some(Received::Opened { flow, opened }) => (flow, opened),
         other => panic!("not opened: {other:?}"),
@@ -407,10 +411,10 @@ fn opened(app: &mut AppEnd) -> (ChannelFlowId, Opened) {
 }
 
 /// The next thing `app` receives, which must be that a flow has ended: why, and how many messages were acknowledged.
-fn closed(app: &mut AppEnd) -> (Reason, u64) {
+fn closed(app: &mut AppEnd) -> (CloseReason, u64) {
     match app.recv().unwrap() {
         Some(Received::Closed { reason, acknowledged_messages, .. }) => {
-            (Reason::from_wire(reason), acknowledged_messages)
+            (CloseReason::from_wire(reason), acknowledged_messages)
         }
         other => panic!("not closed: {other:?}"),
     }
@@ -426,6 +430,6 @@ fn messages(app: &mut AppEnd) -> Vec<Vec<u8>> {
     messages
 }
 
-fn send(app: &mut AppEnd, flow: ChannelFlowId, message: &[u8]) {
+fn send(app: &mut AppEnd, flow: FlowId, message: &[u8]) {
     app.send(flow, &[std::io::IoSlice::new(message)]).unwrap();
 }

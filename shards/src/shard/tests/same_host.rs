@@ -6,7 +6,7 @@ use super::*;
 const NEAR: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: OUR_IP, local_port: 50_000, remote_port: PORT };
 
 /// Two applications on one shard, and the flow between them as each names it.
-fn pair() -> (Rig, [(AppEnd, ChannelFlowId); 2]) {
+fn pair() -> (Rig, [(AppEnd, FlowId); 2]) {
     let (mut rig, mut server) = Rig::listening();
     let mut client = rig.add_channel(2);
     // The coordinator's SYN is for ourselves: it never gets to the device.
@@ -83,8 +83,8 @@ fn one_side_closes_and_the_other_is_told() {
         rig.turn();
     }
     assert!(matches!(server.recv().unwrap(), Some(Received::Message { message, .. }) if message.len() == 11));
-    assert_eq!(closed(&mut server), (Reason::Closed, 0));
-    assert_eq!(closed(&mut client), (Reason::Closed, 1));
+    assert_eq!(closed(&mut server), (CloseReason::Closed, 0));
+    assert_eq!(closed(&mut client), (CloseReason::Closed, 1));
     assert_eq!(rig.told().len(), 2);
     assert_eq!(rig.frames().len(), 0);
 }

@@ -123,8 +123,8 @@ fn lengths_that_do_not_add_up_end_the_flow() {
         let (mut rig, mut app, _) = Rig::sharing();
         let free = rig.free_receive_buffers();
         receive_records(&mut rig, 201, records, payload);
-        assert_eq!(rig.packets(&OURS), [reset(101, 201, Reason::Protocol)], "{records} in {payload:?}");
-        assert_eq!(closed(&mut app), (Reason::Protocol, 0));
+        assert_eq!(rig.packets(&OURS), [reset(101, 201, CloseReason::Protocol)], "{records} in {payload:?}");
+        assert_eq!(closed(&mut app), (CloseReason::Protocol, 0));
         assert_eq!(rig.free_receive_buffers(), free);
     }
 }

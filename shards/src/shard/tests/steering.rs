@@ -231,14 +231,14 @@ fn nothing_of_an_accepted_flow_leaves_the_shard_before_it_is_known_to_be_the_onl
 #[test]
 fn a_copy_of_a_flow_ends_without_a_word_and_gives_everything_back() {
     let (mut rig, mut app) = doubtful();
-    rig.post(ToShard::Drop { key: THEIRS, remote_nonce: CONNECTOR, reason: Reason::Reset });
+    rig.post(ToShard::Drop { key: THEIRS, remote_nonce: CONNECTOR, reason: CloseReason::Reset });
     rig.turn();
     assert!(matches!(rig.told()[..], [ToCoordinator::Closed { key: THEIRS, .. }]));
     rig.assert_quiet();
     assert!(app.recv().unwrap().is_none());
     // An application may also die, or a daemon stop, while it waits.
     let (mut rig, _app) = doubtful();
-    rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason: Reason::AppGone, linger: Duration::ZERO });
+    rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason: CloseReason::AppGone, linger: Duration::ZERO });
     rig.turn();
     rig.pass(Duration::from_millis(1));
     rig.turn();

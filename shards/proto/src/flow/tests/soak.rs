@@ -11,10 +11,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::congestion::Congestion;
-use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Reason, Refusal, Role, Verdict, answer_unknown};
+use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Refusal, Role, Verdict, answer_unknown};
 use crate::seq::SeqNo;
-use crate::time::{Duration, Instant};
-use crate::wire::machnet::{HEADER_BYTES, Header, Kind, Position, Sack};
+use crate::wire::machnet::{HEADER_BYTES, Header, Kind, Sack};
+use machnet_core::flow::CloseReason;
+use machnet_core::message::{Content, Position};
+use machnet_core::time::{Duration, Instant};
 
 /// SplitMix64: small, and the same everywhere.
 struct Random(u64);
@@ -88,7 +90,7 @@ struct Host {
     /// Delivered and not yet read.
     unread: Vec<Rx>,
     reads_from: Instant,
-    ended: Option<(Reason, u64)>,
+    ended: Option<(CloseReason, u64)>,
     /// The flow is out of its shard's table.
     removed: bool,
     transmitted: u64,
@@ -123,9 +125,12 @@ fn message_pieces(random: &mut Random, pieces: u32) -> VecDeque<Piece<Tx>> {
             let last = id + 1 == pieces || random.percent(40);
             let position = Position { first, last };
             // What the records are, only whoever takes them looks at.
-            let records = if position == Position::WHOLE { random.pick(&[0, 2, 9]) } else { 0 };
+            let content = match random.pick(&[0, 2, 9]) {
+                records @ 1.. if position == Position::WHOLE => Content::Records(records),
+                _ => Content::Piece(position),
+            };
             first = last;
-            Piece { token: Tx(id), len: 1 + (random.below(1_000) as u16), position, records }
+            Piece { token: Tx(id), len: 1 + (random.below(1_000) as u16), content }
         })
         .collect()
 }
@@ -330,7 +335,7 @@ impl World {
 
     fn close(&mut self, closers: &[usize]) {
         for &at in closers {
-            self.hosts[at].flow.close(Reason::Closed);
+            self.hosts[at].flow.close(CloseReason::Closed);
             self.take_back_received(at);
         }
         self.turn(0);
@@ -412,7 +417,7 @@ fn soak(seed: u64) {
     world.close(closers);
     world.run_to_the_end();
     for host in &world.hosts {
-        assert_eq!(host.ended.expect("told").0, Reason::Closed);
+        assert_eq!(host.ended.expect("told").0, CloseReason::Closed);
     }
 }
 
@@ -425,7 +430,7 @@ fn soak_ending_early(seed: u64) {
     let closers = world.random.pick(&[&[0][..], &[1], &[0, 1], &[]]);
     let confirmed = closers.iter().all(|&at| world.hosts[at].flow.is_confirmed());
     if closers.is_empty() || !confirmed {
-        let header = world.hosts[0].flow.abort(world.now, Reason::AppGone);
+        let header = world.hosts[0].flow.abort(world.now, CloseReason::AppGone);
         world.take_back_received(0);
         world.launch(1, &header, None);
         world.turn(0);
@@ -558,7 +563,7 @@ fn harm(seed: u64) {
         }
         host.flow.check_invariants();
         if random.percent(2) {
-            host.flow.close(Reason::Closed);
+            host.flow.close(CloseReason::Closed);
         }
     }
     let freed = core::iter::from_fn(|| host.flow.poll_freed()).count();

@@ -42,7 +42,7 @@ fn an_acceptor_that_is_never_confirmed_ends_without_a_word() {
     assert_eq!(script.says_until(2_999 * MS), []);
     assert_eq!(script.events(), []);
     assert_eq!(script.says_until(MS), []);
-    assert_eq!(script.events(), [closed(Reason::PeerGone, 0)]);
+    assert_eq!(script.events(), [closed(CloseReason::PeerGone, 0)]);
     assert!(!script.flow.is_confirmed());
     assert_eq!(script.flow.deadline(), None);
 }

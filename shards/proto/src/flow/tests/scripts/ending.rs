@@ -6,30 +6,30 @@ use super::*;
 fn close_delivers_first_and_is_repeated_until_acknowledged() {
     let mut script = Script::established();
     script.send(3);
-    script.flow.close(Reason::AppGone);
+    script.flow.close(CloseReason::AppGone);
     assert_eq!(script.said(), lines(Kind::Data, 1..=3));
     script.at(R);
     let ack = script.ack(4, &[], R);
     script.hear(ack);
     let close = script.headers();
     assert_eq!((close.len(), close[0].kind, close[0].seq), (1, Kind::Close, SeqNo::new(4)));
-    assert_eq!(close[0].detail, Reason::AppGone.to_wire());
+    assert_eq!(close[0].detail, CloseReason::AppGone.to_wire());
     assert_eq!(script.says_until(4 * MS), [(1_000, Kind::Close, 4), (3_000, Kind::Close, 4)]);
     assert_eq!(script.events(), []);
     let ack = script.ack(5, &[], 0);
     script.hear(ack);
-    assert_eq!(script.events(), [closed(Reason::AppGone, 3)]);
+    assert_eq!(script.events(), [closed(CloseReason::AppGone, 3)]);
     assert_eq!((script.said(), script.flow.deadline()), (vec![], None));
 }
 
 #[test]
 fn a_peer_that_has_forgotten_the_flow_has_taken_the_close() {
     let mut script = Script::established();
-    script.flow.close(Reason::Closed);
+    script.flow.close(CloseReason::Closed);
     let close = script.headers();
     let reset = answer_unknown(&close[0]).expect("an answer");
     script.hear(reset);
-    assert_eq!(script.events(), [closed(Reason::Closed, 0)]);
+    assert_eq!(script.events(), [closed(CloseReason::Closed, 0)]);
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn the_peers_close_comes_after_its_data_and_is_acknowledged_again() {
     let close = Header {
         seq: SeqNo::new(102),
         ack: SeqNo::new(2),
-        detail: Reason::AppGone.to_wire(),
+        detail: CloseReason::AppGone.to_wire(),
         ..script.peer(Kind::Close)
     };
     script.hear(close);
@@ -47,7 +47,7 @@ fn the_peers_close_comes_after_its_data_and_is_acknowledged_again() {
     let data = Header { ack: SeqNo::new(2), ..script.data(101, Position::WHOLE) };
     script.hear(data);
     script.hear(close);
-    assert_eq!(script.events(), [closed(Reason::AppGone, 1)]);
+    assert_eq!(script.events(), [closed(CloseReason::AppGone, 1)]);
     assert_eq!(script.delivered(), [101]);
     assert_eq!(script.headers()[0].ack, SeqNo::new(103));
     assert_eq!(script.said(), []);
@@ -59,11 +59,11 @@ fn the_peers_close_comes_after_its_data_and_is_acknowledged_again() {
 #[test]
 fn both_may_close_at_once() {
     let mut script = Script::established();
-    script.flow.close(Reason::Closed);
+    script.flow.close(CloseReason::Closed);
     assert_eq!(script.said(), [(Kind::Close, 1)]);
     let close = script.peer(Kind::Close);
     script.hear(close);
-    assert_eq!(script.events(), [closed(Reason::Other, 0)]);
+    assert_eq!(script.events(), [closed(CloseReason::Other, 0)]);
     assert_eq!(script.said(), [(Kind::Ack, 2)]);
 }
 
@@ -72,7 +72,7 @@ fn a_closing_flow_acknowledges_and_discards() {
     let mut script = Script::established();
     script.buffers = 0;
     script.send(1).said();
-    script.flow.close(Reason::Closed);
+    script.flow.close(CloseReason::Closed);
     let data = script.data(101, Position::WHOLE);
     assert_eq!(script.hear(data), Verdict::Discarded);
     let said = script.headers();
@@ -90,9 +90,9 @@ fn abort_says_it_once_and_gives_everything_back() {
     }
     let ack = script.ack(2, &[], 0);
     script.hear(ack);
-    let reset = script.flow.abort(script.now, Reason::Limit);
-    assert_eq!((reset.kind, reset.seq, reset.detail), (Kind::Reset, SeqNo::new(4), Reason::Limit.to_wire()));
-    assert_eq!(script.events(), [closed(Reason::Limit, 1)]);
+    let reset = script.flow.abort(script.now, CloseReason::Limit);
+    assert_eq!((reset.kind, reset.seq, reset.detail), (Kind::Reset, SeqNo::new(4), CloseReason::Limit.to_wire()));
+    assert_eq!(script.events(), [closed(CloseReason::Limit, 1)]);
     assert_eq!((script.said(), script.delivered()), (vec![], vec![]));
     assert_eq!(script.flow.drain_sent().collect::<Vec<_>>(), [0, 1, 2]);
     assert_eq!(script.flow.drain_received().collect::<Vec<_>>(), [101, 103]);
@@ -107,9 +107,9 @@ fn a_reset_must_know_where_we_are_and_its_acknowledgement_counts() {
         assert_eq!(script.hear(guess), Verdict::Invalid(Violation::Sequence));
     }
     assert_eq!(script.events(), []);
-    let reset = Header { ack: SeqNo::new(3), detail: Reason::Shutdown.to_wire(), ..script.peer(Kind::Reset) };
+    let reset = Header { ack: SeqNo::new(3), detail: CloseReason::Shutdown.to_wire(), ..script.peer(Kind::Reset) };
     script.hear(reset);
-    assert_eq!(script.events(), [closed(Reason::Shutdown, 2)]);
+    assert_eq!(script.events(), [closed(CloseReason::Shutdown, 2)]);
     assert_eq!(script.said(), []);
 }
 

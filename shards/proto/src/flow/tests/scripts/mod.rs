@@ -19,13 +19,12 @@ use alloc::vec::Vec;
 
 use crate::congestion::Congestion;
 use crate::flow::timestamps::stamp;
-use crate::flow::{
-    Birth, Event, Flow, Limits, MAX_MESSAGE_BYTES, Need, Piece, Reason, Refusal, Role, Verdict, Violation,
-    answer_unknown,
-};
+use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Refusal, Role, Verdict, Violation, answer_unknown};
 use crate::seq::SeqNo;
-use crate::time::{Duration, Instant};
-use crate::wire::machnet::{Header, Kind, Position, Sack};
+use crate::wire::machnet::{Header, Kind, Sack};
+use machnet_core::flow::CloseReason;
+use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
+use machnet_core::time::{Duration, Instant};
 
 const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
@@ -49,7 +48,7 @@ struct Script {
 type Line = (Kind, u32);
 
 fn piece(token: u32, position: Position) -> Piece<u32> {
-    Piece { token, len: 100, position, records: 0 }
+    Piece { token, len: 100, content: Content::Piece(position) }
 }
 
 impl Script {
@@ -214,6 +213,6 @@ fn lines(kind: Kind, seqs: impl IntoIterator<Item = u32>) -> Vec<Line> {
     seqs.into_iter().map(|seq| (kind, seq)).collect()
 }
 
-const fn closed(reason: Reason, acknowledged_messages: u64) -> Event {
+const fn closed(reason: CloseReason, acknowledged_messages: u64) -> Event {
     Event::Closed { reason, acknowledged_messages }
 }

@@ -15,7 +15,7 @@ fn an_idle_flow_probes_reports_silence_and_then_the_end() {
     assert!(said.len() > 20, "the interval is capped");
     assert_eq!(script.events(), []);
     script.says_until(MS);
-    assert_eq!(script.events(), [closed(Reason::PeerGone, 0)]);
+    assert_eq!(script.events(), [closed(CloseReason::PeerGone, 0)]);
     assert_eq!((script.said(), script.flow.deadline()), (vec![], None));
 }
 
@@ -46,7 +46,7 @@ fn unanswered_data_counts_as_asking() {
     script.says_until(15 * S - R);
     assert_eq!(script.events(), [Event::Silent]);
     script.says_until(MS);
-    assert_eq!(script.events(), [closed(Reason::PeerGone, 0)]);
+    assert_eq!(script.events(), [closed(CloseReason::PeerGone, 0)]);
     assert_eq!(script.flow.drain_sent().collect::<Vec<_>>(), [0]);
 }
 
@@ -71,7 +71,7 @@ fn a_suspicion_is_checked_at_once() {
     assert_eq!((probe.len(), probe[0].kind), (1, Kind::Probe));
     let reset = answer_unknown(&probe[0]).expect("a probe of a flow nobody knows");
     assert_eq!(script.hear(reset), Verdict::NotData);
-    assert_eq!(script.events(), [closed(Reason::NoSuchFlow, 0)]);
+    assert_eq!(script.events(), [closed(CloseReason::NoSuchFlow, 0)]);
 }
 
 #[test]

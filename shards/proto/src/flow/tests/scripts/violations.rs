@@ -35,8 +35,8 @@ fn pieces_that_form_no_message_reset_the_flow() {
         assert_eq!(verdict, Verdict::Invalid(Violation::Message), "{wrong:?}");
         let said = script.headers();
         assert_eq!((said.len(), said[0].kind), (1, Kind::Reset));
-        assert_eq!(said[0].detail, Reason::Protocol.to_wire());
-        assert_eq!(script.events(), [closed(Reason::Protocol, 0)]);
+        assert_eq!(said[0].detail, CloseReason::Protocol.to_wire());
+        assert_eq!(script.events(), [closed(CloseReason::Protocol, 0)]);
         assert_eq!(script.delivered().len(), wrong.len() - 1, "what was right is delivered");
         assert_eq!(script.flow.drain_received().count(), 1);
     }
@@ -57,8 +57,8 @@ fn a_wrong_order_is_found_when_the_hole_is_filled() {
 
 #[test]
 fn a_message_may_have_8_mib_and_no_byte_more() {
-    let pieces = MAX_MESSAGE_BYTES / 1_000;
-    let rest = MAX_MESSAGE_BYTES as usize % 1_000;
+    let pieces = u32::try_from(MAX_MESSAGE_BYTES / 1_000).expect("32 bits fit");
+    let rest = MAX_MESSAGE_BYTES % 1_000;
     for (last_len, fits) in [(rest, true), (rest + 1, false)] {
         let mut script = Script::established();
         script.buffers = u32::MAX;

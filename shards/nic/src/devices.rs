@@ -1,0 +1,321 @@
+//! From a configuration to open devices: for the daemon, and for the tools that own a NIC.
+
+use std::fmt;
+
+use machnet_config::{Attachment, Config, ConfigError, CpuMask, Interface};
+use machnet_core::payload::MTU_DEFAULT;
+
+use machnet_core::wait::Policy;
+
+use crate::crowding;
+#[cfg(feature = "dpdk")]
+use crate::dpdk::{Dpdk, DpdkQueue};
+use crate::error::OpenError;
+use crate::faults::{Faults, FaultyQueue};
+use crate::packet::{self, PacketQueue};
+use crate::plan::{self, InterfacePlan, Plan, Way};
+use crate::{Capabilities, DeviceCounts, NicQueue, Opened};
+
+/// Why an interface of the configuration cannot be used.
+#[derive(Debug)]
+pub enum DevicesError {
+    /// The configuration is wrong.
+    Config(ConfigError),
+    /// A device cannot be used, for a reason that is not in the configuration.
+    Device {
+        /// Of which interface.
+        interface: String,
+        /// Why.
+        source: OpenError,
+    },
+}
+
+impl fmt::Display for DevicesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Device { interface, source } => write!(f, "interface {interface}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for DevicesError {}
+
+impl From<ConfigError> for DevicesError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+/// An interface whose device is open.
+#[derive(Debug)]
+pub struct Wired<Q> {
+    /// What the configuration says about it.
+    pub interface: Interface,
+    /// The device, for people.
+    pub device: String,
+    /// What the device turned out to be.
+    pub capabilities: Capabilities,
+    /// One per shard.
+    pub queues: Vec<Q>,
+    /// What the device counts, if it does.
+    pub counts: Option<Box<dyn DeviceCounts>>,
+}
+
+/// Which device each interface is. Looks, and changes nothing.
+///
+/// # Errors
+/// When a CPU or a device is not there, or cannot be used.
+pub fn plan_all(config: &Config) -> Result<Vec<Plan>, DevicesError> {
+    match CpuMask::online() {
+        Ok(existing) => config.check_cpus(&existing)?,
+        Err(error) => tracing::warn!(%error, "the CPUs of this host are not known; cpu_mask is not checked"),
+    }
+    let plan = |interface| plan::plan(&wanted(interface)).map_err(|error| blame(config, interface, error));
+    config.interfaces.iter().map(plan).collect()
+}
+
+/// An interface that is open, by the kind of its device.
+#[derive(Debug)]
+pub enum AnyWired {
+    /// A kernel interface.
+    Packet(Wired<PacketQueue>),
+    /// A device of DPDK's.
+    #[cfg(feature = "dpdk")]
+    Dpdk(Wired<DpdkQueue>),
+}
+
+/// Something that is done with an interface whatever its device.
+pub trait WithQueues {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    fn run<Q>(self, wired: Wired<Q>) -> Self::Output
+    where
+        Q: NicQueue<Frame: Send> + Send + 'static;
+}
+
+impl AnyWired {
+    /// Gives the interface to whoever does not care what its device is, with the configured faults between the two.
+    pub fn with_queues<W: WithQueues>(self, what: W) -> W::Output {
+        match self {
+            Self::Packet(wired) => mistreated(wired, what),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(wired) => mistreated(wired, what),
+        }
+    }
+
+    fn interface(&mut self) -> &mut Interface {
+        match self {
+            Self::Packet(wired) => &mut wired.interface,
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(wired) => &mut wired.interface,
+        }
+    }
+
+    fn shards(&self) -> (&Interface, usize) {
+        match self {
+            Self::Packet(wired) => (&wired.interface, wired.queues.len()),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(wired) => (&wired.interface, wired.queues.len()),
+        }
+    }
+}
+
+fn mistreated<Q, W: WithQueues>(wired: Wired<Q>, what: W) -> W::Output
+where
+    Q: NicQueue<Frame: Send> + Send + 'static,
+{
+    match wired.interface.faults {
+        None => what.run(wired),
+        Some(_) => what.run(with_faults(wired)),
+    }
+}
+
+/// Devices that are open, and what must outlive all threads that use their queues.
+#[derive(Debug)]
+pub struct OpenDevices {
+    /// In the order of the configuration.
+    pub wired: Vec<AnyWired>,
+    /// DPDK must not end on one of those threads.
+    #[cfg(feature = "dpdk")]
+    pub dpdk: Option<Dpdk>,
+}
+
+/// Opens every interface, and starts DPDK if one of them needs it; `plans` is what [`plan_all`] gave for the same
+/// configuration.
+///
+/// # Errors
+/// When DPDK or a device refuses.
+pub fn open_all(config: &Config, plans: &[Plan]) -> Result<OpenDevices, DevicesError> {
+    let mut opener = Opener::new(plans)?;
+    let mut wired = Vec::new();
+    for (interface, plan) in config.interfaces.iter().zip(plans) {
+        wired.push(opener.open(interface, plan).map_err(|error| blame(config, interface, error))?);
+    }
+    let shards: Vec<_> = wired.iter().map(AnyWired::shards).collect();
+    let crowds = crowding::find(&shards, allowed_cpus());
+    for (crowd, wired) in crowds.into_iter().zip(&mut wired) {
+        if let Some(warning) = crowd {
+            let interface = wired.interface();
+            tracing::warn!(interface = %interface.mac, "{warning}");
+            interface.poll = Policy::Adaptive;
+        }
+    }
+    Ok(OpenDevices {
+        wired,
+        #[cfg(feature = "dpdk")]
+        dpdk: opener.dpdk,
+    })
+}
+
+/// Opens devices, of whatever kind they are.
+struct Opener {
+    #[cfg(feature = "dpdk")]
+    dpdk: Option<Dpdk>,
+}
+
+#[cfg(feature = "dpdk")]
+impl Opener {
+    fn new(plans: &[Plan]) -> Result<Self, DevicesError> {
+        let Some(first) = plans.iter().find(|plan| plan.way.needs_dpdk()) else { return Ok(Self { dpdk: None }) };
+        let of_dpdk: Vec<Plan> = plans.iter().filter(|plan| plan.way.needs_dpdk()).cloned().collect();
+        let dpdk = Dpdk::start(&of_dpdk).map_err(|source| device(first, source))?;
+        tracing::info!(version = Dpdk::version(), memory = %dpdk.memory(), "DPDK started");
+        Ok(Self { dpdk: Some(dpdk) })
+    }
+
+    fn open(&mut self, interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
+        let Some(dpdk) = self.dpdk.as_ref().filter(|_| plan.way.needs_dpdk()) else {
+            return open_packet(interface, plan);
+        };
+        match (dpdk.open(plan), &plan.way) {
+            (Ok(opened), _) => Ok(AnyWired::Dpdk(wire(interface, plan, opened))),
+            (Err(error), Way::Bifurcated { interface: name, .. }) => {
+                let mut plan = plan.clone();
+                plan.warnings.push(format!("{name} is used through the kernel, which is slower: {error}"));
+                plan.way = Way::AfPacket { interface: name.clone() };
+                open_packet(interface, &plan)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+}
+
+#[cfg(not(feature = "dpdk"))]
+impl Opener {
+    fn new(_plans: &[Plan]) -> Result<Self, DevicesError> {
+        Ok(Self {})
+    }
+
+    fn open(&mut self, interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
+        open_packet(interface, plan)
+    }
+}
+
+fn open_packet(interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
+    let Way::AfPacket { interface: name } = &plan.way else { return Err(OpenError::NoDpdk) };
+    Ok(AnyWired::Packet(wire(interface, plan, packet::open(plan, name)?)))
+}
+
+/// What the plans mean for the CPUs, by interface: a warning if shards have to share some.
+pub fn crowds(config: &Config, plans: &[Plan]) -> Vec<Option<String>> {
+    let shards = config.interfaces.iter().zip(plans).map(|(interface, plan)| (interface, plan.interface.queues.into()));
+    crowding::find(&shards.collect::<Vec<_>>(), allowed_cpus())
+}
+
+/// On how many CPUs this process may run; the most there can be if the kernel does not say.
+fn allowed_cpus() -> usize {
+    let cpus = rustix::thread::sched_getaffinity(None);
+    cpus.map_or(usize::MAX, |cpus| usize::try_from(cpus.count()).expect("32 bits fit"))
+}
+
+fn wanted(interface: &Interface) -> InterfacePlan {
+    InterfacePlan {
+        mac: interface.mac,
+        ip: Some(interface.ip),
+        attachment: interface.attachment.clone(),
+        queues: interface.shards,
+        mtu_bytes: interface.mtu_bytes.unwrap_or(MTU_DEFAULT),
+    }
+}
+
+/// A device that cannot be used is the configuration's mistake if it names what is not there.
+fn blame(config: &Config, interface: &Interface, error: OpenError) -> DevicesError {
+    let mistake =
+        |key: &str, value: String| DevicesError::Config(config.mistake(interface, key, &value, &error.to_string()));
+    match &error {
+        OpenError::NoSuchMac { known, .. } => {
+            let remedy = format!("this host has {known}, write the MAC of one of them");
+            DevicesError::Config(config.mistake(interface, "", "the MAC of no device", &remedy))
+        }
+        OpenError::WrongMac { device, .. } => mistake("", format!("not the MAC of {device}")),
+        OpenError::NoSuchPciDevice { address } | OpenError::NotBound { address, .. }
+            if matches!(interface.attachment, Attachment::Pci(_)) =>
+        {
+            mistake("pcie", format!("{address:?}"))
+        }
+        OpenError::BadDevice { device } => mistake("device", format!("{device:?}")),
+        OpenError::QueuesUnread { queues, .. } => mistake("engine_threads", queues.to_string()),
+        _ => DevicesError::Device { interface: interface.mac.to_string(), source: error },
+    }
+}
+
+#[cfg(feature = "dpdk")]
+fn device(plan: &Plan, source: OpenError) -> DevicesError {
+    DevicesError::Device { interface: plan.interface.mac.to_string(), source }
+}
+
+fn wire<Q: NicQueue>(interface: &Interface, plan: &Plan, opened: Opened<Q>) -> Wired<Q> {
+    let Opened { capabilities, queues, counts, warnings } = opened;
+    tracing::info!(
+        ip = %interface.ip,
+        device = %plan,
+        driver = capabilities.driver,
+        mac = %capabilities.mac,
+        mtu = capabilities.mtu_bytes,
+        shards = queues.len(),
+        rss = if capabilities.rss.is_some() { "known" } else { "hidden" },
+        checksums = if queues.iter().all(NicQueue::completes) { "by the device" } else { "by the shards" },
+        link = if capabilities.link_up { "up" } else { "down" },
+        "interface open"
+    );
+    for warning in plan.warnings.iter().chain(&warnings) {
+        tracing::warn!(interface = %interface.mac, "{warning}");
+    }
+    let device = format!("{} by {}", plan.device(), capabilities.driver);
+    Wired { interface: interface.clone(), device, capabilities, queues, counts: Some(counts) }
+}
+
+/// Puts the configured faults between an interface and whoever uses its queues.
+fn with_faults<Q: NicQueue>(wired: Wired<Q>) -> Wired<FaultyQueue<Q>> {
+    let Wired { interface, device, capabilities, queues, counts } = wired;
+    let (faults, seed) = match &interface.faults {
+        None => (Faults::default(), 0),
+        Some(faults) => {
+            tracing::warn!(
+                interface = %interface.mac,
+                loss = faults.loss.probability(),
+                duplication = faults.duplication.probability(),
+                reordering = faults.reordering.probability(),
+                corruption = faults.corruption.probability(),
+                seed = faults.seed,
+                "received frames are mistreated on purpose: remove the key faults unless this is a test"
+            );
+            (probabilities(faults), faults.seed)
+        }
+    };
+    // Each queue throws dice of its own.
+    let queues = (0..).zip(queues).map(|(index, queue)| FaultyQueue::new(queue, faults, seed.wrapping_add(index)));
+    Wired { queues: queues.collect(), interface, device, capabilities, counts }
+}
+
+fn probabilities(faults: &machnet_config::Faults) -> Faults {
+    Faults {
+        loss: faults.loss.probability(),
+        duplication: faults.duplication.probability(),
+        reordering: faults.reordering.probability(),
+        corruption: faults.corruption.probability(),
+    }
+}

@@ -1,0 +1,202 @@
+//! The library itself: started once, without devices, and ended when the last port is closed.
+
+use super::log;
+use super::pool::pool_bytes;
+use crate::error::OpenError;
+use crate::plan::{Plan, Way};
+use rustix::thread::{CpuSet, sched_getaffinity};
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// DPDK, started. Clones are the same; it ends when they and all queues are dropped.
+#[derive(Clone, Debug)]
+pub struct Dpdk(pub(super) Arc<Eal>);
+
+/// Where DPDK's frames live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// In hugepages, which a PCI device reaches best.
+    HugePages,
+    /// In ordinary pages, taken at the start.
+    Ordinary {
+        /// How much.
+        mebibytes: u64,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Eal {
+    pub(super) memory: Memory,
+}
+
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+impl Dpdk {
+    /// Starts DPDK with memory enough for these interfaces; devices are added by [`open`](Self::open). The calling
+    /// thread keeps its affinity, no worker threads are made. Takes some 200 ms, most of it to load the drivers.
+    ///
+    /// # Errors
+    ///
+    /// When it was started before in this process, also unsuccessfully, or refuses to start.
+    pub fn start(plans: &[Plan]) -> Result<Self, OpenError> {
+        if STARTED.swap(true, Ordering::Relaxed) {
+            return Err(OpenError::StartedBefore);
+        }
+        let memory = Memory::choose(plans);
+        let arguments = arguments(memory, plans)?;
+        if let Err(error) = log::redirect() {
+            tracing::warn!("DPDK logs to stderr: its log could not be redirected (errno {})", -error);
+        }
+        tracing::debug!("DPDK starts with {arguments:?}");
+        log::forget();
+        let mut pointers: Vec<*mut c_char> = arguments.into_iter().map(CString::into_raw).collect();
+        let count = c_int::try_from(pointers.len()).expect("a dozen arguments");
+        pointers.push(std::ptr::null_mut());
+        // SAFETY: `STARTED` makes this the only call ever. There are `count` writable strings and a null. EAL may keep
+        // pointers into them (getopt does), so they are leaked: a few hundred bytes, once.
+        let result = unsafe { dpdk_sys::shim_eal_init(count, pointers.as_mut_ptr()) };
+        if result != 0 {
+            return Err(refused("start", "itself", result));
+        }
+        Ok(Self(Arc::new(Eal { memory })))
+    }
+
+    /// Where the frames live.
+    pub fn memory(&self) -> Memory {
+        self.0.memory
+    }
+
+    /// The version of the library, as `DPDK 22.11.0`.
+    pub fn version() -> String {
+        // SAFETY: the shim gives a static, NUL-terminated string.
+        unsafe { CStr::from_ptr(dpdk_sys::shim_version()) }.to_string_lossy().into_owned()
+    }
+}
+
+/// Whether a driver (`net_memif`) is installed. Where the drivers are not where DPDK says they may be linked in.
+///
+/// # Errors
+///
+/// If it is not.
+pub(crate) fn look_for_driver(driver: String) -> Result<(), OpenError> {
+    // SAFETY: the shim gives a static, NUL-terminated string.
+    let directory = unsafe { CStr::from_ptr(dpdk_sys::shim_driver_directory()) }.to_string_lossy().into_owned();
+    let Ok(entries) = std::fs::read_dir(&directory) else { return Ok(()) };
+    let library = format!("librte_{driver}.so");
+    let is_there = entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&library));
+    if is_there { Ok(()) } else { Err(OpenError::NoDriver { driver, directory }) }
+}
+
+impl Drop for Eal {
+    fn drop(&mut self) {
+        // SAFETY: initialized, or there were no `Eal`. Ports, pools and queues hold references, so none is left. Frames
+        // do not, but a pool that misses one when it is dropped leaks its reference, and this is never called.
+        let result = unsafe { dpdk_sys::shim_eal_cleanup() };
+        if result != 0 {
+            tracing::debug!("DPDK did not end cleanly (errno {})", -result);
+        }
+    }
+}
+
+impl Memory {
+    /// Hugepages if enough of them are free, with a spare part for the library itself.
+    fn choose(plans: &[Plan]) -> Self {
+        let needed = |in_hugepages| {
+            let frames = plans.iter().map(|plan| pool_bytes(plan, in_hugepages) * u64::from(plan.interface.queues));
+            let frames: u64 = frames.sum();
+            frames + frames / 8 + LIBRARY_BYTES
+        };
+        if free_hugepage_bytes(Path::new("/sys/kernel/mm/hugepages")) >= needed(true) {
+            Self::HugePages
+        } else {
+            Self::Ordinary { mebibytes: needed(false).div_ceil(1 << 20) }
+        }
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HugePages => write!(f, "hugepages"),
+            Self::Ordinary { mebibytes } => write!(f, "{mebibytes} MiB of ordinary pages"),
+        }
+    }
+}
+
+/// What the library and its drivers allocate for themselves: rings, tables, device data.
+const LIBRARY_BYTES: u64 = 32 << 20;
+
+/// Free hugepages of all sizes; 0 if they cannot be counted.
+fn free_hugepage_bytes(directory: &Path) -> u64 {
+    let Ok(sizes) = std::fs::read_dir(directory) else { return 0 };
+    let free = sizes.flatten().filter_map(|size| {
+        let name = size.file_name().into_string().ok()?;
+        let kibibytes: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        let count: u64 = std::fs::read_to_string(size.path().join("free_hugepages")).ok()?.trim().parse().ok()?;
+        Some(kibibytes * 1024 * count)
+    });
+    free.sum()
+}
+
+fn arguments(memory: Memory, plans: &[Plan]) -> Result<Vec<CString>, OpenError> {
+    let mut arguments = vec!["machnet-shards".to_owned(), "--no-telemetry".to_owned()];
+    match memory {
+        Memory::HugePages => arguments.push("--in-memory".to_owned()),
+        Memory::Ordinary { mebibytes } => {
+            arguments.extend(["--no-huge", "--no-shconf", "-m"].map(str::to_owned));
+            arguments.push(mebibytes.to_string());
+        }
+    }
+    if plans.iter().any(|plan| plan.way.is_on_a_bus()) {
+        // Only what is probed later: a list of allowed devices that holds nothing but the host bridge.
+        arguments.extend(["-a", "0000:00:00.0"].map(str::to_owned));
+    } else {
+        arguments.extend(["--no-pci", "--iova-mode=va"].map(str::to_owned));
+    }
+    arguments.extend(["--lcores".to_owned(), format!("0@({})", allowed_cpus()?)]);
+    Ok(arguments.into_iter().map(|argument| CString::new(argument).expect("written above")).collect())
+}
+
+/// The CPUs this thread may run on, as EAL reads them. One lcore on all of them: nothing is pinned.
+fn allowed_cpus() -> Result<String, OpenError> {
+    let set = sched_getaffinity(None)
+        .map_err(|error| OpenError::System { step: "tell the CPUs of this thread", error: error.to_string() })?;
+    let cpus = (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).map(|cpu| cpu.to_string());
+    Ok(cpus.collect::<Vec<_>>().join(","))
+}
+
+impl Way {
+    /// Whether EAL has to look at the host's buses.
+    pub(super) fn is_on_a_bus(&self) -> bool {
+        match self {
+            Self::Pci { .. } | Self::Bifurcated { .. } | Self::Search { .. } => true,
+            Self::AfPacket { .. } | Self::AfXdp { .. } => false,
+            Self::Device { arguments } => !arguments.starts_with("net_") && !arguments.starts_with("eth_"),
+        }
+    }
+}
+
+/// The error for a negative result of DPDK, with what it logged since [`log::forget`].
+pub(super) fn refused(step: &'static str, device: &str, result: c_int) -> OpenError {
+    OpenError::Refused { step, device: device.to_owned(), errno: result.saturating_neg(), log: log::complaints() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_hugepages_of_all_sizes_count() {
+        let directory = std::env::temp_dir().join(format!("machnet-hugepages-{}", std::process::id()));
+        for (size, free) in [("hugepages-2048kB", "3\n"), ("hugepages-1048576kB", "1\n"), ("unrelated", "7\n")] {
+            std::fs::create_dir_all(directory.join(size)).expect("a temporary directory");
+            std::fs::write(directory.join(size).join("free_hugepages"), free).expect("a temporary file");
+        }
+        assert_eq!(free_hugepage_bytes(&directory), (3 << 21) + (1 << 30));
+        std::fs::remove_dir_all(&directory).expect("it was made above");
+        assert_eq!(free_hugepage_bytes(&directory), 0);
+    }
+}

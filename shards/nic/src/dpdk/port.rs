@@ -1,0 +1,543 @@
+//! Ports: probing a device, setting up its queues, starting, and closing.
+
+use super::descriptors::Snapshot;
+use super::eal::{Dpdk, Eal, refused};
+use super::log;
+use super::packet_ring;
+use super::pool::Pool;
+use super::queue::{DpdkQueue, Socket, Waker};
+use super::rss;
+use crate::error::OpenError;
+use crate::plan::{Plan, Way};
+use crate::{Capabilities, DeviceCounts, DeviceDrops, Opened};
+use machnet_core::addr::MacAddr;
+use rustix::event::epoll;
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::net::AddressFamily;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A port. Stopped and closed when its last queue is dropped, or when it cannot be opened.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) number: u16,
+    is_started: bool,
+    /// Whether the device completes checksums.
+    pub(super) completes: bool,
+    /// Epoll descriptors that DPDK put interrupts into. They outlive the port: DPDK takes them out again.
+    interrupts: Vec<OwnedFd>,
+    pools: Vec<Pool>,
+    /// Keeps the library alive.
+    _eal: Arc<Eal>,
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if self.is_started {
+            // SAFETY: a started port, and its queues are gone: no thread is in a burst on it.
+            unsafe { dpdk_sys::shim_stop(self.number) };
+        }
+        // SAFETY: not started, or stopped above, and nobody else knows the number.
+        unsafe { dpdk_sys::shim_close(self.number) };
+        self.interrupts.clear();
+    }
+}
+
+/// Asks the ports of an interface what they lost, for as long as their queues live.
+#[derive(Debug)]
+struct PortCounts(Vec<Weak<Port>>);
+
+impl DeviceCounts for PortCounts {
+    fn drops(&mut self) -> DeviceDrops {
+        let ports = self.0.iter().filter_map(Weak::upgrade).map(|port| port.losses());
+        ports.fold(DeviceDrops::default(), |sum, port| DeviceDrops {
+            missed: sum.missed + port.missed,
+            no_frame: sum.no_frame + port.no_frame,
+        })
+    }
+}
+
+impl Port {
+    pub(super) fn pool(&self, queue: u16) -> &Pool {
+        &self.pools[usize::from(queue)]
+    }
+
+    /// Frames the device dropped for want of a slot or a frame. For [`PortCounts`], of which a port has one.
+    fn losses(&self) -> DeviceDrops {
+        let mut drops = DeviceDrops::default();
+        let DeviceDrops { missed, no_frame } = &mut drops;
+        // SAFETY: a port; both numbers are written during the call; its one `PortCounts` is asked by `&mut`.
+        unsafe { dpdk_sys::shim_losses(self.number, &raw mut *missed, &raw mut *no_frame) };
+        drops
+    }
+}
+
+/// Slots asked of each receive and each transmit ring; drivers adjust it to what they can.
+const RING_SLOTS: u16 = 512;
+/// Makes the names of software devices differ within this process.
+static NEXT_DEVICE: AtomicU32 = AtomicU32::new(0);
+
+impl Dpdk {
+    /// Opens an interface whose way needs DPDK: probes its device, sets up a queue for each shard, and starts it.
+    ///
+    /// # Errors
+    ///
+    /// One sentence that says what to do. Nothing stays open.
+    pub fn open(&self, plan: &Plan) -> Result<Opened<DpdkQueue>, OpenError> {
+        let (number, before) = match &plan.way {
+            Way::AfXdp { interface } => return self.open_xdp(plan, interface),
+            Way::Device { arguments } => {
+                let before = Snapshot::take();
+                (self.probe(arguments)?, before)
+            }
+            Way::Pci { address } | Way::Bifurcated { address, .. } => (self.pci_port(plan, address)?, Snapshot::take()),
+            Way::Search { candidates } => (self.search(plan, candidates)?, Snapshot::take()),
+            Way::AfPacket { interface } => return Err(OpenError::BadDevice { device: interface.clone() }),
+        };
+        self.open_port(plan, number, plan.interface.queues, &before).map(|(opened, _)| opened)
+    }
+
+    /// Two interfaces joined in memory by DPDK's `net_ring`: what one's queue k transmits, the other's queue k
+    /// receives. To measure and test all of the way but a device.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open); at most 16 queues.
+    pub fn open_ring_pair(&self, plans: [&Plan; 2]) -> Result<[Opened<DpdkQueue>; 2], OpenError> {
+        let name = format!("pair{}", NEXT_DEVICE.fetch_add(1, Ordering::Relaxed));
+        let name = CString::new(name).expect("no NUL in it");
+        let queues = plans[0].interface.queues;
+        let mut ports = [0; 2];
+        log::forget();
+        // SAFETY: initialized; the name is new and short; `ports` has room for two.
+        let result = unsafe { dpdk_sys::shim_ring_pair(name.as_ptr(), queues, RING_SLOTS.into(), ports.as_mut_ptr()) };
+        if result != 0 {
+            return Err(refused("make", "a pair of ring devices", result));
+        }
+        let before = Snapshot::take();
+        let [near, far] = [0, 1].map(|end| self.open_port(plans[end], ports[end], queues, &before));
+        Ok([near?.0, far?.0])
+    }
+
+    /// One port for each queue: the driver takes several queues only from some devices.
+    fn open_xdp(&self, plan: &Plan, interface: &str) -> Result<Opened<DpdkQueue>, OpenError> {
+        let mut all: Option<Opened<DpdkQueue>> = None;
+        let mut ports = Vec::new();
+        for queue in 0..plan.interface.queues {
+            let before = Snapshot::take();
+            let number = self.probe(&format!(
+                "net_af_xdp{},iface={interface},start_queue={queue},queue_count=1",
+                NEXT_DEVICE.fetch_add(1, Ordering::Relaxed)
+            ))?;
+            let (opened, port) = self.open_port(plan, number, 1, &before)?;
+            ports.push(port);
+            match &mut all {
+                None => all = Some(opened),
+                Some(all) => all.queues.extend(opened.queues),
+            }
+        }
+        let mut all = all.ok_or_else(|| OpenError::NoQueues { device: plan.device() })?;
+        all.capabilities.queues = plan.interface.queues;
+        all.capabilities.max_queues = plan.interface.queues;
+        all.counts = Box::new(PortCounts(ports));
+        all.warnings.clone_from(&plan.warnings);
+        Ok(all)
+    }
+
+    fn pci_port(&self, plan: &Plan, address: &str) -> Result<u16, OpenError> {
+        let wanted = plan.interface.mac;
+        let number = match self.port_with(wanted) {
+            Some(number) => number,
+            None => {
+                let number = self.probe(address)?;
+                // One device may have several ports.
+                self.port_with(wanted).unwrap_or(number)
+            }
+        };
+        let found = MacAddr(describe(number)?.mac);
+        if found != wanted {
+            return Err(OpenError::WrongMac { device: address.to_owned(), found, wanted });
+        }
+        Ok(number)
+    }
+
+    /// The port with the MAC, probing the candidates until it is there. Those with another MAC are let go.
+    fn search(&self, plan: &Plan, candidates: &[String]) -> Result<u16, OpenError> {
+        let wanted = plan.interface.mac;
+        if let Some(number) = self.port_with(wanted) {
+            return Ok(number);
+        }
+        let mut seen = Vec::new();
+        for address in candidates {
+            match self.probe(address) {
+                Ok(_) if self.port_with(wanted).is_some() => break,
+                Ok(number) => {
+                    seen.push(format!("{address} ({})", MacAddr(describe(number)?.mac)));
+                    // SAFETY: a port that was just probed; none of its queues is started.
+                    unsafe { dpdk_sys::shim_remove(number) };
+                }
+                Err(error) => seen.push(format!("{address} ({error})")),
+            }
+        }
+        let known = if seen.is_empty() { "no device that DPDK can use".to_owned() } else { seen.join(", ") };
+        self.port_with(wanted).ok_or(OpenError::NoSuchMac { mac: wanted, known })
+    }
+
+    /// The port with this MAC. Azure's netvsc before all others: its virtual function has the same address.
+    fn port_with(&self, mac: MacAddr) -> Option<u16> {
+        let mut found = None;
+        let mut last = -1;
+        loop {
+            // SAFETY: initialized.
+            let Ok(number) = u16::try_from(unsafe { dpdk_sys::shim_port_after(last) }) else { return found };
+            last = c_int::from(number);
+            if let Ok(port) = describe(number)
+                && MacAddr(port.mac) == mac
+                && (found.is_none() || text(&port.driver) == "net_netvsc")
+            {
+                found = Some(number);
+            }
+        }
+    }
+
+    /// Adds a device; its port.
+    fn probe(&self, arguments: &str) -> Result<u16, OpenError> {
+        let bad = || OpenError::BadDevice { device: arguments.to_owned() };
+        let name = arguments.split(',').next().filter(|name| !name.is_empty()).ok_or_else(bad)?;
+        let name = CString::new(name).map_err(|_| bad())?;
+        let c_arguments = CString::new(arguments).map_err(|_| bad())?;
+        tracing::debug!("probing {arguments}");
+        log::forget();
+        // SAFETY: initialized, as there is a `Dpdk`; the string outlives the call.
+        let result = unsafe { dpdk_sys::shim_probe(c_arguments.as_ptr()) };
+        if result != 0 {
+            return Err(refused("open", arguments, result));
+        }
+        let mut number = 0;
+        // SAFETY: initialized; the string outlives the call; `number` is written during it.
+        let result = unsafe { dpdk_sys::shim_port_named(name.as_ptr(), &raw mut number) };
+        if result != 0 { Err(refused("find the port of", arguments, result)) } else { Ok(number) }
+    }
+
+    /// Sets up and starts a port that was just made; closes it on failure.
+    fn open_port(
+        &self,
+        plan: &Plan,
+        number: u16,
+        wanted: u16,
+        before: &Snapshot,
+    ) -> Result<(Opened<DpdkQueue>, Weak<Port>), OpenError> {
+        let mut port = Port {
+            number,
+            is_started: false,
+            completes: false,
+            interrupts: Vec::new(),
+            pools: Vec::new(),
+            _eal: Arc::clone(&self.0),
+        };
+        let found = describe(number)?;
+        let max_queues = found.max_rx_queues.min(found.max_tx_queues);
+        let queues = wanted.min(max_queues);
+        if queues == 0 {
+            return Err(OpenError::NoQueues { device: plan.device() });
+        }
+        let mut warnings = plan.warnings.clone();
+        if queues < plan.interface.queues && !matches!(plan.way, Way::AfXdp { .. }) {
+            warnings.push(format!(
+                "{} has {queues} of the {} queues asked for, which are used; set \"engine_threads\" to {queues}",
+                plan.device(),
+                plan.interface.queues
+            ));
+        }
+        let mtu_bytes = mtu(plan, &found, &mut warnings);
+        let driver = text(&found.driver);
+        for _ in 0..queues {
+            port.pools.push(Pool::new(&self.0, plan, found.socket)?);
+        }
+        let has_interrupts = port.start(plan, &found, mtu_bytes)?;
+        if is_memif_client(plan) {
+            port.connect_memif(plan, &mut warnings)?;
+        }
+        let wakers = port.wakers(plan, &driver, has_interrupts, before)?;
+        let capabilities = Capabilities {
+            mac: plan.interface.mac,
+            mtu_bytes,
+            queues,
+            max_queues,
+            rss: if queues > 1 { rss::settle(number, plan.way.is_on_a_bus(), &found, queues) } else { None },
+            link_up: link(plan, number, &mut warnings)?,
+            numa_node: u16::try_from(found.socket).ok(),
+            driver,
+        };
+        let own = (capabilities.driver == "net_af_packet").then_some(plan.interface.mac);
+        let port = Arc::new(port);
+        let weak = Arc::downgrade(&port);
+        let counts = Box::new(PortCounts(vec![weak.clone()]));
+        let queues = (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, own));
+        Ok((Opened { capabilities, queues: queues.collect(), counts, warnings }, weak))
+    }
+}
+
+fn describe(number: u16) -> Result<dpdk_sys::Port, OpenError> {
+    let mut port = MaybeUninit::zeroed();
+    // SAFETY: initialized, as ports have numbers only then; the shim refuses a number without a port.
+    let result = unsafe { dpdk_sys::shim_port_describe(number, port.as_mut_ptr()) };
+    if result != 0 {
+        return Err(refused("describe", &format!("port {number}"), result));
+    }
+    // SAFETY: filled by the call, and all zeroes are a valid value.
+    Ok(unsafe { port.assume_init() })
+}
+
+/// A C string in a field.
+fn text(field: &[c_char]) -> String {
+    let bytes: Vec<u8> = field.iter().map(|byte| byte.cast_unsigned()).collect();
+    CStr::from_bytes_until_nul(&bytes).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The MTU to be used: what was asked, if the device can. Only real devices have a limit of their own.
+fn mtu(plan: &Plan, port: &dpdk_sys::Port, warnings: &mut Vec<String>) -> u16 {
+    let wanted = plan.interface.mtu_bytes;
+    if !plan.way.is_on_a_bus() || wanted <= port.max_mtu {
+        return wanted;
+    }
+    warnings.push(format!(
+        "{} can have an MTU of {limit} bytes, which is used; set \"mtu\" to {limit}, not {wanted}",
+        plan.device(),
+        limit = port.max_mtu
+    ));
+    port.max_mtu
+}
+
+/// How long a real device, which brings its link up anew when it is started, is waited for.
+const LINK_WITHIN: Duration = Duration::from_secs(3);
+const LINK_STEP: Duration = Duration::from_millis(10);
+
+/// How long a memif client tries to connect, how long a try takes at most, and how often it looks.
+const MEMIF_WITHIN: Duration = Duration::from_secs(5);
+const MEMIF_AGAIN: Duration = Duration::from_millis(200);
+const MEMIF_STEP: Duration = Duration::from_millis(1);
+
+/// Whether the device is a memif that connects to another one: unless its arguments say that it is the server.
+fn is_memif_client(plan: &Plan) -> bool {
+    let Way::Device { arguments } = &plan.way else { return false };
+    arguments.starts_with("net_memif")
+        && !arguments.split(',').any(|argument| matches!(argument, "role=server" | "role=master"))
+}
+
+/// Whether the link is up.
+fn link(plan: &Plan, number: u16, warnings: &mut Vec<String>) -> Result<bool, OpenError> {
+    let within = if plan.way.is_on_a_bus() { LINK_WITHIN } else { Duration::ZERO };
+    let is_up = comes_up(number, within, LINK_STEP)?;
+    if !is_up && plan.way.is_on_a_bus() {
+        let device = plan.device();
+        warnings.push(format!("the link of {device} is down; check its cable, it is used as soon as it is up"));
+    }
+    Ok(is_up)
+}
+
+/// Whether the link comes up within this time; looks at it once in a `step`.
+fn comes_up(number: u16, within: Duration, step: Duration) -> Result<bool, OpenError> {
+    let deadline = Instant::now() + within;
+    loop {
+        if describe(number)?.link_up != 0 {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        thread::sleep(step);
+    }
+}
+
+impl Port {
+    /// Configures and starts, with receive interrupts, a key of ours and checksums made by the device where it has
+    /// them; whether it has interrupts.
+    fn start(&mut self, plan: &Plan, found: &dpdk_sys::Port, mtu_bytes: u16) -> Result<bool, OpenError> {
+        let is_real = plan.way.is_on_a_bus();
+        let (key, key_len) = if is_real { rss::random_key(found.hash_key_size) } else { ([0; 64], 0) };
+        let plainest = dpdk_sys::Configuration {
+            queues: u16::try_from(self.pools.len()).expect("as many as queues"),
+            // Asked of af_packet, this would be the kernel's MTU.
+            mtu: if is_real { mtu_bytes } else { 0 },
+            key_len: 0,
+            interrupts: 0,
+            checksums: 0,
+            key,
+        };
+        let may_interrupt = u8::from(is_real || text(&found.driver) == "net_tap");
+        // From the best to what every device can.
+        let ways = [(may_interrupt, key_len), (may_interrupt, 0), (0, key_len), (0, 0)];
+        let with = |checksums| ways.map(|(interrupts, key_len)| (interrupts, key_len, checksums));
+        let mut attempts = if found.checksums_udp != 0 { [with(1), with(0)].concat() } else { with(0).to_vec() };
+        attempts.dedup();
+        loop {
+            let (interrupts, key_len, checksums) = attempts.remove(0);
+            let asked = dpdk_sys::Configuration { interrupts, key_len, checksums, ..plainest };
+            match self.try_start(plan, found.socket, &asked) {
+                Ok(()) => {
+                    self.is_started = true;
+                    self.completes = checksums != 0;
+                    self.receive_all(plan);
+                    return Ok(interrupts != 0);
+                }
+                Err(error) if attempts.is_empty() => return Err(error),
+                Err(error) => tracing::debug!(
+                    "not with interrupts {interrupts}, a key of {key_len} bytes and checksums {checksums}: {error}"
+                ),
+            }
+        }
+    }
+
+    /// The frames to us carry the MAC of config.json, which a device the file names may not know. Devices without a
+    /// filter refuse this, and need not do it.
+    fn receive_all(&self, plan: &Plan) {
+        if matches!(plan.way, Way::Device { .. }) {
+            // SAFETY: a port.
+            unsafe { dpdk_sys::shim_promiscuous(self.number) };
+        }
+    }
+
+    fn try_start(&self, plan: &Plan, node: c_int, asked: &dpdk_sys::Configuration) -> Result<(), OpenError> {
+        let check = |step, result| if result == 0 { Ok(()) } else { Err(refused(step, &plan.device(), result)) };
+        let number = self.number;
+        log::forget();
+        // SAFETY: a port that is not started.
+        check("configure", unsafe { dpdk_sys::shim_configure(number, asked) })?;
+        for (queue, pool) in (0..asked.queues).zip(&self.pools) {
+            let pool = pool.as_ptr();
+            // SAFETY: configured above, not started; a port is closed before its pools are dropped.
+            let result = unsafe { dpdk_sys::shim_queue_setup(number, queue, RING_SLOTS, RING_SLOTS, node, pool) };
+            check("set up a queue of", result)?;
+        }
+        self.launch(plan)
+    }
+
+    /// Starts the port, which is set up. A memif client cannot before its server listens, and waits for that.
+    fn launch(&self, plan: &Plan) -> Result<(), OpenError> {
+        let patience = if is_memif_client(plan) { MEMIF_WITHIN } else { Duration::ZERO };
+        let deadline = Instant::now() + patience;
+        loop {
+            // SAFETY: all queues are set up, and the port is not started.
+            match unsafe { dpdk_sys::shim_start(self.number) } {
+                0 => return Ok(()),
+                result if Instant::now() >= deadline => return Err(refused("start", &plan.device(), result)),
+                _ => thread::sleep(MEMIF_AGAIN),
+            }
+        }
+    }
+
+    /// The client of a memif connects when it is started and does not try again, and a server refuses it that is not
+    /// started yet, although it listens: starts again until they are connected.
+    fn connect_memif(&self, plan: &Plan, warnings: &mut Vec<String>) -> Result<(), OpenError> {
+        let deadline = Instant::now() + MEMIF_WITHIN;
+        while !comes_up(self.number, MEMIF_AGAIN, MEMIF_STEP)? {
+            if Instant::now() >= deadline {
+                let device = plan.device();
+                warnings.push(format!("the server of {device} does not answer; start it, then this daemon again"));
+                return Ok(());
+            }
+            log::forget();
+            // SAFETY: a started port; none of its queues is given out yet.
+            unsafe { dpdk_sys::shim_stop(self.number) };
+            self.launch(plan)?;
+        }
+        Ok(())
+    }
+
+    /// How each queue wakes a sleeper.
+    fn wakers(
+        &mut self,
+        plan: &Plan,
+        driver: &str,
+        has_interrupts: bool,
+        before: &Snapshot,
+    ) -> Result<Vec<Waker>, OpenError> {
+        let queues = u16::try_from(self.pools.len()).expect("as many as queues");
+        match driver {
+            "net_af_packet" => {
+                let slots = packet_slots(plan);
+                self.sockets(plan, AddressFamily::PACKET, before, |fd| Socket::packet(fd, slots))
+            }
+            "net_af_xdp" => self.sockets(plan, AddressFamily::XDP, before, Socket::xdp),
+            "net_tap" if has_interrupts => Ok((0..queues).map(|queue| tap_waker(self.number, queue)).collect()),
+            _ if has_interrupts => Ok((0..queues).map(|queue| self.interrupt_waker(queue)).collect()),
+            _ => Ok((0..queues).map(|_| Waker::None).collect()),
+        }
+    }
+
+    /// The sockets the driver opened: one for each queue, in order.
+    fn sockets(
+        &self,
+        plan: &Plan,
+        family: AddressFamily,
+        before: &Snapshot,
+        socket: impl Fn(RawFd) -> Socket,
+    ) -> Result<Vec<Waker>, OpenError> {
+        let found = before.new_sockets(family);
+        if found.len() != self.pools.len() {
+            return Err(OpenError::NoSocket { device: plan.device() });
+        }
+        Ok(found.into_iter().map(|fd| Waker::Socket(socket(fd))).collect())
+    }
+
+    /// The interrupt of a real device, in an epoll descriptor of its own: DPDK then quiets it as its kind wants.
+    fn interrupt_waker(&mut self, queue: u16) -> Waker {
+        let Ok(epoll) = epoll::create(epoll::CreateFlags::CLOEXEC) else { return Waker::None };
+        let fd = epoll.as_raw_fd();
+        // SAFETY: a started queue, interrupts were asked for; the port keeps the descriptor beyond its own life.
+        if unsafe { dpdk_sys::shim_interrupt_watch(self.number, queue, fd) } != 0 {
+            return Waker::None;
+        }
+        self.interrupts.push(epoll);
+        // SAFETY: a started queue. What a device says it can do is believed only when it does it.
+        if unsafe { dpdk_sys::shim_interrupt_enable(self.number, queue) } != 0 {
+            return Waker::None;
+        }
+        // SAFETY: a started queue.
+        unsafe { dpdk_sys::shim_interrupt_disable(self.number, queue) };
+        Waker::Interrupt(fd)
+    }
+}
+
+/// Slots of a packet socket's transmit ring: ours, unless the file says otherwise.
+fn packet_slots(plan: &Plan) -> u16 {
+    let Way::Device { arguments } = &plan.way else { return packet_ring::SLOTS };
+    let given = arguments.split(',').find_map(|argument| argument.strip_prefix("framecnt="));
+    given.and_then(|slots| slots.parse().ok()).unwrap_or(packet_ring::SLOTS)
+}
+
+/// A tap device is read by the driver, and readable when frames wait; its driver tells the descriptor.
+fn tap_waker(number: u16, queue: u16) -> Waker {
+    // SAFETY: a started queue, interrupts were asked for.
+    match unsafe { dpdk_sys::shim_interrupt_fd(number, queue) } {
+        fd if fd >= 0 => Waker::Readable(fd),
+        _ => Waker::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packet_rings_have_the_slots_the_file_says() {
+        let plan = |arguments: &str| Plan {
+            interface: crate::plan::InterfacePlan {
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                ip: None,
+                attachment: machnet_config::Attachment::Found,
+                queues: 1,
+                mtu_bytes: 1500,
+            },
+            way: Way::Device { arguments: arguments.to_owned() },
+            warnings: Vec::new(),
+        };
+        assert_eq!(packet_slots(&plan("net_af_packet0,iface=eth0,framecnt=128")), 128);
+        assert_eq!(packet_slots(&plan("net_af_packet0,iface=eth0")), packet_ring::SLOTS);
+    }
+}

@@ -1,0 +1,132 @@
+//! A packet socket as a shard uses it.
+
+use std::fmt;
+
+use machnet_core::addr::MacAddr;
+use rustix::fd::AsFd;
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send, sockopt};
+
+use super::frame::PacketFrame;
+use super::ring::{Received, Rings};
+use super::socket::PacketSocket;
+use crate::{Checksum, DeviceCounts, DeviceDrops, Drops, NicQueue, Trains, Wake};
+
+/// One packet socket with its rings.
+pub struct PacketQueue {
+    rings: Rings,
+    socket: PacketSocket,
+    /// Frames with this source are the host's own.
+    own: MacAddr,
+    /// Frames were handed over that the kernel has not been told of, or could not take when it was.
+    is_stale: bool,
+    drops: Drops,
+}
+
+impl PacketQueue {
+    pub(super) fn new(socket: PacketSocket, rings: Rings, own: MacAddr) -> Self {
+        Self { rings, socket, own, is_stale: false, drops: Drops::default() }
+    }
+
+    /// Makes the kernel send what is in the ring. One system call, whatever there is.
+    fn push(&mut self) {
+        let pushed = send(&self.socket, &[], SendFlags::DONTWAIT);
+        // Out of memory, or of room in the device's queue: what was not taken waits in the ring for another push. For
+        // any other reason (the link is down, say) pushing again soon does not help.
+        self.is_stale = matches!(pushed, Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR));
+        if pushed != Err(Errno::NOBUFS) {
+            self.rings.forget_refusal();
+        } else if self.rings.give_up_refused() {
+            self.drops.refused += 1;
+        }
+    }
+}
+
+impl NicQueue for PacketQueue {
+    type Frame = PacketFrame;
+
+    fn receive(&mut self, into: &mut Vec<PacketFrame>, max: usize) -> usize {
+        let room = max.min(into.capacity() - into.len());
+        for received in 0..room {
+            match self.rings.receive() {
+                Received::Nothing => return received,
+                Received::Frame(frame) => into.push(frame),
+                Received::Unwanted => self.drops.own += 1,
+                Received::Oversized => self.drops.oversized += 1,
+            }
+        }
+        room
+    }
+
+    fn allocate(&mut self) -> Option<PacketFrame> {
+        self.rings.allocate()
+    }
+
+    fn copy_of(&mut self, bytes: &[u8], checksum: Checksum) -> Option<PacketFrame> {
+        Some(PacketFrame::on_heap(bytes, 0, checksum))
+    }
+
+    fn trains(&self) -> Option<Trains> {
+        self.rings.measures().trains()
+    }
+
+    fn transmit(&mut self, frames: &mut Vec<PacketFrame>) -> usize {
+        let taken = self.rings.transmit(frames);
+        if taken > 0 || self.is_stale {
+            self.push();
+        }
+        taken
+    }
+
+    fn flush(&mut self) -> bool {
+        if self.is_stale {
+            self.push();
+        }
+        !self.is_stale
+    }
+
+    fn wake(&self) -> Wake<'_> {
+        Wake::Fd(self.socket.as_fd())
+    }
+
+    fn take_error(&mut self) {
+        // What it was does not matter: a transmission that fails for the same reason says so itself.
+        let _ = sockopt::socket_error(&self.socket);
+    }
+
+    fn drops(&self) -> Drops {
+        self.drops
+    }
+}
+
+impl fmt::Debug for PacketQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PacketQueue({})", self.own)
+    }
+}
+
+/// What the kernel counts for the sockets of an interface.
+pub(super) struct PacketCounts {
+    sockets: Vec<PacketSocket>,
+    missed: u64,
+}
+
+impl PacketCounts {
+    pub(super) fn new(sockets: Vec<PacketSocket>) -> Self {
+        Self { sockets, missed: 0 }
+    }
+}
+
+impl DeviceCounts for PacketCounts {
+    fn drops(&mut self) -> DeviceDrops {
+        // The kernel begins anew whenever it is asked.
+        self.missed += self.sockets.iter().filter_map(|socket| socket.take_drops().ok()).sum::<u64>();
+        DeviceDrops { missed: self.missed, no_frame: 0 }
+    }
+}
+
+impl fmt::Debug for PacketCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PacketCounts({} sockets, {} missed)", self.sockets.len(), self.missed)
+    }
+}

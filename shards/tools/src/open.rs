@@ -1,0 +1,227 @@
+//! The flags that say which interface, and the way from there to open queues.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use machnet::control::Client;
+use machnet_config::{Config, Interface};
+
+use machnet_nic::NicQueue;
+use machnet_nic::devices::Wired;
+use machnet_nic::devices::{DevicesError, WithQueues, open_all, plan_all};
+use machnet_nic::plan::Plan;
+
+/// How long a daemon may take to say what it owns.
+const STATUS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why a tool ends early.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit status: 2 for mistakes of configuration and arguments, else 1.
+    pub status: u8,
+    /// What was wrong and what to do, for the user.
+    pub sentence: String,
+}
+
+impl Failure {
+    /// With this exit status.
+    pub fn new(status: u8, sentence: impl Into<String>) -> Self {
+        Self { status, sentence: sentence.into() }
+    }
+
+    /// Something that the operating system refused.
+    pub fn system(error: &dyn fmt::Display) -> Self {
+        Self::new(1, error.to_string())
+    }
+}
+
+impl From<DevicesError> for Failure {
+    fn from(error: DevicesError) -> Self {
+        let status = if matches!(error, DevicesError::Config(_)) { 2 } else { 1 };
+        Self::new(status, error.to_string())
+    }
+}
+
+/// Which NIC.
+#[derive(Args, Clone, Debug, Default)]
+pub struct NicArgs {
+    /// The daemon's configuration, which says how to open the NIC. Default: config.json here, then
+    /// /etc/machnet/config.json
+    #[arg(long, visible_alias = "config-file", value_name = "FILE")]
+    config_json: Option<PathBuf>,
+    /// Our address, to choose an interface if the configuration has several
+    #[arg(long, value_name = "IP")]
+    local_ip: Option<Ipv4Addr>,
+    /// The control socket on which a daemon is asked whether it owns the NIC. Default: $MACHNET_SOCKET, then what the
+    /// configuration says
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// An interface that can be opened.
+#[derive(Debug)]
+pub struct Chosen {
+    /// With this interface only.
+    config: Config,
+    plans: Vec<Plan>,
+    socket: PathBuf,
+}
+
+impl NicArgs {
+    /// Settles which interface is meant and how it is reached. Starts nothing.
+    ///
+    /// # Errors
+    /// Mistakes of the configuration, and devices that cannot be used.
+    pub fn choose(&self) -> Result<Chosen, Failure> {
+        let loaded = self.config_json.as_deref().map_or_else(Config::load_default, Config::load);
+        let mut config = loaded.map_err(DevicesError::Config)?;
+        let interface = pick(&config, self.local_ip)?.clone();
+        config.interfaces = vec![interface];
+        let plans = plan_all(&config)?;
+        let socket = config.socket(self.socket.as_deref());
+        Ok(Chosen { config, plans, socket })
+    }
+}
+
+fn pick(config: &Config, local_ip: Option<Ipv4Addr>) -> Result<&Interface, Failure> {
+    let file = config.file.display();
+    let addresses = || config.interfaces.iter().map(|other| other.ip.to_string()).collect::<Vec<_>>().join(", ");
+    match (local_ip, &config.interfaces[..]) {
+        (None, [only]) => Ok(only),
+        (None, _) => {
+            let addresses = addresses();
+            Err(Failure::new(2, format!("{file} has several interfaces: choose one of {addresses} with --local_ip")))
+        }
+        (Some(ip), interfaces) => interfaces.iter().find(|interface| interface.ip == ip).ok_or_else(|| {
+            let addresses = addresses();
+            Failure::new(2, format!("{file} has no interface with the IP {ip}: choose among {addresses}"))
+        }),
+    }
+}
+
+impl Chosen {
+    /// What the configuration says about it.
+    pub fn interface(&self) -> &Interface {
+        &self.config.interfaces[0]
+    }
+
+    /// The neighbor that packets for `remote` go to.
+    ///
+    /// # Errors
+    /// When there is no way, or it is ourselves.
+    pub fn next_hop(&self, remote: Ipv4Addr) -> Result<Ipv4Addr, Failure> {
+        let Interface { ip, subnet, .. } = *self.interface();
+        let file = self.config.file.display();
+        if remote == ip {
+            return Err(Failure::new(2, format!("{remote} is our own address in {file}: give another host's")));
+        }
+        let next_hop = subnet.map_or(Some(remote), |subnet| subnet.next_hop(ip, remote));
+        next_hop.ok_or_else(|| {
+            let sentence = format!("{remote} is not on the link of {ip}, and {file} has no \"gateway\": add one");
+            Failure::new(2, sentence)
+        })
+    }
+
+    /// Opens it, unless a daemon owns it, and does something with its queues. All threads that use them must have ended
+    /// with that.
+    ///
+    /// # Errors
+    /// When a daemon owns the interface, or the device refuses; and those of what is done.
+    pub fn open<W, T>(&self, what: W) -> Result<T, Failure>
+    where
+        W: WithQueues<Output = Result<T, Failure>>,
+    {
+        refuse_if_owned(self.interface(), &self.socket)?;
+        let mut devices = open_all(&self.config, &self.plans)?;
+        let wired = devices.wired.pop().expect("one for each interface");
+        wired.with_queues(WithinMtu(what))
+    }
+}
+
+/// Lowers the device's MTU to the configured one.
+struct WithinMtu<W>(W);
+
+impl<W: WithQueues> WithQueues for WithinMtu<W> {
+    type Output = W::Output;
+
+    fn run<Q>(self, mut wired: Wired<Q>) -> W::Output
+    where
+        Q: NicQueue<Frame: Send> + Send + 'static,
+    {
+        let limit = wired.interface.mtu_bytes.unwrap_or(u16::MAX);
+        wired.capabilities.mtu_bytes = wired.capabilities.mtu_bytes.min(limit);
+        self.0.run(wired)
+    }
+}
+
+/// Two owners of a kernel interface both get every frame, and both answer; of any other device, each takes the other's.
+fn refuse_if_owned(interface: &Interface, socket: &Path) -> Result<(), Failure> {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    let at = socket.display();
+    let mut client = match Client::connect(socket, STATUS_WITHIN) {
+        Ok(client) => client,
+        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => return Ok(()),
+        Err(error) => {
+            tracing::warn!("whether a daemon owns {} cannot be asked on {at}: {error}", interface.mac);
+            return Ok(());
+        }
+    };
+    let status = client.status(STATUS_WITHIN).map_err(|error| {
+        Failure::new(1, format!("a daemon serves {at} and does not say what it owns ({error}): stop it first"))
+    })?;
+    let mac = interface.mac.to_string();
+    let owns = |status: &serde_json::Value| status["mac"] == *mac;
+    if status["interfaces"].as_array().is_some_and(|interfaces| interfaces.iter().any(owns)) {
+        let sentence = format!(
+            "the daemon that serves {at} owns the interface {mac}: stop it first, two owners would both answer for {}",
+            interface.ip
+        );
+        return Err(Failure::new(1, sentence));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(interfaces: &str) -> Config {
+        let text = format!(r#"{{"machnet_config": {{{interfaces}}}}}"#);
+        Config::parse(Path::new("c.json"), text.as_bytes()).expect("a configuration")
+    }
+
+    const ONE: &str = r#""02:00:00:00:00:01": {"ip": "10.0.0.1", "prefix": 24}"#;
+    const TWO: &str = r#""02:00:00:00:00:02": {"ip": "10.0.1.1"}"#;
+
+    #[test]
+    fn the_interface_is_the_only_one_or_the_one_with_the_address() {
+        let both = config(&format!("{ONE}, {TWO}"));
+        let ip = |last: [u8; 4]| Some(Ipv4Addr::from(last));
+        assert_eq!(pick(&config(ONE), None).expect("there is one").ip, Ipv4Addr::new(10, 0, 0, 1));
+        assert_eq!(pick(&both, ip([10, 0, 1, 1])).expect("it is there").mac.0[5], 2);
+        for (config, local_ip, part) in [
+            (&both, None, "choose one of 10.0.0.1, 10.0.1.1 with --local_ip"),
+            (&both, ip([10, 0, 2, 1]), "no interface with the IP 10.0.2.1"),
+        ] {
+            let failure = pick(config, local_ip).expect_err("no choice");
+            assert!(failure.status == 2 && failure.sentence.contains(part), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn the_next_hop_is_the_peer_or_the_gateway() {
+        let chosen = |interface| Chosen { config: config(interface), plans: Vec::new(), socket: PathBuf::new() };
+        let (near, far) = (Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 9, 9, 9));
+        assert_eq!(chosen(ONE).next_hop(near).expect("on the link"), near);
+        assert_eq!(chosen(TWO).next_hop(far).expect("all are on the link"), far);
+        let routed = ONE.replace("24", r#"24, "gateway": "10.0.0.7""#);
+        assert_eq!(chosen(&routed).next_hop(far).expect("there is a gateway"), Ipv4Addr::new(10, 0, 0, 7));
+        for (remote, part) in [(far, "gateway"), (Ipv4Addr::new(10, 0, 0, 1), "our own address")] {
+            let failure = chosen(ONE).next_hop(remote).expect_err("no way");
+            assert!(failure.status == 2 && failure.sentence.contains(part), "{failure:?}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What stands around a wait: the clock that says how long it lasted, and what ends it for good.
+
+mod clock;
+mod stop;
+
+pub use clock::Clock;
+pub use stop::StopPipe;
