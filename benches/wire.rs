@@ -11,16 +11,16 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use machnet_proto::wire::checksum::Sum;
 use machnet_proto::wire::frame::{self, Parsed};
 
-use frames::{FULL_UDP_BYTES, PAYLOADS_BYTES, build, frame_with_payload, header, take_apart, template};
+use frames::{FULL_UDP_BYTES, PAYLOADS_BYTES, build, frame_with_payload, segment, take_apart, template};
 
 fn wire(criterion: &mut Criterion) {
-    let (template, header) = (template(), header());
+    let (template, segment) = (template(), segment());
     let mut group = criterion.benchmark_group("wire");
     for payload_bytes in PAYLOADS_BYTES {
         let mut frame = frame_with_payload(payload_bytes);
         group.throughput(Throughput::Bytes(frame.len() as u64));
         group.bench_function(BenchmarkId::new("build", payload_bytes), |bencher| {
-            bencher.iter(|| build(black_box(&template), black_box(&header), black_box(&mut frame)));
+            bencher.iter(|| build(black_box(&template), black_box(&segment), black_box(&mut frame)));
         });
         group.bench_function(BenchmarkId::new("parse", payload_bytes), |bencher| {
             bencher.iter(|| assert_eq!(take_apart(black_box(&frame)), payload_bytes));

@@ -86,7 +86,7 @@ const MAY_PRINT: [&str; 3] = ["src/bin/", "shards/src/main.rs", "build.rs"];
 const DEPENDENCIES: [(&str, &[&str]); 4] = [
     ("Cargo.toml", &["machnet-core", "libc", "rustix", "serde", "serde_json"]),
     ("src/core/Cargo.toml", &[]),
-    ("shards/proto/Cargo.toml", &["machnet-core", "hashbrown", "siphasher", "zerocopy"]),
+    ("shards/proto/Cargo.toml", &["machnet-core", "bitflags", "hashbrown", "siphasher", "zerocopy"]),
     ("shards/dpdk-sys/Cargo.toml", &[]),
 ];
 

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use machnet_proto::wire::frame::{self, Parsed};
 
-use frames::{PAYLOADS_BYTES, build, frame_with_payload, header, take_apart, template};
+use frames::{PAYLOADS_BYTES, build, frame_with_payload, segment, take_apart, template};
 use lab::{Plan, World};
 use mirror::{BURST, append, channel, receive, send};
 use pair::Pair;
@@ -116,19 +116,19 @@ fn channel_stream(send: impl Fn(&mut machnet::channel::AppEnd, &[u8], usize) -> 
 }
 
 fn wire_build(payload_bytes: usize) -> u64 {
-    let (template, header, mut frame) = (template(), header(), frame_with_payload(payload_bytes));
+    let (template, header, mut frame) = (template(), segment(), frame_with_payload(payload_bytes));
     counted(|| build(black_box(&template), black_box(&header), black_box(&mut frame)))
 }
 
 fn wire_take_apart(payload_bytes: usize) -> u64 {
     let mut frame = frame_with_payload(payload_bytes);
-    build(&template(), &header(), &mut frame);
+    build(&template(), &segment(), &mut frame);
     counted(|| assert_eq!(take_apart(black_box(&frame)), payload_bytes))
 }
 
 fn wire_check(payload_bytes: usize) -> u64 {
     let mut frame = frame_with_payload(payload_bytes);
-    build(&template(), &header(), &mut frame);
+    build(&template(), &segment(), &mut frame);
     let Ok(Parsed::Udp(datagram)) = frame::parse(&frame) else { panic!("not UDP") };
     counted(|| assert_eq!(black_box(&datagram).checksum_is_good(), Some(true)))
 }

@@ -3,11 +3,13 @@
 use std::hint::black_box;
 
 use machnet_core::addr::MacAddr;
-use machnet_core::message::Position;
+use machnet_core::message::Content;
+use machnet_core::payload::Dialect;
 use machnet_proto::addr::FlowKey;
+use machnet_proto::dialect::{self, HEADER_BYTES};
+use machnet_proto::packet::{Body, Data, Marks, Sack, Segment, Times};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template};
-use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Sack};
 use std::net::Ipv4Addr;
 
 /// A small message, and what a frame of 1,500 bytes of IP carries beside its headers.
@@ -22,20 +24,15 @@ const KEY: FlowKey = FlowKey {
     remote_port: 888,
 };
 
-pub(crate) fn header() -> Header {
-    Header {
-        kind: Kind::Data,
-        position: Position::WHOLE,
+pub(crate) fn segment() -> Segment {
+    Segment {
         seq: SeqNo::new(7),
         ack: SeqNo::new(9),
         sack: Sack::EMPTY,
         window_packets: 192,
-        hold_us: 3,
-        flags: 0,
-        detail: 0,
-        records: 0,
-        ts: 12_345,
-        ts_echo: 6_789,
+        marks: Marks::empty(),
+        times: Some(Times { ts: 12_345, echo: 6_789, hold_us: 3 }),
+        body: Body::Data(Data { content: Content::WHOLE, answer_now: false, fragment: None }),
     }
 }
 
@@ -44,9 +41,9 @@ pub(crate) fn template() -> Template {
 }
 
 /// What a shard does with a frame of its own whose payload is in place.
-pub(crate) fn build(template: &Template, header: &Header, frame: &mut [u8]) {
+pub(crate) fn build(template: &Template, segment: &Segment, frame: &mut [u8]) {
     let (into, _) = frame[HEADERS_BYTES..].split_first_chunk_mut().expect("the frame has room for its headers");
-    header.write(into);
+    dialect::write_segment(segment, into);
     template.write(frame);
     template.seal(frame);
 }
@@ -54,8 +51,8 @@ pub(crate) fn build(template: &Template, header: &Header, frame: &mut [u8]) {
 /// What a shard does with a frame that came in; gives the bytes of its payload.
 pub(crate) fn take_apart(frame: &[u8]) -> usize {
     let Ok(Parsed::Udp(datagram)) = frame::parse(frame) else { panic!("not UDP") };
-    let (header, payload) = Header::parse(datagram.payload).expect("a header");
-    black_box((datagram.key, header));
+    let (packet, payload) = dialect::read(Some(Dialect::Extended), datagram.payload).expect("a packet");
+    black_box((datagram.key, packet));
     payload.len()
 }
 

@@ -16,10 +16,9 @@ use machnet_nic::ETHERNET_HEADER_BYTES;
 use machnet_nic::faults::Faults;
 use machnet_nic::memory::{Cable, Link, MemoryNic, MemoryQueue, Network, NicOptions};
 use machnet_proto::addr::FlowKey;
-use machnet_proto::flow::{Birth, Limits, Role};
-use machnet_proto::handshake::{Features, Message, Packet, Terms, VERSION, agree};
-use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
-use machnet_proto::wire::machnet::Offer;
+use machnet_proto::flow::{Birth, Limits};
+use machnet_proto::handshake::{Answer, Connector, Terms};
+use machnet_proto::packet::{Packet, Syn};
 use machnet_shards::counters::{Counter, Registry};
 use machnet_shards::handover;
 use machnet_shards::mailbox::{
@@ -176,41 +175,30 @@ impl World {
     /// Does what two coordinators do for a connect. The cable may lose frames, so every step is repeated until it has
     /// had its effect.
     fn connect(&mut self, key: FlowKey, is_misplaced: bool) {
-        let ours = Terms {
-            offer: Offer { version: VERSION, features: Features::SUPPORTED.bits(), nonce: 77 },
-            max_payload: MAX_PAYLOAD_BYTES,
-            boot_id: 1,
-        };
+        let terms = Terms::of_interface(MTU_BYTES, 1).with_nonce(77);
+        let mut connector = Connector::new(terms, self.now + Duration::from_secs(1));
+        connector.begin(TURN, self.now);
         for member in &self.client {
             member.post(ToShard::Expect { key });
         }
-        let (landed, theirs, features) = loop {
-            self.client[0].post(ToShard::Transmit { frame: syn(&key, &ours) });
+        let (landed, birth) = loop {
+            self.client[0].post(ToShard::Send { next_hop: mac(2), key, packet: Packet::Syn(Syn { terms }) });
             self.turn();
             self.turn();
             let answers =
                 self.client.iter().enumerate().find_map(|(index, member)| match member.from_shard.take()? {
-                    ToCoordinator::Answer { payload, .. } => Some((index, payload)),
+                    ToCoordinator::Answer { packet, .. } => Some((index, packet)),
                     _ => None,
                 });
-            if let Some((landed, payload)) = answers {
-                let Ok(Message::SynAck { terms, .. }) = Message::parse(&payload) else { panic!("refused") };
-                break (landed, terms, agree(&ours, &terms).features);
+            if let Some((landed, packet)) = answers {
+                let Answer::Accepted(birth) = connector.on_packet(&packet) else { panic!("refused") };
+                break (landed, birth);
             }
         };
         let owner = if is_misplaced { self.misplace(&key, landed) } else { landed };
-        let birth = Birth {
-            role: Role::Connector,
-            local_nonce: ours.offer.nonce,
-            remote_nonce: theirs.offer.nonce,
-            max_payload: MAX_PAYLOAD_BYTES,
-            peer_window_packets: 1,
-            rtt: Some(TURN),
-            records: features.contains(Features::RECORDS),
-            probes_path: features.contains(Features::PATH_PROBES),
-        };
+        let birth = Birth { rtt: Some(TURN), ..birth };
         let (connect, channel) = (ConnectId(1), ChannelId(owner as u64));
-        self.client[owner].post(ToShard::Create { connect, key, next_hop: mac(2), birth, features, channel });
+        self.client[owner].post(ToShard::Create { connect, key, next_hop: mac(2), birth, channel });
         let (mut flow, mut is_accepted) = (None, false);
         while flow.is_none() || !is_accepted {
             self.turn();
@@ -218,8 +206,8 @@ impl World {
             is_accepted |= self.server.iter_mut().any(|member| member.opened().is_some());
             for member in self.client.iter_mut().chain(&mut self.server) {
                 while let Some(told) = member.from_shard.take() {
-                    if let ToCoordinator::Accepted { key, remote_nonce, .. } = told {
-                        member.post(ToShard::Keep { key, remote_nonce });
+                    if let ToCoordinator::Accepted { key, incarnation, .. } = told {
+                        member.post(ToShard::Keep { key, incarnation });
                     }
                 }
                 member.look_at_bell();
@@ -320,15 +308,4 @@ fn key_of(number: usize) -> FlowKey {
         local_port: FIRST_LOCAL_PORT + offset(number % FLOWS_PER_PORT),
         remote_port: FIRST_PORT + offset(number / FLOWS_PER_PORT),
     }
-}
-
-/// The frame that opens the flow `key`.
-fn syn(key: &FlowKey, ours: &Terms) -> Box<[u8]> {
-    let packet = Packet::syn(ours);
-    let mut frame = vec![0; HEADERS_BYTES + packet.len()];
-    frame[HEADERS_BYTES..].copy_from_slice(&packet);
-    let template = Template::new(mac(1), mac(2), key);
-    template.write(&mut frame);
-    template.seal(&mut frame);
-    frame.into()
 }

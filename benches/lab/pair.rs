@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use machnet_core::message::Content;
 use machnet_core::time::Instant;
+use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::{Birth, Event, Flow, FlowTable, Limits, Piece, Role, Timers, Verdict};
-use machnet_proto::wire::machnet::Header;
+use machnet_proto::handshake::Features;
+use machnet_proto::packet::Segment;
+use machnet_proto::seq::SeqNo;
 use std::net::Ipv4Addr;
 
 const MAX_PAYLOAD_BYTES: u16 = 1_418;
@@ -27,25 +30,25 @@ struct Host {
 }
 
 /// What one host has sent the other: at most a burst.
-type Packets = Vec<(FlowKey, Header, u16)>;
+type Packets = Vec<(FlowKey, Segment, u16)>;
 
 impl Host {
     fn new(role: Role, flows: usize, now: Instant) -> Self {
         // Each packet has its acknowledgement, and at once.
         let limits = Arc::new(Limits { ack_delay: Duration::ZERO, ..Limits::default() });
-        let (local_nonce, remote_nonce) = match role {
-            Role::Connector => (100, 200),
-            Role::Acceptor => (200, 100),
+        let (send_from, receive_from) = match role {
+            Role::Connector => (101, 201),
+            Role::Acceptor => (201, 101),
         };
         let birth = Birth {
             role,
-            local_nonce,
-            remote_nonce,
+            incarnation: Incarnation(1),
+            send_from: SeqNo::new(send_from),
+            receive_from: SeqNo::new(receive_from),
             max_payload: MAX_PAYLOAD_BYTES,
             peer_window_packets: GRANT_PACKETS,
             rtt: None,
-            records: false,
-            probes_path: false,
+            features: Features::CHECKSUM,
         };
         let mut table = FlowTable::new(flows, (1, 2));
         for number in 0..flows {
@@ -69,7 +72,7 @@ impl Host {
         flow.grant(GRANT_PACKETS);
         let mut source = piece;
         while let Some(packet) = flow.poll_transmit(now, source.is_some(), || source.take()) {
-            sent.push((key.reversed(), packet.header, packet.payload.map_or(0, |piece| piece.len)));
+            sent.push((key.reversed(), packet.segment, packet.payload_bytes()));
         }
         assert!(source.is_none(), "every round trip is over before the next begins");
         while let Some(event) = flow.poll_event() {
@@ -80,10 +83,10 @@ impl Host {
     }
 
     fn receive(&mut self, packets: &mut Packets, now: Instant) {
-        for (key, header, len) in packets.drain(..) {
+        for (key, segment, bytes) in packets.drain(..) {
             let id = self.flows.find(&key).expect("it is in the table");
             let flow = self.flows.get_mut(id).expect("it is in the table");
-            let verdict = flow.on_packet(now, &header, len.into(), false, |_| Ok(header.seq.get()));
+            let verdict = flow.on_packet(now, &segment, bytes.into(), false, |_| Ok(segment.seq.get()));
             assert!(matches!(verdict, Verdict::Accepted | Verdict::NotData), "{verdict:?}");
         }
     }

@@ -22,10 +22,12 @@ use std::time::Duration;
 use machnet::channel::{ShardEnd, Violation};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
+use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::Birth;
-use machnet_proto::handshake::{Agreed, Features};
-use machnet_proto::wire::machnet::HEADER_BYTES;
+use machnet_proto::handshake;
+use machnet_proto::packet::{Packet, Segment};
+use machnet_proto::wire::arp;
 use rustix::event::{EventfdFlags, eventfd};
 use std::net::Ipv4Addr;
 
@@ -57,18 +59,8 @@ pub enum Taker {
     Shard(ShardId),
 }
 
-/// What a SYN left behind at the shard that answered it, until the peer shows that it has the answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HalfOpenFlow {
-    /// The peer's nonce.
-    pub remote_nonce: u32,
-    /// Our nonce.
-    pub local_nonce: u32,
-    /// What both will keep to.
-    pub agreed: Agreed,
-    /// Where the SYN came from and the flow's frames will go.
-    pub next_hop: MacAddr,
-}
+/// A flow that is half open at a shard, with the address that its SYN came from and its frames will go to.
+pub type HalfOpenFlow = handshake::HalfOpenFlow<MacAddr>;
 
 /// A packet of a flow that the shard it came to does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,8 +73,8 @@ pub struct Stray {
     pub key: FlowKey,
     /// Who sent the frame.
     pub source_mac: MacAddr,
-    /// The RST for a peer whose flow nobody has, a UDP payload; `None` if the packet wants no answer.
-    pub answer: Option<[u8; HEADER_BYTES]>,
+    /// The RST for a peer whose flow nobody has; `None` if the packet wants no answer.
+    pub answer: Option<Segment>,
     /// It is the first packet of a flow that some shard of this daemon offered to accept: it proves knowledge of the
     /// nonce in our SYN-ACK. That shard has the half-open flow.
     pub confirms: bool,
@@ -127,10 +119,19 @@ pub enum ToShard {
         /// Which of those that share it.
         listener: ListenerId,
     },
-    /// Transmit this frame (ARP, ICMP, SYN), as it is.
+    /// Transmit this frame (ARP, ICMP), as it is.
     Transmit {
         /// A whole Ethernet frame without its checksum.
         frame: Box<[u8]>,
+    },
+    /// Send this packet, which carries no messages.
+    Send {
+        /// The MAC address it goes to; the interface's own if it goes to this very interface.
+        next_hop: MacAddr,
+        /// The tuple of the flow it is about.
+        key: FlowKey,
+        /// What it says.
+        packet: Packet,
     },
     /// A SYN was sent for this tuple: pass answers to it on, as [`ToCoordinator::Answer`].
     Expect {
@@ -152,8 +153,6 @@ pub enum ToShard {
         next_hop: MacAddr,
         /// What the handshake agreed on.
         birth: Birth,
-        /// Features that both sides offered.
-        features: Features,
         /// The connecting endpoint's channel on this shard.
         channel: ChannelId,
     },
@@ -162,15 +161,15 @@ pub enum ToShard {
     Keep {
         /// The flow's tuple.
         key: FlowKey,
-        /// The peer's nonce: tells this flow from another one with the same tuple.
-        remote_nonce: u32,
+        /// Tells this flow from another one with the same tuple.
+        incarnation: Incarnation,
     },
     /// The flow is not to be, or not here: forget it, silently towards the peer.
     Drop {
         /// The flow's tuple.
         key: FlowKey,
-        /// The peer's nonce: tells this flow from another one with the same tuple.
-        remote_nonce: u32,
+        /// Tells this flow from another one with the same tuple.
+        incarnation: Incarnation,
         /// What its application is told, if it knows the flow.
         reason: CloseReason,
     },
@@ -229,8 +228,15 @@ pub enum ToShard {
 /// What a shard tells the coordinator.
 #[derive(Debug)]
 pub enum ToCoordinator {
-    /// A frame that is not data: ARP or ICMP echo. At most as many per second as the shard's token buckets allow.
-    Frame {
+    /// An ARP packet. At most as many per second as the shard's budget allows.
+    Arp {
+        /// Where it was received.
+        shard: ShardId,
+        /// What it says.
+        packet: arp::Packet,
+    },
+    /// An ICMP packet to the interface's address. At most as many per second as the shard's budget allows.
+    Icmp {
         /// Where it was received.
         shard: ShardId,
         /// The whole frame.
@@ -244,8 +250,8 @@ pub enum ToCoordinator {
         key: FlowKey,
         /// Who sent the frame.
         source_mac: MacAddr,
-        /// The UDP payload.
-        payload: Box<[u8]>,
+        /// What it says.
+        packet: Packet,
     },
     /// A packet of no flow of this shard came in. At most as many per second as the shard's token buckets allow.
     Stray(Box<Stray>),
@@ -282,8 +288,8 @@ pub enum ToCoordinator {
         key: FlowKey,
         /// The listening endpoint's channel.
         channel: ChannelId,
-        /// The peer's nonce: tells a flow from the next one with the same tuple.
-        remote_nonce: u32,
+        /// Tells this flow from the next one with the same tuple.
+        incarnation: Incarnation,
         /// Where its packets arrive.
         landed: ShardId,
     },

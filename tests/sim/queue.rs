@@ -7,8 +7,9 @@ use std::rc::Rc;
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{MemoryFrame, MemoryQueue};
 use machnet_nic::{Frame, NicQueue, Trains, Wake};
+use machnet_proto::dialect;
+use machnet_proto::packet::Packet;
 use machnet_proto::wire::frame::HEADERS_BYTES;
-use machnet_proto::wire::machnet::{Handshake, HandshakeKind};
 
 use crate::trace::Trace;
 
@@ -112,6 +113,6 @@ impl NicQueue for SimQueue {
 }
 
 fn is_syn(frame: &[u8]) -> bool {
-    let handshake = frame.get(HEADERS_BYTES..).map(Handshake::parse);
-    matches!(handshake, Some(Ok((handshake, _))) if handshake.kind == HandshakeKind::Syn)
+    let read = frame.get(HEADERS_BYTES..).map(|datagram| dialect::read(None, datagram));
+    matches!(read, Some(Ok((Packet::Syn(_), _))))
 }

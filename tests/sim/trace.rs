@@ -3,8 +3,8 @@
 use std::cell::Cell;
 
 use machnet_core::time::Instant;
+use machnet_proto::dialect;
 use machnet_proto::wire::frame::{self, Parsed};
-use machnet_proto::wire::machnet::Header;
 
 /// A running hash over everything that frames, daemons and applications did, in order.
 ///
@@ -71,12 +71,12 @@ fn describe(bytes: &[u8]) -> String {
     let Ok(Parsed::Udp(datagram)) = frame::parse(bytes) else {
         return format!("frame {:02x?}", &bytes[..42.min(bytes.len())]);
     };
-    match Header::parse(datagram.payload) {
-        Ok((header, payload)) => {
+    match dialect::read(None, datagram.payload) {
+        Ok((packet, payload)) => {
             let beginning = &payload[..payload.len().min(8)];
-            format!("frame {:?} {} bytes {beginning:02x?} {header:?}", datagram.key.reversed(), payload.len())
+            format!("frame {:?} {} bytes {beginning:02x?} {packet:?}", datagram.key.reversed(), payload.len())
         }
-        Err(_) => format!("frame {:?} handshake {:02x?}", datagram.key.reversed(), datagram.payload),
+        Err(error) => format!("frame {:?} {error:?} {:02x?}", datagram.key.reversed(), datagram.payload),
     }
 }
 

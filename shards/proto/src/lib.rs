@@ -13,9 +13,14 @@ extern crate alloc;
 
 pub mod addr;
 pub mod congestion;
+pub mod dialect;
 pub mod flow;
 pub mod handshake;
+mod incarnation;
 pub mod neighbor;
+pub mod packet;
 pub mod rss;
 pub mod seq;
 pub mod wire;
+
+pub use incarnation::Incarnation;

@@ -19,12 +19,12 @@ use machnet_core::addr::MacAddr;
 use machnet_core::defaults;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::time::Instant;
+use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
-use machnet_proto::flow::{Birth, Role};
-use machnet_proto::handshake::{self, Features, HandshakeError, Message, Packet, Terms};
+use machnet_proto::flow::Birth;
+use machnet_proto::handshake::{Answer, Connector, Patience, Terms};
 use machnet_proto::neighbor::Resolution;
-use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
-use machnet_proto::wire::machnet::{HandshakeKind, Offer};
+use machnet_proto::packet::Packet;
 use std::net::Ipv4Addr;
 
 use super::directory::{Flow, Origin};
@@ -34,20 +34,8 @@ use crate::mailbox::{ConnectId, NotCreated, ShardId, ToShard};
 /// Connects under way at the same time, over all endpoints.
 const MAX_CONNECTS: usize = 65_536;
 
-/// How long a first answer is waited for at least: many times a round trip within a data center, because a shard may
-/// have to wake. At most so long, where answers take their time because many ask at once: repeating SYNs would make it
-/// worse.
-const FIRST_WAIT: Duration = Duration::from_millis(5);
-const FIRST_WAIT_MAX: Duration = Duration::from_millis(100);
-
-/// The longest time between two SYNs, so that a host that comes up is found soon.
-const LONGEST_WAIT: Duration = Duration::from_millis(500);
-
 /// The longest a request may wait. One of 0 ms means [`defaults::CONNECT_TIMEOUT`].
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// Packets we assume that the peer can take before its first header says how many: it overcommits one buffer per flow.
-const FIRST_WINDOW_PACKETS: u16 = 1;
 
 /// All connects under way.
 #[derive(Debug, Default)]
@@ -58,8 +46,8 @@ pub(super) struct Connects {
     timers: BTreeSet<(Instant, ConnectId)>,
     /// How many go out through each shard.
     by_shard: HashMap<ShardId, usize>,
-    /// How long answers take lately, from the first SYN on: a mean that moves by an eighth with each.
-    answered_after: Duration,
+    /// How long answers take lately.
+    patience: Patience,
     last: u64,
 }
 
@@ -80,15 +68,11 @@ struct Connect {
     is_predicted: bool,
     /// The shard that has a hint for the flow that is being created.
     hinted: Option<ShardId>,
-    /// What the SYN says.
-    terms: Terms,
-    /// When the application wants an answer.
-    expires: Instant,
+    /// What is said to the peer, and what its answer means.
+    connector: Connector,
     stage: Stage,
-    /// When the first SYN was sent.
-    asked: Option<Instant>,
-    /// The peer's nonce, once it has answered.
-    remote_nonce: u32,
+    /// Names the flow, once the peer has answered.
+    incarnation: Option<Incarnation>,
     /// Its entry in the timers.
     timer: Option<Instant>,
 }
@@ -97,8 +81,8 @@ struct Connect {
 enum Stage {
     /// It waits for the MAC of its next hop.
     Resolving,
-    /// It waits for an answer to its SYN, and after `wait` sends it again.
-    Asking { mac: MacAddr, wait: Duration },
+    /// It waits for an answer to its SYN, and sends it again meanwhile.
+    Asking { mac: MacAddr },
     /// It waits for its shard to create the flow.
     Creating,
 }
@@ -143,15 +127,6 @@ impl Connects {
             self.timers.remove(&(old, id));
         }
         self.timers.extend(due.map(|due| (due, id)));
-    }
-
-    /// How long the answer to a first SYN is waited for.
-    fn first_wait(&self) -> Duration {
-        (4 * self.answered_after).clamp(FIRST_WAIT, FIRST_WAIT_MAX)
-    }
-
-    fn note_answer(&mut self, after: Duration) {
-        self.answered_after = (7 * self.answered_after + after) / 8;
     }
 
     /// The connects through a neighbor.
@@ -202,15 +177,12 @@ impl Coordinator {
             owner,
             is_predicted,
             hinted: None,
-            terms: Terms {
-                offer: Offer { version: handshake::VERSION, features: Features::SUPPORTED.bits(), nonce },
-                max_payload: self.links[link].max_payload_bytes(),
-                boot_id: self.boot.id,
-            },
-            expires: now + timeout,
+            connector: Connector::new(
+                Terms::of_interface(self.links[link].interface().mtu_bytes, self.boot.id).with_nonce(nonce),
+                now + timeout,
+            ),
             stage: Stage::Resolving,
-            asked: None,
-            remote_nonce: 0,
+            incarnation: None,
             timer: None,
         });
         self.endpoints.attached(connection)?.connects.insert(connect);
@@ -291,10 +263,10 @@ impl Coordinator {
 
     /// The next hop is known: every shard shall pass on the answer, one sends the SYN.
     fn ask(&mut self, id: ConnectId, mac: MacAddr, now: Instant) {
-        let wait = self.connects.first_wait();
+        let first_wait = self.connects.patience.first_wait();
         let Some(connect) = self.connects.connects.get_mut(&id) else { return };
-        connect.stage = Stage::Asking { mac, wait };
-        connect.asked = Some(now);
+        connect.stage = Stage::Asking { mac };
+        connect.connector.begin(first_wait, now);
         let key = connect.key;
         for shard in self.links[connect.link].interface().shards.clone() {
             self.outboxes.post(shard, ToShard::Expect { key });
@@ -302,54 +274,47 @@ impl Coordinator {
         self.send_syn(id, now);
     }
 
-    /// Sends the SYN, which is always the same, and sets the time of the next.
+    /// Sends the SYN, if it is due, and sets the time of the next.
     fn send_syn(&mut self, id: ConnectId, now: Instant) {
         let Some(connect) = self.connects.connects.get_mut(&id) else { return };
-        let Stage::Asking { mac, wait } = &mut connect.stage else { return };
-        let due = (now + *wait).min(connect.expires);
-        *wait = (*wait * 2).min(LONGEST_WAIT);
-        let source_mac = self.links[connect.link].interface().mac;
-        let frame = datagram(source_mac, *mac, &connect.key, &Packet::syn(&connect.terms));
-        let via = connect.via;
+        let Stage::Asking { mac } = connect.stage else { return };
+        let (via, key, syn) = (connect.via, connect.key, connect.connector.poll_transmit(now));
+        let due = connect.connector.deadline();
         self.connects.arm(id, Some(due));
-        self.outboxes.post(via, ToShard::Transmit { frame });
+        if let Some(packet) = syn {
+            self.outboxes.post(via, ToShard::Send { next_hop: mac, key, packet });
+        }
     }
 
     /// A peer answered a SYN. Answers that are late, or guesses, change nothing.
-    pub(super) fn answer(&mut self, shard: ShardId, key: &FlowKey, source_mac: MacAddr, payload: &[u8], now: Instant) {
+    pub(super) fn answer(&mut self, shard: ShardId, key: &FlowKey, source_mac: MacAddr, packet: &Packet, now: Instant) {
         let Some(&id) = self.connects.by_key.get(key) else { return };
         let connect = &self.connects.connects[&id];
-        let Stage::Asking { mac, .. } = connect.stage else { return };
-        let nonce = connect.terms.offer.nonce;
-        let failure = match Message::parse(payload) {
-            Ok(Message::SynAck { terms, echo }) if echo == nonce => {
-                let after = connect.asked.map_or(Duration::ZERO, |asked| now.saturating_since(asked));
+        let Stage::Asking { mac } = connect.stage else { return };
+        let failure = match connect.connector.on_packet(packet) {
+            Answer::Accepted(birth) => {
+                let after = connect.connector.asked_for(now);
                 if let Some(ip) = connect.neighbor.filter(|_| source_mac == mac) {
                     self.links[connect.link].confirm(ip, now);
                 }
-                self.connects.note_answer(after);
-                self.create(id, shard, mac, &terms, now);
+                self.connects.patience.note_answer(after);
+                self.create(id, shard, mac, birth, now);
                 return;
             }
-            Ok(Message::Refuse { echo, reason }) if echo == nonce => match CloseReason::from_wire(reason) {
-                CloseReason::Limit => ControlError::Limit("the other host has no room for another flow".into()),
-                _ => ControlError::Refused,
-            },
-            Ok(Message::V1(answer)) => match answer.kind {
-                HandshakeKind::SynAck => ControlError::Incompatible,
-                HandshakeKind::Refuse => ControlError::Refused,
-                HandshakeKind::Syn => return,
-            },
-            Err(HandshakeError::OldGeneration) => ControlError::Incompatible,
-            _ => return,
+            Answer::Refused(CloseReason::Limit) => {
+                ControlError::Limit("the other host has no room for another flow".into())
+            }
+            Answer::Refused(_) => ControlError::Refused,
+            Answer::Incompatible => ControlError::Incompatible,
+            Answer::Nothing => return,
         };
         self.end_connect(id, Some(failure), now);
     }
 
     /// The peer accepted: the flow will live where the answer has landed, unless it is wanted elsewhere.
-    fn create(&mut self, id: ConnectId, landed: ShardId, next_hop: MacAddr, theirs: &Terms, now: Instant) {
-        let Connect { asker, key, link, terms, via, owner, is_predicted, .. } = &self.connects.connects[&id];
-        let (key, link, ours, via, owner, is_predicted) = (*key, *link, *terms, *via, *owner, *is_predicted);
+    fn create(&mut self, id: ConnectId, landed: ShardId, next_hop: MacAddr, birth: Birth, now: Instant) {
+        let Connect { asker, key, link, via, owner, is_predicted, .. } = &self.connects.connects[&id];
+        let (key, link, via, owner, is_predicted) = (*key, *link, *via, *owner, *is_predicted);
         let Some((connection, _)) = *asker else { return };
         if is_predicted {
             self.links[link].judge_prediction(landed == via, now);
@@ -362,32 +327,19 @@ impl Coordinator {
             let text = "as many flows as may arrive at another shard than they live on (max_flows_per_shard)";
             return self.end_connect(id, Some(ControlError::Limit(text.into())), now);
         }
-        let agreed = handshake::agree(&ours, theirs);
-        let birth = Birth {
-            role: Role::Connector,
-            local_nonce: ours.offer.nonce,
-            remote_nonce: theirs.offer.nonce,
-            max_payload: agreed.max_payload,
-            peer_window_packets: FIRST_WINDOW_PACKETS,
-            // Ours would include two mailboxes; the flow's first packet measures it.
-            rtt: None,
-            records: agreed.features.contains(Features::RECORDS),
-            probes_path: agreed.features.contains(Features::PATH_PROBES),
-        };
         let connect = self.connects.connects.get_mut(&id).expect("found above");
         connect.stage = Stage::Creating;
         connect.hinted = hinted;
-        connect.remote_nonce = theirs.offer.nonce;
+        connect.incarnation = Some(birth.incarnation);
         self.connects.arm(id, None);
-        let features = agreed.features;
-        self.outboxes.post(shard, ToShard::Create { connect: id, key, next_hop, birth, features, channel });
+        self.outboxes.post(shard, ToShard::Create { connect: id, key, next_hop, birth, channel });
     }
 
     /// A shard created the flow, or could not.
     pub(super) fn created(&mut self, shard: ShardId, id: ConnectId, outcome: Result<FlowId, NotCreated>, now: Instant) {
         let Some(connect) = self.connects.connects.get(&id) else { return };
         let (key, link, neighbor, asker) = (connect.key, connect.link, connect.neighbor, connect.asker);
-        let remote_nonce = connect.remote_nonce;
+        let Some(incarnation) = connect.incarnation else { return };
         let flow = match outcome {
             Ok(flow) => flow,
             Err(why) => return self.end_connect(id, Some(not_created(why)), now),
@@ -400,14 +352,14 @@ impl Coordinator {
             channel: owner,
             neighbor,
             hinted: hinted.into_iter().collect(),
-            ..Flow::new(shard, Origin::Connected, remote_nonce, now)
+            ..Flow::new(shard, Origin::Connected, incarnation, now)
         };
         if !self.directory.enter(key, flow_of) {
             if let Some(landed) = hinted {
                 self.unhint(&key, landed);
             }
             self.release_neighbor(link, neighbor, now);
-            self.outboxes.post(shard, ToShard::Drop { key, remote_nonce, reason: CloseReason::Reset });
+            self.outboxes.post(shard, ToShard::Drop { key, incarnation, reason: CloseReason::Reset });
             return self.end_connect(id, Some(ControlError::AddressInUse), now);
         }
         self.end_connect(id, None, now);
@@ -422,9 +374,9 @@ impl Coordinator {
         for (id, stage) in self.connects.through(link, ip) {
             match stage {
                 Stage::Resolving => self.ask(id, mac, now),
-                Stage::Asking { wait, .. } => {
+                Stage::Asking { .. } => {
                     let connect = self.connects.connects.get_mut(&id).expect("it goes through this neighbor");
-                    connect.stage = Stage::Asking { mac, wait };
+                    connect.stage = Stage::Asking { mac };
                 }
                 Stage::Creating => {}
             }
@@ -447,7 +399,7 @@ impl Coordinator {
         {
             let connect = &self.connects.connects[&id];
             match connect.stage {
-                Stage::Asking { .. } if now < connect.expires => self.send_syn(id, now),
+                Stage::Asking { .. } if !connect.connector.has_expired(now) => self.send_syn(id, now),
                 Stage::Asking { .. } => self.end_connect(id, Some(ControlError::TimedOut), now),
                 _ => self.end_connect(id, Some(ControlError::Unreachable), now),
             }
@@ -518,14 +470,4 @@ fn not_created(why: NotCreated) -> ControlError {
         NotCreated::Exists => ControlError::AddressInUse,
         NotCreated::NoChannel => ControlError::System("the channel has ended".into()),
     }
-}
-
-/// The frame of a flow's packet that a shard transmits for the coordinator.
-pub(super) fn datagram(source_mac: MacAddr, next_hop: MacAddr, key: &FlowKey, payload: &[u8]) -> Box<[u8]> {
-    let template = Template::new(source_mac, next_hop, key);
-    let mut frame = vec![0; HEADERS_BYTES + payload.len()].into_boxed_slice();
-    frame[HEADERS_BYTES..].copy_from_slice(payload);
-    template.write(&mut frame);
-    template.seal(&mut frame);
-    frame
 }

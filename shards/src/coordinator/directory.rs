@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 use machnet_core::time::Instant;
+use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use std::net::Ipv4Addr;
 
@@ -30,8 +31,8 @@ pub(super) struct Flow {
     /// The neighbor that is held for it; `None` for a flow within this host.
     pub(super) neighbor: Option<Ipv4Addr>,
     pub(super) origin: Origin,
-    /// The peer's nonce: tells this flow from another one with the same tuple.
-    pub(super) remote_nonce: u32,
+    /// Tells this flow from another one with the same tuple.
+    pub(super) incarnation: Incarnation,
     /// The shards that hand over its frames.
     pub(super) hinted: Vec<ShardId>,
     /// When it was established.
@@ -49,8 +50,8 @@ pub(super) enum Origin {
 
 impl Flow {
     /// A flow of nobody yet.
-    pub(super) fn new(shard: ShardId, origin: Origin, remote_nonce: u32, now: Instant) -> Self {
-        Self { shard, channel: None, neighbor: None, origin, remote_nonce, hinted: Vec::new(), opened: now }
+    pub(super) fn new(shard: ShardId, origin: Origin, incarnation: Incarnation, now: Instant) -> Self {
+        Self { shard, channel: None, neighbor: None, origin, incarnation, hinted: Vec::new(), opened: now }
     }
 }
 
@@ -121,7 +122,7 @@ mod tests {
     };
 
     fn on(shard: u16) -> Flow {
-        Flow::new(ShardId(shard), Origin::Connected, 1, Instant::ZERO)
+        Flow::new(ShardId(shard), Origin::Connected, Incarnation(1), Instant::ZERO)
     }
 
     #[test]

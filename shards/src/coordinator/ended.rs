@@ -6,6 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use machnet_core::time::{Duration, Instant};
+use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 
 /// Longer than a shard remembers a half-open flow.
@@ -14,34 +15,34 @@ const REMEMBERED: Duration = Duration::from_secs(4);
 /// Flows remembered at a time; beyond, the oldest is forgotten.
 const MAX: usize = 1 << 16;
 
-/// Flows by tuple and the peer's nonce, which tells them from later ones with the same tuple.
+/// Flows by tuple and incarnation, which tells them from later ones with the same tuple.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
-    flows: HashSet<(FlowKey, u32)>,
+    flows: HashSet<(FlowKey, Incarnation)>,
     /// In the order of their ends.
-    order: VecDeque<(Instant, FlowKey, u32)>,
+    order: VecDeque<(Instant, FlowKey, Incarnation)>,
 }
 
 impl Ended {
     /// A flow has ended.
-    pub(super) fn remember(&mut self, key: FlowKey, remote_nonce: u32, now: Instant) {
+    pub(super) fn remember(&mut self, key: FlowKey, incarnation: Incarnation, now: Instant) {
         self.forget(now);
-        if self.flows.insert((key, remote_nonce)) {
-            self.order.push_back((now + REMEMBERED, key, remote_nonce));
+        if self.flows.insert((key, incarnation)) {
+            self.order.push_back((now + REMEMBERED, key, incarnation));
         }
     }
 
     /// Whether this flow has ended lately.
-    pub(super) fn has(&mut self, key: FlowKey, remote_nonce: u32, now: Instant) -> bool {
+    pub(super) fn has(&mut self, key: FlowKey, incarnation: Incarnation, now: Instant) -> bool {
         self.forget(now);
-        self.flows.contains(&(key, remote_nonce))
+        self.flows.contains(&(key, incarnation))
     }
 
     fn forget(&mut self, now: Instant) {
-        while let Some((until, key, remote_nonce)) = self.order.front()
+        while let Some((until, key, incarnation)) = self.order.front()
             && (*until <= now || self.order.len() >= MAX)
         {
-            self.flows.remove(&(*key, *remote_nonce));
+            self.flows.remove(&(*key, *incarnation));
             self.order.pop_front();
         }
     }
@@ -62,21 +63,21 @@ mod tests {
     fn a_flow_is_remembered_for_a_while_and_no_other_taken_for_it() {
         let mut ended = Ended::default();
         let start = Instant::ZERO;
-        ended.remember(key(1), 7, start);
-        assert!(ended.has(key(1), 7, start));
-        assert!(!ended.has(key(1), 8, start) && !ended.has(key(2), 7, start));
-        assert!(ended.has(key(1), 7, start + (REMEMBERED - Duration::from_nanos(1))));
-        assert!(!ended.has(key(1), 7, start + REMEMBERED));
+        ended.remember(key(1), Incarnation(7), start);
+        assert!(ended.has(key(1), Incarnation(7), start));
+        assert!(!ended.has(key(1), Incarnation(8), start) && !ended.has(key(2), Incarnation(7), start));
+        assert!(ended.has(key(1), Incarnation(7), start + (REMEMBERED - Duration::from_nanos(1))));
+        assert!(!ended.has(key(1), Incarnation(7), start + REMEMBERED));
         assert!(ended.flows.is_empty());
     }
 
     #[test]
     fn beyond_the_limit_the_oldest_is_forgotten() {
         let mut ended = Ended::default();
-        for nonce in 0..=u32::try_from(MAX).expect("it fits") {
-            ended.remember(key(1), nonce, Instant::ZERO);
+        for number in 0..=MAX as u64 {
+            ended.remember(key(1), Incarnation(number), Instant::ZERO);
         }
         assert!(ended.flows.len() <= MAX && ended.order.len() == ended.flows.len());
-        assert!(!ended.has(key(1), 0, Instant::ZERO));
+        assert!(!ended.has(key(1), Incarnation(0), Instant::ZERO));
     }
 }

@@ -309,16 +309,17 @@ impl Coordinator {
 
     fn mail(&mut self, mail: ToCoordinator, now: Instant) {
         match mail {
-            ToCoordinator::Frame { shard, frame } => self.frame(shard, &frame, now),
-            ToCoordinator::Answer { shard, key, source_mac, payload } => {
-                self.answer(shard, &key, source_mac, &payload, now);
+            ToCoordinator::Arp { shard, packet } => self.arp(shard, &packet, now),
+            ToCoordinator::Icmp { shard, frame } => self.echo(shard, &frame),
+            ToCoordinator::Answer { shard, key, source_mac, packet } => {
+                self.answer(shard, &key, source_mac, &packet, now);
             }
             ToCoordinator::Stray(stray) => self.stray(stray),
             ToCoordinator::Yielded { shard, stray, flow } => self.yielded(shard, stray, flow),
             ToCoordinator::Listening { shard, listener } => self.listening(shard, listener),
             ToCoordinator::Created { shard, connect, outcome } => self.created(shard, connect, outcome, now),
-            ToCoordinator::Accepted { shard, key, channel, remote_nonce, landed } => {
-                let flow = Flow::new(shard, Origin::Accepted, remote_nonce, now);
+            ToCoordinator::Accepted { shard, key, channel, incarnation, landed } => {
+                let flow = Flow::new(shard, Origin::Accepted, incarnation, now);
                 self.accepted(key, Flow { channel: Some(channel), ..flow }, landed, now);
             }
             ToCoordinator::Closed { shard, key } => self.flow_closed(shard, &key, now),
@@ -340,16 +341,16 @@ impl Coordinator {
     /// A peer opened a flow. Of two shards with the same flow, made by a duplicated SYN, the first keeps it. Another
     /// flow with the same tuple replaces the one there was: its peer has restarted, and has shown that it is there.
     fn accepted(&mut self, key: FlowKey, mut flow: Flow, landed: ShardId, now: Instant) {
-        let (shard, remote_nonce) = (flow.shard, flow.remote_nonce);
-        let drop = |remote_nonce, reason| ToShard::Drop { key, remote_nonce, reason };
+        let (shard, incarnation) = (flow.shard, flow.incarnation);
+        let drop = |incarnation, reason| ToShard::Drop { key, incarnation, reason };
         // A copy of a flow that has ended, or of one that we are opening ourselves.
-        if self.ended.has(key, remote_nonce, now) || self.connects.is_under_way(&key) {
-            return self.outboxes.post(shard, drop(remote_nonce, CloseReason::Reset));
+        if self.ended.has(key, incarnation, now) || self.connects.is_under_way(&key) {
+            return self.outboxes.post(shard, drop(incarnation, CloseReason::Reset));
         }
         if let Some(present) = self.directory.find(&key) {
-            let (owner, of_owner) = (present.shard, present.remote_nonce);
-            if owner != shard && of_owner == remote_nonce {
-                self.outboxes.post(shard, drop(remote_nonce, CloseReason::Reset));
+            let (owner, of_owner) = (present.shard, present.incarnation);
+            if owner != shard && of_owner == incarnation {
+                self.outboxes.post(shard, drop(incarnation, CloseReason::Reset));
                 return self.hint_flow(&key, shard);
             }
             if owner != shard {
@@ -358,7 +359,7 @@ impl Coordinator {
             self.flow_closed(owner, &key, now);
         }
         if self.directory.is_full() {
-            return self.outboxes.post(shard, drop(remote_nonce, CloseReason::Limit));
+            return self.outboxes.post(shard, drop(incarnation, CloseReason::Limit));
         }
         let link = self.link_of[usize::from(shard.0)];
         let next_hop = self.links[link].next_hop(key.remote_ip).ok().flatten();
@@ -366,7 +367,7 @@ impl Coordinator {
         self.directory.enter(key, flow);
         if self.links[link].interface().shards.len() > 1 {
             self.hint_flow(&key, landed);
-            self.outboxes.post(shard, ToShard::Keep { key, remote_nonce });
+            self.outboxes.post(shard, ToShard::Keep { key, incarnation });
         }
     }
 
@@ -378,7 +379,7 @@ impl Coordinator {
         }
         match flow.origin {
             Origin::Connected => self.ports.release(*key, now),
-            Origin::Accepted => self.ended.remember(*key, flow.remote_nonce, now),
+            Origin::Accepted => self.ended.remember(*key, flow.incarnation, now),
         }
         self.release_neighbor(self.link_of[usize::from(shard.0)], flow.neighbor, now);
     }

@@ -10,7 +10,6 @@ use machnet_core::time::Instant;
 use machnet_proto::neighbor::{self, Action, Change, NeighborCache, Resolution};
 use machnet_proto::rss::Rss;
 use machnet_proto::wire::arp;
-use machnet_proto::wire::frame::{self, Parsed};
 use std::net::Ipv4Addr;
 
 use super::{Coordinator, Interface};
@@ -189,17 +188,8 @@ impl Link {
 }
 
 impl Coordinator {
-    /// A frame that is not data.
-    pub(super) fn frame(&mut self, shard: ShardId, frame: &[u8], now: Instant) {
-        match frame::parse(frame) {
-            Ok(Parsed::Arp(packet)) => self.arp(shard, &packet, now),
-            Ok(Parsed::Icmp { .. }) => self.echo(shard, frame),
-            // The shard passes on nothing else; what it could not parse it has counted.
-            _ => {}
-        }
-    }
-
-    fn arp(&mut self, shard: ShardId, packet: &arp::Packet, now: Instant) {
+    /// An ARP packet.
+    pub(super) fn arp(&mut self, shard: ShardId, packet: &arp::Packet, now: Instant) {
         let link = self.link_mut(shard);
         let Interface { mac, ip, .. } = link.interface;
         if packet.sender_mac == mac {

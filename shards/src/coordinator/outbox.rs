@@ -53,7 +53,7 @@ impl Outboxes {
             },
             false => message,
         };
-        if matches!(message, ToShard::Transmit { .. }) {
+        if matches!(message, ToShard::Transmit { .. } | ToShard::Send { .. }) {
             if outbox.frames == MAX_FRAMES {
                 self.dropped_frames += 1;
                 return;
@@ -67,7 +67,7 @@ impl Outboxes {
     pub(super) fn flush(&mut self) {
         for outbox in &mut self.shards {
             while let Some(message) = outbox.waiting.pop_front() {
-                let is_frame = matches!(message, ToShard::Transmit { .. });
+                let is_frame = matches!(message, ToShard::Transmit { .. } | ToShard::Send { .. });
                 if let Err(back) = outbox.outlet.post(message) {
                     outbox.waiting.push_front(back);
                     break;

@@ -7,9 +7,9 @@
 use std::collections::HashSet;
 
 use machnet_proto::addr::FlowKey;
+use machnet_proto::packet::Packet;
 
 use super::Coordinator;
-use super::connects::datagram;
 use crate::handover;
 use crate::mailbox::{HalfOpenFlow, ShardId, Stray, ToShard};
 use machnet_nic::ETHERNET_HEADER_BYTES;
@@ -115,8 +115,8 @@ impl Coordinator {
     /// Nobody has the flow: its peer hears what the shard has made ready.
     fn answer_stray(&mut self, stray: &Stray) {
         let Some(answer) = &stray.answer else { return };
-        let frame = datagram(self.link(stray.landed).interface().mac, stray.source_mac, &stray.key, answer);
-        self.outboxes.post(stray.landed, ToShard::Transmit { frame });
+        let (next_hop, key, packet) = (stray.source_mac, stray.key, Packet::Segment(*answer));
+        self.outboxes.post(stray.landed, ToShard::Send { next_hop, key, packet });
     }
 
     /// Makes a shard hand over the frames of a flow in the directory to the flow's owner.

@@ -6,21 +6,13 @@
 
 use std::collections::HashMap;
 
-use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;
-use machnet_proto::flow;
-use machnet_proto::handshake;
-use machnet_proto::wire::frame::UdpDatagram;
-use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind};
 
-use super::{BURST_FRAMES, BURSTS_PER_TURN, Shard};
+use super::ingress::FRAMES_PER_TURN;
+use super::turn::Turn;
 use crate::counters::{Counter, DropReason};
 use crate::handover::{Consumer, Mark, Producer};
-use crate::mailbox::{HalfOpenFlow, ShardId, Stray, Taker, ToCoordinator};
-use machnet_nic::NicQueue;
-
-/// Frames taken over in one turn.
-const TAKEN_OVER_MAX: usize = BURST_FRAMES * BURSTS_PER_TURN;
+use crate::mailbox::ShardId;
 
 /// How a frame came to this shard.
 #[derive(Clone, Copy, Debug)]
@@ -45,10 +37,21 @@ pub(super) struct Steering {
     /// Owners that were handed something in this turn.
     unflushed: Vec<ShardId>,
     ways_in: Vec<(ShardId, Consumer)>,
+    /// Where frames are taken from in this turn.
+    round: Round,
+}
+
+/// A turn's way through those who hand frames over. Who comes first changes from turn to turn, so that none is starved.
+#[derive(Default)]
+struct Round {
     /// The way in that comes first.
-    first_way: usize,
-    /// The frame that was taken over last; kept for its memory.
-    frame: Vec<u8>,
+    first: usize,
+    /// Ways that have been looked at.
+    looked_at: usize,
+    /// Frames still to be taken from the present way: those that were there when it was looked at.
+    left_of_way: usize,
+    /// Frames still to be taken in all: not more than the shard takes from its own queue.
+    left: usize,
 }
 
 impl Steering {
@@ -72,6 +75,55 @@ impl Steering {
         self.ways_in.push((landed, consumer));
     }
 
+    /// The shard that has this flow, as far as this shard was told. A frame is handed over once at most: `None` where
+    /// it has been.
+    pub(super) fn owner(&self, key: &FlowKey, arrival: &Arrival<'_>, turn: &Turn<'_>) -> Option<ShardId> {
+        self.hints.get(key).filter(|_| arrival.landed == turn.settings.id).copied()
+    }
+
+    /// Hands a frame over.
+    pub(super) fn hand_over(
+        &mut self,
+        owner: ShardId,
+        arrival: &Arrival<'_>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), DropReason> {
+        if !self.push(owner, arrival) {
+            return Err(DropReason::HandoverFull);
+        }
+        turn.counts.count(Counter::HandedOver);
+        Ok(())
+    }
+
+    /// Begins to take what other shards have handed over, up to a limit; [`Steering::take_over`] gives it one by one.
+    pub(super) fn begin_round(&mut self) {
+        let first = (self.round.first + 1) % self.ways_in.len().max(1);
+        self.round = Round { first, looked_at: 0, left_of_way: 0, left: FRAMES_PER_TURN };
+    }
+
+    /// The next frame that was handed over, copied into `frame`: where it came in, and what is known of it.
+    pub(super) fn take_over(&mut self, frame: &mut Vec<u8>) -> Option<(ShardId, Mark)> {
+        let ways = self.ways_in.len();
+        let round = &mut self.round;
+        while round.left > 0 {
+            if round.left_of_way > 0 {
+                let (landed, consumer) = &mut self.ways_in[(round.first + round.looked_at - 1) % ways];
+                round.left_of_way -= 1;
+                if let Some(mark) = consumer.take(frame) {
+                    round.left -= 1;
+                    return Some((*landed, mark));
+                }
+                round.left_of_way = 0;
+            }
+            if round.looked_at == ways {
+                return None;
+            }
+            round.left_of_way = self.ways_in[(round.first + round.looked_at) % ways].1.len();
+            round.looked_at += 1;
+        }
+        None
+    }
+
     fn push(&mut self, owner: ShardId, arrival: &Arrival<'_>) -> bool {
         let Some(Some(producer)) = self.ways_out.get_mut(usize::from(owner.0)) else { return false };
         let mark = Mark { looped: arrival.looped, verified: arrival.verified };
@@ -82,155 +134,10 @@ impl Steering {
         pushed
     }
 
-    fn flush(&mut self) {
+    /// Lets the owners see what they were handed in this turn.
+    pub(super) fn flush(&mut self) {
         for owner in self.unflushed.drain(..) {
             self.ways_out[usize::from(owner.0)].as_mut().expect("something was pushed").flush();
-        }
-    }
-}
-
-impl<Q: NicQueue> Shard<Q> {
-    /// Takes frames that other shards have handed over, not more than the shard takes from its own queue; gives how
-    /// many. Who comes first changes from turn to turn, so that none is starved.
-    pub(super) fn take_over(&mut self, now: Instant) -> usize {
-        let mut taken = 0;
-        let ways = self.steering.ways_in.len();
-        self.steering.first_way = (self.steering.first_way + 1) % ways.max(1);
-        for way in (self.steering.first_way..ways).chain(0..self.steering.first_way) {
-            for _ in 0..self.steering.ways_in[way].1.len().min(TAKEN_OVER_MAX - taken) {
-                let (landed, consumer) = &mut self.steering.ways_in[way];
-                let landed = *landed;
-                let Some(Mark { looped, verified }) = consumer.take(&mut self.steering.frame) else { break };
-                let frame = std::mem::take(&mut self.steering.frame);
-                self.counts.count(Counter::TakenOver);
-                self.receive_frame(&Arrival { frame: &frame, looped, verified, landed }, now);
-                self.steering.frame = frame;
-                taken += 1;
-            }
-        }
-        taken
-    }
-
-    /// Lets the owners see what they were handed in this turn.
-    pub(super) fn flush_handovers(&mut self) {
-        self.steering.flush();
-    }
-
-    /// The shard that has this flow, as far as this shard was told. A frame is handed over once at most.
-    pub(super) fn hinted_owner(&self, key: &FlowKey, arrival: &Arrival<'_>) -> Option<ShardId> {
-        let is_own = arrival.landed == self.settings.id;
-        self.steering.hints.get(key).filter(|_| is_own).copied()
-    }
-
-    /// The shard that accepts this flow, if that is another one.
-    pub(super) fn acceptor_elsewhere(&self, key: &FlowKey, arrival: &Arrival<'_>) -> Option<ShardId> {
-        if arrival.landed != self.settings.id {
-            return None;
-        }
-        match self.listeners.choose(key, |taker| self.can_take(taker)) {
-            Some(Taker::Shard(owner)) => Some(owner),
-            Some(Taker::Channel(_)) | None => None,
-        }
-    }
-
-    /// Hands a frame over.
-    pub(super) fn hand_over(&mut self, owner: ShardId, arrival: &Arrival<'_>) -> Result<(), DropReason> {
-        if !self.steering.push(owner, arrival) {
-            return Err(DropReason::HandoverFull);
-        }
-        self.counts.count(Counter::HandedOver);
-        Ok(())
-    }
-
-    /// A packet of a flow that is not here.
-    pub(super) fn receive_stray(
-        &mut self,
-        datagram: &UdpDatagram<'_>,
-        header: &Header,
-        arrival: &Arrival<'_>,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        if let Some(owner) = self.hinted_owner(&datagram.key, arrival) {
-            return self.hand_over(owner, arrival);
-        }
-        if header.kind == Kind::Reset && self.expected.contains(&datagram.key) {
-            return self.pass_answer_on(datagram, now);
-        }
-        if self.settings.is_alone {
-            self.answer_unknown(datagram, header, now)
-        } else {
-            self.report(datagram, header, arrival, now)
-        }
-    }
-
-    /// There is no such flow: peers that speak the extension are told, at a bounded rate, so that they notice a
-    /// restarted daemon within a round trip.
-    pub(super) fn answer_unknown(
-        &mut self,
-        datagram: &UdpDatagram<'_>,
-        header: &Header,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        let Some(answer) = flow::answer_unknown(header) else { return Err(DropReason::UnknownFlow) };
-        if !self.reset_bucket.take(now) {
-            return Err(DropReason::RateLimited);
-        }
-        let mut packet = [0; HEADER_BYTES];
-        answer.write(&mut packet);
-        self.send_datagram(datagram.source_mac, &datagram.key, &packet);
-        self.counts.count(Counter::ResetsSent);
-        Err(DropReason::UnknownFlow)
-    }
-
-    /// The flow may be another shard's, and only the NIC has put its frame here: the coordinator, which has the
-    /// directory of all flows, decides.
-    fn report(
-        &mut self,
-        datagram: &UdpDatagram<'_>,
-        header: &Header,
-        arrival: &Arrival<'_>,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        if !self.stray_bucket.take(now) {
-            return Err(DropReason::RateLimited);
-        }
-        let key = datagram.key;
-        let confirms = self.listeners.has(key.local_port)
-            && handshake::confirms(&self.settings.secret, &key, header.seq, header.ack);
-        // Of all packets to an endpoint of another shard only those that prove a handshake go there unasked.
-        if confirms && let Some(owner) = self.acceptor_elsewhere(&key, arrival) {
-            return self.hand_over(owner, arrival);
-        }
-        // Anybody can send the first packet of a handshake of his again, and each may make every shard look.
-        let confirms = confirms && self.confirm_bucket.take(now);
-        let answer = flow::answer_unknown(header).filter(|_| self.reset_bucket.take(now));
-        let stray = Stray {
-            landed: arrival.landed,
-            reporter: self.settings.id,
-            key,
-            source_mac: datagram.source_mac,
-            answer: answer.map(|answer| {
-                let mut packet = [0; HEADER_BYTES];
-                answer.write(&mut packet);
-                packet
-            }),
-            confirms,
-        };
-        self.counts.count(Counter::Strays);
-        self.outlet.post(ToCoordinator::Stray(Box::new(stray))).map_err(|_| DropReason::MailboxFull)?;
-        Err(DropReason::UnknownFlow)
-    }
-
-    /// Gives up a half-open flow whose packets arrive elsewhere.
-    pub(super) fn yield_half_open(&mut self, stray: Box<Stray>) {
-        let flow = self.half_open.remove(&stray.key);
-        self.tell(ToCoordinator::Yielded { shard: self.settings.id, stray, flow });
-    }
-
-    /// Takes on a half-open flow whose packets arrive here.
-    pub(super) fn adopt(&mut self, key: FlowKey, flow: HalfOpenFlow, now: Instant) {
-        if self.flows.find(&key).is_none() && self.listeners.has(key.local_port) {
-            self.half_open.insert(key, flow, now);
         }
     }
 }

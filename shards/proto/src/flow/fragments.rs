@@ -1,9 +1,10 @@
 //! Packets that came in fragments, because their path has become too narrow for them.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
+use crate::packet::{Body, Data, Fragment, Segment};
 use crate::seq::SeqNo;
-use crate::wire::machnet::Header;
 use machnet_core::flow::FlowId;
 
 /// Packets of different flows that are being put together at a time. The fragments of a packet are sent one right after
@@ -30,30 +31,28 @@ struct Begun {
 pub struct Unfit;
 
 impl Fragments {
-    /// Adds a [fragment](Header::is_fragment). With the last one it gives the payload. Keeps no more than `max_payload`
+    /// Adds a fragment of the packet `seq`. With the last one it gives the payload. Keeps no more than `max_payload`
     /// bytes of a flow.
     pub fn add(
         &mut self,
         flow: FlowId,
-        header: &Header,
+        seq: SeqNo,
+        fragment: Fragment,
         payload: &[u8],
         max_payload: u16,
     ) -> Result<Option<Vec<u8>>, Unfit> {
-        let before = usize::from(header.detail);
+        let before = usize::from(fragment.before_bytes);
         if payload.is_empty() || before + payload.len() > usize::from(max_payload) {
             return Err(Unfit);
         }
         let known = self.begun.iter().position(|begun| begun.flow == flow);
         let at = if before == 0 {
-            self.begin(known, flow, header.seq)
+            self.begin(known, flow, seq)
         } else {
-            known
-                .filter(|at| self.begun[*at].seq == header.seq && self.begun[*at].bytes.len() == before)
-                .ok_or(Unfit)?
+            known.filter(|at| self.begun[*at].seq == seq && self.begun[*at].bytes.len() == before).ok_or(Unfit)?
         };
         self.begun[at].bytes.extend_from_slice(payload);
-        let more = header.flags & Header::FRAGMENTS_FOLLOW != 0;
-        Ok((!more).then(|| self.begun.remove(at).bytes))
+        Ok((!fragment.more).then(|| self.begun.remove(at).bytes))
     }
 
     /// Begins a packet of a flow; what was begun of it before is forgotten, or else the oldest if there are many.
@@ -66,42 +65,51 @@ impl Fragments {
     }
 }
 
-/// The header of the whole packet, from that of its last fragment.
-pub fn whole(header: &Header) -> Header {
-    Header { detail: 0, flags: header.flags & !Header::FRAGMENTS_FOLLOW, ..*header }
+/// The segment of the whole packet, from that of its last fragment.
+pub fn whole(segment: &Segment) -> Segment {
+    with_fragment(segment, None)
 }
 
-/// The header of a fragment, from that of the whole packet: with so many bytes before it, and more behind it or not.
-pub fn part(header: &Header, before: u16, more: bool) -> Header {
-    let follow = if more { Header::FRAGMENTS_FOLLOW } else { 0 };
-    Header { detail: before, flags: header.flags | follow, ..*header }
+/// Cuts a packet of `payload_bytes` for a path that carries `path_bytes`: each part's segment, and its bytes.
+pub fn cut(segment: &Segment, payload_bytes: u16, path_bytes: u16) -> impl Iterator<Item = (Segment, Range<usize>)> {
+    (0..payload_bytes).step_by(usize::from(path_bytes.max(1))).map(move |before_bytes| {
+        let end = before_bytes.saturating_add(path_bytes.max(1)).min(payload_bytes);
+        let fragment = Fragment { before_bytes, more: end < payload_bytes };
+        (with_fragment(segment, Some(fragment)), before_bytes.into()..end.into())
+    })
+}
+
+fn with_fragment(segment: &Segment, fragment: Option<Fragment>) -> Segment {
+    match segment.body {
+        Body::Data(data) => Segment { body: Body::Data(Data { fragment, ..data }), ..*segment },
+        _ => *segment,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::machnet::{Kind, Sack};
+    use crate::packet::{Marks, Sack};
     use alloc::vec;
-    use machnet_core::message::Position;
+    use machnet_core::message::Content;
 
-    fn header(seq: u32) -> Header {
-        Header {
-            kind: Kind::Data,
-            position: Position::WHOLE,
+    const FLOW: FlowId = FlowId(3);
+
+    fn packet(seq: u32) -> Segment {
+        Segment {
             seq: SeqNo::new(seq),
             ack: SeqNo::new(1),
             sack: Sack::EMPTY,
             window_packets: 1,
-            hold_us: 0,
-            flags: Header::ANSWER_NOW,
-            detail: 0,
-            records: 0,
-            ts: 1,
-            ts_echo: 1,
+            marks: Marks::empty(),
+            times: None,
+            body: Body::Data(Data { content: Content::WHOLE, answer_now: true, fragment: None }),
         }
     }
 
-    const FLOW: FlowId = FlowId(3);
+    fn part(before_bytes: u16, more: bool) -> Fragment {
+        Fragment { before_bytes, more }
+    }
 
     fn add(
         fragments: &mut Fragments,
@@ -110,20 +118,25 @@ mod tests {
         more: bool,
         bytes: &[u8],
     ) -> Result<Option<Vec<u8>>, Unfit> {
-        fragments.add(FLOW, &part(&header(seq), before, more), bytes, 8)
+        fragments.add(FLOW, SeqNo::new(seq), part(before, more), bytes, 8)
     }
 
     #[test]
     fn a_packet_comes_out_as_it_went_in() {
-        let packet = header(7);
+        let (packet, bytes) = (packet(7), b"abcdefgh");
         let mut fragments = Fragments::default();
-        let headers = [part(&packet, 0, true), part(&packet, 3, true), part(&packet, 6, false)];
-        assert!(headers.iter().all(Header::is_fragment) && !packet.is_fragment());
-        assert_eq!(fragments.add(FLOW, &headers[0], b"abc", 8), Ok(None));
-        assert_eq!(fragments.add(FLOW, &headers[1], b"def", 8), Ok(None));
-        assert_eq!(fragments.add(FLOW, &headers[2], b"gh", 8), Ok(Some(b"abcdefgh".to_vec())));
-        assert_eq!(headers.map(|header| whole(&header)), [packet; 3]);
+        let mut out = None;
+        for (segment, range) in cut(&packet, 8, 3) {
+            assert_eq!((whole(&segment), out), (packet, None));
+            let fragment = segment.data().and_then(|data| data.fragment).expect("a part");
+            out = fragments.add(FLOW, segment.seq, fragment, &bytes[range], 8).expect("in order");
+        }
+        assert_eq!(out, Some(bytes.to_vec()));
         assert!(fragments.begun.is_empty());
+        let parts: Vec<_> =
+            cut(&packet, 8, 3).map(|(segment, range)| (segment.data().unwrap().fragment, range)).collect();
+        assert_eq!(parts, [(Some(part(0, true)), 0..3), (Some(part(3, true)), 3..6), (Some(part(6, false)), 6..8)]);
+        assert_eq!(cut(&packet, u16::MAX, 60_000).map(|(_, range)| range.len()).sum::<usize>(), 65_535);
     }
 
     #[test]
@@ -144,12 +157,12 @@ mod tests {
     #[test]
     fn packets_that_are_begun_and_never_finished_take_little_memory_and_nobody_s_place() {
         let mut fragments = Fragments::default();
-        let (first, last) = (part(&header(7), 0, true), part(&header(7), 3, false));
+        let (seq, first, last) = (SeqNo::new(7), part(0, true), part(3, false));
         for flow in 0..100_000 {
-            assert_eq!(fragments.add(FlowId(flow), &first, b"abc", 8), Ok(None));
+            assert_eq!(fragments.add(FlowId(flow), seq, first, b"abc", 8), Ok(None));
         }
         assert_eq!(fragments.begun.len(), PACKETS_MAX);
-        assert_eq!(fragments.add(FlowId(0), &last, b"def", 8), Err(Unfit), "long gone");
-        assert_eq!(fragments.add(FlowId(99_999), &last, b"def", 8), Ok(Some(b"abcdef".to_vec())));
+        assert_eq!(fragments.add(FlowId(0), seq, last, b"def", 8), Err(Unfit), "long gone");
+        assert_eq!(fragments.add(FlowId(99_999), seq, last, b"def", 8), Ok(Some(b"abcdef".to_vec())));
     }
 }

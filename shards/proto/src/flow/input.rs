@@ -4,75 +4,79 @@ use super::state::{State, Step};
 use super::timestamps::{echoed, stamp};
 use super::{Flow, Need, Refusal, Verdict, Violation};
 use crate::congestion::Feedback;
-use crate::wire::machnet::{Header, Kind};
+use crate::handshake::Features;
+use crate::packet::{Body, Data, Kind, Marks, Segment};
 use machnet_core::flow::CloseReason;
-use machnet_core::message::Position;
+use machnet_core::message::Content;
 use machnet_core::time::{Duration, Instant};
 
 impl<S, R> Flow<S, R> {
     /// Takes one packet of this flow.
     ///
     /// `accept` is called at most once, and only for DATA that fits: it takes a receive buffer, copies the payload
-    /// into it and gives its token, or says why not; if the header counts records, it looks whether that is what they
+    /// into it and gives its token, or says why not; if the segment counts records, it looks whether that is what they
     /// are. `ecn_ce`: the packet came marked "congestion experienced".
     pub fn on_packet(
         &mut self,
         now: Instant,
-        header: &Header,
+        segment: &Segment,
         payload_len: usize,
         ecn_ce: bool,
         accept: impl FnOnce(Need) -> Result<R, Refusal>,
     ) -> Verdict {
         if self.state == State::Closed {
-            return self.on_packet_after_end(header);
+            return self.on_packet_after_end(segment);
         }
-        if header.kind == Kind::Reset {
-            return self.on_reset(now, header);
+        if let Body::Reset { reason } = segment.body {
+            return self.on_reset(now, segment, reason);
         }
-        let len = match self.check(header, payload_len) {
-            Ok(len) => len,
+        if let Err(violation) = self.check_numbers(segment) {
+            return Verdict::Invalid(violation);
+        }
+        let data = match segment.data().map(|data| self.check(data, payload_len)).transpose() {
+            Ok(data) => data,
             Err(violation) => return Verdict::Invalid(violation),
         };
         self.on_valid(now);
         self.owed.ecn_echo |= ecn_ce;
-        let is_latest = self.timestamps.on_packet(now, header.ts);
-        self.on_acknowledgement(now, header, is_latest);
+        let is_latest = self.timestamps.on_packet(now, segment.times.as_ref());
+        self.on_acknowledgement(now, segment, is_latest);
         if self.state == State::Closed {
-            return self.on_packet_after_end(header);
+            return self.on_packet_after_end(segment);
         }
-        match header.kind {
-            Kind::Data => {
+        match segment.body {
+            Body::Data(data_of) => {
+                let (content, len) = data.expect("checked above");
                 self.moved_at = now;
-                let verdict = self.receiver.on_data(header, len, accept);
+                let verdict = self.receiver.on_data(segment.seq, content, len, accept);
                 if let Verdict::Invalid(_) = verdict {
                     self.owed.reset = true;
                     self.step(Step::End, CloseReason::Protocol);
                 }
-                self.owe_acknowledgement(now, verdict, ecn_ce || header.flags & Header::ANSWER_NOW != 0);
+                self.owe_acknowledgement(now, verdict, ecn_ce || data_of.answer_now);
                 verdict
             }
-            Kind::Probe => {
+            Body::Probe { padding_bytes } => {
                 (self.owed.ack, self.owed.probe_answer) = (true, true);
-                let padding_bytes = u16::try_from(payload_len).unwrap_or(u16::MAX);
                 self.owed.padding_bytes = self.owed.padding_bytes.max(padding_bytes);
                 self.rest_if_idle(now);
                 Verdict::NotData
             }
-            Kind::Close => {
+            Body::Close { reason } => {
                 self.owed.ack = true;
-                if self.receiver.on_close(header.seq) {
-                    self.step(Step::PeerClosed, CloseReason::from_wire(header.detail));
+                if self.receiver.on_close(segment.seq) {
+                    self.step(Step::PeerClosed, reason);
                 }
                 Verdict::NotData
             }
-            Kind::Ack => {
-                if header.detail != 0 && self.path.on_answer(now, header.detail) {
+            Body::Ack { padding_bytes } => {
+                if padding_bytes != 0 && self.path.on_answer(now, padding_bytes) {
                     self.untold.max_payload = true;
                     self.sender.forgive_losses();
                 }
                 Verdict::NotData
             }
-            Kind::Reset => Verdict::NotData,
+            Body::Reset { .. } => Verdict::NotData,
         }
     }
 
@@ -89,35 +93,30 @@ impl<S, R> Flow<S, R> {
         }
     }
 
-    /// Whether a correct peer can have sent the packet; gives the payload's length.
-    fn check(&self, header: &Header, payload_len: usize) -> Result<u16, Violation> {
-        self.check_numbers(header)?;
-        if header.kind != Kind::Data {
-            // A PROBE may have padding.
-            return Ok(0);
-        }
-        if header.records != 0 && (!self.records || header.position != Position::WHOLE) {
+    /// Whether a correct peer can have sent this; gives what it is, and the payload's length.
+    fn check(&self, data: &Data, payload_len: usize) -> Result<(Content, u16), Violation> {
+        if matches!(data.content, Content::Records(_)) && !self.features.contains(Features::RECORDS) {
             return Err(Violation::Feature);
         }
         match u16::try_from(payload_len) {
-            Ok(len) if len != 0 && len <= self.max_payload => Ok(len),
+            Ok(len) if len != 0 && len <= self.max_payload => Ok((data.content, len)),
             _ => Err(Violation::Length),
         }
     }
 
     #[inline]
-    fn check_numbers(&self, header: &Header) -> Result<(), Violation> {
+    fn check_numbers(&self, segment: &Segment) -> Result<(), Violation> {
         // Until the peer has shown that it knows our nonce, this is what tells it from somebody who only guesses.
-        if !self.sender.is_plausible(header.ack, u32::from(self.close_sent)) {
+        if !self.sender.is_plausible(segment.ack, u32::from(self.close_sent)) {
             return Err(Violation::Acknowledgement);
         }
-        if self.receiver.is_plausible(header.seq) { Ok(()) } else { Err(Violation::Sequence) }
+        if self.receiver.is_plausible(segment.seq) { Ok(()) } else { Err(Violation::Sequence) }
     }
 
-    /// Whether a packet with this header may be of this flow, as far as its numbers say: worth keeping until the rest
+    /// Whether this may be of this flow, as far as its numbers say: worth keeping until the rest
     /// of it has come.
-    pub fn expects(&self, header: &Header) -> bool {
-        self.state != State::Closed && self.check_numbers(header).is_ok()
+    pub fn expects(&self, segment: &Segment) -> bool {
+        self.state != State::Closed && self.check_numbers(segment).is_ok()
     }
 
     fn on_valid(&mut self, now: Instant) {
@@ -130,19 +129,24 @@ impl<S, R> Flow<S, R> {
         }
     }
 
-    fn on_acknowledgement(&mut self, now: Instant, header: &Header, is_latest: bool) {
-        let echo = echoed(now, header);
+    fn on_acknowledgement(&mut self, now: Instant, segment: &Segment, is_latest: bool) {
+        let echo = echoed(now, segment.times.as_ref());
         let was_shut = self.sender.is_shut();
-        let acked = self.sender.on_ack(now, header, echo, &self.rtt);
+        let acked = self.sender.on_ack(now, segment, echo, &self.rtt);
         if is_latest {
-            self.sender.on_window(header);
+            self.sender.on_window(segment);
         }
         let mut delay = None;
         if let Some(echo) = echo {
             self.ask.on_echo(echo);
-            if acked.arrived > 0 || header.flags & Header::PROBE_ANSWER != 0 {
-                delay = self.sample(now, echo, header);
+            if acked.arrived > 0 || segment.marks.contains(Marks::PROBE_ANSWER) {
+                delay = self.sample(now, echo, segment);
             }
+        } else if segment.times.is_none()
+            && let Some(sent_at) = acked.sent_once_at
+        {
+            // Karn's rule (RFC 6298, section 3): what was sent again says nothing.
+            self.rtt.on_sample(stamp(now).saturating_since(sent_at));
         }
         // A peer that has no buffers drops what arrives.
         if let Some(sent_at) = acked.long_sent_at.or(self.sender.is_shut().then_some(now)) {
@@ -166,39 +170,39 @@ impl<S, R> Flow<S, R> {
             let feedback = Feedback { arrived_packets: acked.arrived, fabric_delay: delay, rtt, limited: self.limited };
             self.control.on_feedback(now, &feedback);
         }
-        if header.flags & Header::ECN_ECHO != 0 {
+        if segment.marks.contains(Marks::ECN_ECHO) {
             self.control.on_mark(now, rtt);
         }
         self.look_for_losses(now);
-        if self.close_sent && header.ack == self.sender.next() + 1 {
+        if self.close_sent && segment.ack == self.sender.next() + 1 {
             self.step(Step::CloseAcknowledged, self.reason);
         }
     }
 
     /// A round trip has been measured; gives the fabric's part of it, if that can be told from the hosts'.
-    fn sample(&mut self, now: Instant, echo: Instant, header: &Header) -> Option<Duration> {
+    fn sample(&mut self, now: Instant, echo: Instant, segment: &Segment) -> Option<Duration> {
         let took = stamp(now).saturating_since(echo);
         self.rtt.on_sample(took);
-        let trusted = header.flags & Header::ASLEEP == 0 && self.alarms.trusts_delay_since(echo);
-        trusted.then(|| took.saturating_sub(Duration::from_micros(u64::from(header.hold_us))))
+        let trusted = !segment.marks.contains(Marks::ASLEEP) && self.alarms.trusts_delay_since(echo);
+        let hold_us = segment.times.map_or(0, |times| times.hold_us);
+        trusted.then(|| took.saturating_sub(Duration::from_micros(hold_us.into())))
     }
 
     /// An RST counts only if it knows where we are in the sequence (RFC 5961, section 3.2).
-    fn on_reset(&mut self, now: Instant, header: &Header) -> Verdict {
-        let is_expected = header.seq == self.receiver.next();
-        let is_near = self.state != State::Unconfirmed && self.receiver.is_in_reach(header.seq);
+    fn on_reset(&mut self, now: Instant, segment: &Segment, reason: CloseReason) -> Verdict {
+        let is_expected = segment.seq == self.receiver.next();
+        let is_near = self.state != State::Unconfirmed && self.receiver.is_in_reach(segment.seq);
         if !is_expected && !is_near {
             return Verdict::Invalid(Violation::Sequence);
         }
-        let reason = CloseReason::from_wire(header.detail);
         if reason == CloseReason::NoSuchFlow {
             // All it knows of the flow is the packet it answers; its acknowledgement means nothing. If that was our
             // CLOSE, then the peer has ended the flow before, and only its answer was lost.
             let step = if self.close_sent { Step::CloseAcknowledged } else { Step::End };
             self.step(step, if self.close_sent { self.reason } else { reason });
         } else {
-            if self.sender.is_plausible(header.ack, u32::from(self.close_sent)) {
-                self.on_acknowledgement(now, header, false);
+            if self.sender.is_plausible(segment.ack, u32::from(self.close_sent)) {
+                self.on_acknowledgement(now, segment, false);
             }
             self.step(Step::End, reason);
         }
@@ -206,9 +210,9 @@ impl<S, R> Flow<S, R> {
     }
 
     /// The flow has ended, but the peer may not know: a CLOSE repeated by it is answered again.
-    fn on_packet_after_end(&mut self, header: &Header) -> Verdict {
-        if header.kind == Kind::Close && !self.owed.reset {
-            self.owed.ack |= self.receiver.on_close(header.seq) || header.seq.is_before(self.receiver.next());
+    fn on_packet_after_end(&mut self, segment: &Segment) -> Verdict {
+        if segment.kind() == Kind::Close && !self.owed.reset {
+            self.owed.ack |= self.receiver.on_close(segment.seq) || segment.seq.is_before(self.receiver.next());
         }
         Verdict::Ended
     }

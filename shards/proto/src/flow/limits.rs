@@ -3,7 +3,10 @@
 use machnet_core::defaults;
 
 use crate::congestion::Congestion;
-use crate::wire::machnet::SACK_PACKETS;
+use crate::handshake::Features;
+use crate::incarnation::Incarnation;
+use crate::packet::SACK_PACKETS;
+use crate::seq::SeqNo;
 use machnet_core::time::Duration;
 
 /// Limits and times of a flow; one set is shared by all flows of a daemon.
@@ -72,23 +75,23 @@ pub enum Role {
     Acceptor,
 }
 
-/// What the handshake agreed on.
-#[derive(Clone, Copy, Debug)]
+/// What a flow is born with: what its handshake agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Birth {
     /// Which side we were.
     pub role: Role,
-    /// Our nonce: stands for the SYN's number, so that our first packet is the next one.
-    pub local_nonce: u32,
-    /// The peer's nonce, likewise.
-    pub remote_nonce: u32,
+    /// Names this life of the flow.
+    pub incarnation: Incarnation,
+    /// The number of our first packet.
+    pub send_from: SeqNo,
+    /// The number of the peer's first packet.
+    pub receive_from: SeqNo,
     /// The longest payload of a packet that both hosts could use, in bytes, in both directions.
     pub max_payload: u16,
     /// Packets the peer is assumed to have buffers for before its first header says so.
     pub peer_window_packets: u16,
     /// The round trip the handshake took, if this side could measure it.
     pub rtt: Option<Duration>,
-    /// A packet may carry several messages.
-    pub records: bool,
-    /// The peer answers PROBEs with padding, and puts fragments together.
-    pub probes_path: bool,
+    /// What both can do.
+    pub features: Features,
 }

@@ -35,9 +35,8 @@ mod timestamps;
 
 pub use limits::{Birth, Limits, Role};
 pub use outcome::{Event, Verdict, Violation};
-pub use output::answer_unknown;
 pub use path::BASE_PAYLOAD_BYTES;
-pub use piece::{Need, Packet, Piece, Refusal};
+pub use piece::{Need, Outgoing, Piece, Refusal};
 pub use table::{FLOWS_MAX, FlowTable, InsertError};
 pub use timer::Timers;
 
@@ -55,8 +54,8 @@ use state::{State, Step};
 use timestamps::Timestamps;
 
 use crate::congestion::Control;
-use crate::seq::SeqNo;
-use crate::wire::machnet::Header;
+use crate::handshake::Features;
+use crate::packet::Segment;
 use machnet_core::time::{Duration, Instant};
 
 /// One connection. See the [module](self) for how it is driven.
@@ -68,8 +67,8 @@ pub struct Flow<S, R = S> {
     max_payload: u16,
     /// Packets that may be sent and not acknowledged.
     window_packets: u16,
-    /// A packet may carry several messages.
-    records: bool,
+    /// What both hosts can do.
+    features: Features,
     /// The peer has shown that it knows our nonce.
     confirmed: bool,
     /// CLOSE has been transmitted: the number after the last piece is taken.
@@ -153,7 +152,7 @@ impl<S, R> Flow<S, R> {
             state,
             max_payload: birth.max_payload,
             window_packets,
-            records: birth.records,
+            features: birth.features,
             confirmed: birth.role == Role::Connector,
             close_sent: false,
             waiting: false,
@@ -161,12 +160,12 @@ impl<S, R> Flow<S, R> {
             owed: Owed::default(),
             untold: Untold::default(),
             reason: CloseReason::Other,
-            sender: Sender::new(SeqNo::new(birth.local_nonce) + 1, birth.peer_window_packets),
-            receiver: Receiver::new(SeqNo::new(birth.remote_nonce) + 1),
+            sender: Sender::new(birth.send_from, birth.peer_window_packets),
+            receiver: Receiver::new(birth.receive_from),
             timestamps: Timestamps::default(),
             rtt,
             control: Control::new(&limits.congestion, window_packets),
-            path: Path::new(birth.max_payload, birth.probes_path, birth.local_nonce),
+            path: Path::new(birth.max_payload, birth.features.contains(Features::PATH_PROBES), birth.send_from.get()),
             ask,
             alarms: Alarms::default(),
             silence: Silence::new(now),
@@ -241,11 +240,11 @@ impl<S, R> Flow<S, R> {
     }
 
     /// Ends the flow at once; gives the RST to transmit.
-    pub fn abort(&mut self, now: Instant, reason: CloseReason) -> Header {
+    pub fn abort(&mut self, now: Instant, reason: CloseReason) -> Segment {
         self.receiver.discard();
         self.step(Step::End, reason);
         self.owed = Owed::default();
-        self.reset_header(now, reason)
+        self.reset(now, reason)
     }
 
     /// Asks the peer for a sign of life at once: for when something speaks for its having been restarted. If it was,
@@ -271,9 +270,15 @@ impl<S, R> Flow<S, R> {
     }
 
     /// The longest payload that the path is known to carry in one packet, in bytes. A piece that is longer (the path
-    /// has become worse) is to be transmitted in [fragments](Header::is_fragment).
+    /// has become worse) is to be transmitted in [fragments].
     pub fn payload_bytes(&self) -> u16 {
         self.path.payload_bytes()
+    }
+
+    /// What both hosts can do.
+    #[inline]
+    pub fn features(&self) -> Features {
+        self.features
     }
 
     /// Whether the flow has ended.

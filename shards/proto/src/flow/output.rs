@@ -3,11 +3,10 @@
 use super::path::{Lost, Suspicion};
 use super::state::State;
 use super::timestamps::stamp;
-use super::{Flow, Packet, Piece};
+use super::{Flow, Outgoing, Piece};
+use crate::packet::{Body, Data, Marks, Segment, Times};
 use crate::seq::SeqNo;
-use crate::wire::machnet::{Header, Kind, Sack};
 use machnet_core::flow::CloseReason;
-use machnet_core::message::{Content, Position};
 use machnet_core::time::Instant;
 
 impl<S, R> Flow<S, R> {
@@ -21,7 +20,7 @@ impl<S, R> Flow<S, R> {
         now: Instant,
         waiting: bool,
         mut source: impl FnMut() -> Option<Piece<S>>,
-    ) -> Option<Packet<'_, S>> {
+    ) -> Option<Outgoing<'_, S>> {
         match self.state {
             State::Unconfirmed => return None,
             State::Closed => return self.last_words(now).map(bare),
@@ -49,7 +48,7 @@ impl<S, R> Flow<S, R> {
         if owes {
             return Some(bare(self.acknowledgement(now)));
         }
-        padding.map(|padding_bytes| Packet { padding_bytes, ..bare(self.padded_probe(now)) })
+        padding.map(|padding_bytes| bare(self.padded_probe(now, padding_bytes)))
     }
 
     /// The packet to send once more, if there is one and the windows allow it.
@@ -122,110 +121,74 @@ impl<S, R> Flow<S, R> {
     }
 
     /// PROBE, or CLOSE once everything is acknowledged.
-    fn question(&mut self, now: Instant) -> Header {
+    fn question(&mut self, now: Instant) -> Segment {
         self.ask.on_transmit(now, self.rtt.timeout(&self.limits, self.ask.backoff()));
         self.silence.on_asked();
-        if self.close_sent {
-            let detail = self.reason.to_wire();
-            return Header { detail, ..self.header(now, Kind::Close, self.sender.next(), Position::WHOLE) };
-        }
-        self.header(now, Kind::Probe, self.sender.next(), Position::WHOLE)
+        let close = Body::Close { reason: self.reason };
+        let body = if self.close_sent { close } else { Body::Probe { padding_bytes: 0 } };
+        self.segment(now, self.sender.next(), body)
     }
 
     /// Asks whether the path carries packets as long as this one becomes by its padding.
-    fn padded_probe(&mut self, now: Instant) -> Header {
+    fn padded_probe(&mut self, now: Instant, padding_bytes: u16) -> Segment {
         self.path.on_transmit(now, self.rtt.timeout(&self.limits, 0));
-        self.header(now, Kind::Probe, self.sender.next(), Position::WHOLE)
+        self.segment(now, self.sender.next(), Body::Probe { padding_bytes })
     }
 
-    fn acknowledgement(&mut self, now: Instant) -> Header {
+    fn acknowledgement(&mut self, now: Instant) -> Segment {
         let seq = self.sender.next() + u32::from(self.close_sent);
-        let detail = core::mem::take(&mut self.owed.padding_bytes);
-        Header { detail, ..self.header(now, Kind::Ack, seq, Position::WHOLE) }
+        let padding_bytes = core::mem::take(&mut self.owed.padding_bytes);
+        self.segment(now, seq, Body::Ack { padding_bytes })
     }
 
     /// What is still owed by a flow that has ended.
-    fn last_words(&mut self, now: Instant) -> Option<Header> {
+    fn last_words(&mut self, now: Instant) -> Option<Segment> {
         if core::mem::take(&mut self.owed.reset) {
-            return Some(self.reset_header(now, self.reason));
+            return Some(self.reset(now, self.reason));
         }
         self.owed.ack.then(|| self.acknowledgement(now))
     }
 
-    fn data(&mut self, now: Instant, index: usize, is_retransmission: bool) -> Packet<'_, S> {
-        let (position, records) = match self.sender.piece(index).content {
-            Content::Piece(position) => (position, 0),
-            Content::Records(records) => (Position::WHOLE, records),
-        };
-        let mut header = self.header(now, Kind::Data, self.sender.seq(index), position);
-        header.records = records;
-        if is_retransmission || !self.may_send_new() {
-            // Nothing more goes out before something is heard.
-            header.flags |= Header::ANSWER_NOW;
-        }
+    fn data(&mut self, now: Instant, index: usize, is_retransmission: bool) -> Outgoing<'_, S> {
+        // Nothing more goes out before something is heard.
+        let answer_now = is_retransmission || !self.may_send_new();
+        let data = Data { content: self.sender.piece(index).content, answer_now, fragment: None };
+        let segment = self.segment(now, self.sender.seq(index), Body::Data(data));
         let path_bytes = self.path.payload_bytes();
-        Packet { is_retransmission, payload: Some(self.sender.piece(index)), path_bytes, ..bare(header) }
+        Outgoing { segment, piece: Some(self.sender.piece(index)), path_bytes, is_retransmission }
     }
 
     /// An RST that tells where we are in both sequences.
-    pub(super) fn reset_header(&mut self, now: Instant, reason: CloseReason) -> Header {
+    pub(super) fn reset(&mut self, now: Instant, reason: CloseReason) -> Segment {
         let seq = self.sender.next() + u32::from(self.close_sent);
-        Header { detail: reason.to_wire(), window_packets: 0, ..self.header(now, Kind::Reset, seq, Position::WHOLE) }
+        Segment { window_packets: 0, ..self.segment(now, seq, Body::Reset { reason }) }
     }
 
     /// Every packet carries all that the peer may want to know; so each pays what is owed.
-    fn header(&mut self, now: Instant, kind: Kind, seq: SeqNo, position: Position) -> Header {
-        let mut flags = 0;
-        if core::mem::take(&mut self.owed.ecn_echo) {
-            flags |= Header::ECN_ECHO;
-        }
-        if core::mem::take(&mut self.owed.probe_answer) {
-            flags |= Header::PROBE_ANSWER;
-        }
+    fn segment(&mut self, now: Instant, seq: SeqNo, body: Body) -> Segment {
+        let mut marks = Marks::empty();
+        marks.set(Marks::ECN_ECHO, core::mem::take(&mut self.owed.ecn_echo));
+        marks.set(Marks::PROBE_ANSWER, core::mem::take(&mut self.owed.probe_answer));
         (self.owed.ack, self.owed.ack_at, self.owed.unacknowledged) = (false, None, 0);
         let stamp = stamp(now);
         self.alarms.on_transmit(stamp);
-        Header {
-            kind,
-            position,
+        Segment {
             seq,
             ack: self.receiver.next(),
             sack: self.receiver.sack(),
             window_packets: self.receiver.announce(),
-            hold_us: self.timestamps.hold_us(now),
-            flags,
-            detail: 0,
-            records: 0,
-            ts: stamp.low_nanos(),
-            ts_echo: self.timestamps.latest(),
+            marks,
+            times: Some(Times {
+                ts: stamp.low_nanos(),
+                echo: self.timestamps.latest(),
+                hold_us: self.timestamps.hold_us(now),
+            }),
+            body,
         }
     }
 }
 
 /// A packet without a piece.
-const fn bare<'a, S>(header: Header) -> Packet<'a, S> {
-    Packet { header, payload: None, path_bytes: u16::MAX, padding_bytes: 0, is_retransmission: false }
-}
-
-/// The RST that answers a packet of no flow, so that a peer learns at once that we were restarted. `None`: stay
-/// silent, because the packet is itself an RST, or comes from a host that did not negotiate the extension.
-pub fn answer_unknown(header: &Header) -> Option<Header> {
-    if header.kind == Kind::Reset || header.ts == 0 {
-        return None;
-    }
-    Some(Header {
-        kind: Kind::Reset,
-        position: Position::WHOLE,
-        // What the peer expects next: proof that this answers its packet.
-        seq: header.ack,
-        ack: header.seq,
-        sack: Sack::EMPTY,
-        window_packets: 0,
-        hold_us: 0,
-        flags: 0,
-        detail: CloseReason::NoSuchFlow.to_wire(),
-        records: 0,
-        ts: 1,
-        ts_echo: header.ts,
-    })
+const fn bare<'a, S>(segment: Segment) -> Outgoing<'a, S> {
+    Outgoing { segment, piece: None, path_bytes: u16::MAX, is_retransmission: false }
 }

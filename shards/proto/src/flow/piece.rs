@@ -2,7 +2,7 @@
 
 use machnet_core::message::Content;
 
-use crate::wire::machnet::Header;
+use crate::packet::{Body, Segment};
 
 /// A piece of a message, or several whole messages: at most one packet's payload.
 ///
@@ -39,15 +39,26 @@ pub enum Need {
 
 /// A packet to transmit now.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Packet<'a, S> {
-    /// Its header. The caller may add [`Header::ASLEEP`] if this answer had to wait for its waking up.
-    pub header: Header,
+pub struct Outgoing<'a, S> {
+    /// What it says. The caller may add [`Marks::ASLEEP`](crate::packet::Marks::ASLEEP) if this answer had to wait for
+    /// its waking up.
+    pub segment: Segment,
     /// DATA: the piece it carries.
-    pub payload: Option<&'a Piece<S>>,
+    pub piece: Option<&'a Piece<S>>,
     /// What the path carries in one packet, in bytes: a longer piece must go out in [fragments](super::fragments).
     pub path_bytes: u16,
-    /// PROBE: so many bytes, which mean nothing, follow the header.
-    pub padding_bytes: u16,
     /// Whether the piece was sent before.
     pub is_retransmission: bool,
+}
+
+impl<S> Outgoing<'_, S> {
+    /// Bytes behind the header: those of the piece, or padding.
+    #[inline]
+    pub fn payload_bytes(&self) -> u16 {
+        match (self.piece, self.segment.body) {
+            (Some(piece), _) => piece.len,
+            (None, Body::Probe { padding_bytes }) => padding_bytes,
+            (None, _) => 0,
+        }
+    }
 }

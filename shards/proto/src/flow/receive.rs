@@ -4,8 +4,8 @@ use alloc::collections::VecDeque;
 
 use super::limits::WINDOW_PACKETS_MAX;
 use super::{Need, Piece, Refusal, Verdict, Violation};
+use crate::packet::{SACK_PACKETS, Sack};
 use crate::seq::SeqNo;
-use crate::wire::machnet::{Header, SACK_PACKETS, Sack};
 use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
 
 /// What a grant means for a peer that waits.
@@ -143,16 +143,13 @@ impl<R> Receiver<R> {
     /// Takes a piece whose number [`is_plausible`](Self::is_plausible) and whose length is right.
     pub(super) fn on_data(
         &mut self,
-        header: &Header,
+        seq: SeqNo,
+        content: Content,
         len: u16,
         accept: impl FnOnce(Need) -> Result<R, Refusal>,
     ) -> Verdict {
-        let content = match header.records {
-            0 => Content::Piece(header.position),
-            records => Content::Records(records),
-        };
         let piece = |token| Piece { token, len, content };
-        let Some(ahead) = header.seq.distance_from(self.next) else { return Verdict::Duplicate };
+        let Some(ahead) = seq.distance_from(self.next) else { return Verdict::Duplicate };
         if self.discarding {
             if ahead == 0 {
                 self.advance();
@@ -170,7 +167,7 @@ impl<R> Receiver<R> {
                 Err(Refusal::Unsound) => Verdict::Invalid(Violation::Message),
             };
         }
-        if !header.seq.is_before(self.edge) && !header.seq.is_before(self.promised) {
+        if !seq.is_before(self.edge) && !seq.is_before(self.promised) {
             return Verdict::OutOfWindow;
         }
         let index = ahead as usize - 1;

@@ -5,8 +5,8 @@ use alloc::collections::VecDeque;
 use super::recovery::Rack;
 use super::timestamps::stamp;
 use super::{BASE_PAYLOAD_BYTES, Piece, Rtt};
+use crate::packet::Segment;
 use crate::seq::SeqNo;
-use crate::wire::machnet::Header;
 use machnet_core::time::Instant;
 
 /// What is known of a packet.
@@ -36,6 +36,11 @@ impl<S> Sent<S> {
     pub(super) fn was_repeated(&self) -> bool {
         self.repeats > 0
     }
+
+    #[inline]
+    fn arrival(&self) -> Arrival {
+        Arrival { payload_bytes: self.piece.len, sent_at: self.at, was_repeated: self.was_repeated() }
+    }
 }
 
 /// What an acknowledgement has brought.
@@ -47,6 +52,8 @@ pub(super) struct Acked {
     pub(super) arrived: u32,
     /// When the last of those was sent that is longer than [`BASE_PAYLOAD_BYTES`].
     pub(super) long_sent_at: Option<Instant>,
+    /// When the last of those was sent that was sent only once.
+    pub(super) sent_once_at: Option<Instant>,
 }
 
 impl Acked {
@@ -56,6 +63,9 @@ impl Acked {
         if arrival.payload_bytes > BASE_PAYLOAD_BYTES {
             self.long_sent_at = self.long_sent_at.max(Some(arrival.sent_at));
         }
+        if !arrival.was_repeated {
+            self.sent_once_at = self.sent_once_at.max(Some(arrival.sent_at));
+        }
     }
 }
 
@@ -64,6 +74,7 @@ impl Acked {
 struct Arrival {
     payload_bytes: u16,
     sent_at: Instant,
+    was_repeated: bool,
 }
 
 /// See the [module](self).
@@ -150,24 +161,24 @@ impl<S> Sender<S> {
         !self.una.is_before(self.edge)
     }
 
-    /// The window in the latest header. It may move back: the peer's buffers are shared.
-    pub(super) fn on_window(&mut self, header: &Header) {
-        self.edge = header.ack + u32::from(header.window_packets);
+    /// The window in the latest segment. It may move back: the peer's buffers are shared.
+    pub(super) fn on_window(&mut self, segment: &Segment) {
+        self.edge = segment.ack + u32::from(segment.window_packets);
     }
 
-    /// Takes the acknowledgement in `header`, which [`is_plausible`](Self::is_plausible). `echo` is the proof it
+    /// Takes the acknowledgement in `segment`, which [`is_plausible`](Self::is_plausible). `echo` is the proof it
     /// carries.
-    pub(super) fn on_ack(&mut self, now: Instant, header: &Header, echo: Option<Instant>, rtt: &Rtt) -> Acked {
+    pub(super) fn on_ack(&mut self, now: Instant, segment: &Segment, echo: Option<Instant>, rtt: &Rtt) -> Acked {
         let mut acked = Acked::default();
-        let Some(ahead) = header.ack.distance_from(self.una) else { return acked };
+        let Some(ahead) = segment.ack.distance_from(self.una) else { return acked };
         acked.cumulative = ahead.min(self.outstanding());
         for _ in 0..acked.cumulative {
             if let Some(arrival) = self.settle_first(now, echo, rtt) {
                 acked.add_arrival(arrival);
             }
         }
-        if !header.sack.is_empty() {
-            for index in header.sack.iter() {
+        if !segment.sack.is_empty() {
+            for index in segment.sack.iter() {
                 if let Some(arrival) = self.mark_arrived(index as usize + 1, now, echo, rtt) {
                     acked.add_arrival(arrival);
                 }
@@ -198,8 +209,9 @@ impl<S> Sender<S> {
         if news {
             self.rack.on_arrival(now, &sent, seq, echo, rtt);
         }
+        let arrival = sent.arrival();
         self.freed.push_back(sent.piece.token);
-        news.then_some(Arrival { payload_bytes: sent.piece.len, sent_at: sent.at })
+        news.then_some(arrival)
     }
 
     /// SACK reports the packet `una + index`; gives it if that is news.
@@ -215,7 +227,7 @@ impl<S> Sender<S> {
         #[allow(clippy::cast_possible_truncation)] // an index of the SACK field
         let seq = self.una + index as u32;
         self.rack.on_arrival(now, sent, seq, echo, rtt);
-        Some(Arrival { payload_bytes: sent.piece.len, sent_at: sent.at })
+        Some(sent.arrival())
     }
 
     fn on_reneging(&mut self) {

@@ -164,6 +164,15 @@ impl<F> FlowTable<F> {
         })
     }
 
+    /// Shows so many slots from `first` on, those that have a flow; says whether there are no more. A change of all
+    /// flows need not be made at once.
+    pub fn visit(&mut self, first: usize, slots: usize, mut see: impl FnMut(&mut F)) -> bool {
+        let end = first.saturating_add(slots);
+        let part = self.slots.iter_mut().take(end).skip(first);
+        part.filter_map(|slot| slot.flow.as_mut()).for_each(|(_, flow)| see(flow));
+        end >= self.slots.len()
+    }
+
     /// All flows, in the order of their slots.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (FlowId, &FlowKey, &mut F)> {
         self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
@@ -244,6 +253,22 @@ mod tests {
         for value in [1, 3, 0xffff_ffff, 1 << 19] {
             assert_eq!(table.get(FlowId(value)), None);
         }
+    }
+
+    #[test]
+    fn all_flows_are_seen_a_part_at_a_time() {
+        let mut table = FlowTable::new(100, (1, 2));
+        let ids: Vec<_> = (0..25u16).map(|port| table.insert(key(port), 0).expect("room")).collect();
+        table.remove(ids[7]);
+        let (mut first, mut is_over) = (0, false);
+        while !is_over {
+            is_over = table.visit(first, 10, |seen| *seen += 1);
+            first += 10;
+        }
+        assert_eq!((first, table.len()), (30, 24));
+        assert!(table.iter().all(|(_, _, seen)| *seen == 1));
+        assert!(table.visit(0, usize::MAX, |seen| *seen += 1));
+        assert!(table.iter().all(|(_, _, seen)| *seen == 2));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Timestamps in headers: 32 bits of nanoseconds, and what their echoes prove.
 
-use crate::wire::machnet::Header;
+use crate::packet::Times;
 use machnet_core::time::{Duration, Instant};
 
 /// The moment a packet transmitted at `now` is remembered by: its timestamp on the wire, which is never 0.
@@ -25,9 +25,10 @@ pub(super) struct Timestamps {
 const COMPARABLE: Duration = Duration::from_secs(1);
 
 impl Timestamps {
-    /// Takes the timestamp of a valid packet; says whether the packet is the latest the peer has sent, as far as is
-    /// known.
-    pub(super) fn on_packet(&mut self, now: Instant, ts: u32) -> bool {
+    /// Takes the timestamp of a valid packet, if there is one; says whether the packet is the latest the peer has sent,
+    /// as far as is known.
+    pub(super) fn on_packet(&mut self, now: Instant, times: Option<&Times>) -> bool {
+        let Some(&Times { ts, .. }) = times else { return true };
         let comparable = self.latest != 0 && now.saturating_since(self.arrived_at) < COMPARABLE;
         if comparable && ts.wrapping_sub(self.latest) > u32::MAX / 2 {
             return false;
@@ -50,41 +51,29 @@ impl Timestamps {
     }
 }
 
-/// When the packet was sent whose timestamp `header` echoes: proof that it, or one sent at the same moment, has
-/// arrived.
+/// When the packet was sent whose timestamp is echoed: proof that it, or one sent at the same moment, has arrived.
 ///
-/// `None` if the peer held it for so long that 32 bits no longer tell the moment.
-pub(super) fn echoed(now: Instant, header: &Header) -> Option<Instant> {
-    if header.ts_echo == 0 || header.hold_us == u16::MAX {
+/// `None` if the peer held it for so long that 32 bits no longer tell the moment, or echoes nothing.
+pub(super) fn echoed(now: Instant, times: Option<&Times>) -> Option<Instant> {
+    let &Times { echo, hold_us, .. } = times?;
+    if echo == 0 || hold_us == u16::MAX {
         return None;
     }
     let now = stamp(now);
-    let elapsed = now.low_nanos().wrapping_sub(header.ts_echo);
+    let elapsed = now.low_nanos().wrapping_sub(echo);
     (elapsed <= u32::MAX / 2).then(|| now.saturating_back(Duration::from_nanos(u64::from(elapsed))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seq::SeqNo;
-    use crate::wire::machnet::{Kind, Sack};
-    use machnet_core::message::Position;
 
-    fn header(ts_echo: u32, hold_us: u16) -> Header {
-        Header {
-            kind: Kind::Ack,
-            position: Position::WHOLE,
-            seq: SeqNo::new(0),
-            ack: SeqNo::new(0),
-            sack: Sack::EMPTY,
-            window_packets: 0,
-            hold_us,
-            flags: 0,
-            detail: 0,
-            records: 0,
-            ts: 1,
-            ts_echo,
-        }
+    const fn times(echo: u32, hold_us: u16) -> Option<Times> {
+        Some(Times { ts: 1, echo, hold_us })
+    }
+
+    const fn stamped(ts: u32) -> Option<Times> {
+        Some(Times { ts, echo: 0, hold_us: 0 })
     }
 
     #[test]
@@ -92,13 +81,13 @@ mod tests {
         for sent in [1_000, u64::from(u32::MAX) - 5, 77_000_000_000] {
             let sent = stamp(Instant::from_nanos(sent));
             let now = sent + Duration::from_micros(50);
-            assert_eq!(echoed(now, &header(sent.low_nanos(), 10)), Some(sent));
-            assert_eq!(echoed(sent, &header(sent.low_nanos(), 0)), Some(sent));
+            assert_eq!(echoed(now, times(sent.low_nanos(), 10).as_ref()), Some(sent));
+            assert_eq!(echoed(sent, times(sent.low_nanos(), 0).as_ref()), Some(sent));
         }
         let now = Instant::from_nanos(10_000);
-        assert_eq!(echoed(now, &header(0, 0)), None, "nothing echoed");
-        assert_eq!(echoed(now, &header(9_001, u16::MAX)), None, "held too long");
-        assert_eq!(echoed(now, &header(20_001, 0)), None, "not sent yet");
+        assert_eq!(echoed(now, times(0, 0).as_ref()), None, "nothing echoed");
+        assert_eq!(echoed(now, times(9_001, u16::MAX).as_ref()), None, "held too long");
+        assert_eq!(echoed(now, times(20_001, 0).as_ref()), None, "not sent yet");
     }
 
     #[test]
@@ -106,11 +95,11 @@ mod tests {
         let mut timestamps = Timestamps::default();
         let now = Instant::from_nanos(5_000_000_000);
         assert_eq!(timestamps.hold_us(now), u16::MAX);
-        assert!(timestamps.on_packet(now, 100));
-        assert!(timestamps.on_packet(now, 100), "packets of one turn share a timestamp");
-        assert!(!timestamps.on_packet(now, 99));
+        assert!(timestamps.on_packet(now, stamped(100).as_ref()));
+        assert!(timestamps.on_packet(now, stamped(100).as_ref()), "packets of one turn share a timestamp");
+        assert!(!timestamps.on_packet(now, stamped(99).as_ref()));
         assert_eq!(timestamps.latest(), 100);
-        assert!(timestamps.on_packet(now + Duration::from_secs(3), 99), "too long ago to compare");
+        assert!(timestamps.on_packet(now + Duration::from_secs(3), stamped(99).as_ref()), "too long ago to compare");
         assert_eq!(timestamps.hold_us(now + Duration::from_secs(3) + Duration::from_micros(7)), 7);
         assert_eq!(timestamps.hold_us(now + Duration::from_secs(4)), u16::MAX);
     }

@@ -8,7 +8,6 @@ pub mod ethernet;
 pub mod frame;
 pub mod icmp;
 pub mod ipv4;
-pub mod machnet;
 pub mod train;
 pub mod udp;
 

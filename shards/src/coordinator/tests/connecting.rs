@@ -18,13 +18,14 @@ fn a_flow_is_created_where_its_answer_arrives() {
     assert_eq!((key.local_ip, key.remote_ip, key.remote_port, mac), (OUR_IP, PEER_IP, 888, PEER));
     assert_eq!(terms.max_payload, 1500 - 20 - 8 - 54);
 
-    rig.answer(1, key, &syn_ack(&key, &terms));
-    rig.answer(0, key, &syn_ack(&key, &terms)); // a duplicate
+    rig.answer(1, key, syn_ack(&key, terms));
+    rig.answer(0, key, syn_ack(&key, terms)); // a duplicate
     assert_eq!(rig.posts(0), [""; 0]);
     let [ToShard::Create { connect, key: created, next_hop: PEER, birth, .. }] = &rig.take(1)[..] else {
         panic!("exactly one flow is created");
     };
-    assert_eq!((*created, birth.local_nonce, birth.max_payload), (key, terms.offer.nonce, 1000));
+    let first = SeqNo::new(terms.offer.nonce) + 1;
+    assert_eq!((*created, birth.send_from, birth.max_payload), (key, first, 1000));
     assert!(rig.replies(connection).is_empty());
 
     rig.mail(ToCoordinator::Created { shard: ShardId(1), connect: *connect, outcome: Ok(FlowId(5)) });
@@ -54,7 +55,7 @@ fn the_same_syn_is_repeated_with_back_off_until_the_time_is_up() {
     rig.pass(MILLISECOND);
     assert_eq!(rig.error(connection), ControlError::TimedOut);
     assert_eq!((rig.posts(0), rig.posts(1)), (vec!["Forget".into()], vec!["Forget".into()]));
-    rig.answer(0, key, &syn_ack(&key, &terms));
+    rig.answer(0, key, syn_ack(&key, terms));
     rig.quiet();
 }
 
@@ -83,18 +84,17 @@ fn a_peer_that_nobody_finds_is_unreachable() {
 #[test]
 fn every_answer_that_is_no_acceptance_is_reported() {
     let full = ControlError::Limit("the other host has no room for another flow".into());
-    type Answer = fn(&Terms) -> Vec<u8>;
-    let answers: [(Answer, ControlError); 5] = [
-        (|syn| Packet::refuse(syn.offer.nonce, CloseReason::Refused.to_wire()).to_vec(), ControlError::Refused),
-        (|syn| Packet::refuse(syn.offer.nonce, CloseReason::Limit.to_wire()).to_vec(), full),
-        (|_| of_v1(0x03), ControlError::Incompatible),
-        (|_| of_v1(0x80), ControlError::Refused),
-        (|_| [&[0x4e, 0x53, 0x03][..], &[0; 27]].concat(), ControlError::Incompatible),
+    type Answer = fn(&Terms) -> Packet;
+    let answers: [(Answer, ControlError); 4] = [
+        (|syn| refusal(syn.offer.nonce, CloseReason::Refused), ControlError::Refused),
+        (|syn| refusal(syn.offer.nonce, CloseReason::Limit), full),
+        (|_| of_v1(V1Step::SynAck), ControlError::Incompatible),
+        (|_| of_v1(V1Step::Refuse), ControlError::Refused),
     ];
     for (answer, expected) in answers {
         let mut rig = Rig::new();
         let (connection, key, terms) = rig.asking();
-        rig.answer(1, key, &answer(&terms));
+        rig.answer(1, key, answer(&terms));
         assert_eq!(rig.error(connection), expected);
         assert_eq!((rig.posts(0), rig.posts(1)), (vec!["Forget".into()], vec!["Forget".into()]), "nothing is sent");
     }
@@ -104,14 +104,14 @@ fn every_answer_that_is_no_acceptance_is_reported() {
 fn guesses_and_noise_change_nothing() {
     let mut rig = Rig::new();
     let (_, key, terms) = rig.asking();
-    let guess = Terms { offer: Offer { nonce: terms.offer.nonce ^ 1, ..terms.offer }, ..terms };
-    rig.answer(0, key, &syn_ack(&key, &guess));
-    rig.answer(0, key, &Packet::refuse(guess.offer.nonce, 6));
-    rig.answer(0, key, &Packet::syn(&terms));
-    rig.answer(0, key, &[]);
-    rig.answer(0, FlowKey { local_port: 1, ..key }, &syn_ack(&key, &terms));
+    let guess = terms.with_nonce(terms.offer.nonce ^ 1);
+    rig.answer(0, key, syn_ack(&key, guess));
+    rig.answer(0, key, refusal(guess.offer.nonce, CloseReason::Refused));
+    rig.answer(0, key, Packet::Syn(Syn { terms }));
+    rig.answer(0, key, of_v1(V1Step::Syn));
+    rig.answer(0, FlowKey { local_port: 1, ..key }, syn_ack(&key, terms));
     rig.quiet();
-    rig.answer(0, key, &syn_ack(&key, &terms));
+    rig.answer(0, key, syn_ack(&key, terms));
     assert_eq!(rig.posts(0), ["Create"]);
 }
 
@@ -132,7 +132,7 @@ fn an_endpoint_that_ends_leaves_nothing_behind_at_any_stage() {
     rig.handle(Event::Disconnected { connection });
     assert_eq!(rig.posts(0), ["Forget", "RemoveChannel"]);
     rig.skip_posts();
-    rig.answer(0, key, &syn_ack(&key, &terms));
+    rig.answer(0, key, syn_ack(&key, terms));
     rig.quiet();
     // Creating: the flow will be, and end with its channel; its tuple is taken until then.
     for outcome in [Ok(FlowId(5)), Err(NotCreated::NoChannel)] {
@@ -213,7 +213,7 @@ fn a_wanted_shard_gets_the_flow_wherever_its_answer_lands() {
     assert!(matches!(rig.reply(connection), Reply::Channel { index: 0, shard: 1, .. }));
     assert_eq!(rig.posts(0), ["Expect"]);
     let (key, terms) = rig.syn(1);
-    rig.answer(0, key, &syn_ack(&key, &terms));
+    rig.answer(0, key, syn_ack(&key, terms));
     assert_eq!(
         (rig.posts(0), rig.posts(1)),
         (vec!["HandTo 1".into(), "Hint 1".into()], vec!["TakeFrom 0".into(), "Create".into()])
@@ -277,7 +277,7 @@ fn where_answers_take_their_time_syns_are_repeated_later() {
         let (key, terms, _) = connect(&mut rig);
         rig.pass(20 * MILLISECOND);
         rig.skip_posts();
-        rig.answer(1, key, &syn_ack(&key, &terms));
+        rig.answer(1, key, syn_ack(&key, terms));
         rig.skip_posts();
     }
     connect(&mut rig);

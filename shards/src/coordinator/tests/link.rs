@@ -44,10 +44,10 @@ fn ping_is_answered_and_garbage_is_not() {
         &[8, 0, 0x57, 0xff, 0, 0, 0, 0, 0xa0],
     ];
     let frame: Box<[u8]> = ping.concat().into();
-    rig.mail(ToCoordinator::Frame { shard: ShardId(1), frame: frame.clone() });
+    rig.mail(ToCoordinator::Icmp { shard: ShardId(1), frame: frame.clone() });
     assert_eq!(rig.posts(1), ["ICMP"]);
     for cut in 0..frame.len() {
-        rig.mail(ToCoordinator::Frame { shard: ShardId(1), frame: frame[..cut].into() });
+        rig.mail(ToCoordinator::Icmp { shard: ShardId(1), frame: frame[..cut].into() });
     }
     rig.quiet();
 }

@@ -12,11 +12,13 @@ mod stopping;
 use machnet::channel::Violation;
 use machnet::control::message::{Binding, ControlError, Part, Query, VERSION};
 use machnet_core::flow::{CloseReason, FlowId};
-use machnet_proto::handshake::{Acceptance, Features, Message, Packet, Terms};
+use machnet_proto::Incarnation;
+use machnet_proto::handshake::{Acceptor, Features, Offer, Terms};
+use machnet_proto::packet::{Packet, Refuse, Syn, V1Handshake, V1Step};
 use machnet_proto::rss::HashInput;
+use machnet_proto::seq::SeqNo;
 use machnet_proto::wire::arp;
 use machnet_proto::wire::frame::{self, Parsed};
-use machnet_proto::wire::machnet::Offer;
 
 use super::*;
 use crate::mailbox::{ChannelId, ConnectId, Inlet, ListenerId, NotCreated, Taker, mailbox};
@@ -191,8 +193,7 @@ impl Rig {
     }
 
     fn arp(&mut self, packet: arp::Packet) {
-        let frame = packet.frame(US).into();
-        self.mail(ToCoordinator::Frame { shard: ShardId(1), frame });
+        self.mail(ToCoordinator::Arp { shard: ShardId(1), packet });
     }
 
     /// Makes a neighbor known, and reachable as far as we know.
@@ -222,15 +223,14 @@ impl Rig {
         (key, terms)
     }
 
-    fn answer(&mut self, shard: u16, key: FlowKey, payload: &[u8]) {
-        let (shard, payload) = (ShardId(shard), payload.into());
-        self.mail(ToCoordinator::Answer { shard, key, source_mac: PEER, payload });
+    fn answer(&mut self, shard: u16, key: FlowKey, packet: Packet) {
+        self.mail(ToCoordinator::Answer { shard: ShardId(shard), key, source_mac: PEER, packet });
     }
 
     /// A connect whose SYN-ACK arrived at shard 1.
     fn creating(&mut self) -> (ConnectionId, FlowKey, ConnectId) {
         let (connection, key, terms) = self.asking();
-        self.answer(1, key, &syn_ack(&key, &terms));
+        self.answer(1, key, syn_ack(&key, terms));
         let create = self.take(1).into_iter().find_map(|message| match message {
             ToShard::Create { connect, .. } => Some(connect),
             _ => None,
@@ -267,33 +267,31 @@ fn shard_id(shard: usize) -> ShardId {
 }
 
 /// A peer has opened a flow.
-fn accepted(shard: u16, key: FlowKey, remote_nonce: u32) -> ToCoordinator {
-    let shard = ShardId(shard);
-    ToCoordinator::Accepted { shard, key, channel: ChannelId(1), remote_nonce, landed: shard }
+fn accepted(shard: u16, key: FlowKey, incarnation: u64) -> ToCoordinator {
+    let (shard, incarnation) = (ShardId(shard), Incarnation(incarnation));
+    ToCoordinator::Accepted { shard, key, channel: ChannelId(1), incarnation, landed: shard }
 }
 
 /// What a peer that accepts answers to a SYN of the flow `key`.
-fn syn_ack(key: &FlowKey, syn: &Terms) -> Vec<u8> {
-    let offer = Offer { version: 1, features: Features::SUPPORTED.bits(), nonce: 0 };
+fn syn_ack(key: &FlowKey, terms: Terms) -> Packet {
+    let offer = Offer { version: 1, features: Features::SUPPORTED, nonce: 0 };
     let theirs = Terms { offer, max_payload: 1000, boot_id: 99 };
-    Acceptance::answer(&[3; 16], &key.reversed(), syn, &theirs).packet.to_vec()
+    Acceptor::<()>::new([3; 16], theirs, 1).answer(&key.reversed(), &Syn { terms })
 }
 
 /// A SYN-ACK or RST of a v1 host.
-fn of_v1(kind: u8) -> Vec<u8> {
-    let mut packet = vec![0; 54];
-    packet[..3].copy_from_slice(&[0x4e, 0x53, kind]);
-    packet[11] = 1;
-    packet
+fn of_v1(step: V1Step) -> Packet {
+    Packet::V1(V1Handshake { step, seq: SeqNo::new(0), ack: SeqNo::new(1) })
+}
+
+fn refusal(echo: u32, reason: CloseReason) -> Packet {
+    Packet::Refuse(Refuse { echo, reason })
 }
 
 fn syn_of(message: &ToShard) -> Option<(FlowKey, Terms, MacAddr)> {
-    let ToShard::Transmit { frame } = message else { return None };
-    let Ok(Parsed::Udp(datagram)) = frame::parse(frame) else { return None };
-    assert_eq!(datagram.checksum_is_good(), Some(true));
-    match Message::parse(datagram.payload) {
-        Ok(Message::Syn(terms)) => Some((datagram.key.reversed(), terms, datagram.destination_mac)),
-        other => panic!("not a SYN: {other:?}"),
+    match message {
+        ToShard::Send { next_hop, key, packet: Packet::Syn(syn) } => Some((*key, syn.terms, *next_hop)),
+        _ => None,
     }
 }
 
@@ -307,9 +305,10 @@ fn describe(message: &ToShard) -> String {
         ToShard::Transmit { frame } => match frame::parse(frame).expect("a frame of ours") {
             Parsed::Arp(packet) if packet.is_announcement() => "announcement".into(),
             Parsed::Arp(packet) => format!("ARP {:?} {}", packet.operation, packet.target_ip),
-            Parsed::Udp(datagram) => format!("SYN to {}", datagram.key.local_ip),
             _ => "ICMP".into(),
         },
+        ToShard::Send { key, packet: Packet::Syn(_), .. } => format!("SYN to {}", key.remote_ip),
+        ToShard::Send { packet, .. } => format!("{packet:?}"),
         ToShard::Expect { .. } => "Expect".into(),
         ToShard::Forget { .. } => "Forget".into(),
         ToShard::Create { .. } => "Create".into(),

@@ -2,9 +2,20 @@
 
 use super::*;
 use crate::mailbox::{HalfOpenFlow, Stray};
-use machnet_proto::handshake::Agreed;
+use machnet_proto::packet::{Body, Marks, Sack, Segment};
 
 const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 888, remote_port: 50_000 };
+
+/// What a shard would answer to a stray packet if nobody had its flow.
+const RESET: Segment = Segment {
+    seq: SeqNo::new(7),
+    ack: SeqNo::new(8),
+    sack: Sack::EMPTY,
+    window_packets: 0,
+    marks: Marks::empty(),
+    times: None,
+    body: Body::Reset { reason: CloseReason::NoSuchFlow },
+};
 
 fn stray(landed: u16, key: FlowKey) -> Stray {
     Stray {
@@ -12,14 +23,17 @@ fn stray(landed: u16, key: FlowKey) -> Stray {
         reporter: ShardId(landed),
         key,
         source_mac: MacAddr([2, 0, 0, 0, 0, 9]),
-        answer: Some([7; 54]),
+        answer: Some(RESET),
         confirms: false,
     }
 }
 
 fn half_open() -> HalfOpenFlow {
-    let agreed = Agreed { version: 1, features: Features::SUPPORTED, max_payload: 1000 };
-    HalfOpenFlow { remote_nonce: 1, local_nonce: 2, agreed, next_hop: PEER }
+    let offer = Offer { version: 1, features: Features::SUPPORTED, nonce: 1 };
+    let terms = Terms { offer, max_payload: 1000, boot_id: 99 };
+    let mut acceptor = Acceptor::new([3; 16], terms, 1);
+    acceptor.accept(&THEIRS, &Syn { terms }, PEER, Instant::ZERO);
+    acceptor.take(&THEIRS).expect("it has just been accepted")
 }
 
 impl Rig {
@@ -84,9 +98,8 @@ fn a_peer_whose_flow_nobody_has_is_reset_where_its_packet_came_in() {
     let mut rig = Rig::new();
     rig.stray(stray(1, THEIRS));
     let posts = rig.take(1);
-    let [ToShard::Transmit { frame }] = &posts[..] else { panic!("{posts:?}") };
-    let Ok(Parsed::Udp(datagram)) = frame::parse(frame) else { panic!("a datagram") };
-    assert_eq!((datagram.key, datagram.payload), (THEIRS.reversed(), &[7; 54][..]));
+    let [ToShard::Send { key: THEIRS, next_hop, packet }] = posts[..] else { panic!("{posts:?}") };
+    assert_eq!((next_hop, packet), (stray(1, THEIRS).source_mac, Packet::Segment(RESET)));
     // A packet that wants no answer gets none.
     rig.stray(Stray { answer: None, ..stray(1, THEIRS) });
     rig.quiet();
@@ -190,7 +203,7 @@ fn an_endpoint_bound_to_a_shard_has_one_channel_and_gets_what_arrives_elsewhere(
     rig.connect_to(connection, PEER_IP);
     let (key, terms) = rig.syn(1);
     rig.skip_posts();
-    rig.answer(0, key, &syn_ack(&key, &terms));
+    rig.answer(0, key, syn_ack(&key, terms));
     assert_eq!(rig.posts(0), ["Hint 1"], "before the flow's first packet");
     let create = rig.take(1);
     let [ToShard::Create { connect, .. }] = create[..] else { panic!("{create:?}") };
@@ -208,7 +221,7 @@ fn a_hint_for_a_flow_that_does_not_come_to_be_is_taken_back() {
     let connection = rig.bound(Binding::Shard(1));
     rig.connect_to(connection, PEER_IP);
     let (key, terms) = rig.syn(1);
-    rig.answer(0, key, &syn_ack(&key, &terms));
+    rig.answer(0, key, syn_ack(&key, terms));
     rig.skip_posts();
     rig.replies(connection);
     let outcome = Err(NotCreated::TableFull);
@@ -264,7 +277,7 @@ fn predictions_are_judged_and_a_nic_that_does_not_do_as_it_says_is_not_believed(
         let (key, terms, _) = both[via].iter().find_map(syn_of).expect("a SYN");
         assert_eq!(usize::from(rss.queue_of(&key)) == via, rig.coordinator.links[0].believed_rss(rig.now).is_some());
         let landed = if truthful { via } else { 1 - via };
-        rig.answer(u16::try_from(landed).expect("few"), key, &syn_ack(&key, &terms));
+        rig.answer(u16::try_from(landed).expect("few"), key, syn_ack(&key, terms));
     };
     connect(&mut rig, true);
     connect(&mut rig, false);
@@ -304,8 +317,8 @@ fn a_copy_of_a_flow_that_has_ended_does_not_open_it_once_more() {
 fn a_flow_accepted_for_another_shard_has_its_hint_at_once() {
     let mut rig = Rig::new();
     rig.neighbor(PEER_IP, PEER);
-    let (shard, landed, channel, remote_nonce) = (ShardId(1), ShardId(0), ChannelId(1), 1);
-    rig.mail(ToCoordinator::Accepted { shard, key: THEIRS, channel, remote_nonce, landed });
+    let (shard, landed, channel, incarnation) = (ShardId(1), ShardId(0), ChannelId(1), Incarnation(1));
+    rig.mail(ToCoordinator::Accepted { shard, key: THEIRS, channel, incarnation, landed });
     assert_eq!(rig.posts(0), ["HandTo 1", "Hint 1"]);
     assert_eq!(rig.posts(1), ["TakeFrom 0", "Keep"]);
 }

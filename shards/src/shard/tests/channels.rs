@@ -34,11 +34,11 @@ fn what_was_published_is_delivered_before_the_channel_goes() {
     remove(&mut rig);
     assert_eq!(rig.packets(&OURS), [data(101, 201, b"last words")]);
     assert_eq!(rig.told().len(), 0, "it lingers");
-    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 102), &[]);
-    let close = Sent { reason: CloseReason::AppGone, ..bare(Kind::Close, 102, 201) };
+    rig.receive(&OURS, &rig.segment(ACK, 201, 102), &[]);
+    let close = Sent { reason: Some(CloseReason::AppGone), ..bare(Kind::Close, 102, 201) };
     assert_eq!(rig.packets(&OURS), [close]);
     assert_eq!(rig.told().len(), 0);
-    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 103), &[]);
+    rig.receive(&OURS, &rig.segment(ACK, 201, 103), &[]);
     let told = rig.told();
     let [ToCoordinator::Closed { key: OURS, .. }, gone] = &told[..] else { panic!("{told:?}") };
     assert!(is_gone(gone, 1));
@@ -72,9 +72,9 @@ fn what_arrives_for_an_application_that_is_gone_is_acknowledged_and_dropped() {
     rig.packets(&OURS);
     rig.receive_data(&OURS, 201, 101, b"who reads this?");
     assert_eq!(rig.packets(&OURS).first(), Some(&bare(Kind::Ack, 102, 202)));
-    rig.receive(&OURS, &rig.header(Kind::Ack, 202, 102), &[]);
+    rig.receive(&OURS, &rig.segment(ACK, 202, 102), &[]);
     assert_eq!(rig.packets(&OURS).len(), 1, "CLOSE");
-    rig.receive(&OURS, &rig.header(Kind::Ack, 202, 103), &[]);
+    rig.receive(&OURS, &rig.segment(ACK, 202, 103), &[]);
     assert!(is_gone(rig.told().last().unwrap(), 1));
 }
 
@@ -84,7 +84,7 @@ fn a_channel_takes_the_place_of_one_that_is_gone() {
     drop(app);
     remove(&mut rig);
     rig.packets(&OURS);
-    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 102), &[]);
+    rig.receive(&OURS, &rig.segment(ACK, 201, 102), &[]);
     assert!(is_gone(rig.told().last().unwrap(), 1));
     let mut next = rig.add_channel(2);
     let flow = rig.connect(&mut next, 2, OURS);

@@ -9,16 +9,16 @@ fn a_closed_flow_delivers_says_so_and_is_released() {
     app.close_flow(flow).unwrap();
     rig.turn();
     assert_eq!(rig.packets(&OURS)[0], data(101, 201, b"the end"));
-    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 102), &[]);
-    let close = Sent { reason: CloseReason::Closed, ..bare(Kind::Close, 102, 201) };
+    rig.receive(&OURS, &rig.segment(ACK, 201, 102), &[]);
+    let close = Sent { reason: Some(CloseReason::Closed), ..bare(Kind::Close, 102, 201) };
     assert_eq!(rig.packets(&OURS), [close]);
-    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 103), &[]);
+    rig.receive(&OURS, &rig.segment(ACK, 201, 103), &[]);
     assert!(matches!(rig.told()[..], [ToCoordinator::Closed { shard: ShardId(3), key: OURS }]));
     assert_eq!(closed(&mut app), (CloseReason::Closed, 1));
-    assert!(rig.shard.channels[0].as_ref().unwrap().is_unreleased(flow));
+    assert!(rig.shard.channels.get(0).unwrap().is_unreleased(flow));
     app.recv().map(|received| assert!(received.is_none())).unwrap();
     rig.turn();
-    assert!(!rig.shard.channels[0].as_ref().unwrap().is_unreleased(flow));
+    assert!(!rig.shard.channels.get(0).unwrap().is_unreleased(flow));
     assert_eq!(app.free_tx_buffers().unwrap(), TX_BUFFERS as usize);
     // The tuple is free again.
     rig.connect(&mut app, 1, OURS);
@@ -28,7 +28,7 @@ fn a_closed_flow_delivers_says_so_and_is_released() {
 fn a_peer_that_closes_is_answered_and_the_application_told() {
     let (mut rig, mut app, flow) = Rig::connected();
     rig.receive_data(&OURS, 201, 101, b"goodbye");
-    let close = Header { detail: CloseReason::AppGone.to_wire(), ..rig.header(Kind::Close, 202, 101) };
+    let close = rig.segment(Body::Close { reason: CloseReason::AppGone }, 202, 101);
     rig.receive(&OURS, &close, &[]);
     assert_eq!(rig.packets(&OURS).last(), Some(&bare(Kind::Ack, 101, 203)));
     match app.recv().unwrap() {
@@ -44,7 +44,7 @@ fn a_peer_that_closes_is_answered_and_the_application_told() {
 #[test]
 fn a_reset_ends_a_flow_and_gives_back_what_waited() {
     let (mut rig, mut app, flow) = Rig::connected();
-    let header = Header { window_packets: 1, ..rig.header(Kind::Ack, 201, 101) };
+    let header = Segment { window_packets: 1, ..rig.segment(ACK, 201, 101) };
     rig.receive(&OURS, &header, &[]);
     for _ in 0..3 {
         send(&mut app, flow, b"never read");
@@ -53,7 +53,7 @@ fn a_reset_ends_a_flow_and_gives_back_what_waited() {
     assert_eq!(rig.packets(&OURS).len(), 1);
     // Ahead of a hole: held, never delivered.
     rig.receive_data(&OURS, 203, 101, b"early");
-    rig.receive(&OURS, &Header { detail: CloseReason::AppGone.to_wire(), ..rig.header(Kind::Reset, 201, 101) }, &[]);
+    rig.receive(&OURS, &rig.segment(Body::Reset { reason: CloseReason::AppGone }, 201, 101), &[]);
     assert_eq!(closed(&mut app), (CloseReason::AppGone, 0));
     assert_eq!(app.free_tx_buffers().unwrap(), TX_BUFFERS as usize);
     assert_eq!(rig.free_receive_buffers(), RX_BUFFERS as usize);
@@ -65,7 +65,11 @@ fn a_reset_ends_a_flow_and_gives_back_what_waited() {
 #[test]
 fn a_flow_dropped_for_another_shard_ends_without_a_word_to_the_peer() {
     let (mut rig, mut app, _) = Rig::connected();
-    rig.post(ToShard::Drop { key: OURS, remote_nonce: ACCEPTOR, reason: CloseReason::PeerRestarted });
+    rig.post(ToShard::Drop {
+        key: OURS,
+        incarnation: Incarnation::of_nonce(ACCEPTOR),
+        reason: CloseReason::PeerRestarted,
+    });
     rig.turn();
     assert!(matches!(rig.told()[..], [ToCoordinator::Closed { key: OURS, .. }]));
     assert_eq!(closed(&mut app), (CloseReason::PeerRestarted, 0));
@@ -81,11 +85,11 @@ fn a_shard_that_stops_tells_its_peers_and_then_the_coordinator() {
     rig.post(ToShard::Stop);
     rig.turn();
     let frames = rig.frames();
-    let mut payloads: Vec<_> = frames.iter().zip([OURS, other]).map(|(frame, key)| udp_payload(frame, &key)).collect();
-    assert_eq!((frames.len(), payloads.len()), (2, 2));
-    for payload in payloads.drain(..) {
-        let (header, _) = Header::parse(&payload).unwrap();
-        assert_eq!((header.kind, header.detail), (Kind::Reset, CloseReason::Shutdown.to_wire()));
+    assert_eq!(frames.len(), 2);
+    // The latest flow first.
+    for (frame, key) in frames.iter().zip([other, OURS]) {
+        let payload = udp_payload(frame, &key);
+        assert_eq!(segment_of(&payload).0.body, Body::Reset { reason: CloseReason::Shutdown });
     }
     let told = rig.told();
     let [ToCoordinator::Closed { .. }, ToCoordinator::Closed { .. }, ToCoordinator::Stopped { shard: ShardId(3) }] =

@@ -18,7 +18,7 @@ fn a_flow_that_is_created_probes_first() {
     // Asked again until something comes.
     rig.pass(Duration::from_millis(15));
     assert_eq!(rig.packets(&OURS), [bare(Kind::Probe, 101, 201)]);
-    rig.receive(&OURS, &Header { flags: Header::PROBE_ANSWER, ..rig.header(Kind::Ack, 201, 101) }, &[]);
+    rig.receive(&OURS, &Segment { marks: Marks::PROBE_ANSWER, ..rig.segment(ACK, 201, 101) }, &[]);
     rig.pass(Duration::from_millis(500));
     assert_eq!(rig.packets(&OURS), []);
 }
@@ -107,8 +107,8 @@ fn a_long_message_goes_out_in_pieces_and_comes_in_the_same_way() {
 
     let position = |index| Position { first: index == 0, last: index == 2 };
     for (index, seq) in [(0, 201), (2, 203), (1, 202)] {
-        let header = Header { position: position(index), ..rig.header(Kind::Data, seq, 104) };
-        rig.receive(&OURS, &header, pieces[index]);
+        let segment = rig.segment(carrying(Content::Piece(position(index))), seq, 104);
+        rig.receive(&OURS, &segment, pieces[index]);
     }
     assert_eq!(messages(&mut app), [message]);
     assert_eq!(rig.packets(&OURS).last(), Some(&bare(Kind::Ack, 104, 204)));
@@ -118,7 +118,7 @@ fn a_long_message_goes_out_in_pieces_and_comes_in_the_same_way() {
 #[test]
 fn what_waits_for_the_window_goes_out_in_order_when_it_opens() {
     let (mut rig, mut app, flow) = Rig::connected();
-    let header = Header { window_packets: 2, ..rig.header(Kind::Ack, 201, 101) };
+    let header = Segment { window_packets: 2, ..rig.segment(ACK, 201, 101) };
     rig.receive(&OURS, &header, &[]);
     for number in 0..5 {
         send(&mut app, flow, &[number]);
@@ -152,7 +152,7 @@ fn a_reader_that_stops_shuts_the_window_and_one_that_goes_on_opens_it() {
     let mut seq = 201;
     let window = |rig: &mut Rig| {
         let payloads = rig.payloads(&OURS);
-        Header::parse(payloads.last().unwrap()).unwrap().0.window_packets
+        segment_of(payloads.last().unwrap()).0.window_packets
     };
     for _ in 0..RX_BUFFERS {
         rig.receive_data(&OURS, seq, 101, b"unread");
@@ -165,8 +165,8 @@ fn a_reader_that_stops_shuts_the_window_and_one_that_goes_on_opens_it() {
     assert_eq!(messages(&mut app).len(), RX_BUFFERS as usize);
     rig.turn();
     let packets = rig.payloads(&OURS);
-    let announced = Header::parse(&packets[0]).unwrap().0;
-    assert!(announced.kind == Kind::Probe && announced.window_packets > 0, "repeated until it is answered");
+    let announced = segment_of(&packets[0]).0;
+    assert!(announced.kind() == Kind::Probe && announced.window_packets > 0, "repeated until it is answered");
     rig.receive_data(&OURS, seq, 101, b"again");
     assert_eq!(messages(&mut app), [b"again"]);
 }
@@ -192,7 +192,7 @@ fn a_silent_peer_is_suspected_and_the_application_is_told() {
     let told = rig.told();
     assert!(matches!(told[..], [ToCoordinator::Suspect { peer: PEER_IP, shard: ShardId(3) }]), "{told:?}");
     assert!(matches!(app.recv().unwrap(), Some(Received::Silent { flow: silent }) if silent == flow));
-    rig.receive(&OURS, &rig.header(Kind::Ack, 201, 101), &[]);
+    rig.receive(&OURS, &rig.segment(ACK, 201, 101), &[]);
     assert!(matches!(app.recv().unwrap(), Some(Received::Alive { flow: alive }) if alive == flow));
     rig.pass(Duration::from_secs(30));
     assert!(matches!(app.recv().unwrap(), Some(Received::Silent { .. })));

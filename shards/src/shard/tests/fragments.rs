@@ -1,12 +1,17 @@
 //! Packets that come in parts, because their path has become too narrow for them.
 
-use machnet_proto::flow::fragments;
+use machnet_proto::packet::Fragment;
 
 use super::*;
 
 /// A part of the peer's packet: so many bytes come before it.
-fn part(rig: &Rig, seq: u32, before: u16, more: bool) -> Header {
-    fragments::part(&rig.header(Kind::Data, seq, 101), before, more)
+fn part(rig: &Rig, seq: u32, before_bytes: u16, more: bool) -> Segment {
+    part_of(Content::Piece(Position::WHOLE), rig, seq, before_bytes, more)
+}
+
+fn part_of(content: Content, rig: &Rig, seq: u32, before_bytes: u16, more: bool) -> Segment {
+    let data = Data { content, answer_now: false, fragment: Some(Fragment { before_bytes, more }) };
+    rig.segment(Body::Data(data), seq, 101)
 }
 
 #[test]
@@ -50,15 +55,16 @@ fn parts_that_do_not_fit_are_dropped_and_keep_nothing() {
 
 #[test]
 fn records_that_are_none_are_found_also_in_parts() {
+    const TWO: Content = Content::Records(2);
     let (mut rig, mut app, _) = Rig::sharing();
-    let sound = Header { records: 2, ..part(&rig, 201, 0, true) };
+    let sound = part_of(TWO, &rig, 201, 0, true);
     rig.receive(&OURS, &sound, &[0, 1, b'a', 0]);
-    let rest = Header { records: 2, ..part(&rig, 201, 4, false) };
+    let rest = part_of(TWO, &rig, 201, 4, false);
     rig.receive(&OURS, &rest, b"\x02bc");
     assert_eq!(messages(&mut app), [&b"a"[..], b"bc"]);
-    let unsound = Header { records: 2, ..part(&rig, 202, 0, true) };
+    let unsound = part_of(TWO, &rig, 202, 0, true);
     rig.receive(&OURS, &unsound, &[0, 1, b'a', 0]);
-    let rest = Header { records: 2, ..part(&rig, 202, 4, false) };
+    let rest = part_of(TWO, &rig, 202, 4, false);
     rig.receive(&OURS, &rest, b"\x03bc");
     assert_eq!(closed(&mut app), (CloseReason::Protocol, 0));
 }

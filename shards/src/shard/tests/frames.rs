@@ -21,8 +21,10 @@ fn changed(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     frame
 }
 
+const ARP_REQUEST: arp::Packet = arp::Packet::request(PEER_MAC, PEER_IP, OUR_IP);
+
 fn arp_request() -> Vec<u8> {
-    arp::Packet::request(PEER_MAC, PEER_IP, OUR_IP).frame(MacAddr::BROADCAST).to_vec()
+    ARP_REQUEST.frame(MacAddr::BROADCAST).to_vec()
 }
 
 /// A frame that says ICMP; the shard does not look further.
@@ -33,7 +35,7 @@ fn icmp(destination: Ipv4Addr) -> Vec<u8> {
 
 #[test]
 fn every_bad_frame_is_dropped_and_counted_by_its_reason() {
-    let good = packet(&OURS, &Rig::new().header(Kind::Data, 201, 101), b"data");
+    let good = packet(&OURS, &Rig::new().segment(WHOLE, 201, 101), b"data");
     let elsewhere = FlowKey { local_ip: Ipv4Addr::new(10, 0, 0, 9), ..OURS };
     let cases = [
         ("nothing", Vec::new(), DropReason::Malformed),
@@ -47,7 +49,7 @@ fn every_bad_frame_is_dropped_and_counted_by_its_reason() {
         ("no UDP checksum", changed(good.clone(), HEADERS_BYTES - 2, &[0, 0]), DropReason::BadChecksum),
         ("another MAC", changed(good.clone(), 5, &[9]), DropReason::NotForUs),
         ("everybody's MAC", changed(good.clone(), 0, &[0xff; 6]), DropReason::NotForUs),
-        ("another IP", packet(&elsewhere, &Rig::new().header(Kind::Data, 201, 101), b"data"), DropReason::NotForUs),
+        ("another IP", packet(&elsewhere, &Rig::new().segment(WHOLE, 201, 101), b"data"), DropReason::NotForUs),
         ("another IP's ping", icmp(Ipv4Addr::new(10, 0, 0, 9)), DropReason::NotForUs),
         ("our own MAC", changed(good.clone(), 6, &OUR_MAC.0), DropReason::OwnFrame),
         ("IPv6", changed(good.clone(), 12, &[0x86, 0xdd]), DropReason::OtherProtocol),
@@ -55,7 +57,12 @@ fn every_bad_frame_is_dropped_and_counted_by_its_reason() {
         ("DNS, say", datagram(&OURS, &[7; 70]), DropReason::NotMachnet),
         ("a short datagram", datagram(&OURS, &[7; 5]), DropReason::NotMachnet),
         ("an unknown kind", datagram(&OURS, &[&[0x4e, 0x53, 0x44], &good[45..]].concat()), DropReason::NotMachnet),
-        ("a SYN cut off", datagram(&OURS, &Packet::syn(&PEER_TERMS)[..60]), DropReason::Malformed),
+        ("a header cut off", datagram(&OURS, &good[HEADERS_BYTES..][..53]), DropReason::Malformed),
+        (
+            "a SYN cut off",
+            datagram(&OURS, &dialect::write(&Packet::Syn(Syn { terms: PEER_TERMS }))[..60]),
+            DropReason::Malformed,
+        ),
     ];
     for (what, frame, reason) in cases {
         let (mut rig, mut app, _) = Rig::connected();
@@ -77,10 +84,18 @@ fn every_bad_frame_is_dropped_and_counted_by_its_reason() {
 #[test]
 fn padding_behind_the_packet_does_not_matter() {
     let (mut rig, mut app, _) = Rig::connected();
-    let frame = packet(&OURS, &rig.header(Kind::Data, 201, 101), b"x");
+    let frame = packet(&OURS, &rig.segment(WHOLE, 201, 101), b"x");
     rig.put(&[frame, vec![0xaa; 7]].concat());
     rig.turn();
     assert_eq!(messages(&mut app), [b"x"]);
+}
+
+fn is_ping(message: &ToCoordinator) -> bool {
+    matches!(message, ToCoordinator::Icmp { shard: ShardId(3), frame } if frame[..] == icmp(OUR_IP)[..])
+}
+
+fn is_question(message: &ToCoordinator) -> bool {
+    matches!(message, ToCoordinator::Arp { shard: ShardId(3), packet } if *packet == ARP_REQUEST)
 }
 
 #[test]
@@ -88,18 +103,14 @@ fn arp_and_ping_go_to_the_coordinator_as_fast_as_their_buckets_allow() {
     let mut rig = Rig::new();
     // The second flood finds its bucket full: neither takes from the other. 500 at once, 5,000 a second, and 600 µs
     // pass; a full bucket takes in no more before the first has passed.
-    for (frame, passed_on) in [(icmp(OUR_IP), 503), (arp_request(), 502)] {
+    let floods = [(icmp(OUR_IP), 503, is_ping as fn(&_) -> _), (arp_request(), 502, is_question)];
+    for (frame, passed_on, is_it) in floods {
         for _ in 0..600 {
             rig.put(&frame);
             rig.turn();
         }
         let told = rig.told();
-        for message in &told {
-            assert!(
-                matches!(message, ToCoordinator::Frame { shard: ShardId(3), frame: passed } if passed[..] == frame[..]),
-                "{message:?}"
-            );
-        }
+        assert!(told.iter().all(is_it), "{told:?}");
         assert_eq!(told.len(), passed_on);
     }
     assert_eq!(rig.drops(), [(DropReason::RateLimited, 97 + 98)]);
@@ -117,7 +128,7 @@ fn a_peer_that_answers_without_end_does_not_fill_the_mailbox() {
     let mut rig = Rig::with(settings(), 8_192);
     rig.post(ToShard::Expect { key: OURS });
     rig.turn();
-    let answer = datagram(&OURS, &acceptance(&OURS).packet);
+    let answer = datagram(&OURS, &dialect::write(&Packet::SynAck(syn_ack(&OURS))));
     for _ in 0..5_000 {
         rig.put(&answer);
         rig.turn();
@@ -140,7 +151,7 @@ fn a_coordinator_that_does_not_read_costs_frames_and_nothing_else() {
 #[test]
 fn a_packet_of_an_unknown_flow_is_reset_once_per_token() {
     let mut rig = Rig::new();
-    let header = rig.header(Kind::Data, 201, 101);
+    let header = rig.segment(WHOLE, 201, 101);
     rig.receive(&OURS, &header, b"who?");
     assert_eq!(rig.packets(&OURS), [reset(101, 201, CloseReason::NoSuchFlow)]);
     for _ in 0..149 {
@@ -160,8 +171,8 @@ fn a_packet_of_an_unknown_flow_is_reset_once_per_token() {
 #[test]
 fn neither_a_reset_nor_a_v1_host_is_answered_by_a_reset() {
     let mut rig = Rig::new();
-    rig.receive(&OURS, &rig.header(Kind::Reset, 201, 101), &[]);
-    rig.receive(&OURS, &Header { ts: 0, ..rig.header(Kind::Data, 201, 101) }, b"v1");
+    rig.receive(&OURS, &rig.segment(Body::Reset { reason: CloseReason::Other }, 201, 101), &[]);
+    rig.receive(&OURS, &Segment { times: None, ..rig.segment(WHOLE, 201, 101) }, b"v1");
     rig.assert_quiet();
     assert_eq!(rig.drops(), [(DropReason::UnknownFlow, 2)]);
 }
@@ -170,7 +181,7 @@ fn neither_a_reset_nor_a_v1_host_is_answered_by_a_reset() {
 fn what_the_device_has_found_right_is_not_summed_again_unless_there_is_no_checksum() {
     let (mut rig, mut app, _) = Rig::connected();
     let message = |rig: &Rig, seq, text: &[u8], checksum: [u8; 2]| {
-        changed(packet(&OURS, &rig.header(Kind::Data, seq, 101), text), HEADERS_BYTES - 2, &checksum)
+        changed(packet(&OURS, &rig.segment(WHOLE, seq, 101), text), HEADERS_BYTES - 2, &checksum)
     };
     let wrong = message(&rig, 201, b"taken on trust", [0x12, 0x34]);
     rig.put(&wrong);

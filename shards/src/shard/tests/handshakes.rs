@@ -1,9 +1,13 @@
 //! How a flow begins: SYN, SYN-ACK, refusal, and what establishes it.
 
-use machnet_proto::handshake::Message;
-use machnet_proto::wire::machnet::{Handshake, HandshakeKind};
+use machnet_proto::packet::{Refuse, V1Handshake, V1Step};
 
 use super::*;
+
+/// What these datagrams say.
+fn packets_of(datagrams: &[Vec<u8>]) -> Vec<Packet> {
+    datagrams.iter().map(|datagram| packet_of(datagram).0).collect()
+}
 
 /// A shard that has answered the peer's SYN to a listener.
 fn half_open() -> (Rig, AppEnd) {
@@ -15,8 +19,8 @@ fn half_open() -> (Rig, AppEnd) {
 }
 
 /// The first packet of a peer that has our SYN-ACK.
-fn third(rig: &Rig, kind: Kind) -> Header {
-    rig.header(kind, CONNECTOR + 1, acceptance(&THEIRS).ours.offer.nonce.wrapping_add(1))
+fn third(rig: &Rig, body: Body) -> Segment {
+    rig.segment(body, CONNECTOR + 1, first_of_ours(&THEIRS))
 }
 
 #[test]
@@ -25,10 +29,9 @@ fn a_syn_to_a_listener_is_accepted_with_the_hashed_nonce() {
     rig.put(&syn(&THEIRS));
     rig.turn();
     let answers = rig.payloads(&THEIRS);
-    let terms = acceptance(&THEIRS).ours;
-    assert_eq!(answers.len(), 1);
-    assert_eq!(Message::parse(&answers[0]), Ok(Message::SynAck { terms, echo: CONNECTOR }));
-    assert_eq!(answers[0][..], acceptance(&THEIRS).packet[..]);
+    let expected = syn_ack(&THEIRS);
+    assert_eq!(expected.echo, CONNECTOR);
+    assert_eq!(answers, [dialect::write(&Packet::SynAck(expected)).to_vec()]);
     // Nobody is told before the peer has shown that it has the answer.
     assert!(app.recv().unwrap().is_none());
     rig.assert_quiet();
@@ -47,7 +50,7 @@ fn a_repeated_syn_gets_the_same_bytes_from_any_shard_and_at_any_time() {
     assert_eq!(answer.len(), 1);
     rig.pass(Duration::from_millis(500));
     assert_eq!(answer_of(&mut rig), answer);
-    rig.receive(&THEIRS, &third(&rig, Kind::Probe), &[]);
+    rig.receive(&THEIRS, &third(&rig, PROBE), &[]);
     assert_eq!((rig.frames().len(), rig.told().len()), (1, 1), "established");
     assert_eq!(answer_of(&mut rig), answer, "the SYN was on its way for long");
 
@@ -60,7 +63,7 @@ fn a_repeated_syn_gets_the_same_bytes_from_any_shard_and_at_any_time() {
 #[test]
 fn a_probe_after_the_syn_ack_establishes() {
     let (mut rig, mut app) = half_open();
-    let header = third(&rig, Kind::Probe);
+    let header = third(&rig, PROBE);
     rig.receive(&THEIRS, &header, &[]);
     let told = rig.told();
     assert!(
@@ -86,7 +89,7 @@ fn a_probe_after_the_syn_ack_establishes() {
 #[test]
 fn data_after_the_syn_ack_establishes_and_is_delivered() {
     let (mut rig, mut app) = half_open();
-    let header = third(&rig, Kind::Data);
+    let header = third(&rig, WHOLE);
     rig.receive(&THEIRS, &header, b"at once");
     assert!(matches!(rig.told()[..], [ToCoordinator::Accepted { .. }]));
     opened(&mut app);
@@ -97,8 +100,8 @@ fn data_after_the_syn_ack_establishes_and_is_delivered() {
 #[test]
 fn what_does_not_prove_that_the_peer_has_the_syn_ack_does_not_establish() {
     let (mut rig, mut app) = half_open();
-    let header = third(&rig, Kind::Data);
-    rig.receive(&THEIRS, &Header { ack: header.ack + 1, ..header }, b"guessed");
+    let header = third(&rig, WHOLE);
+    rig.receive(&THEIRS, &Segment { ack: header.ack + 1, ..header }, b"guessed");
     let mut damaged = packet(&THEIRS, &header, b"damaged on the way");
     *damaged.last_mut().unwrap() ^= 1;
     rig.put(&damaged);
@@ -115,8 +118,7 @@ fn what_does_not_prove_that_the_peer_has_the_syn_ack_does_not_establish() {
 fn a_handshake_left_half_done_is_forgotten() {
     let (mut rig, mut app) = half_open();
     rig.pass(Duration::from_secs(4));
-    assert_eq!(rig.shard.half_open.len(), 0);
-    let header = third(&rig, Kind::Data);
+    let header = third(&rig, WHOLE);
     rig.receive(&THEIRS, &header, b"late");
     assert_eq!(rig.packets(&THEIRS), [reset(header.ack.get(), 101, CloseReason::NoSuchFlow)]);
     assert!(app.recv().unwrap().is_none());
@@ -134,8 +136,8 @@ fn beyond_their_limit_the_oldest_half_open_flow_is_forgotten() {
         assert_eq!(rig.payloads(key).len(), 1);
     }
     for (key, answer) in keys.iter().zip([Kind::Reset, Kind::Ack, Kind::Ack]) {
-        let ack = acceptance(key).ours.offer.nonce.wrapping_add(1);
-        rig.receive(key, &rig.header(Kind::Probe, 101, ack), &[]);
+        let ack = first_of_ours(key);
+        rig.receive(key, &rig.segment(PROBE, 101, ack), &[]);
         assert_eq!(rig.packets(key).first().map(|sent| sent.kind), Some(answer), "{key:?}");
     }
 }
@@ -143,14 +145,12 @@ fn beyond_their_limit_the_oldest_half_open_flow_is_forgotten() {
 #[test]
 fn a_syn_without_the_extension_is_refused_as_v1_understands_it() {
     let (mut rig, _app) = Rig::listening();
-    let v1 = Handshake { kind: HandshakeKind::Syn, seq: SeqNo::new(0), ack: SeqNo::new(0), offer: None };
-    let mut bytes = [0; HEADER_BYTES];
-    v1.write(&mut bytes);
-    rig.put(&datagram(&THEIRS, &bytes));
+    let v1 = Packet::V1(V1Handshake { step: V1Step::Syn, seq: SeqNo::new(0), ack: SeqNo::new(0) });
+    rig.put(&datagram(&THEIRS, &dialect::write(&v1)));
     rig.turn();
     let answers = rig.payloads(&THEIRS);
     // RST, seqno 0, ackno 1, everything else 0.
-    let refusal = [&[0x4e, 0x53, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0; HEADER_BYTES - 12]].concat();
+    let refusal = [&[0x4e, 0x53, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0; dialect::HEADER_BYTES - 12]].concat();
     assert_eq!(answers, [refusal]);
     assert_eq!(rig.drops(), [(DropReason::NoExtension, 1)]);
     rig.assert_quiet();
@@ -168,16 +168,14 @@ fn a_syn_of_v1s_older_generation_is_told_from_noise_and_not_answered() {
 fn a_syn_to_a_closed_port_is_refused() {
     let (mut rig, _app) = Rig::listening();
     let elsewhere = FlowKey { local_port: PORT + 1, ..THEIRS };
-    let refusal = Message::Refuse { echo: CONNECTOR, reason: CloseReason::Refused.to_wire() };
+    let refusal = Packet::Refuse(Refuse { echo: CONNECTOR, reason: CloseReason::Refused });
     rig.put(&syn(&elsewhere));
     rig.turn();
-    let answers = rig.payloads(&elsewhere);
-    assert_eq!(answers.iter().map(|answer| Message::parse(answer)).collect::<Vec<_>>(), [Ok(refusal)]);
+    assert_eq!(packets_of(&rig.payloads(&elsewhere)), [refusal]);
     rig.post(ToShard::Unlisten { port: PORT, listener: LISTENER });
     rig.put(&syn(&THEIRS));
     rig.turn();
-    let answers = rig.payloads(&THEIRS);
-    assert_eq!(answers.iter().map(|answer| Message::parse(answer)).collect::<Vec<_>>(), [Ok(refusal)]);
+    assert_eq!(packets_of(&rig.payloads(&THEIRS)), [refusal]);
     assert_eq!(rig.drops(), [(DropReason::NoListener, 2)]);
     rig.assert_quiet();
 }
@@ -186,7 +184,7 @@ fn a_syn_to_a_closed_port_is_refused() {
 fn an_unlistened_port_forgets_what_was_half_open() {
     let (mut rig, mut app) = half_open();
     rig.post(ToShard::Unlisten { port: PORT, listener: LISTENER });
-    let header = third(&rig, Kind::Probe);
+    let header = third(&rig, PROBE);
     rig.receive(&THEIRS, &header, &[]);
     assert_eq!(rig.packets(&THEIRS), [reset(header.ack.get(), 101, CloseReason::NoSuchFlow)]);
     assert!(app.recv().unwrap().is_none());
@@ -212,56 +210,57 @@ fn a_full_flow_table_refuses_with_the_limit_as_the_reason() {
     rig.connect(&mut app, 1, OURS);
     rig.put(&syn(&THEIRS));
     rig.turn();
-    let answers = rig.payloads(&THEIRS);
-    let refusal = Message::Refuse { echo: CONNECTOR, reason: CloseReason::Limit.to_wire() };
-    assert_eq!(answers.iter().map(|answer| Message::parse(answer)).collect::<Vec<_>>(), [Ok(refusal)]);
+    let refusal = Packet::Refuse(Refuse { echo: CONNECTOR, reason: CloseReason::Limit });
+    assert_eq!(packets_of(&rig.payloads(&THEIRS)), [refusal]);
     assert_eq!(rig.drops(), [(DropReason::FlowLimit, 1)]);
 }
 
 #[test]
 fn a_syn_of_another_incarnation_makes_the_flow_ask_whether_its_own_is_still_there() {
     let (mut rig, mut app) = half_open();
-    let header = third(&rig, Kind::Probe);
+    let header = third(&rig, PROBE);
     rig.receive(&THEIRS, &header, &[]);
     rig.packets(&THEIRS);
     opened(&mut app);
     rig.told();
-    let newer = Terms { offer: Offer { nonce: CONNECTOR + 1, ..PEER_TERMS.offer }, boot_id: 8, ..PEER_TERMS };
-    rig.put(&datagram(&THEIRS, &Packet::syn(&newer)));
+    let newer = Terms { boot_id: 8, ..PEER_TERMS.with_nonce(CONNECTOR + 1) };
+    rig.put(&syn_with(&THEIRS, newer));
     rig.turn();
     assert_eq!(rig.packets(&THEIRS), [bare(Kind::Probe, header.ack.get(), 101)]);
     // The peer's daemon, restarted, knows nothing of it; its next SYN is accepted.
-    let restarted =
-        Header { detail: CloseReason::NoSuchFlow.to_wire(), ..rig.header(Kind::Reset, 101, header.ack.get()) };
+    let restarted = rig.segment(Body::Reset { reason: CloseReason::NoSuchFlow }, 101, header.ack.get());
     rig.receive(&THEIRS, &restarted, &[]);
     assert_eq!(closed(&mut app), (CloseReason::NoSuchFlow, 0));
-    rig.put(&datagram(&THEIRS, &Packet::syn(&newer)));
+    rig.put(&syn_with(&THEIRS, newer));
     rig.turn();
-    let answers = rig.payloads(&THEIRS);
-    assert!(matches!(Message::parse(&answers[0]), Ok(Message::SynAck { echo, .. }) if echo == CONNECTOR + 1));
+    let answers = packets_of(&rig.payloads(&THEIRS));
+    assert!(matches!(answers[..], [Packet::SynAck(SynAck { echo, .. })] if echo == CONNECTOR + 1), "{answers:?}");
 }
 
 #[test]
 fn answers_to_our_syn_go_to_the_coordinator_while_they_are_expected() {
     let mut rig = Rig::new();
-    let syn_ack = acceptance(&OURS).packet;
-    let refusal = Packet::refuse(CONNECTOR, CloseReason::Refused.to_wire());
-    rig.put(&datagram(&OURS, &syn_ack));
+    let syn_ack = Packet::SynAck(syn_ack(&OURS));
+    let refusal = Packet::Refuse(Refuse { echo: CONNECTOR, reason: CloseReason::Refused });
+    rig.put(&datagram(&OURS, &dialect::write(&syn_ack)));
     rig.assert_quiet();
     assert_eq!(rig.drops(), [(DropReason::UnknownFlow, 1)]);
 
     rig.post(ToShard::Expect { key: OURS });
-    for answer in [&syn_ack, &refusal] {
-        rig.put(&datagram(&OURS, answer));
+    // The last one: of a Machnet of before 2024, whose header is shorter.
+    let of_v1 = Packet::V1(V1Handshake { step: V1Step::SynAck, seq: SeqNo::new(0), ack: SeqNo::new(1) });
+    let written = [syn_ack, refusal, of_v1, of_v1].map(|answer| (answer, dialect::write(&answer)));
+    for (number, (answer, bytes)) in written.into_iter().enumerate() {
+        rig.put(&datagram(&OURS, if number == 3 { &bytes[..30] } else { &bytes }));
         rig.turn();
         let told = rig.told();
-        let [ToCoordinator::Answer { shard: ShardId(3), key: OURS, source_mac: PEER_MAC, payload }] = &told[..] else {
+        let [ToCoordinator::Answer { shard: ShardId(3), key: OURS, source_mac: PEER_MAC, packet }] = told[..] else {
             panic!("{told:?}")
         };
-        assert_eq!(payload[..], answer[..]);
+        assert_eq!(packet, answer);
     }
     rig.post(ToShard::Forget { key: OURS });
-    rig.put(&datagram(&OURS, &syn_ack));
+    rig.put(&datagram(&OURS, &dialect::write(&syn_ack)));
     rig.assert_quiet();
     assert_eq!(rig.drops(), [(DropReason::UnknownFlow, 2)]);
 }

@@ -60,8 +60,7 @@ impl Scene {
         if violation.is_some() {
             let frames = self.rig.frames();
             let payload = udp_payload(frames.last().unwrap(), &OURS);
-            let (last, _) = Header::parse(&payload).unwrap();
-            assert_eq!((last.kind, last.detail), (Kind::Reset, CloseReason::AppGone.to_wire()));
+            assert_eq!(segment_of(&payload).0.body, Body::Reset { reason: CloseReason::AppGone });
             assert_eq!(self.rig.counted(Counter::ChannelsBroken), 1);
             let _ = self.hostile.send(self.flow, &[IoSlice::new(b"nobody looks at it any more")]);
             self.rig.assert_quiet();
@@ -84,10 +83,10 @@ impl Scene {
         self.rig.turn();
         let frames = self.rig.frames();
         let ours = frames.iter().filter_map(|frame| match frame::parse(frame) {
-            Ok(Parsed::Udp(datagram)) if datagram.key == OTHER.reversed() => Header::parse(datagram.payload).ok(),
+            Ok(Parsed::Udp(datagram)) if datagram.key == OTHER.reversed() => Some(segment_of(datagram.payload)),
             _ => None,
         });
-        let sent: Vec<_> = ours.map(|(header, payload)| (header.kind, header.seq, payload)).collect();
+        let sent: Vec<_> = ours.map(|(segment, payload)| (segment.kind(), segment.seq, payload)).collect();
         assert_eq!(sent, [(Kind::Data, SeqNo::new(101), &b"undisturbed"[..])]);
         self.rig.receive_data(&OTHER, 201, 102, b"undisturbed, too");
         assert_eq!(messages(&mut self.honest), [b"undisturbed, too"]);
@@ -212,9 +211,9 @@ fn a_channel_whose_application_is_gone_is_not_looked_at_although_somebody_still_
     let [slot, _] = scene.send_two();
     scene.write(slot, u64::MAX);
     scene.rig.assert_quiet();
-    scene.rig.receive(&OURS, &scene.rig.header(Kind::Ack, 201, 102), &[]);
+    scene.rig.receive(&OURS, &scene.rig.segment(ACK, 201, 102), &[]);
     assert_eq!(scene.rig.packets(&OURS).len(), 1, "CLOSE, nothing of what was written since");
-    scene.rig.receive(&OURS, &scene.rig.header(Kind::Ack, 201, 103), &[]);
+    scene.rig.receive(&OURS, &scene.rig.segment(ACK, 201, 103), &[]);
     let told = scene.rig.told();
     assert!(matches!(told.last(), Some(ToCoordinator::ChannelGone { channel: ChannelId(1), .. })), "{told:?}");
     scene.exchange_honestly();

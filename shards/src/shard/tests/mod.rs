@@ -21,14 +21,16 @@ use std::sync::Arc;
 use machnet::channel::{AppEnd, Geometry, Opened, Received, ShardEnd};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
-use machnet_core::message::Position;
+use machnet_core::message::{Content, Position};
 use machnet_core::time::{Duration, Instant};
+use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
+use machnet_proto::dialect;
 use machnet_proto::flow::{Birth, Limits, Role};
-use machnet_proto::handshake::{Acceptance, Features, Packet, Terms, VERSION};
+use machnet_proto::handshake::{Acceptor, Features, Offer, Terms, VERSION};
+use machnet_proto::packet::{Body, Data, Kind, Marks, Packet, Sack, Segment, Syn, SynAck, Times};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template};
-use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Offer, Sack};
 use std::net::Ipv4Addr;
 
 use super::{Settings, Shard, Work};
@@ -63,9 +65,14 @@ const PEER_WINDOW: u16 = 64;
 /// From one turn to the next.
 const TURN: Duration = Duration::from_micros(1);
 
+/// What the peer's packets are for.
+const ACK: Body = Body::Ack { padding_bytes: 0 };
+const PROBE: Body = Body::Probe { padding_bytes: 0 };
+const WHOLE: Body = carrying(Content::Piece(Position::WHOLE));
+
 /// What the peer brings into a flow it opens.
 const PEER_TERMS: Terms = Terms {
-    offer: Offer { version: VERSION, features: Features::SUPPORTED.bits(), nonce: CONNECTOR },
+    offer: Offer { version: VERSION, features: Features::SUPPORTED, nonce: CONNECTOR },
     max_payload: MAX_PAYLOAD,
     boot_id: 7,
 };
@@ -186,16 +193,16 @@ impl Rig {
     fn create_with(&mut self, channel: u64, key: FlowKey, features: Features) {
         let birth = Birth {
             role: Role::Connector,
-            local_nonce: CONNECTOR,
-            remote_nonce: ACCEPTOR,
+            incarnation: Incarnation::of_nonce(ACCEPTOR),
+            send_from: SeqNo::new(CONNECTOR + 1),
+            receive_from: SeqNo::new(ACCEPTOR + 1),
             max_payload: MAX_PAYLOAD,
             peer_window_packets: 1,
             rtt: None,
-            records: features.contains(Features::RECORDS),
-            probes_path: features.contains(Features::PATH_PROBES),
+            features,
         };
         let (connect, channel) = (ConnectId(5), ChannelId(channel));
-        self.post(ToShard::Create { connect, key, next_hop: PEER_MAC, birth, features, channel });
+        self.post(ToShard::Create { connect, key, next_hop: PEER_MAC, birth, channel });
         self.turn();
     }
 
@@ -211,7 +218,7 @@ impl Rig {
         let [ToCoordinator::Created { outcome: Ok(flow), .. }] = told[..] else { panic!("{told:?}") };
         assert_eq!(opened(app).0, flow);
         assert_eq!(self.packets(key), [bare(Kind::Probe, 101, 201)]);
-        self.receive(key, &Header { flags: Header::PROBE_ANSWER, ..self.header(Kind::Ack, 201, 101) }, &[]);
+        self.receive(key, &Segment { marks: Marks::PROBE_ANSWER, ..self.segment(ACK, 201, 101) }, &[]);
         assert_eq!(self.packets(key), []);
         flow
     }
@@ -233,31 +240,26 @@ impl Rig {
     }
 
     /// A packet of the peer arrives, in a turn of its own.
-    fn receive(&mut self, key: &FlowKey, header: &Header, payload: &[u8]) {
-        self.put(&packet(key, header, payload));
+    fn receive(&mut self, key: &FlowKey, segment: &Segment, payload: &[u8]) {
+        self.put(&packet(key, segment, payload));
         self.turn();
     }
 
     /// A DATA packet of the peer arrives.
     fn receive_data(&mut self, key: &FlowKey, seq: u32, ack: u32, payload: &[u8]) {
-        self.receive(key, &self.header(Kind::Data, seq, ack), payload);
+        self.receive(key, &self.segment(WHOLE, seq, ack), payload);
     }
 
-    /// The header of the peer's packet, were it sent now.
-    fn header(&self, kind: Kind, seq: u32, ack: u32) -> Header {
-        Header {
-            kind,
-            position: Position::WHOLE,
+    /// The peer's packet, were it sent now.
+    fn segment(&self, body: Body, seq: u32, ack: u32) -> Segment {
+        Segment {
             seq: SeqNo::new(seq),
             ack: SeqNo::new(ack),
             sack: Sack::EMPTY,
             window_packets: PEER_WINDOW,
-            hold_us: 0,
-            flags: 0,
-            detail: 0,
-            records: 0,
-            ts: self.now.low_nanos() | 1,
-            ts_echo: self.latest_ts,
+            marks: Marks::empty(),
+            times: Some(Times { ts: self.now.low_nanos() | 1, echo: self.latest_ts, hold_us: 0 }),
+            body,
         }
     }
 
@@ -276,14 +278,14 @@ impl Rig {
     /// The packets that have come out, all of this flow.
     fn packets(&mut self, key: &FlowKey) -> Vec<Sent> {
         let payloads = self.payloads(key);
-        let parsed = payloads.iter().map(|payload| Header::parse(payload).expect("a packet of a flow"));
-        let sent = parsed.map(|(header, data)| {
-            self.latest_ts = header.ts;
+        let sent = payloads.iter().map(|payload| {
+            let (segment, data) = segment_of(payload);
+            self.latest_ts = segment.times.expect("timestamps").ts;
             Sent {
-                kind: header.kind,
-                seq: header.seq.get(),
-                ack: header.ack.get(),
-                reason: CloseReason::from_wire(header.detail),
+                kind: segment.kind(),
+                seq: segment.seq.get(),
+                ack: segment.ack.get(),
+                reason: segment.reason(),
                 data: data.to_vec(),
             }
         });
@@ -326,7 +328,8 @@ impl Rig {
 
     /// Receive buffers that are neither published nor held, over all channels.
     fn free_receive_buffers(&self) -> usize {
-        let free = self.shard.channels.iter().flatten().map(|channel| channel.end().free_buffers()).sum();
+        let channels = &self.shard.channels;
+        let free = (0..channels.slots()).filter_map(|slot| Some(channels.get(slot)?.end().free_buffers())).sum();
         let seen = self.registry.read(self.entry).unwrap().gauges;
         assert!(seen.contains(&(Gauge::FreeBuffers.label(), free as u64)), "{free} are free, {seen:?} are seen");
         free
@@ -347,17 +350,17 @@ struct Sent {
     kind: Kind,
     seq: u32,
     ack: u32,
-    reason: CloseReason,
+    reason: Option<CloseReason>,
     data: Vec<u8>,
 }
 
 /// The peer acknowledges everything before `ack`, with nothing to say itself.
 fn acknowledge(rig: &mut Rig, ack: u32) {
-    rig.receive(&OURS, &rig.header(Kind::Ack, 201, ack), &[]);
+    rig.receive(&OURS, &rig.segment(ACK, 201, ack), &[]);
 }
 
 fn bare(kind: Kind, seq: u32, ack: u32) -> Sent {
-    Sent { kind, seq, ack, reason: CloseReason::Other, data: Vec::new() }
+    Sent { kind, seq, ack, reason: None, data: Vec::new() }
 }
 
 fn data(seq: u32, ack: u32, data: &[u8]) -> Sent {
@@ -365,7 +368,7 @@ fn data(seq: u32, ack: u32, data: &[u8]) -> Sent {
 }
 
 fn reset(seq: u32, ack: u32, reason: CloseReason) -> Sent {
-    Sent { reason, ..bare(Kind::Reset, seq, ack) }
+    Sent { reason: Some(reason), ..bare(Kind::Reset, seq, ack) }
 }
 
 /// The peer's frame with this UDP payload. `key`: seen from us.
@@ -377,20 +380,50 @@ fn datagram(key: &FlowKey, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn packet(key: &FlowKey, header: &Header, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = [0; HEADER_BYTES];
-    header.write(&mut bytes);
-    datagram(key, &[&bytes, payload].concat())
+fn packet(key: &FlowKey, segment: &Segment, payload: &[u8]) -> Vec<u8> {
+    datagram(key, &[&dialect::write(&Packet::Segment(*segment)), payload].concat())
 }
 
 fn syn(key: &FlowKey) -> Vec<u8> {
-    datagram(key, &Packet::syn(&PEER_TERMS))
+    syn_with(key, PEER_TERMS)
+}
+
+fn syn_with(key: &FlowKey, terms: Terms) -> Vec<u8> {
+    datagram(key, &dialect::write(&Packet::Syn(Syn { terms })))
+}
+
+/// How the shard under test, and every other one of its daemon, accepts flows.
+fn acceptor() -> Acceptor<MacAddr> {
+    Acceptor::new(SECRET, Terms { boot_id: 9, ..PEER_TERMS }, 1)
 }
 
 /// What the shard under test answers to [`syn`].
-fn acceptance(key: &FlowKey) -> Acceptance {
-    let ours = Terms { boot_id: 9, ..PEER_TERMS };
-    Acceptance::answer(&SECRET, key, &PEER_TERMS, &ours)
+fn syn_ack(key: &FlowKey) -> SynAck {
+    match acceptor().answer(key, &Syn { terms: PEER_TERMS }) {
+        Packet::SynAck(syn_ack) => syn_ack,
+        other => panic!("not accepted: {other:?}"),
+    }
+}
+
+/// The number of our first packet in the flow that [`syn`] asks for: what the peer has to know.
+fn first_of_ours(key: &FlowKey) -> u32 {
+    syn_ack(key).terms.offer.nonce.wrapping_add(1)
+}
+
+const fn carrying(content: Content) -> Body {
+    Body::Data(Data { content, answer_now: false, fragment: None })
+}
+
+/// What a packet of a flow says, and its payload.
+fn segment_of(datagram: &[u8]) -> (Segment, &[u8]) {
+    match packet_of(datagram) {
+        (Packet::Segment(segment), payload) => (segment, payload),
+        (other, _) => panic!("not of a flow: {other:?}"),
+    }
+}
+
+fn packet_of(datagram: &[u8]) -> (Packet, &[u8]) {
+    dialect::read(None, datagram).expect("a packet")
 }
 
 /// The UDP payload of a frame that must be right in everything else.

@@ -1,5 +1,7 @@
 //! Flows between two applications of one host, within one shard.
 
+use machnet_proto::handshake::{Answer, Connector};
+
 use super::*;
 
 /// The two applications' sides of the flow.
@@ -10,32 +12,18 @@ fn pair() -> (Rig, [(AppEnd, FlowId); 2]) {
     let (mut rig, mut server) = Rig::listening();
     let mut client = rig.add_channel(2);
     // The coordinator's SYN is for ourselves: it never gets to the device.
-    let packet = Packet::syn(&PEER_TERMS);
-    let mut frame = [&[0; HEADERS_BYTES], &packet[..]].concat();
-    let template = Template::new(OUR_MAC, OUR_MAC, &NEAR);
-    template.write(&mut frame);
-    template.seal(&mut frame);
     rig.post(ToShard::Expect { key: NEAR });
-    rig.post(ToShard::Transmit { frame: frame.into() });
+    rig.post(ToShard::Send { next_hop: OUR_MAC, key: NEAR, packet: Packet::Syn(Syn { terms: PEER_TERMS }) });
     rig.turn();
     rig.turn();
     let told = rig.told();
-    let [ToCoordinator::Answer { key: NEAR, source_mac: OUR_MAC, payload, .. }] = &told[..] else { panic!("{told:?}") };
-    let accepted = acceptance(&NEAR.reversed());
-    assert_eq!(payload[..], accepted.packet[..]);
-    let birth = Birth {
-        role: Role::Connector,
-        local_nonce: CONNECTOR,
-        remote_nonce: accepted.ours.offer.nonce,
-        max_payload: MAX_PAYLOAD,
-        peer_window_packets: 1,
-        rtt: None,
-        records: true,
-        probes_path: true,
-    };
+    let [ToCoordinator::Answer { key: NEAR, source_mac: OUR_MAC, packet, .. }] = told[..] else { panic!("{told:?}") };
+    assert_eq!(packet, Packet::SynAck(syn_ack(&NEAR.reversed())));
+    let mut connector = Connector::new(PEER_TERMS, rig.now + Duration::from_secs(1));
+    connector.begin(Duration::from_millis(5), rig.now);
+    let Answer::Accepted(birth) = connector.on_packet(&packet) else { panic!("{packet:?}") };
     let (connect, channel) = (ConnectId(5), ChannelId(2));
-    let features = accepted.agreed.features;
-    rig.post(ToShard::Create { connect, key: NEAR, next_hop: OUR_MAC, birth, features, channel });
+    rig.post(ToShard::Create { connect, key: NEAR, next_hop: OUR_MAC, birth, channel });
     for _ in 0..4 {
         rig.turn();
     }

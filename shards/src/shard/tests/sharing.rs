@@ -15,8 +15,8 @@ fn together(messages: &[&[u8]]) -> Vec<u8> {
 
 /// A packet of the peer that says that it has so many messages.
 fn receive_records(rig: &mut Rig, seq: u32, records: u16, payload: &[u8]) {
-    let header = Header { records, ..rig.header(Kind::Data, seq, 101) };
-    rig.receive(&OURS, &header, payload);
+    let segment = rig.segment(carrying(Content::Records(records)), seq, 101);
+    rig.receive(&OURS, &segment, payload);
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn what_is_lost_is_sent_again_as_it_was() {
     send(&mut app, flow, b"later");
     rig.turn();
     assert_eq!(rig.packets(&OURS), [data(102, 201, b"later")]);
-    rig.receive(&OURS, &Header { sack: sack_of(0), ..rig.header(Kind::Ack, 201, 101) }, &[]);
+    rig.receive(&OURS, &Segment { sack: sack_of(0), ..rig.segment(ACK, 201, 101) }, &[]);
     rig.pass(Duration::from_millis(20));
     let again = rig.packets(&OURS);
     assert!(!again.is_empty() && again.iter().all(|packet| *packet == first[0]), "{again:?}");
@@ -95,8 +95,8 @@ fn the_application_puts_messages_together_itself() {
     }
     app.flush();
     rig.turn();
-    let packets: Vec<_> = rig.payloads(&OURS).iter().map(|payload| Header::parse(payload).unwrap().0.records).collect();
-    assert_eq!(packets, [3]);
+    let packets: Vec<_> = rig.payloads(&OURS).iter().map(|payload| segment_of(payload).0.body).collect();
+    assert_eq!(packets, [carrying(Content::Records(3))]);
     assert_eq!(app.free_tx_buffers().unwrap(), TX_BUFFERS as usize - 1);
     assert_eq!((rig.counted(Counter::TxMessages), rig.counted(Counter::TxPieces)), (3, 1));
 }

@@ -3,8 +3,6 @@
 use super::*;
 use crate::handover::{self, Consumer, Mark, Producer};
 use crate::mailbox::{HalfOpenFlow, Stray};
-use machnet_proto::handshake::Agreed;
-use machnet_proto::handshake::Message;
 
 /// The other shard of the interface.
 const OTHER: ShardId = ShardId(4);
@@ -45,22 +43,29 @@ fn taken(consumer: &mut Consumer) -> Vec<Vec<u8>> {
     std::iter::from_fn(|| consumer.take(&mut frame).map(|_| frame.clone())).collect()
 }
 
+/// What the other shard has of the peer's flow when it has answered the SYN.
+fn half_open_elsewhere() -> HalfOpenFlow {
+    let mut acceptor = acceptor();
+    acceptor.accept(&THEIRS, &Syn { terms: PEER_TERMS }, PEER_MAC, Instant::ZERO);
+    acceptor.take(&THEIRS).expect("it has just been accepted")
+}
+
 /// The first packet of the peer's flow, which proves that it has our SYN-ACK.
-fn confirming(rig: &Rig) -> Header {
-    rig.header(Kind::Probe, 101, acceptance(&THEIRS).ours.offer.nonce.wrapping_add(1))
+fn confirming(rig: &Rig) -> Segment {
+    rig.segment(PROBE, 101, first_of_ours(&THEIRS))
 }
 
 #[test]
 fn a_packet_of_no_flow_here_is_reported_with_the_answer_for_when_nobody_has_it() {
     let mut rig = Rig::with(one_of_two(), 16);
-    let header = rig.header(Kind::Data, 700, 900);
+    let header = rig.segment(WHOLE, 700, 900);
     rig.receive(&OURS, &header, b"lost");
     let stray = rig.stray();
     assert_eq!((stray.landed, stray.key, stray.source_mac, stray.confirms), (ShardId(3), OURS, PEER_MAC, false));
-    let (answer, _) = Header::parse(&stray.answer.expect("a RST")).unwrap();
-    assert_eq!((answer.kind, answer.seq.get()), (Kind::Reset, 900));
+    let answer = stray.answer.expect("a RST");
+    assert_eq!((answer.kind(), answer.seq.get()), (Kind::Reset, 900));
     // A RST is reported too, its flow may be elsewhere; but nobody answers it.
-    rig.receive(&OURS, &rig.header(Kind::Reset, 700, 900), &[]);
+    rig.receive(&OURS, &rig.segment(Body::Reset { reason: CloseReason::Other }, 700, 900), &[]);
     assert_eq!(rig.stray().answer, None);
     assert_eq!((rig.counted(Counter::Strays), rig.drops()), (2, vec![(DropReason::UnknownFlow, 2)]));
     rig.assert_quiet();
@@ -70,7 +75,7 @@ fn a_packet_of_no_flow_here_is_reported_with_the_answer_for_when_nobody_has_it()
 fn reports_come_at_a_bounded_rate() {
     let mut rig = Rig::with(one_of_two(), 4_096);
     for _ in 0..2_000 {
-        rig.receive(&OURS, &rig.header(Kind::Data, 700, 900), b"flood");
+        rig.receive(&OURS, &rig.segment(WHOLE, 700, 900), b"flood");
     }
     let reported = rig.told().len();
     assert!((1_000..1_100).contains(&reported), "{reported}");
@@ -82,7 +87,7 @@ fn hinted_frames_are_handed_over_as_they_are_until_the_hint_goes() {
     let mut rig = Rig::with(one_of_two(), 16);
     let mut consumer = rig.way_out();
     rig.post(ToShard::Hint { key: OURS, owner: OTHER });
-    let header = rig.header(Kind::Data, 700, 900);
+    let header = rig.segment(WHOLE, 700, 900);
     rig.receive(&OURS, &header, b"for the other shard");
     assert_eq!(taken(&mut consumer), [packet(&OURS, &header, b"for the other shard")]);
     // A SYN of a new incarnation of the peer is for the flow to judge.
@@ -100,7 +105,7 @@ fn hinted_frames_are_handed_over_as_they_are_until_the_hint_goes() {
 fn what_the_way_does_not_hold_is_dropped_and_counted() {
     let mut rig = Rig::with(one_of_two(), 16);
     rig.post(ToShard::Hint { key: OURS, owner: OTHER });
-    let header = rig.header(Kind::Data, 700, 900);
+    let header = rig.segment(WHOLE, 700, 900);
     rig.receive(&OURS, &header, b"there is no way yet");
     assert_eq!(rig.drops(), [(DropReason::HandoverFull, 1)]);
     let mut consumer = rig.way_out();
@@ -117,7 +122,7 @@ fn frames_taken_over_reach_their_flow_in_order() {
     let (mut rig, mut app, _) = Rig::connected();
     let mut producer = rig.way_in();
     for (seq, text) in [(201, b"one"), (202, b"two")] {
-        assert!(producer.push(&packet(&OURS, &rig.header(Kind::Data, seq, 101), text), Mark::default()));
+        assert!(producer.push(&packet(&OURS, &rig.segment(WHOLE, seq, 101), text), Mark::default()));
     }
     producer.flush();
     rig.turn();
@@ -133,7 +138,7 @@ fn a_frame_is_handed_over_once_at_most_and_reported_where_it_came_in() {
     let mut consumer = rig.way_out();
     let mut producer = rig.way_in();
     rig.post(ToShard::Hint { key: OURS, owner: OTHER });
-    assert!(producer.push(&packet(&OURS, &rig.header(Kind::Data, 700, 900), b"nowhere"), Mark::default()));
+    assert!(producer.push(&packet(&OURS, &rig.segment(WHOLE, 700, 900), b"nowhere"), Mark::default()));
     producer.flush();
     rig.turn();
     assert_eq!(taken(&mut consumer), [[0; 0]; 0]);
@@ -159,12 +164,12 @@ fn flows_to_an_endpoint_of_another_shard_are_accepted_there() {
     producer.flush();
     rig.turn();
     let answers = rig.payloads(&THEIRS);
-    assert!(matches!(Message::parse(&answers[0]), Ok(Message::SynAck { .. })));
+    assert!(matches!(packet_of(&answers[0]), (Packet::SynAck(_), _)));
     assert!(producer.push(&packet(&THEIRS, &confirming(&rig), &[]), Mark::default()));
     producer.flush();
     rig.turn();
     opened(&mut app);
-    assert!(matches!(rig.told()[..], [ToCoordinator::Accepted { key: THEIRS, remote_nonce: CONNECTOR, .. }]));
+    assert!(matches!(rig.told()[..], [ToCoordinator::Accepted { key: THEIRS, .. }]));
 }
 
 #[test]
@@ -176,16 +181,11 @@ fn a_half_open_flow_is_given_up_and_taken_on() {
     rig.receive(&THEIRS, &confirming(&rig), &[]);
     let stray = rig.stray();
     assert!(stray.confirms);
-    let flow = HalfOpenFlow {
-        remote_nonce: CONNECTOR,
-        local_nonce: acceptance(&THEIRS).ours.offer.nonce,
-        agreed: Agreed { version: VERSION, features: Features::CHECKSUM, max_payload: MAX_PAYLOAD },
-        next_hop: PEER_MAC,
-    };
+    let flow = half_open_elsewhere();
     rig.post(ToShard::Yield { stray: Box::new(stray.clone()) });
     rig.turn();
     assert!(matches!(rig.told()[..], [ToCoordinator::Yielded { shard: ShardId(3), flow: None, .. }]));
-    rig.post(ToShard::Adopt { key: THEIRS, flow: flow.clone() });
+    rig.post(ToShard::Adopt { key: THEIRS, flow });
     rig.post(ToShard::Yield { stray: Box::new(stray) });
     rig.turn();
     assert!(matches!(&rig.told()[..], [ToCoordinator::Yielded { flow: Some(given), .. }] if *given == flow));
@@ -193,7 +193,7 @@ fn a_half_open_flow_is_given_up_and_taken_on() {
     rig.turn();
     rig.receive(&THEIRS, &confirming(&rig), &[]);
     assert!(matches!(rig.told()[..], [ToCoordinator::Accepted { key: THEIRS, .. }]));
-    rig.post(ToShard::Keep { key: THEIRS, remote_nonce: CONNECTOR });
+    rig.post(ToShard::Keep { key: THEIRS, incarnation: Incarnation::of_nonce(CONNECTOR) });
     rig.turn();
     assert_eq!(rig.frames().len(), 1, "the PROBE is answered");
 }
@@ -206,8 +206,8 @@ fn doubtful() -> (Rig, AppEnd) {
     rig.put(&syn(&THEIRS));
     rig.turn();
     rig.frames();
-    let ack = acceptance(&THEIRS).ours.offer.nonce.wrapping_add(1);
-    rig.receive(&THEIRS, &rig.header(Kind::Data, 101, ack), b"hello");
+    let ack = first_of_ours(&THEIRS);
+    rig.receive(&THEIRS, &rig.segment(WHOLE, 101, ack), b"hello");
     assert!(matches!(rig.told()[..], [ToCoordinator::Accepted { key: THEIRS, .. }]));
     (rig, app)
 }
@@ -218,10 +218,10 @@ fn nothing_of_an_accepted_flow_leaves_the_shard_before_it_is_known_to_be_the_onl
     rig.assert_quiet();
     assert!(app.recv().unwrap().is_none());
     // Of the incarnation before.
-    rig.post(ToShard::Keep { key: THEIRS, remote_nonce: CONNECTOR + 1 });
+    rig.post(ToShard::Keep { key: THEIRS, incarnation: Incarnation::of_nonce(CONNECTOR + 1) });
     rig.turn();
     assert!(app.recv().unwrap().is_none());
-    rig.post(ToShard::Keep { key: THEIRS, remote_nonce: CONNECTOR });
+    rig.post(ToShard::Keep { key: THEIRS, incarnation: Incarnation::of_nonce(CONNECTOR) });
     rig.turn();
     opened(&mut app);
     assert_eq!(messages(&mut app), [b"hello"]);
@@ -231,7 +231,7 @@ fn nothing_of_an_accepted_flow_leaves_the_shard_before_it_is_known_to_be_the_onl
 #[test]
 fn a_copy_of_a_flow_ends_without_a_word_and_gives_everything_back() {
     let (mut rig, mut app) = doubtful();
-    rig.post(ToShard::Drop { key: THEIRS, remote_nonce: CONNECTOR, reason: CloseReason::Reset });
+    rig.post(ToShard::Drop { key: THEIRS, incarnation: Incarnation::of_nonce(CONNECTOR), reason: CloseReason::Reset });
     rig.turn();
     assert!(matches!(rig.told()[..], [ToCoordinator::Closed { key: THEIRS, .. }]));
     rig.assert_quiet();
@@ -259,8 +259,8 @@ fn whoever_shares_a_port_gets_flows_and_a_full_one_is_passed_over() {
         let key = FlowKey { remote_port, ..THEIRS };
         rig.put(&syn(&key));
         rig.turn();
-        let ack = acceptance(&key).ours.offer.nonce.wrapping_add(1);
-        rig.receive(&key, &rig.header(Kind::Probe, 101, ack), &[]);
+        let ack = first_of_ours(&key);
+        rig.receive(&key, &rig.segment(PROBE, 101, ack), &[]);
         rig.frames();
     };
     (1..=40).for_each(|remote_port| open(&mut rig, remote_port));
@@ -279,7 +279,7 @@ fn junk_for_an_endpoint_of_another_shard_stays_where_it_landed() {
     let mut rig = Rig::with(one_of_two(), 16);
     let mut consumer = rig.way_out();
     rig.listen(Taker::Shard(OTHER));
-    rig.receive(&THEIRS, &rig.header(Kind::Data, 700, 900), b"guessed");
+    rig.receive(&THEIRS, &rig.segment(WHOLE, 700, 900), b"guessed");
     assert_eq!(taken(&mut consumer), [[0; 0]; 0]);
     assert!(!rig.stray().confirms);
 }
@@ -290,7 +290,7 @@ fn frames_taken_over_leave_the_shards_own_queue_its_turn() {
     let mut producers = [rig.way_in(), rig.way_in()];
     for producer in &mut producers {
         for _ in 0..handover::SLOTS {
-            assert!(producer.push(&packet(&OURS, &rig.header(Kind::Ack, 201, 101), &[]), Mark::default()));
+            assert!(producer.push(&packet(&OURS, &rig.segment(ACK, 201, 101), &[]), Mark::default()));
         }
         producer.flush();
     }

@@ -11,9 +11,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::congestion::Congestion;
-use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Refusal, Role, Verdict, answer_unknown};
+use crate::dialect::{self, HEADER_BYTES};
+use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Refusal, Role, Verdict};
+use crate::handshake::Features;
+use crate::incarnation::{Incarnation, first_seq};
+use crate::packet::{Body, Data, Kind, Marks, Packet, Sack, Segment, Times};
 use crate::seq::SeqNo;
-use crate::wire::machnet::{HEADER_BYTES, Header, Kind, Sack};
 use machnet_core::flow::CloseReason;
 use machnet_core::message::{Content, Position};
 use machnet_core::time::{Duration, Instant};
@@ -142,13 +145,13 @@ fn host(random: &mut Random, role: Role, pieces: u32, buffers: u64, limits: &Lim
     };
     let birth = Birth {
         role,
-        local_nonce,
-        remote_nonce,
+        incarnation: Incarnation::of_nonce(remote_nonce),
+        send_from: first_seq(local_nonce),
+        receive_from: first_seq(remote_nonce),
         max_payload: 1_000,
         peer_window_packets: 1,
         rtt: None,
-        records: true,
-        probes_path: true,
+        features: Features::SUPPORTED,
     };
     Host {
         flow: Flow::new(&birth, &Arc::new(limits.clone()), Instant::ZERO),
@@ -190,9 +193,9 @@ impl World {
 
     fn receive(&mut self, packet: &Travelling) {
         let host = &mut self.hosts[packet.to];
-        let (header, _) = Header::parse(&packet.header).expect("written by a flow");
+        let Ok((Packet::Segment(segment), _)) = dialect::read(None, &packet.header) else { panic!("not of a flow") };
         if host.removed {
-            if let Some(answer) = answer_unknown(&header) {
+            if let Some(answer) = segment.answer_unknown() {
                 self.launch(1 - packet.to, &answer, None);
             }
             return;
@@ -200,20 +203,20 @@ impl World {
         let len = packet.payload.map_or(0, |(_, len)| len);
         let free = &mut host.free;
         let reserve = host.buffers / 4;
-        let verdict = host.flow.on_packet(self.now, &header, len.into(), false, |need| {
+        let verdict = host.flow.on_packet(self.now, &segment, len.into(), false, |need| {
             let wanted = if need == Need::InOrder { 1 } else { 1 + reserve };
             *free = free.checked_sub(wanted).ok_or(Refusal::NoBuffer)? + wanted - 1;
             Ok(Rx(packet.payload.expect("only DATA is accepted").0))
         });
         // An RST may come too late to prove anything.
-        let may_be_invalid = header.kind == Kind::Reset;
-        assert!(may_be_invalid || !matches!(verdict, Verdict::Invalid(_)), "{verdict:?} {header:?}");
+        let may_be_invalid = segment.kind() == Kind::Reset;
+        assert!(may_be_invalid || !matches!(verdict, Verdict::Invalid(_)), "{verdict:?} {segment:?}");
     }
 
     /// Puts a packet into the pipe, if it gets there.
-    fn launch(&mut self, to: usize, header: &Header, payload: Option<(u32, u16)>) {
+    fn launch(&mut self, to: usize, segment: &Segment, payload: Option<(u32, u16)>) {
         let mut bytes = [0; HEADER_BYTES];
-        header.write(&mut bytes);
+        dialect::write_segment(segment, &mut bytes);
         let copies = if self.random.percent(self.faults.duplicate_percent) { 2 } else { 1 };
         for _ in 0..copies {
             let (from, until) = self.faults.blackout;
@@ -290,8 +293,8 @@ impl World {
             let source = || host.source.pop_front().inspect(|_| *pulled += 1);
             let Some(packet) = host.flow.poll_transmit(self.now, waiting, source) else { break };
             host.transmitted += 1;
-            let (header, payload) = (packet.header, packet.payload.map(|piece| (piece.token.0, piece.len)));
-            self.launch(1 - at, &header, payload);
+            let (segment, payload) = (packet.segment, packet.piece.map(|piece| (piece.token.0, piece.len)));
+            self.launch(1 - at, &segment, payload);
         }
     }
 
@@ -430,9 +433,9 @@ fn soak_ending_early(seed: u64) {
     let closers = world.random.pick(&[&[0][..], &[1], &[0, 1], &[]]);
     let confirmed = closers.iter().all(|&at| world.hosts[at].flow.is_confirmed());
     if closers.is_empty() || !confirmed {
-        let header = world.hosts[0].flow.abort(world.now, CloseReason::AppGone);
+        let reset = world.hosts[0].flow.abort(world.now, CloseReason::AppGone);
         world.take_back_received(0);
-        world.launch(1, &header, None);
+        world.launch(1, &reset, None);
         world.turn(0);
     } else {
         world.close(closers);
@@ -509,7 +512,7 @@ fn swift_fills_a_bottleneck_without_filling_its_queue() {
     assert!(world.queued_longest < Duration::from_millis(1), "{:?}", world.queued_longest);
 }
 
-/// Headers from somebody who knows the sequence numbers and means harm.
+/// Segments from somebody who knows the sequence numbers and means harm.
 fn harm(seed: u64) {
     let mut random = Random(seed);
     let limits = Limits::default();
@@ -524,29 +527,34 @@ fn harm(seed: u64) {
             sack.set(random.below(192) as u32);
         }
         let position = Position { first: random.percent(90), last: random.percent(90) };
-        let kind = match random.below(100) {
-            0 => Kind::Reset,
-            1 => Kind::Close,
-            2..20 => Kind::Probe,
-            20..50 => Kind::Ack,
-            _ => Kind::Data,
+        let content = match random.pick(&[0, 0, 0, 1]) {
+            0 => Content::Piece(position),
+            records => Content::Records(records),
         };
-        let header = Header {
-            kind,
-            position,
+        let number = random.below(20) as u16;
+        let reason = CloseReason::from_wire(number);
+        let body = match random.below(100) {
+            0 => Body::Reset { reason },
+            1 => Body::Close { reason },
+            2..20 => Body::Probe { padding_bytes: number },
+            20..50 => Body::Ack { padding_bytes: number },
+            _ => Body::Data(Data { content, answer_now: random.percent(50), fragment: None }),
+        };
+        let segment = Segment {
             seq: near(&mut random, u32::MAX - 20),
             ack: if random.percent(30) { SeqNo::new(8) } else { near(&mut random, 8) },
             sack,
             window_packets: random.pick(&[0, 1, 100, u16::MAX]),
-            hold_us: random.pick(&[0, 1_000, u16::MAX]),
-            flags: random.below(16) as u16,
-            detail: random.below(20) as u16,
-            records: random.pick(&[0, 0, 0, 1]),
-            ts: random.next() as u32,
-            ts_echo: if random.percent(50) { random.next() as u32 } else { now.low_nanos() },
+            marks: Marks::from_bits_truncate(random.below(16) as u16),
+            times: random.percent(90).then(|| Times {
+                ts: random.next() as u32,
+                echo: if random.percent(50) { random.next() as u32 } else { now.low_nanos() },
+                hold_us: random.pick(&[0, 1_000, u16::MAX]),
+            }),
+            body,
         };
         let len = random.pick(&[0, 1, 1_000, 1_000, 1_001]);
-        host.flow.on_packet(now, &header, len, random.percent(5), |_| {
+        host.flow.on_packet(now, &segment, len, random.percent(5), |_| {
             accepted += 1;
             Ok(Rx(0))
         });

@@ -20,9 +20,9 @@ fn an_acknowledgement_rides_on_data_that_comes_in_time() {
     let mut script = patient();
     hear_data(&mut script, 101, 2);
     assert_eq!(script.said(), []);
-    let answer = script.at(19 * US).send(1).headers();
-    assert_eq!((answer.len(), answer[0].kind, answer[0].ack), (1, Kind::Data, SeqNo::new(103)));
-    assert_eq!(answer[0].hold_us, 19);
+    let answer = script.at(19 * US).send(1).segments();
+    assert_eq!((answer.len(), answer[0].kind(), answer[0].ack), (1, Kind::Data, SeqNo::new(103)));
+    assert_eq!(answer[0].times.map(|times| times.hold_us), Some(19));
     assert_eq!(script.says_until(150 * US), [], "nothing is owed any more");
 }
 
@@ -49,7 +49,8 @@ fn many_packets_are_acknowledged_at_once() {
 #[test]
 fn a_peer_in_a_hurry_is_answered_at_once() {
     let mut script = patient();
-    let data = Header { flags: Header::ANSWER_NOW, ..script.data(101, Position::WHOLE) };
+    let in_a_hurry = Data { content: Content::WHOLE, answer_now: true, fragment: None };
+    let data = Segment { body: Body::Data(in_a_hurry), ..script.data(101, Position::WHOLE) };
     script.hear(data);
     assert_eq!(script.said(), [(Kind::Ack, 1)]);
     // Something is missing, came twice, or found no buffer.
@@ -68,20 +69,21 @@ fn a_peer_in_a_hurry_is_answered_at_once() {
 fn a_sender_whose_window_is_full_says_so() {
     let limits = Limits { congestion: Congestion::Fixed(4), ..Limits::default() };
     let mut script = Script::born_patient(Role::Connector, limits).establish();
-    let flags: Vec<u16> = script.send(9).headers().iter().map(|header| header.flags).collect();
-    assert_eq!(flags, [0, 0, 0, Header::ANSWER_NOW]);
+    let in_a_hurry = |segment: &Segment| segment.data().is_some_and(|data| data.answer_now);
+    let hurries: Vec<bool> = script.send(9).segments().iter().map(in_a_hurry).collect();
+    assert_eq!(hurries, [false, false, false, true]);
     // And one that repeats itself.
-    let lost = script.at(5 * MS).headers();
-    assert!(!lost.is_empty() && lost.iter().all(|header| header.flags & Header::ANSWER_NOW != 0), "{lost:?}");
+    let lost = script.at(5 * MS).segments();
+    assert!(!lost.is_empty() && lost.iter().all(in_a_hurry), "{lost:?}");
 }
 
 #[test]
 fn a_flow_that_ends_pays_what_it_owes() {
     let mut script = patient();
     hear_data(&mut script, 101, 1);
-    let close = Header { seq: SeqNo::new(102), ..script.peer(Kind::Close) };
+    let close = Segment { seq: SeqNo::new(102), ..script.peer(Kind::Close) };
     script.hear(close);
-    let last = script.headers();
+    let last = script.segments();
     assert_eq!((last.len(), last[0].ack), (1, SeqNo::new(103)));
 }
 
@@ -91,15 +93,16 @@ fn messages_in_one_packet_count_one_by_one() {
     script
         .source
         .extend([Piece { content: Content::Records(20), ..piece(0, Position::WHOLE) }, piece(1, Position::WHOLE)]);
-    let sent = script.headers();
-    assert_eq!(sent.iter().map(|header| header.records).collect::<Vec<_>>(), [20, 0]);
+    let sent = script.segments();
+    let contents: Vec<_> = sent.iter().filter_map(|segment| Some(segment.data()?.content)).collect();
+    assert_eq!(contents, [Content::Records(20), Content::WHOLE]);
     let ack = script.ack(2, &[], 0);
     script.hear(ack);
     assert_eq!(script.flow.acknowledged_messages(), 20);
     let ack = script.ack(3, &[], 0);
     script.hear(ack);
     assert_eq!(script.flow.acknowledged_messages(), 21);
-    let data = Header { records: 3, ..script.data(101, Position::WHOLE) };
+    let data = script.records(101, 3);
     assert_eq!(script.hear(data), Verdict::Accepted);
     let piece = script.flow.poll_deliver().expect("it is in order");
     assert_eq!(piece.content, Content::Records(3));
@@ -108,7 +111,7 @@ fn messages_in_one_packet_count_one_by_one() {
 #[test]
 fn records_that_are_none_reset_the_flow() {
     let mut script = patient();
-    let data = Header { records: 3, ..script.data(101, Position::WHOLE) };
+    let data = script.records(101, 3);
     let verdict = script.flow.on_packet(script.now, &data, 100, false, |_| Err(Refusal::Unsound));
     assert_eq!(verdict, Verdict::Invalid(Violation::Message));
     assert_eq!(script.said(), [(Kind::Reset, 1)]);
@@ -116,18 +119,16 @@ fn records_that_are_none_reset_the_flow() {
 }
 
 #[test]
-fn records_are_for_whole_messages_and_for_flows_that_agreed_on_them() {
+fn records_are_not_for_the_middle_of_a_message_nor_for_flows_that_did_not_agree_on_them() {
     let mut script = patient();
-    let part = Header { records: 3, ..script.data(101, FIRST) };
-    assert_eq!(script.hear(part), Verdict::Invalid(Violation::Feature));
     // Not in the middle of another message.
     let begin = script.data(101, FIRST);
     assert_eq!(script.hear(begin), Verdict::Accepted);
-    let within = Header { records: 3, ..script.data(102, Position::WHOLE) };
+    let within = script.records(102, 3);
     assert_eq!(script.hear(within), Verdict::Invalid(Violation::Message));
 
     let mut without = patient();
-    without.flow.records = false;
-    let data = Header { records: 3, ..without.data(101, Position::WHOLE) };
+    without.flow.features.remove(Features::RECORDS);
+    let data = without.records(101, 3);
     assert_eq!(without.hear(data), Verdict::Invalid(Violation::Feature));
 }

@@ -5,9 +5,12 @@ use super::*;
 #[test]
 fn a_connector_probes_until_it_hears_anything() {
     let mut script = Script::born(Role::Connector, Limits::default());
-    let first = script.headers();
-    assert_eq!((first[0].kind, first[0].seq, first[0].ack), (Kind::Probe, SeqNo::new(1), SeqNo::new(101)));
-    assert_eq!((first[0].window_packets, first[0].ts_echo, first[0].hold_us), (10, 0, u16::MAX));
+    let first = script.segments();
+    assert_eq!((first[0].kind(), first[0].seq, first[0].ack), (Kind::Probe, SeqNo::new(1), SeqNo::new(101)));
+    assert_eq!(
+        (first[0].window_packets, first[0].times.map(|times| (times.echo, times.hold_us))),
+        (10, Some((0, u16::MAX)))
+    );
     assert_eq!(first.len(), 1);
     let probes = [10_000, 30_000, 70_000].map(|micros| (micros, Kind::Probe, 1));
     assert_eq!(script.says_until(100 * MS), probes);
@@ -25,15 +28,15 @@ fn an_acceptor_says_nothing_before_it_is_confirmed() {
     let mut script = Script::born(Role::Acceptor, Limits::default());
     script.send(1);
     assert_eq!(script.said(), []);
-    let guess = Header { ack: SeqNo::new(2), ..script.peer(Kind::Probe) };
+    let guess = Segment { ack: SeqNo::new(2), ..script.peer(Kind::Probe) };
     assert_eq!(script.hear(guess), Verdict::Invalid(Violation::Acknowledgement));
     assert_eq!((script.said(), script.events()), (vec![], vec![]));
 
     let probe = script.peer(Kind::Probe);
     assert_eq!(script.hear(probe), Verdict::NotData);
     assert_eq!(script.events(), [Event::Confirmed]);
-    let answer = script.headers();
-    assert_eq!((answer[0].kind, answer[0].flags, answer.len()), (Kind::Data, Header::PROBE_ANSWER, 1));
+    let answer = script.segments();
+    assert_eq!((answer[0].kind(), answer[0].marks, answer.len()), (Kind::Data, Marks::PROBE_ANSWER, 1));
 }
 
 #[test]

@@ -11,9 +11,9 @@ fn close_delivers_first_and_is_repeated_until_acknowledged() {
     script.at(R);
     let ack = script.ack(4, &[], R);
     script.hear(ack);
-    let close = script.headers();
-    assert_eq!((close.len(), close[0].kind, close[0].seq), (1, Kind::Close, SeqNo::new(4)));
-    assert_eq!(close[0].detail, CloseReason::AppGone.to_wire());
+    let close = script.segments();
+    assert_eq!((close.len(), close[0].kind(), close[0].seq), (1, Kind::Close, SeqNo::new(4)));
+    assert_eq!(close[0].reason(), Some(CloseReason::AppGone));
     assert_eq!(script.says_until(4 * MS), [(1_000, Kind::Close, 4), (3_000, Kind::Close, 4)]);
     assert_eq!(script.events(), []);
     let ack = script.ack(5, &[], 0);
@@ -26,8 +26,8 @@ fn close_delivers_first_and_is_repeated_until_acknowledged() {
 fn a_peer_that_has_forgotten_the_flow_has_taken_the_close() {
     let mut script = Script::established();
     script.flow.close(CloseReason::Closed);
-    let close = script.headers();
-    let reset = answer_unknown(&close[0]).expect("an answer");
+    let close = script.segments();
+    let reset = close[0].answer_unknown().expect("an answer");
     script.hear(reset);
     assert_eq!(script.events(), [closed(CloseReason::Closed, 0)]);
 }
@@ -36,20 +36,20 @@ fn a_peer_that_has_forgotten_the_flow_has_taken_the_close() {
 fn the_peers_close_comes_after_its_data_and_is_acknowledged_again() {
     let mut script = Script::established();
     script.send(1).said();
-    let close = Header {
+    let close = Segment {
         seq: SeqNo::new(102),
         ack: SeqNo::new(2),
-        detail: CloseReason::AppGone.to_wire(),
+        body: Body::Close { reason: CloseReason::AppGone },
         ..script.peer(Kind::Close)
     };
     script.hear(close);
     assert_eq!((script.said(), script.events()), (lines(Kind::Ack, [2]), vec![]), "a piece is missing");
-    let data = Header { ack: SeqNo::new(2), ..script.data(101, Position::WHOLE) };
+    let data = Segment { ack: SeqNo::new(2), ..script.data(101, Position::WHOLE) };
     script.hear(data);
     script.hear(close);
     assert_eq!(script.events(), [closed(CloseReason::AppGone, 1)]);
     assert_eq!(script.delivered(), [101]);
-    assert_eq!(script.headers()[0].ack, SeqNo::new(103));
+    assert_eq!(script.segments()[0].ack, SeqNo::new(103));
     assert_eq!(script.said(), []);
     assert_eq!(script.hear(close), Verdict::Ended);
     assert_eq!(script.said(), [(Kind::Ack, 2)]);
@@ -75,8 +75,8 @@ fn a_closing_flow_acknowledges_and_discards() {
     script.flow.close(CloseReason::Closed);
     let data = script.data(101, Position::WHOLE);
     assert_eq!(script.hear(data), Verdict::Discarded);
-    let said = script.headers();
-    assert_eq!((said[0].kind, said[0].ack, said[0].window_packets), (Kind::Ack, SeqNo::new(102), 192));
+    let said = script.segments();
+    assert_eq!((said[0].kind(), said[0].ack, said[0].window_packets), (Kind::Ack, SeqNo::new(102), 192));
     assert!(script.delivered().is_empty());
 }
 
@@ -91,7 +91,7 @@ fn abort_says_it_once_and_gives_everything_back() {
     let ack = script.ack(2, &[], 0);
     script.hear(ack);
     let reset = script.flow.abort(script.now, CloseReason::Limit);
-    assert_eq!((reset.kind, reset.seq, reset.detail), (Kind::Reset, SeqNo::new(4), CloseReason::Limit.to_wire()));
+    assert_eq!((reset.kind(), reset.seq, reset.reason()), (Kind::Reset, SeqNo::new(4), Some(CloseReason::Limit)));
     assert_eq!(script.events(), [closed(CloseReason::Limit, 1)]);
     assert_eq!((script.said(), script.delivered()), (vec![], vec![]));
     assert_eq!(script.flow.drain_sent().collect::<Vec<_>>(), [0, 1, 2]);
@@ -103,11 +103,12 @@ fn a_reset_must_know_where_we_are_and_its_acknowledgement_counts() {
     let mut script = Script::established();
     script.send(2).said();
     for seq in [100, 101 + 193, 5_000] {
-        let guess = Header { seq: SeqNo::new(seq), ..script.peer(Kind::Reset) };
+        let guess = Segment { seq: SeqNo::new(seq), ..script.peer(Kind::Reset) };
         assert_eq!(script.hear(guess), Verdict::Invalid(Violation::Sequence));
     }
     assert_eq!(script.events(), []);
-    let reset = Header { ack: SeqNo::new(3), detail: CloseReason::Shutdown.to_wire(), ..script.peer(Kind::Reset) };
+    let reset =
+        Segment { ack: SeqNo::new(3), body: Body::Reset { reason: CloseReason::Shutdown }, ..script.peer(Kind::Reset) };
     script.hear(reset);
     assert_eq!(script.events(), [closed(CloseReason::Shutdown, 2)]);
     assert_eq!(script.said(), []);
@@ -116,9 +117,9 @@ fn a_reset_must_know_where_we_are_and_its_acknowledgement_counts() {
 #[test]
 fn unknown_packets_are_answered_but_resets_and_v1_are_not() {
     let script = Script::established();
-    let data = Header { ack: SeqNo::new(77), ..script.data(101, Position::WHOLE) };
-    let reset = answer_unknown(&data).expect("an answer");
-    assert_eq!((reset.kind, reset.seq), (Kind::Reset, SeqNo::new(77)));
-    assert_eq!(answer_unknown(&reset), None);
-    assert_eq!(answer_unknown(&Header { ts: 0, ..data }), None);
+    let data = Segment { ack: SeqNo::new(77), ..script.data(101, Position::WHOLE) };
+    let reset = data.answer_unknown().expect("an answer");
+    assert_eq!((reset.kind(), reset.seq), (Kind::Reset, SeqNo::new(77)));
+    assert_eq!(reset.answer_unknown(), None);
+    assert_eq!((Segment { times: None, ..data }).answer_unknown(), None);
 }

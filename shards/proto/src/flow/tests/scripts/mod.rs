@@ -19,9 +19,11 @@ use alloc::vec::Vec;
 
 use crate::congestion::Congestion;
 use crate::flow::timestamps::stamp;
-use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Refusal, Role, Verdict, Violation, answer_unknown};
+use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Refusal, Role, Verdict, Violation};
+use crate::handshake::Features;
+use crate::incarnation::Incarnation;
+use crate::packet::{Body, Data, Kind, Marks, Sack, Segment, Times};
 use crate::seq::SeqNo;
-use crate::wire::machnet::{Header, Kind, Sack};
 use machnet_core::flow::CloseReason;
 use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
 use machnet_core::time::{Duration, Instant};
@@ -51,6 +53,16 @@ fn piece(token: u32, position: Position) -> Piece<u32> {
     Piece { token, len: 100, content: Content::Piece(position) }
 }
 
+/// What a packet with this carries.
+fn carrying(content: Content) -> Body {
+    Body::Data(Data { content, answer_now: false, fragment: None })
+}
+
+/// The same segment, whose timestamps are others.
+fn timed(segment: Segment, change: impl FnOnce(Times) -> Times) -> Segment {
+    Segment { times: segment.times.map(change), ..segment }
+}
+
 impl Script {
     /// Acknowledges at once, whatever the limits say.
     fn born(role: Role, limits: Limits) -> Self {
@@ -60,13 +72,13 @@ impl Script {
     fn born_patient(role: Role, limits: Limits) -> Self {
         let birth = Birth {
             role,
-            local_nonce: 0,
-            remote_nonce: 100,
+            incarnation: Incarnation(100),
+            send_from: SeqNo::new(1),
+            receive_from: SeqNo::new(101),
             max_payload: 1_000,
             peer_window_packets: 1,
             rtt: None,
-            records: true,
-            probes_path: true,
+            features: Features::SUPPORTED,
         };
         let start = Instant::from_nanos(S);
         let mut flow = Flow::new(&birth, &Arc::new(limits), start);
@@ -102,55 +114,64 @@ impl Script {
         self
     }
 
-    /// A header of the peer that echoes what we send now.
-    fn peer(&self, kind: Kind) -> Header {
-        Header {
-            kind,
-            position: Position::WHOLE,
+    /// A segment of the peer that echoes what we send now.
+    fn peer(&self, kind: Kind) -> Segment {
+        let body = match kind {
+            Kind::Data => carrying(Content::WHOLE),
+            Kind::Ack => Body::Ack { padding_bytes: 0 },
+            Kind::Close => Body::Close { reason: CloseReason::Other },
+            Kind::Probe => Body::Probe { padding_bytes: 0 },
+            Kind::Reset => Body::Reset { reason: CloseReason::Other },
+        };
+        let now = stamp(self.now).low_nanos();
+        Segment {
             seq: SeqNo::new(101),
             ack: SeqNo::new(1),
             sack: Sack::EMPTY,
             window_packets: 100,
-            hold_us: 0,
-            flags: 0,
-            detail: 0,
-            records: 0,
-            ts: stamp(self.now).low_nanos(),
-            ts_echo: stamp(self.now).low_nanos(),
+            marks: Marks::empty(),
+            times: Some(Times { ts: now, echo: now, hold_us: 0 }),
+            body,
         }
     }
 
     /// The answer to a PROBE sent now, which arrives `later`; moves the time.
-    fn answer(&mut self, later: u64) -> Header {
-        let answer = Header { flags: Header::PROBE_ANSWER, ..self.peer(Kind::Ack) };
+    fn answer(&mut self, later: u64) -> Segment {
+        let answer = Segment { marks: Marks::PROBE_ANSWER, ..self.peer(Kind::Ack) };
         self.at(later);
-        Header { ts: stamp(self.now).low_nanos(), ..answer }
+        Segment { times: answer.times.map(|times| Times { ts: stamp(self.now).low_nanos(), ..times }), ..answer }
     }
 
     /// The peer acknowledges; it has seen what we sent `ago`.
-    fn ack(&self, ack: u32, sacked: &[u32], ago: u64) -> Header {
+    fn ack(&self, ack: u32, sacked: &[u32], ago: u64) -> Segment {
         let mut sack = Sack::EMPTY;
         for seq in sacked {
             sack.set(seq - ack - 1);
         }
         let seen = stamp(self.now).saturating_back(Duration::from_nanos(ago));
-        Header { ack: SeqNo::new(ack), sack, ts_echo: seen.low_nanos(), ..self.peer(Kind::Ack) }
+        let ack = Segment { ack: SeqNo::new(ack), sack, ..self.peer(Kind::Ack) };
+        Segment { times: ack.times.map(|times| Times { echo: seen.low_nanos(), ..times }), ..ack }
     }
 
-    fn data(&self, seq: u32, position: Position) -> Header {
-        Header { seq: SeqNo::new(seq), position, ..self.peer(Kind::Data) }
+    fn data(&self, seq: u32, position: Position) -> Segment {
+        Segment { seq: SeqNo::new(seq), body: carrying(Content::Piece(position)), ..self.peer(Kind::Data) }
     }
 
-    fn hear(&mut self, header: Header) -> Verdict {
-        let len = if header.kind == Kind::Data { 100 } else { 0 };
-        self.hear_len(header, len)
+    /// So many messages in one packet.
+    fn records(&self, seq: u32, count: u16) -> Segment {
+        Segment { seq: SeqNo::new(seq), body: carrying(Content::Records(count)), ..self.peer(Kind::Data) }
     }
 
-    fn hear_len(&mut self, header: Header, len: usize) -> Verdict {
+    fn hear(&mut self, segment: Segment) -> Verdict {
+        let len = if segment.kind() == Kind::Data { 100 } else { 0 };
+        self.hear_len(segment, len)
+    }
+
+    fn hear_len(&mut self, segment: Segment, len: usize) -> Verdict {
         let buffers = &mut self.buffers;
-        self.flow.on_packet(self.now, &header, len, false, |_| {
+        self.flow.on_packet(self.now, &segment, len, false, |_| {
             *buffers = buffers.checked_sub(1).ok_or(Refusal::NoBuffer)?;
-            Ok(header.seq.get())
+            Ok(segment.seq.get())
         })
     }
 
@@ -163,23 +184,23 @@ impl Script {
         self
     }
 
-    fn headers(&mut self) -> Vec<Header> {
+    fn segments(&mut self) -> Vec<Segment> {
         if self.flow.deadline().is_some_and(|deadline| deadline <= self.now) {
             self.flow.on_deadline(self.now);
         }
-        let mut headers = Vec::new();
+        let mut segments = Vec::new();
         loop {
             let waiting = !self.source.is_empty();
             let Some(packet) = self.flow.poll_transmit(self.now, waiting, || self.source.pop_front()) else { break };
-            assert_eq!(packet.payload.is_some(), packet.header.kind == Kind::Data);
-            headers.push(packet.header);
+            assert_eq!(packet.piece.is_some(), packet.segment.kind() == Kind::Data);
+            segments.push(packet.segment);
         }
         self.flow.check_invariants();
-        headers
+        segments
     }
 
     fn said(&mut self) -> Vec<Line> {
-        self.headers().iter().map(|header| (header.kind, header.seq.get())).collect()
+        self.segments().iter().map(|segment| (segment.kind(), segment.seq.get())).collect()
     }
 
     /// Lets time pass deadline by deadline; everything that is said until `until`, with the moment in µs from now.

@@ -10,13 +10,13 @@ fn jumbo() -> Script {
     let limits = Limits { ack_delay: Duration::ZERO, congestion: Congestion::Fixed(192), ..Limits::default() };
     let birth = Birth {
         role: Role::Connector,
-        local_nonce: 0,
-        remote_nonce: 100,
+        incarnation: Incarnation(100),
+        send_from: SeqNo::new(1),
+        receive_from: SeqNo::new(101),
         max_payload: LONG,
         peer_window_packets: 1,
         rtt: None,
-        records: true,
-        probes_path: true,
+        features: Features::SUPPORTED,
     };
     let start = Instant::from_nanos(S);
     let flow = Flow::new(&birth, &Arc::new(limits), start);
@@ -35,8 +35,9 @@ fn said(script: &mut Script) -> Vec<(Kind, u16, u16)> {
     loop {
         let waiting = !script.source.is_empty();
         let Some(packet) = script.flow.poll_transmit(script.now, waiting, || script.source.pop_front()) else { break };
-        let path_bytes = packet.payload.map_or(0, |_| packet.path_bytes);
-        all.push((packet.header.kind, packet.padding_bytes, path_bytes));
+        let path_bytes = packet.piece.map_or(0, |_| packet.path_bytes);
+        let padding_bytes = if packet.piece.is_some() { 0 } else { packet.payload_bytes() };
+        all.push((packet.segment.kind(), padding_bytes, path_bytes));
     }
     all
 }
@@ -57,7 +58,7 @@ fn long_packets_are_asked_for_and_used_when_the_answer_says_so() {
     let plain = script.answer(R);
     script.hear(plain);
     assert_eq!(script.events(), [], "an answer that does not say how long");
-    let answer = Header { detail: LONG, ..script.answer(R) };
+    let answer = Segment { body: Body::Ack { padding_bytes: LONG }, ..script.answer(R) };
     script.hear(answer);
     assert_eq!(script.events(), [Event::MaxPayload { bytes: LONG }]);
     assert_eq!((script.flow.payload_bytes(), paddings(&mut script)), (LONG, vec![]));
@@ -84,20 +85,29 @@ fn a_probe_that_is_lost_is_repeated_and_delays_nobody() {
 fn the_answer_to_padding_says_how_long_it_was_and_rides_on_no_data() {
     let mut script = Script::established();
     let probe = script.peer(Kind::Probe);
-    script.hear_len(probe, 700);
-    script.hear_len(probe, 900);
-    let headers = script.send(1).headers();
-    let answers: Vec<_> = headers.iter().map(|header| (header.kind, header.detail)).collect();
+    for padding_bytes in [700, 900] {
+        script.hear(Segment { body: Body::Probe { padding_bytes }, ..probe });
+    }
+    let segments = script.send(1).segments();
+    let answers: Vec<_> = segments.iter().map(|segment| (segment.kind(), said_padding(segment))).collect();
     assert_eq!(answers, [(Kind::Data, 0), (Kind::Ack, 900)]);
     script.hear(probe);
-    assert_eq!(script.headers()[0].detail, 0, "none, or said before");
+    assert_eq!(said_padding(&script.segments()[0]), 0, "none, or said before");
+}
+
+/// The padding that has arrived, as the segment says.
+fn said_padding(segment: &Segment) -> u16 {
+    match segment.body {
+        Body::Ack { padding_bytes } => padding_bytes,
+        _ => 0,
+    }
 }
 
 /// With long packets proved, and one of them under way.
 fn with_a_long_packet() -> Script {
     let mut script = jumbo();
     paddings(&mut script);
-    let answer = Header { detail: LONG, ..script.answer(R) };
+    let answer = Segment { body: Body::Ack { padding_bytes: LONG }, ..script.answer(R) };
     script.hear(answer);
     script.events();
     script.source.push_back(Piece { len: LONG, ..piece(0, Position::WHOLE) });

@@ -10,9 +10,9 @@ fn a_burst_in_order_owes_one_acknowledgement() {
         assert_eq!(script.hear(data), Verdict::Accepted);
     }
     script.at(7 * US);
-    let said = script.headers();
-    assert_eq!((said.len(), said[0].kind, said[0].ack), (1, Kind::Ack, SeqNo::new(104)));
-    assert_eq!((said[0].window_packets, said[0].hold_us), (7, 7));
+    let said = script.segments();
+    assert_eq!((said.len(), said[0].kind(), said[0].ack), (1, Kind::Ack, SeqNo::new(104)));
+    assert_eq!((said[0].window_packets, said[0].times.map(|times| times.hold_us)), (7, Some(7)));
     assert_eq!(script.said(), []);
     assert_eq!(script.delivered(), [101, 102, 103]);
 }
@@ -22,9 +22,9 @@ fn acknowledgements_ride_on_data() {
     let mut script = Script::established();
     let data = script.data(101, Position::WHOLE);
     script.hear(data);
-    let said = script.send(2).headers();
-    assert_eq!(said.iter().map(|header| header.kind).collect::<Vec<_>>(), [Kind::Data, Kind::Data]);
-    assert!(said.iter().all(|header| header.ack == SeqNo::new(102)));
+    let said = script.send(2).segments();
+    assert_eq!(said.iter().map(|segment| segment.kind()).collect::<Vec<_>>(), [Kind::Data, Kind::Data]);
+    assert!(said.iter().all(|segment| segment.ack == SeqNo::new(102)));
 }
 
 #[test]
@@ -36,14 +36,14 @@ fn what_is_out_of_order_is_held_reported_and_delivered_in_order() {
         let data = script.data(seq, Position::WHOLE);
         assert_eq!(script.hear(data), Verdict::Duplicate);
     }
-    let said = script.headers();
+    let said = script.segments();
     assert_eq!((said[0].ack, said[0].sack.iter().collect::<Vec<_>>()), (SeqNo::new(101), vec![1, 4]));
     assert_eq!((script.flow.held(), script.delivered()), (2, vec![]));
     for seq in [101, 102] {
         let data = script.data(seq, Position::WHOLE);
         script.hear(data);
     }
-    let said = script.headers();
+    let said = script.segments();
     assert_eq!((said[0].ack, said[0].sack.iter().collect::<Vec<_>>()), (SeqNo::new(104), vec![1]));
     assert_eq!((script.flow.held(), script.delivered()), (1, vec![101, 102, 103]));
 }
@@ -64,8 +64,8 @@ fn the_pool_is_told_what_the_buffer_is_for_and_not_asked_beyond_the_window() {
     let mut script = Script::established();
     let mut asked = Vec::new();
     for seq in [102, 101, 112, 113] {
-        let header = script.data(seq, Position::WHOLE);
-        script.flow.on_packet(script.now, &header, 100, false, |need| {
+        let segment = script.data(seq, Position::WHOLE);
+        script.flow.on_packet(script.now, &segment, 100, false, |need| {
             asked.push((seq, need));
             Ok(seq)
         });
@@ -82,7 +82,7 @@ fn what_was_promised_is_asked_for_after_the_window_has_shrunk() {
     script.flow.grant(1);
     let data = script.data(105, Position::WHOLE);
     assert_eq!(script.hear(data), Verdict::Accepted);
-    assert_eq!(script.headers()[0].window_packets, 1);
+    assert_eq!(script.segments()[0].window_packets, 1);
 }
 
 #[test]
@@ -91,12 +91,12 @@ fn without_a_buffer_the_window_is_shut_and_its_reopening_is_repeated_until_answe
     script.buffers = 0;
     let data = script.data(101, Position::WHOLE);
     assert_eq!(script.hear(data), Verdict::NoBuffer);
-    let said = script.headers();
-    assert_eq!((said[0].kind, said[0].ack, said[0].window_packets), (Kind::Ack, SeqNo::new(101), 0));
+    let said = script.segments();
+    assert_eq!((said[0].kind(), said[0].ack, said[0].window_packets), (Kind::Ack, SeqNo::new(101), 0));
 
     script.flow.grant(4);
-    let said = script.headers();
-    assert_eq!((said[0].kind, said[0].window_packets), (Kind::Probe, 4));
+    let said = script.segments();
+    assert_eq!((said[0].kind(), said[0].window_packets), (Kind::Probe, 4));
     assert_eq!(script.says_until(4 * MS), [(1_000, Kind::Probe, 1), (3_000, Kind::Probe, 1)]);
     let answer = script.answer(0);
     script.hear(answer);
@@ -117,12 +117,12 @@ fn a_probe_is_answered_at_once_and_a_mark_is_echoed_once() {
     let mut script = Script::established();
     let probe = script.peer(Kind::Probe);
     script.flow.on_packet(script.now, &probe, 0, true, |_| Err(Refusal::NoBuffer));
-    let said = script.headers();
-    assert_eq!((said.len(), said[0].kind), (1, Kind::Ack));
-    assert_eq!(said[0].flags, Header::PROBE_ANSWER | Header::ECN_ECHO);
-    assert_eq!(said[0].ts_echo, probe.ts);
+    let said = script.segments();
+    assert_eq!((said.len(), said[0].kind()), (1, Kind::Ack));
+    assert_eq!(said[0].marks, Marks::PROBE_ANSWER | Marks::ECN_ECHO);
+    assert_eq!(said[0].times.map(|times| times.echo), probe.times.map(|times| times.ts));
     script.hear(probe);
-    assert_eq!(script.headers()[0].flags, Header::PROBE_ANSWER);
+    assert_eq!(script.segments()[0].marks, Marks::PROBE_ANSWER);
 }
 
 #[test]
@@ -133,8 +133,8 @@ fn a_held_piece_can_be_given_back() {
         script.hear(data);
     }
     assert_eq!(script.flow.renege(), Some(105));
-    assert_eq!(script.headers()[0].sack.iter().collect::<Vec<_>>(), [0]);
+    assert_eq!(script.segments()[0].sack.iter().collect::<Vec<_>>(), [0]);
     assert_eq!((script.flow.renege(), script.flow.renege()), (Some(102), None));
-    assert!(script.headers().is_empty(), "the peer will learn it in time");
+    assert!(script.segments().is_empty(), "the peer will learn it in time");
     assert_eq!(script.flow.held(), 0);
 }

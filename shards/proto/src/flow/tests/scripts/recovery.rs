@@ -97,7 +97,7 @@ fn a_timeout_that_was_a_mistake_is_undone() {
     let said = script.says_until(2 * MS);
     assert_eq!(said, [(200, Kind::Data, 8), (1_200, Kind::Data, 1)]);
     // The peer had been away; its answers to the first transmissions come now.
-    let ack = Header { flags: Header::ASLEEP, ..script.ack(5, &[], 2 * MS) };
+    let ack = Segment { marks: Marks::ASLEEP, ..script.ack(5, &[], 2 * MS) };
     script.hear(ack);
     assert_eq!(script.said(), [], "the rest is on its way too");
     assert!(script.send(40).said().len() >= 32 - 4, "the congestion window is what it was");

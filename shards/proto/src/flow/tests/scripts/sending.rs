@@ -31,10 +31,10 @@ fn a_message_counts_when_its_last_piece_is_acknowledged() {
 fn the_window_of_the_peer_is_kept() {
     let mut script = Script::established();
     script.send(10);
-    let ack = Header { window_packets: 3, ..script.ack(1, &[], 0) };
+    let ack = Segment { window_packets: 3, ..script.ack(1, &[], 0) };
     script.hear(ack);
     assert_eq!(script.said(), lines(Kind::Data, 1..=3));
-    let ack = Header { window_packets: 3, ..script.ack(2, &[], 0) };
+    let ack = Segment { window_packets: 3, ..script.ack(2, &[], 0) };
     script.hear(ack);
     assert_eq!(script.said(), lines(Kind::Data, 4..=4));
 }
@@ -42,9 +42,9 @@ fn the_window_of_the_peer_is_kept() {
 #[test]
 fn an_old_window_does_not_replace_a_newer_one() {
     let mut script = Script::established();
-    let old = Header { window_packets: 50, ..script.ack(1, &[], 0) };
+    let old = Segment { window_packets: 50, ..script.ack(1, &[], 0) };
     script.at(US);
-    let new = Header { window_packets: 2, ..script.ack(1, &[], 0) };
+    let new = Segment { window_packets: 2, ..script.ack(1, &[], 0) };
     script.hear(new);
     script.hear(old);
     assert_eq!(script.send(10).said(), lines(Kind::Data, 1..=2));

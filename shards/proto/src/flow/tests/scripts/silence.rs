@@ -67,9 +67,9 @@ fn the_shards_own_absence_is_not_the_peers_silence() {
 fn a_suspicion_is_checked_at_once() {
     let mut script = Script::established();
     script.flow.probe();
-    let probe = script.headers();
-    assert_eq!((probe.len(), probe[0].kind), (1, Kind::Probe));
-    let reset = answer_unknown(&probe[0]).expect("a probe of a flow nobody knows");
+    let probe = script.segments();
+    assert_eq!((probe.len(), probe[0].kind()), (1, Kind::Probe));
+    let reset = probe[0].answer_unknown().expect("a probe of a flow nobody knows");
     assert_eq!(script.hear(reset), Verdict::NotData);
     assert_eq!(script.events(), [closed(CloseReason::NoSuchFlow, 0)]);
 }
@@ -80,7 +80,7 @@ fn the_first_sign_of_life_shortens_the_wait_for_the_next_try() {
     script.send(1).said();
     script.says_until(2_900 * MS);
     let data = script.data(101, Position::WHOLE);
-    let data = Header { hold_us: u16::MAX, ..data };
+    let data = timed(data, |times| Times { hold_us: u16::MAX, ..times });
     script.hear(data);
     assert_eq!(script.said(), [(Kind::Ack, 2)]);
     assert_eq!(script.says_until(MS), [(1_000, Kind::Data, 1)]);
@@ -93,7 +93,7 @@ fn a_peer_that_talks_but_acknowledges_nothing_does_not_shorten_it() {
     let mut sent = 0;
     for seq in 101..1_101 {
         sent += script.says_until(MS).iter().filter(|(_, kind, _)| *kind == Kind::Data).count();
-        let data = Header { hold_us: u16::MAX, ..script.data(seq, Position::WHOLE) };
+        let data = timed(script.data(seq, Position::WHOLE), |times| Times { hold_us: u16::MAX, ..times });
         script.hear(data);
     }
     assert!(sent < 15, "{sent} times in a second");

@@ -7,17 +7,16 @@ fn what_a_correct_peer_never_sends_is_dropped() {
     let mut script = Script::established();
     let ok = script.data(101, Position::WHOLE);
     let violations = [
-        (Header { ack: SeqNo::new(2), ..ok }, 100, Violation::Acknowledgement),
-        (Header { ack: SeqNo::new(0), ..ok }, 100, Violation::Acknowledgement),
-        (Header { seq: SeqNo::new(100), ..ok }, 100, Violation::Sequence),
-        (Header { seq: SeqNo::new(101 + 193), ..ok }, 100, Violation::Sequence),
-        (Header { records: 1, position: FIRST, ..ok }, 100, Violation::Feature),
+        (Segment { ack: SeqNo::new(2), ..ok }, 100, Violation::Acknowledgement),
+        (Segment { ack: SeqNo::new(0), ..ok }, 100, Violation::Acknowledgement),
+        (Segment { seq: SeqNo::new(100), ..ok }, 100, Violation::Sequence),
+        (Segment { seq: SeqNo::new(101 + 193), ..ok }, 100, Violation::Sequence),
         (ok, 0, Violation::Length),
         (ok, 1_001, Violation::Length),
         (ok, 65_636, Violation::Length),
     ];
-    for (header, len, violation) in violations {
-        assert_eq!(script.hear_len(header, len), Verdict::Invalid(violation));
+    for (segment, len, violation) in violations {
+        assert_eq!(script.hear_len(segment, len), Verdict::Invalid(violation));
     }
     assert_eq!((script.said(), script.events()), (vec![], vec![]));
     assert_eq!(script.hear(ok), Verdict::Accepted);
@@ -33,9 +32,9 @@ fn pieces_that_form_no_message_reset_the_flow() {
             verdict = script.hear(data);
         }
         assert_eq!(verdict, Verdict::Invalid(Violation::Message), "{wrong:?}");
-        let said = script.headers();
-        assert_eq!((said.len(), said[0].kind), (1, Kind::Reset));
-        assert_eq!(said[0].detail, CloseReason::Protocol.to_wire());
+        let said = script.segments();
+        assert_eq!((said.len(), said[0].kind()), (1, Kind::Reset));
+        assert_eq!(said[0].reason(), Some(CloseReason::Protocol));
         assert_eq!(script.events(), [closed(CloseReason::Protocol, 0)]);
         assert_eq!(script.delivered().len(), wrong.len() - 1, "what was right is delivered");
         assert_eq!(script.flow.drain_received().count(), 1);

@@ -5,7 +5,7 @@ use super::*;
 /// Established, with three packets waiting for a peer that takes none.
 fn shut() -> Script {
     let mut script = Script::established();
-    let ack = Header { window_packets: 0, ..script.ack(1, &[], 0) };
+    let ack = Segment { window_packets: 0, ..script.ack(1, &[], 0) };
     script.hear(ack);
     assert_eq!(script.send(3).said(), []);
     script
@@ -21,7 +21,7 @@ fn a_shut_window_is_probed_with_back_off_while_somebody_waits() {
         script.now = deadline;
         assert_eq!(script.said(), [(Kind::Probe, 1)]);
         moments.push((deadline - start).as_micros());
-        let answer = Header { window_packets: 0, ..script.answer(0) };
+        let answer = Segment { window_packets: 0, ..script.answer(0) };
         script.hear(answer);
         assert_eq!(script.said(), []);
     }
@@ -42,7 +42,7 @@ fn a_peer_that_only_reads_slowly_is_never_gone() {
     for _ in 0..200 {
         script.now = script.flow.deadline().expect("a plan");
         if !script.said().is_empty() {
-            let answer = Header { window_packets: 0, ..script.answer(R) };
+            let answer = Segment { window_packets: 0, ..script.answer(R) };
             script.hear(answer);
             script.said();
         }
@@ -60,12 +60,12 @@ fn what_found_no_buffer_is_sent_again_when_the_window_reopens() {
     let mut script = Script::established();
     script.send(2).said();
     script.at(R);
-    let refused = Header { window_packets: 0, ..script.ack(1, &[], R) };
+    let refused = Segment { window_packets: 0, ..script.ack(1, &[], R) };
     script.hear(refused);
     // Nothing but questions while it is shut: the tail probe's, and then the timeout's.
     let said = script.says_until(5 * MS);
     assert!(!said.is_empty() && said.iter().all(|(_, kind, _)| *kind == Kind::Probe), "{said:?}");
-    let reopened = Header { kind: Kind::Probe, ..script.ack(1, &[], 0) };
+    let reopened = Segment { body: Body::Probe { padding_bytes: 0 }, ..script.ack(1, &[], 0) };
     script.hear(reopened);
     assert_eq!(script.said(), lines(Kind::Data, [1, 2]));
 }
@@ -75,7 +75,7 @@ fn questions_back_off_also_while_something_is_outstanding() {
     let mut script = Script::established();
     script.send(2).said();
     script.at(R);
-    let refused = Header { window_packets: 0, ..script.ack(1, &[], R) };
+    let refused = Segment { window_packets: 0, ..script.ack(1, &[], R) };
     script.hear(refused);
     let mut questions = 0;
     let start = script.now;
@@ -83,7 +83,7 @@ fn questions_back_off_also_while_something_is_outstanding() {
         script.now = script.flow.deadline().expect("a plan");
         if !script.said().is_empty() {
             questions += 1;
-            let answer = Header { window_packets: 0, ..script.answer(R) };
+            let answer = Segment { window_packets: 0, ..script.answer(R) };
             script.hear(answer);
             assert_eq!(script.said(), []);
         }
@@ -96,10 +96,10 @@ fn a_loss_after_the_reopening_is_repaired_quickly() {
     let mut script = Script::established();
     script.send(2).said();
     script.at(R);
-    let refused = Header { window_packets: 0, ..script.ack(1, &[], R) };
+    let refused = Segment { window_packets: 0, ..script.ack(1, &[], R) };
     script.hear(refused);
     script.says_until(900 * MS);
-    let reopened = Header { kind: Kind::Probe, ..script.ack(1, &[], 0) };
+    let reopened = Segment { body: Body::Probe { padding_bytes: 0 }, ..script.ack(1, &[], 0) };
     script.hear(reopened);
     assert_eq!(script.said(), lines(Kind::Data, [1, 2]));
     assert_eq!(script.says_until(MS), [(1_000, Kind::Data, 1), (1_000, Kind::Data, 2)]);

@@ -1,5 +1,5 @@
-//! Packets on their way out: into frames, and with them to the device, or back to this shard when the peer is on this
-//! host.
+//! Packets on their way out: into frames, and with them to the device, or back to this shard when the peer is this very
+//! interface.
 //!
 //! Packets of one flow that are written one after the other become a train, one frame, where the device takes trains.
 
@@ -24,7 +24,7 @@ const SPARE_LOOPED_MAX: usize = 64;
 const EARLY_MESSAGES: u16 = 16;
 
 /// A shard's queue, and the frames that are to go out through it.
-pub(super) struct Transmitter<Q: NicQueue> {
+pub(super) struct Egress<Q: NicQueue> {
     queue: Q,
     /// What the device takes as one frame; `None`: one packet.
     trains: Option<Trains>,
@@ -63,7 +63,7 @@ struct Open<F> {
     segment_bytes: usize,
 }
 
-impl<Q: NicQueue> Transmitter<Q> {
+impl<Q: NicQueue> Egress<Q> {
     pub(super) fn new(queue: Q) -> Self {
         assert!(queue.completes() || queue.trains().is_none(), "whoever cuts a train completes its packets");
         Self {
@@ -119,8 +119,8 @@ impl<Q: NicQueue> Transmitter<Q> {
         self.spare.is_some()
     }
 
-    /// The UDP payload of one more packet to write, after [`Transmitter::prepare`]. All packets between two calls of
-    /// [`Transmitter::finish`] are of one flow.
+    /// The UDP payload of one more packet to write, after [`Egress::prepare`]. All packets between two calls of
+    /// [`Egress::finish`] are of one flow.
     #[inline]
     pub(super) fn append(&mut self, bytes: usize, to_ourselves: bool, template: &Template) -> &mut [u8] {
         if to_ourselves {
@@ -195,16 +195,9 @@ impl<Q: NicQueue> Transmitter<Q> {
         has_room
     }
 
-    /// Sends these bytes as a frame, if there is room for them.
-    pub(super) fn send_frame(&mut self, bytes: &[u8], to_ourselves: bool, counts: &mut Counts) {
-        if !self.prepare(to_ourselves, counts) {
-            return;
-        }
-        if to_ourselves {
-            let mut frame = self.spare_looped.pop().unwrap_or_default();
-            frame.clear();
-            frame.extend_from_slice(bytes);
-            self.looped.push_back(frame);
+    /// Sends these bytes as a frame to the device, if there is room for them.
+    pub(super) fn send_frame(&mut self, bytes: &[u8], counts: &mut Counts) {
+        if !self.prepare(false, counts) {
             return;
         }
         let mut frame = self.spare.take().expect("prepared");
@@ -219,7 +212,7 @@ impl<Q: NicQueue> Transmitter<Q> {
 
     // ---- Frames -------------------------------------------------------------------------------------------------
 
-    /// Takes the next frame that this shard sent to itself; give it back by [`Transmitter::recycle_looped`].
+    /// Takes the next frame that this shard sent to itself; give it back by [`Egress::recycle_looped`].
     pub(super) fn take_looped(&mut self) -> Option<Vec<u8>> {
         self.looped.pop_front()
     }
@@ -354,18 +347,18 @@ mod tests {
         let near = NicOptions { trains, ..NicOptions::default() };
         let far = NicOptions { mac: NicOptions::mac_of(2), ..near.clone() };
         let Cable { near, .. } = Cable::between(Network::new(0), &near, &far);
-        let mut transmitter = Transmitter::new(Watched { below: near.into_queue(), bursts: Vec::new() });
+        let mut egress = Egress::new(Watched { below: near.into_queue(), bursts: Vec::new() });
         for &messages in messages {
-            assert!(transmitter.prepare(false, &mut counts));
-            transmitter.append(64, false, &template);
-            transmitter.wrote(messages, &template, &mut counts);
+            assert!(egress.prepare(false, &mut counts));
+            egress.append(64, false, &template);
+            egress.wrote(messages, &template, &mut counts);
         }
-        transmitter.finish(&template);
-        let handed_over = transmitter.transmit(&mut counts);
+        egress.finish(&template);
+        let handed_over = egress.transmit(&mut counts);
         assert_eq!(counts.get(Counter::TxFrames), messages.len() as u64);
-        assert_eq!(handed_over, transmitter.queue().bursts.iter().sum::<usize>());
-        assert!(!transmitter.has_frames());
-        std::mem::take(&mut transmitter.queue().bursts)
+        assert_eq!(handed_over, egress.queue().bursts.iter().sum::<usize>());
+        assert!(!egress.has_frames());
+        std::mem::take(&mut egress.queue().bursts)
     }
 
     #[test]

@@ -1,0 +1,281 @@
+//! The side that is asked for flows.
+
+use core::hash::Hasher;
+
+use machnet_core::flow::CloseReason;
+use machnet_core::time::Instant;
+use siphasher::sip::SipHasher24;
+
+use super::half_open::{HalfOpen, HalfOpenFlow};
+use super::{FIRST_WINDOW_PACKETS, Terms};
+use crate::addr::FlowKey;
+use crate::flow::{Birth, Role};
+use crate::incarnation::{Incarnation, first_seq};
+use crate::packet::{Packet, Refuse, Segment, Syn, SynAck};
+use crate::seq::SeqNo;
+
+/// Answers SYNs, and knows which of the answers have not been confirmed yet.
+///
+/// The acceptor sends no data and reports nothing before a valid packet shows that the peer has the SYN-ACK. Until then
+/// a flow is an entry here, small and short-lived, so that a flood of SYNs costs a bounded table and nothing else.
+///
+/// `T` is what the caller needs for a flow that is to be.
+#[derive(Debug)]
+pub struct Acceptor<T> {
+    /// Keys the nonces; random, new with every start, and the same on all shards, so that their answers are too.
+    secret: [u8; 16],
+    /// What this side brings; the nonce is each flow's own.
+    ours: Terms,
+    half_open: HalfOpen<T>,
+}
+
+/// Why a packet for a half-open flow does not establish it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotConfirmed {
+    /// It does not acknowledge our nonce, of which alone the peer can have heard.
+    Guess,
+    /// Its checksum is missing or wrong.
+    BadChecksum,
+}
+
+impl<T> Acceptor<T> {
+    /// Brings `ours` into every flow, and remembers at most `half_open_max` that are not confirmed.
+    pub fn new(secret: [u8; 16], ours: Terms, half_open_max: usize) -> Self {
+        Self { secret, ours, half_open: HalfOpen::new(&secret, half_open_max) }
+    }
+
+    /// The SYN-ACK for a SYN: always the same for the same one.
+    pub fn answer(&self, key: &FlowKey, syn: &Syn) -> Packet {
+        Packet::SynAck(SynAck { terms: self.terms(key, syn), echo: syn.terms.offer.nonce })
+    }
+
+    /// The refusal of a SYN.
+    pub fn refuse(syn: &Syn, reason: CloseReason) -> Packet {
+        Packet::Refuse(Refuse { echo: syn.terms.offer.nonce, reason })
+    }
+
+    /// Whether just this SYN has been answered, and its flow is not confirmed yet.
+    pub fn has_answered(&self, key: &FlowKey, syn: &Syn) -> bool {
+        self.half_open.get(key).is_some_and(|flow| flow.remote_nonce == syn.terms.offer.nonce)
+    }
+
+    /// Accepts a SYN: gives the SYN-ACK. Another flow with the same tuple is forgotten: its SYN had another nonce.
+    pub fn accept(&mut self, key: &FlowKey, syn: &Syn, attached: T, now: Instant) -> Packet {
+        if !self.has_answered(key, syn) {
+            let flow = HalfOpenFlow::new(&self.terms(key, syn), &syn.terms, attached);
+            self.half_open.insert(*key, flow, now);
+        }
+        self.answer(key, syn)
+    }
+
+    /// The half-open flow with this tuple.
+    pub fn find(&self, key: &FlowKey) -> Option<&HalfOpenFlow<T>> {
+        self.half_open.get(key)
+    }
+
+    /// A packet for a half-open flow: if it shows that the peer has our SYN-ACK, what the flow is born with. The flow
+    /// stays half open until it is [taken](Self::take).
+    ///
+    /// # Errors
+    /// [`NotConfirmed`]
+    pub fn confirm(
+        flow: &HalfOpenFlow<T>,
+        segment: &Segment,
+        checksum_is_good: impl FnOnce() -> Option<bool>,
+    ) -> Result<Birth, NotConfirmed> {
+        if segment.ack != first_seq(flow.local_nonce) {
+            return Err(NotConfirmed::Guess);
+        }
+        let features = flow.agreed.features;
+        if !features.admit(checksum_is_good) {
+            return Err(NotConfirmed::BadChecksum);
+        }
+        Ok(Birth {
+            role: Role::Acceptor,
+            incarnation: Incarnation::of_nonce(flow.remote_nonce),
+            send_from: first_seq(flow.local_nonce),
+            receive_from: first_seq(flow.remote_nonce),
+            max_payload: flow.agreed.max_payload,
+            peer_window_packets: FIRST_WINDOW_PACKETS,
+            rtt: None,
+            features,
+        })
+    }
+
+    /// Whether a segment with these numbers is the first of a flow whose SYN somebody with the same secret has
+    /// answered: it acknowledges the nonce that belongs to the connector's, and only who has seen the SYN-ACK knows
+    /// that.
+    ///
+    /// Until a connector hears more than the SYN-ACK its window is 1: all its packets have the number after its nonce,
+    /// or, if they carry no data and follow one that does, the number after that.
+    pub fn proves_handshake(&self, key: &FlowKey, segment: &Segment) -> bool {
+        let belongs = |nonce: SeqNo| segment.ack == first_seq(self.nonce(key, nonce.get()));
+        belongs(segment.seq - 1) || belongs(segment.seq - 2)
+    }
+
+    /// Takes a half-open flow out: it is established, or to be half open elsewhere, or its promise cannot be kept.
+    pub fn take(&mut self, key: &FlowKey) -> Option<HalfOpenFlow<T>> {
+        self.half_open.remove(key)
+    }
+
+    /// Puts in a flow that was taken out of another shard's acceptor.
+    pub fn adopt(&mut self, key: FlowKey, flow: HalfOpenFlow<T>, now: Instant) {
+        self.half_open.insert(key, flow, now);
+    }
+
+    /// Forgets the half-open flows that are not to be kept: those of listeners that are gone.
+    pub fn retain(&mut self, keep: impl FnMut(&FlowKey) -> bool) {
+        self.half_open.retain(keep);
+    }
+
+    /// How many flows are half open.
+    pub fn half_open(&self) -> usize {
+        self.half_open.len()
+    }
+
+    /// When [`expire`](Self::expire) is due; `None` if nothing is half open.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.half_open.next_deadline()
+    }
+
+    /// Forgets what was not confirmed in time.
+    pub fn expire(&mut self, now: Instant) {
+        self.half_open.expire(now);
+    }
+
+    fn terms(&self, key: &FlowKey, syn: &Syn) -> Terms {
+        self.ours.with_nonce(self.nonce(key, syn.terms.offer.nonce))
+    }
+
+    /// Half a SipHash-2-4: without the secret nobody can tell it from random.
+    fn nonce(&self, key: &FlowKey, connector_nonce: u32) -> u32 {
+        let mut input = [0; 16];
+        input[..4].copy_from_slice(&key.local_ip.octets());
+        input[4..8].copy_from_slice(&key.remote_ip.octets());
+        input[8..10].copy_from_slice(&key.local_port.to_be_bytes());
+        input[10..12].copy_from_slice(&key.remote_port.to_be_bytes());
+        input[12..].copy_from_slice(&connector_nonce.to_be_bytes());
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        hasher.write(&input);
+        #[allow(clippy::cast_possible_truncation)] // any half is as good as the other
+        {
+            hasher.finish() as u32
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::Ipv4Addr;
+
+    use super::super::{Features, Offer, VERSION, agree};
+    use super::*;
+    use crate::packet::{Body, Marks, Sack, Times};
+
+    const SECRET: [u8; 16] = *b"0123456789abcdef";
+    const KEY: FlowKey = FlowKey {
+        local_ip: Ipv4Addr::new(10, 0, 0, 1),
+        remote_ip: Ipv4Addr::new(10, 0, 0, 2),
+        local_port: 888,
+        remote_port: 40_000,
+    };
+    const TERMS: Terms = Terms {
+        offer: Offer { version: VERSION, features: Features::SUPPORTED, nonce: 0xa1b2_c3d4 },
+        max_payload: 1_418,
+        boot_id: 0x0123_4567_89ab_cdef,
+    };
+    const SYN: Syn = Syn { terms: TERMS };
+
+    fn acceptor(secret: [u8; 16], ours: Terms) -> Acceptor<()> {
+        Acceptor::new(secret, ours, 10)
+    }
+
+    fn terms_of(packet: Packet) -> Terms {
+        let Packet::SynAck(syn_ack) = packet else { panic!("not accepted: {packet:?}") };
+        assert_eq!(syn_ack.echo, TERMS.offer.nonce);
+        syn_ack.terms
+    }
+
+    fn nonce(secret: [u8; 16], key: &FlowKey, syn: &Syn) -> u32 {
+        match acceptor(secret, TERMS).answer(key, syn) {
+            Packet::SynAck(syn_ack) => syn_ack.terms.offer.nonce,
+            other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    fn probe(seq: SeqNo, ack: SeqNo) -> Segment {
+        Segment {
+            seq,
+            ack,
+            sack: Sack::EMPTY,
+            window_packets: 1,
+            marks: Marks::empty(),
+            times: Some(Times { ts: 1, echo: 0, hold_us: 0 }),
+            body: Body::Probe { padding_bytes: 0 },
+        }
+    }
+
+    #[test]
+    fn a_repeated_syn_gets_the_same_answer_and_another_one_does_not() {
+        let interface = Terms { boot_id: 99, ..TERMS.with_nonce(7) };
+        let answer = acceptor(SECRET, interface).answer(&KEY, &SYN);
+        let on_another_shard = interface.with_nonce(8);
+        assert_eq!(acceptor(SECRET, on_another_shard).answer(&KEY, &SYN), answer);
+        let ours = terms_of(answer);
+        assert_eq!((ours.boot_id, ours.max_payload), (99, TERMS.max_payload));
+
+        let newer = Syn { terms: TERMS.with_nonce(TERMS.offer.nonce + 1) };
+        assert_ne!(nonce(SECRET, &KEY, &newer), ours.offer.nonce);
+        let keys = [
+            FlowKey { local_ip: Ipv4Addr::new(10, 0, 0, 3), ..KEY },
+            FlowKey { remote_ip: Ipv4Addr::new(10, 0, 0, 3), ..KEY },
+            FlowKey { local_port: 889, ..KEY },
+            FlowKey { remote_port: 40_001, ..KEY },
+            KEY.reversed(),
+        ];
+        for key in keys {
+            assert_ne!(nonce(SECRET, &key, &SYN), ours.offer.nonce, "{key:?}");
+        }
+        assert_ne!(nonce([0; 16], &KEY, &SYN), ours.offer.nonce);
+    }
+
+    #[test]
+    fn what_a_connector_sends_first_shows_that_it_has_the_answer() {
+        let ours = nonce([1; 16], &KEY, &SYN);
+        let (first, ack) = (SeqNo::new(TERMS.offer.nonce) + 1, SeqNo::new(ours) + 1);
+        let shows = |secret, seq, ack| acceptor([secret; 16], TERMS).proves_handshake(&KEY, &probe(seq, ack));
+        assert!(shows(1, first, ack), "a probe, or data");
+        assert!(shows(1, first + 1, ack), "a probe after data");
+        assert!(!shows(1, first - 1, ack) && !shows(1, first + 2, ack));
+        assert!(!shows(1, first, ack + 1) && !shows(2, first, ack));
+    }
+
+    #[test]
+    fn a_flow_is_born_when_the_peer_shows_our_nonce() {
+        let mut acceptor = acceptor(SECRET, TERMS);
+        let ours = terms_of(acceptor.accept(&KEY, &SYN, (), Instant::ZERO));
+        assert!(acceptor.has_answered(&KEY, &SYN) && acceptor.half_open() == 1);
+        let flow = *acceptor.find(&KEY).expect("it was answered");
+        let first = probe(first_seq(TERMS.offer.nonce), first_seq(ours.offer.nonce));
+        let guess = Segment { ack: first.ack + 1, ..first };
+        assert_eq!(Acceptor::confirm(&flow, &guess, || Some(true)).unwrap_err(), NotConfirmed::Guess);
+        for checksum in [Some(false), None] {
+            assert_eq!(Acceptor::confirm(&flow, &first, || checksum).unwrap_err(), NotConfirmed::BadChecksum);
+        }
+        let birth = Acceptor::confirm(&flow, &first, || Some(true)).expect("it knows");
+        assert_eq!((birth.send_from, birth.receive_from), (first.ack, first.seq));
+        assert_eq!(birth.features, agree(&ours, &TERMS).features);
+        assert!(acceptor.take(&KEY).is_some());
+        assert_eq!((acceptor.half_open(), acceptor.has_answered(&KEY, &SYN)), (0, false));
+    }
+
+    #[test]
+    fn another_nonce_replaces_a_half_open_flow() {
+        let mut acceptor = acceptor(SECRET, TERMS);
+        acceptor.accept(&KEY, &SYN, (), Instant::ZERO);
+        let newer = Syn { terms: TERMS.with_nonce(5) };
+        acceptor.accept(&KEY, &newer, (), Instant::ZERO);
+        assert_eq!(acceptor.half_open(), 1);
+        assert!(acceptor.has_answered(&KEY, &newer) && !acceptor.has_answered(&KEY, &SYN));
+    }
+}

@@ -1,0 +1,526 @@
+//! A channel: where the protocol's flows meet one application's memory.
+
+use machnet::channel::{Armed, FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
+use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::message::Content;
+use machnet_core::records;
+use machnet_core::time::Instant;
+use machnet_proto::flow::{Need, Piece, Refusal};
+
+use super::lists::{Load, TxLists, WaitingList};
+use super::notices::{Notice, Notices};
+use super::share::ReceiveShare;
+use crate::counters::{ChannelCounts, Counts};
+use crate::mailbox::ChannelId;
+
+/// Descriptors taken from one channel in one turn.
+pub(in crate::shard) const DESCRIPTORS_PER_CHANNEL: usize = 128;
+
+/// Turns without anything to do after which a channel is no longer looked at until its bell rings.
+const IDLE_TURNS_BEFORE_COLD: u32 = 64;
+
+/// Polls that bring work after which the buffers given back are looked for all the same.
+const POLLS_WITHOUT_FILL_MAX: u32 = 16;
+
+/// A channel and what the shard keeps about it.
+pub(in crate::shard) struct Channel {
+    id: ChannelId,
+    end: ShardEnd,
+    stage: Stage,
+    /// Flows of this channel in the flow table; each knows its place here.
+    flows: Vec<FlowId>,
+    lists: TxLists,
+    notices: Notices,
+    share: ReceiveShare,
+    heat: Heat,
+    /// Whether the channel stands in the list of those to flush.
+    is_dirty: bool,
+    polls_without_fill: u32,
+    traffic: Traffic,
+}
+
+/// Where a channel is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::shard) enum Stage {
+    /// Its application is there.
+    Open,
+    /// Its application is gone. What it had published is taken over, then its flows are closed, both a part each turn;
+    /// what they still have is delivered until the moment given.
+    Leaving {
+        /// What the peers are told.
+        reason: CloseReason,
+        /// When the rest is given up.
+        until: Instant,
+        /// How often there can be something more in its memory; whoever goes on publishing there cannot keep the shard
+        /// busy for longer.
+        polls_left: usize,
+        /// Flows still to be closed: the first so many of the list.
+        open_flows: usize,
+    },
+    /// It broke the rules; its memory is not looked at any more, its flows are aborted, a part each turn.
+    Broken {
+        /// Whether the coordinator has ended its endpoint, so that it may be freed.
+        removed: bool,
+        /// Until when there is patience with a device that does not take the resets.
+        until: Instant,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heat {
+    /// Polled every turn.
+    Hot { idle_turns: u32 },
+    /// Armed: its bell brings it back.
+    Cold,
+}
+
+/// Whole messages published to the application, and taken from it; and what others may read of the channel.
+struct Traffic {
+    rx_messages: u64,
+    tx_messages: u64,
+    counts: ChannelCounts,
+}
+
+/// What an application had published.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::shard) struct Polled {
+    pub(in crate::shard) descriptors: usize,
+    /// Receive buffers given back.
+    pub(in crate::shard) buffers: usize,
+}
+
+impl Polled {
+    pub(in crate::shard) fn is_nothing(self) -> bool {
+        self.descriptors + self.buffers == 0
+    }
+}
+
+impl Channel {
+    /// The channel behind `end`, counted in `counts` and in the shard's own `shard_counts`.
+    pub(in crate::shard) fn new(
+        id: ChannelId,
+        end: ShardEnd,
+        mut counts: ChannelCounts,
+        shard_counts: &Counts,
+        now: Instant,
+    ) -> Self {
+        let geometry = end.geometry();
+        let (tx_buffers, rx_buffers) = (geometry.tx_buffers() as usize, geometry.rx_buffers() as usize);
+        let kept_back = geometry.rx_buffers_kept_back() as usize;
+        counts.begin(shard_counts, end.free_buffers());
+        Self {
+            id,
+            end,
+            stage: Stage::Open,
+            flows: Vec::new(),
+            lists: TxLists::new(tx_buffers),
+            notices: Notices::default(),
+            share: ReceiveShare::new(rx_buffers, kept_back, now),
+            heat: Heat::Hot { idle_turns: 0 },
+            is_dirty: false,
+            polls_without_fill: 0,
+            traffic: Traffic { rx_messages: 0, tx_messages: 0, counts },
+        }
+    }
+
+    pub(in crate::shard) fn id(&self) -> ChannelId {
+        self.id
+    }
+
+    pub(in crate::shard) fn end(&self) -> &ShardEnd {
+        &self.end
+    }
+
+    // ---- Its life --------------------------------------------------------------------------------------------------
+
+    /// Whether its application is there.
+    pub(in crate::shard) fn is_open(&self) -> bool {
+        self.stage == Stage::Open
+    }
+
+    pub(in crate::shard) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The application is gone.
+    pub(in crate::shard) fn leave(&mut self, reason: CloseReason, until: Instant) {
+        match self.stage {
+            Stage::Open => {
+                // The ring has a slot for each buffer and 64 more, rounded up to a power of two.
+                let polls_left = 2 + 2 * self.lists.buffers() / DESCRIPTORS_PER_CHANNEL;
+                self.stage = Stage::Leaving { reason, until, polls_left, open_flows: self.flows.len() };
+            }
+            Stage::Leaving { .. } => {}
+            Stage::Broken { until, .. } => self.stage = Stage::Broken { removed: true, until },
+        }
+    }
+
+    /// One more look into the memory of an application that is gone, which found nothing more or something.
+    pub(in crate::shard) fn looked_once_more(&mut self, found_nothing: bool) {
+        if let Stage::Leaving { polls_left, .. } = &mut self.stage {
+            *polls_left = if found_nothing { 0 } else { polls_left.saturating_sub(1) };
+        }
+    }
+
+    /// The next flow of an application that is gone to be closed, once what it published has been taken over.
+    pub(in crate::shard) fn next_to_close(&mut self) -> Option<FlowId> {
+        let Stage::Leaving { polls_left: 0, open_flows, .. } = &mut self.stage else { return None };
+        // A flow that ends is replaced by the last of the list, which has been closed before.
+        *open_flows = (*open_flows).min(self.flows.len()).checked_sub(1)?;
+        Some(self.flows[*open_flows])
+    }
+
+    /// Nothing in its memory is believed any more.
+    pub(in crate::shard) fn break_off(&mut self, until: Instant) {
+        self.stage = Stage::Broken { removed: matches!(self.stage, Stage::Leaving { .. }), until };
+    }
+
+    /// Whether its end is to be gone on with in the next turn: nothing has to happen first.
+    pub(in crate::shard) fn has_ending_to_do(&self) -> bool {
+        match self.stage {
+            Stage::Open => false,
+            Stage::Leaving { polls_left, open_flows, .. } => polls_left > 0 || open_flows.min(self.flows.len()) > 0,
+            Stage::Broken { .. } => !self.flows.is_empty(),
+        }
+    }
+
+    /// Until when the channel outlives its application.
+    pub(in crate::shard) fn lingers_until(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Leaving { until, .. } => Some(until),
+            Stage::Open | Stage::Broken { .. } => None,
+        }
+    }
+
+    /// Whether nothing is left of it, and nobody names it any more.
+    pub(in crate::shard) fn is_over(&self) -> bool {
+        self.flows.is_empty()
+            && match self.stage {
+                Stage::Open => false,
+                Stage::Leaving { polls_left, .. } => polls_left == 0,
+                Stage::Broken { removed, .. } => removed,
+            }
+    }
+
+    // ---- Its flows -------------------------------------------------------------------------------------------------
+
+    /// A flow is opened into the channel; gives its place.
+    pub(in crate::shard) fn add_flow(&mut self, flow: FlowId) -> usize {
+        self.flows.push(flow);
+        self.flows.len() - 1
+    }
+
+    /// The flow at this place has ended; gives the one that has come to its place.
+    pub(in crate::shard) fn remove_flow(&mut self, place: usize) -> Option<FlowId> {
+        self.flows.swap_remove(place);
+        self.flows.get(place).copied()
+    }
+
+    /// The flow that came last.
+    pub(in crate::shard) fn last_flow(&self) -> Option<FlowId> {
+        self.flows.last().copied()
+    }
+
+    /// Whether one more flow may be opened into this channel.
+    pub(in crate::shard) fn takes_flows(&self) -> bool {
+        self.is_open() && !self.notices.is_full()
+    }
+
+    // ---- From the application --------------------------------------------------------------------------------------
+
+    /// Takes what the application published, up to the capacity of `into`, and the buffers it gave back. Nothing once
+    /// what it published before its end has been taken: its memory may be in hands that go on writing.
+    pub(in crate::shard) fn poll(&mut self, into: &mut Vec<FromApp>) -> Result<Polled, Violation> {
+        match self.stage {
+            Stage::Open | Stage::Leaving { polls_left: 1.., .. } => {}
+            Stage::Leaving { .. } | Stage::Broken { .. } => return Ok(Polled::default()),
+        }
+        let descriptors = self.end.poll_tx(into)?;
+        self.polls_without_fill += 1;
+        let looks_for_buffers =
+            descriptors == 0 || self.polls_without_fill >= POLLS_WITHOUT_FILL_MAX || self.wants_buffers();
+        let buffers = if looks_for_buffers { self.take_back()? } else { 0 };
+        let polled = Polled { descriptors, buffers };
+        if let Heat::Hot { idle_turns } = &mut self.heat {
+            *idle_turns = if polled.is_nothing() { idle_turns.saturating_add(1) } else { 0 };
+        }
+        Ok(polled)
+    }
+
+    /// Takes the buffers that the application gave back.
+    fn take_back(&mut self) -> Result<usize, Violation> {
+        self.polls_without_fill = 0;
+        let returned = self.end.poll_fill()?;
+        if returned > 0 {
+            self.count_free();
+        }
+        Ok(returned)
+    }
+
+    /// Puts a piece at the end of a flow's list.
+    #[inline]
+    pub(in crate::shard) fn push_waiting(&mut self, list: &mut WaitingList, piece: Piece<TxBuffer>) {
+        self.traffic.tx_messages += u64::from(piece.content.messages());
+        self.lists.push(list, piece);
+    }
+
+    /// Takes what the next packet of a flow shall carry: the oldest piece, and with it the small messages behind it
+    /// that fit into `together_bytes`, with their lengths. 0: messages do not share packets.
+    #[inline]
+    pub(in crate::shard) fn pop_waiting(&mut self, list: &mut WaitingList, together_bytes: u16) -> Option<Piece<Load>> {
+        self.lists.pop(list, together_bytes)
+    }
+
+    /// Copies what a packet carries out of the application's memory.
+    #[inline]
+    pub(in crate::shard) fn copy_from(&self, piece: &Piece<Load>, into: &mut [u8]) {
+        self.lists.copy_from(&self.end, piece, into);
+    }
+
+    /// Gives the buffers of a load back to the application.
+    #[inline]
+    pub(in crate::shard) fn complete(&mut self, load: Load) {
+        let end = &mut self.end;
+        self.lists.take(load, |buffer| end.complete(buffer));
+    }
+
+    /// Gives a buffer back that nobody has put into a list.
+    pub(in crate::shard) fn complete_buffer(&mut self, buffer: TxBuffer) {
+        self.end.complete(buffer);
+    }
+
+    // ---- To the application ----------------------------------------------------------------------------------------
+
+    /// Copies an arrived piece, or so many messages, into a receive buffer.
+    #[inline]
+    pub(in crate::shard) fn accept(
+        &mut self,
+        need: Need,
+        payload: &[u8],
+        content: Content,
+    ) -> Result<RxBuffer, Refusal> {
+        if let Content::Records(count) = content
+            && !records::are_sound(payload, count)
+        {
+            return Err(Refusal::Unsound);
+        }
+        if self.end.free_buffers() <= self.share.reserve(need) {
+            return Err(Refusal::NoBuffer);
+        }
+        let buffer = self.end.allocate().ok_or(Refusal::NoBuffer)?;
+        self.end.copy_to(&buffer, payload);
+        self.count_free();
+        Ok(buffer)
+    }
+
+    /// Publishes a piece in order, or drops it if nobody is there to read it.
+    pub(in crate::shard) fn publish(&mut self, flow: FlowId, piece: Piece<RxBuffer>) {
+        if self.is_open() {
+            self.traffic.rx_messages += u64::from(piece.content.messages());
+            self.end.publish(flow, piece.token, piece.len, piece.content);
+        } else {
+            self.give_back(piece.token);
+        }
+    }
+
+    pub(in crate::shard) fn give_back(&mut self, buffer: RxBuffer) {
+        self.end.give_back(buffer);
+        self.count_free();
+    }
+
+    fn count_free(&mut self) {
+        self.traffic.counts.set_free_buffers(self.end.free_buffers());
+    }
+
+    /// Tells the application of an event, now or as soon as the ring has room: none is lost.
+    /// Says whether that was now, or never will be because nobody is there.
+    pub(in crate::shard) fn notify(&mut self, notice: Notice) -> bool {
+        if let Notice::Closed { flow, .. } = notice {
+            self.notices.ended(flow);
+        }
+        !self.is_open() || self.notices.notify(&mut self.end, notice)
+    }
+
+    /// The channel is to be flushed at the end of the turn; `false` if that was known.
+    #[inline]
+    pub(super) fn mark_dirty(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_dirty, true)
+    }
+
+    /// Publishes what found no room before, and lets the application see all of this turn.
+    /// `announced` gets the flows whose opening could be told only now. Gives whether there is more to receive than
+    /// before.
+    pub(in crate::shard) fn flush(&mut self, announced: &mut Vec<FlowId>) -> bool {
+        self.is_dirty = false;
+        self.traffic.counts.publish(self.flows.len(), self.traffic.rx_messages, self.traffic.tx_messages);
+        if matches!(self.stage, Stage::Broken { .. }) {
+            return false;
+        }
+        self.notices.publish(&mut self.end, announced);
+        self.end.flush()
+    }
+
+    /// Whether the application has been told that this flow ended and has not answered yet.
+    pub(in crate::shard) fn is_unreleased(&self, flow: FlowId) -> bool {
+        self.notices.is_unreleased(flow)
+    }
+
+    /// The application knows that the flow ended. `false` if it never was, or is not over.
+    pub(in crate::shard) fn release(&mut self, flow: FlowId) -> bool {
+        self.notices.release(flow)
+    }
+
+    // ---- The receive window ----------------------------------------------------------------------------------------
+
+    /// Data of a flow arrived; `seen` is the flow's own memory of when it was last counted.
+    #[inline]
+    pub(in crate::shard) fn count_receiving(&mut self, seen: &mut u32, now: Instant) {
+        self.share.count(seen, now);
+    }
+
+    /// How many buffers one flow may count on.
+    pub(in crate::shard) fn grant(&self, has_hole: bool) -> u16 {
+        self.share.grant(self.end.free_buffers(), self.flows.len(), has_hole)
+    }
+
+    /// A flow's window is closed for want of buffers; it stands in one list of such flows until they are woken.
+    pub(in crate::shard) fn starve(&mut self, flow: FlowId) {
+        self.share.starve(flow);
+    }
+
+    /// The flows whose window was closed, if there is room for them again.
+    pub(in crate::shard) fn wake_starved(&mut self) -> Option<std::vec::Drain<'_, FlowId>> {
+        let is_time = self.share.is_starving() && self.share.has_room_again(self.end.free_buffers());
+        is_time.then(|| self.share.drain_starved())
+    }
+
+    /// A flow has ended: forgets such ones among the starved, now and then.
+    pub(in crate::shard) fn tidy_starved(&mut self, lives: impl Fn(FlowId) -> bool) {
+        self.share.tidy(self.flows.len(), lives);
+    }
+
+    /// Whether buffers that the application gives back are of use at once: flows wait for them, or will soon.
+    pub(in crate::shard) fn wants_buffers(&self) -> bool {
+        self.is_open() && (self.share.is_starving() || !self.share.has_room_again(self.end.free_buffers()))
+    }
+
+    // ---- Hot and cold ----------------------------------------------------------------------------------------------
+
+    /// Whether the application must be looked at although it may never ring: it broke a rule when something was
+    /// published, or has left no room for events.
+    pub(super) fn needs_a_look(&self) -> bool {
+        self.is_open() && (self.end.violation().is_some() || self.has_unpublished())
+    }
+
+    /// Whether events wait for room in the ring, which comes when the application reads: without a sound.
+    pub(in crate::shard) fn has_unpublished(&self) -> bool {
+        self.is_open() && self.notices.waiting() > 0
+    }
+
+    pub(super) fn is_hot(&self) -> bool {
+        matches!(self.heat, Heat::Hot { .. })
+    }
+
+    /// Whether the channel has had nothing to do for so long that its bell may bring it back instead.
+    pub(super) fn has_cooled(&self) -> bool {
+        matches!(self.heat, Heat::Hot { idle_turns } if idle_turns >= IDLE_TURNS_BEFORE_COLD)
+    }
+
+    /// Stops looking at the channel until its bell rings; `false` if there is something to look at.
+    pub(super) fn cool(&mut self) -> bool {
+        if self.notices.waiting() > 0 {
+            return false;
+        }
+        let armed = if self.wants_buffers() { self.end.arm_wanting_buffers() } else { self.end.arm() };
+        match armed {
+            Armed::Armed => {
+                self.heat = Heat::Cold;
+                true
+            }
+            Armed::Ready => {
+                self.heat = Heat::Hot { idle_turns: 0 };
+                false
+            }
+        }
+    }
+
+    /// The bell rang: look at the channel again.
+    pub(super) fn warm(&mut self) {
+        self.end.drain_bell();
+        self.end.disarm();
+        self.heat = Heat::Hot { idle_turns: 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use machnet::channel::{AppEnd, Geometry, Received};
+
+    use super::*;
+    use crate::counters::Registry;
+
+    /// A channel with 16 receive buffers, and its application.
+    fn channel() -> (Channel, AppEnd) {
+        let geometry = Geometry::from_parts(64, 16, 16).expect("good measures");
+        let (end, handles) = ShardEnd::create(geometry).expect("memory");
+        let app = AppEnd::open(geometry, handles).expect("it maps");
+        let registry = Registry::default();
+        let (shard, counts) = (registry.enter().1, registry.enter_channel().1);
+        (Channel::new(ChannelId(1), end, counts, &shard, Instant::ZERO), app)
+    }
+
+    #[test]
+    fn the_last_buffer_is_for_the_piece_that_fills_a_hole() {
+        let (mut channel, _app) = channel();
+        let ahead: Vec<_> =
+            std::iter::from_fn(|| channel.accept(Need::OutOfOrder, b"ahead", Content::WHOLE).ok()).collect();
+        assert_eq!(ahead.len(), 14);
+        assert_eq!((channel.grant(false), channel.grant(true)), (0, 1));
+        let mut filler = || channel.accept(Need::InOrder, b"filler", Content::WHOLE).expect("one that was kept back");
+        let fillers = [filler(), filler()];
+        assert_eq!((channel.grant(false), channel.grant(true)), (0, 0), "nobody can take anything");
+        ahead.into_iter().chain(fillers).for_each(|buffer| channel.give_back(buffer));
+    }
+
+    #[test]
+    fn a_peer_that_comes_and_goes_costs_no_memory_while_the_application_does_not_read() {
+        let (mut channel, mut app) = channel();
+        let flow = FlowId(7);
+        for _ in 0..1_000 {
+            channel.notify(Notice::Silent { flow });
+            channel.notify(Notice::Alive { flow });
+        }
+        channel.notify(Notice::Silent { flow });
+        assert_eq!(channel.notices.waiting(), 1);
+        // What it hears alternates, and the last is true.
+        let mut is_silent = false;
+        for _ in 0..2 {
+            channel.flush(&mut Vec::new());
+            while let Some(event) = app.recv().expect("nothing is broken") {
+                assert_eq!(matches!(event, Received::Silent { .. }), !is_silent);
+                is_silent = !is_silent;
+            }
+        }
+        assert!(is_silent);
+    }
+
+    #[test]
+    fn every_flow_of_an_application_that_is_gone_is_closed_whichever_end_meanwhile() {
+        let (mut channel, _app) = channel();
+        let ids = (0..6).map(FlowId);
+        for (place, id) in ids.clone().enumerate() {
+            assert_eq!(channel.add_flow(id), place);
+        }
+        channel.leave(CloseReason::AppGone, Instant::ZERO);
+        assert_eq!(channel.next_to_close(), None, "what it published comes first");
+        channel.looked_once_more(true);
+        let mut closed = vec![channel.next_to_close().expect("six are open"), channel.next_to_close().expect("five")];
+        // The first one ends by itself; the last one takes its place, and is closed once more.
+        assert_eq!(channel.remove_flow(0), Some(FlowId(5)));
+        closed.extend(std::iter::from_fn(|| channel.next_to_close()));
+        assert_eq!(closed, [5, 4, 3, 2, 1, 5].map(FlowId));
+        assert!(!channel.is_over());
+        assert_eq!((0..5).filter_map(|_| channel.remove_flow(0)).count(), 4, "nothing comes to the place of the last");
+        assert!(channel.is_over());
+    }
+}

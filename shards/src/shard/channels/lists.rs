@@ -1,0 +1,148 @@
+//! What waits in transmit buffers, and what is on its way.
+//!
+//! Lists are threaded through the buffers, so that nothing grows on the packet path: what lies in a buffer is a link at
+//! the buffer's index. It waits in its flow's list for the window, and hangs, when it goes out together with others, on
+//! the first of them until the packet is acknowledged.
+
+use machnet::channel::{ShardEnd, TxBuffer};
+use machnet_core::message::Content;
+use machnet_core::records;
+use machnet_proto::flow::Piece;
+
+/// By index of the transmit buffer: what lies in it, as long as the shard has it.
+pub(super) struct TxLists(Box<[Link]>);
+
+/// What lies in a transmit buffer.
+#[derive(Debug)]
+struct Link {
+    /// `None`: nothing, the buffer is not the shard's.
+    piece: Option<Piece<TxBuffer>>,
+    /// What comes behind it, in the list of what waits or in the same packet.
+    next: Option<u32>,
+}
+
+/// What one packet carries: the first of its buffers, on which the others hang. Whoever has it gives it back to its
+/// channel. Neither `Clone` nor `Copy`.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a load that is not completed is lost to the application"]
+pub(in crate::shard) struct Load(u32);
+
+/// What one flow's application has published and waits for the flow's window, oldest first: a list of links.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::shard) struct WaitingList {
+    ends: Option<(u32, u32)>,
+}
+
+impl WaitingList {
+    pub(in crate::shard) fn is_empty(self) -> bool {
+        self.ends.is_none()
+    }
+}
+
+/// Messages that are to share a packet.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    /// With their lengths.
+    bytes: usize,
+    count: u16,
+    /// The last of them.
+    tail: u32,
+}
+
+impl Link {
+    #[inline]
+    fn piece(&self) -> &Piece<TxBuffer> {
+        self.piece.as_ref().expect("what is listed or on its way is the shard's")
+    }
+}
+
+/// Whether a piece is one whole message, which may share a packet.
+fn may_share(piece: &Piece<TxBuffer>) -> bool {
+    piece.content == Content::WHOLE
+}
+
+impl TxLists {
+    /// For so many transmit buffers, all of them the application's.
+    pub(super) fn new(buffers: usize) -> Self {
+        Self((0..buffers).map(|_| Link { piece: None, next: None }).collect())
+    }
+
+    /// How many buffers there are.
+    pub(super) fn buffers(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Puts a piece at the end of a flow's list.
+    #[inline]
+    pub(super) fn push(&mut self, list: &mut WaitingList, piece: Piece<TxBuffer>) {
+        let index = piece.token.index();
+        self.0[index as usize] = Link { piece: Some(piece), next: None };
+        list.ends = match list.ends {
+            None => Some((index, index)),
+            Some((first, last)) => {
+                self.0[last as usize].next = Some(index);
+                Some((first, index))
+            }
+        };
+    }
+
+    /// Takes what the next packet of a flow shall carry: the oldest piece, and with it the small messages behind it
+    /// that fit into `together_bytes`, with their lengths. 0: messages do not share packets.
+    #[inline]
+    pub(super) fn pop(&mut self, list: &mut WaitingList, together_bytes: u16) -> Option<Piece<Load>> {
+        let (first, last) = list.ends?;
+        let link = &self.0[first as usize];
+        let (&Piece { len, content, .. }, mut next) = (link.piece(), link.next);
+        let mut packed = Packed { bytes: records::LENGTH_BYTES + usize::from(len), count: 1, tail: first };
+        if may_share(link.piece()) {
+            while let Some(index) = next {
+                let link = &self.0[index as usize];
+                let bytes = packed.bytes + records::LENGTH_BYTES + usize::from(link.piece().len);
+                if !may_share(link.piece()) || bytes > usize::from(together_bytes) {
+                    break;
+                }
+                packed = Packed { bytes, count: packed.count + 1, tail: index };
+                next = link.next;
+            }
+        }
+        self.0[packed.tail as usize].next = None;
+        list.ends = next.map(|next| (next, last));
+        let token = Load(first);
+        if packed.count == 1 {
+            return Some(Piece { token, len, content });
+        }
+        let len = u16::try_from(packed.bytes).expect("not more than a payload");
+        Some(Piece { token, len, content: Content::Records(packed.count) })
+    }
+
+    /// Copies what a packet carries out of the application's memory.
+    #[inline]
+    pub(super) fn copy_from(&self, end: &ShardEnd, piece: &Piece<Load>, into: &mut [u8]) {
+        let Load(first) = piece.token;
+        let alone = self.0[first as usize].piece();
+        if piece.content == alone.content {
+            return end.copy_from(&alone.token, into);
+        }
+        let (mut next, mut rest) = (Some(first), into);
+        while let Some(index) = next {
+            let link = &self.0[index as usize];
+            let Piece { token, len, .. } = link.piece();
+            let (length, behind) = rest.split_first_chunk_mut().expect("the piece has room for its records");
+            *length = len.to_be_bytes();
+            let (message, behind) = behind.split_at_mut(usize::from(*len));
+            end.copy_from(token, message);
+            (next, rest) = (link.next, behind);
+        }
+    }
+
+    /// Takes the buffers of a load out, one after the other: they are to be completed.
+    #[inline]
+    pub(super) fn take(&mut self, Load(first): Load, mut complete: impl FnMut(TxBuffer)) {
+        let mut next = Some(first);
+        while let Some(index) = next {
+            let link = &mut self.0[index as usize];
+            next = link.next.take();
+            complete(link.piece.take().expect("a load's buffers are the shard's").token);
+        }
+    }
+}

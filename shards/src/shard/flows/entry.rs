@@ -1,0 +1,213 @@
+//! A flow, and what its shard keeps about it.
+
+use machnet::channel::{Opened, RxBuffer, TxBuffer, Violation};
+use machnet_core::addr::MacAddr;
+use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::message::Content;
+use machnet_core::time::Duration;
+use machnet_proto::Incarnation;
+use machnet_proto::addr::FlowKey;
+use machnet_proto::flow::{Birth, Flow, Piece, Role};
+use machnet_proto::handshake::Features;
+use machnet_proto::wire::frame::Template;
+
+use super::super::channels::{Channel, Load, Notice, WaitingList};
+use super::super::turn::Turn;
+use crate::counters::Counter;
+
+/// A flow and what the shard keeps about it.
+pub(super) struct Entry {
+    pub(super) flow: Flow<Load, RxBuffer>,
+    pub(super) key: FlowKey,
+    /// Tells this flow from another one with the same tuple.
+    pub(super) incarnation: Incarnation,
+    pub(super) way: Way,
+    /// What both hosts can take in one packet, in bytes. The path between them may carry less.
+    max_payload: u16,
+    pub(super) place: Place,
+    /// Pieces its application published that wait for the window.
+    pub(super) waiting: WaitingList,
+    pub(super) lists: Lists,
+    pub(super) standing: Standing,
+    /// The channel's epoch in which data of this flow was counted last.
+    pub(super) epoch_seen: u32,
+    /// How long the shard had not run, over all its life, when the flow was told of it last.
+    absences_seen: Duration,
+}
+
+/// Where a flow's frames go.
+pub(super) struct Way {
+    pub(super) template: Template,
+    /// The MAC address in `template`.
+    next_hop: MacAddr,
+    /// The peer is this very interface.
+    pub(super) to_ourselves: bool,
+}
+
+/// Where a flow stands in its channel.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Slot of the channel.
+    pub(super) slot: usize,
+    /// Among the channel's flows.
+    pub(super) index: usize,
+}
+
+/// The lists that a flow stands in.
+#[derive(Default)]
+pub(super) struct Lists {
+    /// Those that may have something to deliver or to transmit.
+    pub(super) is_ready: bool,
+    /// Its channel's list of starved flows.
+    pub(super) is_starved: bool,
+    /// Those whose peer is to answer or to be answered: a count.
+    pub(super) is_unsettled: bool,
+}
+
+/// Who knows of a flow.
+pub(super) struct Standing {
+    pub(super) origin: Origin,
+    /// Whether no other shard can have the flow. A SYN that came twice may have left it half open at two shards; the
+    /// coordinator decides which one keeps it. Until then nothing of it leaves the shard, neither to the application
+    /// nor to the peer, who would take what only a copy has for delivered.
+    pub(super) is_kept: bool,
+    /// Whether its application has been told of it. Until then nothing of it is published, nor is its end: an
+    /// application that does not read leaves no room for events, but always for pieces.
+    pub(super) is_announced: bool,
+}
+
+/// Who opened a flow, and who knows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Our application: it has the answer to its connect.
+    Connected,
+    /// A peer.
+    Accepted,
+}
+
+impl Entry {
+    /// A flow whose handshake has ended, in the channel of this slot; its index there is still to be said.
+    pub(super) fn new(
+        birth: &Birth,
+        key: &FlowKey,
+        next_hop: MacAddr,
+        slot: usize,
+        absences: Duration,
+        turn: &Turn<'_>,
+    ) -> Self {
+        let settings = turn.settings;
+        Self {
+            flow: Flow::new(birth, &settings.flow, turn.now),
+            key: *key,
+            incarnation: birth.incarnation,
+            way: Way {
+                template: Template::new(settings.mac, next_hop, key),
+                next_hop,
+                to_ourselves: key.remote_ip == settings.ip,
+            },
+            max_payload: birth.max_payload,
+            place: Place { slot, index: 0 },
+            waiting: WaitingList::default(),
+            lists: Lists::default(),
+            standing: Standing {
+                origin: match birth.role {
+                    Role::Connector => Origin::Connected,
+                    Role::Acceptor => Origin::Accepted,
+                },
+                is_kept: birth.role == Role::Connector || settings.is_alone,
+                is_announced: false,
+            },
+            epoch_seen: u32::MAX,
+            absences_seen: absences,
+        }
+    }
+
+    /// What both hosts can take in one packet, in bytes.
+    pub(super) fn max_payload(&self) -> u16 {
+        self.max_payload
+    }
+
+    /// Whether several messages may share a packet.
+    #[inline]
+    pub(super) fn takes_records(&self) -> bool {
+        self.flow.features().contains(Features::RECORDS)
+    }
+
+    /// What its application is told when the flow is there.
+    pub(super) fn opened(&self, id: FlowId) -> Notice {
+        let opened = Opened {
+            local_ip: self.key.local_ip,
+            local_port: self.key.local_port,
+            remote_ip: self.key.remote_ip,
+            remote_port: self.key.remote_port,
+            max_payload: self.flow.payload_bytes(),
+            accepted: self.standing.origin == Origin::Accepted,
+            takes_records: self.takes_records(),
+        };
+        Notice::Opened { flow: id, opened }
+    }
+
+    /// Whether what arrived may be published: its application knows of the flow, or there is none any more.
+    #[inline]
+    pub(super) fn is_deliverable(&self, channel: &Channel) -> bool {
+        self.standing.is_announced || !channel.is_open()
+    }
+
+    /// Takes what its application wants sent, to wait for the window.
+    #[inline]
+    pub(super) fn publish(
+        &mut self,
+        channel: &mut Channel,
+        piece: Piece<TxBuffer>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Violation> {
+        if piece.len > self.max_payload {
+            return Err(Violation::LengthTooLarge);
+        }
+        if matches!(piece.content, Content::Records(_)) && !self.takes_records() {
+            return Err(Violation::ImpossibleRecords);
+        }
+        turn.counts.add(Counter::TxMessages, u64::from(piece.content.messages()));
+        channel.push_waiting(&mut self.waiting, piece);
+        Ok(())
+    }
+
+    /// Ends the flow in order; nothing that arrived or arrives is delivered any more.
+    pub(super) fn close(&mut self, channel: &mut Channel, reason: CloseReason) {
+        self.flow.close(reason);
+        for buffer in self.flow.drain_received() {
+            channel.give_back(buffer);
+        }
+    }
+
+    /// The shard itself has not run for so long, over all its life: moves the deadlines by which the peer counts as
+    /// silent by what is new of that.
+    #[inline]
+    pub(super) fn learn_absences(&mut self, absences: Duration) {
+        if self.absences_seen != absences {
+            self.flow.skip_gap(absences.saturating_sub(self.absences_seen));
+            self.absences_seen = absences;
+        }
+    }
+}
+
+impl Way {
+    /// A valid packet of an accepted flow came from this address. The one in the peer's SYN is all that is known of the
+    /// way back, and no checksum covers it; the peer may also have moved since.
+    #[inline]
+    pub(super) fn follow(&mut self, source: MacAddr) {
+        if source != self.next_hop {
+            self.redirect(source);
+        }
+    }
+
+    /// From now on to this address.
+    pub(super) fn redirect(&mut self, next_hop: MacAddr) {
+        self.next_hop = next_hop;
+        self.template.set_destination_mac(next_hop);
+    }
+
+    pub(super) fn next_hop(&self) -> MacAddr {
+        self.next_hop
+    }
+}

@@ -1,0 +1,352 @@
+//! Where a frame goes that came in: to its flow, to a handshake, to another shard, to the coordinator; or it is dropped
+//! and counted by reason.
+//!
+//! The order: whom the frame is for, which flow it belongs to, which dialect that speaks, and only then what it says.
+
+use machnet_core::addr::MacAddr;
+use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::payload::Dialect;
+use machnet_nic::NicQueue;
+use machnet_proto::Incarnation;
+use machnet_proto::addr::FlowKey;
+use machnet_proto::dialect::{self, ReadError};
+use machnet_proto::handshake::admit_without_flow;
+use machnet_proto::packet::{Packet, Segment, Syn, V1Step};
+use machnet_proto::wire::WireError;
+use machnet_proto::wire::frame::{self, Parsed, Template, UdpDatagram};
+use machnet_proto::wire::train;
+
+use super::budgets::{Budget, Budgets};
+use super::channels::Channels;
+use super::egress::Egress;
+use super::flows::Flows;
+use super::handshakes::Handshakes;
+use super::ingress::write_alone;
+use super::post::Post;
+use super::steering::{Arrival, Steering};
+use super::turn::Turn;
+use crate::counters::{Counter, DropReason};
+use crate::mailbox::{ShardId, Stray, Taker, ToCoordinator};
+
+/// The parts of a shard that a frame may concern, for one turn.
+pub(super) struct Reception<'a, Q: NicQueue> {
+    pub(super) turn: Turn<'a>,
+    pub(super) flows: &'a mut Flows,
+    pub(super) channels: &'a mut Channels,
+    pub(super) handshakes: &'a mut Handshakes,
+    pub(super) steering: &'a mut Steering,
+    pub(super) egress: &'a mut Egress<Q>,
+    pub(super) post: &'a mut Post,
+    pub(super) budgets: &'a mut Budgets,
+    /// Whether flows are accepted at all.
+    pub(super) accepts: bool,
+}
+
+impl<Q: NicQueue> Reception<'_, Q> {
+    /// Takes each packet of a train.
+    pub(super) fn receive_train(&mut self, arrival: &Arrival<'_>, segment_bytes: u16, alone: &mut Vec<u8>) {
+        match frame::parse(arrival.frame) {
+            Ok(Parsed::Udp(datagram)) if self.flows.find(&datagram.key).is_some() => {
+                for payload in train::payloads(arrival.frame, segment_bytes) {
+                    let dropped = self.receive_datagram(&datagram.with_payload(payload), arrival);
+                    self.count_drop(dropped);
+                }
+            }
+            Ok(Parsed::Udp(_)) => {
+                // Not of a flow that is here. What becomes of it, and of its packets after it, is not always the same.
+                for payload in train::payloads(arrival.frame, segment_bytes) {
+                    write_alone(arrival.frame, payload, alone);
+                    self.receive(&Arrival { frame: alone, ..*arrival });
+                }
+            }
+            _ => self.turn.counts.drop(DropReason::Malformed),
+        }
+    }
+
+    /// Takes a frame.
+    pub(super) fn receive(&mut self, arrival: &Arrival<'_>) {
+        let shard = self.turn.settings.id;
+        let dropped = match frame::parse(arrival.frame) {
+            // Where there is no checksum, some devices find it right.
+            Ok(Parsed::Udp(datagram)) if arrival.looped || arrival.verified && datagram.has_checksum() => {
+                self.receive_datagram(&datagram.verified(), arrival)
+            }
+            Ok(Parsed::Udp(datagram)) => self.receive_datagram(&datagram, arrival),
+            Ok(Parsed::Arp(packet)) => self.pass_on(Budget::Arp, || ToCoordinator::Arp { shard, packet }),
+            Ok(Parsed::Icmp { destination_ip, .. }) if destination_ip == self.turn.settings.ip => {
+                self.pass_on(Budget::Icmp, || ToCoordinator::Icmp { shard, frame: arrival.frame.into() })
+            }
+            Ok(Parsed::Icmp { .. }) => Err(DropReason::NotForUs),
+            Ok(Parsed::Other) => Err(DropReason::OtherProtocol),
+            Err(WireError::BadChecksum) => Err(DropReason::BadChecksum),
+            Err(_) => Err(DropReason::Malformed),
+        };
+        self.count_drop(dropped);
+    }
+
+    #[inline]
+    fn count_drop(&mut self, dropped: Result<(), DropReason>) {
+        if let Err(reason) = dropped {
+            self.turn.counts.drop(reason);
+        }
+    }
+
+    /// Tells the coordinator of a packet that is not data.
+    fn pass_on(&mut self, budget: Budget, message: impl FnOnce() -> ToCoordinator) -> Result<(), DropReason> {
+        self.spend(budget)?;
+        self.turn.counts.count(Counter::ToCoordinator);
+        self.post_or_drop(message())
+    }
+
+    fn spend(&mut self, budget: Budget) -> Result<(), DropReason> {
+        if self.budgets.take(budget, self.turn.now) { Ok(()) } else { Err(DropReason::RateLimited) }
+    }
+
+    fn post_or_drop(&self, message: ToCoordinator) -> Result<(), DropReason> {
+        if self.post.try_tell(message) { Ok(()) } else { Err(DropReason::MailboxFull) }
+    }
+
+    #[inline]
+    fn receive_datagram(&mut self, datagram: &UdpDatagram<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
+        let settings = self.turn.settings;
+        if datagram.key.local_ip != settings.ip || datagram.destination_mac != settings.mac {
+            return Err(DropReason::NotForUs);
+        }
+        if datagram.source_mac == settings.mac && !arrival.looped {
+            return Err(DropReason::OwnFrame);
+        }
+        let flow = self.flows.find(&datagram.key);
+        let dialect = flow.map(|_| Dialect::Extended);
+        let (packet, payload) = dialect::read(dialect, datagram.payload).map_err(unreadable)?;
+        match (&packet, flow) {
+            (Packet::Segment(segment), Some(id)) => {
+                self.flows.receive(id, datagram, segment, payload, &mut self.turn, self.channels)
+            }
+            (Packet::Segment(segment), None) => self.receive_without_flow(datagram, segment, payload, arrival),
+            (Packet::Syn(syn), _) => self.receive_syn(datagram, syn, flow, arrival),
+            (Packet::V1(syn), _) if syn.step == V1Step::Syn => {
+                self.refuse(datagram, &Packet::V1(syn.refused()))?;
+                Err(DropReason::NoExtension)
+            }
+            (Packet::SynAck(_) | Packet::Refuse(_) | Packet::V1(_), _) => self.receive_answer(datagram, packet),
+        }
+    }
+
+    // ---- Handshakes ------------------------------------------------------------------------------------------------
+
+    /// Lets the coordinator know that somebody answered its SYN. At a bounded rate: a peer may answer without end.
+    #[cold]
+    fn receive_answer(&mut self, datagram: &UdpDatagram<'_>, packet: Packet) -> Result<(), DropReason> {
+        // v1's answers are those of hosts that may write no checksums.
+        if !matches!(packet, Packet::V1(_)) && !admit_without_flow(datagram.checksum_is_good()) {
+            return Err(DropReason::BadChecksum);
+        }
+        if !self.handshakes.is_expected(&datagram.key) {
+            return Err(DropReason::UnknownFlow);
+        }
+        self.spend(Budget::Answers)?;
+        let (key, source_mac) = (datagram.key, datagram.source_mac);
+        self.post_or_drop(ToCoordinator::Answer { shard: self.turn.settings.id, key, source_mac, packet })
+    }
+
+    #[cold]
+    fn receive_syn(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        syn: &Syn,
+        flow: Option<FlowId>,
+        arrival: &Arrival<'_>,
+    ) -> Result<(), DropReason> {
+        if !self.accepts {
+            // Unanswered, so that the peer's next one may reach a daemon that is back.
+            return Err(DropReason::NoListener);
+        }
+        self.spend(Budget::Syns)?;
+        if !admit_without_flow(datagram.checksum_is_good()) {
+            return Err(DropReason::BadChecksum);
+        }
+        let key = &datagram.key;
+        if let Some(id) = flow {
+            if self.flows.receive_syn(id, Incarnation::of_nonce(syn.terms.offer.nonce)) {
+                let answer = self.handshakes.answer(key, syn);
+                self.send(datagram.source_mac, key, &answer);
+            }
+            return Ok(());
+        }
+        let owner = self.steering.owner(key, arrival, &self.turn).or_else(|| self.acceptor_elsewhere(key, arrival));
+        if let Some(owner) = owner {
+            return self.steering.hand_over(owner, arrival, &mut self.turn);
+        }
+        if !self.handshakes.is_listening(key.local_port) {
+            self.refuse(datagram, &Handshakes::refuse(syn, CloseReason::Refused))?;
+            return Err(DropReason::NoListener);
+        }
+        let has_place = self.handshakes.may_promise(key, syn, self.flows.len(), self.turn.settings.flows_max);
+        if self.accepting_slot(key).is_none() || !has_place {
+            self.refuse(datagram, &Handshakes::refuse(syn, CloseReason::Limit))?;
+            return Err(DropReason::FlowLimit);
+        }
+        let answer = self.handshakes.accept(key, syn, datagram.source_mac, self.turn.now);
+        self.send(datagram.source_mac, key, &answer);
+        Ok(())
+    }
+
+    /// Refuses a SYN, at a bounded rate.
+    fn refuse(&mut self, datagram: &UdpDatagram<'_>, refusal: &Packet) -> Result<(), DropReason> {
+        self.spend(Budget::Resets)?;
+        self.send(datagram.source_mac, &datagram.key, refusal);
+        self.turn.counts.count(Counter::ResetsSent);
+        Ok(())
+    }
+
+    /// Sends a packet without messages.
+    pub(super) fn send(&mut self, next_hop: MacAddr, key: &FlowKey, packet: &Packet) {
+        let settings = self.turn.settings;
+        let template = Template::new(settings.mac, next_hop, key);
+        let to_ourselves = key.remote_ip == settings.ip;
+        self.egress.send(&template, &dialect::write(packet), to_ourselves, self.turn.counts);
+    }
+
+    /// Whether a listener can take one more flow, as far as it is known here.
+    fn can_take(&self, taker: Taker) -> bool {
+        match taker {
+            Taker::Shard(_) => true,
+            Taker::Channel(channel) => {
+                let channel = self.channels.slot_of(channel).and_then(|slot| self.channels.get(slot));
+                self.accepts && !self.post.is_full() && channel.is_some_and(|channel| channel.takes_flows())
+            }
+        }
+    }
+
+    /// The slot of the channel that this flow is accepted into, if there is one with room.
+    fn accepting_slot(&self, key: &FlowKey) -> Option<usize> {
+        let is_here = |taker| matches!(taker, Taker::Channel(_)) && self.can_take(taker);
+        match self.handshakes.choose(key, is_here)? {
+            Taker::Channel(channel) => self.channels.slot_of(channel),
+            Taker::Shard(_) => None,
+        }
+    }
+
+    /// The shard that accepts this flow, if that is another one. A frame is handed over once at most.
+    fn acceptor_elsewhere(&self, key: &FlowKey, arrival: &Arrival<'_>) -> Option<ShardId> {
+        if arrival.landed != self.turn.settings.id {
+            return None;
+        }
+        match self.handshakes.choose(key, |taker| self.can_take(taker)) {
+            Some(Taker::Shard(owner)) => Some(owner),
+            Some(Taker::Channel(_)) | None => None,
+        }
+    }
+
+    // ---- Packets without a flow ------------------------------------------------------------------------------------
+
+    #[cold]
+    fn receive_without_flow(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        segment: &Segment,
+        payload: &[u8],
+        arrival: &Arrival<'_>,
+    ) -> Result<(), DropReason> {
+        if !admit_without_flow(datagram.checksum_is_good()) {
+            return Err(DropReason::BadChecksum);
+        }
+        if !self.handshakes.is_half_open(&datagram.key) {
+            return self.receive_unmatched(datagram, segment, arrival);
+        }
+        let id = self.confirm(datagram, segment, arrival)?;
+        self.flows.receive(id, datagram, segment, payload, &mut self.turn, self.channels)
+    }
+
+    /// A packet for a half-open flow: if it shows that the peer has our SYN-ACK, the flow is established.
+    fn confirm(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        segment: &Segment,
+        arrival: &Arrival<'_>,
+    ) -> Result<FlowId, DropReason> {
+        let key = datagram.key;
+        let (birth, next_hop) = self.handshakes.confirm(datagram, segment)?;
+        let opened = self.accepting_slot(&key).and_then(|slot| {
+            let id = self.flows.open(&birth, &key, next_hop, slot, &self.turn, self.channels).ok()?;
+            Some((id, self.channels.get(slot)?.id()))
+        });
+        self.handshakes.take(&key);
+        let Some((id, channel)) = opened else {
+            // There is no room any more for a flow that was promised it: the peer is told at once, and not left to find
+            // out; unless the SYN came twice and another shard has kept the promise. It says that the flow is unknown,
+            // which is not why the packet is dropped.
+            let _ = self.receive_unmatched(datagram, segment, arrival);
+            return Err(DropReason::FlowLimit);
+        };
+        self.turn.counts.count(Counter::FlowsAccepted);
+        let (shard, landed, incarnation) = (self.turn.settings.id, arrival.landed, birth.incarnation);
+        self.post.tell(ToCoordinator::Accepted { shard, key, channel, incarnation, landed });
+        Ok(id)
+    }
+
+    /// A packet of a flow that is not here.
+    fn receive_unmatched(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        segment: &Segment,
+        arrival: &Arrival<'_>,
+    ) -> Result<(), DropReason> {
+        if let Some(owner) = self.steering.owner(&datagram.key, arrival, &self.turn) {
+            return self.steering.hand_over(owner, arrival, &mut self.turn);
+        }
+        if self.turn.settings.is_alone {
+            self.answer_unknown(datagram, segment)
+        } else {
+            self.report(datagram, segment, arrival)
+        }
+    }
+
+    /// There is no such flow: peers that speak the extension are told, at a bounded rate, so that they notice a
+    /// restarted daemon within a round trip.
+    fn answer_unknown(&mut self, datagram: &UdpDatagram<'_>, segment: &Segment) -> Result<(), DropReason> {
+        let Some(answer) = segment.answer_unknown() else { return Err(DropReason::UnknownFlow) };
+        self.refuse(datagram, &Packet::Segment(answer))?;
+        Err(DropReason::UnknownFlow)
+    }
+
+    /// The flow may be another shard's, and only the NIC has put its frame here: the coordinator, which has the
+    /// directory of all flows, decides.
+    fn report(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        segment: &Segment,
+        arrival: &Arrival<'_>,
+    ) -> Result<(), DropReason> {
+        self.spend(Budget::Unmatched)?;
+        let (key, now) = (datagram.key, self.turn.now);
+        let confirms = self.handshakes.proves_handshake(&key, segment);
+        // Of all packets to an endpoint of another shard only those that prove a handshake go there unasked.
+        if confirms && let Some(owner) = self.acceptor_elsewhere(&key, arrival) {
+            return self.steering.hand_over(owner, arrival, &mut self.turn);
+        }
+        // Anybody can send the first packet of a handshake of his again, and each may make every shard look.
+        let confirms = confirms && self.budgets.take(Budget::Searches, now);
+        let answer = segment.answer_unknown().filter(|_| self.budgets.take(Budget::Resets, now));
+        let stray = Stray {
+            landed: arrival.landed,
+            reporter: self.turn.settings.id,
+            key,
+            source_mac: datagram.source_mac,
+            answer,
+            confirms,
+        };
+        self.turn.counts.count(Counter::Strays);
+        self.post_or_drop(ToCoordinator::Stray(Box::new(stray)))?;
+        Err(DropReason::UnknownFlow)
+    }
+}
+
+/// Why a datagram is dropped that is no packet.
+fn unreadable(error: ReadError) -> DropReason {
+    match error {
+        ReadError::OldGeneration => DropReason::NoExtension,
+        ReadError::Wire(WireError::Unknown) => DropReason::NotMachnet,
+        ReadError::Wire(_) => DropReason::Malformed,
+    }
+}
