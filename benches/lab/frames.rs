@@ -7,7 +7,7 @@ use machnet_core::message::Content;
 use machnet_core::payload::Dialect;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::{self, HEADER_BYTES};
-use machnet_proto::packet::{Body, Data, Marks, Sack, Segment, Times};
+use machnet_proto::packet::{Body, Data, Marks, Sack, Segment, Stamp, Times};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template};
 use std::net::Ipv4Addr;
@@ -31,7 +31,7 @@ pub(crate) fn segment() -> Segment {
         sack: Sack::EMPTY,
         window_packets: 192,
         marks: Marks::empty(),
-        times: Some(Times { ts: 12_345, echo: 6_789, hold_us: 3 }),
+        times: Times { ts: Stamp::new(12_345), echo: Stamp::new(6_789), hold_us: 3 },
         body: Body::Data(Data { content: Content::WHOLE, answer_now: false, fragment: None }),
     }
 }

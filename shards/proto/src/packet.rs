@@ -13,12 +13,15 @@
 //! How a packet is written is a [`dialect`](crate::dialect)'s business; nothing here knows of bytes.
 
 mod sack;
+mod times;
 
 pub use sack::{SACK_PACKETS, Sack};
+pub use times::{Stamp, Times};
 
 use bitflags::bitflags;
 use machnet_core::flow::CloseReason;
 use machnet_core::message::Content;
+use machnet_core::time::Instant;
 
 use crate::handshake::Terms;
 use crate::seq::SeqNo;
@@ -105,9 +108,8 @@ pub struct Segment {
     pub window_packets: u16,
     /// What else is to be known of this answer.
     pub marks: Marks,
-    /// When it was sent, and what it answers, by the clocks of the two hosts; `None` from a host that has no
-    /// timestamps.
-    pub times: Option<Times>,
+    /// When it was sent, and what it answers, by the clocks of the two hosts.
+    pub times: Times,
     /// What it is for.
     pub body: Body,
 }
@@ -125,19 +127,9 @@ bitflags! {
     }
 }
 
-/// Timestamps of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Times {
-    /// The sender's clock, low 32 bits of its nanoseconds; never 0.
-    pub ts: u32,
-    /// The latest `ts` received from the peer; 0 before the first.
-    pub echo: u32,
-    /// How long the packet that `echo` names waited before this answer, in µs, saturating.
-    pub hold_us: u16,
-}
-
 /// What a segment is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)] // asked of every packet: a number of its own, not one that is squeezed into the contents
 pub enum Body {
     /// Carries a piece of a message, or several messages.
     Data(Data),
@@ -231,7 +223,7 @@ impl Segment {
     /// The RST that answers a packet of no flow, so that a peer learns at once that we were restarted. `None`: stay
     /// silent, because the packet is itself an RST, or comes from a host that did not negotiate the extension.
     pub fn answer_unknown(&self) -> Option<Self> {
-        let times = self.times.filter(|_| self.kind() != Kind::Reset)?;
+        let ts = self.times.ts.filter(|_| self.kind() != Kind::Reset)?;
         Some(Self {
             // What the peer expects next: proof that this answers its packet.
             seq: self.ack,
@@ -239,7 +231,7 @@ impl Segment {
             sack: Sack::EMPTY,
             window_packets: 0,
             marks: Marks::empty(),
-            times: Some(Times { ts: 1, echo: times.ts, hold_us: 0 }),
+            times: Times { ts: Some(Stamp::of(Instant::ZERO)), echo: Some(ts), hold_us: 0 },
             body: Body::Reset { reason: CloseReason::NoSuchFlow },
         })
     }

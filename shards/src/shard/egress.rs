@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 
+use super::ingress::packets_in;
 use crate::counters::{Counter, Counts, DropReason};
 use machnet_nic::{Checksum, Frame, NicQueue, Trains};
 
@@ -273,17 +274,6 @@ fn joins<F: Frame>(open: &Open<F>, bytes: usize, trains: Option<Trains>) -> bool
 fn totals<F: Frame>(frames: &[F]) -> (u64, u64) {
     let add = |(packets, bytes), frame: &F| (packets + packets_in(frame), bytes + frame.bytes().len() as u64);
     frames.iter().fold((0, 0), add)
-}
-
-/// How many packets a frame holds.
-pub(super) fn packets_in<F: Frame>(frame: &F) -> u64 {
-    match frame.segment_bytes() {
-        0 => 1,
-        segment_bytes => {
-            let payload = frame.bytes().len().saturating_sub(HEADERS_BYTES);
-            payload.div_ceil(usize::from(segment_bytes)) as u64
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,8 @@
 //! Frames on their way in: out of the queue, and apart.
 
-use machnet_nic::{Checksum, Frame, NicQueue};
+use machnet_nic::{Frame, NicQueue};
 use machnet_proto::wire::frame::HEADERS_BYTES;
 use machnet_proto::wire::train;
-
-use super::egress::packets_in;
-use super::turn::Turn;
-use crate::counters::Counter;
 
 /// Frames taken from the NIC in one call.
 pub const BURST_FRAMES: usize = 32;
@@ -32,21 +28,20 @@ impl<F: Frame> Ingress<F> {
         Self { burst: Vec::with_capacity(BURST_FRAMES), packet: Vec::new(), frame: Vec::new() }
     }
 
-    /// Takes a burst out of the queue, and counts it. The frames come back by [`Ingress::recycle`].
-    pub(super) fn receive<Q: NicQueue<Frame = F>>(&mut self, queue: &mut Q, turn: &mut Turn<'_>) -> Vec<F> {
-        let mut burst = std::mem::take(&mut self.burst);
-        queue.receive(&mut burst, BURST_FRAMES);
-        for frame in &burst {
-            turn.counts.add(Counter::RxFrames, packets_in(frame));
-            turn.counts.add(Counter::RxBytes, frame.bytes().len() as u64);
-        }
-        burst
+    /// Takes a burst out of the queue; gives how many frames that are.
+    pub(super) fn receive<Q: NicQueue<Frame = F>>(&mut self, queue: &mut Q) -> usize {
+        queue.receive(&mut self.burst, BURST_FRAMES)
+    }
+
+    /// The burst, and memory for a packet; both come back by [`Ingress::recycle`].
+    pub(super) fn take(&mut self) -> (Vec<F>, Vec<u8>) {
+        (std::mem::take(&mut self.burst), std::mem::take(&mut self.packet))
     }
 
     /// Gives a burst back to the queue.
-    pub(super) fn recycle<Q: NicQueue<Frame = F>>(&mut self, mut burst: Vec<F>, queue: &mut Q) {
+    pub(super) fn recycle<Q: NicQueue<Frame = F>>(&mut self, mut burst: Vec<F>, packet: Vec<u8>, queue: &mut Q) {
         queue.recycle(&mut burst);
-        self.burst = burst;
+        (self.burst, self.packet) = (burst, packet);
     }
 
     /// Memory for a frame; give it back by [`Ingress::put_frame`].
@@ -57,24 +52,21 @@ impl<F: Frame> Ingress<F> {
     pub(super) fn put_frame(&mut self, frame: Vec<u8>) {
         self.frame = frame;
     }
-
-    /// Memory for a packet; give it back by [`Ingress::put_packet`].
-    pub(super) fn take_packet(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.packet)
-    }
-
-    pub(super) fn put_packet(&mut self, packet: Vec<u8>) {
-        self.packet = packet;
-    }
-}
-
-/// Whether somebody has found the frame's checksum right, or nothing can have damaged it.
-pub(super) fn is_verified<F: Frame>(frame: &F) -> bool {
-    frame.checksum() != Checksum::Unverified
 }
 
 /// Writes one packet of a train as a frame of its own.
 pub(super) fn write_alone(train: &[u8], payload: &[u8], into: &mut Vec<u8>) {
     into.resize(HEADERS_BYTES + payload.len(), 0);
     train::write_packet(train, payload, into);
+}
+
+/// How many packets a frame holds.
+pub(super) fn packets_in<F: Frame>(frame: &F) -> u64 {
+    match frame.segment_bytes() {
+        0 => 1,
+        segment_bytes => {
+            let payload = frame.bytes().len().saturating_sub(HEADERS_BYTES);
+            payload.div_ceil(usize::from(segment_bytes)) as u64
+        }
+    }
 }

@@ -49,7 +49,7 @@ use std::os::fd::BorrowedFd;
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::time::{Duration, Instant};
-use machnet_nic::{Drops, Frame, NicQueue};
+use machnet_nic::{Checksum, Drops, Frame, NicQueue};
 use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::Birth;
 
@@ -61,7 +61,7 @@ use channels::{Channel, Channels, Polled};
 use egress::Egress;
 use flows::{Flows, Move};
 use handshakes::Handshakes;
-use ingress::{BURSTS_PER_TURN, Ingress, is_verified};
+use ingress::{BURSTS_PER_TURN, Ingress, packets_in};
 use pace::Pace;
 use post::Post;
 use reception::Reception;
@@ -151,13 +151,17 @@ impl<Q: NicQueue> Shard<Q> {
             self.flows.was_absent(length);
         }
         work.mail = self.take_mail(now);
-        self.applications(now).continue_ends();
+        if self.channels.has_ending() {
+            self.applications(now).continue_ends();
+        }
         self.flows.continue_moves();
         self.continue_stop(now);
         let (received, is_drained) = self.receive(now);
         work.received = received;
-        let Polled { descriptors, buffers } = self.applications(now).poll();
-        (work.from_applications, work.buffers_returned) = (descriptors, buffers);
+        if self.channels.hot_len() > 0 {
+            let Polled { descriptors, buffers } = self.applications(now).poll();
+            (work.from_applications, work.buffers_returned) = (descriptors, buffers);
+        }
         if self.pace.has_time_for_deadlines(is_drained) {
             work.deadlines = self.flows.run_deadlines(now);
             self.handshakes.expire(now);
@@ -320,27 +324,42 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// Receives for one turn; gives the number of frames and whether the queue ran empty.
     fn receive(&mut self, now: Instant) -> (usize, bool) {
-        let mut total = self.receive_looped(now) + self.take_over(now);
+        let mut total = 0;
+        if self.egress.looped() > 0 {
+            total += self.receive_looped(now);
+        }
+        if self.steering.begin_round() {
+            total += self.take_over(now);
+        }
         for _ in 0..BURSTS_PER_TURN {
-            let burst = self.ingress.receive(self.egress.queue(), &mut turn!(self, now));
-            let (received, landed) = (burst.len(), self.settings.id);
-            let mut alone = self.ingress.take_packet();
-            let mut reception = self.reception(now);
-            for frame in &burst {
-                let arrival = Arrival { frame: frame.bytes(), looped: false, verified: is_verified(frame), landed };
-                match frame.segment_bytes() {
-                    0 => reception.receive(&arrival),
-                    segment_bytes => reception.receive_train(&arrival, segment_bytes, &mut alone),
-                }
+            let received = self.ingress.receive(self.egress.queue());
+            if received > 0 {
+                self.receive_burst(now);
             }
-            self.ingress.put_packet(alone);
-            self.ingress.recycle(burst, self.egress.queue());
             total += received;
             if received < BURST_FRAMES {
                 return (total, true);
             }
         }
         (total, false)
+    }
+
+    /// Takes the frames that the queue has given.
+    fn receive_burst(&mut self, now: Instant) {
+        let (burst, mut alone) = self.ingress.take();
+        let landed = self.settings.id;
+        let mut reception = self.reception(now);
+        for frame in &burst {
+            reception.turn.counts.add(Counter::RxFrames, packets_in(frame));
+            reception.turn.counts.add(Counter::RxBytes, frame.bytes().len() as u64);
+            let verified = frame.checksum() != Checksum::Unverified;
+            let arrival = Arrival { frame: frame.bytes(), looped: false, verified, landed };
+            match frame.segment_bytes() {
+                0 => reception.receive(&arrival),
+                segment_bytes => reception.receive_train(&arrival, segment_bytes, &mut alone),
+            }
+        }
+        self.ingress.recycle(burst, alone, self.egress.queue());
     }
 
     /// Takes the frames this shard had sent to itself before this turn.
@@ -360,7 +379,6 @@ impl<Q: NicQueue> Shard<Q> {
     fn take_over(&mut self, now: Instant) -> usize {
         let mut taken = 0;
         let mut frame = self.ingress.take_frame();
-        self.steering.begin_round();
         while let Some((landed, mark)) = self.steering.take_over(&mut frame) {
             self.counts.count(Counter::TakenOver);
             let arrival = Arrival { frame: &frame, looped: mark.looped, verified: mark.verified, landed };

@@ -22,8 +22,8 @@ impl Pace {
     /// A turn begins. Gives for how long the shard was away, if it should not have been.
     pub(super) fn begin(&mut self, now: Instant) -> Option<Duration> {
         // The next one follows, unless the shard sleeps, and says when it wants to be woken.
-        let late = self.expected.replace(now).map(|expected| now.saturating_since(expected));
-        late.filter(|late| *late >= ABSENCE_MIN)
+        let expected = self.expected.replace(now)?;
+        (now >= expected + ABSENCE_MIN).then(|| now.saturating_since(expected))
     }
 
     /// The shard may sleep until then; without end if `None`.

@@ -67,11 +67,13 @@ impl<Q: NicQueue> Reception<'_, Q> {
     pub(super) fn receive(&mut self, arrival: &Arrival<'_>) {
         let shard = self.turn.settings.id;
         let dropped = match frame::parse(arrival.frame) {
-            // Where there is no checksum, some devices find it right.
-            Ok(Parsed::Udp(datagram)) if arrival.looped || arrival.verified && datagram.has_checksum() => {
-                self.receive_datagram(&datagram.verified(), arrival)
+            Ok(Parsed::Udp(mut datagram)) => {
+                // Where there is no checksum, some devices find it right.
+                if arrival.looped || arrival.verified && datagram.has_checksum() {
+                    datagram = datagram.verified();
+                }
+                self.receive_datagram(&datagram, arrival)
             }
-            Ok(Parsed::Udp(datagram)) => self.receive_datagram(&datagram, arrival),
             Ok(Parsed::Arp(packet)) => self.pass_on(Budget::Arp, || ToCoordinator::Arp { shard, packet }),
             Ok(Parsed::Icmp { destination_ip, .. }) if destination_ip == self.turn.settings.ip => {
                 self.pass_on(Budget::Icmp, || ToCoordinator::Icmp { shard, frame: arrival.frame.into() })
@@ -106,7 +108,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
         if self.post.try_tell(message) { Ok(()) } else { Err(DropReason::MailboxFull) }
     }
 
-    #[inline]
+    #[inline(always)] // at both of its places, so that the datagram need not be written down
     fn receive_datagram(&mut self, datagram: &UdpDatagram<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
         let settings = self.turn.settings;
         if datagram.key.local_ip != settings.ip || datagram.destination_mac != settings.mac {

@@ -96,9 +96,14 @@ impl Steering {
     }
 
     /// Begins to take what other shards have handed over, up to a limit; [`Steering::take_over`] gives it one by one.
-    pub(super) fn begin_round(&mut self) {
-        let first = (self.round.first + 1) % self.ways_in.len().max(1);
+    /// `false` if there is no other shard to take from.
+    pub(super) fn begin_round(&mut self) -> bool {
+        if self.ways_in.is_empty() {
+            return false;
+        }
+        let first = (self.round.first + 1) % self.ways_in.len();
         self.round = Round { first, looked_at: 0, left_of_way: 0, left: FRAMES_PER_TURN };
+        true
     }
 
     /// The next frame that was handed over, copied into `frame`: where it came in, and what is known of it.

@@ -32,6 +32,12 @@ impl Content {
     /// One whole message, alone.
     pub const WHOLE: Self = Self::Piece(Position::WHOLE);
 
+    /// Whether it is one whole message, alone.
+    #[inline]
+    pub const fn is_whole(self) -> bool {
+        matches!(self, Self::WHOLE)
+    }
+
     /// How many messages end with it.
     #[inline]
     pub const fn messages(self) -> u16 {

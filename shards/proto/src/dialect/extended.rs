@@ -1,5 +1,7 @@
 //! Packets between hosts that negotiated the extension.
 
+use core::ops::RangeInclusive;
+
 use machnet_core::flow::CloseReason;
 use machnet_core::message::{Content, Position};
 use zerocopy::IntoBytes;
@@ -10,7 +12,7 @@ use super::layout::{HEADER_BYTES, RawHeader, kind};
 use super::written::Written;
 use super::{ReadError, v1};
 use crate::handshake::{Features, Offer, Terms, VERSION};
-use crate::packet::{Body, Data, Fragment, Marks, Packet, Refuse, Sack, Segment, Syn, SynAck, Times};
+use crate::packet::{Body, Data, Fragment, Marks, Packet, Refuse, Sack, Segment, Stamp, Syn, SynAck, Times};
 use crate::seq::SeqNo;
 use crate::wire::WireError;
 
@@ -18,6 +20,9 @@ use crate::wire::WireError;
 const FIRST: u8 = 0x01;
 const MORE: u8 = 0x02;
 const LAST: u8 = 0x04;
+
+/// What the bits of a [`Position`] can be: either the last piece, or more follow; either the first one, or not.
+const POSITIONS: RangeInclusive<u8> = MORE..=FIRST | LAST;
 
 /// Flag in DATA: an acknowledgement must not wait.
 const ANSWER_NOW: u16 = 1 << 3;
@@ -28,11 +33,20 @@ const FRAGMENTS_FOLLOW: u16 = 1 << 4;
 const OFFER_MAGIC: u16 = 0x4D53;
 
 /// Reads a packet; gives it and the bytes of messages in it.
-#[inline]
+#[inline(always)]
 pub(super) fn read<'a>(raw: &RawHeader, rest: &'a [u8]) -> Result<(Packet, &'a [u8]), ReadError> {
+    if raw.kind == kind::DATA {
+        let segment = read_segment(raw, Body::Data(read_data(raw)?));
+        return Ok((Packet::Segment(segment), rest));
+    }
+    read_control(raw, rest)
+}
+
+/// Reads what carries no messages. Apart from what does, which is what most packets are.
+#[inline(never)]
+fn read_control<'a>(raw: &RawHeader, rest: &'a [u8]) -> Result<(Packet, &'a [u8]), ReadError> {
     let padding_bytes = || u16::try_from(rest.len()).unwrap_or(u16::MAX);
     let (body, rest) = match raw.kind {
-        kind::DATA => (Body::Data(read_data(raw)?), rest),
         _ if raw.position != 0 && kind::is_known(raw.kind) => return Err(WireError::BadField.into()),
         kind::ACK => (Body::Ack { padding_bytes: raw.detail.get() }, rest),
         kind::CLOSE => (Body::Close { reason: CloseReason::from_wire(raw.detail.get()) }, rest),
@@ -46,14 +60,14 @@ pub(super) fn read<'a>(raw: &RawHeader, rest: &'a [u8]) -> Result<(Packet, &'a [
 
 #[inline]
 fn read_segment(raw: &RawHeader, body: Body) -> Segment {
-    let times = Times { ts: raw.ts.get(), echo: raw.ts_echo.get(), hold_us: raw.hold.get() };
+    let (ts, echo) = (Stamp::new(raw.ts.get()), Stamp::new(raw.ts_echo.get()));
     Segment {
         seq: SeqNo::new(raw.seq.get()),
         ack: SeqNo::new(raw.ack.get()),
         sack: Sack::from_words(raw.sack.map(U64::get)),
         window_packets: raw.window.get(),
         marks: Marks::from_bits_truncate(raw.flags.get()),
-        times: (times.ts != 0).then_some(times),
+        times: Times { ts, echo, hold_us: raw.hold.get() },
         body,
     }
 }
@@ -61,19 +75,24 @@ fn read_segment(raw: &RawHeader, body: Body) -> Segment {
 #[inline]
 fn read_data(raw: &RawHeader) -> Result<Data, WireError> {
     let bits = raw.position;
-    let position = Position { first: bits & FIRST != 0, last: bits & LAST != 0 };
-    if position_bits(position) != bits {
+    if !POSITIONS.contains(&bits) {
         return Err(WireError::BadField);
     }
+    let position = Position { first: bits & FIRST != 0, last: bits & LAST != 0 };
     let content = match raw.records.get() {
         0 => Content::Piece(position),
         records if position == Position::WHOLE => Content::Records(records),
         _ => return Err(WireError::BadField),
     };
-    let (flags, before_bytes) = (raw.flags.get(), raw.detail.get());
-    let more = flags & FRAGMENTS_FOLLOW != 0;
-    let fragment = (more || before_bytes != 0).then_some(Fragment { before_bytes, more });
+    let flags = raw.flags.get();
+    let is_whole = raw.detail.get() == 0 && flags & FRAGMENTS_FOLLOW == 0;
+    let fragment = if is_whole { None } else { Some(read_fragment(raw)) };
     Ok(Data { content, answer_now: flags & ANSWER_NOW != 0, fragment })
+}
+
+#[cold]
+fn read_fragment(raw: &RawHeader) -> Fragment {
+    Fragment { before_bytes: raw.detail.get(), more: raw.flags.get() & FRAGMENTS_FOLLOW != 0 }
 }
 
 const fn position_bits(position: Position) -> u8 {
@@ -111,32 +130,40 @@ fn read_handshake(raw: &RawHeader, rest: &[u8]) -> Result<Packet, ReadError> {
     })
 }
 
+/// Kind and detail of what carries no messages.
+fn control(body: &Body) -> (u8, u16) {
+    match *body {
+        Body::Data(_) => (kind::DATA, 0),
+        Body::Ack { padding_bytes } => (kind::ACK, padding_bytes),
+        Body::Close { reason } => (kind::CLOSE, reason.to_wire()),
+        Body::Probe { .. } => (kind::PROBE, 0),
+        Body::Reset { reason } => (kind::RESET, reason.to_wire()),
+    }
+}
+
+fn number(stamp: Option<Stamp>) -> u32 {
+    stamp.map_or(0, Stamp::get)
+}
+
 /// Writes the header of a segment.
 #[inline]
 pub fn write_segment(segment: &Segment, into: &mut [u8; HEADER_BYTES]) {
     let mut flags = segment.marks.bits();
     let (mut position, mut records) = (0, 0);
-    let (kind, detail) = match segment.body {
-        Body::Data(data) => {
-            match data.content {
-                Content::Piece(at) => position = position_bits(at),
-                Content::Records(count) => (position, records) = (position_bits(Position::WHOLE), count),
-            }
-            if data.answer_now {
-                flags |= ANSWER_NOW;
-            }
-            let fragment = data.fragment.unwrap_or(Fragment { before_bytes: 0, more: false });
-            if fragment.more {
-                flags |= FRAGMENTS_FOLLOW;
-            }
-            (kind::DATA, fragment.before_bytes)
+    let (kind, detail) = if let Body::Data(data) = segment.body {
+        match data.content {
+            Content::Piece(at) => position = position_bits(at),
+            Content::Records(count) => (position, records) = (position_bits(Position::WHOLE), count),
         }
-        Body::Ack { padding_bytes } => (kind::ACK, padding_bytes),
-        Body::Close { reason } => (kind::CLOSE, reason.to_wire()),
-        Body::Probe { .. } => (kind::PROBE, 0),
-        Body::Reset { reason } => (kind::RESET, reason.to_wire()),
+        flags |= if data.answer_now { ANSWER_NOW } else { 0 };
+        let before_bytes = data.fragment.map_or(0, |fragment| {
+            flags |= if fragment.more { FRAGMENTS_FOLLOW } else { 0 };
+            fragment.before_bytes
+        });
+        (kind::DATA, before_bytes)
+    } else {
+        control(&segment.body)
     };
-    let times = segment.times.unwrap_or(Times { ts: 0, echo: 0, hold_us: 0 });
     let raw = RawHeader {
         kind,
         position,
@@ -144,12 +171,12 @@ pub fn write_segment(segment: &Segment, into: &mut [u8; HEADER_BYTES]) {
         ack: U32::new(segment.ack.get()),
         sack: segment.sack.to_words().map(U64::new),
         window: U16::new(segment.window_packets),
-        hold: U16::new(times.hold_us),
+        hold: U16::new(segment.times.hold_us),
         flags: U16::new(flags),
         detail: U16::new(detail),
         records: U16::new(records),
-        ts: U32::new(times.ts),
-        ts_echo: U32::new(times.echo),
+        ts: U32::new(number(segment.times.ts)),
+        ts_echo: U32::new(number(segment.times.echo)),
         ..RawHeader::BLANK
     };
     into.copy_from_slice(raw.as_bytes());

@@ -60,7 +60,7 @@ impl From<WireError> for ReadError {
 
 /// Reads the payload of a UDP datagram; gives the packet and what of the payload belongs to messages. `dialect`: that
 /// of the flow it belongs to; `None` where there is no flow, so that the packet itself must say.
-#[inline]
+#[inline(always)]
 pub fn read(dialect: Option<Dialect>, datagram: &[u8]) -> Result<(Packet, &[u8]), ReadError> {
     let Ok((raw, rest)) = RawHeader::ref_from_prefix(datagram) else {
         return v1::read_short(datagram).map(|packet| (packet, &[][..]));

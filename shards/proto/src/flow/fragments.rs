@@ -89,7 +89,7 @@ fn with_fragment(segment: &Segment, fragment: Option<Fragment>) -> Segment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::{Marks, Sack};
+    use crate::packet::{Marks, Sack, Times};
     use alloc::vec;
     use machnet_core::message::Content;
 
@@ -102,7 +102,7 @@ mod tests {
             sack: Sack::EMPTY,
             window_packets: 1,
             marks: Marks::empty(),
-            times: None,
+            times: Times::NONE,
             body: Body::Data(Data { content: Content::WHOLE, answer_now: true, fragment: None }),
         }
     }

@@ -33,27 +33,28 @@ impl<S, R> Flow<S, R> {
         if let Err(violation) = self.check_numbers(segment) {
             return Verdict::Invalid(violation);
         }
-        let data = match segment.data().map(|data| self.check(data, payload_len)).transpose() {
-            Ok(data) => data,
-            Err(violation) => return Verdict::Invalid(violation),
-        };
+        if let Some(data) = segment.data()
+            && let Err(violation) = self.check(data, payload_len)
+        {
+            return Verdict::Invalid(violation);
+        }
         self.on_valid(now);
         self.owed.ecn_echo |= ecn_ce;
-        let is_latest = self.timestamps.on_packet(now, segment.times.as_ref());
+        let is_latest = self.timestamps.on_packet(now, &segment.times);
         self.on_acknowledgement(now, segment, is_latest);
         if self.state == State::Closed {
             return self.on_packet_after_end(segment);
         }
         match segment.body {
-            Body::Data(data_of) => {
-                let (content, len) = data.expect("checked above");
+            Body::Data(data) => {
                 self.moved_at = now;
-                let verdict = self.receiver.on_data(segment.seq, content, len, accept);
+                #[allow(clippy::cast_possible_truncation)] // checked above
+                let verdict = self.receiver.on_data(segment.seq, data.content, payload_len as u16, accept);
                 if let Verdict::Invalid(_) = verdict {
                     self.owed.reset = true;
                     self.step(Step::End, CloseReason::Protocol);
                 }
-                self.owe_acknowledgement(now, verdict, ecn_ce || data_of.answer_now);
+                self.owe_acknowledgement(now, verdict, ecn_ce || data.answer_now);
                 verdict
             }
             Body::Probe { padding_bytes } => {
@@ -93,15 +94,14 @@ impl<S, R> Flow<S, R> {
         }
     }
 
-    /// Whether a correct peer can have sent this; gives what it is, and the payload's length.
-    fn check(&self, data: &Data, payload_len: usize) -> Result<(Content, u16), Violation> {
+    /// Whether a correct peer can have sent this.
+    #[inline]
+    fn check(&self, data: &Data, payload_len: usize) -> Result<(), Violation> {
         if matches!(data.content, Content::Records(_)) && !self.features.contains(Features::RECORDS) {
             return Err(Violation::Feature);
         }
-        match u16::try_from(payload_len) {
-            Ok(len) if len != 0 && len <= self.max_payload => Ok((data.content, len)),
-            _ => Err(Violation::Length),
-        }
+        let has_length = payload_len != 0 && payload_len <= usize::from(self.max_payload);
+        if has_length { Ok(()) } else { Err(Violation::Length) }
     }
 
     #[inline]
@@ -130,7 +130,7 @@ impl<S, R> Flow<S, R> {
     }
 
     fn on_acknowledgement(&mut self, now: Instant, segment: &Segment, is_latest: bool) {
-        let echo = echoed(now, segment.times.as_ref());
+        let echo = echoed(now, &segment.times);
         let was_shut = self.sender.is_shut();
         let acked = self.sender.on_ack(now, segment, echo, &self.rtt);
         if is_latest {
@@ -142,10 +142,9 @@ impl<S, R> Flow<S, R> {
             if acked.arrived > 0 || segment.marks.contains(Marks::PROBE_ANSWER) {
                 delay = self.sample(now, echo, segment);
             }
-        } else if segment.times.is_none()
-            && let Some(sent_at) = acked.sent_once_at
+        } else if segment.times.ts.is_none()
+            && let Some(sent_at) = self.sender.take_sent_once()
         {
-            // Karn's rule (RFC 6298, section 3): what was sent again says nothing.
             self.rtt.on_sample(stamp(now).saturating_since(sent_at));
         }
         // A peer that has no buffers drops what arrives.
@@ -184,7 +183,7 @@ impl<S, R> Flow<S, R> {
         let took = stamp(now).saturating_since(echo);
         self.rtt.on_sample(took);
         let trusted = !segment.marks.contains(Marks::ASLEEP) && self.alarms.trusts_delay_since(echo);
-        let hold_us = segment.times.map_or(0, |times| times.hold_us);
+        let hold_us = segment.times.hold_us;
         trusted.then(|| took.saturating_sub(Duration::from_micros(hold_us.into())))
     }
 

@@ -183,6 +183,13 @@ impl<S, R> Flow<S, R> {
         self.sender.poll_freed()
     }
 
+    /// Whether [`poll_event`](Self::poll_event) has something.
+    #[inline]
+    pub fn has_event(&self) -> bool {
+        let Untold { confirmed, max_payload, closed, told_silent, .. } = self.untold;
+        confirmed | max_payload | closed | (told_silent != self.silence.is_silent())
+    }
+
     /// What happened to the flow since the last call. [`Event::Closed`] is the last; pieces that arrived before it are
     /// still delivered after it.
     pub fn poll_event(&mut self) -> Option<Event> {

@@ -4,7 +4,7 @@ use super::path::{Lost, Suspicion};
 use super::state::State;
 use super::timestamps::stamp;
 use super::{Flow, Outgoing, Piece};
-use crate::packet::{Body, Data, Marks, Segment, Times};
+use crate::packet::{Body, Data, Marks, Segment, Stamp, Times};
 use crate::seq::SeqNo;
 use machnet_core::flow::CloseReason;
 use machnet_core::time::Instant;
@@ -178,11 +178,11 @@ impl<S, R> Flow<S, R> {
             sack: self.receiver.sack(),
             window_packets: self.receiver.announce(),
             marks,
-            times: Some(Times {
-                ts: stamp.low_nanos(),
+            times: Times {
+                ts: Some(Stamp::of(stamp)),
                 echo: self.timestamps.latest(),
                 hold_us: self.timestamps.hold_us(now),
-            }),
+            },
             body,
         }
     }

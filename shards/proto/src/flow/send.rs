@@ -52,8 +52,6 @@ pub(super) struct Acked {
     pub(super) arrived: u32,
     /// When the last of those was sent that is longer than [`BASE_PAYLOAD_BYTES`].
     pub(super) long_sent_at: Option<Instant>,
-    /// When the last of those was sent that was sent only once.
-    pub(super) sent_once_at: Option<Instant>,
 }
 
 impl Acked {
@@ -62,9 +60,6 @@ impl Acked {
         self.arrived += 1;
         if arrival.payload_bytes > BASE_PAYLOAD_BYTES {
             self.long_sent_at = self.long_sent_at.max(Some(arrival.sent_at));
-        }
-        if !arrival.was_repeated {
-            self.sent_once_at = self.sent_once_at.max(Some(arrival.sent_at));
         }
     }
 }
@@ -97,6 +92,8 @@ pub(super) struct Sender<S> {
     /// Tokens the caller has not taken back yet.
     freed: VecDeque<S>,
     pub(super) rack: Rack,
+    /// When the last packet was sent, of those acknowledged without timestamps, that was sent only once.
+    sent_once_at: Option<Instant>,
 }
 
 /// How far behind an acknowledgement may be and still belong to a packet the network delayed (RFC 5961, section 5.2).
@@ -116,6 +113,7 @@ impl<S> Sender<S> {
             acknowledged_messages: 0,
             freed: VecDeque::new(),
             rack: Rack::default(),
+            sent_once_at: None,
         }
     }
 
@@ -171,16 +169,23 @@ impl<S> Sender<S> {
     pub(super) fn on_ack(&mut self, now: Instant, segment: &Segment, echo: Option<Instant>, rtt: &Rtt) -> Acked {
         let mut acked = Acked::default();
         let Some(ahead) = segment.ack.distance_from(self.una) else { return acked };
+        let has_times = segment.times.ts.is_some();
         acked.cumulative = ahead.min(self.outstanding());
         for _ in 0..acked.cumulative {
             if let Some(arrival) = self.settle_first(now, echo, rtt) {
                 acked.add_arrival(arrival);
+                if !has_times {
+                    self.sent_once(arrival);
+                }
             }
         }
         if !segment.sack.is_empty() {
             for index in segment.sack.iter() {
                 if let Some(arrival) = self.mark_arrived(index as usize + 1, now, echo, rtt) {
                     acked.add_arrival(arrival);
+                    if !has_times {
+                        self.sent_once(arrival);
+                    }
                 }
             }
         }
@@ -190,6 +195,20 @@ impl<S> Sender<S> {
         }
         self.rack.on_echo(now, echo, self.una);
         acked
+    }
+
+    /// A packet has arrived, as an acknowledgement says that has no timestamps.
+    #[cold]
+    fn sent_once(&mut self, arrival: Arrival) {
+        if !arrival.was_repeated {
+            self.sent_once_at = self.sent_once_at.max(Some(arrival.sent_at));
+        }
+    }
+
+    /// When a packet was sent whose acknowledgement measures a round trip although it has no timestamps: what was sent
+    /// again does not (Karn's rule; RFC 6298, section 3).
+    pub(super) fn take_sent_once(&mut self) -> Option<Instant> {
+        self.sent_once_at.take()
     }
 
     /// The first packet is acknowledged; gives it if that is news.

@@ -170,7 +170,7 @@ mod tests {
 
     use super::super::{Features, Offer, VERSION, agree};
     use super::*;
-    use crate::packet::{Body, Marks, Sack, Times};
+    use crate::packet::{Body, Marks, Sack, Stamp, Times};
 
     const SECRET: [u8; 16] = *b"0123456789abcdef";
     const KEY: FlowKey = FlowKey {
@@ -210,7 +210,7 @@ mod tests {
             sack: Sack::EMPTY,
             window_packets: 1,
             marks: Marks::empty(),
-            times: Some(Times { ts: 1, echo: 0, hold_us: 0 }),
+            times: Times { ts: Some(Stamp::of(Instant::ZERO)), ..Times::NONE },
             body: Body::Probe { padding_bytes: 0 },
         }
     }

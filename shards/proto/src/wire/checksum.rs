@@ -33,8 +33,13 @@ impl Sum {
             odd += pair >> 64;
         }
         let (words, rest) = rest.as_chunks::<4>();
-        let mut last = [0; 4];
-        last[..rest.len()].copy_from_slice(rest);
+        // Spelled out: to copy so few bytes takes a call.
+        let last = match *rest {
+            [first] => [first, 0, 0, 0],
+            [first, second] => [first, second, 0, 0],
+            [first, second, third] => [first, second, third, 0],
+            _ => [0; 4],
+        };
         let few = words.iter().chain([&last]).map(|word| u64::from(u32::from_ne_bytes(*word)));
         Self(self.folded_once() + folded(even + odd) + few.sum::<u64>())
     }
@@ -47,12 +52,13 @@ impl Sum {
 
     /// The checksum: what the field holds, or 0 if the field, being right, was part of the sum.
     pub fn finish(self) -> u16 {
-        let mut sum = self.0;
-        while sum >> 16 != 0 {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        #[allow(clippy::cast_possible_truncation)] // the loop ends below 2^16
-        !u16::from_be(sum as u16)
+        // The upper half of a number plus itself, its halves exchanged: their sum, and the carry of the lower half,
+        // which is also that of the upper one.
+        #[allow(clippy::cast_possible_truncation)] // shifted, it fits
+        let folded = (self.0.wrapping_add(self.0.rotate_left(32)) >> 32) as u32;
+        #[allow(clippy::cast_possible_truncation)] // the same
+        let folded = (folded.wrapping_add(folded.rotate_left(16)) >> 16) as u16;
+        !u16::from_be(folded)
     }
 
     /// Whether the sum, the checksum field being part of it, says that nothing changed on the way.

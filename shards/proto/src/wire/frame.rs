@@ -16,6 +16,7 @@ pub const HEADERS_BYTES: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + u
 pub const MAX_BYTES: usize = ethernet::HEADER_BYTES + u16::MAX as usize;
 
 /// Takes a received frame apart, without its frame check sequence; it may be padded.
+#[inline(always)] // what it gives is large, and the caller needs a part of it
 pub fn parse(frame: &[u8]) -> Result<Parsed<'_>, WireError> {
     let (ethernet, packet) = ethernet::Header::parse(frame)?;
     match ethernet.ether_type {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mailbox::{HalfOpenFlow, Stray};
-use machnet_proto::packet::{Body, Marks, Sack, Segment};
+use machnet_proto::packet::{Body, Marks, Sack, Segment, Times};
 
 const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 888, remote_port: 50_000 };
 
@@ -13,7 +13,7 @@ const RESET: Segment = Segment {
     sack: Sack::EMPTY,
     window_packets: 0,
     marks: Marks::empty(),
-    times: None,
+    times: Times::NONE,
     body: Body::Reset { reason: CloseReason::NoSuchFlow },
 };
 

@@ -56,11 +56,6 @@ impl Link {
     }
 }
 
-/// Whether a piece is one whole message, which may share a packet.
-fn may_share(piece: &Piece<TxBuffer>) -> bool {
-    piece.content == Content::WHOLE
-}
-
 impl TxLists {
     /// For so many transmit buffers, all of them the application's.
     pub(super) fn new(buffers: usize) -> Self {
@@ -94,11 +89,11 @@ impl TxLists {
         let link = &self.0[first as usize];
         let (&Piece { len, content, .. }, mut next) = (link.piece(), link.next);
         let mut packed = Packed { bytes: records::LENGTH_BYTES + usize::from(len), count: 1, tail: first };
-        if may_share(link.piece()) {
+        if content.is_whole() {
             while let Some(index) = next {
                 let link = &self.0[index as usize];
                 let bytes = packed.bytes + records::LENGTH_BYTES + usize::from(link.piece().len);
-                if !may_share(link.piece()) || bytes > usize::from(together_bytes) {
+                if !link.piece().content.is_whole() || bytes > usize::from(together_bytes) {
                     break;
                 }
                 packed = Packed { bytes, count: packed.count + 1, tail: index };
@@ -120,7 +115,8 @@ impl TxLists {
     pub(super) fn copy_from(&self, end: &ShardEnd, piece: &Piece<Load>, into: &mut [u8]) {
         let Load(first) = piece.token;
         let alone = self.0[first as usize].piece();
-        if piece.content == alone.content {
+        let is_packed = matches!(piece.content, Content::Records(_)) && alone.content.is_whole();
+        if !is_packed {
             return end.copy_from(&alone.token, into);
         }
         let (mut next, mut rest) = (Some(first), into);

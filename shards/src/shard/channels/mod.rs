@@ -109,6 +109,12 @@ impl Channels {
         }
     }
 
+    /// Whether some channel ends.
+    #[inline]
+    pub(super) fn has_ending(&self) -> bool {
+        !self.ending.is_empty()
+    }
+
     /// The slot at this place among those of channels that end; one that is freed leaves the place to the next.
     pub(super) fn ending(&self, place: usize) -> Option<usize> {
         self.ending.get(place).copied()

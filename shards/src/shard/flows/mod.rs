@@ -367,27 +367,35 @@ impl Flows {
                 break;
             }
             let Some(id) = self.ready.pop_front() else { break };
-            self.serve(id, turn, channels, egress);
-            self.take_events(id, turn, channels, post);
+            if self.serve(id, turn, channels, egress) {
+                self.take_events(id, turn, channels, post);
+            }
             served += 1;
         }
         served
     }
 
-    fn serve<Q: NicQueue>(&mut self, id: FlowId, turn: &mut Turn<'_>, channels: &mut Channels, egress: &mut Egress<Q>) {
-        let Some(entry) = self.table.get_mut(id) else { return };
+    /// Serves a flow; says whether something happened to it that its application does not know.
+    fn serve<Q: NicQueue>(
+        &mut self,
+        id: FlowId,
+        turn: &mut Turn<'_>,
+        channels: &mut Channels,
+        egress: &mut Egress<Q>,
+    ) -> bool {
+        let Some(entry) = self.table.get_mut(id) else { return false };
         let slot = entry.place.slot;
-        let Some(channel) = channels.get_mut(slot) else { return };
+        let Some(channel) = channels.get_mut(slot) else { return false };
         entry.lists.is_ready = false;
         if !entry.standing.is_kept {
-            return;
+            return false;
         }
         if !self.moves.is_empty() {
             self.moves.iter().for_each(|(change, _)| change.apply(entry));
         }
         entry.learn_absences(self.absences);
         let is_deliverable = entry.is_deliverable(channel);
-        while let Some(piece) = is_deliverable.then(|| entry.flow.poll_deliver()).flatten() {
+        while is_deliverable && let Some(piece) = entry.flow.poll_deliver() {
             turn.counts.add(Counter::RxMessages, u64::from(piece.content.messages()));
             channel.publish(id, piece);
         }
@@ -421,22 +429,22 @@ impl Flows {
         if is_unfinished && !std::mem::replace(&mut lists.is_ready, true) {
             self.ready.push_back(id);
         }
+        settle(&mut self.timers, &mut self.unsettled, id, entry);
+        let has_event = is_deliverable && entry.flow.has_event();
         if wants_buffers {
             // If it was armed there were enough: nobody would ring for those that are given back from now on.
             channels.keep_hot(slot);
         }
         channels.mark_dirty(slot);
+        has_event
     }
 
     /// Hears what happened to a flow, and sees to its end.
+    #[cold]
     fn take_events(&mut self, id: FlowId, turn: &mut Turn<'_>, channels: &mut Channels, post: &mut Post) {
         let Some(entry) = self.table.get_mut(id) else { return };
         let Some(channel) = channels.get_mut(entry.place.slot) else { return };
-        if !entry.standing.is_kept {
-            return;
-        }
-        let is_deliverable = entry.is_deliverable(channel);
-        while let Some(event) = is_deliverable.then(|| entry.flow.poll_event()).flatten() {
+        while let Some(event) = entry.flow.poll_event() {
             match event {
                 Event::Confirmed => {}
                 Event::Silent => {
@@ -456,10 +464,6 @@ impl Flows {
                 }
             }
         }
-        self.timers.set(id, entry.flow.deadline());
-        let was_unsettled = std::mem::replace(&mut entry.lists.is_unsettled, entry.flow.is_unsettled());
-        self.unsettled += usize::from(entry.lists.is_unsettled);
-        self.unsettled -= usize::from(was_unsettled);
     }
 
     // ---- The end ---------------------------------------------------------------------------------------------------
@@ -539,6 +543,15 @@ impl Flows {
             post.tell(ToCoordinator::ChannelGone { shard: turn.settings.id, channel });
         }
     }
+}
+
+/// A flow has been served: when it wants to be looked at again, and whether its peer is to say something.
+#[inline]
+fn settle(timers: &mut Timers, unsettled: &mut usize, id: FlowId, entry: &mut Entry) {
+    timers.set(id, entry.flow.deadline());
+    let was_unsettled = std::mem::replace(&mut entry.lists.is_unsettled, entry.flow.is_unsettled());
+    *unsettled += usize::from(entry.lists.is_unsettled);
+    *unsettled -= usize::from(was_unsettled);
 }
 
 fn make_ready(ready: &mut VecDeque<FlowId>, id: FlowId, entry: &mut Entry) {

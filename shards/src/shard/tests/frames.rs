@@ -172,7 +172,7 @@ fn a_packet_of_an_unknown_flow_is_reset_once_per_token() {
 fn neither_a_reset_nor_a_v1_host_is_answered_by_a_reset() {
     let mut rig = Rig::new();
     rig.receive(&OURS, &rig.segment(Body::Reset { reason: CloseReason::Other }, 201, 101), &[]);
-    rig.receive(&OURS, &Segment { times: None, ..rig.segment(WHOLE, 201, 101) }, b"v1");
+    rig.receive(&OURS, &Segment { times: Times::NONE, ..rig.segment(WHOLE, 201, 101) }, b"v1");
     rig.assert_quiet();
     assert_eq!(rig.drops(), [(DropReason::UnknownFlow, 2)]);
 }

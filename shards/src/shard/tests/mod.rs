@@ -28,7 +28,7 @@ use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect;
 use machnet_proto::flow::{Birth, Limits, Role};
 use machnet_proto::handshake::{Acceptor, Features, Offer, Terms, VERSION};
-use machnet_proto::packet::{Body, Data, Kind, Marks, Packet, Sack, Segment, Syn, SynAck, Times};
+use machnet_proto::packet::{Body, Data, Kind, Marks, Packet, Sack, Segment, Stamp, Syn, SynAck, Times};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template};
 use std::net::Ipv4Addr;
@@ -104,7 +104,7 @@ struct Rig {
     entry: EntryKey,
     now: Instant,
     /// The timestamp in our latest packet: what the peer echoes.
-    latest_ts: u32,
+    latest_ts: Option<Stamp>,
 }
 
 impl Rig {
@@ -121,7 +121,7 @@ impl Rig {
         let (entry, counts) = registry.enter();
         let now = Instant::from_nanos(1_000_000_000);
         let shard = Shard::new(settings, near.into_queue(), inlet, outlet, counts, now);
-        Self { shard, wire: far.into_queue(), to_shard, from_shard, registry, entry, now, latest_ts: 0 }
+        Self { shard, wire: far.into_queue(), to_shard, from_shard, registry, entry, now, latest_ts: None }
     }
 
     /// With an application that listens.
@@ -258,7 +258,7 @@ impl Rig {
             sack: Sack::EMPTY,
             window_packets: PEER_WINDOW,
             marks: Marks::empty(),
-            times: Some(Times { ts: self.now.low_nanos() | 1, echo: self.latest_ts, hold_us: 0 }),
+            times: Times { ts: Some(Stamp::of(self.now)), echo: self.latest_ts, hold_us: 0 },
             body,
         }
     }
@@ -280,7 +280,7 @@ impl Rig {
         let payloads = self.payloads(key);
         let sent = payloads.iter().map(|payload| {
             let (segment, data) = segment_of(payload);
-            self.latest_ts = segment.times.expect("timestamps").ts;
+            self.latest_ts = segment.times.ts;
             Sent {
                 kind: segment.kind(),
                 seq: segment.seq.get(),

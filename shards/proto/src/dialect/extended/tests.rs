@@ -13,7 +13,7 @@ const HEADER: Segment = Segment {
     sack: Sack::from_words([0x8000_0000_0000_0001, 0, 2]),
     window_packets: 0x090a,
     marks: Marks::ECN_ECHO,
-    times: Some(Times { ts: 0x0d0e_0f10, echo: 0x1112_1314, hold_us: 0x0b0c }),
+    times: Times { ts: Stamp::new(0x0d0e_0f10), echo: Stamp::new(0x1112_1314), hold_us: 0x0b0c },
     body: Body::Data(Data {
         content: Content::Piece(Position { first: true, last: false }),
         answer_now: false,
@@ -99,7 +99,7 @@ fn the_padding_of_a_probe_is_what_follows_it() {
 
 #[test]
 fn a_host_without_timestamps_is_known_by_them() {
-    let without = Segment { times: None, ..HEADER };
+    let without = Segment { times: Times::NONE, ..HEADER };
     assert_eq!(written(&without)[46..], [0; 8]);
     assert_eq!(read(None, &written(&without)), Ok((Packet::Segment(without), &[][..])));
 }
@@ -246,11 +246,11 @@ fn any_segment() -> impl Strategy<Value = Segment> {
         sack: Sack::from_words(sack),
         window_packets,
         marks: Marks::from_bits_truncate(marks),
-        times: (timed || matches!(body, Body::Reset { .. })).then_some(Times {
-            ts: times.0,
-            echo: times.1,
+        times: Times {
+            ts: Stamp::new(times.0).filter(|_| timed || matches!(body, Body::Reset { .. })),
+            echo: Stamp::new(times.1),
             hold_us: times.2,
-        }),
+        },
         body,
     })
 }

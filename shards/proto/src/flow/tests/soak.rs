@@ -15,7 +15,7 @@ use crate::dialect::{self, HEADER_BYTES};
 use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Refusal, Role, Verdict};
 use crate::handshake::Features;
 use crate::incarnation::{Incarnation, first_seq};
-use crate::packet::{Body, Data, Kind, Marks, Packet, Sack, Segment, Times};
+use crate::packet::{Body, Data, Kind, Marks, Packet, Sack, Segment, Stamp, Times};
 use crate::seq::SeqNo;
 use machnet_core::flow::CloseReason;
 use machnet_core::message::{Content, Position};
@@ -546,11 +546,11 @@ fn harm(seed: u64) {
             sack,
             window_packets: random.pick(&[0, 1, 100, u16::MAX]),
             marks: Marks::from_bits_truncate(random.below(16) as u16),
-            times: random.percent(90).then(|| Times {
-                ts: random.next() as u32,
-                echo: if random.percent(50) { random.next() as u32 } else { now.low_nanos() },
+            times: Times {
+                ts: Stamp::new(random.next() as u32).filter(|_| random.percent(90)),
+                echo: Stamp::new(if random.percent(50) { random.next() as u32 } else { now.low_nanos() }),
                 hold_us: random.pick(&[0, 1_000, u16::MAX]),
-            }),
+            },
             body,
         };
         let len = random.pick(&[0, 1, 1_000, 1_000, 1_001]);

@@ -22,7 +22,7 @@ fn an_acknowledgement_rides_on_data_that_comes_in_time() {
     assert_eq!(script.said(), []);
     let answer = script.at(19 * US).send(1).segments();
     assert_eq!((answer.len(), answer[0].kind(), answer[0].ack), (1, Kind::Data, SeqNo::new(103)));
-    assert_eq!(answer[0].times.map(|times| times.hold_us), Some(19));
+    assert_eq!(answer[0].times.hold_us, 19);
     assert_eq!(script.says_until(150 * US), [], "nothing is owed any more");
 }
 

@@ -121,5 +121,5 @@ fn unknown_packets_are_answered_but_resets_and_v1_are_not() {
     let reset = data.answer_unknown().expect("an answer");
     assert_eq!((reset.kind(), reset.seq), (Kind::Reset, SeqNo::new(77)));
     assert_eq!(reset.answer_unknown(), None);
-    assert_eq!((Segment { times: None, ..data }).answer_unknown(), None);
+    assert_eq!((Segment { times: Times::NONE, ..data }).answer_unknown(), None);
 }

@@ -22,7 +22,7 @@ use crate::flow::timestamps::stamp;
 use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Refusal, Role, Verdict, Violation};
 use crate::handshake::Features;
 use crate::incarnation::Incarnation;
-use crate::packet::{Body, Data, Kind, Marks, Sack, Segment, Times};
+use crate::packet::{Body, Data, Kind, Marks, Sack, Segment, Stamp, Times};
 use crate::seq::SeqNo;
 use machnet_core::flow::CloseReason;
 use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
@@ -60,7 +60,7 @@ fn carrying(content: Content) -> Body {
 
 /// The same segment, whose timestamps are others.
 fn timed(segment: Segment, change: impl FnOnce(Times) -> Times) -> Segment {
-    Segment { times: segment.times.map(change), ..segment }
+    Segment { times: change(segment.times), ..segment }
 }
 
 impl Script {
@@ -123,14 +123,14 @@ impl Script {
             Kind::Probe => Body::Probe { padding_bytes: 0 },
             Kind::Reset => Body::Reset { reason: CloseReason::Other },
         };
-        let now = stamp(self.now).low_nanos();
+        let now = Stamp::of(self.now);
         Segment {
             seq: SeqNo::new(101),
             ack: SeqNo::new(1),
             sack: Sack::EMPTY,
             window_packets: 100,
             marks: Marks::empty(),
-            times: Some(Times { ts: now, echo: now, hold_us: 0 }),
+            times: Times { ts: Some(now), echo: Some(now), hold_us: 0 },
             body,
         }
     }
@@ -139,7 +139,7 @@ impl Script {
     fn answer(&mut self, later: u64) -> Segment {
         let answer = Segment { marks: Marks::PROBE_ANSWER, ..self.peer(Kind::Ack) };
         self.at(later);
-        Segment { times: answer.times.map(|times| Times { ts: stamp(self.now).low_nanos(), ..times }), ..answer }
+        Segment { times: Times { ts: Some(Stamp::of(self.now)), ..answer.times }, ..answer }
     }
 
     /// The peer acknowledges; it has seen what we sent `ago`.
@@ -148,9 +148,9 @@ impl Script {
         for seq in sacked {
             sack.set(seq - ack - 1);
         }
-        let seen = stamp(self.now).saturating_back(Duration::from_nanos(ago));
+        let seen = Stamp::of(stamp(self.now).saturating_back(Duration::from_nanos(ago)));
         let ack = Segment { ack: SeqNo::new(ack), sack, ..self.peer(Kind::Ack) };
-        Segment { times: ack.times.map(|times| Times { echo: seen.low_nanos(), ..times }), ..ack }
+        Segment { times: Times { echo: Some(seen), ..ack.times }, ..ack }
     }
 
     fn data(&self, seq: u32, position: Position) -> Segment {
