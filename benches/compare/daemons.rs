@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use machnet_test_kit::Failure;
+use machnet_test_kit::hosts::{Host, Hosts, Program};
 use rustix::process::Signal;
 
-use crate::hosts::{Failure, Host, Hosts, Program};
 use crate::measurement::Measurement;
 use crate::section::{Load, Round, Stack, Wire};
 use crate::table::{Costed, together};

@@ -14,8 +14,6 @@
 
 mod channel;
 mod daemons;
-#[path = "../../tests/hosts/mod.rs"]
-mod hosts;
 #[path = "../lab/mod.rs"]
 mod lab;
 #[path = "../demo/measurement.rs"]
@@ -38,8 +36,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-
-use hosts::Failure;
+use machnet_test_kit::Failure;
 
 /// Measures messages between two hosts on this machine beside other stacks.
 #[derive(Parser, Debug)]

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use machnet_test_kit::Failure;
+use machnet_test_kit::hosts::{Hosts, Program};
+
 use crate::daemons::{clear_memif, cpu_of_ended_children, memif_arguments, until_memif_listens};
-use crate::hosts::{Failure, Hosts, Program};
 use crate::measurement::Measurement;
 use crate::section::{Load, Round, Stack, Wire};
 use crate::table::{Costed, together};

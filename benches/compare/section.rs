@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use machnet_test_kit::Failure;
+use machnet_test_kit::hosts::{Hosts, Link};
+
 use crate::Plan;
 use crate::daemons::{Daemons, Setup, can_pause};
-use crate::hosts::{Failure, Hosts, Link};
 use crate::probe;
 use crate::rivals::{self, Rival};
 use crate::table::{Costed, Table};
@@ -270,7 +272,7 @@ pub(crate) fn measure_idle() -> Result<(), Failure> {
         let daemons = Daemons::start("machnet-shards", hosts, None, VETH, Setup { shards, ..PLAIN })?;
         let Hosts { left, right } = &daemons.hosts;
         let this = rivals::this_program()?;
-        let hold = |host: &crate::hosts::Host| -> Result<_, Failure> {
+        let hold = |host: &machnet_test_kit::hosts::Host| -> Result<_, Failure> {
             let mut program =
                 host.start(&this, ["endpoints", &host.machnet_ip.to_string(), &IDLE_ENDPOINTS.to_string()])?;
             program.wait_until("attached", PATIENCE, |program| program.stdout().contains("attached").then_some(()))?;

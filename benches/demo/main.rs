@@ -4,8 +4,6 @@
 //! trips and rates of both stacks in turn, and prints one table. Leaves nothing behind, however it ends. `make demo`
 //! runs it.
 
-#[path = "../../tests/hosts/mod.rs"]
-mod hosts;
 mod measurement;
 mod tcp;
 
@@ -15,9 +13,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use machnet_test_kit::Failure;
+use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
 use rustix::process::Signal;
 
-use hosts::{Failure, Host, Hosts, Link, Program};
 use measurement::{Measurement, Row, print_table};
 
 /// Two hosts on this machine exchange messages, ours against kernel TCP.
