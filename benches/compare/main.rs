@@ -16,9 +16,6 @@ mod channel;
 mod daemons;
 #[path = "../lab/mod.rs"]
 mod lab;
-#[path = "../demo/measurement.rs"]
-#[allow(dead_code, reason = "the demo prints another table")]
-mod measurement;
 #[path = "../lab/mirror.rs"]
 mod mirror;
 mod probe;
@@ -26,8 +23,6 @@ mod rivals;
 mod section;
 mod shard;
 mod table;
-#[path = "../demo/tcp.rs"]
-mod tcp;
 mod udp;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -37,6 +32,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use machnet_test_kit::Failure;
+use machnet_test_kit::tcp;
 
 /// Measures messages between two hosts on this machine beside other stacks.
 #[derive(Parser, Debug)]
@@ -65,24 +61,8 @@ struct Arguments {
 /// What this program starts of itself inside the hosts.
 #[derive(Subcommand, Debug)]
 enum Part {
-    #[command(hide = true)]
-    TcpServe {
-        address: SocketAddrV4,
-        msg_size: usize,
-        #[arg(long)]
-        gather: bool,
-    },
-    #[command(hide = true)]
-    TcpCall {
-        address: SocketAddrV4,
-        msg_size: usize,
-        window: usize,
-        seconds: f64,
-        #[arg(long)]
-        gather: bool,
-        #[arg(long)]
-        pause_us: Option<u64>,
-    },
+    #[command(flatten)]
+    Tcp(tcp::Part),
     #[command(hide = true)]
     UdpServe { address: SocketAddrV4 },
     #[command(hide = true)]
@@ -127,11 +107,7 @@ fn main() -> ExitCode {
 
 fn run(part: Part) -> Result<(), Failure> {
     let measured = match part {
-        Part::TcpServe { address, msg_size, gather } => tcp::serve(address, msg_size, gather).map(|()| None),
-        Part::TcpCall { address, msg_size, window, seconds, gather, pause_us } => {
-            let pause = pause_us.map(Duration::from_micros);
-            tcp::call(address, msg_size, window, Duration::from_secs_f64(seconds), gather, pause).map(Some)
-        }
+        Part::Tcp(part) => part.run(),
         Part::UdpServe { address } => udp::serve(address).map(|()| None),
         Part::UdpCall { address, msg_size, window, seconds, pause_us } => {
             let pause = pause_us.map(Duration::from_micros);

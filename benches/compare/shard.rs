@@ -3,8 +3,9 @@
 
 use std::time::Instant;
 
+use machnet_test_kit::measurement::size;
+
 use crate::lab::{Plan, World};
-use crate::measurement::size;
 use crate::table::median;
 
 /// Bytes of a message, and messages on their way at a time.
