@@ -14,10 +14,6 @@
 
 mod channel;
 mod daemons;
-#[path = "../lab/mod.rs"]
-mod lab;
-#[path = "../lab/mirror.rs"]
-mod mirror;
 mod probe;
 mod rivals;
 mod section;

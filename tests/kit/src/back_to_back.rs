@@ -1,8 +1,6 @@
 //! Two hosts in one thread and virtual time: shards, a cable between them, applications on both, and as much of two
 //! coordinators as it takes to open flows. What the benches of shards measure.
 
-#![allow(dead_code, reason = "each bench that includes this module uses a part of it")]
-
 use machnet_core::defaults;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -35,8 +33,8 @@ const TURNS_PER_LOOK_AT_BELLS: u32 = 64;
 /// Turns of a round without its last answer after which something is wrong.
 const TURNS_MAX: u32 = 100_000;
 
-pub(crate) const MTU_BYTES: u16 = 1_500;
-pub(crate) const MAX_PAYLOAD_BYTES: u16 = 1_418;
+const MTU_BYTES: u16 = 1_500;
+const MAX_PAYLOAD_BYTES: u16 = 1_418;
 /// The first port that the server listens on; every [`FLOWS_PER_PORT`] flows take one more.
 const FIRST_PORT: u16 = 888;
 const FIRST_LOCAL_PORT: u16 = 1_024;
@@ -44,16 +42,17 @@ const FLOWS_PER_PORT: usize = 60_000;
 
 /// What is to be built.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// At each end.
-    pub(crate) shards: u16,
-    pub(crate) flows: usize,
+    pub shards: u16,
+    /// From one application to the other.
+    pub flows: usize,
     /// How probable it is that a frame is lost.
-    pub(crate) loss: f64,
+    pub loss: f64,
     /// Whether every flow lives on another shard of the client than the one where its frames land; needs two.
-    pub(crate) is_misplaced: bool,
+    pub is_misplaced: bool,
     /// Where the shards publish what they count.
-    pub(crate) registry: Registry,
+    pub registry: Registry,
 }
 
 impl Default for Plan {
@@ -63,8 +62,9 @@ impl Default for Plan {
 }
 
 /// A shard with the application that has a channel to it, and the coordinator's ends of its mailboxes.
-pub(crate) struct Member {
-    pub(crate) shard: Shard<MemoryQueue>,
+pub struct Member {
+    /// The shard.
+    pub shard: Shard<MemoryQueue>,
     app: AppEnd,
     to_shard: Outlet<ToShard>,
     from_shard: Inlet<ToCoordinator>,
@@ -117,18 +117,20 @@ impl Member {
     }
 }
 
-pub(crate) fn mac(host: u8) -> MacAddr {
+fn mac(host: u8) -> MacAddr {
     NicOptions::mac_of(host)
 }
 
-pub(crate) fn ip(host: u8) -> Ipv4Addr {
+fn ip(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, host)
 }
 
 /// Two hosts with flows between them.
-pub(crate) struct World {
-    pub(crate) client: Vec<Member>,
-    pub(crate) server: Vec<Member>,
+pub struct BackToBack {
+    /// Who opens the flows.
+    pub client: Vec<Member>,
+    /// Who accepts them.
+    pub server: Vec<Member>,
     /// The client's end of every flow: the number of its shard, and its name there.
     flows: Vec<(usize, FlowId)>,
     /// The flow that sends next.
@@ -136,8 +138,9 @@ pub(crate) struct World {
     now: Instant,
 }
 
-impl World {
-    pub(crate) fn new(plan: &Plan) -> Self {
+impl BackToBack {
+    /// With all flows open.
+    pub fn new(plan: &Plan) -> Self {
         let options = NicOptions { queues: plan.shards, ..NicOptions::default() };
         let far = NicOptions { mac: mac(2), ..options.clone() };
         let Cable { network, near, far } = Cable::between(Network::new(7), &options, &far);
@@ -278,7 +281,7 @@ impl World {
     }
 
     /// Rounds with at least so many packets with data, both ways together; gives how many packets those were.
-    pub(crate) fn run(&mut self, message: &[u8], window: usize, packets: u64) -> u64 {
+    pub fn run(&mut self, message: &[u8], window: usize, packets: u64) -> u64 {
         let packets_per_round = 2 * (window * message.len().div_ceil(MAX_PAYLOAD_BYTES.into())) as u64;
         let rounds = packets.div_ceil(packets_per_round);
         for _ in 0..rounds {
@@ -288,17 +291,17 @@ impl World {
     }
 
     /// Lets others see what was counted, as a running shard does now and then.
-    pub(crate) fn publish(&mut self) {
+    pub fn publish(&mut self) {
         self.client.iter_mut().chain(&mut self.server).for_each(|member| member.shard.publish_counts());
     }
 
     /// The moment of the last turn.
-    pub(crate) fn now(&self) -> Instant {
+    pub fn now(&self) -> Instant {
         self.now
     }
 
     /// What all shards of both hosts counted.
-    pub(crate) fn counted(&self, counter: Counter) -> u64 {
+    pub fn counted(&self, counter: Counter) -> u64 {
         self.client.iter().chain(&self.server).map(|member| member.shard.counts().get(counter)).sum()
     }
 }

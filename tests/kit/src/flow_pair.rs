@@ -104,7 +104,7 @@ fn key(role: Role, number: usize) -> FlowKey {
 }
 
 /// Two hosts and the wire between them, in virtual time.
-pub(crate) struct Pair {
+pub struct FlowPair {
     connector: Host,
     acceptor: Host,
     flows: usize,
@@ -113,8 +113,9 @@ pub(crate) struct Pair {
     wire: Packets,
 }
 
-impl Pair {
-    pub(crate) fn new(flows: usize) -> Self {
+impl FlowPair {
+    /// So many flows, established and warmed up.
+    pub fn new(flows: usize) -> Self {
         let now = Instant::from_nanos(1);
         let mut pair = Self {
             connector: Host::new(Role::Connector, flows, now),
@@ -132,7 +133,7 @@ impl Pair {
     }
 
     /// One packet of the next flow, from its piece to the acknowledgement that frees it.
-    pub(crate) fn transfer(&mut self) {
+    pub fn transfer(&mut self) {
         let number = self.next;
         self.next = (number + 1) % self.flows;
         let (here, there) = (key(Role::Connector, number), key(Role::Acceptor, number));

@@ -11,9 +11,9 @@ use machnet_proto::wire::machnet::{HEADER_BYTES, Header, Kind, Sack};
 use std::net::Ipv4Addr;
 
 /// A small message, and what a frame of 1,500 bytes of IP carries beside its headers.
-pub(crate) const PAYLOADS_BYTES: [usize; 2] = [64, FULL_UDP_BYTES - HEADER_BYTES];
+pub const PAYLOADS_BYTES: [usize; 2] = [64, FULL_UDP_BYTES - HEADER_BYTES];
 /// The UDP payload of a full frame.
-pub(crate) const FULL_UDP_BYTES: usize = 1_472;
+pub const FULL_UDP_BYTES: usize = 1_472;
 
 const KEY: FlowKey = FlowKey {
     local_ip: Ipv4Addr::new(10, 0, 0, 1),
@@ -22,7 +22,8 @@ const KEY: FlowKey = FlowKey {
     remote_port: 888,
 };
 
-pub(crate) fn header() -> Header {
+/// The header of a packet in the middle of a flow.
+pub fn header() -> Header {
     Header {
         kind: Kind::Data,
         position: Position::WHOLE,
@@ -39,12 +40,13 @@ pub(crate) fn header() -> Header {
     }
 }
 
-pub(crate) fn template() -> Template {
+/// The headers below it.
+pub fn template() -> Template {
     Template::new(MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]), &KEY)
 }
 
 /// What a shard does with a frame of its own whose payload is in place.
-pub(crate) fn build(template: &Template, header: &Header, frame: &mut [u8]) {
+pub fn build(template: &Template, header: &Header, frame: &mut [u8]) {
     let (into, _) = frame[HEADERS_BYTES..].split_first_chunk_mut().expect("the frame has room for its headers");
     header.write(into);
     template.write(frame);
@@ -52,7 +54,7 @@ pub(crate) fn build(template: &Template, header: &Header, frame: &mut [u8]) {
 }
 
 /// What a shard does with a frame that came in; gives the bytes of its payload.
-pub(crate) fn take_apart(frame: &[u8]) -> usize {
+pub fn take_apart(frame: &[u8]) -> usize {
     let Ok(Parsed::Udp(datagram)) = frame::parse(frame) else { panic!("not UDP") };
     let (header, payload) = Header::parse(datagram.payload).expect("a header");
     black_box((datagram.key, header));
@@ -60,6 +62,6 @@ pub(crate) fn take_apart(frame: &[u8]) -> usize {
 }
 
 /// A frame whose payload has no two bytes alike in a row.
-pub(crate) fn frame_with_payload(bytes: usize) -> Vec<u8> {
+pub fn frame_with_payload(bytes: usize) -> Vec<u8> {
     (0..=u8::MAX).cycle().take(HEADERS_BYTES + HEADER_BYTES + bytes).collect()
 }
