@@ -13,6 +13,7 @@
 //! | `flow_pair` | two hosts' flows and the wire between them | `proto` |
 //! | `mirror` | a channel whose shard is a mirror | `shards` |
 //! | `back_to_back` | shards of two hosts joined by a cable in memory, and an application at each | `shards` |
+//! | `world` | whole hosts in virtual time, over a network that misbehaves by a seed: what the simulator runs | `shards` |
 
 #[cfg(feature = "shards")]
 pub mod back_to_back;
@@ -33,6 +34,8 @@ pub mod mirror;
 mod scratch;
 #[cfg(feature = "hosts")]
 pub mod tcp;
+#[cfg(feature = "shards")]
+pub mod world;
 
 pub use failure::Failure;
 pub use scratch::Scratch;
