@@ -16,7 +16,7 @@
 //! simulated is the device, the clock, the scheduler and the sockets. A seed decides everything, so that a failure is
 //! replayed by its number.
 //!
-//! The world and its checker are `machnet_test_kit::world`; here is what happens in it, by seed or as it is written down.
+//! The world and its checker are `machnet_test_kit::world`; here is what happens in it, by seed or as it is written.
 
 mod ending;
 mod plan;

@@ -13,7 +13,7 @@
 //! | `flow_pair` | two hosts' flows and the wire between them | `proto` |
 //! | `mirror` | a channel whose shard is a mirror | `shards` |
 //! | `back_to_back` | shards of two hosts joined by a cable in memory, and an application at each | `shards` |
-//! | `world` | whole hosts in virtual time, over a network that misbehaves by a seed: what the simulator runs | `shards` |
+//! | `world` | whole hosts in virtual time, over a network that misbehaves: the simulator's | `shards` |
 
 #[cfg(feature = "shards")]
 pub mod back_to_back;
