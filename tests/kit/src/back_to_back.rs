@@ -71,6 +71,7 @@ pub struct Member {
 }
 
 impl Member {
+    #[inline]
     fn new(host: u8, index: u16, queue: MemoryQueue, plan: &Plan, now: Instant) -> Self {
         let (to_shard, inlet) = mailbox(64).expect("a descriptor");
         let (outlet, from_shard) = mailbox(64).expect("a descriptor");
@@ -98,10 +99,12 @@ impl Member {
         member
     }
 
+    #[inline]
     fn post(&self, message: ToShard) {
         self.to_shard.post(message).expect("room in the mailbox");
     }
 
+    #[inline]
     fn look_at_bell(&mut self) {
         if self.shard.has_cold_channels() {
             self.shard.bell_rang(0);
@@ -109,6 +112,7 @@ impl Member {
     }
 
     /// The flow that was opened, if one was.
+    #[inline]
     fn opened(&mut self) -> Option<FlowId> {
         match self.app.recv().expect("a sound channel")? {
             Received::Opened { flow, .. } => Some(flow),
@@ -117,10 +121,12 @@ impl Member {
     }
 }
 
+#[inline]
 fn mac(host: u8) -> MacAddr {
     NicOptions::mac_of(host)
 }
 
+#[inline]
 fn ip(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, host)
 }
@@ -140,6 +146,7 @@ pub struct BackToBack {
 
 impl BackToBack {
     /// With all flows open.
+    #[inline]
     pub fn new(plan: &Plan) -> Self {
         let options = NicOptions { queues: plan.shards, ..NicOptions::default() };
         let far = NicOptions { mac: mac(2), ..options.clone() };
@@ -162,6 +169,7 @@ impl BackToBack {
     }
 
     /// Every shard of the server accepts flows to this port.
+    #[inline]
     fn listen(&mut self, port: u16) {
         for (index, member) in (0..).zip(&self.server) {
             let taker = Taker::Channel(ChannelId(index));
@@ -169,6 +177,7 @@ impl BackToBack {
         }
     }
 
+    #[inline]
     fn turn(&mut self) {
         self.now += TURN;
         for member in self.client.iter_mut().chain(&mut self.server) {
@@ -178,6 +187,7 @@ impl BackToBack {
 
     /// Does what two coordinators do for a connect. The cable may lose frames, so every step is repeated until it has
     /// had its effect.
+    #[inline]
     fn connect(&mut self, key: FlowKey, is_misplaced: bool) {
         let ours = Terms {
             offer: Offer { version: VERSION, features: Features::SUPPORTED.bits(), nonce: 77 },
@@ -236,6 +246,7 @@ impl BackToBack {
     }
 
     /// Puts a flow whose frames land on one shard on the next one; gives that.
+    #[inline]
     fn misplace(&mut self, key: &FlowKey, landed: usize) -> usize {
         let owner = (landed + 1) % self.client.len();
         let id = |index: usize| ShardId(u16::try_from(index).expect("few shards"));
@@ -250,6 +261,7 @@ impl BackToBack {
     }
 
     /// A message on each of the next `window` flows, until the last answer is there.
+    #[inline]
     fn round(&mut self, message: &[u8], window: usize) {
         let message = [IoSlice::new(message)];
         for _ in 0..window {
@@ -281,6 +293,7 @@ impl BackToBack {
     }
 
     /// Rounds with at least so many packets with data, both ways together; gives how many packets those were.
+    #[inline]
     pub fn run(&mut self, message: &[u8], window: usize, packets: u64) -> u64 {
         let packets_per_round = 2 * (window * message.len().div_ceil(MAX_PAYLOAD_BYTES.into())) as u64;
         let rounds = packets.div_ceil(packets_per_round);
@@ -291,22 +304,26 @@ impl BackToBack {
     }
 
     /// Lets others see what was counted, as a running shard does now and then.
+    #[inline]
     pub fn publish(&mut self) {
         self.client.iter_mut().chain(&mut self.server).for_each(|member| member.shard.publish_counts());
     }
 
     /// The moment of the last turn.
+    #[inline]
     pub fn now(&self) -> Instant {
         self.now
     }
 
     /// What all shards of both hosts counted.
+    #[inline]
     pub fn counted(&self, counter: Counter) -> u64 {
         self.client.iter().chain(&self.server).map(|member| member.shard.counts().get(counter)).sum()
     }
 }
 
 /// Takes a message that has arrived; gives its flow. An event would mean that something went wrong.
+#[inline]
 fn take_message(app: &mut AppEnd, bytes: usize) -> Option<FlowId> {
     let received = app.recv().expect("a sound channel")?;
     let Received::Message { flow, message } = received else { panic!("{received:?}") };
@@ -315,6 +332,7 @@ fn take_message(app: &mut AppEnd, bytes: usize) -> Option<FlowId> {
 }
 
 /// The client's flow with this number.
+#[inline]
 fn key_of(number: usize) -> FlowKey {
     let offset = |offset: usize| u16::try_from(offset).expect("a port");
     FlowKey {
@@ -326,6 +344,7 @@ fn key_of(number: usize) -> FlowKey {
 }
 
 /// The frame that opens the flow `key`.
+#[inline]
 fn syn(key: &FlowKey, ours: &Terms) -> Box<[u8]> {
     let packet = Packet::syn(ours);
     let mut frame = vec![0; HEADERS_BYTES + packet.len()];

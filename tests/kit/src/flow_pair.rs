@@ -30,6 +30,7 @@ struct Host {
 type Packets = Vec<(FlowKey, Header, u16)>;
 
 impl Host {
+    #[inline]
     fn new(role: Role, flows: usize, now: Instant) -> Self {
         // Each packet has its acknowledgement, and at once.
         let limits = Arc::new(Limits { ack_delay: Duration::ZERO, ..Limits::default() });
@@ -57,6 +58,7 @@ impl Host {
     }
 
     /// Drives the flow `key` for one turn, with at most one new piece to send.
+    #[inline]
     fn serve(&mut self, key: &FlowKey, now: Instant, piece: Option<Piece<u32>>, sent: &mut Packets) {
         let id = self.flows.find(key).expect("it is in the table");
         let flow = self.flows.get_mut(id).expect("it is in the table");
@@ -79,6 +81,7 @@ impl Host {
         assert_eq!(self.timers.pop_due(now), None, "nothing is lost, nobody is silent");
     }
 
+    #[inline]
     fn receive(&mut self, packets: &mut Packets, now: Instant) {
         for (key, header, len) in packets.drain(..) {
             let id = self.flows.find(&key).expect("it is in the table");
@@ -90,6 +93,7 @@ impl Host {
 }
 
 /// The tuple of the flow `number` as the side in this `role` sees it.
+#[inline]
 fn key(role: Role, number: usize) -> FlowKey {
     let connector = FlowKey {
         local_ip: Ipv4Addr::new(10, 0, 0, 1),
@@ -115,6 +119,7 @@ pub struct FlowPair {
 
 impl FlowPair {
     /// So many flows, established and warmed up.
+    #[inline]
     pub fn new(flows: usize) -> Self {
         let now = Instant::from_nanos(1);
         let mut pair = Self {
@@ -133,6 +138,7 @@ impl FlowPair {
     }
 
     /// One packet of the next flow, from its piece to the acknowledgement that frees it.
+    #[inline]
     pub fn transfer(&mut self) {
         let number = self.next;
         self.next = (number + 1) % self.flows;

@@ -23,6 +23,7 @@ const KEY: FlowKey = FlowKey {
 };
 
 /// The header of a packet in the middle of a flow.
+#[inline]
 pub fn header() -> Header {
     Header {
         kind: Kind::Data,
@@ -41,11 +42,13 @@ pub fn header() -> Header {
 }
 
 /// The headers below it.
+#[inline]
 pub fn template() -> Template {
     Template::new(MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]), &KEY)
 }
 
 /// What a shard does with a frame of its own whose payload is in place.
+#[inline]
 pub fn build(template: &Template, header: &Header, frame: &mut [u8]) {
     let (into, _) = frame[HEADERS_BYTES..].split_first_chunk_mut().expect("the frame has room for its headers");
     header.write(into);
@@ -54,6 +57,7 @@ pub fn build(template: &Template, header: &Header, frame: &mut [u8]) {
 }
 
 /// What a shard does with a frame that came in; gives the bytes of its payload.
+#[inline]
 pub fn take_apart(frame: &[u8]) -> usize {
     let Ok(Parsed::Udp(datagram)) = frame::parse(frame) else { panic!("not UDP") };
     let (header, payload) = Header::parse(datagram.payload).expect("a header");
@@ -62,6 +66,7 @@ pub fn take_apart(frame: &[u8]) -> usize {
 }
 
 /// A frame whose payload has no two bytes alike in a row.
+#[inline]
 pub fn frame_with_payload(bytes: usize) -> Vec<u8> {
     (0..=u8::MAX).cycle().take(HEADERS_BYTES + HEADER_BYTES + bytes).collect()
 }

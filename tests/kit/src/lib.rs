@@ -14,6 +14,10 @@
 //! | `mirror` | a channel whose shard is a mirror | `shards` |
 //! | `back_to_back` | shards of two hosts joined by a cable in memory, and an application at each | `shards` |
 //! | `world` | whole hosts in virtual time, over a network that misbehaves: the simulator's | `shards` |
+//!
+//! What is measured by `benches/counts` is `#[inline]` in `back_to_back`, `mirror`, `frames` and `flow_pair`: it is
+//! compiled into the bench, and with it what it drives, as if it were written there. Else a count would tell how
+//! the compiler cuts crates.
 
 #[cfg(feature = "shards")]
 pub mod back_to_back;

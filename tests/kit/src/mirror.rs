@@ -20,6 +20,7 @@ pub const MAX_PAYLOAD: u16 = 1418;
 pub const BURST: usize = 32;
 
 /// A channel with the open flow [`FLOW`]: its two ends.
+#[inline]
 pub fn ends() -> (ShardEnd, AppEnd) {
     let geometry = Geometry::for_payload(MAX_PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
     let (mut end, handles) = ShardEnd::create(geometry).expect("a channel");
@@ -40,6 +41,7 @@ pub fn ends() -> (ShardEnd, AppEnd) {
 }
 
 /// The same with a shard at its end.
+#[inline]
 pub fn channel() -> (Shard, AppEnd) {
     let (end, app) = ends();
     (Shard { end, descriptors: Vec::with_capacity(BURST), frame: [0; 1500], turns_without_fill: 0 }, app)
@@ -55,6 +57,7 @@ pub struct Shard {
 
 impl Shard {
     /// One turn: copies everything out of the application's memory and, as an echo, into a receive buffer.
+    #[inline]
     pub fn turn(&mut self, echoes: bool) -> usize {
         let taken = self.end.poll_tx(&mut self.descriptors).expect("no violation");
         // As a shard does it: what comes back is not looked for each time.
@@ -79,6 +82,7 @@ impl Shard {
     }
 
     /// Turns on another core until it is told to stop.
+    #[inline]
     pub fn run(mut self, core: usize, echoes: bool) -> Running {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
@@ -111,6 +115,7 @@ impl Drop for Running {
 }
 
 /// Sends a message; whether there was room.
+#[inline]
 pub fn send(app: &mut AppEnd, bytes: &[u8]) -> bool {
     match app.send(FLOW, &[IoSlice::new(bytes)]) {
         Ok(()) => true,
@@ -120,6 +125,7 @@ pub fn send(app: &mut AppEnd, bytes: &[u8]) -> bool {
 }
 
 /// As [`send`], but the shard need not see it before the end of a burst.
+#[inline]
 pub fn append(app: &mut AppEnd, bytes: &[u8], number: usize) -> bool {
     let appended = app.append(FLOW, &[IoSlice::new(bytes)]);
     if appended.is_err() || number % BURST == BURST - 1 {
@@ -133,6 +139,7 @@ pub fn append(app: &mut AppEnd, bytes: &[u8], number: usize) -> bool {
 }
 
 /// Takes a message, if one has arrived, as long as `into`.
+#[inline]
 pub fn receive(app: &mut AppEnd, into: &mut [u8]) -> bool {
     match app.recv() {
         Ok(Some(Received::Message { message, .. })) => {
