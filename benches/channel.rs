@@ -3,14 +3,11 @@
 //! `one_line_bounced` is the yardstick: one cache line to the other core and back. It depends on where the cores are,
 //! so compare figures of one run only.
 
-#[path = "lab/mirror.rs"]
-mod mirror;
-
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-
-use mirror::{BURST, append, bounce, channel, cores, pin, receive, send};
+use machnet_test_kit::cpus;
+use machnet_test_kit::mirror::{BURST, append, channel, receive, send};
 
 /// A round trip.
 const SMALL_BYTES: usize = 64;
@@ -44,14 +41,14 @@ fn one_thread(criterion: &mut Criterion) {
 }
 
 fn two_threads(criterion: &mut Criterion) {
-    let cores = cores();
+    let cores = cpus::allowed();
     let &[ours, theirs, ..] = &cores[..] else {
         eprintln!("two_threads: this process may use one core only");
         return;
     };
-    pin(ours);
+    cpus::pin(ours);
     let mut group = criterion.benchmark_group("two_threads");
-    group.bench_function("one_line_bounced", |bencher| bencher.iter_custom(|rounds| bounce(rounds, theirs)));
+    group.bench_function("one_line_bounced", |bencher| bencher.iter_custom(|rounds| cpus::bounce(rounds, theirs)));
     group.bench_function(BenchmarkId::new("round_trip", SMALL_BYTES), |bencher| {
         let (shard, mut app) = channel();
         let _running = shard.run(theirs, true);

@@ -7,17 +7,13 @@
 //! First of all the bench counts allocations, and fails if there is one per so many packets that have been preceded by
 //! as many like them.
 
-#[path = "lab/mod.rs"]
-mod lab;
-
 use std::alloc::System;
 use std::time::Instant as Moment;
 
 use criterion::{BenchmarkId, Criterion};
 use machnet_shards::counters::Counter;
+use machnet_test_kit::back_to_back::{BackToBack, Plan};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-
-use lab::{Plan, World};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -33,7 +29,7 @@ fn count_allocations() {
     let lossy = Plan { loss: 0.01, ..Plan::default() };
     let plain = LOADS.iter().map(|&load| (load, Plan::default()));
     for ((bytes, window), plan) in plain.chain([((1_418, 32), lossy), ((1_418, 32), handed_over)]) {
-        let mut world = World::new(&plan);
+        let mut world = BackToBack::new(&plan);
         let message = vec![7; bytes];
         world.run(&message, window, PACKETS_COUNTED);
         let frames_before = world.counted(Counter::TxFrames);
@@ -54,7 +50,7 @@ fn count_allocations() {
 fn packets(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("shard/packet out and in");
     for (bytes, window) in LOADS {
-        let mut world = World::new(&Plan::default());
+        let mut world = BackToBack::new(&Plan::default());
         let message = vec![7; bytes];
         world.run(&message, window, PACKETS_COUNTED);
         group.bench_function(BenchmarkId::new(format!("{bytes} B"), format!("window {window}")), |bencher| {
@@ -70,7 +66,7 @@ fn packets(criterion: &mut Criterion) {
 
 /// What a turn costs that finds nothing to do.
 fn idle_turn(criterion: &mut Criterion) {
-    let mut world = World::new(&Plan::default());
+    let mut world = BackToBack::new(&Plan::default());
     let now = world.now();
     criterion.bench_function("shard/idle turn", |bencher| {
         bencher.iter(|| world.client[0].shard.poll_once(now));

@@ -2,16 +2,14 @@
 //!
 //! A small frame shows the cost per frame, a full one that per byte: only the checksum looks at the payload.
 
-#[path = "lab/frames.rs"]
-mod frames;
-
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use machnet_proto::wire::checksum::Sum;
 use machnet_proto::wire::frame::{self, Parsed};
-
-use frames::{FULL_UDP_BYTES, PAYLOADS_BYTES, build, frame_with_payload, segment, take_apart, template};
+use machnet_test_kit::frames::{
+    FULL_UDP_BYTES, PAYLOADS_BYTES, build, frame_with_payload, segment, take_apart, template,
+};
 
 fn wire(criterion: &mut Criterion) {
     let (template, segment) = (template(), segment());

@@ -1,16 +1,11 @@
 //! Between the two ends of a channel nothing is allocated for a message once both have warmed up.
 
-use machnet_core::defaults;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::IoSlice;
-use std::net::Ipv4Addr;
 
-use machnet::channel::{AppEnd, FromApp, Geometry, Opened, Received, ShardEnd};
-use machnet_core::flow::FlowId;
-
-const FLOW: FlowId = FlowId(1);
-const MAX_PAYLOAD: u16 = 1418;
+use machnet::channel::{AppEnd, FromApp, Received, ShardEnd};
+use machnet_test_kit::mirror::{FLOW, MAX_PAYLOAD, ends};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -62,22 +57,7 @@ fn round_trip(app: &mut AppEnd, shard: &mut ShardEnd, descriptors: &mut Vec<From
 
 #[test]
 fn a_message_allocates_nothing() {
-    let geometry = Geometry::for_payload(MAX_PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
-    let (mut shard, handles) = ShardEnd::create(geometry).expect("a channel");
-    let mut app = AppEnd::open(geometry, handles).expect("its other end");
-    let opened = Opened {
-        local_ip: Ipv4Addr::LOCALHOST,
-        local_port: 1,
-        remote_ip: Ipv4Addr::LOCALHOST,
-        remote_port: 2,
-        max_payload: MAX_PAYLOAD,
-        accepted: false,
-        takes_records: true,
-    };
-    assert!(shard.publish_opened(FLOW, &opened));
-    shard.flush();
-    assert!(matches!(app.recv(), Ok(Some(Received::Opened { .. }))));
-
+    let (mut shard, mut app) = ends();
     let mut descriptors = Vec::with_capacity(32);
     let messages = [1, 64, 1024, 1418, 1419, 64 << 10, 256 << 10].map(|bytes| vec![5; bytes]);
     let mut run = |rounds| {

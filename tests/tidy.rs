@@ -90,6 +90,9 @@ const DEPENDENCIES: [(&str, &[&str]); 4] = [
     ("shards/dpdk-sys/Cargo.toml", &[]),
 ];
 
+/// What tests and benches share; a product that depends on it would carry tests.
+const TEST_KIT: &str = "machnet-test-kit";
+
 /// Module names that say nothing.
 const EMPTY_NAMES: [&str; 5] = ["utils", "util", "common", "types", "helpers"];
 
@@ -140,10 +143,12 @@ fn check(source: &Source) -> Vec<String> {
     complaints.extend(machine_paths(source));
     complaints.extend(long_functions(source));
     complaints.extend(heavy_dependencies(source));
+    complaints.extend(kit_in_a_product(source));
     if source.is_rust() {
         complaints.extend(long_file(source));
         complaints.extend(owned_names(source));
         complaints.extend(banned(source));
+        complaints.extend(included_by_path(source));
         complaints.extend(empty_name(source));
         complaints.extend(bench_without_question(source));
     }
@@ -238,6 +243,13 @@ fn banned(source: &Source) -> Vec<String> {
     complaints
 }
 
+/// A file that several programs compile, each its own way.
+fn included_by_path(source: &Source) -> Vec<String> {
+    let includes = source.code.lines().enumerate().filter(|(_, line)| line.contains("#[path"));
+    let remedy = "what tests and benches share is a room of tests/kit";
+    includes.map(|(index, _)| source.complaint(index + 1, "a file included by its path", remedy)).collect()
+}
+
 fn empty_name(source: &Source) -> Option<String> {
     let name = EMPTY_NAMES
         .iter()
@@ -267,6 +279,23 @@ fn heavy_dependencies(source: &Source) -> Vec<String> {
         if section == "[dependencies]" && named && !allowed.contains(&name) && !line.contains("optional = true") {
             let remedy = "do without, make it optional behind a feature, or say why in tests/tidy.rs";
             complaints.push(source.complaint(index + 1, &format!("{name} for everybody who links this"), remedy));
+        }
+    }
+    complaints
+}
+
+fn kit_in_a_product(source: &Source) -> Vec<String> {
+    if !source.path.ends_with("Cargo.toml") {
+        return Vec::new();
+    }
+    let mut complaints = Vec::new();
+    let mut section = "";
+    for (index, line) in source.text.lines().enumerate() {
+        if line.starts_with('[') {
+            section = line;
+        } else if line.starts_with(TEST_KIT) && !["[dev-dependencies]", "[workspace.dependencies]"].contains(&section) {
+            let what = format!("{TEST_KIT} in {section}");
+            complaints.push(source.complaint(index + 1, &what, "only tests and benches use it: [dev-dependencies]"));
         }
     }
     complaints
@@ -431,6 +460,12 @@ fn every_rule_can_fail() {
         ("shards/proto/src/lib.rs", "use machnet::X;\n", "1: use machnet may not stand here"),
         ("shards/src/utils.rs", "\n", "1: utils says nothing: name the module"),
         ("benches/ring.rs", "//! The ring.\n", "1: a benchmark without its question: ask it"),
+        ("tests/a.rs", "#[path = \"../b.rs\"]\nmod b;\n", "1: a file included by its path: what tests and"),
+        (
+            "shards/Cargo.toml",
+            "[dependencies]\nmachnet-test-kit = \"1\"\n",
+            "2: machnet-test-kit in [dependencies]: only",
+        ),
         ("Cargo.toml", "[dependencies]\nrustix = \"1\"\ntokio.workspace = true\n", "3: tokio for everybody who links"),
         ("README.md", "see /home/me/x\n", "1: /home/ exists on one machine only: name it"),
     ] {
@@ -455,6 +490,7 @@ fn what_is_allowed_passes() {
         ("tests/a.rs", "fn f() { x.unwrap(); println!(); }\n"),
         ("benches/ring.rs", "//! How long does a descriptor take from end to end?\n"),
         ("Cargo.toml", "[dependencies]\n# x\nserde = \"1\"\nclap = { optional = true }\n\n[features]\nx = []\n"),
+        ("shards/Cargo.toml", "[dev-dependencies]\nmachnet-test-kit.workspace = true\n"),
         ("README.md", "see https://example.org/home/me and ~/work/x\n"),
     ] {
         assert_eq!(complaints(path, text), [""; 0], "{path}: {text}");

@@ -1,7 +1,5 @@
 //! The two hosts of the harness: they reach each other, and nothing of them is left behind.
 
-mod hosts;
-
 use std::io::Read;
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
@@ -9,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use machnet_test_kit::hosts::{Hosts, Link};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-
-use hosts::{Hosts, Link};
 
 const A_WHILE: Duration = Duration::from_secs(10);
 

@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use machnet::channel::AppEnd;
+use machnet_test_kit::cpus;
+use machnet_test_kit::mirror::{append, channel, receive, send};
 
-use crate::mirror::{append, bounce, channel, cores, pin, receive, send};
 use crate::table::median;
 
 /// Measurements, the line and the channel in turn: the cores may be moved on their host at any moment.
@@ -16,17 +17,17 @@ const SMALL_BYTES: usize = 64;
 const STREAM_BYTES: [usize; 2] = [64, 1024];
 
 pub(crate) fn measure() {
-    let cores = cores();
+    let cores = cpus::allowed();
     let &[ours, theirs, ..] = &cores[..] else {
         println!("\nchannel: SKIPPED: there is only one CPU");
         return;
     };
     // This thread ends, and with it its affinity.
     let measured = std::thread::spawn(move || {
-        pin(ours);
+        cpus::pin(ours);
         let mut rounds: Vec<_> = (0..ROUNDS)
             .map(|_| {
-                let line = bounce(ROUND_TRIPS, theirs).as_secs_f64() / ROUND_TRIPS as f64;
+                let line = cpus::bounce(ROUND_TRIPS, theirs).as_secs_f64() / ROUND_TRIPS as f64;
                 (line * 1e9, round_trip(theirs) * 1e9)
             })
             .collect();

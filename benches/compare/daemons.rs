@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use machnet_test_kit::Failure;
+use machnet_test_kit::hosts::{Host, Hosts, Program};
+use machnet_test_kit::measurement::Measurement;
 use rustix::process::Signal;
 
-use crate::hosts::{Failure, Host, Hosts, Program};
-use crate::measurement::Measurement;
 use crate::section::{Load, Round, Stack, Wire};
 use crate::table::{Costed, together};
 

@@ -14,22 +14,11 @@
 
 mod channel;
 mod daemons;
-#[path = "../../tests/hosts/mod.rs"]
-mod hosts;
-#[path = "../lab/mod.rs"]
-mod lab;
-#[path = "../demo/measurement.rs"]
-#[allow(dead_code, reason = "the demo prints another table")]
-mod measurement;
-#[path = "../lab/mirror.rs"]
-mod mirror;
 mod probe;
 mod rivals;
 mod section;
 mod shard;
 mod table;
-#[path = "../demo/tcp.rs"]
-mod tcp;
 mod udp;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -38,8 +27,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-
-use hosts::Failure;
+use machnet_test_kit::Failure;
+use machnet_test_kit::tcp;
 
 /// Measures messages between two hosts on this machine beside other stacks.
 #[derive(Parser, Debug)]
@@ -68,24 +57,8 @@ struct Arguments {
 /// What this program starts of itself inside the hosts.
 #[derive(Subcommand, Debug)]
 enum Part {
-    #[command(hide = true)]
-    TcpServe {
-        address: SocketAddrV4,
-        msg_size: usize,
-        #[arg(long)]
-        gather: bool,
-    },
-    #[command(hide = true)]
-    TcpCall {
-        address: SocketAddrV4,
-        msg_size: usize,
-        window: usize,
-        seconds: f64,
-        #[arg(long)]
-        gather: bool,
-        #[arg(long)]
-        pause_us: Option<u64>,
-    },
+    #[command(flatten)]
+    Tcp(tcp::Part),
     #[command(hide = true)]
     UdpServe { address: SocketAddrV4 },
     #[command(hide = true)]
@@ -130,11 +103,7 @@ fn main() -> ExitCode {
 
 fn run(part: Part) -> Result<(), Failure> {
     let measured = match part {
-        Part::TcpServe { address, msg_size, gather } => tcp::serve(address, msg_size, gather).map(|()| None),
-        Part::TcpCall { address, msg_size, window, seconds, gather, pause_us } => {
-            let pause = pause_us.map(Duration::from_micros);
-            tcp::call(address, msg_size, window, Duration::from_secs_f64(seconds), gather, pause).map(Some)
-        }
+        Part::Tcp(part) => part.run(),
         Part::UdpServe { address } => udp::serve(address).map(|()| None),
         Part::UdpCall { address, msg_size, window, seconds, pause_us } => {
             let pause = pause_us.map(Duration::from_micros);

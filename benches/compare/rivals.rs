@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use machnet_test_kit::Failure;
+use machnet_test_kit::hosts::{Hosts, Program};
+use machnet_test_kit::measurement::Measurement;
+use machnet_test_kit::tcp::GATHER_BYTES;
+
 use crate::daemons::{clear_memif, cpu_of_ended_children, memif_arguments, until_memif_listens};
-use crate::hosts::{Failure, Hosts, Program};
-use crate::measurement::Measurement;
 use crate::section::{Load, Round, Stack, Wire};
 use crate::table::{Costed, together};
-use crate::tcp::GATHER_BYTES;
 
 const PORT: u16 = 888;
 /// How long a program may take beyond its measuring.

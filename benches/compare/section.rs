@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use machnet_test_kit::Failure;
+use machnet_test_kit::cpus;
+use machnet_test_kit::hosts::{Host, Hosts, Link};
+
 use crate::Plan;
 use crate::daemons::{Daemons, Setup, can_pause};
-use crate::hosts::{Failure, Hosts, Link};
 use crate::probe;
 use crate::rivals::{self, Rival};
 use crate::table::{Costed, Table};
@@ -224,7 +227,7 @@ impl Section {
         };
         let mut hosts = Hosts::new(link).map_err(|why| Trouble::Skipped(why.to_string()))?;
         if self.placement == Placement::CpuPerHost {
-            let cpus = allowed_cpus();
+            let cpus = cpus::allowed();
             let [first, second, ..] = cpus[..] else {
                 return Err(Trouble::Skipped("there is only one CPU".to_owned()));
             };
@@ -232,12 +235,6 @@ impl Section {
         }
         Ok(hosts)
     }
-}
-
-/// The CPUs this process may use.
-pub(crate) fn allowed_cpus() -> Vec<usize> {
-    let set = rustix::thread::sched_getaffinity(None).expect("our own affinity");
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
 }
 
 /// Something that exchanges messages between two hosts.
@@ -270,7 +267,7 @@ pub(crate) fn measure_idle() -> Result<(), Failure> {
         let daemons = Daemons::start("machnet-shards", hosts, None, VETH, Setup { shards, ..PLAIN })?;
         let Hosts { left, right } = &daemons.hosts;
         let this = rivals::this_program()?;
-        let hold = |host: &crate::hosts::Host| -> Result<_, Failure> {
+        let hold = |host: &Host| -> Result<_, Failure> {
             let mut program =
                 host.start(&this, ["endpoints", &host.machnet_ip.to_string(), &IDLE_ENDPOINTS.to_string()])?;
             program.wait_until("attached", PATIENCE, |program| program.stdout().contains("attached").then_some(()))?;

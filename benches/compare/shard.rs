@@ -3,8 +3,9 @@
 
 use std::time::Instant;
 
-use crate::lab::{Plan, World};
-use crate::measurement::size;
+use machnet_test_kit::back_to_back::{BackToBack, Plan};
+use machnet_test_kit::measurement::size;
+
 use crate::table::median;
 
 /// Bytes of a message, and messages on their way at a time.
@@ -17,7 +18,7 @@ pub(crate) fn measure() {
     println!("\nshard, out of one and into another over a cable in memory, on one core; medians");
     println!("With both applications and the cable. A message counts as as many packets as it would take alone.");
     for (bytes, window) in LOADS {
-        let mut world = World::new(&Plan::default());
+        let mut world = BackToBack::new(&Plan::default());
         let message = vec![7; bytes];
         world.run(&message, window, PACKETS);
         let mut rounds = [(); ROUNDS].map(|()| {

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::measurement::{Measurement, RoundTrips, size};
+use machnet_test_kit::measurement::{Measurement, RoundTrips, size};
 
 /// The machine, in a line.
 pub(crate) fn machine() -> String {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::measurement::{Measurement, RoundTrips};
+use machnet_test_kit::measurement::Measurement;
 
 /// How long an answer may take before it counts as lost.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -78,19 +78,7 @@ pub(crate) fn call(
     }
     let seconds = started.elapsed().as_secs_f64();
     socket.send(&[])?;
-    let received = histogram.len();
-    let msgs_per_s = received as f64 / seconds;
-    Ok(Measurement {
-        msg_size,
-        msg_window: window,
-        seconds,
-        sent,
-        received,
-        errors,
-        msgs_per_s,
-        gbps: msgs_per_s * msg_size as f64 * 8.0 / 1e9,
-        rtt_us: RoundTrips::of(&histogram),
-    })
+    Ok(Measurement::of((msg_size, window), seconds, (sent, errors), &histogram))
 }
 
 /// Until the server answers.

@@ -4,26 +4,15 @@
 //! to `table.txt` beside this file, which is under version control: a change shows as a difference. They depend on the
 //! compiler, so compare tables of the same one. Needs valgrind, and says so when it is not there.
 
-#[path = "../lab/callgrind.rs"]
-mod callgrind;
-#[path = "../lab/frames.rs"]
-mod frames;
-#[path = "../lab/mod.rs"]
-mod lab;
-#[path = "../lab/mirror.rs"]
-mod mirror;
-#[path = "../lab/pair.rs"]
-mod pair;
-
 use std::hint::black_box;
 use std::process::ExitCode;
 
 use machnet_proto::wire::frame::{self, Parsed};
-
-use frames::{PAYLOADS_BYTES, build, frame_with_payload, segment, take_apart, template};
-use lab::{Plan, World};
-use mirror::{BURST, append, channel, receive, send};
-use pair::Pair;
+use machnet_test_kit::back_to_back::{BackToBack, Plan};
+use machnet_test_kit::callgrind;
+use machnet_test_kit::flow_pair::FlowPair;
+use machnet_test_kit::frames::{PAYLOADS_BYTES, build, frame_with_payload, segment, take_apart, template};
+use machnet_test_kit::mirror::{BURST, append, channel, receive, send};
 
 /// The argument with which a process runs what is counted; the name of the part follows.
 const CHILD: &str = "--count";
@@ -134,12 +123,12 @@ fn wire_check(payload_bytes: usize) -> u64 {
 }
 
 fn flow(flows: usize) -> u64 {
-    let mut pair = Pair::new(flows);
+    let mut pair = FlowPair::new(flows);
     counted(|| pair.transfer())
 }
 
 fn idle_turn() -> u64 {
-    let mut world = World::new(&Plan::default());
+    let mut world = BackToBack::new(&Plan::default());
     let now = world.now();
     counted(|| {
         black_box(world.client[0].shard.poll_once(now));
@@ -148,7 +137,7 @@ fn idle_turn() -> u64 {
 
 /// Messages of so many bytes there and back; gives how many packets that were.
 fn shard(bytes: usize, window: usize, flows: usize) -> u64 {
-    let mut world = World::new(&Plan { flows, ..Plan::default() });
+    let mut world = BackToBack::new(&Plan { flows, ..Plan::default() });
     let message = vec![7; bytes];
     world.run(&message, window, 10 * ROUNDS);
     run_here(&mut world, &message, window)
@@ -156,6 +145,6 @@ fn shard(bytes: usize, window: usize, flows: usize) -> u64 {
 
 /// As [`count_here`], by the number of packets.
 #[inline(never)]
-fn run_here(world: &mut World, message: &[u8], window: usize) -> u64 {
+fn run_here(world: &mut BackToBack, message: &[u8], window: usize) -> u64 {
     world.run(message, window, 10 * ROUNDS)
 }

@@ -4,21 +4,21 @@
 //! trips and rates of both stacks in turn, and prints one table. Leaves nothing behind, however it ends. `make demo`
 //! runs it.
 
-#[path = "../../tests/hosts/mod.rs"]
-mod hosts;
-mod measurement;
-mod tcp;
+mod table;
 
 use std::io::Write;
 use std::net::SocketAddrV4;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
+use machnet_test_kit::Failure;
+use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
+use machnet_test_kit::measurement::{Measurement, size};
+use machnet_test_kit::tcp;
 use rustix::process::Signal;
 
-use hosts::{Failure, Host, Hosts, Link, Program};
-use measurement::{Measurement, Row, print_table};
+use table::{Row, print_table, summary};
 
 /// Two hosts on this machine exchange messages, ours against kernel TCP.
 #[derive(Parser)]
@@ -31,30 +31,7 @@ struct Arguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     shards: u16,
     #[command(subcommand)]
-    part: Option<Part>,
-}
-
-/// What the demo starts of itself inside the hosts.
-#[derive(Subcommand)]
-enum Part {
-    /// Answers every request that comes over one TCP connection.
-    #[command(hide = true)]
-    TcpServe {
-        address: SocketAddrV4,
-        msg_size: usize,
-        #[arg(long)]
-        gather: bool,
-    },
-    /// Sends requests over one TCP connection and measures.
-    #[command(hide = true)]
-    TcpCall {
-        address: SocketAddrV4,
-        msg_size: usize,
-        msg_window: usize,
-        seconds: u64,
-        #[arg(long)]
-        gather: bool,
-    },
+    part: Option<tcp::Part>,
 }
 
 /// Bytes of a message, and how many are on their way at a time.
@@ -68,14 +45,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.part {
-        Some(Part::TcpServe { address, msg_size, gather }) => {
-            tcp::serve(address, msg_size, gather).map_err(|why| Failure(format!("TCP server: {why}")))
-        }
-        Some(Part::TcpCall { address, msg_size, msg_window, seconds, gather }) => {
-            tcp::call(address, msg_size, msg_window, Duration::from_secs(seconds), gather, None)
-                .map(|measurement| println!("{}", measurement.to_line()))
-                .map_err(|why| Failure(format!("TCP client: {why}")))
-        }
+        Some(part) => part
+            .run()
+            .map(|measured| measured.iter().for_each(|measured| println!("{}", measured.to_line())))
+            .map_err(|why| Failure(format!("kernel TCP: {why}"))),
         None => Demo::run(&arguments),
     };
     match done {
@@ -131,13 +104,13 @@ impl Demo {
 
     /// One load over both stacks, one after the other.
     fn measure(&self, msg_size: usize, msg_window: usize) -> Result<Row, Failure> {
-        print!("         {:>6}, window {msg_window:>2}", measurement::size(msg_size));
+        print!("         {:>6}, window {msg_window:>2}", size(msg_size));
         let _ = std::io::stdout().flush();
         let ours = self.measure_ours(msg_size, msg_window)?;
-        print!("   machnet-shards {}", ours.summary());
+        print!("   machnet-shards {}", summary(&ours));
         let _ = std::io::stdout().flush();
         let tcp = self.measure_tcp(msg_size, msg_window, &[])?;
-        print!("   kernel TCP {}", tcp.summary());
+        print!("   kernel TCP {}", summary(&tcp));
         let _ = std::io::stdout().flush();
         let worth_gathering = msg_window > 1 && msg_size <= tcp::GATHER_BYTES;
         let gathered = worth_gathering.then(|| self.measure_tcp(msg_size, msg_window, &["--gather"])).transpose()?;

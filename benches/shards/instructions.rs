@@ -2,8 +2,9 @@
 
 use std::time::Instant as Moment;
 
-use crate::callgrind::{self, Cost};
-use crate::lab::{Plan, World};
+use machnet_test_kit::back_to_back::{BackToBack, Plan};
+use machnet_test_kit::callgrind::{self, Cost};
+
 use crate::{MESSAGE, WINDOW};
 
 /// The argument with which a process runs what is counted; the number of shards at each end and of flows follows.
@@ -69,8 +70,8 @@ fn ns(shards: u16, flows: usize) -> f64 {
 }
 
 /// A world in which every flow has sent before, and the messages that are on their way in it at a time.
-fn warm(shards: u16, flows: usize) -> (World, usize) {
-    let mut world = World::new(&Plan { shards, flows, ..Plan::default() });
+fn warm(shards: u16, flows: usize) -> (BackToBack, usize) {
+    let mut world = BackToBack::new(&Plan { shards, flows, ..Plan::default() });
     let window = WINDOW * usize::from(shards);
     world.run(&MESSAGE, window, WARM_UP.max(2 * flows as u64));
     (world, window)
@@ -84,6 +85,6 @@ pub(crate) fn run(shards: u16, flows: usize) {
 
 /// callgrind counts what is called from here.
 #[inline(never)]
-fn count_here(world: &mut World, window: usize) -> u64 {
+fn count_here(world: &mut BackToBack, window: usize) -> u64 {
     world.run(&MESSAGE, window, PACKETS)
 }

@@ -6,12 +6,8 @@
 //!   say what times on a busy machine cannot. Needs valgrind, and says so when it is not there.
 //! * **handed over**: a packet whose frame came in at another shard than its flow's, against one that did not.
 //!
-//! The worlds are those of `lab`. Each measurement is a process of its own: this program, started with its name.
-
-#[path = "../lab/callgrind.rs"]
-mod callgrind;
-#[path = "../lab/mod.rs"]
-mod lab;
+//! The shards are those of `machnet_test_kit::back_to_back`. Each measurement is a process of its own: this program,
+//! started with its name.
 
 mod instructions;
 mod scaling;
@@ -20,8 +16,7 @@ use std::process::ExitCode;
 use std::time::Instant as Moment;
 
 use machnet_shards::counters::Counter;
-
-use lab::{Plan, World};
+use machnet_test_kit::back_to_back::{BackToBack, Plan};
 
 const MESSAGE: [u8; 64] = [7; 64];
 const WINDOW: usize = 32;
@@ -56,13 +51,13 @@ fn main() -> ExitCode {
 /// What a packet costs more that takes the way over another shard.
 fn handed_over() {
     let flows = 64;
-    let mut direct = World::new(&Plan { shards: 2, flows, ..Plan::default() });
-    let mut misplaced = World::new(&Plan { shards: 2, flows, is_misplaced: true, ..Plan::default() });
+    let mut direct = BackToBack::new(&Plan { shards: 2, flows, ..Plan::default() });
+    let mut misplaced = BackToBack::new(&Plan { shards: 2, flows, is_misplaced: true, ..Plan::default() });
     for world in [&mut direct, &mut misplaced] {
         world.run(&MESSAGE, WINDOW, WARM_UP);
     }
     assert_eq!(direct.counted(Counter::TakenOver), 0, "nothing is handed over when flows live where they land");
-    let measure = |world: &mut World| {
+    let measure = |world: &mut BackToBack| {
         let taken_over = world.counted(Counter::TakenOver);
         let started = Moment::now();
         let packets = world.run(&MESSAGE, WINDOW, PACKETS) as f64;

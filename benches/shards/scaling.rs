@@ -5,8 +5,8 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant as Moment};
 
 use machnet_shards::counters::Registry;
+use machnet_test_kit::back_to_back::{BackToBack, Plan};
 
-use crate::lab::{Plan, World};
 use crate::{MESSAGE, WARM_UP, WINDOW};
 
 /// The argument with which a process measures; the number of its threads follows.
@@ -65,7 +65,7 @@ pub(crate) fn run(threads: usize) {
     let start = Barrier::new(threads);
     let rate: f64 = std::thread::scope(|scope| {
         let run = || {
-            let mut world = World::new(&Plan { flows: 64, registry: registry.clone(), ..Plan::default() });
+            let mut world = BackToBack::new(&Plan { flows: 64, registry: registry.clone(), ..Plan::default() });
             world.run(&MESSAGE, WINDOW, WARM_UP);
             start.wait();
             let started = Moment::now();

@@ -8,9 +8,6 @@
 //! `cargo bench --bench storm`, after `make`; about a minute. Every CPU is shared by everything: compare figures of one
 //! run only.
 
-#[path = "../../tests/hosts/mod.rs"]
-mod hosts;
-
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use machnet::{Delivery, Endpoint, Flow};
-
-use hosts::{Failure, Host, Hosts, Link, Program};
+use machnet_test_kit::Failure;
+use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
 
 const SHARDS: [u16; 2] = [1, 2];
 const ENDPOINTS: usize = 8;

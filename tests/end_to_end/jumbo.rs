@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use machnet::{Delivery, Endpoint, Event, Flow};
+use machnet_test_kit::hosts::Link;
 
 use crate::conversation::{Direction, fill, is_as_filled};
-use crate::hosts::Link;
 use crate::pair::{NEVER, Pair, Site, set, sum};
 
 const PORT: u16 = 888;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use machnet::{CloseReason, Delivery, Endpoint, Event, Flow, ListenError, SendError};
 use machnet_nic::faults::Dice;
+use machnet_test_kit::hosts::Program;
 use serde_json::{Value, json};
 
 use crate::conversation::{Direction, await_opened, fill, is_as_filled};
-use crate::hosts::Program;
 use crate::pair::{NEVER, Pair, RECEIVE_BUFFERS, Site, kill, number};
 use crate::times::{Times, kills};
 

@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use machnet_test_kit::hosts::Host;
 use serde_json::Value;
 
-use crate::hosts::Host;
 use crate::pair::{NEVER, Pair};
 
 const PORT: u16 = 888;

@@ -9,9 +9,6 @@
 //! Applications attach from this process, which needs only the control sockets; those that are to be killed are
 //! processes inside a host. Tests that measure times have the machine for themselves, the others share it.
 
-#[path = "../hosts/mod.rs"]
-mod hosts;
-
 mod conversation;
 mod pair;
 mod times;

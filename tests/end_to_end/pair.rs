@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use machnet::Endpoint;
 use machnet::control::Client;
+use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
-
-use crate::hosts::{Host, Hosts, Link, Program};
 
 /// Nothing that must happen takes this long, however busy the machine is: what does is a hang.
 pub(crate) const NEVER: Duration = Duration::from_secs(60);

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use machnet::{AttachOptions, Binding, Delivery, Endpoint, Event, ListenOptions, Received};
+use machnet_test_kit::hosts::{Link, Program};
 use serde_json::Value;
 
 use crate::conversation::converse;
-use crate::hosts::{Link, Program};
 use crate::pair::{NEVER, Pair, Side, Site, set, sum};
 
 const PORT: u16 = 888;

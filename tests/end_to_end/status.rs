@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use machnet::Endpoint;
 use machnet::control::Client;
 use machnet::control::message::{Binding, ControlError, Part, Query, Reply, Request, VERSION};
+use machnet_test_kit::hosts::Program;
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::conversation::{Speaker, await_opened};
-use crate::hosts::Program;
 use crate::pair::{NEVER, Pair, Site};
 
 const PORT: u16 = 888;

@@ -4,10 +4,11 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::PoisonError;
 
+use machnet_test_kit::Failure;
+use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::hosts::{Failure, Host, Hosts, Link, Program};
 use crate::pair::{MACHINE, NEVER, Pair, faults};
 
 /// An address of the subnet that nobody has.

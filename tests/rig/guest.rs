@@ -5,9 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use machnet_test_kit::Failure;
+use machnet_test_kit::hosts::{Host, Program};
 use serde_json::{Value, json};
 
-use crate::hosts::{Failure, Host, Program};
 use crate::packages::Packages;
 
 /// How long a guest may live. Every wait ends then at the latest.

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::hosts::Failure;
+use machnet_test_kit::Failure;
+
 use crate::packages::Packages;
 
 /// DPDK's drivers and what they need at run time beside the libraries they are linked with.

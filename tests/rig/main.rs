@@ -9,20 +9,18 @@
 //! A guest is a kernel and an initramfs with the daemon, `msg_gen` and DPDK's drivers. QEMU emulates its CPUs and its
 //! NIC, so nothing here tells how fast anything is. `make test-rig` fetches what is needed and runs this.
 
-#[path = "../hosts/mod.rs"]
-mod hosts;
-
 mod guest;
 mod initramfs;
 mod packages;
 
 use std::time::{Duration, Instant};
 
+use machnet_test_kit::Failure;
+use machnet_test_kit::hosts::{Host, Program, lone_host};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use guest::{Guest, Nic, WIRE_MTU_BYTES};
-use hosts::{Failure, Host, Program, lone_host};
 use packages::Packages;
 
 /// The guest's NIC and its address.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::hosts::Failure;
+use machnet_test_kit::Failure;
 
 /// Says where the packages are.
 const DIRECTORY: &str = "MACHNET_RIG";

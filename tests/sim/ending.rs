@@ -3,10 +3,7 @@
 use machnet_core::time::Duration;
 use machnet_nic::faults::Dice;
 use machnet_shards::counters::Counter;
-
-use crate::application::AppId;
-use crate::checker::SideId;
-use crate::world::World;
+use machnet_test_kit::world::{AppId, SideId, World};
 
 /// How long flows and channels may take to end when nothing is lost: the linger of a second, and the lifetime of a flow
 /// that was half open (3 s).

@@ -15,16 +15,11 @@
 //! What runs is what the daemon runs: `Shard::poll_once`, `Coordinator::handle`, both ends of the channels. What is
 //! simulated is the device, the clock, the scheduler and the sockets. A seed decides everything, so that a failure is
 //! replayed by its number.
+//!
+//! The world and its checker are `machnet_test_kit::world`; here is what happens in it, by seed or as it is written.
 
-mod answers;
-mod application;
-mod checker;
-mod content;
 mod ending;
-mod host;
 mod plan;
-mod queue;
-mod runner;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]
@@ -33,6 +28,4 @@ mod script;
 mod seeds;
 #[cfg(test)]
 mod steering;
-mod trace;
 mod workload;
-mod world;

@@ -10,9 +10,7 @@ use machnet_nic::faults::{Dice, Faults};
 use machnet_nic::memory::{Link, Spread};
 use machnet_proto::congestion::Congestion;
 use machnet_proto::flow;
-
-use crate::host::HostPlan;
-use crate::queue::Moods;
+use machnet_test_kit::world::{HostPlan, Moods};
 
 /// Places for flows that a shard has in runs where they are scarce.
 pub(crate) const FEW_FLOWS: u32 = 4;

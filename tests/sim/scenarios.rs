@@ -8,14 +8,12 @@ use machnet_core::time::Duration;
 use machnet_nic::faults::Faults;
 use machnet_nic::memory::Link;
 use machnet_shards::counters::Counter;
+use machnet_test_kit::world::{HostPlan, Life, SideId, World};
 
-use crate::checker::{Life, SideId};
 use crate::ending;
-use crate::host::HostPlan;
 use crate::script::{
     PORT, attach_pair, connect, connect_many, finish, has_arrived, link, listen, peer_of, send, two_hosts,
 };
-use crate::world::World;
 
 #[test]
 fn every_size_arrives_in_both_directions() {

@@ -5,12 +5,9 @@ use machnet_core::flow::FlowId;
 use machnet_core::time::Duration;
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::Link;
+use machnet_test_kit::world::{AppId, HostPlan, SideId, World};
 
-use crate::application::AppId;
-use crate::checker::SideId;
 use crate::ending;
-use crate::host::HostPlan;
-use crate::world::World;
 
 /// Where the second host of a pair listens.
 pub(crate) const PORT: u16 = 888;

@@ -7,11 +7,11 @@ use std::time::Instant as WallClock;
 
 use machnet_core::time::Duration;
 use machnet_nic::faults::Dice;
+use machnet_test_kit::world::World;
 
 use crate::ending;
 use crate::plan::Plan;
 use crate::workload::Workload;
-use crate::world::World;
 
 /// How many seeds a test run tries, unless `SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 200;
@@ -66,7 +66,8 @@ fn report(seed: u64) -> Option<Summary> {
         return None;
     };
     println!(
-        "seed {seed}: {} packets, {} faults, {} messages ({} bytes) over {} sides of flows, {:.3} s in {} ms and {} steps",
+        "seed {seed}: {} packets, {} faults, {} messages ({} bytes) over {} sides of flows, {:.3} s in {} ms and {} steps, \
+         trace {:016x}",
         summary.packets,
         summary.faults,
         summary.messages,
@@ -75,6 +76,7 @@ fn report(seed: u64) -> Option<Summary> {
         summary.virtual_time.as_secs_f64(),
         start.elapsed().as_millis(),
         summary.steps,
+        summary.trace,
     );
     Some(summary)
 }

@@ -1,6 +1,6 @@
 //! What applications and the world around them do, drawn action by action from the seed.
 //!
-//! The workload only acts. What comes of it is for the [`checker`](crate::checker) to judge.
+//! The workload only acts. What comes of it is for the checker of the world to judge.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,9 @@ use machnet::control::message::Request;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::{Dice, Faults};
 use machnet_nic::memory::Link;
+use machnet_test_kit::world::{AppId, IncidentKind, Moods, SideId, World};
 
-use crate::application::AppId;
-use crate::checker::{IncidentKind, SideId};
 use crate::plan::{FEW_FLOWS, Plan, magnitude, pick, up_to};
-use crate::queue::Moods;
-use crate::world::World;
 
 /// The ports that applications like to listen on: few, so that they quarrel over them.
 const PORTS: [u16; 3] = [888, 889, 890];

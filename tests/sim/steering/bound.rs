@@ -4,9 +4,9 @@ use machnet::control::message::Binding;
 use machnet_core::time::Duration;
 use machnet_nic::memory::Spread;
 use machnet_shards::counters::Counter;
+use machnet_test_kit::world::SideId;
 
 use super::{combinations, connect_all, count, exchange, expect_connected, flows_by_shard, rounds, world};
-use crate::checker::SideId;
 use crate::script::{PORT, ask_to_connect, attach_pair, finish, link, listen};
 
 const FLOWS: usize = 100;

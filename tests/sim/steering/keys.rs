@@ -5,10 +5,10 @@
 
 use machnet_core::time::Duration;
 use machnet_nic::memory::Spread;
+use machnet_test_kit::world::World;
 
 use super::{assert_all_landed_well, combinations, connect_all, exchange, flows_by_shard, world};
 use crate::script::{attach_pair, finish, link};
-use crate::world::World;
 
 /// Flows of each combination.
 const FLOWS: usize = 1000;

@@ -17,14 +17,11 @@ use machnet_core::time::Duration;
 use machnet_nic::faults::Faults;
 use machnet_nic::memory::{Link, Spread};
 use machnet_shards::counters::Counter;
+use machnet_test_kit::world::{AppId, HostPlan, SideId, World};
 
-use crate::application::AppId;
-use crate::checker::SideId;
 use crate::ending;
-use crate::host::HostPlan;
 use crate::script::{ask_to_connect, peer_of, send};
 use crate::seeds::number;
-use crate::world::World;
 
 /// Shards of a host, in all combinations of two hosts.
 const SHARDS: [u16; 5] = [1, 2, 4, 8, 16];

@@ -4,13 +4,12 @@ use machnet_core::time::Duration;
 use machnet_nic::faults::{Dice, Faults};
 use machnet_nic::memory::{Link, Spread};
 use machnet_shards::counters::Counter;
+use machnet_test_kit::world::{SideId, World};
 
 use super::{WEATHER, assert_all_landed_well, connect_all, count, exchange, expect_connected, rounds, world};
-use crate::checker::SideId;
 use crate::ending;
 use crate::plan::{pick, up_to};
 use crate::script::{PORT, ask_to_connect, attach_pair, connect, finish, link, peer_of, send};
-use crate::world::World;
 
 /// How often a table changes in a transfer.
 const CHANGES: u32 = 100;

@@ -6,13 +6,12 @@ use machnet_core::time::Duration;
 use machnet_nic::faults::{Dice, Faults};
 use machnet_nic::memory::{Link, Spread};
 use machnet_shards::counters::{Counter, DropReason};
+use machnet_test_kit::world::{Life, SideId, World};
 
 use super::{SHARDS, connect_all, exchange, expect_connected, rounds, world};
-use crate::checker::{Life, SideId};
 use crate::ending;
 use crate::plan::up_to;
 use crate::script::{PORT, ask_to_connect, attach_pair, connect, finish, has_arrived, link, listen, peer_of, send};
-use crate::world::World;
 
 #[test]
 fn a_full_ring_between_shards_drops_and_what_was_dropped_is_repaired() {

@@ -17,24 +17,31 @@ use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
 use machnet_shards::shard::{Settings, Shard};
 use std::net::Ipv4Addr;
 
-use crate::queue::{Device, SimQueue};
-use crate::runner::Runner;
+use super::queue::{Device, SimQueue};
+use super::runner::Runner;
 
 /// Messages a mailbox holds: few, so that it is full at times.
 const MAILBOX_MESSAGES: usize = 64;
 
 /// What a host is made of. It stays when its daemon dies and starts again.
 #[derive(Clone, Debug)]
-pub(crate) struct HostPlan {
-    pub(crate) shards: u16,
-    pub(crate) spread: Spread,
-    pub(crate) mtu_bytes: u16,
-    pub(crate) limits: Limits,
-    pub(crate) flow: flow::Limits,
-    pub(crate) ring_frames: usize,
-    pub(crate) pool_frames: usize,
+pub struct HostPlan {
+    /// Shards of its daemon, and queues of its NIC.
+    pub shards: u16,
+    /// How the NIC spreads flows over its queues.
+    pub spread: Spread,
+    /// The longest IP packet.
+    pub mtu_bytes: u16,
+    /// Of its daemon.
+    pub limits: Limits,
+    /// Of each flow.
+    pub flow: flow::Limits,
+    /// Frames that a ring of a queue holds.
+    pub ring_frames: usize,
+    /// Frames of the whole NIC.
+    pub pool_frames: usize,
     /// Whether the NIC takes trains.
-    pub(crate) trains: Option<Trains>,
+    pub trains: Option<Trains>,
 }
 
 impl Default for HostPlan {
@@ -53,13 +60,16 @@ impl Default for HostPlan {
 }
 
 /// A host, with a daemon or without.
-pub(crate) struct Host {
-    pub(crate) ip: Ipv4Addr,
+pub struct Host {
+    /// The address of its daemon.
+    pub ip: Ipv4Addr,
     pub(crate) mac: MacAddr,
-    pub(crate) plan: HostPlan,
+    /// What it is made of.
+    pub plan: HostPlan,
     /// What connects it; survives its daemon.
-    pub(crate) link: Link,
-    pub(crate) daemon: Option<Daemon>,
+    pub link: Link,
+    /// The daemon that runs.
+    pub daemon: Option<Daemon>,
 }
 
 impl Host {
@@ -68,13 +78,13 @@ impl Host {
     }
 
     /// Starts a daemon.
-    pub(crate) fn start(&mut self, network: &Network, device: &Device, dice: &mut Dice, now: Instant) {
+    pub fn start(&mut self, network: &Network, device: &Device, dice: &mut Dice, now: Instant) {
         self.daemon = Some(Daemon::start(self, network, device, dice, now));
     }
 }
 
 /// One life of a daemon.
-pub(crate) struct Daemon {
+pub struct Daemon {
     pub(crate) port: PortId,
     coordinator: Coordinator,
     inlet: Inlet<ToCoordinator>,
@@ -204,27 +214,28 @@ impl Daemon {
     }
 
     /// The shard's thread loses its CPU.
-    pub(crate) fn deschedule(&mut self, shard: usize, until: Instant) {
+    pub fn deschedule(&mut self, shard: usize, until: Instant) {
         let index = shard % self.shards.len();
         self.shards[index].ready_at = until;
     }
 
-    pub(crate) fn shards(&self) -> usize {
+    /// Shards it has.
+    pub fn shards(&self) -> usize {
         self.shards.len()
     }
 
     /// The sum of a counter over all shards.
-    pub(crate) fn count(&self, counter: Counter) -> u64 {
+    pub fn count(&self, counter: Counter) -> u64 {
         self.shards.iter().map(|runner| runner.shard.counts().get(counter)).sum()
     }
 
     /// How many frames all shards dropped for this reason.
-    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+    pub fn dropped(&self, reason: DropReason) -> u64 {
         self.shards.iter().map(|runner| runner.shard.counts().dropped(reason)).sum()
     }
 
     /// The sum over all shards of what there is at the moment, by the name it has in `status`.
-    pub(crate) fn gauge(&mut self, label: &str) -> u64 {
+    pub fn gauge(&mut self, label: &str) -> u64 {
         for runner in &mut self.shards {
             runner.shard.publish_counts();
         }
@@ -233,14 +244,14 @@ impl Daemon {
     }
 
     /// Every shard looks at all its channels.
-    pub(crate) fn ring_all_bells(&mut self, now: Instant) {
+    pub fn ring_all_bells(&mut self, now: Instant) {
         for runner in &mut self.shards {
             runner.ring_all_bells(now);
         }
     }
 
     /// What `machnet-shards status` would show; `None` if so many were asked for lately that this one has to wait.
-    pub(crate) fn status(&mut self, now: Instant) -> Option<serde_json::Value> {
+    pub fn status(&mut self, now: Instant) -> Option<serde_json::Value> {
         use machnet::control::Peer;
         use machnet::control::message::{Numbered, Query, Request};
         let connection = ConnectionId(u64::MAX);

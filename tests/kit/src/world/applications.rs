@@ -10,22 +10,22 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::World;
-use crate::application::{AppId, Application, Arrival, Channel};
-use crate::checker::{Checker, IncidentKind, SideId};
-use crate::content;
-use crate::host::Host;
+use super::application::{AppId, Application, Arrival, Channel};
+use super::checker::{Checker, IncidentKind, SideId};
+use super::content;
+use super::host::Host;
 
 /// Messages and events an application takes in one turn, at most.
 const TAKEN_PER_TURN_MAX: usize = 32;
 
 impl World {
     /// An application starts and attaches; `None` if its host has no daemon.
-    pub(crate) fn attach(&mut self, host: usize, likes_to_sleep: bool) -> Option<AppId> {
+    pub fn attach(&mut self, host: usize, likes_to_sleep: bool) -> Option<AppId> {
         self.attach_bound(host, likes_to_sleep, Binding::All)
     }
 
     /// The same, with channels to some shards only.
-    pub(crate) fn attach_bound(&mut self, host: usize, likes_to_sleep: bool, binding: Binding) -> Option<AppId> {
+    pub fn attach_bound(&mut self, host: usize, likes_to_sleep: bool, binding: Binding) -> Option<AppId> {
         let daemon = self.hosts[host].daemon.as_mut()?;
         self.apps_ever += 1;
         let app = AppId(self.apps_ever);
@@ -38,7 +38,7 @@ impl World {
     }
 
     /// An application asks its daemon for something.
-    pub(crate) fn ask(&mut self, app: AppId, request: Request) {
+    pub fn ask(&mut self, app: AppId, request: Request) {
         self.trace.say(|| format!("{app:?} asks {request:?}"));
         let application = self.apps.get_mut(&app).expect("it lives");
         if let Request::Unlisten { ip, port } = request {
@@ -54,7 +54,7 @@ impl World {
     }
 
     /// Sends a message of `len` bytes (the first of a flow: at least as long as its greeting).
-    pub(crate) fn send(&mut self, side: SideId, len: usize) -> Result<(), SendError> {
+    pub fn send(&mut self, side: SideId, len: usize) -> Result<(), SendError> {
         let sent = self.checker.side(side).sent.len();
         let len = if sent == 0 && len > 0 { len.max(content::GREETING_BYTES) } else { len };
         self.message.clear();
@@ -76,14 +76,14 @@ impl World {
     }
 
     /// Whether the flow's channel has the buffers for a message of `len` bytes.
-    pub(crate) fn has_room(&mut self, side: SideId, len: usize) -> bool {
+    pub fn has_room(&mut self, side: SideId, len: usize) -> bool {
         let pieces = len.max(content::GREETING_BYTES).div_ceil(self.checker.side(side).max_payload);
         let channel = Self::channel_of(&mut self.apps, &self.checker, side);
         channel.is_some_and(|(channel, _)| channel.free_tx_buffers() >= pieces)
     }
 
     /// Closes a flow, after what was sent.
-    pub(crate) fn close(&mut self, side: SideId) {
+    pub fn close(&mut self, side: SideId) {
         if self.checker.side(side).close_called {
             return;
         }
@@ -95,7 +95,7 @@ impl World {
     }
 
     /// Kills an application: the kernel closes its socket and unmaps its memory.
-    pub(crate) fn kill(&mut self, app: AppId) {
+    pub fn kill(&mut self, app: AppId) {
         let Some(application) = self.apps.remove(&app) else { return };
         self.trace.say(|| format!("{app:?} dies"));
         self.connections.remove(&application.connection);
@@ -116,7 +116,7 @@ impl World {
     }
 
     /// The application looks at what has arrived from this moment on, and not before.
-    pub(crate) fn read_from(&mut self, app: AppId, moment: Instant) {
+    pub fn read_from(&mut self, app: AppId, moment: Instant) {
         let application = self.apps.get_mut(&app).expect("it lives");
         application.reads_from = moment;
         self.trace.say(|| format!("{app:?} reads from {moment:?} on"));
@@ -134,7 +134,7 @@ impl World {
     }
 
     /// Waits for the answer to the only request an application has under way.
-    pub(crate) fn answer(&mut self, app: AppId, within: Duration) -> Reply {
+    pub fn answer(&mut self, app: AppId, within: Duration) -> Reply {
         let limit = self.now + within;
         let answered = self.run_until(limit, |world| world.answers.iter().any(|answer| answer.app == app));
         assert!(answered, "{app:?} has no answer after {within:?}");
@@ -143,14 +143,14 @@ impl World {
     }
 
     /// Every shard's bells ring without a cause.
-    pub(crate) fn ring_all_bells(&mut self) {
+    pub fn ring_all_bells(&mut self) {
         let daemons = self.hosts.iter_mut().filter_map(|host| host.daemon.as_mut());
         daemons.for_each(|daemon| daemon.ring_all_bells(self.now));
         self.has_worked = true;
     }
 
     /// Buffers of living applications' channels that are not where they are when nothing is under way.
-    pub(crate) fn absent_buffers(&mut self) -> usize {
+    pub fn absent_buffers(&mut self) -> usize {
         let transmit: usize =
             self.apps.values_mut().flat_map(|app| &mut app.channels).map(Channel::absent_tx_buffers).sum();
         let receive: usize = (0..self.hosts.len()).map(|host| self.absent_rx_buffers(host)).sum();
@@ -165,7 +165,7 @@ impl World {
     }
 
     /// For the message of a failure.
-    pub(crate) fn absent_buffers_by_channel(&mut self) -> String {
+    pub fn absent_buffers_by_channel(&mut self) -> String {
         let mut text = String::new();
         for (id, app) in &mut self.apps {
             for (index, channel) in app.channels.iter_mut().enumerate() {
@@ -179,7 +179,7 @@ impl World {
     }
 
     /// No frame of the host's NIC has been lost. A shard keeps one to hand.
-    pub(crate) fn assert_frames_are_home(&mut self, host: usize) {
+    pub fn assert_frames_are_home(&mut self, host: usize) {
         let Host { plan, daemon, .. } = &mut self.hosts[host];
         let Some(daemon) = daemon else { return };
         let free = daemon.free_frames(plan.pool_frames) + daemon.shards();

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::Failure;
+use crate::Failure;
 
 /// Gives the namespace the `/sys` of its own network (where the kernel does not let it, programs see the outer one),
 /// says that it is there, and lives until its standard input breaks.

@@ -10,7 +10,8 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde_json::{Value, json};
 
-use super::{Failure, Ground, Link, Program};
+use super::{Ground, Link, Program};
+use crate::Failure;
 
 /// The interface of every host; each has a network of its own, so the name need not be unique.
 const INTERFACE: &str = "machnet0";
@@ -22,15 +23,15 @@ const SET_UP_LIMIT: Duration = Duration::from_secs(10);
 const DAEMON_START_LIMIT: Duration = Duration::from_secs(20);
 
 /// A host.
-pub(crate) struct Host {
+pub struct Host {
     /// The MAC of its interface.
-    pub(crate) mac: String,
+    pub mac: String,
     /// The address for the daemon. The kernel does not own it.
-    pub(crate) machnet_ip: Ipv4Addr,
+    pub machnet_ip: Ipv4Addr,
     /// The kernel's own address.
-    pub(crate) kernel_ip: Ipv4Addr,
+    pub kernel_ip: Ipv4Addr,
     /// The CPU that all programs started from now on run on; by default any.
-    pub(crate) cpu: Option<usize>,
+    pub cpu: Option<usize>,
     directory: PathBuf,
     ground: Arc<Ground>,
     programs_started: AtomicU32,
@@ -64,7 +65,7 @@ impl Host {
     }
 
     /// Makes its interface a tap device, for a virtual machine at the other end; `kind` is for `ip tuntap`.
-    pub(crate) fn make_tap(&self, kind: &str, mtu_bytes: u16) -> Result<(), Failure> {
+    pub fn make_tap(&self, kind: &str, mtu_bytes: u16) -> Result<(), Failure> {
         self.ip(&format!("tuntap add dev {INTERFACE} mode tap {kind}"))?;
         self.ip(&format!("link set {INTERFACE} address {} mtu {mtu_bytes}", self.mac))?;
         self.address_and_up()
@@ -78,27 +79,27 @@ impl Host {
     }
 
     /// Runs `ip` of iproute2 inside, with these arguments between blanks.
-    pub(crate) fn ip(&self, arguments: &str) -> Result<String, Failure> {
+    pub fn ip(&self, arguments: &str) -> Result<String, Failure> {
         self.start("ip", arguments.split_ascii_whitespace())?.finish(SET_UP_LIMIT)
     }
 
     /// Where this host's files are; gone with the host.
-    pub(crate) fn directory(&self) -> &Path {
+    pub fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// The daemon's control socket. It can be reached from outside the host too.
-    pub(crate) fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.directory.join("machnet.sock")
     }
 
     /// Where [`start_daemon`](Self::start_daemon) writes the configuration.
-    pub(crate) fn config_file(&self) -> PathBuf {
+    pub fn config_file(&self) -> PathBuf {
         self.directory.join("config.json")
     }
 
     /// The plainest configuration of this host's daemon, for the caller to add to.
-    pub(crate) fn config(&self) -> Value {
+    pub fn config(&self) -> Value {
         json!({
             "machnet_config": { &self.mac: { "ip": self.machnet_ip, "prefix": PREFIX_BITS } },
             "machnet_shards": { "socket": self.socket() },
@@ -108,7 +109,7 @@ impl Host {
     /// Starts a program inside; its working directory is [`directory`](Self::directory) and `MACHNET_SOCKET` names the
     /// daemon's socket. A name without a slash is one of ours if we have it, else the system's. The program is
     /// killed when it is dropped, and when the thread that started it ends.
-    pub(crate) fn start<I>(&self, program: &str, arguments: I) -> Result<Program, Failure>
+    pub fn start<I>(&self, program: &str, arguments: I) -> Result<Program, Failure>
     where
         I: IntoIterator<Item: AsRef<OsStr>>,
     {
@@ -121,7 +122,7 @@ impl Host {
     }
 
     /// Starts one of our programs inside.
-    pub(crate) fn start_ours<I>(&self, program: &str, arguments: I) -> Result<Program, Failure>
+    pub fn start_ours<I>(&self, program: &str, arguments: I) -> Result<Program, Failure>
     where
         I: IntoIterator<Item: AsRef<OsStr>>,
     {
@@ -130,7 +131,7 @@ impl Host {
     }
 
     /// Where one of our programs is, in the build that this process belongs to.
-    pub(crate) fn ours(program: &str) -> Result<PathBuf, Failure> {
+    pub fn ours(program: &str) -> Result<PathBuf, Failure> {
         built(program).ok_or_else(|| {
             let directory = build_directory();
             Failure(format!(
@@ -143,13 +144,13 @@ impl Host {
 
     /// Writes `config`, starts the daemon with it and waits until applications can attach. Its log is its standard
     /// error.
-    pub(crate) fn start_daemon(&self, config: &Value) -> Result<Program, Failure> {
+    pub fn start_daemon(&self, config: &Value) -> Result<Program, Failure> {
         Self::ours("machnet-shards")?;
         self.start_daemon_of("machnet-shards", config)
     }
 
     /// The same with the daemon that is this program: another release, say.
-    pub(crate) fn start_daemon_of(&self, program: &str, config: &Value) -> Result<Program, Failure> {
+    pub fn start_daemon_of(&self, program: &str, config: &Value) -> Result<Program, Failure> {
         let file = self.config_file();
         std::fs::write(&file, format!("{config:#}\n"))
             .map_err(|why| Failure::io(&format!("cannot write {}", file.display()), &why))?;
@@ -170,7 +171,7 @@ impl Host {
 
     /// Pings `ip` from the kernel of this host, `count` times with `payload_bytes` each. An error if one answer is
     /// missing.
-    pub(crate) fn ping(&self, ip: Ipv4Addr, payload_bytes: usize, count: u32) -> Result<String, Failure> {
+    pub fn ping(&self, ip: Ipv4Addr, payload_bytes: usize, count: u32) -> Result<String, Failure> {
         let arguments = [
             "-n".to_owned(),
             "-i0.01".to_owned(),

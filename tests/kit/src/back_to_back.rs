@@ -1,8 +1,6 @@
 //! Two hosts in one thread and virtual time: shards, a cable between them, applications on both, and as much of two
 //! coordinators as it takes to open flows. What the benches of shards measure.
 
-#![allow(dead_code, reason = "each bench that includes this module uses a part of it")]
-
 use machnet_core::defaults;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -34,8 +32,8 @@ const TURNS_PER_LOOK_AT_BELLS: u32 = 64;
 /// Turns of a round without its last answer after which something is wrong.
 const TURNS_MAX: u32 = 100_000;
 
-pub(crate) const MTU_BYTES: u16 = 1_500;
-pub(crate) const MAX_PAYLOAD_BYTES: u16 = 1_418;
+const MTU_BYTES: u16 = 1_500;
+const MAX_PAYLOAD_BYTES: u16 = 1_418;
 /// The first port that the server listens on; every [`FLOWS_PER_PORT`] flows take one more.
 const FIRST_PORT: u16 = 888;
 const FIRST_LOCAL_PORT: u16 = 1_024;
@@ -43,16 +41,17 @@ const FLOWS_PER_PORT: usize = 60_000;
 
 /// What is to be built.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// At each end.
-    pub(crate) shards: u16,
-    pub(crate) flows: usize,
+    pub shards: u16,
+    /// From one application to the other.
+    pub flows: usize,
     /// How probable it is that a frame is lost.
-    pub(crate) loss: f64,
+    pub loss: f64,
     /// Whether every flow lives on another shard of the client than the one where its frames land; needs two.
-    pub(crate) is_misplaced: bool,
+    pub is_misplaced: bool,
     /// Where the shards publish what they count.
-    pub(crate) registry: Registry,
+    pub registry: Registry,
 }
 
 impl Default for Plan {
@@ -62,14 +61,16 @@ impl Default for Plan {
 }
 
 /// A shard with the application that has a channel to it, and the coordinator's ends of its mailboxes.
-pub(crate) struct Member {
-    pub(crate) shard: Shard<MemoryQueue>,
+pub struct Member {
+    /// The shard.
+    pub shard: Shard<MemoryQueue>,
     app: AppEnd,
     to_shard: Outlet<ToShard>,
     from_shard: Inlet<ToCoordinator>,
 }
 
 impl Member {
+    #[inline]
     fn new(host: u8, index: u16, queue: MemoryQueue, plan: &Plan, now: Instant) -> Self {
         let (to_shard, inlet) = mailbox(64).expect("a descriptor");
         let (outlet, from_shard) = mailbox(64).expect("a descriptor");
@@ -97,10 +98,12 @@ impl Member {
         member
     }
 
+    #[inline]
     fn post(&self, message: ToShard) {
         self.to_shard.post(message).expect("room in the mailbox");
     }
 
+    #[inline]
     fn look_at_bell(&mut self) {
         if self.shard.has_cold_channels() {
             self.shard.bell_rang(0);
@@ -108,6 +111,7 @@ impl Member {
     }
 
     /// The flow that was opened, if one was.
+    #[inline]
     fn opened(&mut self) -> Option<FlowId> {
         match self.app.recv().expect("a sound channel")? {
             Received::Opened { flow, .. } => Some(flow),
@@ -116,18 +120,22 @@ impl Member {
     }
 }
 
-pub(crate) fn mac(host: u8) -> MacAddr {
+#[inline]
+fn mac(host: u8) -> MacAddr {
     NicOptions::mac_of(host)
 }
 
-pub(crate) fn ip(host: u8) -> Ipv4Addr {
+#[inline]
+fn ip(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, host)
 }
 
 /// Two hosts with flows between them.
-pub(crate) struct World {
-    pub(crate) client: Vec<Member>,
-    pub(crate) server: Vec<Member>,
+pub struct BackToBack {
+    /// Who opens the flows.
+    pub client: Vec<Member>,
+    /// Who accepts them.
+    pub server: Vec<Member>,
     /// The client's end of every flow: the number of its shard, and its name there.
     flows: Vec<(usize, FlowId)>,
     /// The flow that sends next.
@@ -135,8 +143,10 @@ pub(crate) struct World {
     now: Instant,
 }
 
-impl World {
-    pub(crate) fn new(plan: &Plan) -> Self {
+impl BackToBack {
+    /// With all flows open.
+    #[inline]
+    pub fn new(plan: &Plan) -> Self {
         let options = NicOptions { queues: plan.shards, ..NicOptions::default() };
         let far = NicOptions { mac: mac(2), ..options.clone() };
         let Cable { network, near, far } = Cable::between(Network::new(7), &options, &far);
@@ -158,6 +168,7 @@ impl World {
     }
 
     /// Every shard of the server accepts flows to this port.
+    #[inline]
     fn listen(&mut self, port: u16) {
         for (index, member) in (0..).zip(&self.server) {
             let taker = Taker::Channel(ChannelId(index));
@@ -165,6 +176,7 @@ impl World {
         }
     }
 
+    #[inline]
     fn turn(&mut self) {
         self.now += TURN;
         for member in self.client.iter_mut().chain(&mut self.server) {
@@ -174,6 +186,7 @@ impl World {
 
     /// Does what two coordinators do for a connect. The cable may lose frames, so every step is repeated until it has
     /// had its effect.
+    #[inline]
     fn connect(&mut self, key: FlowKey, is_misplaced: bool) {
         let terms = Terms::of_interface(MTU_BYTES, 1).with_nonce(77);
         let mut connector = Connector::new(terms, self.now + Duration::from_secs(1));
@@ -221,6 +234,7 @@ impl World {
     }
 
     /// Puts a flow whose frames land on one shard on the next one; gives that.
+    #[inline]
     fn misplace(&mut self, key: &FlowKey, landed: usize) -> usize {
         let owner = (landed + 1) % self.client.len();
         let id = |index: usize| ShardId(u16::try_from(index).expect("few shards"));
@@ -235,6 +249,7 @@ impl World {
     }
 
     /// A message on each of the next `window` flows, until the last answer is there.
+    #[inline]
     fn round(&mut self, message: &[u8], window: usize) {
         let message = [IoSlice::new(message)];
         for _ in 0..window {
@@ -266,7 +281,8 @@ impl World {
     }
 
     /// Rounds with at least so many packets with data, both ways together; gives how many packets those were.
-    pub(crate) fn run(&mut self, message: &[u8], window: usize, packets: u64) -> u64 {
+    #[inline]
+    pub fn run(&mut self, message: &[u8], window: usize, packets: u64) -> u64 {
         let packets_per_round = 2 * (window * message.len().div_ceil(MAX_PAYLOAD_BYTES.into())) as u64;
         let rounds = packets.div_ceil(packets_per_round);
         for _ in 0..rounds {
@@ -276,22 +292,26 @@ impl World {
     }
 
     /// Lets others see what was counted, as a running shard does now and then.
-    pub(crate) fn publish(&mut self) {
+    #[inline]
+    pub fn publish(&mut self) {
         self.client.iter_mut().chain(&mut self.server).for_each(|member| member.shard.publish_counts());
     }
 
     /// The moment of the last turn.
-    pub(crate) fn now(&self) -> Instant {
+    #[inline]
+    pub fn now(&self) -> Instant {
         self.now
     }
 
     /// What all shards of both hosts counted.
-    pub(crate) fn counted(&self, counter: Counter) -> u64 {
+    #[inline]
+    pub fn counted(&self, counter: Counter) -> u64 {
         self.client.iter().chain(&self.server).map(|member| member.shard.counts().get(counter)).sum()
     }
 }
 
 /// Takes a message that has arrived; gives its flow. An event would mean that something went wrong.
+#[inline]
 fn take_message(app: &mut AppEnd, bytes: usize) -> Option<FlowId> {
     let received = app.recv().expect("a sound channel")?;
     let Received::Message { flow, message } = received else { panic!("{received:?}") };
@@ -300,6 +320,7 @@ fn take_message(app: &mut AppEnd, bytes: usize) -> Option<FlowId> {
 }
 
 /// The client's flow with this number.
+#[inline]
 fn key_of(number: usize) -> FlowKey {
     let offset = |offset: usize| u16::try_from(offset).expect("a port");
     FlowKey {

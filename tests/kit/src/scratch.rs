@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::Failure;
+use crate::Failure;
 
 /// Waits until its standard input breaks, then removes its argument. Programs that are being killed at that moment may
 /// still write, so it tries for a while. Signals from a terminal do not concern it.
@@ -14,14 +14,14 @@ const SWEEPER: &str = r#"trap '' HUP INT TERM; cat; tries=0
 until rm -rf -- "$1" || [ $((tries += 1)) -ge 50 ]; do sleep 0.1; done"#;
 
 /// A directory, and the process that removes it.
-pub(super) struct Scratch {
+pub struct Scratch {
     path: PathBuf,
     sweeper: Child,
 }
 
 impl Scratch {
     /// Makes a directory that only this user can look into.
-    pub(super) fn new() -> Result<Self, Failure> {
+    pub fn new() -> Result<Self, Failure> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("machnet-hosts-{}-{number}", std::process::id()));
@@ -39,7 +39,8 @@ impl Scratch {
         Ok(Self { path, sweeper })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }

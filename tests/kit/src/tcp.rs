@@ -8,12 +8,13 @@ use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use clap::Subcommand;
 use hdrhistogram::Histogram;
 
-use crate::measurement::{Measurement, RoundTrips};
+use crate::measurement::Measurement;
 
 /// Messages up to this size are worth gathering.
-pub(crate) const GATHER_BYTES: usize = 1 << 10;
+pub const GATHER_BYTES: usize = 1 << 10;
 /// What a message begins with: when its request was sent, in ns since the client started.
 const STAMP_BYTES: usize = 8;
 /// How much is read and written at a time.
@@ -24,8 +25,58 @@ const ONE_THREAD_BYTES: usize = 128 << 10;
 /// How long the client waits for the server to listen.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
+/// What a program that measures starts of itself inside the hosts.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Part {
+    /// Answers every request that comes over one TCP connection.
+    #[command(hide = true)]
+    TcpServe {
+        /// Where it listens.
+        address: SocketAddrV4,
+        /// Bytes of a message.
+        msg_size: usize,
+        /// Hands over by one call all answers that are ready.
+        #[arg(long)]
+        gather: bool,
+    },
+    /// Sends requests over one TCP connection and measures.
+    #[command(hide = true)]
+    TcpCall {
+        /// Where the server listens.
+        address: SocketAddrV4,
+        /// Bytes of a message.
+        msg_size: usize,
+        /// Requests on their way at a time.
+        msg_window: usize,
+        /// How long requests are sent.
+        seconds: f64,
+        /// Hands over by one call all requests that are ready.
+        #[arg(long)]
+        gather: bool,
+        /// Sends the whole window at once, so many microseconds after the last answers.
+        #[arg(long)]
+        pause_us: Option<u64>,
+    },
+}
+
+impl Part {
+    /// Does it; a client gives what it has measured.
+    ///
+    /// # Errors
+    /// What the kernel says; what the peer sends is wrong.
+    pub fn run(self) -> io::Result<Option<Measurement>> {
+        match self {
+            Self::TcpServe { address, msg_size, gather } => serve(address, msg_size, gather).map(|()| None),
+            Self::TcpCall { address, msg_size, msg_window, seconds, gather, pause_us } => {
+                let pause = pause_us.map(Duration::from_micros);
+                call(address, msg_size, msg_window, Duration::from_secs_f64(seconds), gather, pause).map(Some)
+            }
+        }
+    }
+}
+
 /// Answers the requests of one connection until it ends.
-pub(crate) fn serve(address: SocketAddrV4, msg_size: usize, gather: bool) -> io::Result<()> {
+fn serve(address: SocketAddrV4, msg_size: usize, gather: bool) -> io::Result<()> {
     let (stream, _) = TcpListener::bind(address)?.accept()?;
     let (mut reader, mut writer) = ends(&stream)?;
     let mut request = vec![0; msg_size];
@@ -45,7 +96,7 @@ pub(crate) fn serve(address: SocketAddrV4, msg_size: usize, gather: bool) -> io:
 
 /// Sends requests for `duration`, `window` of them on their way at a time, and waits for all answers. With a pause, the
 /// whole window at once, so long after the last answers.
-pub(crate) fn call(
+fn call(
     address: SocketAddrV4,
     msg_size: usize,
     window: usize,
@@ -67,19 +118,7 @@ pub(crate) fn call(
         in_two_threads(sender, receiver, window)?
     };
     let seconds = started.elapsed().as_secs_f64();
-    let received = receiver.histogram.len();
-    let msgs_per_s = received as f64 / seconds;
-    Ok(Measurement {
-        msg_size,
-        msg_window: window,
-        seconds,
-        sent,
-        received,
-        errors: receiver.errors,
-        msgs_per_s,
-        gbps: msgs_per_s * msg_size as f64 * 8.0 / 1e9,
-        rtt_us: RoundTrips::of(&receiver.histogram),
-    })
+    Ok(Measurement::of((msg_size, window), seconds, (sent, receiver.errors), &receiver.histogram))
 }
 
 /// The client's requests.

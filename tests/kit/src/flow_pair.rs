@@ -33,6 +33,7 @@ struct Host {
 type Packets = Vec<(FlowKey, Segment, u16)>;
 
 impl Host {
+    #[inline]
     fn new(role: Role, flows: usize, now: Instant) -> Self {
         // Each packet has its acknowledgement, and at once.
         let limits = Arc::new(Limits { ack_delay: Duration::ZERO, ..Limits::default() });
@@ -60,6 +61,7 @@ impl Host {
     }
 
     /// Drives the flow `key` for one turn, with at most one new piece to send.
+    #[inline]
     fn serve(&mut self, key: &FlowKey, now: Instant, piece: Option<Piece<u32>>, sent: &mut Packets) {
         let id = self.flows.find(key).expect("it is in the table");
         let flow = self.flows.get_mut(id).expect("it is in the table");
@@ -82,6 +84,7 @@ impl Host {
         assert_eq!(self.timers.pop_due(now), None, "nothing is lost, nobody is silent");
     }
 
+    #[inline]
     fn receive(&mut self, packets: &mut Packets, now: Instant) {
         for (key, segment, bytes) in packets.drain(..) {
             let id = self.flows.find(&key).expect("it is in the table");
@@ -93,6 +96,7 @@ impl Host {
 }
 
 /// The tuple of the flow `number` as the side in this `role` sees it.
+#[inline]
 fn key(role: Role, number: usize) -> FlowKey {
     let connector = FlowKey {
         local_ip: Ipv4Addr::new(10, 0, 0, 1),
@@ -107,7 +111,7 @@ fn key(role: Role, number: usize) -> FlowKey {
 }
 
 /// Two hosts and the wire between them, in virtual time.
-pub(crate) struct Pair {
+pub struct FlowPair {
     connector: Host,
     acceptor: Host,
     flows: usize,
@@ -116,8 +120,10 @@ pub(crate) struct Pair {
     wire: Packets,
 }
 
-impl Pair {
-    pub(crate) fn new(flows: usize) -> Self {
+impl FlowPair {
+    /// So many flows, established and warmed up.
+    #[inline]
+    pub fn new(flows: usize) -> Self {
         let now = Instant::from_nanos(1);
         let mut pair = Self {
             connector: Host::new(Role::Connector, flows, now),
@@ -135,7 +141,8 @@ impl Pair {
     }
 
     /// One packet of the next flow, from its piece to the acknowledgement that frees it.
-    pub(crate) fn transfer(&mut self) {
+    #[inline]
+    pub fn transfer(&mut self) {
         let number = self.next;
         self.next = (number + 1) % self.flows;
         let (here, there) = (key(Role::Connector, number), key(Role::Acceptor, number));

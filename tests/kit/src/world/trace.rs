@@ -10,7 +10,7 @@ use machnet_proto::wire::frame::{self, Parsed};
 ///
 /// With `SIM_LOG` in the environment every event is printed as well.
 #[derive(Debug)]
-pub(crate) struct Trace {
+pub struct Trace {
     hash: Cell<u64>,
     events: Cell<u64>,
     now: Cell<Instant>,
@@ -61,7 +61,7 @@ impl Trace {
     }
 
     /// The number of everything so far.
-    pub(crate) fn hash(&self) -> u64 {
+    pub fn hash(&self) -> u64 {
         mix(self.hash.get(), self.events.get())
     }
 }

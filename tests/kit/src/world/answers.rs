@@ -6,7 +6,7 @@ use machnet::control::message::{ControlError, Reply, Request};
 use machnet_core::time::{Duration, Instant};
 use std::net::Ipv4Addr;
 
-use crate::application::Asked;
+use super::application::Asked;
 
 /// How much later than its timeout a connect may be answered: the shard that creates the flow may have lost its CPU.
 const GRACE: Duration = Duration::from_millis(400);

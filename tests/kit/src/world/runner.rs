@@ -9,7 +9,7 @@ use machnet_nic::faults::Dice;
 use machnet_shards::shard::{BellChange, Shard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::queue::SimQueue;
+use super::queue::SimQueue;
 
 /// An awake shard looks at the bells of cold channels about once in so many turns, as the daemon's does.
 const TURNS_PER_LOOK_AT_BELLS: usize = 64;

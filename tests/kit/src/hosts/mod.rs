@@ -20,34 +20,32 @@
 //!
 //! Root makes the namespaces directly; an ordinary user makes them inside a user namespace, where the kernel allows it.
 
-#![allow(dead_code, reason = "each program that includes this module uses a part of it")]
-
 mod host;
 mod namespace;
 mod program;
-mod scratch;
 
-use std::fmt;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-pub(crate) use host::Host;
-pub(crate) use program::Program;
+pub use host::Host;
+pub use program::Program;
 
 use namespace::Namespace;
-use scratch::Scratch;
+
+use crate::Failure;
+use crate::Scratch;
 
 /// Set to 1 where every test must run: a test that cannot is then a failure.
 const NO_SKIP: &str = "MACHNET_TEST_NO_SKIP";
 
 /// The wire between the hosts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Link {
+pub struct Link {
     /// Transmit and receive queues at each end; `af_xdp` takes one per shard.
-    pub(crate) queues: u16,
+    pub queues: u16,
     /// The longest IP packet.
-    pub(crate) mtu_bytes: u16,
+    pub mtu_bytes: u16,
 }
 
 impl Default for Link {
@@ -57,9 +55,11 @@ impl Default for Link {
 }
 
 /// Two hosts joined by a wire, and everything that must live as long as they do.
-pub(crate) struct Hosts {
-    pub(crate) left: Host,
-    pub(crate) right: Host,
+pub struct Hosts {
+    /// The first host.
+    pub left: Host,
+    /// The second one.
+    pub right: Host,
 }
 
 /// What a host is made of; its programs share it, so that it outlives them.
@@ -70,7 +70,7 @@ struct Ground {
 
 impl Hosts {
     /// Makes two hosts with a wire between them.
-    pub(crate) fn new(link: Link) -> Result<Self, Failure> {
+    pub fn new(link: Link) -> Result<Self, Failure> {
         let scratch = Arc::new(Scratch::new()?);
         let left = Namespace::new()?;
         let right = Namespace::beside(&left)?;
@@ -81,7 +81,7 @@ impl Hosts {
 
     /// As [`new`](Self::new), for a test: where no hosts can be made it says so and gives `None`; where every test must
     /// run it panics instead.
-    pub(crate) fn or_skip(link: Link) -> Option<Self> {
+    pub fn or_skip(link: Link) -> Option<Self> {
         match Self::new(link) {
             Ok(hosts) => Some(hosts),
             Err(why) if std::env::var_os(NO_SKIP).is_some_and(|value| value == "1") => {
@@ -98,7 +98,7 @@ impl Hosts {
 }
 
 /// One host without a wire, for whoever brings the other end.
-pub(crate) fn lone_host() -> Result<Host, Failure> {
+pub fn lone_host() -> Result<Host, Failure> {
     host(Namespace::new()?, &Arc::new(Scratch::new()?), "host", 1)
 }
 
@@ -112,27 +112,3 @@ fn host(namespace: Namespace, scratch: &Arc<Scratch>, name: &str, number: u8) ->
         [Ipv4Addr::new(10, 0, 255, number), Ipv4Addr::new(10, 0, 255, 100 + number)],
     )
 }
-
-/// What went wrong, in sentences for a person.
-pub(crate) struct Failure(pub(crate) String);
-
-impl Failure {
-    fn io(what: &str, why: &std::io::Error) -> Self {
-        Self(format!("{what}: {why}"))
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// As `Display`: `unwrap` and `expect` in a test print it for a person.
-impl fmt::Debug for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl std::error::Error for Failure {}

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Failure, Ground};
+use super::Ground;
+use crate::Failure;
 
 /// How often something that has no descriptor to wait for is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A running or ended program; killed when dropped. What it writes goes to files, so that it never waits for a reader.
-pub(crate) struct Program {
+pub struct Program {
     name: String,
     child: Child,
     output: PathBuf,
@@ -36,34 +37,34 @@ impl Program {
     }
 
     /// The program's pid on this machine.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What it has written to its standard output so far.
-    pub(crate) fn stdout(&self) -> String {
+    pub fn stdout(&self) -> String {
         read(&self.output)
     }
 
     /// What it has written to its standard error so far.
-    pub(crate) fn stderr(&self) -> String {
+    pub fn stderr(&self) -> String {
         read(&self.errors)
     }
 
     /// Sends it a signal, unless it has ended.
-    pub(crate) fn signal(&mut self, signal: Signal) {
+    pub fn signal(&mut self, signal: Signal) {
         if self.is_running() {
             let _ = kill_process(Pid::from_child(&self.child), signal);
         }
     }
 
     /// Whether it has not ended yet.
-    pub(crate) fn is_running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Waits until it ends; an error if it has not after `limit`.
-    pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus, Failure> {
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus, Failure> {
         let deadline = Instant::now() + limit;
         loop {
             match self.child.try_wait() {
@@ -76,13 +77,13 @@ impl Program {
     }
 
     /// Waits until it ends with status 0 and gives its standard output.
-    pub(crate) fn finish(&mut self, limit: Duration) -> Result<String, Failure> {
+    pub fn finish(&mut self, limit: Duration) -> Result<String, Failure> {
         let status = self.wait(limit)?;
         if status.success() { Ok(self.stdout()) } else { Err(self.failure(&format!("ended with {status}"))) }
     }
 
     /// Waits until `ready` gives something; an error if the program ends before, or after `limit`.
-    pub(crate) fn wait_until<T>(
+    pub fn wait_until<T>(
         &mut self,
         what: &str,
         limit: Duration,
@@ -105,7 +106,7 @@ impl Program {
     }
 
     /// What happened to it, with the last lines it wrote.
-    pub(crate) fn failure(&self, what: &str) -> Failure {
+    pub fn failure(&self, what: &str) -> Failure {
         let mut text = format!("{} {what}", self.name);
         for (name, written) in [("stdout", self.stdout()), ("stderr", self.stderr())] {
             let lines: Vec<_> = written.lines().collect();

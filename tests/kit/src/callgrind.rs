@@ -5,22 +5,22 @@ use std::process::{Command, Stdio};
 
 /// What one of the things that a process counts costs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cost {
-    pub(crate) instructions: f64,
-    /// Accesses to data that the first-level cache does not have, and that the last-level cache does not have.
-    #[allow(dead_code, reason = "not every bench prints it")]
-    pub(crate) first_level_misses: f64,
-    #[allow(dead_code, reason = "not every bench prints it")]
-    pub(crate) last_level_misses: f64,
+pub struct Cost {
+    /// Instructions executed.
+    pub instructions: f64,
+    /// Accesses to data that the first-level cache does not have.
+    pub first_level_misses: f64,
+    /// Accesses to data that the last-level cache does not have.
+    pub last_level_misses: f64,
 }
 
 /// Whether anything can be counted.
-pub(crate) fn is_there() -> bool {
+pub fn is_there() -> bool {
     Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_ok()
 }
 
 /// Runs this program with these arguments, which say what it does; it prints how often it has.
-pub(crate) fn count(arguments: &[&str]) -> Cost {
+pub fn count(arguments: &[&str]) -> Cost {
     let this = std::env::current_exe().expect("the path of this program");
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--cache-sim=yes", "--collect-atstart=no", "--toggle-collect=*_here*"])

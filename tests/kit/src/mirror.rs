@@ -1,25 +1,27 @@
-//! A channel whose shard is a mirror without a network, and one cache line bounced between two cores.
-
-#![allow(dead_code, reason = "each bench that includes this module uses a part of it")]
+//! A channel whose shard is a mirror without a network.
 
 use machnet_core::defaults;
 use std::io::IoSlice;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use machnet::channel::{AppEnd, FromApp, Geometry, Opened, Received, SendError, ShardEnd};
 use machnet_core::flow::FlowId;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-pub(crate) const FLOW: FlowId = FlowId(1);
-const MAX_PAYLOAD: u16 = 1418;
+use crate::cpus::pin;
+
+/// The flow of every channel.
+pub const FLOW: FlowId = FlowId(1);
+/// Bytes of a piece.
+pub const MAX_PAYLOAD: u16 = 1418;
 /// Descriptors a shard takes at a time.
-pub(crate) const BURST: usize = 32;
+pub const BURST: usize = 32;
 
-pub(crate) fn channel() -> (Shard, AppEnd) {
+/// A channel with the open flow [`FLOW`]: its two ends.
+#[inline]
+pub fn ends() -> (ShardEnd, AppEnd) {
     let geometry = Geometry::for_payload(MAX_PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
     let (mut end, handles) = ShardEnd::create(geometry).expect("a channel");
     let mut app = AppEnd::open(geometry, handles).expect("its other end");
@@ -35,11 +37,18 @@ pub(crate) fn channel() -> (Shard, AppEnd) {
     assert!(end.publish_opened(FLOW, &opened));
     end.flush();
     assert!(matches!(app.recv(), Ok(Some(Received::Opened { .. }))));
+    (end, app)
+}
+
+/// The same with a shard at its end.
+#[inline]
+pub fn channel() -> (Shard, AppEnd) {
+    let (end, app) = ends();
     (Shard { end, descriptors: Vec::with_capacity(BURST), frame: [0; 1500], turns_without_fill: 0 }, app)
 }
 
 /// A shard whose network is a mirror.
-pub(crate) struct Shard {
+pub struct Shard {
     end: ShardEnd,
     descriptors: Vec<FromApp>,
     frame: [u8; 1500],
@@ -48,7 +57,8 @@ pub(crate) struct Shard {
 
 impl Shard {
     /// One turn: copies everything out of the application's memory and, as an echo, into a receive buffer.
-    pub(crate) fn turn(&mut self, echoes: bool) -> usize {
+    #[inline]
+    pub fn turn(&mut self, echoes: bool) -> usize {
         let taken = self.end.poll_tx(&mut self.descriptors).expect("no violation");
         // As a shard does it: what comes back is not looked for each time.
         self.turns_without_fill += 1;
@@ -72,7 +82,8 @@ impl Shard {
     }
 
     /// Turns on another core until it is told to stop.
-    pub(crate) fn run(mut self, core: usize, echoes: bool) -> Running {
+    #[inline]
+    pub fn run(mut self, core: usize, echoes: bool) -> Running {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
@@ -89,7 +100,7 @@ impl Shard {
 }
 
 /// A thread that stops when this is dropped.
-pub(crate) struct Running {
+pub struct Running {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -103,19 +114,9 @@ impl Drop for Running {
     }
 }
 
-/// The cores this process may use.
-pub(crate) fn cores() -> Vec<usize> {
-    let allowed = sched_getaffinity(None).expect("our own affinity");
-    (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect()
-}
-
-pub(crate) fn pin(core: usize) {
-    let mut only = CpuSet::new();
-    only.set(core);
-    sched_setaffinity(None, &only).expect("one of our own cores");
-}
-
-pub(crate) fn send(app: &mut AppEnd, bytes: &[u8]) -> bool {
+/// Sends a message; whether there was room.
+#[inline]
+pub fn send(app: &mut AppEnd, bytes: &[u8]) -> bool {
     match app.send(FLOW, &[IoSlice::new(bytes)]) {
         Ok(()) => true,
         Err(SendError::NoRoom) => false,
@@ -124,7 +125,8 @@ pub(crate) fn send(app: &mut AppEnd, bytes: &[u8]) -> bool {
 }
 
 /// As [`send`], but the shard need not see it before the end of a burst.
-pub(crate) fn append(app: &mut AppEnd, bytes: &[u8], number: usize) -> bool {
+#[inline]
+pub fn append(app: &mut AppEnd, bytes: &[u8], number: usize) -> bool {
     let appended = app.append(FLOW, &[IoSlice::new(bytes)]);
     if appended.is_err() || number % BURST == BURST - 1 {
         app.flush();
@@ -136,7 +138,9 @@ pub(crate) fn append(app: &mut AppEnd, bytes: &[u8], number: usize) -> bool {
     }
 }
 
-pub(crate) fn receive(app: &mut AppEnd, into: &mut [u8]) -> bool {
+/// Takes a message, if one has arrived, as long as `into`.
+#[inline]
+pub fn receive(app: &mut AppEnd, into: &mut [u8]) -> bool {
     match app.recv() {
         Ok(Some(Received::Message { message, .. })) => {
             message.copy_to(into);
@@ -145,29 +149,4 @@ pub(crate) fn receive(app: &mut AppEnd, into: &mut [u8]) -> bool {
         Ok(None) => false,
         other => panic!("{other:?}"),
     }
-}
-
-/// One cache line to the other core and back, `rounds` times.
-pub(crate) fn bounce(rounds: u64, core: usize) -> Duration {
-    let line = Arc::new(AtomicU64::new(0));
-    let theirs = Arc::clone(&line);
-    let thread = std::thread::spawn(move || {
-        pin(core);
-        for round in 0..rounds {
-            while theirs.load(Ordering::Acquire) != 2 * round + 1 {
-                std::hint::spin_loop();
-            }
-            theirs.store(2 * round + 2, Ordering::Release);
-        }
-    });
-    let start = Instant::now();
-    for round in 0..rounds {
-        line.store(2 * round + 1, Ordering::Release);
-        while line.load(Ordering::Acquire) != 2 * round + 2 {
-            std::hint::spin_loop();
-        }
-    }
-    let elapsed = start.elapsed();
-    thread.join().expect("no panic");
-    elapsed
 }

@@ -11,24 +11,25 @@ use machnet_proto::dialect;
 use machnet_proto::packet::Packet;
 use machnet_proto::wire::frame::HEADERS_BYTES;
 
-use crate::trace::Trace;
+use super::trace::Trace;
 
 /// How often a device refuses what it is asked: probabilities per call.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Moods {
+pub struct Moods {
     /// It has no frame to give.
-    pub(crate) no_frame: f64,
+    pub no_frame: f64,
     /// It takes a part of the burst only.
-    pub(crate) ring_full: f64,
+    pub ring_full: f64,
 }
 
 /// What all queues of a world share.
 #[derive(Clone, Debug)]
-pub(crate) struct Device {
+pub struct Device {
     pub(crate) moods: Rc<Cell<Moods>>,
-    pub(crate) refusals: Rc<Cell<u64>>,
+    /// How often one has refused.
+    pub refusals: Rc<Cell<u64>>,
     /// SYNs that went out.
-    pub(crate) syns: Rc<Cell<u64>>,
+    pub syns: Rc<Cell<u64>>,
     pub(crate) trace: Rc<Trace>,
 }
 

@@ -11,22 +11,22 @@ use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;
 use machnet_shards::coordinator::ConnectionId;
 
-use crate::checker::SideId;
-use crate::runner::readable;
+use super::checker::SideId;
+use super::runner::readable;
 
 /// An application of a world. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct AppId(pub(crate) usize);
+pub struct AppId(pub(crate) usize);
 
 /// A living application.
-pub(crate) struct Application {
+pub struct Application {
     /// The number of its host.
-    pub(crate) host: usize,
+    pub host: usize,
     pub(crate) connection: ConnectionId,
     /// In the order of their indices.
-    pub(crate) channels: Vec<Channel>,
+    pub channels: Vec<Channel>,
     /// What it asked and has no answer to.
-    pub(crate) asked: BTreeMap<u32, Asked>,
+    pub asked: BTreeMap<u32, Asked>,
     last_request: u32,
     /// It does nothing before.
     pub(crate) ready_at: Instant,
@@ -36,23 +36,23 @@ pub(crate) struct Application {
     pub(crate) likes_to_sleep: bool,
     pub(crate) is_asleep: bool,
     /// Where it listens: as it asked, and as far as it was answered.
-    pub(crate) listens: Vec<u16>,
+    pub listens: Vec<u16>,
 }
 
 /// A request under way.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub struct Asked {
     pub(crate) request: Request,
     pub(crate) at: Instant,
 }
 
 /// A channel and the flows in it.
-pub(crate) struct Channel {
+pub struct Channel {
     end: AppEnd,
     tx_buffers: usize,
     pub(crate) rx_buffers: usize,
     /// Flows that are open, by their names.
-    pub(crate) flows: BTreeMap<FlowId, SideId>,
+    pub flows: BTreeMap<FlowId, SideId>,
 }
 
 /// What came out of a channel.
@@ -86,13 +86,13 @@ impl Channel {
     }
 
     /// Sends a message, cut at up to two places as a scatter-gather sender would have it.
-    pub(crate) fn send(&mut self, flow: FlowId, message: &[u8], cut: (usize, usize)) -> Result<(), SendError> {
+    pub fn send(&mut self, flow: FlowId, message: &[u8], cut: (usize, usize)) -> Result<(), SendError> {
         let (rest, third) = message.split_at(cut.0.max(cut.1));
         let (first, second) = rest.split_at(cut.0.min(cut.1));
         self.end.send(flow, &[first, second, third].map(IoSlice::new))
     }
 
-    pub(crate) fn close(&mut self, flow: FlowId) {
+    pub fn close(&mut self, flow: FlowId) {
         self.end.close_flow(flow).expect("the daemon keeps the channel whole");
     }
 
@@ -134,7 +134,7 @@ impl Application {
     }
 
     /// A request as it goes to the daemon; its answer is waited for from now on.
-    pub(crate) fn ask(&mut self, request: Request, now: Instant) -> Numbered<Request> {
+    pub fn ask(&mut self, request: Request, now: Instant) -> Numbered<Request> {
         self.last_request += 1;
         self.asked.insert(self.last_request, Asked { request: request.clone(), at: now });
         Numbered { id: self.last_request, body: request }
@@ -195,7 +195,7 @@ impl Application {
     }
 
     /// All its open flows.
-    pub(crate) fn sides(&self) -> impl Iterator<Item = SideId> + '_ {
+    pub fn sides(&self) -> impl Iterator<Item = SideId> + '_ {
         self.channels.iter().flat_map(|channel| channel.flows.values().copied())
     }
 }

@@ -8,9 +8,18 @@
 //! anything can happen. What is ready to run may be delayed by chance, as on a busy machine, but nobody is
 //! ever woken without a cause: a wake-up that gets lost is a world that stands still.
 
+mod answers;
+mod application;
 mod applications;
+mod checker;
+mod content;
+mod host;
+mod queue;
+mod runner;
+mod trace;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use machnet::control::message::Reply;
@@ -19,28 +28,33 @@ use machnet_nic::faults::Dice;
 use machnet_nic::memory::{Counts, Link, Network};
 use machnet_shards::coordinator::{ConnectionId, Effect, Event};
 use machnet_shards::counters::Counter;
-use std::net::Ipv4Addr;
 
-use crate::answers::Answers;
-use crate::application::{AppId, Application};
-use crate::checker::{Checker, IncidentKind};
-use crate::host::{Daemon, Host, HostPlan};
-use crate::queue::{Device, Moods};
-use crate::trace::Trace;
+use self::answers::Answers;
+pub use self::application::{AppId, Application};
+pub use self::checker::{Checker, IncidentKind, Life, Side, SideId};
+pub use self::host::{Daemon, Host, HostPlan};
+pub use self::queue::{Device, Moods};
+pub use self::trace::Trace;
 
 /// Steps in a row that may find a deadline in the past and do nothing about it.
 const OVERDUE_STEPS_MAX: u32 = 1_000;
 
 /// See the module's documentation.
-pub(crate) struct World {
-    pub(crate) now: Instant,
+pub struct World {
+    /// The moment that the clock shows.
+    pub now: Instant,
     network: Network,
-    pub(crate) hosts: Vec<Host>,
-    pub(crate) apps: BTreeMap<AppId, Application>,
-    pub(crate) checker: Checker,
+    /// With and without daemons.
+    pub hosts: Vec<Host>,
+    /// Those that live.
+    pub apps: BTreeMap<AppId, Application>,
+    /// Who judges what applications see.
+    pub checker: Checker,
     control: Answers,
-    pub(crate) trace: Rc<Trace>,
-    pub(crate) device: Device,
+    /// What has happened so far.
+    pub trace: Rc<Trace>,
+    /// What the queues of all hosts share.
+    pub device: Device,
     /// Answers to requests but attach, oldest first, for whoever asked.
     answers: Vec<Answer>,
     dice: Dice,
@@ -50,21 +64,22 @@ pub(crate) struct World {
     has_worked: bool,
     /// Steps in a row that began with a deadline in the past.
     overdue_steps: u32,
-    pub(crate) steps: u64,
+    /// Steps so far.
+    pub steps: u64,
     /// Reused for messages.
     message: Vec<u8>,
 }
 
 /// The final answer to a request.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub struct Answer {
     app: AppId,
     reply: Reply,
 }
 
 impl World {
     /// Hosts with running daemons, at time zero.
-    pub(crate) fn new(seed: u64, plans: Vec<(HostPlan, Link)>) -> Self {
+    pub fn new(seed: u64, plans: Vec<(HostPlan, Link)>) -> Self {
         let mut dice = Dice::new(seed);
         let network = Network::new(dice.throw());
         let trace = Rc::new(Trace::new());
@@ -96,7 +111,7 @@ impl World {
     // ---- Time -----------------------------------------------------------------------------------------------------
 
     /// Runs until `done` or until this moment; says whether it was `done`.
-    pub(crate) fn run_until(&mut self, limit: Instant, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+    pub fn run_until(&mut self, limit: Instant, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         loop {
             if done(self) {
                 return true;
@@ -108,7 +123,7 @@ impl World {
     }
 
     /// Runs for so long.
-    pub(crate) fn run_for(&mut self, length: Duration) {
+    pub fn run_for(&mut self, length: Duration) {
         let limit = self.now + length;
         while self.step(limit) {}
     }
@@ -148,7 +163,7 @@ impl World {
 
     /// Whether this is a moment to look at something that is dear to look at: every so many steps, and when the world
     /// has nothing to do.
-    pub(crate) fn is_time_to_look(&self) -> bool {
+    pub fn is_time_to_look(&self) -> bool {
         !self.has_worked || self.steps.is_multiple_of(64)
     }
 
@@ -204,13 +219,13 @@ impl World {
     }
 
     /// Kills a daemon, and with it every connection of its applications, who notice at once.
-    pub(crate) fn crash(&mut self, host: usize) {
+    pub fn crash(&mut self, host: usize) {
         self.trace.say(|| format!("the daemon of host {host} dies"));
         self.end_daemon(host);
     }
 
     /// Asks a daemon to stop, as SIGTERM does, and waits until it has.
-    pub(crate) fn stop(&mut self, host: usize) {
+    pub fn stop(&mut self, host: usize) {
         self.trace.say(|| format!("the daemon of host {host} is asked to stop"));
         // From now on flows may end by it, and connects be refused.
         let ip = self.hosts[host].ip;
@@ -239,7 +254,7 @@ impl World {
     }
 
     /// Starts a daemon on a host that has none.
-    pub(crate) fn start(&mut self, host: usize) {
+    pub fn start(&mut self, host: usize) {
         if self.hosts[host].daemon.is_none() {
             self.trace.say(|| format!("the daemon of host {host} starts"));
             self.checker.incident_over(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now);
@@ -251,7 +266,7 @@ impl World {
     // ---- The network ----------------------------------------------------------------------------------------------
 
     /// Changes what connects a host.
-    pub(crate) fn set_link(&mut self, host: usize, link: Link) {
+    pub fn set_link(&mut self, host: usize, link: Link) {
         self.trace.say(|| format!("host {host}: {link:?}"));
         let Host { ip, link: before, .. } = &mut self.hosts[host];
         match (before.is_connected, link.is_connected) {
@@ -266,7 +281,7 @@ impl World {
     }
 
     /// Changes how the NIC of a host spreads flows over its shards; its daemon is not told.
-    pub(crate) fn respread(&mut self, host: usize) {
+    pub fn respread(&mut self, host: usize) {
         self.trace.say(|| format!("the NIC of host {host} spreads flows otherwise"));
         if let Some(daemon) = &self.hosts[host].daemon {
             self.network.respread(daemon.port);
@@ -274,38 +289,39 @@ impl World {
     }
 
     /// How often the devices refuse from now on.
-    pub(crate) fn set_moods(&mut self, moods: Moods) {
+    pub fn set_moods(&mut self, moods: Moods) {
         self.device.moods.set(moods);
     }
 
     /// Frames that shards received, from the network and from themselves.
-    pub(crate) fn packets(&self) -> u64 {
+    pub fn packets(&self) -> u64 {
         let daemons = self.hosts.iter().filter_map(|host| host.daemon.as_ref());
         self.network.counts().delivered + daemons.map(|daemon| daemon.count(Counter::LoopFrames)).sum::<u64>()
     }
 
     /// What the daemon of a host, which runs, has counted.
-    pub(crate) fn count(&self, host: usize, counter: Counter) -> u64 {
+    pub fn count(&self, host: usize, counter: Counter) -> u64 {
         self.hosts[host].daemon.as_ref().map_or(0, |daemon| daemon.count(counter))
     }
 
     /// What the network did so far.
-    pub(crate) fn network_counts(&self) -> Counts {
+    pub fn network_counts(&self) -> Counts {
         self.network.counts()
     }
 
     /// The daemon of a host that has one.
-    pub(crate) fn daemon(&mut self, host: usize) -> &mut Daemon {
+    pub fn daemon(&mut self, host: usize) -> &mut Daemon {
         self.hosts[host].daemon.as_mut().expect("the daemon runs")
     }
 
     /// What `machnet-shards status` would show on a host.
-    pub(crate) fn status(&mut self, host: usize) -> serde_json::Value {
+    pub fn status(&mut self, host: usize) -> serde_json::Value {
         let now = self.now;
         self.daemon(host).status(now).expect("nobody has asked for it lately")
     }
 
-    pub(crate) fn ip(&self, host: usize) -> Ipv4Addr {
+    /// The address of a host.
+    pub fn ip(&self, host: usize) -> Ipv4Addr {
         self.hosts[host].ip
     }
 }

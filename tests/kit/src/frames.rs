@@ -13,9 +13,9 @@ use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template};
 use std::net::Ipv4Addr;
 
 /// A small message, and what a frame of 1,500 bytes of IP carries beside its headers.
-pub(crate) const PAYLOADS_BYTES: [usize; 2] = [64, FULL_UDP_BYTES - HEADER_BYTES];
+pub const PAYLOADS_BYTES: [usize; 2] = [64, FULL_UDP_BYTES - HEADER_BYTES];
 /// The UDP payload of a full frame.
-pub(crate) const FULL_UDP_BYTES: usize = 1_472;
+pub const FULL_UDP_BYTES: usize = 1_472;
 
 const KEY: FlowKey = FlowKey {
     local_ip: Ipv4Addr::new(10, 0, 0, 1),
@@ -24,7 +24,9 @@ const KEY: FlowKey = FlowKey {
     remote_port: 888,
 };
 
-pub(crate) fn segment() -> Segment {
+/// A packet in the middle of a flow.
+#[inline]
+pub fn segment() -> Segment {
     Segment {
         seq: SeqNo::new(7),
         ack: SeqNo::new(9),
@@ -36,12 +38,15 @@ pub(crate) fn segment() -> Segment {
     }
 }
 
-pub(crate) fn template() -> Template {
+/// The headers below it.
+#[inline]
+pub fn template() -> Template {
     Template::new(MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]), &KEY)
 }
 
 /// What a shard does with a frame of its own whose payload is in place.
-pub(crate) fn build(template: &Template, segment: &Segment, frame: &mut [u8]) {
+#[inline]
+pub fn build(template: &Template, segment: &Segment, frame: &mut [u8]) {
     let (into, _) = frame[HEADERS_BYTES..].split_first_chunk_mut().expect("the frame has room for its headers");
     dialect::write_segment(segment, into);
     template.write(frame);
@@ -49,7 +54,8 @@ pub(crate) fn build(template: &Template, segment: &Segment, frame: &mut [u8]) {
 }
 
 /// What a shard does with a frame that came in; gives the bytes of its payload.
-pub(crate) fn take_apart(frame: &[u8]) -> usize {
+#[inline]
+pub fn take_apart(frame: &[u8]) -> usize {
     let Ok(Parsed::Udp(datagram)) = frame::parse(frame) else { panic!("not UDP") };
     let (packet, payload) = dialect::read(Some(Dialect::Extended), datagram.payload).expect("a packet");
     black_box((datagram.key, packet));
@@ -57,6 +63,7 @@ pub(crate) fn take_apart(frame: &[u8]) -> usize {
 }
 
 /// A frame whose payload has no two bytes alike in a row.
-pub(crate) fn frame_with_payload(bytes: usize) -> Vec<u8> {
+#[inline]
+pub fn frame_with_payload(bytes: usize) -> Vec<u8> {
     (0..=u8::MAX).cycle().take(HEADERS_BYTES + HEADER_BYTES + bytes).collect()
 }

@@ -11,29 +11,31 @@ use machnet_core::time::{Duration, Instant};
 use machnet_proto::addr::FlowKey;
 use std::net::Ipv4Addr;
 
-use crate::application::AppId;
-use crate::content;
+use super::application::AppId;
+use super::content;
 
 /// One side of a flow, as one application saw it. Never used twice. Also the number of the stream of messages that this
 /// side sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SideId(pub(crate) u64);
+pub struct SideId(pub(crate) u64);
 
 /// One side of a flow.
 #[derive(Debug)]
-pub(crate) struct Side {
+pub struct Side {
     pub(crate) app: AppId,
-    pub(crate) key: FlowKey,
+    /// Its tuple.
+    pub key: FlowKey,
     /// Bytes of a piece.
-    pub(crate) max_payload: usize,
+    pub max_payload: usize,
     opened_at: Instant,
-    pub(crate) life: Life,
+    /// What has become of it.
+    pub life: Life,
     /// Its application has closed it.
     pub(crate) close_called: bool,
     /// Its application was told that the peer is silent.
-    pub(crate) is_silent: bool,
+    pub is_silent: bool,
     /// The lengths of the messages `send` took.
-    pub(crate) sent: Vec<u32>,
+    pub sent: Vec<u32>,
     /// Whose messages arrive here; known with the first one.
     from: Option<SideId>,
     /// Where this side's messages arrive.
@@ -43,18 +45,23 @@ pub(crate) struct Side {
 
 /// What became of a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Life {
+pub enum Life {
     /// Its application has it.
     Open,
     /// Its application was told that it ended.
-    Closed { reason: CloseReason, acknowledged: u64 },
+    Closed {
+        /// Why.
+        reason: CloseReason,
+        /// Its messages that the peer has acknowledged.
+        acknowledged: u64,
+    },
     /// Its application, or its daemon, died.
     Orphaned,
 }
 
 /// The account of a whole run.
 #[derive(Debug, Default)]
-pub(crate) struct Checker {
+pub struct Checker {
     sides: Vec<Side>,
     /// Every side with its tuple, oldest first.
     by_key: HashMap<FlowKey, Vec<SideId>>,
@@ -76,14 +83,18 @@ struct Incident {
     kind: IncidentKind,
 }
 
+/// What kind of thing it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum IncidentKind {
+pub enum IncidentKind {
     /// An application of the host died.
     ApplicationDied,
     /// The host's daemon died or stopped.
     DaemonEnded,
     /// An application of the host accepts no more flows to this port.
-    ListenerEnded { port: u16 },
+    ListenerEnded {
+        /// The listener's.
+        port: u16,
+    },
     /// The host has few places for flows; one that was promised may be taken.
     FewFlows,
     /// Nothing reached the host.
@@ -131,7 +142,7 @@ impl Checker {
     }
 
     /// `send` took a message.
-    pub(crate) fn sent(&mut self, side: SideId, len: usize) {
+    pub fn sent(&mut self, side: SideId, len: usize) {
         let side = self.side_mut(side);
         assert!(
             side.life == Life::Open && !side.close_called,
@@ -204,7 +215,7 @@ impl Checker {
     }
 
     /// Something happened to this host that may end flows.
-    pub(crate) fn incident(&mut self, kind: IncidentKind, ip: Ipv4Addr, now: Instant) {
+    pub fn incident(&mut self, kind: IncidentKind, ip: Ipv4Addr, now: Instant) {
         let until = if kind.is_lasting() { Instant::from_nanos(u64::MAX) } else { now };
         self.incidents.push(Incident { ip, from: now, until, kind });
     }
@@ -272,7 +283,8 @@ impl Checker {
 
     // ---- The account ----------------------------------------------------------------------------------------------
 
-    pub(crate) fn side(&self, id: SideId) -> &Side {
+    /// What is known of a side.
+    pub fn side(&self, id: SideId) -> &Side {
         &self.sides[usize::try_from(id.0).expect("an index")]
     }
 
@@ -281,28 +293,28 @@ impl Checker {
     }
 
     /// The open side with this tuple.
-    pub(crate) fn open_side(&self, key: &FlowKey) -> Option<SideId> {
+    pub fn open_side(&self, key: &FlowKey) -> Option<SideId> {
         let sides = self.by_key.get(key)?;
         sides.iter().rev().copied().find(|side| self.side(*side).life == Life::Open)
     }
 
     /// Messages, and their bytes, that arrived.
-    pub(crate) fn totals(&self) -> (u64, u64) {
+    pub fn totals(&self) -> (u64, u64) {
         (self.messages, self.bytes)
     }
 
     /// Sides ever opened.
-    pub(crate) fn sides(&self) -> impl Iterator<Item = (SideId, &Side)> {
+    pub fn sides(&self) -> impl Iterator<Item = (SideId, &Side)> {
         (0..).map(SideId).zip(&self.sides)
     }
 
     /// How many of a side's messages have arrived.
-    pub(crate) fn arrived_of(&self, side: SideId) -> usize {
+    pub fn arrived_of(&self, side: SideId) -> usize {
         self.side(side).to.map_or(0, |to| self.side(to).received)
     }
 
     /// A stream of which something is owed that has not arrived, and what; `None` when nothing is.
-    pub(crate) fn missing(&self) -> Option<String> {
+    pub fn missing(&self) -> Option<String> {
         self.sides().find_map(|(id, side)| self.missing_of(id, side))
     }
 
