@@ -84,12 +84,35 @@
 //! its parent's endpoints and must not use them; it attaches for itself.
 #![deny(unsafe_code)]
 
-pub mod channel;
-pub mod control;
+// Without the door, what only the ends on its other side call is dead, and nothing of it is public.
+#[cfg_attr(not(feature = "daemon"), allow(dead_code, unreachable_pub))]
+mod channel;
+#[cfg_attr(not(feature = "daemon"), allow(dead_code, unreachable_pub))]
+mod control;
 mod endpoint;
 mod error;
-pub mod sleep;
+#[cfg(feature = "daemon")]
+mod sleep;
 
+/// What machnet-shards and what is built with it share with this library. For them alone: nothing here is promised, not
+/// even between two releases that differ in their last number.
+#[cfg(feature = "daemon")]
+pub mod daemon {
+    /// The memory between an endpoint and a shard, and both of its ends.
+    pub mod channel {
+        pub use crate::channel::*;
+    }
+    /// The control socket, and both of its sides.
+    pub mod control {
+        pub use crate::control::*;
+    }
+    /// What stands around a wait.
+    pub mod sleep {
+        pub use crate::sleep::*;
+    }
+}
+
+pub use control::default_socket_path;
 pub use endpoint::{
     AttachOptions, Binding, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, Message, Received,
     Receiver, Sender, Tuple,

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::io::IoSlice;
 use std::net::Ipv4Addr;
 
-use machnet::channel::{AppEnd, FromApp, Geometry, Opened, Received, ShardEnd};
+use machnet::daemon::channel::{AppEnd, FromApp, Geometry, Opened, Received, ShardEnd};
 use machnet_core::flow::FlowId;
 
 const FLOW: FlowId = FlowId(1);

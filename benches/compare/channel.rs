@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use machnet::channel::AppEnd;
+use machnet::daemon::channel::AppEnd;
 
 use crate::mirror::{append, bounce, channel, cores, pin, receive, send};
 use crate::table::median;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use machnet::channel::{AppEnd, FromApp, Geometry, Opened, Received, SendError, ShardEnd};
+use machnet::daemon::channel::{AppEnd, FromApp, Geometry, Opened, Received, SendError, ShardEnd};
 use machnet_core::flow::FlowId;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 

@@ -8,7 +8,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet::channel::{AppEnd, Geometry, Received, ShardEnd};
+use machnet::daemon::channel::{AppEnd, Geometry, Received, ShardEnd};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;

@@ -39,6 +39,7 @@ mod pool;
 mod ring;
 #[cfg(not(loom))]
 mod segment;
+#[cfg(any(feature = "daemon", test))]
 mod shard_end;
 mod spell;
 mod sync;
@@ -58,7 +59,10 @@ use machnet_core::flow::FlowId;
 pub use app_end::AppEnd;
 pub use app_receiver::{AppReceiver, Message, Received};
 pub use app_sender::{AppSender, SendError};
-pub use layout::{BadGeometry, Geometry};
+#[cfg(feature = "daemon")]
+pub use layout::BadGeometry;
+pub use layout::Geometry;
+#[cfg(any(feature = "daemon", test))]
 pub use shard_end::{FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
 pub use spell::Spell;
 

@@ -86,7 +86,7 @@ impl Endpoint {
     /// # Errors
     /// [`AttachError`]: there is no daemon, or it does not want us.
     pub fn attach() -> Result<Self, AttachError> {
-        Self::attach_to(&control::default_path())
+        Self::attach_to(&control::default_socket_path())
     }
 
     /// Attaches to the daemon whose control socket is at `path`.

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use machnet::control::message::ControlError;
+use machnet::daemon::control::message::ControlError;
 use machnet::{AttachError, ConnectError, ConnectOptions, Endpoint, Flow, ListenError};
 use serde_json::json;
 

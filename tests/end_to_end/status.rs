@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use machnet::Endpoint;
-use machnet::control::Client;
-use machnet::control::message::{Binding, ControlError, Part, Query, Reply, Request, VERSION};
+use machnet::daemon::control::Client;
+use machnet::daemon::control::message::{Binding, ControlError, Part, Query, Reply, Request, VERSION};
 use rustix::process::Signal;
 use serde_json::Value;
 

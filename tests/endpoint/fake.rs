@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use machnet::channel::{FromApp, Geometry, Opened, ShardEnd, TxBuffer};
-use machnet::control::message::{ChannelGeometry, ControlError, Numbered, Reply, Request, VERSION};
-use machnet::control::{Access, Connection, Incoming, Server};
+use machnet::daemon::channel::{FromApp, Geometry, Opened, ShardEnd, TxBuffer};
+use machnet::daemon::control::message::{ChannelGeometry, ControlError, Numbered, Reply, Request, VERSION};
+use machnet::daemon::control::{Access, Connection, Incoming, Server};
 use machnet_core::flow::FlowId;
 use machnet_core::message::Content;
 

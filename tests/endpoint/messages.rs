@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
-use machnet::channel::Geometry;
+use machnet::daemon::channel::Geometry;
 use machnet::{
     CloseReason, ConnectOptions, Delivery, Endpoint, Event, Flow, MAX_MESSAGE_BYTES, Received, RecvError, SendError,
     Sender,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use machnet::control::message::{ControlError, Reply, Request};
+use machnet::daemon::control::message::{ControlError, Reply, Request};
 use machnet_core::time::{Duration, Instant};
 use std::net::Ipv4Addr;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
-use machnet::channel::{AppEnd, AppHandles, Armed, Geometry, Opened, Received, SendError};
-use machnet::control::message::{ChannelGeometry, Numbered, Reply, Request};
+use machnet::daemon::channel::{AppEnd, AppHandles, Armed, Geometry, Opened, Received, SendError};
+use machnet::daemon::control::message::{ChannelGeometry, Numbered, Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;

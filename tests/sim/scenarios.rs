@@ -1,7 +1,7 @@
 //! Scenarios that are written down, each with the claim it shows.
 
-use machnet::channel::SendError;
-use machnet::control::message::{ControlError, Reply, Request};
+use machnet::daemon::channel::SendError;
+use machnet::daemon::control::message::{ControlError, Reply, Request};
 use machnet_core::flow::CloseReason;
 use machnet_core::message::MAX_MESSAGE_BYTES;
 use machnet_core::time::Duration;

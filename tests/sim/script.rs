@@ -1,6 +1,6 @@
 //! What written scenarios are made of: a step each, that waits for its outcome.
 
-use machnet::control::message::{Reply, Request};
+use machnet::daemon::control::message::{Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::Duration;
 use machnet_nic::faults::Dice;

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use machnet::channel::SendError;
-use machnet::control::message::Request;
+use machnet::daemon::channel::SendError;
+use machnet::daemon::control::message::Request;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::{Dice, Faults};
 use machnet_nic::memory::Link;

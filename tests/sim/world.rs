@@ -13,7 +13,7 @@ mod applications;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use machnet::control::message::Reply;
+use machnet::daemon::control::message::Reply;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{Counts, Link, Network};

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use machnet::control::message::{ControlError, Reply};
+use machnet::daemon::control::message::{ControlError, Reply};
 use machnet_core::addr::MacAddr;
 use machnet_core::defaults;
 use machnet_core::flow::{CloseReason, FlowId};

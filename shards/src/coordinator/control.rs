@@ -1,8 +1,8 @@
 //! What applications ask: attach, listen, unlisten, connect, status; and what happens when one of them ends.
 
-use machnet::channel::{AppHandles, Geometry, ShardEnd, Violation};
-use machnet::control::Peer;
-use machnet::control::message::{
+use machnet::daemon::channel::{AppHandles, Geometry, ShardEnd, Violation};
+use machnet::daemon::control::Peer;
+use machnet::daemon::control::message::{
     Binding, ChannelGeometry, ControlError, MAX_NAME_BYTES, Numbered, Reply, Request, VERSION,
 };
 use machnet_core::flow::CloseReason;

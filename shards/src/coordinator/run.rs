@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use machnet::control::message::{Numbered, Reply};
-use machnet::control::{Connection, Incoming, Server};
+use machnet::daemon::control::message::{Numbered, Reply};
+use machnet::daemon::control::{Connection, Incoming, Server};
 use machnet_core::time::Instant;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use super::{ConnectionId, Coordinator, Effect, Event};
 use crate::mailbox::{Inlet, ToCoordinator};
-use machnet::sleep::{Clock, StopPipe};
+use machnet::daemon::sleep::{Clock, StopPipe};
 
 /// glommio's preempt timer. No task is ever to be preempted here, and only a timer that does not fire cannot make the
 /// executor park before its task has begun.
@@ -257,8 +257,8 @@ mod tests {
     use std::thread::JoinHandle;
     use std::time::Instant as Moment;
 
-    use machnet::control::message::{Binding, Request, VERSION};
-    use machnet::control::{Access, Client};
+    use machnet::daemon::control::message::{Binding, Request, VERSION};
+    use machnet::daemon::control::{Access, Client};
     use machnet_config::Limits;
     use machnet_core::addr::MacAddr;
     use std::net::Ipv4Addr;

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use machnet::{Endpoint, MAX_MESSAGE_BYTES, control};
+use machnet::{Endpoint, MAX_MESSAGE_BYTES, default_socket_path};
 use machnet_config::Config;
 use machnet_config::flags;
+use machnet_core::defaults::SOCKET_VARIABLE;
 
 use crate::pattern::TAG_BYTES;
 
@@ -82,8 +83,8 @@ impl Args {
         let config = self.config_file.as_deref().map(Config::load).transpose().map_err(|error| error.to_string())?;
         let socket = match (&self.socket, &config) {
             (Some(path), _) => path.clone(),
-            (None, Some(config)) if std::env::var_os(control::SOCKET_VARIABLE).is_none() => config.control.path.clone(),
-            _ => control::default_path(),
+            (None, Some(config)) if std::env::var_os(SOCKET_VARIABLE).is_none() => config.control.path.clone(),
+            _ => default_socket_path(),
         };
         let endpoint = Endpoint::attach_to(&socket).map_err(|error| error.to_string())?;
         let local_ip = match (self.local_ip, &config) {

@@ -1,4 +1,4 @@
-//! Every interleaving, as loom finds them: `RUSTFLAGS="--cfg loom" cargo test -p machnet --lib --release races`.
+//! Every interleaving, as loom finds them: `RUSTFLAGS="--cfg loom" cargo test -p machnet-endpoint --lib --release races`.
 
 use std::io::IoSlice;
 use std::net::Ipv4Addr;

@@ -1,8 +1,8 @@
 //! What applications do in a [`World`], and what comes to them.
 
-use machnet::channel::SendError;
-use machnet::control::Peer;
-use machnet::control::message::{Binding, Reply, Request, VERSION};
+use machnet::daemon::channel::SendError;
+use machnet::daemon::control::Peer;
+use machnet::daemon::control::message::{Binding, Reply, Request, VERSION};
 use machnet_core::flow::FlowId;
 use machnet_core::time::{Duration, Instant};
 use machnet_shards::coordinator::{ConnectionId, Event};

@@ -9,8 +9,8 @@ mod reports;
 mod steering;
 mod stopping;
 
-use machnet::channel::Violation;
-use machnet::control::message::{Binding, ControlError, Part, Query, VERSION};
+use machnet::daemon::channel::Violation;
+use machnet::daemon::control::message::{Binding, ControlError, Part, Query, VERSION};
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_proto::Incarnation;
 use machnet_proto::handshake::{Acceptor, Features, Offer, Terms};

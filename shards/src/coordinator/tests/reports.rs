@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use machnet::control::message::Cursor;
+use machnet::daemon::control::message::Cursor;
 use serde_json::Value;
 
 use super::*;

@@ -1,6 +1,6 @@
 //! A channel: where the protocol's flows meet one application's memory.
 
-use machnet::channel::{Armed, FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
+use machnet::daemon::channel::{Armed, FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::message::Content;
 use machnet_core::records;
@@ -454,7 +454,7 @@ impl Channel {
 
 #[cfg(test)]
 mod tests {
-    use machnet::channel::{AppEnd, Geometry, Received};
+    use machnet::daemon::channel::{AppEnd, Geometry, Received};
 
     use super::*;
     use crate::counters::Registry;

@@ -1,6 +1,6 @@
 //! A flow, and what its shard keeps about it.
 
-use machnet::channel::{Opened, RxBuffer, TxBuffer, Violation};
+use machnet::daemon::channel::{Opened, RxBuffer, TxBuffer, Violation};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::message::Content;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
 
-use machnet::channel::Violation;
+use machnet::daemon::channel::Violation;
 
 use super::*;
 

@@ -18,7 +18,7 @@ mod steering;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use machnet::channel::{AppEnd, Geometry, Opened, Received, ShardEnd};
+use machnet::daemon::channel::{AppEnd, Geometry, Opened, Received, ShardEnd};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::message::{Content, Position};
