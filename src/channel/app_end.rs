@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::app_receiver::{AppReceiver, Received};
 use super::app_sender::{AppSender, SendError};
 use super::bell::{Bell, Ear};
-use super::halves::Halves;
+use super::halves::{Alarm, Halves};
 use super::layout::Layout;
 use super::segment::Segment;
 use super::sync::Arc;
@@ -144,19 +144,29 @@ impl AppEnd {
 
     /// Awake again.
     pub fn disarm(&mut self) {
-        self.receiver.disarm();
-        self.sender.disarm_room();
+        self.receiver.alarm().disarm();
+        self.sender.alarm().disarm();
+    }
+
+    /// What hears the bell.
+    pub fn alarm(&self) -> &Alarm {
+        self.receiver.alarm()
     }
 
     /// Readable when an armed end has something to do. Hangs up when the daemon ends.
     pub fn bell(&self) -> BorrowedFd<'_> {
-        self.receiver.bell()
+        self.alarm().bell()
     }
 
     /// Makes [`AppEnd::bell`] unreadable again. Call it after a wake, *before* [`AppEnd::disarm`] and the next look.
     pub fn drain_bell(&mut self) {
         self.disarm();
-        self.receiver.drain_bell();
+        self.alarm().drain_bell();
+    }
+
+    /// What sends, and what receives.
+    pub fn halves(&mut self) -> (&mut AppSender, &mut AppReceiver) {
+        (&mut self.sender, &mut self.receiver)
     }
 
     /// The two halves, for two threads.

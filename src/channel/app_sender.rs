@@ -5,10 +5,9 @@ use std::collections::VecDeque;
 use std::fmt::{self, Display, Formatter};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io::IoSlice;
-use std::os::fd::BorrowedFd;
 
 use super::descriptor::Descriptor;
-use super::halves::{Half, Halves, News, ShardSleep};
+use super::halves::{Alarm, Half, Halves, News, ShardSleep};
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
 use super::pool::{Pool, current_cpu};
 use super::ring::{Consumer, Extras, Producer};
@@ -45,10 +44,9 @@ pub struct AppSender {
     news: Vec<News>,
     /// Free buffers that the message needs which was refused last.
     wanted: usize,
-    room_asleep: Shared<Word>,
+    alarm: Alarm,
     shard: ShardSleep,
     shard_cpu: Shared<Word>,
-    halves: Arc<Halves>,
 }
 
 /// Buffers taken after which those are looked for that have come back: with as many in use they stay in the cache and
@@ -131,10 +129,9 @@ impl AppSender {
             unsent: VecDeque::new(),
             news: Vec::new(),
             wanted: 1,
-            room_asleep: Shared::word(segment, layout.room_asleep_at),
+            alarm: Alarm::new(Half::Sender, Shared::word(segment, layout.room_asleep_at), halves),
             shard: ShardSleep::new(segment, &layout),
             shard_cpu: Shared::word(segment, layout.shard_cpu_at),
-            halves: Arc::clone(halves),
         }
     }
 
@@ -200,7 +197,7 @@ impl AppSender {
     #[inline]
     fn publish(&mut self) {
         if self.tx.publish() {
-            self.shard.ring(&self.halves, false);
+            self.shard.ring(self.alarm.halves(), false);
         }
     }
 
@@ -309,14 +306,14 @@ impl AppSender {
 
     #[inline]
     fn learn(&mut self) {
-        if self.halves.has_news() {
+        if self.alarm.halves().has_news() {
             self.hear();
         }
     }
 
     #[cold]
     fn hear(&mut self) {
-        self.halves.hear(&mut self.news);
+        self.alarm.halves().hear(&mut self.news);
         for news in self.news.drain(..) {
             match news {
                 News::Opened { flow, max_payload, takes_records } => {
@@ -386,33 +383,17 @@ impl AppSender {
             return Ok(Armed::Ready);
         }
         let entries_wanted = self.completion.taken() + (wanted - free) as u64;
-        self.halves.arm(Half::Sender, &self.room_asleep, entries_wanted + 1);
+        self.alarm.arm(entries_wanted + 1);
         if self.reap()? >= wanted {
-            self.disarm_room();
+            self.alarm.disarm();
             return Ok(Armed::Ready);
         }
         Ok(Armed::Armed)
     }
 
-    /// Awake again.
-    pub fn disarm_room(&mut self) {
-        self.halves.disarm(Half::Sender, &self.room_asleep);
-    }
-
-    /// Readable when an armed half has something to do. Both halves have the same.
-    pub fn bell(&self) -> BorrowedFd<'_> {
-        self.halves.ear().fd()
-    }
-
-    /// Makes [`AppSender::bell`] unreadable again, if nobody else sleeps on it. Call it after a wake, before
-    /// the next look.
-    pub fn drain_bell(&mut self) {
-        self.halves.drain_bell(Half::Sender);
-    }
-
-    #[cfg(all(test, loom))]
-    pub(super) fn halves(&self) -> &Halves {
-        &self.halves
+    /// How this half sleeps and is woken.
+    pub fn alarm(&self) -> &Alarm {
+        &self.alarm
     }
 }
 

@@ -59,6 +59,7 @@ use machnet_core::flow::FlowId;
 pub use app_end::AppEnd;
 pub use app_receiver::{AppReceiver, Message, Received};
 pub use app_sender::{AppSender, SendError};
+pub use halves::Alarm;
 #[cfg(feature = "daemon")]
 pub use layout::BadGeometry;
 pub use layout::Geometry;

@@ -220,6 +220,29 @@ fn an_endless_burst_is_under_way_before_its_end() {
     }
 }
 
+/// The loop that everybody writes first, as everybody writes it: that it compiles is half of the test.
+#[test]
+fn whoever_receives_in_place_may_answer_and_wait_in_the_same_match() {
+    let daemon = FakeDaemon::start("obvious");
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    near.send(flow, b"How are you?").unwrap();
+    let mut heard = Vec::new();
+    while heard.is_empty() {
+        match far.recv_in_place().unwrap() {
+            Some(Delivery::Message(message)) => {
+                heard.extend_from_slice(&message.bytes());
+                let from = message.flow();
+                far.send(from, b"Fine, thanks.").unwrap();
+            }
+            Some(Delivery::Event(event)) => panic!("{event:?}"),
+            None => assert!(far.wait(Some(Duration::from_secs(10))).unwrap()),
+        }
+    }
+    assert_eq!(heard, b"How are you?");
+    assert_eq!(next(&mut near), Owned::Message(flow, b"Fine, thanks.".into()));
+    assert_eq!(far.tuple(accepted).map(|tuple| tuple.remote), near.tuple(flow).map(|tuple| tuple.local));
+}
+
 #[test]
 fn two_threads_send_and_receive() {
     const MESSAGES: usize = 20_000;

@@ -131,10 +131,13 @@ fn halves_that_sleep_on_one_bell_are_both_woken() {
         for round in 0..ROUNDS {
             while sender.send(FLOW, &[IoSlice::new(&round.to_le_bytes())]) == Err(SendError::NoRoom) {
                 if sender.arm_room() == Ok(Armed::Armed) {
-                    assert!(events(sender.bell(), PATIENCE).contains(PollFlags::IN), "lost wake-up of the sender");
-                    sender.drain_bell();
+                    assert!(
+                        events(sender.alarm().bell(), PATIENCE).contains(PollFlags::IN),
+                        "lost wake-up of the sender"
+                    );
+                    sender.alarm().drain_bell();
                 }
-                sender.disarm_room();
+                sender.alarm().disarm();
             }
         }
         sender
@@ -147,10 +150,13 @@ fn halves_that_sleep_on_one_bell_are_both_woken() {
                 continue;
             }
             if receiver.arm() == Armed::Armed {
-                assert!(events(receiver.bell(), PATIENCE).contains(PollFlags::IN), "lost wake-up of the receiver");
-                receiver.drain_bell();
+                assert!(
+                    events(receiver.alarm().bell(), PATIENCE).contains(PollFlags::IN),
+                    "lost wake-up of the receiver"
+                );
+                receiver.alarm().drain_bell();
             }
-            receiver.disarm();
+            receiver.alarm().disarm();
         }
         receiver
     });

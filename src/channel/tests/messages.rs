@@ -83,7 +83,6 @@ fn one_piece_is_one_slice_and_many_pieces_lie_where_they_arrived() {
     shard.deliver(FLOW, &message(2, 130), 64);
     let Ok(Some(Received::Message { message: one, .. })) = app.recv() else { panic!("a message") };
     assert_eq!(one.as_slice(), Some(&message(1, 64)[..]));
-    drop(one);
     let Ok(Some(Received::Message { message: many, .. })) = app.recv() else { panic!("a message") };
     assert_eq!(many.as_slice(), None);
     assert_eq!(many.slices().map(<[u8]>::len).collect::<Vec<_>>(), [64, 64, 2]);
@@ -247,6 +246,26 @@ fn a_message_that_is_put_back_is_the_next_one() {
     assert_eq!(recv(&mut app), Some(Got::Message(FLOW, vec![1; 100])));
     assert_eq!(recv(&mut app), Some(Got::Message(FLOW, vec![2])));
     assert_eq!(recv(&mut app), None);
+}
+
+#[test]
+fn a_message_keeps_its_buffers_until_there_is_asked_for_more() {
+    let asks: [fn(&mut AppEnd); 3] = [
+        |app| assert_eq!(recv(app), None),
+        |app| assert_eq!(app.arm(), Ok(Armed::Armed)),
+        |app| assert_eq!(app.set_aside(), Ok(())),
+    ];
+    for ask_for_more in asks {
+        let (mut shard, mut app) = channel(small(4, 64));
+        shard.deliver(FLOW, &[1; 100], 64);
+        let Ok(Some(Received::Message { message, .. })) = app.recv() else { panic!("a message") };
+        assert_eq!(message.len(), 100);
+        app.flush();
+        assert_eq!(shard.end.poll_fill(), Ok(0));
+        ask_for_more(&mut app);
+        assert_eq!(shard.end.poll_fill(), Ok(2));
+        shard.assert_no_receive_buffer_lost();
+    }
 }
 
 #[test]

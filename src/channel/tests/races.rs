@@ -176,10 +176,10 @@ fn neither_the_shard_nor_who_waits_for_room_misses_a_ring() {
                 while let Err(refused) = sender.send(FLOW, &[IoSlice::new(&[byte])]) {
                     assert_eq!(refused, SendError::NoRoom);
                     if sender.arm_room() == Ok(Armed::Armed) {
-                        sender.halves().ear().wait();
-                        sender.drain_bell();
+                        sender.alarm().ear().wait();
+                        sender.alarm().drain_bell();
                     }
-                    sender.disarm_room();
+                    sender.alarm().disarm();
                 }
             }
         });
@@ -217,10 +217,10 @@ fn neither_who_waits_for_input_nor_a_shard_that_wants_buffers_misses_a_ring() {
                         break;
                     }
                     if receiver.arm() == Armed::Armed {
-                        receiver.halves().ear().wait();
-                        receiver.drain_bell();
+                        receiver.alarm().ear().wait();
+                        receiver.alarm().drain_bell();
                     }
-                    receiver.disarm();
+                    receiver.alarm().disarm();
                 }
             }
         });
@@ -249,19 +249,19 @@ fn a_ring_for_one_half_is_not_lost_to_the_other() {
         let Some(FromApp::Piece { buffer, .. }) = descriptors.pop() else { panic!("a piece") };
         let sending = thread::spawn(move || {
             while sender.arm_room() == Ok(Armed::Armed) {
-                sender.halves().ear().wait();
-                sender.drain_bell();
-                sender.disarm_room();
+                sender.alarm().ear().wait();
+                sender.alarm().drain_bell();
+                sender.alarm().disarm();
                 thread::yield_now();
             }
         });
         let receiving = thread::spawn(move || {
             while receive(&mut receiver).is_none() {
                 if receiver.arm() == Armed::Armed {
-                    receiver.halves().ear().wait();
-                    receiver.drain_bell();
+                    receiver.alarm().ear().wait();
+                    receiver.alarm().drain_bell();
                 }
-                receiver.disarm();
+                receiver.alarm().disarm();
                 thread::yield_now();
             }
         });

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::link::Link;
+use super::liveness::Liveness;
 use crate::control::Client;
 use crate::control::message::{
     Binding, CHANNEL_FDS, ChannelGeometry, ControlError, MAX_NAME_BYTES, Reply, Request, VERSION,
@@ -16,11 +16,11 @@ use crate::error::{AttachError, Disconnected};
 /// How long the daemon may take to accept a connection, and to answer a request that waits for nobody else.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The control connection.
+/// An endpoint's end of the control connection.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(super) struct ControlConnection {
     client: Client,
-    link: Arc<Link>,
+    liveness: Arc<Liveness>,
 }
 
 /// A channel as the daemon grants it.
@@ -32,23 +32,23 @@ pub(super) struct Grant {
     pub(super) fds: [OwnedFd; CHANNEL_FDS],
 }
 
-impl Daemon {
+impl ControlConnection {
     /// Connects and attaches; gives the daemon's addresses, too.
     pub(super) fn attach(path: &Path, binding: Binding) -> Result<(Self, Vec<Ipv4Addr>), AttachError> {
         let failed = |error| AttachError::connecting(path.to_owned(), error);
         let client = Client::connect(path, PATIENCE).map_err(failed)?;
-        let link = Arc::new(Link::new(client.as_fd().try_clone_to_owned().map_err(failed)?));
-        let mut daemon = Self { client, link };
+        let liveness = Arc::new(Liveness::new(client.as_fd().try_clone_to_owned().map_err(failed)?));
+        let mut connection = Self { client, liveness };
         let request = Request::Attach { name: program_name(), version: VERSION, binding };
-        match daemon.call(request, PATIENCE, |_| Err(Disconnected::Unreadable))? {
-            Ok(Reply::Attached { addresses, .. }) => Ok((daemon, addresses)),
+        match connection.call(request, PATIENCE, |_| Err(Disconnected::Unreadable))? {
+            Ok(Reply::Attached { addresses, .. }) => Ok((connection, addresses)),
             Ok(_) => Err(Disconnected::Unreadable.into()),
             Err(error) => Err(AttachError::Failed(error)),
         }
     }
 
-    pub(super) fn link(&self) -> &Arc<Link> {
-        &self.link
+    pub(super) fn liveness(&self) -> &Arc<Liveness> {
+        &self.liveness
     }
 
     /// Sends a request, hands every channel that comes before the answer to `take`, and gives the answer.
@@ -61,8 +61,8 @@ impl Daemon {
         patience: Duration,
         mut take: impl FnMut(Grant) -> Result<(), Disconnected>,
     ) -> Result<Result<Reply, ControlError>, Disconnected> {
-        self.link.check()?;
-        self.converse(request, patience, &mut take).map_err(|why| self.link.give_up(why))
+        self.liveness.check()?;
+        self.converse(request, patience, &mut take).map_err(|why| self.liveness.give_up(why))
     }
 
     fn converse(
