@@ -4,7 +4,6 @@ use machnet_core::defaults;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::IoSlice;
-use std::net::Ipv4Addr;
 
 use machnet::daemon::channel::{AppEnd, FromApp, Geometry, Opened, Received, ShardEnd};
 use machnet_core::flow::FlowId;
@@ -66,10 +65,8 @@ fn a_message_allocates_nothing() {
     let (mut shard, handles) = ShardEnd::create(geometry).expect("a channel");
     let mut app = AppEnd::open(geometry, handles).expect("its other end");
     let opened = Opened {
-        local_ip: Ipv4Addr::LOCALHOST,
-        local_port: 1,
-        remote_ip: Ipv4Addr::LOCALHOST,
-        remote_port: 2,
+        local: ([127, 0, 0, 1], 1).into(),
+        remote: ([127, 0, 0, 1], 2).into(),
         max_payload: MAX_PAYLOAD,
         accepted: false,
         takes_records: true,

@@ -11,7 +11,6 @@
 #[path = "../../tests/hosts/mod.rs"]
 mod hosts;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,9 +76,8 @@ impl World {
     }
 
     fn connect(&self, endpoint: &mut Endpoint) -> Result<Flow, Failure> {
-        let remote = SocketAddrV4::new(self.hosts.right.machnet_ip, PORT);
-        let local: Ipv4Addr = self.hosts.left.machnet_ip;
-        endpoint.connect(local, remote).map_err(|why| Failure(format!("connect: {why}")))
+        let remote = (self.hosts.right.machnet_ip, PORT).into();
+        endpoint.connect(self.hosts.left.machnet_ip.into(), remote).map_err(|why| Failure(format!("connect: {why}")))
     }
 
     /// KiB of memory of each daemon.

@@ -7,6 +7,7 @@ use super::app_sender::FlowMap;
 use super::descriptor::Descriptor;
 use super::halves::{Alarm, Half, Halves, News, ShardSleep};
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
+use super::opened::{ADDRESS_WORDS_MAX, Head};
 use super::pool::{Held, Pool};
 use super::ring::{Consumer, Producer};
 use super::segment::{Segment, Shared};
@@ -219,9 +220,7 @@ impl AppReceiver {
         while let Some(words) = self.rx.peek(self.looked_ahead) {
             self.looked_ahead += 1;
             match Descriptor::decode(words) {
-                Some(Descriptor::Opened { flow, max_payload, takes_records, .. }) => {
-                    self.tell_opened(flow, max_payload, takes_records)?;
-                }
+                Some(Descriptor::Opened { flow, head }) => self.tell_opened(flow, head)?,
                 Some(Descriptor::MaxPayload { flow, max_payload }) => self.tell_max_payload(flow, max_payload)?,
                 Some(Descriptor::Closed { flow, .. }) => self.alarm.halves().tell(News::Ended { flow }),
                 _ => {}
@@ -253,13 +252,11 @@ impl AppReceiver {
                     self.packed = Some((flow, self.pool.hold(buffer, len).ok_or(Broken)?));
                     return self.take_record().map(Some);
                 }
-                Descriptor::Opened { flow, max_payload, accepted, takes_records, local_ip, remote_ip } => {
-                    let (local_port, remote_port) = self.take_ports(flow)?;
+                Descriptor::Opened { flow, head } => {
+                    let opened = self.take_opened(flow, head)?;
                     if index >= self.looked_ahead {
-                        self.tell_opened(flow, max_payload, takes_records)?;
+                        self.tell_opened(flow, head)?;
                     }
-                    let opened =
-                        Opened { local_ip, local_port, remote_ip, remote_port, max_payload, accepted, takes_records };
                     Received::Opened { flow, opened }
                 }
                 Descriptor::Silent { flow } => Received::Silent { flow },
@@ -274,7 +271,9 @@ impl AppReceiver {
                     self.forget_partial(flow);
                     Received::Closed { flow, reason, acknowledged_messages }
                 }
-                Descriptor::Close { .. } | Descriptor::Release { .. } | Descriptor::Ports { .. } => return Err(Broken),
+                Descriptor::Close { .. } | Descriptor::Release { .. } | Descriptor::Address { .. } => {
+                    return Err(Broken);
+                }
             };
             return Ok(Some(Taken::Event(event)));
         }
@@ -295,17 +294,19 @@ impl AppReceiver {
         Ok(Taken::Message(flow, Whole::Piece(record)))
     }
 
-    /// The second slot of an `Opened`, published together with the first.
-    fn take_ports(&mut self, opened: FlowId) -> Result<(u16, u16), Broken> {
-        match self.rx.pop().and_then(Descriptor::decode) {
-            Some(Descriptor::Ports { flow, local_port, remote_port }) if flow == opened => {
-                Ok((local_port, remote_port))
-            }
-            _ => Err(Broken),
+    /// Takes the other slots of an `Opened`, published together with the first.
+    fn take_opened(&mut self, opened: FlowId, head: Head) -> Result<Opened, Broken> {
+        let mut words = [0; ADDRESS_WORDS_MAX];
+        for place in &mut words[..head.address_words()] {
+            *place = match self.rx.pop().and_then(Descriptor::decode) {
+                Some(Descriptor::Address { flow, word }) if flow == opened => word,
+                _ => return Err(Broken),
+            };
         }
+        Ok(head.with_addresses(words))
     }
 
-    fn tell_opened(&self, flow: FlowId, max_payload: u16, takes_records: bool) -> Result<(), Broken> {
+    fn tell_opened(&self, flow: FlowId, Head { max_payload, takes_records, .. }: Head) -> Result<(), Broken> {
         self.check_payload(max_payload)?;
         self.alarm.halves().tell(News::Opened { flow, max_payload, takes_records });
         Ok(())

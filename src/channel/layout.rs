@@ -32,9 +32,11 @@ const BUFFER_BYTES_MAX: u32 = 1 << 16;
 /// Buffers a pool has at most.
 const BUFFERS_MAX: u32 = 1 << 20;
 
-/// Slots of `tx` and `rx` beyond one for each buffer: what is always there for the events of flows.
+/// Slots of `tx` and `rx` beyond one for each buffer: what is always there for the events of flows. The longest fits.
 #[cfg(not(loom))]
 const SPARE_SLOTS: u32 = 64;
+#[cfg(not(loom))]
+const _: () = assert!(SPARE_SLOTS as usize >= super::opened::SLOTS_MAX);
 #[cfg(loom)]
 const SPARE_SLOTS: u32 = 2;
 

@@ -35,6 +35,7 @@ mod halves;
 mod layout;
 #[cfg(loom)]
 mod model;
+mod opened;
 mod pool;
 mod ring;
 #[cfg(not(loom))]
@@ -51,7 +52,6 @@ use model as bell;
 use model as segment;
 
 use std::fmt::{self, Display, Formatter};
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use machnet_core::flow::FlowId;
@@ -63,28 +63,10 @@ pub use halves::Alarm;
 #[cfg(feature = "daemon")]
 pub use layout::BadGeometry;
 pub use layout::Geometry;
+pub use opened::Opened;
 #[cfg(any(feature = "daemon", test))]
 pub use shard_end::{FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
 pub use spell::Spell;
-
-/// A flow is established.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Opened {
-    /// Our address.
-    pub local_ip: Ipv4Addr,
-    /// Our UDP port.
-    pub local_port: u16,
-    /// The peer's address.
-    pub remote_ip: Ipv4Addr,
-    /// The peer's UDP port.
-    pub remote_port: u16,
-    /// Bytes that a piece of this flow should have at most, for now: the shard may find that the path carries more.
-    pub max_payload: u16,
-    /// The peer connected to us, not we to it.
-    pub accepted: bool,
-    /// Several messages may share a buffer.
-    pub takes_records: bool,
-}
 
 /// Whether a side that wanted to sleep may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

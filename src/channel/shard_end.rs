@@ -358,7 +358,8 @@ impl ShardEnd {
     /// Publishes that a flow is established; `false` if there is no room now.
     #[must_use]
     pub fn publish_opened(&mut self, flow: FlowId, opened: &Opened) -> bool {
-        self.publish_event(&Descriptor::opened(flow, opened))
+        let (slots, used) = opened.slots(flow);
+        self.publish_event(&slots[..used])
     }
 
     /// Publishes that the peer does not answer at present; `false` if there is no room now.

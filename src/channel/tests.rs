@@ -24,7 +24,6 @@ use both::*;
 mod both {
     use std::collections::HashMap;
     use std::io::IoSlice;
-    use std::net::Ipv4Addr;
 
     use crate::channel::{AppEnd, FromApp, Geometry, Opened, Received, SendError, ShardEnd, TxBuffer, Violation};
     use machnet_core::flow::FlowId;
@@ -48,10 +47,8 @@ mod both {
 
     pub(super) fn opened(max_payload: u16) -> Opened {
         Opened {
-            local_ip: Ipv4Addr::new(10, 0, 0, 1),
-            local_port: 50_000,
-            remote_ip: Ipv4Addr::new(10, 255, 0, 2),
-            remote_port: 888,
+            local: ([10, 0, 0, 1], 50_000).into(),
+            remote: ([10, 255, 0, 2], 888).into(),
             max_payload,
             accepted: true,
             takes_records: true,

@@ -4,12 +4,13 @@
 //! before a [`Reply::Listening`] or [`Reply::Connected`] as many [`Reply::Channel`] as the endpoint has
 //! not been given yet.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use machnet_core::addr::NotYetIpv6;
 use serde::{Deserialize, Serialize};
 
 /// Version of this conversation and of the layout of a channel. An application and a daemon must have the same.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Largest packet on the control socket, in bytes. A longer one is [`ControlError::Malformed`].
 pub const MAX_PACKET_BYTES: usize = 64 * 1024;
@@ -46,28 +47,22 @@ pub enum Request {
     },
     /// Accept flows to this address and port.
     Listen {
-        /// An address of the daemon.
-        ip: Ipv4Addr,
-        /// The UDP port; 0 asks for a free one.
-        port: u16,
+        /// An address of the daemon, and a UDP port; 0 asks for a free one.
+        local: SocketAddr,
         /// Whether other endpoints may listen there too; each new flow then goes to one of them.
         shared: bool,
     },
     /// Accept no more flows there. Flows that exist live on.
     Unlisten {
-        /// As given to `Listen`.
-        ip: Ipv4Addr,
-        /// As answered to `Listen`.
-        port: u16,
+        /// As given to `Listen`, with the port that was answered.
+        local: SocketAddr,
     },
     /// Open a flow.
     Connect {
         /// An address of the daemon.
-        local_ip: Ipv4Addr,
-        /// The other host.
-        remote_ip: Ipv4Addr,
-        /// The port somebody listens on there.
-        remote_port: u16,
+        local_ip: IpAddr,
+        /// The other host, and the port somebody listens on there.
+        remote: SocketAddr,
         /// How long the daemon tries before it answers [`ControlError::TimedOut`], in milliseconds.
         timeout_ms: u32,
         /// The shard that shall own the flow; `None` leaves it to the daemon.
@@ -157,7 +152,7 @@ pub enum Reply {
         /// The daemon's own version, for people.
         daemon: String,
         /// The addresses an application may listen on and connect from.
-        addresses: Vec<Ipv4Addr>,
+        addresses: Vec<IpAddr>,
     },
     /// A channel of this endpoint, with [`CHANNEL_FDS`] descriptors beside it: segment, bell in, bell out, as the
     /// application sees them.
@@ -165,7 +160,7 @@ pub enum Reply {
         /// Its number in this endpoint, from 0, without gaps.
         index: u16,
         /// The daemon's address whose flows it carries.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The shard at its other end.
         shard: u16,
         /// How the segment is divided.
@@ -223,7 +218,9 @@ pub enum ControlError {
     /// Somebody listens on that address and port already.
     AddressInUse,
     /// The daemon does not own that local address; these are the ones it has.
-    NoSuchAddress(Vec<Ipv4Addr>),
+    NoSuchAddress(Vec<IpAddr>),
+    /// The daemon carries no IPv6 yet, and this address was in the request.
+    NotYetIpv6(Ipv6Addr),
     /// The endpoint does not listen there.
     NotListening,
     /// The interface has only so many shards.
@@ -272,6 +269,7 @@ impl std::fmt::Display for ControlError {
                 write!(f, "the daemon does not have that local address: use one of")?;
                 have.iter().try_for_each(|ip| write!(f, " {ip}"))
             }
+            Self::NotYetIpv6(ip) => NotYetIpv6(*ip).fmt(f),
             Self::NotListening => write!(f, "this endpoint does not listen on that address and port"),
             Self::NoSuchShard(shards) => write!(f, "that interface has {shards} shards, counted from 0"),
             Self::NoPorts => write!(f, "every local port towards that destination is in use: close some flows"),
@@ -291,6 +289,12 @@ impl std::fmt::Display for ControlError {
 }
 
 impl std::error::Error for ControlError {}
+
+impl From<NotYetIpv6> for ControlError {
+    fn from(NotYetIpv6(ip): NotYetIpv6) -> Self {
+        Self::NotYetIpv6(ip)
+    }
+}
 
 impl<T: Serialize> Numbered<T> {
     /// The packet for the socket. At most [`MAX_PACKET_BYTES`] for everything this module defines, as long as the
@@ -327,14 +331,15 @@ mod tests {
 
     #[test]
     fn every_request_survives_the_trip() {
-        let ip = Ipv4Addr::new(10, 0, 0, 1);
+        let local_ip = IpAddr::from([10, 0, 0, 1]);
+        let remote = SocketAddr::from((Ipv6Addr::LOCALHOST, 1));
         for binding in [Binding::All, Binding::Shard(3), Binding::LeastLoaded] {
             survives(Request::Attach { name: "a \"quoted\" näme".into(), version: VERSION, binding });
         }
-        survives(Request::Listen { ip, port: 888, shared: true });
-        survives(Request::Unlisten { ip, port: 888 });
-        survives(Request::Connect { local_ip: ip, remote_ip: ip, remote_port: 1, timeout_ms: 5000, shard: Some(3) });
-        survives(Request::Connect { local_ip: ip, remote_ip: ip, remote_port: 1, timeout_ms: 0, shard: None });
+        survives(Request::Listen { local: SocketAddr::new(local_ip, 888), shared: true });
+        survives(Request::Unlisten { local: SocketAddr::new(local_ip, 888) });
+        survives(Request::Connect { local_ip, remote, timeout_ms: 5000, shard: Some(3) });
+        survives(Request::Connect { local_ip: remote.ip(), remote, timeout_ms: 0, shard: None });
         survives(Request::Status(Query::default()));
         survives(Request::Status(Query {
             part: Part::Flows,
@@ -346,9 +351,9 @@ mod tests {
 
     #[test]
     fn every_reply_survives_the_trip() {
-        let ip = Ipv4Addr::new(10, 0, 0, 1);
+        let ip = IpAddr::from([10, 0, 0, 1]);
         let geometry = ChannelGeometry { buffer_bytes: 1472, tx_buffers: 8192, rx_buffers: 2048 };
-        survives(Reply::Attached { daemon: "0.1.0".into(), addresses: vec![ip] });
+        survives(Reply::Attached { daemon: "0.1.0".into(), addresses: vec![ip, Ipv6Addr::LOCALHOST.into()] });
         survives(Reply::Channel { index: 1, ip, shard: 2, geometry });
         survives(Reply::Listening { port: 888 });
         survives(Reply::Unlistened {});
@@ -361,11 +366,11 @@ mod tests {
 
     #[test]
     fn the_form_on_the_socket_is_the_documented_one() {
-        let request = Numbered { id: 3, body: Request::Listen { ip: Ipv4Addr::LOCALHOST, port: 9, shared: false } };
-        assert_eq!(
-            std::str::from_utf8(&request.encode()),
-            Ok(r#"{"id":3,"body":{"listen":{"ip":"127.0.0.1","port":9,"shared":false}}}"#)
-        );
+        for local in ["127.0.0.1:9", "[2001:db8::1]:9"] {
+            let request = Request::Listen { local: local.parse().unwrap(), shared: false };
+            let expected = format!(r#"{{"id":3,"body":{{"listen":{{"local":"{local}","shared":false}}}}}}"#);
+            assert_eq!(String::from_utf8(Numbered { id: 3, body: request }.encode()), Ok(expected));
+        }
     }
 
     #[test]
@@ -386,8 +391,9 @@ mod tests {
             r#"{"id":1,"body":{"status":{"part":"everything"}}}"#,
             r#"{"id":1,"body":{"status":{"part":"flows","from":[1]}}}"#,
             r#"{"id":1,"body":{"reboot":{}}}"#,
-            r#"{"id":1,"body":{"listen":{"ip":"10.0.0.256","port":1,"shared":false}}}"#,
-            r#"{"id":1,"body":{"listen":{"ip":"10.0.0.1","port":65536,"shared":false}}}"#,
+            r#"{"id":1,"body":{"listen":{"local":"10.0.0.256:1","shared":false}}}"#,
+            r#"{"id":1,"body":{"listen":{"local":"10.0.0.1:65536","shared":false}}}"#,
+            r#"{"id":1,"body":{"listen":{"local":"10.0.0.1","shared":false}}}"#,
             &"[".repeat(60_000),
             &long,
         ] {
@@ -412,7 +418,8 @@ mod tests {
             ControlError::Incompatible,
             ControlError::AddressInUse,
             ControlError::NoSuchAddress(vec![]),
-            ControlError::NoSuchAddress(vec![Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED]),
+            ControlError::NoSuchAddress(vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()]),
+            ControlError::NotYetIpv6(Ipv6Addr::LOCALHOST),
             ControlError::NotListening,
             ControlError::NoSuchShard(4),
             ControlError::NoPorts,

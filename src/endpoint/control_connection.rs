@@ -1,6 +1,6 @@
 //! The conversation of an endpoint with its daemon.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(super) struct Grant {
 
 impl ControlConnection {
     /// Connects and attaches; gives the daemon's addresses, too.
-    pub(super) fn attach(path: &Path, binding: Binding) -> Result<(Self, Vec<Ipv4Addr>), AttachError> {
+    pub(super) fn attach(path: &Path, binding: Binding) -> Result<(Self, Vec<IpAddr>), AttachError> {
         let failed = |error| AttachError::connecting(path.to_owned(), error);
         let client = Client::connect(path, PATIENCE).map_err(failed)?;
         let liveness = Arc::new(Liveness::new(client.as_fd().try_clone_to_owned().map_err(failed)?));

@@ -9,7 +9,7 @@ mod sending;
 mod wait;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ pub use sending::Sender;
 #[derive(Debug)]
 pub struct Endpoint {
     connection: ControlConnection,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
     channels: Channels<AppEnd>,
     outgoing: Outgoing,
     incoming: Incoming,
@@ -105,27 +105,27 @@ impl Endpoint {
     }
 
     /// The daemon's addresses: where this endpoint can listen and connect from.
-    pub fn addresses(&self) -> &[Ipv4Addr] {
+    pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
 
-    /// Accepts flows to `ip` and `port` from now on: they appear as [`Event::Opened`]. Port 0 takes a free one; gives
-    /// the port.
+    /// Accepts flows to `local` from now on: they appear as [`Event::Opened`]. Port 0 takes a free one; gives the address
+    /// with the port.
     ///
     /// # Errors
     /// [`ListenError`]: somebody else listens there, or the daemon does not own the address.
-    pub fn listen(&mut self, ip: Ipv4Addr, port: u16) -> Result<u16, ListenError> {
-        self.listen_with(ip, port, ListenOptions::default())
+    pub fn listen(&mut self, local: SocketAddr) -> Result<SocketAddr, ListenError> {
+        self.listen_with(local, ListenOptions::default())
     }
 
     /// The same with options.
     ///
     /// # Errors
     /// As [`Endpoint::listen`].
-    pub fn listen_with(&mut self, ip: Ipv4Addr, port: u16, options: ListenOptions) -> Result<u16, ListenError> {
+    pub fn listen_with(&mut self, local: SocketAddr, options: ListenOptions) -> Result<SocketAddr, ListenError> {
         let ListenOptions { shared } = options;
-        match self.call(Request::Listen { ip, port, shared }, PATIENCE)? {
-            Ok(Reply::Listening { port }) => Ok(port),
+        match self.call(Request::Listen { local, shared }, PATIENCE)? {
+            Ok(Reply::Listening { port }) => Ok(canonical(SocketAddr::new(local.ip(), port))),
             Ok(_) => Err(self.unreadable().into()),
             Err(error) => Err(ListenError::Failed(error)),
         }
@@ -135,8 +135,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`ListenError`]: this endpoint does not listen there.
-    pub fn unlisten(&mut self, ip: Ipv4Addr, port: u16) -> Result<(), ListenError> {
-        match self.call(Request::Unlisten { ip, port }, PATIENCE)? {
+    pub fn unlisten(&mut self, local: SocketAddr) -> Result<(), ListenError> {
+        match self.call(Request::Unlisten { local }, PATIENCE)? {
             Ok(Reply::Unlistened {}) => Ok(()),
             Ok(_) => Err(self.unreadable().into()),
             Err(error) => Err(ListenError::Failed(error)),
@@ -148,7 +148,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`ConnectError`]: nobody listens there, the other host does not answer, or the daemon does not own the address.
-    pub fn connect(&mut self, local_ip: Ipv4Addr, remote: SocketAddrV4) -> Result<Flow, ConnectError> {
+    pub fn connect(&mut self, local_ip: IpAddr, remote: SocketAddr) -> Result<Flow, ConnectError> {
         self.connect_with(local_ip, remote, ConnectOptions::default())
     }
 
@@ -158,20 +158,18 @@ impl Endpoint {
     /// As [`Endpoint::connect`].
     pub fn connect_with(
         &mut self,
-        local_ip: Ipv4Addr,
-        remote: SocketAddrV4,
+        local_ip: IpAddr,
+        remote: SocketAddr,
         options: ConnectOptions,
     ) -> Result<Flow, ConnectError> {
         let ConnectOptions { timeout, shard } = options;
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        let (remote_ip, remote_port) = (*remote.ip(), remote.port());
-        let request = Request::Connect { local_ip, remote_ip, remote_port, timeout_ms, shard };
         let patience = Duration::from_millis(timeout_ms.into()) + PATIENCE;
-        match self.call(request, patience)? {
+        match self.call(Request::Connect { local_ip, remote, timeout_ms, shard }, patience)? {
             Ok(Reply::Connected { channel, flow, local_port }) => {
                 let flow = Flow { channel, id: FlowId(flow) };
                 self.await_opened(flow)?;
-                let local = SocketAddrV4::new(local_ip, local_port);
+                let [local, remote] = [SocketAddr::new(local_ip, local_port), remote].map(canonical);
                 self.incoming.opened(flow, Tuple { local, remote });
                 Ok(flow)
             }
@@ -228,6 +226,11 @@ impl Endpoint {
 
 sending_methods!(Endpoint);
 receiving_methods!(Endpoint);
+
+/// The address as the daemon knows it: an IPv4-mapped one is the IPv4 address in it.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
 
 /// Opens a channel that the daemon has granted.
 fn open(grant: Grant, channels: &mut Channels<AppEnd>) -> Result<(), Disconnected> {

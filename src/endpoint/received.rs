@@ -1,7 +1,7 @@
 //! What an endpoint receives.
 
 use std::borrow::Cow;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use machnet_core::flow::{CloseReason, FlowId};
 
@@ -18,9 +18,9 @@ pub struct Flow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tuple {
     /// Our side.
-    pub local: SocketAddrV4,
+    pub local: SocketAddr,
     /// The other side.
-    pub remote: SocketAddrV4,
+    pub remote: SocketAddr,
 }
 
 /// What happened to a flow.

@@ -1,7 +1,6 @@
 //! Receiving: what an endpoint and its receiving half have in common.
 
 use std::collections::HashMap;
-use std::net::SocketAddrV4;
 
 use machnet_core::flow::CloseReason;
 
@@ -82,8 +81,7 @@ impl Incoming {
         Delivery::Event(match received {
             From::Message { flow: id, message } => return Delivery::Message(Message { flow: flow(id), message }),
             From::Opened { flow: id, opened } => {
-                let local = SocketAddrV4::new(opened.local_ip, opened.local_port);
-                let tuple = Tuple { local, remote: SocketAddrV4::new(opened.remote_ip, opened.remote_port) };
+                let tuple = Tuple { local: opened.local, remote: opened.remote };
                 self.flows.insert(flow(id), tuple);
                 Event::Opened { flow: flow(id), tuple, accepted: opened.accepted }
             }

@@ -16,7 +16,7 @@ const SIZES: [usize; 8] = [1, 1417, 1418, 1419, 64 << 10, 1 << 20, MAX_MESSAGE_B
 /// Lets `flows` flows from one endpoint on `here` to one on `there` say `sizes`, in both directions at once.
 fn converse(here: &Site, there: &Site, flows: usize, sizes: &[usize], limit: Duration) {
     let mut acceptor = there.attach();
-    acceptor.listen(there.ip(), PORT).unwrap();
+    acceptor.listen(there.at(PORT)).unwrap();
     conversation::converse((here.attach(), here.ip()), (acceptor, there.at(PORT)), flows, sizes, limit);
 }
 
@@ -59,7 +59,7 @@ fn a_thousand_flows_of_one_endpoint_talk_at_once_through_faults() {
     let Some(pair) = Pair::start(with_faults) else { return };
     let sizes = [1, 64, 1418, 3000, 64];
     let mut acceptor = Speaker::new(pair.right.attach(), &sizes);
-    acceptor.endpoint.listen(pair.right.ip(), PORT).unwrap();
+    acceptor.endpoint.listen(pair.right.at(PORT)).unwrap();
     let mut connector = Speaker::new(pair.left.attach(), &sizes);
     for _ in 0..FLOWS {
         connector.connect(pair.left.ip(), pair.right.at(PORT));
@@ -91,7 +91,7 @@ fn flows_within_one_daemon_need_no_wire() {
 fn what_is_no_message_is_refused_and_the_flow_goes_on() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let mut reader = pair.right.attach();
-    reader.listen(pair.right.ip(), PORT).unwrap();
+    reader.listen(pair.right.at(PORT)).unwrap();
     let mut writer = pair.left.attach();
     let flow = writer.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
 

@@ -1,7 +1,7 @@
 //! Two hosts with a daemon on each.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -108,13 +108,13 @@ impl Pair {
 
 impl Site {
     /// The address of the daemon.
-    pub(crate) fn ip(&self) -> Ipv4Addr {
-        self.host.machnet_ip
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.host.machnet_ip.into()
     }
 
     /// A port at the address of the daemon.
-    pub(crate) fn at(&self, port: u16) -> SocketAddrV4 {
-        SocketAddrV4::new(self.ip(), port)
+    pub(crate) fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(), port)
     }
 
     /// Starts the daemon; it accepts applications when this returns.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io::IoSlice;
-use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use machnet::daemon::channel::Geometry;
@@ -11,7 +10,7 @@ use machnet::{
     Sender,
 };
 
-use crate::fake::{FakeDaemon, IP};
+use crate::fake::{FakeDaemon, IP, at};
 
 pub(crate) fn attach(daemon: &FakeDaemon) -> Endpoint {
     Endpoint::attach_to(&daemon.socket()).unwrap()
@@ -20,8 +19,8 @@ pub(crate) fn attach(daemon: &FakeDaemon) -> Endpoint {
 /// An endpoint that listens, one that has connected to it, and the flow at both ends.
 pub(crate) fn pair(daemon: &FakeDaemon) -> (Endpoint, Flow, Endpoint, Flow) {
     let (mut near, mut far) = (attach(daemon), attach(daemon));
-    far.listen(IP, 888).unwrap();
-    let flow = near.connect(IP, SocketAddrV4::new(IP, 888)).unwrap();
+    far.listen(at(888)).unwrap();
+    let flow = near.connect(IP, at(888)).unwrap();
     assert!(matches!(next(&mut near), Owned::Event(Event::Opened { accepted: false, .. })));
     let Owned::Event(Event::Opened { flow: accepted, accepted: true, .. }) = next(&mut far) else {
         panic!("the first event of a flow is that it opens");
@@ -104,7 +103,7 @@ fn a_flow_tells_of_its_beginning_and_its_end() {
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     let (here, there) = (near.tuple(flow).unwrap(), far.tuple(accepted).unwrap());
     assert_eq!((here.local, here.remote), (there.remote, there.local));
-    assert_eq!(here.remote, SocketAddrV4::new(IP, 888));
+    assert_eq!(here.remote, at(888));
 
     for _ in 0..3 {
         near.send(flow, b"one of three").unwrap();
@@ -137,11 +136,11 @@ fn the_end_of_an_application_ends_its_flows_at_the_other_side() {
 fn a_flow_lives_where_it_was_asked_to() {
     let daemon = FakeDaemon::start("shard");
     let mut endpoint = attach(&daemon);
-    endpoint.listen(IP, 888).unwrap();
+    endpoint.listen(at(888)).unwrap();
     let mut messages = HashMap::new();
     for shard in [1, 0, 1] {
         let options = ConnectOptions { shard: Some(shard), ..Default::default() };
-        let flow = endpoint.connect_with(IP, SocketAddrV4::new(IP, 888), options).unwrap();
+        let flow = endpoint.connect_with(IP, at(888), options).unwrap();
         endpoint.send(flow, &shard.to_le_bytes()).unwrap();
         *messages.entry(shard.to_le_bytes().to_vec()).or_insert(0) += 1;
     }
@@ -159,8 +158,8 @@ fn thousand_flows_open_although_nobody_receives_meanwhile() {
     // A pool so small that the ring has no room for a thousand events.
     let daemon = FakeDaemon::start_with("thousand", 1, Geometry::for_payload(1000, 12 << 20, 1 << 16));
     let (mut near, mut far) = (attach(&daemon), attach(&daemon));
-    far.listen(IP, 888).unwrap();
-    let flows: Vec<_> = (0..1000).map(|_| near.connect(IP, SocketAddrV4::new(IP, 888)).unwrap()).collect();
+    far.listen(at(888)).unwrap();
+    let flows: Vec<_> = (0..1000).map(|_| near.connect(IP, at(888)).unwrap()).collect();
     for (i, &flow) in flows.iter().enumerate() {
         near.send(flow, format!("{i}").as_bytes()).unwrap();
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use machnet::daemon::control::message::{ControlError, Reply, Request};
 use machnet_core::time::{Duration, Instant};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::application::Asked;
 
@@ -52,8 +52,8 @@ impl Answers {
     fn is_excused(&self, asked: &Asked, error: &ControlError) -> bool {
         match (&asked.request, error) {
             // Not if somebody listened there all the time.
-            (Request::Connect { remote_ip, remote_port, .. }, ControlError::Refused) => {
-                self.in_force.get(&(*remote_ip, *remote_port)).is_none_or(|since| *since > asked.at)
+            (Request::Connect { remote: SocketAddr::V4(remote), .. }, ControlError::Refused) => {
+                self.in_force.get(&(*remote.ip(), remote.port())).is_none_or(|since| *since > asked.at)
             }
             (Request::Connect { .. }, ControlError::TimedOut | ControlError::Unreachable) => true,
             (Request::Listen { .. }, ControlError::AddressInUse) => true,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use machnet::daemon::channel::{AppEnd, AppHandles, Armed, Geometry, Opened, Received, SendError};
@@ -109,12 +110,10 @@ impl Channel {
 
 /// The tuple of a flow as its application is told of it.
 fn key(opened: &Opened) -> FlowKey {
-    FlowKey {
-        local_ip: opened.local_ip,
-        local_port: opened.local_port,
-        remote_ip: opened.remote_ip,
-        remote_port: opened.remote_port,
-    }
+    let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (opened.local, opened.remote) else {
+        panic!("the daemon carries IPv4 alone: {opened:?}")
+    };
+    FlowKey { local_ip: *local.ip(), local_port: local.port(), remote_ip: *remote.ip(), remote_port: remote.port() }
 }
 
 impl Application {

@@ -292,7 +292,8 @@ fn nobody_listening_is_refused_and_nobody_there_is_unreachable() {
     let app = world.attach(0, true).expect("the daemon runs");
     let (local_ip, there) = (world.ip(0), world.ip(1));
     let ask = |world: &mut World, remote_ip| {
-        world.ask(app, Request::Connect { local_ip, remote_ip, remote_port: PORT, timeout_ms: 20_000, shard: None });
+        let (local_ip, remote) = (local_ip.into(), (remote_ip, PORT).into());
+        world.ask(app, Request::Connect { local_ip, remote, timeout_ms: 20_000, shard: None });
         let asked = world.now;
         (world.answer(app, Duration::from_secs(20)), world.now.saturating_since(asked))
     };

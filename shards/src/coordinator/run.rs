@@ -359,10 +359,10 @@ mod tests {
     fn an_application_is_served_from_attach_to_its_end() {
         let daemon = Daemon::start("serves");
         let mut client = daemon.attach();
-        let id = client.send(Request::Listen { ip: IP, port: 888, shared: false }).expect("connected");
+        let id = client.send(Request::Listen { local: (IP, 888).into(), shared: false }).expect("connected");
         daemon.wait_for(|message| matches!(message, ToShard::Listen { port: 888, .. }));
         let (channel, fds) = client.receive(Moment::now() + SOON).expect("it answers");
-        assert!(matches!(channel.body, Reply::Channel { index: 0, ip: IP, shard: 0, .. }));
+        assert!(matches!(channel.body, Reply::Channel { index: 0, ip, shard: 0, .. } if ip == IP));
         assert_eq!(fds.len(), 3);
         let (listening, _) = client.receive(Moment::now() + SOON).expect("it answers");
         assert_eq!(listening, Numbered { id, body: Reply::Listening { port: 888 } });

@@ -30,6 +30,33 @@ fn every_size_is_sent_byte_for_byte() {
 }
 
 #[test]
+fn a_flow_between_ipv6_addresses_is_announced_in_one_go() {
+    let (mut shard, mut app) = channel(small(4, 16));
+    let ends = |opened: Opened| (opened.local.to_string(), opened.remote.to_string());
+    let wide = Opened {
+        local: "[2001:db8::1]:888".parse().expect("an address"),
+        remote: "[2001:db8::2]:50000".parse().expect("an address"),
+        ..opened(64)
+    };
+    // Both families, until nothing more finds room; each wholly or not at all.
+    let mut published = Vec::new();
+    for (number, flow) in (0..).map(FlowId).enumerate() {
+        let opened = if number % 3 == 0 { wide } else { opened(64) };
+        if !shard.end.publish_opened(flow, &opened) {
+            break;
+        }
+        published.push((flow, opened));
+    }
+    shard.end.flush();
+    assert!(published.len() > 15, "{}", published.len());
+    for (flow, opened) in published {
+        assert_eq!(app.is_open(flow), Ok(true), "known before it is received");
+        assert_eq!(recv(&mut app), Some(Got::Opened(flow, opened)), "{:?}", ends(opened));
+    }
+    assert_eq!(recv(&mut app), None);
+}
+
+#[test]
 fn the_largest_message_fits_whatever_the_payload_and_the_budget() {
     for max_payload in [1024, PAYLOAD, 8_948] {
         let geometry = Geometry::for_payload(max_payload, 0, 0);

@@ -1,7 +1,6 @@
 //! Every interleaving, as loom finds them: `RUSTFLAGS="--cfg loom" cargo test -p machnet-endpoint --lib --release races`.
 
 use std::io::IoSlice;
-use std::net::Ipv4Addr;
 
 use loom::thread;
 
@@ -41,10 +40,8 @@ fn channel() -> (ShardEnd, AppEnd) {
 fn channel_with_flow() -> (ShardEnd, AppEnd) {
     let (mut shard, mut app) = channel();
     let opened = Opened {
-        local_ip: Ipv4Addr::LOCALHOST,
-        local_port: 1,
-        remote_ip: Ipv4Addr::LOCALHOST,
-        remote_port: 2,
+        local: ([127, 0, 0, 1], 1).into(),
+        remote: ([127, 0, 0, 1], 2).into(),
         max_payload: 64,
         accepted: false,
         takes_records: true,

@@ -8,6 +8,7 @@ use machnet_core::time::{Duration, Instant};
 use machnet_shards::coordinator::{ConnectionId, Event};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::SocketAddr;
 
 use super::World;
 use crate::application::{AppId, Application, Arrival, Channel};
@@ -41,7 +42,8 @@ impl World {
     pub(crate) fn ask(&mut self, app: AppId, request: Request) {
         self.trace.say(|| format!("{app:?} asks {request:?}"));
         let application = self.apps.get_mut(&app).expect("it lives");
-        if let Request::Unlisten { ip, port } = request {
+        if let Request::Unlisten { local: SocketAddr::V4(local) } = request {
+            let (ip, port) = (*local.ip(), local.port());
             application.listens.retain(|other| *other != port);
             self.control.ended(ip, port);
             self.checker.incident(IncidentKind::ListenerEnded { port }, ip, self.now);

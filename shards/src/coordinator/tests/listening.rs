@@ -4,7 +4,7 @@ use super::*;
 
 impl Rig {
     fn share(&mut self, connection: ConnectionId, port: u16) {
-        self.ask(connection, Request::Listen { ip: OUR_IP, port, shared: true });
+        self.ask(connection, Request::Listen { local: (OUR_IP, port).into(), shared: true });
     }
 
     fn sharer(&mut self) -> ConnectionId {
@@ -28,7 +28,7 @@ fn endpoints_that_all_want_to_share_a_port_share_it() {
         panic!("only its own listener ends")
     };
     rig.skip_posts();
-    rig.ask(second, Request::Unlisten { ip: OUR_IP, port: 888 });
+    rig.ask(second, Request::Unlisten { local: (OUR_IP, 888).into() });
     assert_eq!(rig.reply(second), Reply::Unlistened {});
     rig.skip_posts();
     rig.listener();

@@ -164,7 +164,7 @@ impl Rig {
     }
 
     fn listen(&mut self, connection: ConnectionId, port: u16) {
-        self.ask(connection, Request::Listen { ip: OUR_IP, port, shared: false });
+        self.ask(connection, Request::Listen { local: (OUR_IP, port).into(), shared: false });
     }
 
     /// An endpoint that listens on port 888.
@@ -188,8 +188,8 @@ impl Rig {
     }
 
     fn connect_to(&mut self, connection: ConnectionId, remote_ip: Ipv4Addr) {
-        let (timeout_ms, shard) = (1000, None);
-        self.ask(connection, Request::Connect { local_ip: OUR_IP, remote_ip, remote_port: 888, timeout_ms, shard });
+        let (local_ip, remote) = (OUR_IP.into(), (remote_ip, 888).into());
+        self.ask(connection, Request::Connect { local_ip, remote, timeout_ms: 1000, shard: None });
     }
 
     fn arp(&mut self, packet: arp::Packet) {

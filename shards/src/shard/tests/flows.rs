@@ -12,7 +12,7 @@ fn a_flow_that_is_created_probes_first() {
         panic!("{told:?}")
     };
     let (named, opened) = opened(&mut app);
-    assert_eq!((named, opened.accepted, opened.local_port, opened.max_payload), (flow, false, 50_000, MAX_PAYLOAD));
+    assert_eq!((named, opened.accepted, opened.local.port(), opened.max_payload), (flow, false, 50_000, MAX_PAYLOAD));
     assert_eq!(rig.packets(&OURS), [bare(Kind::Probe, 101, 201)]);
     rig.assert_quiet();
     // Asked again until something comes.

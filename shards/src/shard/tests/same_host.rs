@@ -36,7 +36,7 @@ fn pair() -> (Rig, [(AppEnd, FlowId); 2]) {
     assert_eq!(key, NEAR.reversed());
     let ((near, of_near), (far, of_far)) = (opened(&mut client), opened(&mut server));
     assert_eq!((of_near.accepted, of_far.accepted), (false, true));
-    assert_eq!((of_near.local_port, of_far.local_port), (NEAR.local_port, PORT));
+    assert_eq!((of_near.local.port(), of_far.local.port()), (NEAR.local_port, PORT));
     (rig, [(client, near), (server, far)])
 }
 
