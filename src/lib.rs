@@ -83,6 +83,7 @@
 //! [`split`](Endpoint::split) one between a thread that sends and a thread that receives. A forked child has nothing of
 //! its parent's endpoints and must not use them; it attaches for itself.
 #![deny(unsafe_code)]
+#![warn(missing_debug_implementations)]
 
 // Without the door, what only the ends on its other side call is dead, and nothing of it is public.
 #[cfg_attr(not(feature = "daemon"), allow(dead_code, unreachable_pub))]

@@ -85,7 +85,7 @@ const MAY_PRINT: [&str; 3] = ["src/bin/", "shards/src/main.rs", "build.rs"];
 
 /// What a package may depend on without being asked for by a feature; every other package is free.
 const DEPENDENCIES: [(&str, &[&str]); 4] = [
-    ("Cargo.toml", &["machnet-core", "libc", "rustix", "serde", "serde_json"]),
+    ("Cargo.toml", &["machnet-core", "libc", "rustix", "serde", "serde_json", "thiserror"]),
     ("src/core/Cargo.toml", &[]),
     ("shards/proto/Cargo.toml", &["machnet-core", "bitflags", "hashbrown", "siphasher", "zerocopy"]),
     ("shards/dpdk-sys/Cargo.toml", &[]),

@@ -57,10 +57,10 @@ fn a_request_and_its_reply() {
     assert_eq!(connection.peer().pid.map(|pid| pid.get()), Some(std::process::id()));
     assert_eq!(connection.peer().uid, rustix::process::getuid().as_raw());
 
-    let request = Request::Attach { name: "test".into(), version: message::VERSION, binding: message::Binding::All };
+    let request = Request::attach("test", message::Binding::All);
     let id = client.send(request.clone()).unwrap();
     assert_eq!(connection.receive(), Incoming::Request(Numbered { id, body: request }));
-    let reply = Numbered { id, body: Reply::Attached { daemon: "d".into(), addresses: vec![IP] } };
+    let reply = Numbered { id, body: Reply::Attached { daemon: "d".into(), version: 3, addresses: vec![IP] } };
     connection.send(&reply, &[]).unwrap();
     let (received, fds) = client.receive(soon()).unwrap();
     assert_eq!(received, reply);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::liveness::Liveness;
 use crate::control::Client;
 use crate::control::message::{
-    Binding, CHANNEL_FDS, ChannelGeometry, ControlError, MAX_NAME_BYTES, Reply, Request, VERSION,
+    Binding, CHANNEL_FDS, ChannelGeometry, ControlError, MAX_NAME_BYTES, Reply, Request, VERSIONS,
 };
 use crate::error::{AttachError, Disconnected};
 
@@ -39,11 +39,11 @@ impl ControlConnection {
         let client = Client::connect(path, PATIENCE).map_err(failed)?;
         let liveness = Arc::new(Liveness::new(client.as_fd().try_clone_to_owned().map_err(failed)?));
         let mut connection = Self { client, liveness };
-        let request = Request::Attach { name: program_name(), version: VERSION, binding };
+        let request = Request::attach(program_name(), binding);
         match connection.call(request, PATIENCE, |_| Err(Disconnected::Unreadable))? {
-            Ok(Reply::Attached { addresses, .. }) => Ok((connection, addresses)),
+            Ok(Reply::Attached { addresses, version, .. }) if VERSIONS.contains(version) => Ok((connection, addresses)),
             Ok(_) => Err(Disconnected::Unreadable.into()),
-            Err(error) => Err(AttachError::Failed(error)),
+            Err(error) => Err(AttachError::answered(error)),
         }
     }
 
@@ -75,10 +75,10 @@ impl ControlConnection {
         let id = self.client.send(request)?;
         loop {
             let (reply, fds) = self.client.receive(deadline)?;
-            if reply.id != id {
-                return Err(Disconnected::Unreadable);
-            }
             match reply.body {
+                // The daemon could not read the request, nor its number: there is only this one.
+                Reply::Failed { error } if reply.id == 0 => return Ok(Err(error)),
+                _ if reply.id != id => return Err(Disconnected::Unreadable),
                 Reply::Channel { index, geometry, .. } => {
                     let fds = fds.try_into().map_err(|_| Disconnected::Unreadable)?;
                     take(Grant { index, geometry, fds })?;

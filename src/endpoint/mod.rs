@@ -3,6 +3,7 @@
 mod channels;
 mod control_connection;
 mod liveness;
+mod options;
 mod received;
 mod receiving;
 mod sending;
@@ -13,7 +14,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use machnet_core::defaults;
 use machnet_core::flow::FlowId;
 
 use crate::channel::{AppEnd, AppHandles, Geometry};
@@ -26,6 +26,7 @@ use receiving::{Incoming, receiving_methods};
 use sending::{Outgoing, sending_methods};
 
 pub use crate::control::message::Binding;
+pub use options::{AttachOptions, ConnectOptions, ListenOptions};
 pub use received::{Delivery, Event, Flow, Message, Received, Tuple};
 pub use receiving::Receiver;
 pub use sending::Sender;
@@ -35,44 +36,13 @@ pub use sending::Sender;
 /// Dropping it, or the end of the process in any way, gives everything back: what was sent is still delivered for a
 /// while, flows are closed, ports are free.
 #[derive(Debug)]
+#[must_use = "an endpoint that is dropped is detached at once"]
 pub struct Endpoint {
     connection: ControlConnection,
     addresses: Vec<IpAddr>,
     channels: Channels<AppEnd>,
     outgoing: Outgoing,
     incoming: Incoming,
-}
-
-/// What [`Endpoint::attach_with`] may be told.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AttachOptions {
-    /// The shards this endpoint has channels to. One channel less per shard saves its memory; in exchange the daemon
-    /// copies the frames that the NIC delivers to another shard once more.
-    pub binding: Binding,
-}
-
-/// What [`Endpoint::listen_with`] may be told.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ListenOptions {
-    /// Whether other endpoints of the same user may listen there too, if they say the same: each new flow then goes to
-    /// one of them, evenly, as with `SO_REUSEPORT`.
-    pub shared: bool,
-}
-
-/// What [`Endpoint::connect_with`] may be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConnectOptions {
-    /// How long the other host may take to answer. At most 2^32 milliseconds; default 5 s.
-    pub timeout: Duration,
-    /// The shard that shall own the flow, counted from 0 within the local address; by default the flow lives on the
-    /// one where the NIC delivers its packets.
-    pub shard: Option<u16>,
-}
-
-impl Default for ConnectOptions {
-    fn default() -> Self {
-        Self { timeout: defaults::CONNECT_TIMEOUT, shard: None }
-    }
 }
 
 impl Endpoint {
@@ -97,14 +67,14 @@ impl Endpoint {
     /// # Errors
     /// As [`Endpoint::attach`].
     pub fn attach_with(path: &Path, options: AttachOptions) -> Result<Self, AttachError> {
-        let AttachOptions { binding } = options;
-        let (connection, addresses) = ControlConnection::attach(path, binding)?;
+        let (connection, addresses) = ControlConnection::attach(path, options.binding)?;
         let channels = Channels::new(connection.liveness());
-        let channels = channels.map_err(|error| AttachError::System(path.to_owned(), error.into()))?;
+        let channels = channels.map_err(|error| AttachError::System { path: path.to_owned(), source: error.into() })?;
         Ok(Self { connection, addresses, channels, outgoing: Outgoing::default(), incoming: Incoming::default() })
     }
 
     /// The daemon's addresses: where this endpoint can listen and connect from.
+    #[must_use]
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
@@ -123,11 +93,10 @@ impl Endpoint {
     /// # Errors
     /// As [`Endpoint::listen`].
     pub fn listen_with(&mut self, local: SocketAddr, options: ListenOptions) -> Result<SocketAddr, ListenError> {
-        let ListenOptions { shared } = options;
-        match self.call(Request::Listen { local, shared }, PATIENCE)? {
+        match self.call(Request::Listen { local, shared: options.shared }, PATIENCE)? {
             Ok(Reply::Listening { port }) => Ok(canonical(SocketAddr::new(local.ip(), port))),
             Ok(_) => Err(self.unreadable().into()),
-            Err(error) => Err(ListenError::Failed(error)),
+            Err(error) => Err(ListenError::answered(error).unwrap_or_else(|| self.unreadable().into())),
         }
     }
 
@@ -139,7 +108,7 @@ impl Endpoint {
         match self.call(Request::Unlisten { local }, PATIENCE)? {
             Ok(Reply::Unlistened {}) => Ok(()),
             Ok(_) => Err(self.unreadable().into()),
-            Err(error) => Err(ListenError::Failed(error)),
+            Err(error) => Err(ListenError::answered(error).unwrap_or_else(|| self.unreadable().into())),
         }
     }
 
@@ -163,7 +132,8 @@ impl Endpoint {
         options: ConnectOptions,
     ) -> Result<Flow, ConnectError> {
         let ConnectOptions { timeout, shard } = options;
-        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        // A daemon takes 0 for its own default.
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1);
         let patience = Duration::from_millis(timeout_ms.into()) + PATIENCE;
         match self.call(Request::Connect { local_ip, remote, timeout_ms, shard }, patience)? {
             Ok(Reply::Connected { channel, flow, local_port }) => {
@@ -174,7 +144,7 @@ impl Endpoint {
                 Ok(flow)
             }
             Ok(_) => Err(self.unreadable().into()),
-            Err(error) => Err(ConnectError::Failed(error)),
+            Err(error) => Err(ConnectError::answered(error).unwrap_or_else(|| self.unreadable().into())),
         }
     }
 

@@ -61,6 +61,7 @@ pub enum Event {
 
 impl Event {
     /// The flow it happened to.
+    #[must_use]
     pub fn flow(&self) -> Flow {
         match *self {
             Self::Opened { flow, .. } | Self::Closed { flow, .. } | Self::Silent { flow } | Self::Alive { flow } => {
@@ -103,18 +104,21 @@ pub struct Message<'a> {
 
 impl Message<'_> {
     /// The flow it came over; an answer goes there.
+    #[must_use]
     pub fn flow(&self) -> Flow {
         self.flow
     }
 
     /// Its length in bytes, at least 1.
     #[allow(clippy::len_without_is_empty)] // no message is empty
+    #[must_use]
     pub fn len(&self) -> usize {
         self.message.len()
     }
 
     /// All of it as one slice: copied together if it lies in several buffers, which one of more than a packet's payload
     /// may.
+    #[must_use]
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self.message.as_slice() {
             Some(bytes) => Cow::Borrowed(bytes),

@@ -172,6 +172,7 @@ macro_rules! receiving_methods {
 
             /// Both ends of an open flow; `None` if it is closed, or its [`Event::Opened`](crate::Event::Opened) has not
             /// been received.
+            #[must_use]
             pub fn tuple(&self, flow: crate::Flow) -> Option<crate::Tuple> {
                 self.incoming.tuple(flow)
             }

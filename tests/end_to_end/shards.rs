@@ -24,7 +24,7 @@ fn pair(shards: [u16; 2], driver: &str) -> Option<Pair> {
 }
 
 fn bound(site: &Site, binding: Binding) -> Endpoint {
-    Endpoint::attach_with(&site.host.socket(), AttachOptions { binding }).unwrap()
+    Endpoint::attach_with(&site.host.socket(), AttachOptions::new().binding(binding)).unwrap()
 }
 
 /// Lets endpoints that are bound so talk over `flows` flows.
@@ -110,7 +110,7 @@ fn endpoints_share_a_port_and_the_others_go_on_when_one_is_killed() {
     let Some(pair) = pair([2, 3], "af_packet") else { return };
     let share = |site: &Site| {
         let mut endpoint = site.attach();
-        endpoint.listen_with(site.at(PORT), ListenOptions { shared: true }).unwrap();
+        endpoint.listen_with(site.at(PORT), ListenOptions::new().shared(true)).unwrap();
         endpoint
     };
     let mut sharers: Vec<Endpoint> = (0..3).map(|_| share(&pair.right)).collect();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use machnet::Endpoint;
 use machnet::daemon::control::Client;
-use machnet::daemon::control::message::{Binding, ControlError, Part, Query, Reply, Request, VERSION};
+use machnet::daemon::control::message::{Binding, ControlError, Part, Query, Reply, Request};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -147,7 +147,6 @@ fn json_has_a_list_for_each_command_and_the_readme_names_every_key() {
 fn a_hostile_name_neither_moves_the_cursor_nor_forges_a_line() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let mut client = Client::connect(&pair.left.host.socket(), NEVER).unwrap();
-    let attach = |name: &str, version| Request::Attach { name: name.into(), version, binding: Binding::All };
     let mut ask = |request: Request| {
         client.send(request).unwrap();
         loop {
@@ -157,7 +156,7 @@ fn a_hostile_name_neither_moves_the_cursor_nor_forges_a_line() {
             }
         }
     };
-    assert!(matches!(ask(attach(HOSTILE, VERSION)), Reply::Attached { .. }));
+    assert!(matches!(ask(Request::attach(HOSTILE, Binding::All)), Reply::Attached { .. }));
     let listen = Request::Listen { local: pair.left.at(PORT), shared: false };
     assert_eq!(ask(listen), Reply::Listening { port: PORT });
     let mut peer = pair.right.attach();

@@ -34,7 +34,7 @@ fn stops_on(signal: Signal) {
     };
     assert_eq!(end, machnet::RecvError::Disconnected(Disconnected::Gone));
     pair.left.start();
-    pair.left.attach();
+    drop(pair.left.attach());
 }
 
 #[test]
@@ -59,6 +59,6 @@ fn a_second_daemon_on_the_same_socket_does_not_start() {
     let socket = host.socket().display().to_string();
     assert!(second.stderr().contains(&socket), "{}", second.failure("does not name the socket"));
     // The first one has not noticed anything.
-    pair.left.attach();
+    drop(pair.left.attach());
     pair.right.host.ping(pair.left.host.machnet_ip, 56, 1).unwrap();
 }

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use machnet::daemon::control::message::ControlError;
 use machnet::{
     AttachError, ConnectError, ConnectOptions, Disconnected, Endpoint, ListenError, Received, RecvError, SendError,
 };
@@ -36,12 +35,11 @@ fn the_daemons_addresses_are_known() {
 fn listening_fails_with_the_reason_and_the_endpoint_stays() {
     let daemon = FakeDaemon::start("listen");
     let (mut one, mut other) = (attach(&daemon), attach(&daemon));
-    let failed = |error| Err(ListenError::Failed(error));
     let elsewhere = ([10, 9, 9, 9], 888).into();
-    assert_eq!(one.listen(elsewhere).map(drop), failed(ControlError::NoSuchAddress(vec![IP])));
+    assert_eq!(one.listen(elsewhere), Err(ListenError::NoSuchAddress(vec![IP])));
     assert_eq!(one.listen(at(888)), Ok(at(888)));
-    assert_eq!(other.listen(at(888)).map(drop), failed(ControlError::AddressInUse));
-    assert_eq!(other.unlisten(at(888)), failed(ControlError::NotListening));
+    assert_eq!(other.listen(at(888)), Err(ListenError::AddressInUse));
+    assert_eq!(other.unlisten(at(888)), Err(ListenError::NotListening));
     assert_eq!(one.unlisten(at(888)), Ok(()));
     assert_eq!(other.listen(at(888)), Ok(at(888)));
     assert_eq!(one.listen(at(0)), Ok(at(40_000)), "the daemon's choice is told");
@@ -53,13 +51,12 @@ fn listening_fails_with_the_reason_and_the_endpoint_stays() {
 fn connecting_fails_with_the_reason_and_the_endpoint_stays() {
     let daemon = FakeDaemon::start("connect");
     let mut endpoint = attach(&daemon);
-    let failed = |error| Err(ConnectError::Failed(error));
-    assert_eq!(endpoint.connect(IP, at(888)), failed(ControlError::Refused));
-    assert_eq!(endpoint.connect(IP, at(fake::TIMES_OUT)), failed(ControlError::TimedOut));
+    assert_eq!(endpoint.connect(IP, at(888)), Err(ConnectError::Refused));
+    assert_eq!(endpoint.connect(IP, at(fake::TIMES_OUT)), Err(ConnectError::TimedOut));
     let elsewhere = IpAddr::from([10, 9, 9, 9]);
-    assert_eq!(endpoint.connect(elsewhere, at(888)), failed(ControlError::NoSuchAddress(vec![IP])));
-    let options = ConnectOptions { shard: Some(2), ..Default::default() };
-    assert_eq!(endpoint.connect_with(IP, at(888), options), failed(ControlError::NoSuchShard(2)));
+    assert_eq!(endpoint.connect(elsewhere, at(888)), Err(ConnectError::NoSuchAddress(vec![IP])));
+    let options = ConnectOptions::new().shard(2);
+    assert_eq!(endpoint.connect_with(IP, at(888), options), Err(ConnectError::NoSuchShard(2)));
     endpoint.listen(at(888)).unwrap();
     assert!(endpoint.connect(IP, at(888)).is_ok());
 }
@@ -179,7 +176,7 @@ fn attaching_again_works_when_the_daemon_is_back() {
     daemon.kill();
     let daemon = FakeDaemon::start("back");
     assert_eq!(near.wait(None), Err(Disconnected::Gone), "the old endpoint does not come back to life");
-    pair(&daemon);
+    drop(pair(&daemon));
 }
 
 /// The limit of descriptors belongs to the process: this test runs again as a process of its own.
@@ -207,7 +204,7 @@ fn without_descriptors_an_endpoint_says_so_and_the_daemon_gets_everything_back()
     while let Ok(fd) = rustix::io::fcntl_dupfd_cloexec(&endpoint, 0) {
         rest.push(fd);
     }
-    assert!(matches!(Endpoint::attach_to(socket.as_ref()), Err(AttachError::System(..))));
+    assert!(matches!(Endpoint::attach_to(socket.as_ref()), Err(AttachError::System { .. })));
     let none = Disconnected::NoRoomForChannel;
     assert_eq!(endpoint.listen(at(888)), Err(ListenError::Disconnected(none)));
     assert_eq!(endpoint.wait(None), Err(none));

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use machnet::daemon::channel::{FromApp, Geometry, Opened, ShardEnd, TxBuffer};
-use machnet::daemon::control::message::{ChannelGeometry, ControlError, Numbered, Reply, Request, VERSION};
+use machnet::daemon::control::message::{ChannelGeometry, ControlError, Numbered, Reply, Request, VERSIONS};
 use machnet::daemon::control::{Access, Connection, Incoming, Server};
 use machnet_core::flow::FlowId;
 use machnet_core::message::Content;
@@ -210,10 +210,10 @@ impl Relay {
     fn answer(&mut self, app: u32, Numbered { id, body }: Numbered<Request>) {
         let wrong_address = ControlError::NoSuchAddress(vec![IP]);
         let answer = match body {
-            Request::Attach { version: VERSION, .. } => {
-                Ok(Reply::Attached { daemon: "fake".into(), addresses: vec![IP] })
+            Request::Attach(attach) => {
+                let version = VERSIONS.common(attach.versions).ok_or(ControlError::NoCommonVersion(VERSIONS));
+                version.map(|version| Reply::Attached { daemon: "fake".into(), version, addresses: vec![IP] })
             }
-            Request::Attach { .. } => Err(ControlError::WrongVersion(VERSION)),
             Request::Listen { local, .. } if local.ip() != IP => Err(wrong_address),
             Request::Listen { local, .. } if self.listeners.contains_key(&local.port()) => {
                 Err(ControlError::AddressInUse)
@@ -245,7 +245,7 @@ impl Relay {
                     Ok(self.connect(app, listener, port, shard))
                 }
             },
-            Request::Status(_) => Err(ControlError::NotAllowed("this is only a test".into())),
+            Request::Status(_) => Err(ControlError::Invalid("this is only a test".into())),
         };
         self.reply(app, id, answer.unwrap_or_else(|error| Reply::Failed { error }));
     }

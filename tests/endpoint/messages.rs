@@ -139,7 +139,7 @@ fn a_flow_lives_where_it_was_asked_to() {
     endpoint.listen(at(888)).unwrap();
     let mut messages = HashMap::new();
     for shard in [1, 0, 1] {
-        let options = ConnectOptions { shard: Some(shard), ..Default::default() };
+        let options = ConnectOptions::new().shard(shard);
         let flow = endpoint.connect_with(IP, at(888), options).unwrap();
         endpoint.send(flow, &shard.to_le_bytes()).unwrap();
         *messages.entry(shard.to_le_bytes().to_vec()).or_insert(0) += 1;

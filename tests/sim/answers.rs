@@ -32,7 +32,7 @@ impl Answers {
     /// A daemon answered.
     pub(crate) fn check(&self, asked: &Asked, reply: &Reply, now: Instant) {
         match (&asked.request, reply) {
-            (Request::Attach { .. }, Reply::Attached { .. })
+            (Request::Attach(_), Reply::Attached { .. })
             | (Request::Listen { .. }, Reply::Listening { .. })
             | (Request::Unlisten { .. }, Reply::Unlistened {}) => {}
             (Request::Connect { timeout_ms, .. }, Reply::Connected { .. } | Reply::Failed { .. }) => {

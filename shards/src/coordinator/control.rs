@@ -3,7 +3,7 @@
 use machnet::daemon::channel::{AppHandles, Geometry, ShardEnd, Violation};
 use machnet::daemon::control::Peer;
 use machnet::daemon::control::message::{
-    Binding, ChannelGeometry, ControlError, MAX_NAME_BYTES, Numbered, Reply, Request, VERSION,
+    Attach, Binding, ChannelGeometry, ControlError, MAX_NAME_BYTES, Numbered, Reply, Request, VERSIONS,
 };
 use machnet_core::addr::ipv4;
 use machnet_core::flow::CloseReason;
@@ -44,7 +44,7 @@ impl Coordinator {
             _ if self.outboxes.is_backlogged() => {
                 Err(ControlError::Limit("a shard is behind with its work, try again".into()))
             }
-            Request::Attach { name, version, binding } => self.attach(connection, &name, version, binding).map(Some),
+            Request::Attach(attach) => self.attach(connection, &attach).map(Some),
             Request::Listen { local, shared } => {
                 carried(local).and_then(|place| self.listen(connection, id, place, shared))
             }
@@ -60,20 +60,13 @@ impl Coordinator {
         }
     }
 
-    fn attach(
-        &mut self,
-        connection: ConnectionId,
-        name: &str,
-        version: u16,
-        binding: Binding,
-    ) -> Result<Reply, ControlError> {
-        if version != VERSION {
-            return Err(ControlError::WrongVersion(VERSION));
-        }
+    fn attach(&mut self, connection: ConnectionId, attach: &Attach) -> Result<Reply, ControlError> {
+        let Attach { name, versions, binding } = attach;
+        let version = VERSIONS.common(*versions).ok_or(ControlError::NoCommonVersion(VERSIONS))?;
         let fits = |(start, character): &(usize, char)| start + character.len_utf8() <= MAX_NAME_BYTES;
         let name = name.char_indices().take_while(fits).map(|(_, character)| character);
-        self.endpoints.attach(connection, name.collect(), binding)?;
-        Ok(Reply::Attached { daemon: env!("CARGO_PKG_VERSION").into(), addresses: self.addresses() })
+        self.endpoints.attach(connection, name.collect(), *binding)?;
+        Ok(Reply::Attached { daemon: env!("CARGO_PKG_VERSION").into(), version, addresses: self.addresses() })
     }
 
     /// Asks every shard of the interface to accept; the answer follows when all have confirmed.

@@ -257,7 +257,7 @@ mod tests {
     use std::thread::JoinHandle;
     use std::time::Instant as Moment;
 
-    use machnet::daemon::control::message::{Binding, Request, VERSION};
+    use machnet::daemon::control::message::{Binding, Request};
     use machnet::daemon::control::{Access, Client};
     use machnet_config::Limits;
     use machnet_core::addr::MacAddr;
@@ -313,8 +313,7 @@ mod tests {
 
         fn attach(&self) -> Client {
             let mut client = Client::connect(&self.socket(), SOON).expect("it listens");
-            let reply =
-                ask(&mut client, Request::Attach { name: "test".into(), version: VERSION, binding: Binding::All });
+            let reply = ask(&mut client, Request::attach("test", Binding::All));
             assert!(matches!(reply, Reply::Attached { .. }));
             client
         }

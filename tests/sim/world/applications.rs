@@ -2,7 +2,7 @@
 
 use machnet::daemon::channel::SendError;
 use machnet::daemon::control::Peer;
-use machnet::daemon::control::message::{Binding, Reply, Request, VERSION};
+use machnet::daemon::control::message::{Binding, Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::{Duration, Instant};
 use machnet_shards::coordinator::{ConnectionId, Event};
@@ -34,7 +34,7 @@ impl World {
         daemon.tell(Event::Connected { connection, peer: Peer { pid: None, uid: 1000, gid: 1000 } });
         self.apps.insert(app, Application::new(host, connection, likes_to_sleep, self.now));
         self.connections.insert(connection, app);
-        self.ask(app, Request::Attach { name: format!("application {}", app.0), version: VERSION, binding });
+        self.ask(app, Request::attach(format!("application {}", app.0), binding));
         Some(app)
     }
 

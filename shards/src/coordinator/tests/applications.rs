@@ -2,19 +2,34 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use machnet::daemon::control::message::{Attach, VERSIONS, Versions};
+
 use super::*;
 
 #[test]
-fn attach_tells_the_addresses_and_refuses_another_version() {
+fn attach_tells_the_addresses_and_uses_the_highest_version_that_both_speak() {
     let mut rig = Rig::new();
     let connection = rig.connection();
     rig.listen(connection, 888);
     assert!(matches!(rig.error(connection), ControlError::Malformed(_)), "not attached");
-    rig.ask(connection, Request::Attach { name: "n".into(), version: VERSION + 1, binding: Binding::All });
-    assert_eq!(rig.error(connection), ControlError::WrongVersion(VERSION));
-    rig.ask(connection, Request::Attach { name: "ü".repeat(1000), version: VERSION, binding: Binding::All });
-    let daemon = env!("CARGO_PKG_VERSION").into();
-    assert_eq!(rig.reply(connection), Reply::Attached { daemon, addresses: vec![OUR_IP.into()] });
+    let Versions { lowest, highest } = VERSIONS;
+    let attach = |name: String, lowest, highest| {
+        Request::Attach(Attach { name, versions: Versions { lowest, highest }, binding: Binding::All })
+    };
+    let too_old_too_new_and_nonsense = [(0, lowest - 1), (highest + 1, u16::MAX), (u16::MAX, 0)];
+    for (from, to) in too_old_too_new_and_nonsense {
+        rig.ask(connection, attach("n".into(), from, to));
+        assert_eq!(rig.error(connection), ControlError::NoCommonVersion(VERSIONS), "{from} to {to}");
+    }
+    for (from, to, version) in [(0, u16::MAX, highest), (highest, highest + 1, highest), (0, lowest, lowest)] {
+        let connection = rig.connection();
+        rig.ask(connection, attach("n".into(), from, to));
+        assert!(matches!(rig.reply(connection), Reply::Attached { version: used, .. } if used == version));
+        rig.handle(Event::Disconnected { connection });
+    }
+    rig.ask(connection, Request::attach("ü".repeat(1000), Binding::All));
+    let (daemon, addresses) = (env!("CARGO_PKG_VERSION").into(), vec![OUR_IP.into()]);
+    assert_eq!(rig.reply(connection), Reply::Attached { daemon, version: highest, addresses });
     let channels = &rig.status(Part::Channels)["channels"];
     assert_eq!(channels[0]["name"], "ü".repeat(32), "long names are cut");
     rig.quiet();

@@ -192,12 +192,12 @@ fn what_cannot_be_reached_at_all_is_refused_at_once() {
     assert_eq!(rig.error(connection), ControlError::Unreachable);
     for ip in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
         rig.connect_to(connection, ip.parse().expect("an address"));
-        assert!(matches!(rig.error(connection), ControlError::Malformed(_)), "{ip}");
+        assert!(matches!(rig.error(connection), ControlError::Invalid(_)), "{ip}");
     }
     let (local_ip, timeout_ms) = (OUR_IP.into(), 0);
     let to = |port| (PEER_IP, port).into();
     rig.ask(connection, Request::Connect { local_ip, remote: to(0), timeout_ms, shard: None });
-    assert!(matches!(rig.error(connection), ControlError::Malformed(_)));
+    assert!(matches!(rig.error(connection), ControlError::Invalid(_)));
     rig.ask(connection, Request::Connect { local_ip, remote: to(1), timeout_ms, shard: Some(1) });
     assert_eq!(rig.error(connection), ControlError::NoSuchShard(1));
     assert_eq!(rig.posts(0), ["announcement"]);

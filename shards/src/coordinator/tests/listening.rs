@@ -43,7 +43,7 @@ fn who_does_not_share_or_is_another_user_has_no_part_in_it() {
     assert_eq!(rig.error(alone), ControlError::AddressInUse);
     let stranger = ConnectionId(100);
     rig.handle(Event::Connected { connection: stranger, peer: Peer { pid: None, uid: 2000, gid: 2000 } });
-    rig.ask(stranger, Request::Attach { name: "stranger".into(), version: VERSION, binding: Binding::All });
+    rig.ask(stranger, Request::attach("stranger", Binding::All));
     rig.replies(stranger);
     rig.share(stranger, 888);
     assert_eq!(rig.error(stranger), ControlError::AddressInUse);

@@ -10,7 +10,7 @@ mod steering;
 mod stopping;
 
 use machnet::daemon::channel::Violation;
-use machnet::daemon::control::message::{Binding, ControlError, Part, Query, VERSION};
+use machnet::daemon::control::message::{Binding, ControlError, Part, Query};
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_proto::Incarnation;
 use machnet_proto::handshake::{Acceptor, Features, Offer, Terms};
@@ -158,7 +158,7 @@ impl Rig {
 
     fn bound(&mut self, binding: Binding) -> ConnectionId {
         let connection = self.connection();
-        self.ask(connection, Request::Attach { name: "test".into(), version: VERSION, binding });
+        self.ask(connection, Request::attach("test", binding));
         assert!(matches!(self.reply(connection), Reply::Attached { .. }));
         connection
     }
