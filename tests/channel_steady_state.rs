@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::IoSlice;
 
-use machnet::daemon::channel::{AppEnd, FromApp, Geometry, Opened, Received, ShardEnd};
+use machnet::daemon::channel::{AppEnd, FromApp, FromShard, Geometry, Opened, ShardEnd};
 use machnet_core::flow::FlowId;
 
 const FLOW: FlowId = FlowId(1);
@@ -52,7 +52,7 @@ fn round_trip(app: &mut AppEnd, shard: &mut ShardEnd, descriptors: &mut Vec<From
         }
     }
     shard.flush();
-    let Ok(Some(Received::Message { message: received, .. })) = app.recv() else { panic!("the message") };
+    let Ok(Some(FromShard::Message { message: received, .. })) = app.recv() else { panic!("the message") };
     assert!(received.slices().flatten().eq(message));
     drop(received);
     assert!(matches!(app.recv(), Ok(None)));
@@ -73,7 +73,7 @@ fn a_message_allocates_nothing() {
     };
     assert!(shard.publish_opened(FLOW, &opened));
     shard.flush();
-    assert!(matches!(app.recv(), Ok(Some(Received::Opened { .. }))));
+    assert!(matches!(app.recv(), Ok(Some(FromShard::Opened { .. }))));
 
     let mut descriptors = Vec::with_capacity(32);
     let messages = [1, 64, 1024, 1418, 1419, 64 << 10, 256 << 10].map(|bytes| vec![5; bytes]);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use machnet::daemon::channel::{AppEnd, FromApp, Geometry, Opened, Received, SendError, ShardEnd};
+use machnet::daemon::channel::{AppEnd, ChannelSendError, FromApp, FromShard, Geometry, Opened, ShardEnd};
 use machnet_core::flow::FlowId;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -31,7 +31,7 @@ pub(crate) fn channel() -> (Shard, AppEnd) {
     };
     assert!(end.publish_opened(FLOW, &opened));
     end.flush();
-    assert!(matches!(app.recv(), Ok(Some(Received::Opened { .. }))));
+    assert!(matches!(app.recv(), Ok(Some(FromShard::Opened { .. }))));
     (Shard { end, descriptors: Vec::with_capacity(BURST), frame: [0; 1500], turns_without_fill: 0 }, app)
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn pin(core: usize) {
 pub(crate) fn send(app: &mut AppEnd, bytes: &[u8]) -> bool {
     match app.send(FLOW, &[IoSlice::new(bytes)]) {
         Ok(()) => true,
-        Err(SendError::NoRoom) => false,
+        Err(ChannelSendError::NoRoom) => false,
         Err(other) => panic!("{other}"),
     }
 }
@@ -128,14 +128,14 @@ pub(crate) fn append(app: &mut AppEnd, bytes: &[u8], number: usize) -> bool {
     }
     match appended {
         Ok(()) => true,
-        Err(SendError::NoRoom) => false,
+        Err(ChannelSendError::NoRoom) => false,
         Err(other) => panic!("{other}"),
     }
 }
 
 pub(crate) fn receive(app: &mut AppEnd, into: &mut [u8]) -> bool {
     match app.recv() {
-        Ok(Some(Received::Message { message, .. })) => {
+        Ok(Some(FromShard::Message { message, .. })) => {
             message.copy_to(into);
             true
         }

@@ -8,7 +8,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet::daemon::channel::{AppEnd, Geometry, Received, ShardEnd};
+use machnet::daemon::channel::{AppEnd, FromShard, Geometry, ShardEnd};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;
@@ -110,7 +110,7 @@ impl Member {
     /// The flow that was opened, if one was.
     fn opened(&mut self) -> Option<FlowId> {
         match self.app.recv().expect("a sound channel")? {
-            Received::Opened { flow, .. } => Some(flow),
+            FromShard::Opened { flow, .. } => Some(flow),
             other => panic!("{other:?}"),
         }
     }
@@ -294,7 +294,7 @@ impl World {
 /// Takes a message that has arrived; gives its flow. An event would mean that something went wrong.
 fn take_message(app: &mut AppEnd, bytes: usize) -> Option<FlowId> {
     let received = app.recv().expect("a sound channel")?;
-    let Received::Message { flow, message } = received else { panic!("{received:?}") };
+    let FromShard::Message { flow, message } = received else { panic!("{received:?}") };
     assert_eq!(message.len(), bytes);
     Some(flow)
 }

@@ -63,7 +63,7 @@ pub struct AppReceiver {
 
 /// What was received, in the order in which it arrived.
 #[derive(Debug)]
-pub enum Received<'a> {
+pub enum FromShard<'a> {
     /// A flow is established.
     Opened {
         /// Its name.
@@ -73,26 +73,26 @@ pub enum Received<'a> {
     },
     /// A message arrived.
     Message {
-        /// Over which flow.
+        /// The flow it came over.
         flow: FlowId,
         /// The message, in place. Its buffers go back to the shard when the next one is asked for.
-        message: Message<'a>,
+        message: ChannelMessage<'a>,
     },
     /// The peer has not answered for a while; the flow is not given up.
     Silent {
-        /// Which.
+        /// The flow it happened to.
         flow: FlowId,
     },
     /// The peer answers again.
     Alive {
-        /// Which.
+        /// The flow it happened to.
         flow: FlowId,
     },
     /// The flow ended; its name means nothing any more.
     Closed {
-        /// Which.
+        /// The flow it happened to.
         flow: FlowId,
-        /// Why, by the protocol's numbers.
+        /// Why it ended, by the protocol's numbers.
         reason: u16,
         /// How many of the messages sent over it the peer has acknowledged.
         acknowledged_messages: u64,
@@ -103,7 +103,7 @@ pub enum Received<'a> {
 /// so that whoever has it may use the receiver again as soon as the message is not looked at any more.
 #[derive(Debug)]
 #[must_use = "a message that is not read is gone"]
-pub struct Message<'a> {
+pub struct ChannelMessage<'a> {
     receiver: &'a mut AppReceiver,
     flow: FlowId,
 }
@@ -128,7 +128,7 @@ enum Partial {
 #[derive(Debug)]
 enum Taken {
     Message(FlowId, Whole),
-    Event(Received<'static>),
+    Event(FromShard<'static>),
 }
 
 impl AppReceiver {
@@ -158,7 +158,7 @@ impl AppReceiver {
     }
 
     /// The next message or event, if there is one. Never waits.
-    pub fn recv(&mut self) -> Result<Option<Received<'_>>, Broken> {
+    pub fn recv(&mut self) -> Result<Option<FromShard<'_>>, Broken> {
         self.finish_current();
         let next = match self.aside.pop_front() {
             Some(taken) => Some(taken),
@@ -168,10 +168,10 @@ impl AppReceiver {
             None => None,
             Some(Taken::Message(flow, whole)) => {
                 self.current = Some(whole);
-                Some(Received::Message { flow, message: Message { receiver: self, flow } })
+                Some(FromShard::Message { flow, message: ChannelMessage { receiver: self, flow } })
             }
             Some(Taken::Event(event)) => {
-                if let Received::Closed { flow, .. } = event {
+                if let FromShard::Closed { flow, .. } = event {
                     // Only now: until the application knows of the end, the name must not mean another flow.
                     self.alarm.halves().tell(News::Closed { flow });
                 }
@@ -257,10 +257,10 @@ impl AppReceiver {
                     if index >= self.looked_ahead {
                         self.tell_opened(flow, head)?;
                     }
-                    Received::Opened { flow, opened }
+                    FromShard::Opened { flow, opened }
                 }
-                Descriptor::Silent { flow } => Received::Silent { flow },
-                Descriptor::Alive { flow } => Received::Alive { flow },
+                Descriptor::Silent { flow } => FromShard::Silent { flow },
+                Descriptor::Alive { flow } => FromShard::Alive { flow },
                 Descriptor::MaxPayload { flow, max_payload } => {
                     if index >= self.looked_ahead {
                         self.tell_max_payload(flow, max_payload)?;
@@ -269,7 +269,7 @@ impl AppReceiver {
                 }
                 Descriptor::Closed { flow, reason, acknowledged_messages } => {
                     self.forget_partial(flow);
-                    Received::Closed { flow, reason, acknowledged_messages }
+                    FromShard::Closed { flow, reason, acknowledged_messages }
                 }
                 Descriptor::Close { .. } | Descriptor::Release { .. } | Descriptor::Address { .. } => {
                     return Err(Broken);
@@ -486,7 +486,7 @@ impl Partial {
     }
 }
 
-impl Message<'_> {
+impl ChannelMessage<'_> {
     /// The flow it came over.
     pub fn flow(&self) -> FlowId {
         self.flow

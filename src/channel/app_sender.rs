@@ -80,7 +80,7 @@ struct Open {
 
 /// Why a message was not taken. Nothing of it has been sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SendError {
+pub enum ChannelSendError {
     /// Not enough transmit buffers are free now.
     NoRoom,
     /// A message has at least one byte.
@@ -93,7 +93,7 @@ pub enum SendError {
     Broken,
 }
 
-impl Display for SendError {
+impl Display for ChannelSendError {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoRoom => f.write_str("not enough transmit buffers are free: wait for room"),
@@ -105,9 +105,9 @@ impl Display for SendError {
     }
 }
 
-impl std::error::Error for SendError {}
+impl std::error::Error for ChannelSendError {}
 
-impl From<Broken> for SendError {
+impl From<Broken> for ChannelSendError {
     fn from(Broken: Broken) -> Self {
         Self::Broken
     }
@@ -136,9 +136,9 @@ impl AppSender {
     }
 
     /// Sends one message: the bytes of all `parts`, one after the other. All or nothing; never waits.
-    pub fn send(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+    pub fn send(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), ChannelSendError> {
         self.attend()?;
-        let measures = *self.flows.get(&flow).ok_or(SendError::Closed)?;
+        let measures = *self.flows.get(&flow).ok_or(ChannelSendError::Closed)?;
         self.close_open();
         self.push_message(flow, parts, measures)?;
         self.flush();
@@ -147,9 +147,9 @@ impl AppSender {
 
     /// The same, but the shard need not hear of the message before [`AppSender::flush`]. Small messages of a flow share
     /// a buffer then, and cost the shard nothing each.
-    pub fn append(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+    pub fn append(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), ChannelSendError> {
         self.attend()?;
-        let measures = *self.flows.get(&flow).ok_or(SendError::Closed)?;
+        let measures = *self.flows.get(&flow).ok_or(ChannelSendError::Closed)?;
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         let record_bytes = records::LENGTH_BYTES + bytes;
         if !measures.takes_records || bytes == 0 || record_bytes > usize::from(measures.max_payload) {
@@ -203,10 +203,15 @@ impl AppSender {
 
     /// Pushes the piece of a message, or its pieces.
     #[inline]
-    fn push_message(&mut self, flow: FlowId, parts: &[IoSlice<'_>], measures: Measures) -> Result<(), SendError> {
+    fn push_message(
+        &mut self,
+        flow: FlowId,
+        parts: &[IoSlice<'_>],
+        measures: Measures,
+    ) -> Result<(), ChannelSendError> {
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         match u16::try_from(bytes) {
-            Ok(0) => Err(SendError::Empty),
+            Ok(0) => Err(ChannelSendError::Empty),
             Ok(len) if len <= measures.max_payload => {
                 self.find_free(1)?;
                 let buffer = self.take_free();
@@ -226,10 +231,10 @@ impl AppSender {
         parts: &[IoSlice<'_>],
         bytes: usize,
         max_payload: usize,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), ChannelSendError> {
         let pieces = bytes.div_ceil(max_payload);
         if bytes > MAX_MESSAGE_BYTES || pieces > self.pool.buffers() {
-            return Err(SendError::TooLong);
+            return Err(ChannelSendError::TooLong);
         }
         self.find_free(pieces)?;
         let mut gather = Gather { parts, skip: 0 };
@@ -248,13 +253,13 @@ impl AppSender {
 
     /// Makes sure that so many buffers are free.
     #[inline]
-    fn find_free(&mut self, buffers: usize) -> Result<(), SendError> {
+    fn find_free(&mut self, buffers: usize) -> Result<(), ChannelSendError> {
         if self.free.len() >= buffers && self.taken < self.reap_every {
             return Ok(());
         }
         if self.reap()? < buffers {
             self.wanted = buffers;
-            return Err(SendError::NoRoom);
+            return Err(ChannelSendError::NoRoom);
         }
         Ok(())
     }

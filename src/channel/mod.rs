@@ -57,8 +57,8 @@ use std::os::fd::OwnedFd;
 use machnet_core::flow::FlowId;
 
 pub use app_end::AppEnd;
-pub use app_receiver::{AppReceiver, Message, Received};
-pub use app_sender::{AppSender, SendError};
+pub use app_receiver::{AppReceiver, ChannelMessage, FromShard};
+pub use app_sender::{AppSender, ChannelSendError};
 pub use halves::Alarm;
 #[cfg(feature = "daemon")]
 pub use layout::BadGeometry;

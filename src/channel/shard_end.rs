@@ -83,12 +83,12 @@ pub enum FromApp {
     },
     /// Nothing more will be sent: close the flow once everything has arrived.
     Close {
-        /// Which.
+        /// The flow that is meant.
         flow: FlowId,
     },
     /// The application knows that the flow ended, and names it no more.
     Release {
-        /// Which.
+        /// The flow that is meant.
         flow: FlowId,
     },
 }

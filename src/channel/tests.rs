@@ -25,7 +25,9 @@ mod both {
     use std::collections::HashMap;
     use std::io::IoSlice;
 
-    use crate::channel::{AppEnd, FromApp, Geometry, Opened, Received, SendError, ShardEnd, TxBuffer, Violation};
+    use crate::channel::{
+        AppEnd, ChannelSendError, FromApp, FromShard, Geometry, Opened, ShardEnd, TxBuffer, Violation,
+    };
     use machnet_core::flow::FlowId;
     use machnet_core::message::{Content, Position};
 
@@ -60,7 +62,7 @@ mod both {
         (0..bytes).map(|at| (at.wrapping_mul(31) ^ at >> 8 ^ seed.wrapping_mul(97)).to_le_bytes()[0]).collect()
     }
 
-    pub(super) fn send(app: &mut AppEnd, flow: FlowId, bytes: &[u8]) -> Result<(), SendError> {
+    pub(super) fn send(app: &mut AppEnd, flow: FlowId, bytes: &[u8]) -> Result<(), ChannelSendError> {
         app.send(flow, &[IoSlice::new(bytes)])
     }
 
@@ -76,8 +78,8 @@ mod both {
 
     pub(super) fn recv(app: &mut AppEnd) -> Option<Got> {
         app.recv().expect("a whole channel").map(|received| match received {
-            Received::Opened { flow, opened } => Got::Opened(flow, opened),
-            Received::Message { flow, message } => {
+            FromShard::Opened { flow, opened } => Got::Opened(flow, opened),
+            FromShard::Message { flow, message } => {
                 let mut bytes = vec![0; message.len() + 1];
                 assert_eq!(message.copy_to(&mut bytes), message.len());
                 bytes.pop();
@@ -85,9 +87,9 @@ mod both {
                 assert!(message.as_slice().is_none_or(|slice| slice == bytes));
                 Got::Message(flow, bytes)
             }
-            Received::Silent { flow } => Got::Silent(flow),
-            Received::Alive { flow } => Got::Alive(flow),
-            Received::Closed { flow, reason, acknowledged_messages } => {
+            FromShard::Silent { flow } => Got::Silent(flow),
+            FromShard::Alive { flow } => Got::Alive(flow),
+            FromShard::Closed { flow, reason, acknowledged_messages } => {
                 Got::Closed(flow, reason, acknowledged_messages)
             }
         })

@@ -12,13 +12,13 @@ pub use super::error::ControlError;
 pub use super::version::{VERSIONS, Versions};
 
 /// Largest packet on the control socket, in bytes. A longer one is [`ControlError::Malformed`].
-pub const MAX_PACKET_BYTES: usize = 64 * 1024;
+pub const PACKET_BYTES_MAX: usize = 64 * 1024;
 
 /// Descriptors beside a [`Reply::Channel`]: the segment, the bell the application hears, and the bell it rings.
 pub const CHANNEL_FDS: usize = 3;
 
 /// Longest [`Attach::name`], in bytes; the daemon cuts what is longer.
-pub const MAX_NAME_BYTES: usize = 64;
+pub const NAME_BYTES_MAX: usize = 64;
 
 /// A request or a reply with the number that ties them together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -199,7 +199,7 @@ pub enum Reply {
     Status {},
     /// To any request that was not fulfilled.
     Failed {
-        /// Why.
+        /// Why it was not.
         error: ControlError,
     },
 }
@@ -217,7 +217,7 @@ pub struct ChannelGeometry {
 }
 
 impl<T: Serialize> Numbered<T> {
-    /// The packet for the socket. At most [`MAX_PACKET_BYTES`] for everything this module defines, as long as the
+    /// The packet for the socket. At most [`PACKET_BYTES_MAX`] for everything this module defines, as long as the
     /// caller keeps its texts and lists short.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("the control messages have string keys and no fallible serializers")
@@ -230,8 +230,8 @@ impl<T: for<'de> Deserialize<'de>> Numbered<T> {
     /// # Errors
     /// [`ControlError::Malformed`] with the reason; every input is either a message or that.
     pub fn decode(packet: &[u8]) -> Result<Self, ControlError> {
-        if packet.len() > MAX_PACKET_BYTES {
-            return Err(ControlError::Malformed(format!("more than {MAX_PACKET_BYTES} bytes")));
+        if packet.len() > PACKET_BYTES_MAX {
+            return Err(ControlError::Malformed(format!("more than {PACKET_BYTES_MAX} bytes")));
         }
         serde_json::from_slice(packet).map_err(|error| ControlError::Malformed(error.to_string()))
     }
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_request_is_malformed() {
-        let long = format!(r#"{{"id":1,"body":{{"attach":{{"name":"{}"}}}}}}"#, "x".repeat(MAX_PACKET_BYTES));
+        let long = format!(r#"{{"id":1,"body":{{"attach":{{"name":"{}"}}}}}}"#, "x".repeat(PACKET_BYTES_MAX));
         for packet in [
             "",
             "{}",

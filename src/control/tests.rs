@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::message::{ChannelGeometry, ControlError, Cursor, MAX_PACKET_BYTES, Numbered, Part, Query, Reply, Request};
+use super::message::{ChannelGeometry, ControlError, Cursor, Numbered, PACKET_BYTES_MAX, Part, Query, Reply, Request};
 use super::*;
 use crate::error::Disconnected;
 
@@ -98,8 +98,8 @@ fn what_is_no_request_is_reported_and_the_next_one_is_read() {
     let (_server, mut connection, mut client) = pair(&directory.socket());
     let send = |bytes: &[u8]| rustix::net::send(&client, bytes, rustix::net::SendFlags::empty()).unwrap();
     send(b"hello");
-    send(&vec![b' '; MAX_PACKET_BYTES]);
-    send(&vec![b' '; MAX_PACKET_BYTES + 1]);
+    send(&vec![b' '; PACKET_BYTES_MAX]);
+    send(&vec![b' '; PACKET_BYTES_MAX + 1]);
     for _ in 0..3 {
         assert!(matches!(connection.receive(), Incoming::Malformed(ControlError::Malformed(_))));
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::liveness::Liveness;
 use crate::control::Client;
 use crate::control::message::{
-    Binding, CHANNEL_FDS, ChannelGeometry, ControlError, MAX_NAME_BYTES, Reply, Request, VERSIONS,
+    Binding, CHANNEL_FDS, ChannelGeometry, ControlError, NAME_BYTES_MAX, Reply, Request, VERSIONS,
 };
 use crate::error::{AttachError, Disconnected};
 
@@ -95,7 +95,7 @@ fn program_name() -> String {
     let program = std::env::current_exe().ok();
     let name = program.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     let mut name = name.into_owned();
-    while name.len() > MAX_NAME_BYTES {
+    while name.len() > NAME_BYTES_MAX {
         name.pop();
     }
     name

@@ -22,8 +22,8 @@ use crate::control::message::{ControlError, Reply, Request};
 use crate::error::{AttachError, ConnectError, Disconnected, ListenError};
 use channels::Channels;
 use control_connection::{ControlConnection, Grant, PATIENCE};
-use receiving::{Incoming, receiving_methods};
-use sending::{Outgoing, sending_methods};
+use receiving::{Receiving, receiving_methods};
+use sending::{Sending, sending_methods};
 
 pub use crate::control::message::Binding;
 pub use options::{AttachOptions, ConnectOptions, ListenOptions};
@@ -41,8 +41,8 @@ pub struct Endpoint {
     connection: ControlConnection,
     addresses: Vec<IpAddr>,
     channels: Channels<AppEnd>,
-    outgoing: Outgoing,
-    incoming: Incoming,
+    sending: Sending,
+    receiving: Receiving,
 }
 
 impl Endpoint {
@@ -70,7 +70,7 @@ impl Endpoint {
         let (connection, addresses) = ControlConnection::attach(path, options.binding)?;
         let channels = Channels::new(connection.liveness());
         let channels = channels.map_err(|error| AttachError::System { path: path.to_owned(), source: error.into() })?;
-        Ok(Self { connection, addresses, channels, outgoing: Outgoing::default(), incoming: Incoming::default() })
+        Ok(Self { connection, addresses, channels, sending: Sending::default(), receiving: Receiving::default() })
     }
 
     /// The daemon's addresses: where this endpoint can listen and connect from.
@@ -140,7 +140,7 @@ impl Endpoint {
                 let flow = Flow { channel, id: FlowId(flow) };
                 self.await_opened(flow)?;
                 let [local, remote] = [SocketAddr::new(local_ip, local_port), remote].map(canonical);
-                self.incoming.opened(flow, Tuple { local, remote });
+                self.receiving.opened(flow, Tuple { local, remote });
                 Ok(flow)
             }
             Ok(_) => Err(self.unreadable().into()),
@@ -153,7 +153,7 @@ impl Endpoint {
     /// # Errors
     /// [`Disconnected`].
     pub fn wait_either(&mut self, timeout: Option<Duration>) -> Result<bool, Disconnected> {
-        self.outgoing.wait(&mut self.channels, true, timeout)
+        self.sending.wait(&mut self.channels, true, timeout)
     }
 
     /// Divides the endpoint between a thread that sends and a thread that receives. Listen and connect before: neither
@@ -163,7 +163,7 @@ impl Endpoint {
     /// The host's, when this process has no descriptor left; the endpoint is then given back to the daemon.
     pub fn split(self) -> io::Result<(Sender, Receiver)> {
         let (senders, receivers) = self.channels.split(self.connection.liveness())?;
-        Ok((Sender::new(senders, self.outgoing), Receiver::new(receivers, self.incoming)))
+        Ok((Sender::new(senders, self.sending), Receiver::new(receivers, self.receiving)))
     }
 
     fn call(&mut self, request: Request, patience: Duration) -> Result<Result<Reply, ControlError>, Disconnected> {

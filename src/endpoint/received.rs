@@ -99,7 +99,7 @@ pub enum Delivery<'a> {
 #[must_use = "a message that is not read is gone"]
 pub struct Message<'a> {
     pub(super) flow: Flow,
-    pub(super) message: channel::Message<'a>,
+    pub(super) message: channel::ChannelMessage<'a>,
 }
 
 impl Message<'_> {

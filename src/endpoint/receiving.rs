@@ -15,7 +15,7 @@ type Flows = HashMap<Flow, Tuple>;
 
 /// What receiving remembers.
 #[derive(Debug, Default)]
-pub(super) struct Incoming {
+pub(super) struct Receiving {
     flows: Flows,
     /// Where the next look begins, so that no channel is starved.
     next: usize,
@@ -24,22 +24,22 @@ pub(super) struct Incoming {
 /// An end of a channel, or half of one, that receives.
 pub(super) trait Source {
     /// The next message or event, if there is one.
-    fn next(&mut self) -> Result<Option<channel::Received<'_>>, Broken>;
+    fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken>;
 }
 
 impl Source for AppEnd {
-    fn next(&mut self) -> Result<Option<channel::Received<'_>>, Broken> {
+    fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken> {
         self.recv()
     }
 }
 
 impl Source for AppReceiver {
-    fn next(&mut self) -> Result<Option<channel::Received<'_>>, Broken> {
+    fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken> {
         self.recv()
     }
 }
 
-impl Incoming {
+impl Receiving {
     /// Notes a flow that is open although its event has not been received.
     pub(super) fn opened(&mut self, flow: Flow, tuple: Tuple) {
         self.flows.insert(flow, tuple);
@@ -74,8 +74,8 @@ impl Incoming {
         Ok(None)
     }
 
-    fn in_our_words<'a>(&mut self, channel: usize, received: channel::Received<'a>) -> Delivery<'a> {
-        use channel::Received as From;
+    fn in_our_words<'a>(&mut self, channel: usize, received: channel::FromShard<'a>) -> Delivery<'a> {
+        use channel::FromShard as From;
         let channel = u16::try_from(channel).expect("the daemon counts channels by a u16");
         let flow = |id| Flow { channel, id };
         Delivery::Event(match received {
@@ -116,18 +116,18 @@ pub(super) fn copy_out(delivery: Option<Delivery<'_>>, buffer: &mut [u8]) -> Res
 #[derive(Debug)]
 pub struct Receiver {
     channels: Channels<AppReceiver>,
-    incoming: Incoming,
+    receiving: Receiving,
 }
 
 impl Receiver {
-    pub(super) fn new(channels: Channels<AppReceiver>, incoming: Incoming) -> Self {
-        Self { channels, incoming }
+    pub(super) fn new(channels: Channels<AppReceiver>, receiving: Receiving) -> Self {
+        Self { channels, receiving }
     }
 }
 
 receiving_methods!(Receiver);
 
-/// The methods of what has `channels` to receive from, and an `incoming`.
+/// The methods of what has `channels` to receive from, and a `receiving`.
 macro_rules! receiving_methods {
     ($owner:ty) => {
         impl $owner {
@@ -147,7 +147,7 @@ macro_rules! receiving_methods {
             /// # Errors
             /// [`Disconnected`](crate::Disconnected) once all that the daemon had delivered has been received.
             pub fn recv_in_place(&mut self) -> Result<Option<crate::Delivery<'_>>, crate::Disconnected> {
-                self.incoming.receive(&mut self.channels)
+                self.receiving.receive(&mut self.channels)
             }
 
             /// Waits until there is something to receive (true), or the time is up or a signal came (false). `None`
@@ -174,7 +174,7 @@ macro_rules! receiving_methods {
             /// been received.
             #[must_use]
             pub fn tuple(&self, flow: crate::Flow) -> Option<crate::Tuple> {
-                self.incoming.tuple(flow)
+                self.receiving.tuple(flow)
             }
         }
 
@@ -206,16 +206,16 @@ mod tests {
     struct Busy;
 
     impl Source for Busy {
-        fn next(&mut self) -> Result<Option<channel::Received<'_>>, Broken> {
-            Ok(Some(channel::Received::Silent { flow: FlowId(1) }))
+        fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken> {
+            Ok(Some(channel::FromShard::Silent { flow: FlowId(1) }))
         }
     }
 
     #[test]
     fn no_channel_keeps_the_others_from_being_heard() {
         let mut channels = [Busy, Busy, Busy];
-        let mut incoming = Incoming::default();
-        let mut heard = || match incoming.next_delivery(&mut channels) {
+        let mut receiving = Receiving::default();
+        let mut heard = || match receiving.next_delivery(&mut channels) {
             Ok(Some(Delivery::Event(event))) => event.flow().channel,
             other => panic!("{other:?}"),
         };

@@ -10,19 +10,19 @@ use crate::error::{Disconnected, SendError};
 
 /// What sending remembers.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
+pub(super) struct Sending {
     /// The channel that had no room last.
     refused: Option<usize>,
 }
 
-impl Outgoing {
+impl Sending {
     /// Does something on a flow's channel; remembers which channel had no room.
     #[inline]
     pub(super) fn hand_over<E: Waitable>(
         &mut self,
         channels: &mut Channels<E>,
         flow: Flow,
-        act: impl FnOnce(&mut E) -> Result<(), channel::SendError>,
+        act: impl FnOnce(&mut E) -> Result<(), channel::ChannelSendError>,
     ) -> Result<(), SendError> {
         channels.glance()?;
         let channel = usize::from(flow.channel);
@@ -31,16 +31,21 @@ impl Outgoing {
     }
 
     /// A channel's refusal in the endpoint's words.
-    fn refused<E: Waitable>(&mut self, error: channel::SendError, channel: usize, channels: &Channels<E>) -> SendError {
+    fn refused<E: Waitable>(
+        &mut self,
+        error: channel::ChannelSendError,
+        channel: usize,
+        channels: &Channels<E>,
+    ) -> SendError {
         match error {
-            channel::SendError::NoRoom => {
+            channel::ChannelSendError::NoRoom => {
                 self.refused = Some(channel);
                 SendError::NoRoom
             }
-            channel::SendError::Empty => SendError::Empty,
-            channel::SendError::TooLong => SendError::TooLong,
-            channel::SendError::Closed => SendError::Closed,
-            channel::SendError::Broken => {
+            channel::ChannelSendError::Empty => SendError::Empty,
+            channel::ChannelSendError::TooLong => SendError::TooLong,
+            channel::ChannelSendError::Closed => SendError::Closed,
+            channel::ChannelSendError::Broken => {
                 SendError::Disconnected(channels.liveness().give_up(Disconnected::BrokenChannel))
             }
         }
@@ -68,12 +73,12 @@ impl Outgoing {
 #[derive(Debug)]
 pub struct Sender {
     channels: Channels<AppSender>,
-    outgoing: Outgoing,
+    sending: Sending,
 }
 
 impl Sender {
-    pub(super) fn new(channels: Channels<AppSender>, outgoing: Outgoing) -> Self {
-        Self { channels, outgoing }
+    pub(super) fn new(channels: Channels<AppSender>, sending: Sending) -> Self {
+        Self { channels, sending }
     }
 
     /// Lets the daemon know of the ends of flows that the other half has received. Every other method does it, too:
@@ -90,7 +95,7 @@ impl Sender {
 
 sending_methods!(Sender);
 
-/// The methods of what has `channels` to send on, and an `outgoing`.
+/// The methods of what has `channels` to send on, and a `sending`.
 macro_rules! sending_methods {
     ($owner:ty) => {
         impl $owner {
@@ -113,7 +118,7 @@ macro_rules! sending_methods {
                 flow: crate::Flow,
                 parts: &[std::io::IoSlice<'_>],
             ) -> Result<(), crate::SendError> {
-                self.outgoing.hand_over(&mut self.channels, flow, |end| end.send(flow.id, parts))
+                self.sending.hand_over(&mut self.channels, flow, |end| end.send(flow.id, parts))
             }
 
             /// Sends one message as [`send`](Self::send) does, but not at once: what is appended is under way after the
@@ -136,7 +141,7 @@ macro_rules! sending_methods {
                 flow: crate::Flow,
                 parts: &[std::io::IoSlice<'_>],
             ) -> Result<(), crate::SendError> {
-                self.outgoing.hand_over(&mut self.channels, flow, |end| end.append(flow.id, parts))
+                self.sending.hand_over(&mut self.channels, flow, |end| end.append(flow.id, parts))
             }
 
             /// Sends what was appended.
@@ -151,7 +156,7 @@ macro_rules! sending_methods {
             /// # Errors
             /// [`Disconnected`](crate::Disconnected).
             pub fn wait_room(&mut self, timeout: Option<std::time::Duration>) -> Result<bool, crate::Disconnected> {
-                self.outgoing.wait(&mut self.channels, false, timeout)
+                self.sending.wait(&mut self.channels, false, timeout)
             }
 
             /// Closes a flow: what was sent on it is still delivered, and [`Event::Closed`](crate::Event::Closed)

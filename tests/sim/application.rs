@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use machnet::daemon::channel::{AppEnd, AppHandles, Armed, Geometry, Opened, Received, SendError};
+use machnet::daemon::channel::{AppEnd, AppHandles, Armed, ChannelSendError, FromShard, Geometry, Opened};
 use machnet::daemon::control::message::{ChannelGeometry, Numbered, Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;
@@ -69,25 +69,25 @@ impl Channel {
     /// The next message, whose bytes go to `message`, or event.
     pub(crate) fn take(&mut self, message: &mut Vec<u8>) -> Option<Arrival> {
         Some(match self.end.recv().expect("the daemon keeps the channel whole")? {
-            Received::Opened { flow, opened } => {
+            FromShard::Opened { flow, opened } => {
                 Arrival::Opened { flow, key: key(&opened), max_payload: usize::from(opened.max_payload) }
             }
-            Received::Message { flow, message: arrived } => {
+            FromShard::Message { flow, message: arrived } => {
                 message.clear();
                 arrived.slices().for_each(|slice| message.extend_from_slice(slice));
                 assert_eq!(message.len(), arrived.len(), "a message is as long as its slices");
                 Arrival::Message { flow }
             }
-            Received::Silent { flow } => Arrival::Silence { flow, is_silent: true },
-            Received::Alive { flow } => Arrival::Silence { flow, is_silent: false },
-            Received::Closed { flow, reason, acknowledged_messages } => {
+            FromShard::Silent { flow } => Arrival::Silence { flow, is_silent: true },
+            FromShard::Alive { flow } => Arrival::Silence { flow, is_silent: false },
+            FromShard::Closed { flow, reason, acknowledged_messages } => {
                 Arrival::Closed { flow, reason, acknowledged: acknowledged_messages }
             }
         })
     }
 
     /// Sends a message, cut at up to two places as a scatter-gather sender would have it.
-    pub(crate) fn send(&mut self, flow: FlowId, message: &[u8], cut: (usize, usize)) -> Result<(), SendError> {
+    pub(crate) fn send(&mut self, flow: FlowId, message: &[u8], cut: (usize, usize)) -> Result<(), ChannelSendError> {
         let (rest, third) = message.split_at(cut.0.max(cut.1));
         let (first, second) = rest.split_at(cut.0.min(cut.1));
         self.end.send(flow, &[first, second, third].map(IoSlice::new))

@@ -1,6 +1,6 @@
 //! Scenarios that are written down, each with the claim it shows.
 
-use machnet::daemon::channel::SendError;
+use machnet::daemon::channel::ChannelSendError;
 use machnet::daemon::control::message::{ControlError, Reply, Request};
 use machnet_core::flow::CloseReason;
 use machnet_core::message::MAX_MESSAGE_BYTES;
@@ -39,8 +39,8 @@ fn empty_and_too_long_messages_are_refused_and_do_no_harm() {
     let mut world = two_hosts(1);
     let (near, far) = attach_pair(&mut world);
     let side = connect(&mut world, near, far, PORT);
-    assert_eq!(world.send(side, 0), Err(SendError::Empty));
-    assert_eq!(world.send(side, MAX_MESSAGE_BYTES + 1), Err(SendError::TooLong));
+    assert_eq!(world.send(side, 0), Err(ChannelSendError::Empty));
+    assert_eq!(world.send(side, MAX_MESSAGE_BYTES + 1), Err(ChannelSendError::TooLong));
     send(&mut world, side, MAX_MESSAGE_BYTES);
     finish(world, Duration::from_secs(1));
 }

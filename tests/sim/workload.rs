@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use machnet::daemon::channel::SendError;
+use machnet::daemon::channel::ChannelSendError;
 use machnet::daemon::control::message::Request;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::{Dice, Faults};
@@ -238,7 +238,7 @@ impl Workload {
             }
             match world.send(side, len) {
                 Ok(()) => self.bytes_left -= len.min(self.bytes_left),
-                Err(SendError::NoRoom | SendError::Closed) => return,
+                Err(ChannelSendError::NoRoom | ChannelSendError::Closed) => return,
                 Err(error) => panic!("{len} bytes over {side:?} were not taken: {error}"),
             }
         }

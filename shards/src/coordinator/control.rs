@@ -3,7 +3,7 @@
 use machnet::daemon::channel::{AppHandles, Geometry, ShardEnd, Violation};
 use machnet::daemon::control::Peer;
 use machnet::daemon::control::message::{
-    Attach, Binding, ChannelGeometry, ControlError, MAX_NAME_BYTES, Numbered, Reply, Request, VERSIONS,
+    Attach, Binding, ChannelGeometry, ControlError, NAME_BYTES_MAX, Numbered, Reply, Request, VERSIONS,
 };
 use machnet_core::addr::ipv4;
 use machnet_core::flow::CloseReason;
@@ -63,7 +63,7 @@ impl Coordinator {
     fn attach(&mut self, connection: ConnectionId, attach: &Attach) -> Result<Reply, ControlError> {
         let Attach { name, versions, binding } = attach;
         let version = VERSIONS.common(*versions).ok_or(ControlError::NoCommonVersion(VERSIONS))?;
-        let fits = |(start, character): &(usize, char)| start + character.len_utf8() <= MAX_NAME_BYTES;
+        let fits = |(start, character): &(usize, char)| start + character.len_utf8() <= NAME_BYTES_MAX;
         let name = name.char_indices().take_while(fits).map(|(_, character)| character);
         self.endpoints.attach(connection, name.collect(), *binding)?;
         Ok(Reply::Attached { daemon: env!("CARGO_PKG_VERSION").into(), version, addresses: self.addresses() })

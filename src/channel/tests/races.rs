@@ -8,7 +8,7 @@ use crate::channel::layout::Layout;
 use crate::channel::model::{Segment, between_threads};
 use crate::channel::ring::{Consumer, Producer};
 use crate::channel::sync::Arc;
-use crate::channel::{AppEnd, AppReceiver, Armed, FromApp, Geometry, Opened, Received, SendError, ShardEnd};
+use crate::channel::{AppEnd, AppReceiver, Armed, ChannelSendError, FromApp, FromShard, Geometry, Opened, ShardEnd};
 use machnet_core::flow::FlowId;
 use machnet_core::message::Content;
 
@@ -48,7 +48,7 @@ fn channel_with_flow() -> (ShardEnd, AppEnd) {
     };
     assert!(shard.publish_opened(FLOW, &opened));
     shard.flush();
-    assert!(matches!(app.recv(), Ok(Some(Received::Opened { .. }))));
+    assert!(matches!(app.recv(), Ok(Some(FromShard::Opened { .. }))));
     assert!(matches!(app.recv(), Ok(None)));
     (shard, app)
 }
@@ -62,7 +62,7 @@ fn deliver(shard: &mut ShardEnd, byte: u8) {
 
 fn receive(receiver: &mut AppReceiver) -> Option<u8> {
     match receiver.recv().expect("a whole channel") {
-        Some(Received::Message { message, .. }) => Some(message.as_slice().expect("one piece")[0]),
+        Some(FromShard::Message { message, .. }) => Some(message.as_slice().expect("one piece")[0]),
         Some(other) => panic!("{other:?}"),
         None => None,
     }
@@ -171,7 +171,7 @@ fn neither_the_shard_nor_who_waits_for_room_misses_a_ring() {
         let sending = thread::spawn(move || {
             for byte in [1, 2] {
                 while let Err(refused) = sender.send(FLOW, &[IoSlice::new(&[byte])]) {
-                    assert_eq!(refused, SendError::NoRoom);
+                    assert_eq!(refused, ChannelSendError::NoRoom);
                     if sender.arm_room() == Ok(Armed::Armed) {
                         sender.alarm().ear().wait();
                         sender.alarm().drain_bell();

@@ -1,6 +1,6 @@
 //! What applications do in a [`World`], and what comes to them.
 
-use machnet::daemon::channel::SendError;
+use machnet::daemon::channel::ChannelSendError;
 use machnet::daemon::control::Peer;
 use machnet::daemon::control::message::{Binding, Reply, Request};
 use machnet_core::flow::FlowId;
@@ -56,7 +56,7 @@ impl World {
     }
 
     /// Sends a message of `len` bytes (the first of a flow: at least as long as its greeting).
-    pub(crate) fn send(&mut self, side: SideId, len: usize) -> Result<(), SendError> {
+    pub(crate) fn send(&mut self, side: SideId, len: usize) -> Result<(), ChannelSendError> {
         let sent = self.checker.side(side).sent.len();
         let len = if sent == 0 && len > 0 { len.max(content::GREETING_BYTES) } else { len };
         self.message.clear();
@@ -65,7 +65,7 @@ impl World {
             len => content::write(side.0, sent as u64, len, &mut self.message),
         }
         let cut = (self.dice.below(len + 1), self.dice.below(len + 1));
-        let (channel, flow) = Self::channel_of(&mut self.apps, &self.checker, side).ok_or(SendError::Closed)?;
+        let (channel, flow) = Self::channel_of(&mut self.apps, &self.checker, side).ok_or(ChannelSendError::Closed)?;
         let result = channel.send(flow, &self.message, cut);
         if result.is_ok() {
             self.checker.sent(side, len);

@@ -177,7 +177,7 @@ fn a_receive_buffer_given_back_twice_or_invented_is_noticed() {
             scene.rig.receive_data(&OURS, seq, 101, b"a piece");
         }
         let Scene { hostile, segment, .. } = &mut scene;
-        let is_message = |app: &mut AppEnd| matches!(app.recv().unwrap(), Some(Received::Message { .. }));
+        let is_message = |app: &mut AppEnd| matches!(app.recv().unwrap(), Some(FromShard::Message { .. }));
         assert!(is_message(hostile));
         // The buffer of a message is given back when the next one is taken: written down at once, and published later.
         // The first one is number 0, which changes nothing.

@@ -70,7 +70,7 @@ fn one_side_closes_and_the_other_is_told() {
     for _ in 0..10 {
         rig.turn();
     }
-    assert!(matches!(server.recv().unwrap(), Some(Received::Message { message, .. }) if message.len() == 11));
+    assert!(matches!(server.recv().unwrap(), Some(FromShard::Message { message, .. }) if message.len() == 11));
     assert_eq!(closed(&mut server), (CloseReason::Closed, 0));
     assert_eq!(closed(&mut client), (CloseReason::Closed, 1));
     assert_eq!(rig.told().len(), 2);
