@@ -6,6 +6,7 @@
 # make benches    every benchmark
 # make counts     instructions of each part of the way, into benches/counts/table.txt; needs valgrind
 # make lint       rustfmt, clippy and rustdoc, warnings are errors; the library also as applications link it
+# make publish-check  whether the packages for the registry could be published
 # make install    to PREFIX (default /usr/local), under DESTDIR if that is set
 # make clean
 
@@ -17,7 +18,7 @@ TOOLS := --features machnet-endpoint/tools
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS := machnet-shards machnet-pktgen machnet-ping msg_gen hello_world
 
-.PHONY: build deps demo test test-rig bench benches counts lint install clean
+.PHONY: build deps demo test test-rig bench benches counts lint publish-check install clean
 
 build: deps
 	cargo build --release --bins --examples $(TOOLS)
@@ -62,6 +63,9 @@ lint: deps
 	cargo clippy --package machnet-endpoint -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --package machnet-endpoint --no-deps
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+publish-check: deps
+	@sh .ci/publish-check
 
 # Builds only what is not built yet, so that `sudo make install` after `make` needs no Rust for root.
 install: $(if $(wildcard $(TARGET)/release/machnet-shards),,build)

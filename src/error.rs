@@ -1,4 +1,5 @@
-//! One small enum per operation, flat: what happened is one match away. Each message is a sentence that says what to do.
+//! One small enum per operation, flat: what happened is one match away. Each message is a sentence that says what to
+//! do.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -183,8 +184,8 @@ macro_rules! request_error {
                 }
             }
 
-            /// Whether the same call may succeed later, if need be on a new endpoint, although nobody changes the program
-            /// or a configuration.
+            /// Whether the same call may succeed later, if need be on a new endpoint, although nobody changes the
+            /// program or a configuration.
             #[must_use]
             pub fn is_retryable(&self) -> bool {
                 self.answer().map_or_else(|end| end.is_retryable(), |answer| answer.is_retryable())

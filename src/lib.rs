@@ -39,28 +39,24 @@
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let mut endpoint = Endpoint::attach()?;
-//!     endpoint.listen("10.0.0.2".parse()?, 888)?;
+//!     endpoint.listen("10.0.0.2:888".parse()?)?;
 //!     loop {
-//!         let flow = {
-//!             let Some(delivery) = endpoint.recv_in_place()? else {
-//!                 endpoint.wait(None)?;
-//!                 continue;
-//!             };
-//!             match delivery {
-//!                 Delivery::Message(message) => {
-//!                     println!("{}", String::from_utf8_lossy(&message.bytes()));
-//!                     message.flow()
-//!                 }
-//!                 Delivery::Event(event) => {
-//!                     println!("{event:?}");
-//!                     continue;
-//!                 }
+//!         match endpoint.recv_in_place()? {
+//!             Some(Delivery::Message(message)) => {
+//!                 println!("{}", String::from_utf8_lossy(&message.bytes()));
+//!                 let flow = message.flow();
+//!                 endpoint.send(flow, b"Fine, thanks.")?;
 //!             }
-//!         };
-//!         endpoint.send(flow, b"Fine, thanks.")?;
+//!             Some(Delivery::Event(event)) => println!("{event:?}"),
+//!             None => {
+//!                 endpoint.wait(None)?;
+//!             }
+//!         }
 //!     }
 //! }
 //! ```
+//!
+//! The package is `machnet-endpoint`; programs `use machnet`.
 //!
 //! # What is promised
 //!
@@ -76,6 +72,30 @@
 //!   there is nothing. A reader that does not read holds up its own flows and nobody else's.
 //! * **A dead daemon is an error, never a hang.** Every call notices within 100 ms, also when an application only ever
 //!   calls `send` or only ever finds nothing in `recv`. What had been delivered before can still be received.
+//!
+//! # When something is wrong
+//!
+//! Each operation has an error of its own, and each of its variants says what happened. `is_retryable` tells those that
+//! may pass by themselves from those that somebody must do something about; the sentence that an error prints says
+//! what. All of them turn into an [`io::Error`](std::io::Error) of a fitting kind.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use machnet::{ConnectError, ConnectOptions, Endpoint, Flow};
+//!
+//! /// Connects as soon as somebody listens there.
+//! fn connect(endpoint: &mut Endpoint) -> std::io::Result<Flow> {
+//!     let (local, remote) = ([10, 0, 0, 1].into(), ([10, 0, 0, 2], 888).into());
+//!     loop {
+//!         match endpoint.connect_with(local, remote, ConnectOptions::new().timeout(Duration::from_millis(500))) {
+//!             Err(ConnectError::Refused) => std::thread::sleep(Duration::from_millis(100)),
+//!             Err(error) if error.is_retryable() => eprintln!("{error}"),
+//!             outcome => return Ok(outcome?),
+//!         }
+//!     }
+//! }
+//! ```
 //!
 //! # Threads and forks
 //!
@@ -94,6 +114,11 @@ mod endpoint;
 mod error;
 #[cfg(feature = "daemon")]
 mod sleep;
+
+/// The README's program compiles, too.
+#[cfg(doctest)]
+#[doc = include_str!("README.md")]
+struct Readme;
 
 /// What machnet-shards and what is built with it share with this library. For them alone: nothing here is promised, not
 /// even between two releases that differ in their last number.

@@ -99,8 +99,8 @@ pub enum FromShard<'a> {
     },
 }
 
-/// A received message, in place: the one that the receiver holds as its current one. It does nothing when it is dropped,
-/// so that whoever has it may use the receiver again as soon as the message is not looked at any more.
+/// A received message, in place: the one that the receiver holds as its current one. It does nothing when it is
+/// dropped, so that whoever has it may use the receiver again as soon as the message is not looked at any more.
 #[derive(Debug)]
 #[must_use = "a message that is not read is gone"]
 pub struct ChannelMessage<'a> {

@@ -37,7 +37,8 @@ pub use server::{Access, BindError, Connection, Incoming, Server};
 #[cfg(feature = "daemon")]
 pub use socket::Peer;
 
-/// The control socket's path: [`SOCKET_VARIABLE`] if it is set and not empty, else `/var/run/machnet/machnet_ctrl.sock`.
+/// The control socket's path: [`SOCKET_VARIABLE`] if it is set and not empty, else
+/// `/var/run/machnet/machnet_ctrl.sock`.
 #[must_use]
 pub fn default_socket_path() -> PathBuf {
     match std::env::var_os(SOCKET_VARIABLE) {

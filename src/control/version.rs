@@ -1,7 +1,7 @@
 //! Versions of the conversation on the control socket and of the layout of a channel, which change together.
 //!
-//! Each side says the lowest and the highest that it speaks, and the highest that both speak is used. So a daemon can be
-//! updated before the programs that use it, or after them.
+//! Each side says the lowest and the highest that it speaks, and the highest that both speak is used. So a daemon can
+//! be updated before the programs that use it, or after them.
 
 use std::fmt::{self, Display, Formatter};
 

@@ -79,8 +79,8 @@ impl Endpoint {
         &self.addresses
     }
 
-    /// Accepts flows to `local` from now on: they appear as [`Event::Opened`]. Port 0 takes a free one; gives the address
-    /// with the port.
+    /// Accepts flows to `local` from now on: they appear as [`Event::Opened`]. Port 0 takes a free one; gives the
+    /// address with the port.
     ///
     /// # Errors
     /// [`ListenError`]: somebody else listens there, or the daemon does not own the address.

@@ -170,8 +170,8 @@ macro_rules! receiving_methods {
                 self.channels.prepare($crate::endpoint::wait::Want::INPUT)
             }
 
-            /// Both ends of an open flow; `None` if it is closed, or its [`Event::Opened`](crate::Event::Opened) has not
-            /// been received.
+            /// Both ends of an open flow; `None` if it is closed, or its [`Event::Opened`](crate::Event::Opened) has
+            /// not been received.
             #[must_use]
             pub fn tuple(&self, flow: crate::Flow) -> Option<crate::Tuple> {
                 self.receiving.tuple(flow)

@@ -113,8 +113,8 @@ fn sending_and_receiving() {
     }
 }
 
-/// What a program may rely on without looking, said by the compiler: that types go between threads and print themselves,
-/// and that errors go into a box.
+/// What a program may rely on without looking, said by the compiler: that types go between threads and print
+/// themselves, and that errors go into a box.
 const _: () = {
     use std::fmt::Debug;
 

@@ -87,8 +87,8 @@ impl<'de> serde::Deserialize<'de> for MacAddr {
     }
 }
 
-/// The IPv4 address that `ip` is: everything that others see speaks of [`IpAddr`], what carries packets knows IPv4 alone.
-/// An IPv4-mapped address, which sockets for both give (RFC 4291, 2.5.5.2), is the IPv4 address in it.
+/// The IPv4 address that `ip` is: everything that others see speaks of [`IpAddr`], what carries packets knows IPv4
+/// alone. An IPv4-mapped address, which sockets for both give (RFC 4291, 2.5.5.2), is the IPv4 address in it.
 ///
 /// # Errors
 /// [`NotYetIpv6`] for every other IPv6 address.
