@@ -72,7 +72,7 @@ impl World {
     }
 
     fn attach(&self) -> Result<Endpoint, Failure> {
-        Endpoint::attach_to(&self.hosts.left.socket()).map_err(|why| Failure(why.to_string()))
+        Endpoint::attach_to(self.hosts.left.socket()).map_err(|why| Failure(why.to_string()))
     }
 
     fn connect(&self, endpoint: &mut Endpoint) -> Result<Flow, Failure> {

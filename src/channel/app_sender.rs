@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
-use std::fmt::{self, Display, Formatter};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io::IoSlice;
 
@@ -79,38 +78,23 @@ struct Open {
 }
 
 /// Why a message was not taken. Nothing of it has been sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ChannelSendError {
     /// Not enough transmit buffers are free now.
+    #[error("not enough transmit buffers are free: wait for room")]
     NoRoom,
     /// A message has at least one byte.
+    #[error("a message needs at least one byte")]
     Empty,
     /// A message has at most [`MAX_MESSAGE_BYTES`], or as many as this flow's pieces can carry in all buffers.
+    #[error("a message has at most {MAX_MESSAGE_BYTES} bytes: send it in parts")]
     TooLong,
     /// The flow is closed, or not of this channel.
+    #[error("the flow is closed, or not of this channel")]
     Closed,
     /// The channel is of no use any more.
-    Broken,
-}
-
-impl Display for ChannelSendError {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoRoom => f.write_str("not enough transmit buffers are free: wait for room"),
-            Self::Empty => f.write_str("a message needs at least one byte"),
-            Self::TooLong => write!(f, "a message has at most {MAX_MESSAGE_BYTES} bytes: send it in parts"),
-            Self::Closed => f.write_str("the flow is closed, or not of this channel"),
-            Self::Broken => Broken.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for ChannelSendError {}
-
-impl From<Broken> for ChannelSendError {
-    fn from(Broken: Broken) -> Self {
-        Self::Broken
-    }
+    #[error(transparent)]
+    Broken(#[from] Broken),
 }
 
 impl AppSender {

@@ -1,7 +1,5 @@
 //! How a segment is divided: computed by each side from the [`Geometry`], never read from the segment.
 
-use std::fmt::{self, Display, Formatter};
-
 use machnet_core::message::MAX_MESSAGE_BYTES;
 
 /// Distance between words that different sides write: two cache lines, because processors fetch them in pairs.
@@ -53,16 +51,9 @@ pub struct Geometry {
 }
 
 /// Measures that no channel has: whoever sent them is not this release's daemon.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("these are not the measures of a channel: use a daemon and a library of the same release")]
 pub struct BadGeometry;
-
-impl Display for BadGeometry {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("these are not the measures of a channel: use a daemon and a library of the same release")
-    }
-}
-
-impl std::error::Error for BadGeometry {}
 
 impl Geometry {
     /// The measures for an interface whose pieces have at most `max_payload` bytes, and pools of about so many bytes.

@@ -51,7 +51,6 @@ use model as bell;
 #[cfg(loom)]
 use model as segment;
 
-use std::fmt::{self, Display, Formatter};
 use std::os::fd::OwnedFd;
 
 use machnet_core::flow::FlowId;
@@ -79,16 +78,9 @@ pub enum Armed {
 }
 
 /// What the other end of the channel published contradicts itself: the channel is of no use any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the daemon, or a stray write of this process, damaged the channel: attach again")]
 pub struct Broken;
-
-impl Display for Broken {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("the daemon, or a stray write of this process, damaged the channel: attach again")
-    }
-}
-
-impl std::error::Error for Broken {}
 
 /// What an application needs to open its end: passed over the control socket, together with the [`Geometry`].
 #[derive(Debug)]

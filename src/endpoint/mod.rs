@@ -51,14 +51,14 @@ impl Endpoint {
     /// # Errors
     /// [`AttachError`]: there is no daemon, or it does not want us.
     pub fn attach() -> Result<Self, AttachError> {
-        Self::attach_to(&control::default_socket_path())
+        Self::attach_to(control::default_socket_path())
     }
 
     /// Attaches to the daemon whose control socket is at `path`.
     ///
     /// # Errors
     /// As [`Endpoint::attach`].
-    pub fn attach_to(path: &Path) -> Result<Self, AttachError> {
+    pub fn attach_to(path: impl AsRef<Path>) -> Result<Self, AttachError> {
         Self::attach_with(path, AttachOptions::default())
     }
 
@@ -66,7 +66,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// As [`Endpoint::attach`].
-    pub fn attach_with(path: &Path, options: AttachOptions) -> Result<Self, AttachError> {
+    pub fn attach_with(path: impl AsRef<Path>, options: AttachOptions) -> Result<Self, AttachError> {
+        let path = path.as_ref();
         let (connection, addresses) = ControlConnection::attach(path, options.binding)?;
         let channels = Channels::new(connection.liveness());
         let channels = channels.map_err(|error| AttachError::System { path: path.to_owned(), source: error.into() })?;

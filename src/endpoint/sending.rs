@@ -45,7 +45,7 @@ impl Sending {
             channel::ChannelSendError::Empty => SendError::Empty,
             channel::ChannelSendError::TooLong => SendError::TooLong,
             channel::ChannelSendError::Closed => SendError::Closed,
-            channel::ChannelSendError::Broken => {
+            channel::ChannelSendError::Broken(_) => {
                 SendError::Disconnected(channels.liveness().give_up(Disconnected::BrokenChannel))
             }
         }

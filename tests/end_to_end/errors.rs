@@ -82,7 +82,7 @@ fn a_limit_is_an_error_that_names_it() {
     let Some(pair) = Pair::start(tight) else { return };
     let Pair { left, right, .. } = &pair;
     let [mut one, mut two, mut three] = [left.attach(), left.attach(), left.attach()];
-    match Endpoint::attach_to(&left.host.socket()) {
+    match Endpoint::attach_to(left.host.socket()) {
         Err(AttachError::Limit(text)) => {
             assert!(text.contains("max_endpoints_per_user"), "{text}")
         }

@@ -148,7 +148,7 @@ impl Site {
 
     /// An endpoint on this host.
     pub(crate) fn attach(&self) -> Endpoint {
-        Endpoint::attach_to(&self.host.socket()).unwrap()
+        Endpoint::attach_to(self.host.socket()).unwrap()
     }
 
     /// What `machnet-shards status` would show.

@@ -24,7 +24,7 @@ fn pair(shards: [u16; 2], driver: &str) -> Option<Pair> {
 }
 
 fn bound(site: &Site, binding: Binding) -> Endpoint {
-    Endpoint::attach_with(&site.host.socket(), AttachOptions::new().binding(binding)).unwrap()
+    Endpoint::attach_with(site.host.socket(), AttachOptions::new().binding(binding)).unwrap()
 }
 
 /// Lets endpoints that are bound so talk over `flows` flows.

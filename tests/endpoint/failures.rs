@@ -196,7 +196,7 @@ fn without_descriptors_an_endpoint_says_so_and_the_daemon_gets_everything_back()
         assert!(eventually(|| other.listen(at(888)).is_ok()));
         return;
     };
-    let mut endpoint = Endpoint::attach_to(socket.as_ref()).unwrap();
+    let mut endpoint = Endpoint::attach_to(&socket).unwrap();
     let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let few = rustix::process::Rlimit { current: Some(64), maximum: limits.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
@@ -204,7 +204,7 @@ fn without_descriptors_an_endpoint_says_so_and_the_daemon_gets_everything_back()
     while let Ok(fd) = rustix::io::fcntl_dupfd_cloexec(&endpoint, 0) {
         rest.push(fd);
     }
-    assert!(matches!(Endpoint::attach_to(socket.as_ref()), Err(AttachError::System { .. })));
+    assert!(matches!(Endpoint::attach_to(&socket), Err(AttachError::System { .. })));
     let none = Disconnected::NoRoomForChannel;
     assert_eq!(endpoint.listen(at(888)), Err(ListenError::Disconnected(none)));
     assert_eq!(endpoint.wait(None), Err(none));

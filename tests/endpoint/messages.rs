@@ -13,7 +13,7 @@ use machnet::{
 use crate::fake::{FakeDaemon, IP, at};
 
 pub(crate) fn attach(daemon: &FakeDaemon) -> Endpoint {
-    Endpoint::attach_to(&daemon.socket()).unwrap()
+    Endpoint::attach_to(daemon.socket()).unwrap()
 }
 
 /// An endpoint that listens, one that has connected to it, and the flow at both ends.
