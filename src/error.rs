@@ -266,8 +266,8 @@ pub enum SendError {
     /// A message has at least one byte.
     #[error("a message needs at least one byte")]
     Empty,
-    /// A message has at most [`MAX_MESSAGE_BYTES`](crate::MAX_MESSAGE_BYTES).
-    #[error("a message has at most {} bytes: send it in parts", crate::MAX_MESSAGE_BYTES)]
+    /// A message has at most [`MESSAGE_BYTES_MAX`](crate::MESSAGE_BYTES_MAX).
+    #[error("a message has at most {} bytes: send it in parts", crate::MESSAGE_BYTES_MAX)]
     TooLong,
     /// The flow is closed, or is not of this endpoint.
     #[error("the flow is closed: connect again")]

@@ -144,6 +144,6 @@ pub use endpoint::{
     Receiver, Sender, Tuple,
 };
 pub use machnet_core::flow::CloseReason;
-pub use machnet_core::message::MAX_MESSAGE_BYTES;
+pub use machnet_core::message::MESSAGE_BYTES_MAX;
 
 pub use error::{AttachError, ConnectError, Disconnected, ListenError, RecvError, SendError};

@@ -14,7 +14,7 @@ use super::segment::{Segment, Shared};
 use super::sync::Arc;
 use super::{Armed, Broken, Geometry, Opened};
 use machnet_core::flow::FlowId;
-use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
+use machnet_core::message::{Content, MESSAGE_BYTES_MAX, Position};
 
 /// Buffers of one message that are kept until it is whole; a longer message is put together on the heap.
 const HELD_PER_MESSAGE_MAX: usize = 64;
@@ -342,7 +342,7 @@ impl AppReceiver {
         } else {
             self.partial.remove(&flow).ok_or(Broken)?
         };
-        if before.bytes() + piece.len() > MAX_MESSAGE_BYTES {
+        if before.bytes() + piece.len() > MESSAGE_BYTES_MAX {
             return Err(Broken);
         }
         let after = match before {

@@ -14,7 +14,7 @@ use super::segment::{Segment, Shared};
 use super::sync::{Arc, Ordering, Word};
 use super::{Armed, Broken, Geometry};
 use machnet_core::flow::FlowId;
-use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
+use machnet_core::message::{Content, MESSAGE_BYTES_MAX, Position};
 use machnet_core::records;
 
 /// The half of an application's end that sends messages and closes flows.
@@ -86,8 +86,8 @@ pub enum ChannelSendError {
     /// A message has at least one byte.
     #[error("a message needs at least one byte")]
     Empty,
-    /// A message has at most [`MAX_MESSAGE_BYTES`], or as many as this flow's pieces can carry in all buffers.
-    #[error("a message has at most {MAX_MESSAGE_BYTES} bytes: send it in parts")]
+    /// A message has at most [`MESSAGE_BYTES_MAX`], or as many as this flow's pieces can carry in all buffers.
+    #[error("a message has at most {MESSAGE_BYTES_MAX} bytes: send it in parts")]
     TooLong,
     /// The flow is closed, or not of this channel.
     #[error("the flow is closed, or not of this channel")]
@@ -217,7 +217,7 @@ impl AppSender {
         max_payload: usize,
     ) -> Result<(), ChannelSendError> {
         let pieces = bytes.div_ceil(max_payload);
-        if bytes > MAX_MESSAGE_BYTES || pieces > self.pool.buffers() {
+        if bytes > MESSAGE_BYTES_MAX || pieces > self.pool.buffers() {
             return Err(ChannelSendError::TooLong);
         }
         self.find_free(pieces)?;

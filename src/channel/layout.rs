@@ -1,6 +1,6 @@
 //! How a segment is divided: computed by each side from the [`Geometry`], never read from the segment.
 
-use machnet_core::message::MAX_MESSAGE_BYTES;
+use machnet_core::message::MESSAGE_BYTES_MAX;
 
 /// Distance between words that different sides write: two cache lines, because processors fetch them in pairs.
 #[cfg(not(loom))]
@@ -38,7 +38,7 @@ const _: () = assert!(SPARE_SLOTS as usize >= super::opened::SLOTS_MAX);
 #[cfg(loom)]
 const SPARE_SLOTS: u32 = 2;
 
-/// A flow whose pieces are at least as large as this can carry a message of [`MAX_MESSAGE_BYTES`], also through
+/// A flow whose pieces are at least as large as this can carry a message of [`MESSAGE_BYTES_MAX`], also through
 /// an interface whose own pieces are larger.
 const FLOW_PAYLOAD_MIN: u16 = 1024;
 
@@ -61,7 +61,7 @@ impl Geometry {
     pub fn for_payload(max_payload: u16, tx_bytes: usize, rx_bytes: usize) -> Self {
         let max_payload = max_payload.max(1);
         let buffer_bytes = u32::from(max_payload).next_multiple_of(BUFFER_ALIGNMENT_BYTES);
-        let at_least = MAX_MESSAGE_BYTES.div_ceil(usize::from(max_payload.min(FLOW_PAYLOAD_MIN)));
+        let at_least = MESSAGE_BYTES_MAX.div_ceil(usize::from(max_payload.min(FLOW_PAYLOAD_MIN)));
         let buffers = |bytes: usize, least: usize| {
             let count = (bytes / buffer_bytes as usize).max(least);
             u32::try_from(count).unwrap_or(BUFFERS_MAX).min(BUFFERS_MAX)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use machnet::{MAX_MESSAGE_BYTES, SendError};
+use machnet::{MESSAGE_BYTES_MAX, SendError};
 use serde_json::{Value, json};
 
 use crate::conversation::{self, Speaker, await_opened};
@@ -11,7 +11,7 @@ use crate::pair::{NEVER, Pair, Site, faults, number, with_faults};
 const PORT: u16 = 888;
 
 /// Around the boundaries: of a message, of a packet with 1,500 bytes of IP, and the largest that there may be.
-const SIZES: [usize; 8] = [1, 1417, 1418, 1419, 64 << 10, 1 << 20, MAX_MESSAGE_BYTES - 1, MAX_MESSAGE_BYTES];
+const SIZES: [usize; 8] = [1, 1417, 1418, 1419, 64 << 10, 1 << 20, MESSAGE_BYTES_MAX - 1, MESSAGE_BYTES_MAX];
 
 /// Lets `flows` flows from one endpoint on `here` to one on `there` say `sizes`, in both directions at once.
 fn converse(here: &Site, there: &Site, flows: usize, sizes: &[usize], limit: Duration) {
@@ -97,7 +97,7 @@ fn what_is_no_message_is_refused_and_the_flow_goes_on() {
 
     assert_eq!(writer.send(flow, &[]), Err(SendError::Empty));
     assert!(SendError::Empty.to_string().contains("at least one byte"));
-    assert_eq!(writer.send(flow, &vec![0; MAX_MESSAGE_BYTES + 1]), Err(SendError::TooLong));
+    assert_eq!(writer.send(flow, &vec![0; MESSAGE_BYTES_MAX + 1]), Err(SendError::TooLong));
     assert!(SendError::TooLong.to_string().contains("at most 8388608 bytes"));
 
     writer.send(flow, b"after all").unwrap();

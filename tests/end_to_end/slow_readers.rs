@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use machnet::{Delivery, Endpoint, Event, Flow, MAX_MESSAGE_BYTES, Received, SendError};
+use machnet::{Delivery, Endpoint, Event, Flow, MESSAGE_BYTES_MAX, Received, SendError};
 
 use crate::conversation::{Direction, await_opened, fill, is_as_filled};
 use crate::pair::{NEVER, Pair};
@@ -103,7 +103,7 @@ fn twenty_flows_with_the_longest_message_each_get_through_to_one_slow_endpoint()
     slow.listen(right.at(SLOW)).unwrap();
     // Each from an endpoint of its own, so that all twenty are on their way at the same time.
     let mut senders: Vec<_> = (0..FLOWS).map(|_| left.attach()).collect();
-    let mut message = vec![0; MAX_MESSAGE_BYTES];
+    let mut message = vec![0; MESSAGE_BYTES_MAX];
     for sender in &mut senders {
         let flow = sender.connect(left.ip(), right.at(SLOW)).unwrap();
         let port = sender.tuple(flow).unwrap().local.port();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use machnet::daemon::channel::Geometry;
 use machnet::{
-    CloseReason, ConnectOptions, Delivery, Endpoint, Event, Flow, MAX_MESSAGE_BYTES, Received, RecvError, SendError,
+    CloseReason, ConnectOptions, Delivery, Endpoint, Event, Flow, MESSAGE_BYTES_MAX, Received, RecvError, SendError,
     Sender,
 };
 
@@ -58,7 +58,7 @@ fn bytes(size: usize, message: usize) -> Vec<u8> {
 fn messages_of_every_size_arrive_as_they_were_sent() {
     let daemon = FakeDaemon::start("sizes");
     let (mut near, flow, mut far, accepted) = pair(&daemon);
-    for size in [1, 999, 1000, 1001, 64 << 10, 1 << 20, MAX_MESSAGE_BYTES - 1, MAX_MESSAGE_BYTES] {
+    for size in [1, 999, 1000, 1001, 64 << 10, 1 << 20, MESSAGE_BYTES_MAX - 1, MESSAGE_BYTES_MAX] {
         let sent = bytes(size, 7);
         near.send(flow, &sent).unwrap();
         assert!(next(&mut far) == Owned::Message(accepted, sent), "{size}");
@@ -73,7 +73,7 @@ fn sizes_that_no_message_has_are_refused_and_nothing_is_sent() {
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     assert_eq!(near.send(flow, b""), Err(SendError::Empty));
     assert_eq!(near.send_vectored(flow, &[]), Err(SendError::Empty));
-    assert_eq!(near.send(flow, &vec![0; MAX_MESSAGE_BYTES + 1]), Err(SendError::TooLong));
+    assert_eq!(near.send(flow, &vec![0; MESSAGE_BYTES_MAX + 1]), Err(SendError::TooLong));
     near.send(flow, b"first").unwrap();
     assert_eq!(next(&mut far), Owned::Message(accepted, b"first".into()));
 }

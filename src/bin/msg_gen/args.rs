@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use machnet::{Endpoint, MAX_MESSAGE_BYTES, default_socket_path};
+use machnet::{Endpoint, MESSAGE_BYTES_MAX, default_socket_path};
 use machnet_config::Config;
 use machnet_config::flags;
 use machnet_core::defaults::SOCKET_VARIABLE;
@@ -107,8 +107,8 @@ fn only(mut addresses: impl Iterator<Item = IpAddr>, of: &Path) -> Result<IpAddr
 
 fn msg_size(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(bytes) if (TAG_BYTES..=MAX_MESSAGE_BYTES).contains(&bytes) => Ok(bytes),
-        _ => Err(format!("give a number of bytes from {TAG_BYTES} to {MAX_MESSAGE_BYTES}")),
+        Ok(bytes) if (TAG_BYTES..=MESSAGE_BYTES_MAX).contains(&bytes) => Ok(bytes),
+        _ => Err(format!("give a number of bytes from {TAG_BYTES} to {MESSAGE_BYTES_MAX}")),
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use super::*;
 use crate::channel::{AppEnd, Armed, Broken, ChannelSendError, FromShard, Geometry, Opened, ShardEnd};
 use machnet_core::flow::FlowId;
-use machnet_core::message::{Content, MAX_MESSAGE_BYTES};
+use machnet_core::message::{Content, MESSAGE_BYTES_MAX};
 
 const PAYLOAD: u16 = 1418;
 
@@ -20,7 +20,7 @@ fn every_size_is_sent_byte_for_byte() {
     let (mut shard, mut app) =
         channel(Geometry::for_payload(PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize));
     shard.open(FLOW, PAYLOAD);
-    for bytes in sizes().chain([MAX_MESSAGE_BYTES - 1, MAX_MESSAGE_BYTES]) {
+    for bytes in sizes().chain([MESSAGE_BYTES_MAX - 1, MESSAGE_BYTES_MAX]) {
         let sent = message(bytes, bytes);
         assert_eq!(send(&mut app, FLOW, &sent), Ok(()));
         assert!(shard.take().expect("no violation") == [Took::Message(FLOW, sent)], "{bytes} bytes");
@@ -63,7 +63,7 @@ fn the_largest_message_fits_whatever_the_payload_and_the_budget() {
         let (mut shard, mut app) = channel(geometry);
         // The peer's pieces may be smaller than ours.
         shard.open(FLOW, 1024);
-        let sent = message(1, MAX_MESSAGE_BYTES);
+        let sent = message(1, MESSAGE_BYTES_MAX);
         assert_eq!(send(&mut app, FLOW, &sent), Ok(()));
         assert!(shard.take().expect("no violation") == [Took::Message(FLOW, sent)]);
     }
@@ -89,7 +89,7 @@ fn the_largest_message_needs_few_receive_buffers() {
     let (mut shard, mut app) = channel(Geometry::for_payload(PAYLOAD, 0, 0));
     shard.open(FLOW, PAYLOAD);
     assert!(recv(&mut app).is_some());
-    let sent = message(3, MAX_MESSAGE_BYTES);
+    let sent = message(3, MESSAGE_BYTES_MAX);
     let pieces = sent.chunks(usize::from(PAYLOAD));
     let count = pieces.len();
     for (index, piece) in pieces.enumerate() {
@@ -148,7 +148,7 @@ fn what_cannot_be_sent_is_refused_and_nothing_of_it_is_published() {
 
     let (mut shard, mut app) = channel(Geometry::for_payload(PAYLOAD, 0, 0));
     shard.open(FLOW, PAYLOAD);
-    assert_eq!(send(&mut app, FLOW, &vec![0; MAX_MESSAGE_BYTES + 1]), Err(ChannelSendError::TooLong));
+    assert_eq!(send(&mut app, FLOW, &vec![0; MESSAGE_BYTES_MAX + 1]), Err(ChannelSendError::TooLong));
     assert_eq!(shard.take(), Ok(vec![]));
 }
 
