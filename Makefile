@@ -5,20 +5,23 @@
 # make bench      the whole path beside other stacks, in one table; BENCH="memif --baseline DIR" picks and compares
 # make benches    every benchmark
 # make counts     instructions of each part of the way, into benches/counts/table.txt; needs valgrind
-# make lint       rustfmt, clippy and rustdoc, warnings are errors
+# make lint       rustfmt, clippy and rustdoc, warnings are errors; the library also as applications link it
+# make publish-check  whether the packages for the registry could be published
 # make install    to PREFIX (default /usr/local), under DESTDIR if that is set
 # make clean
 
 PREFIX ?= /usr/local
 
 export PATH := $(PATH):$(HOME)/.cargo/bin
+# What the library does not carry for everybody who links it: msg_gen and hello_world.
+TOOLS := --features machnet-endpoint/tools
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS := machnet-shards machnet-pktgen machnet-ping msg_gen hello_world
 
-.PHONY: build deps demo test test-rig bench benches counts lint install clean
+.PHONY: build deps demo test test-rig bench benches counts lint publish-check install clean
 
 build: deps
-	cargo build --release --bins --examples
+	cargo build --release --bins --examples $(TOOLS)
 
 # What must be installed; a sentence where to get Rust if it is not there.
 deps:
@@ -29,9 +32,9 @@ demo: build
 
 # Tests start the programs, so those are built first. loom replaces the atomics, so it has a build of its own; a filter
 # that matches nothing would pass, so it is asked for its tests first.
-LOOM := RUSTFLAGS="--cfg loom" cargo test --release --package machnet --lib --target-dir "$(TARGET)/loom" races
+LOOM := RUSTFLAGS="--cfg loom" cargo test --release --package machnet-endpoint --lib --target-dir "$(TARGET)/loom" races
 test: deps
-	cargo build --bins
+	cargo build --bins $(TOOLS)
 	cargo test --workspace
 	$(LOOM) -- --list | grep ': test$$'
 	$(LOOM)
@@ -39,7 +42,7 @@ test: deps
 # One machine at a time: their emulated CPUs keep all of ours busy.
 test-rig: deps
 	tests/rig/packages "$(TARGET)/rig"
-	cargo build --bins
+	cargo build --bins $(TOOLS)
 	MACHNET_RIG="$(TARGET)/rig" cargo test --test rig -- --ignored --test-threads=1
 
 # The daemon and the bare device are programs of their own.
@@ -57,7 +60,12 @@ counts: deps
 lint: deps
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --package machnet-endpoint -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --package machnet-endpoint --no-deps
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+publish-check: deps
+	@sh .ci/publish-check
 
 # Builds only what is not built yet, so that `sudo make install` after `make` needs no Rust for root.
 install: $(if $(wildcard $(TARGET)/release/machnet-shards),,build)

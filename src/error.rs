@@ -1,202 +1,332 @@
-//! One small enum per operation. Each message says what to do.
+//! One small enum per operation, flat: what happened is one match away. Each message is a sentence that says what to
+//! do.
 
-use std::fmt::{self, Display, Formatter};
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use crate::control::message::ControlError;
+use crate::control::message::{ControlError, VERSIONS, Versions};
+use crate::control::no_common_version;
 
 /// The endpoint is of no use any more: every further call on it returns the same. What it had sent and the peer had not
 /// acknowledged may or may not arrive. Drop it, and attach again when the daemon is back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
 pub enum Disconnected {
     /// The daemon closed the connection.
+    #[error("the daemon closed the connection: it stopped, or has no room for one more; attach again later")]
     Gone,
     /// The daemon did not answer a request in time.
+    #[error("the daemon does not answer: look at its log")]
     Silent,
     /// What serves the socket answered something that this library does not know.
+    #[error("what serves the socket is no machnet-shards daemon, or one of another release")]
     Unreadable,
     /// The daemon gave the endpoint a channel, and this process has no room for its descriptors or its memory.
+    #[error(
+        "this process may not open or map what a channel needs: raise its limits (ulimit -n, ulimit -v) and attach again"
+    )]
     NoRoomForChannel,
     /// What is in a channel contradicts itself.
+    #[error("the daemon, or a stray write of this process, damaged a channel: attach again")]
     BrokenChannel,
 }
 
-impl Display for Disconnected {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gone => "the daemon closed the connection: it stopped, or has no room for one more; attach again later",
-            Self::Silent => "the daemon does not answer: look at its log",
-            Self::Unreadable => "what serves the socket is no machnet-shards daemon, or one of another release",
-            Self::NoRoomForChannel => {
-                "this process may not open or map what a channel needs: raise its limits (ulimit -n, ulimit -v) and attach again"
-            }
-            Self::BrokenChannel => "the daemon, or a stray write of this process, damaged a channel: attach again",
-        })
+impl Disconnected {
+    /// Whether attaching again may help although nobody changes the program or a configuration.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        match self {
+            Self::Gone | Self::Silent | Self::BrokenChannel => true,
+            Self::Unreadable | Self::NoRoomForChannel => false,
+        }
+    }
+
+    /// What the standard library calls it.
+    #[must_use]
+    pub fn kind(self) -> io::ErrorKind {
+        match self {
+            Self::Gone => io::ErrorKind::BrokenPipe,
+            Self::Silent => io::ErrorKind::TimedOut,
+            Self::Unreadable | Self::BrokenChannel => io::ErrorKind::InvalidData,
+            Self::NoRoomForChannel => io::ErrorKind::QuotaExceeded,
+        }
     }
 }
-
-impl std::error::Error for Disconnected {}
 
 /// Why there is no endpoint.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AttachError {
-    /// Nobody serves the control socket.
+    /// Nobody serves this control socket.
+    #[error("no daemon serves {}: start machnet-shards, or name its socket with MACHNET_SOCKET", .0.display())]
     NoDaemon(PathBuf),
-    /// This user may not connect to the control socket.
+    /// This user may not connect to this control socket.
+    #[error("this user may not use {}: join the group that owns it, or run as its owner", .0.display())]
     NotAllowed(PathBuf),
-    /// Connecting failed in another way.
-    System(PathBuf, io::Error),
-    /// The daemon answered that it will not.
-    Failed(ControlError),
-    /// The daemon did not answer.
-    Disconnected(Disconnected),
+    /// The system does not let this process connect, or wait for a daemon.
+    #[error("cannot connect to {}: {source}", path.display())]
+    System {
+        /// The control socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Library and daemon have no version of the control protocol in common: one of the two is to be updated.
+    #[error("{}", no_common_version(of_range(library), daemon.as_ref().map(of_range)))]
+    NoCommonVersion {
+        /// What this library speaks.
+        library: RangeInclusive<u16>,
+        /// What the daemon speaks, if it is new enough to say so.
+        daemon: Option<RangeInclusive<u16>>,
+    },
+    /// A limit of the daemon is reached, such as endpoints of one user; the text names it.
+    #[error("{}", ControlError::Limit(.0.clone()))]
+    Limit(String),
+    /// The daemon is stopping.
+    #[error("{}", ControlError::Stopping)]
+    Stopping,
+    /// The daemon went away, or does not answer as a daemon does.
+    #[error(transparent)]
+    Disconnected(#[from] Disconnected),
 }
-
-impl Display for AttachError {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoDaemon(path) => write!(
-                f,
-                "no daemon serves {}: start machnet-shards, or name its socket with MACHNET_SOCKET",
-                path.display()
-            ),
-            Self::NotAllowed(path) => {
-                write!(f, "this user may not use {}: join the group that owns it, or run as its owner", path.display())
-            }
-            Self::System(path, error) => write!(f, "cannot connect to {}: {error}", path.display()),
-            Self::Failed(error) => error.fmt(f),
-            Self::Disconnected(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for AttachError {}
 
 impl AttachError {
-    pub(crate) fn connecting(path: PathBuf, error: io::Error) -> Self {
-        match error.kind() {
+    pub(crate) fn connecting(path: PathBuf, source: io::Error) -> Self {
+        match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::NoDaemon(path),
             io::ErrorKind::PermissionDenied => Self::NotAllowed(path),
-            _ => Self::System(path, error),
+            _ => Self::System { path, source },
+        }
+    }
+
+    pub(crate) fn answered(error: ControlError) -> Self {
+        match error {
+            ControlError::NoCommonVersion(daemon) => Self::no_common_version(Some(daemon)),
+            // Daemons of before there were ranges know only their own request.
+            ControlError::Malformed(_) => Self::no_common_version(None),
+            ControlError::Limit(what) => Self::Limit(what),
+            ControlError::Stopping => Self::Stopping,
+            _ => Self::Disconnected(Disconnected::Unreadable),
+        }
+    }
+
+    fn no_common_version(daemon: Option<Versions>) -> Self {
+        let range = |versions: Versions| versions.lowest..=versions.highest;
+        Self::NoCommonVersion { library: range(VERSIONS), daemon: daemon.map(range) }
+    }
+
+    /// Whether attaching may succeed later although nobody changes the program or a configuration.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NoDaemon(_) | Self::Limit(_) | Self::Stopping => true,
+            Self::NotAllowed(_) | Self::NoCommonVersion { .. } => false,
+            // The daemon has been busy all the time, or a signal came.
+            Self::System { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+            }
+            Self::Disconnected(end) => end.is_retryable(),
+        }
+    }
+
+    /// What the standard library calls it.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::NoDaemon(_) => io::ErrorKind::ConnectionRefused,
+            Self::NotAllowed(_) => io::ErrorKind::PermissionDenied,
+            Self::System { source, .. } => source.kind(),
+            Self::NoCommonVersion { .. } => io::ErrorKind::Unsupported,
+            Self::Limit(what) => ControlError::Limit(what.clone()).kind(),
+            Self::Stopping => ControlError::Stopping.kind(),
+            Self::Disconnected(end) => end.kind(),
         }
     }
 }
 
-/// Why an address and port is not listened on, or still is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListenError {
-    /// The daemon answered that it will not; the endpoint is as it was.
-    Failed(ControlError),
-    /// The daemon did not answer.
-    Disconnected(Disconnected),
+fn of_range(range: &RangeInclusive<u16>) -> Versions {
+    Versions { lowest: *range.start(), highest: *range.end() }
 }
 
-/// Why there is no flow.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ConnectError {
-    /// The daemon, or the other host, answered that it will not; the endpoint is as it was.
-    Failed(ControlError),
-    /// The daemon did not answer.
-    Disconnected(Disconnected),
+/// The error of a request that an endpoint makes: those of the daemon's answers that it may get, which keep their words
+/// and their kind, and the end of the endpoint.
+macro_rules! request_error {
+    ($(#[$meta:meta])* $name:ident {
+        $($(#[$doc:meta])* $variant:ident $(($payload:ident: $type:ty))?,)*
+    }) => {
+        $(#[$meta])*
+        ///
+        /// The endpoint is as it was, unless it is [`Disconnected`].
+        #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+        #[error("{}", self.answer().map_or_else(|end| end.to_string(), |answer| answer.to_string()))]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$doc])* $variant $(($type))?,)*
+            /// The endpoint is of no use any more.
+            #[error(transparent)]
+            Disconnected(#[from] Disconnected),
+        }
+
+        impl $name {
+            /// `None` for what is no answer to such a request.
+            pub(crate) fn answered(error: ControlError) -> Option<Self> {
+                match error {
+                    $(ControlError::$variant $(($payload))? => Some(Self::$variant $(($payload))?),)*
+                    _ => None,
+                }
+            }
+
+            fn answer(&self) -> Result<ControlError, Disconnected> {
+                match self {
+                    $(Self::$variant $(($payload))? => Ok(ControlError::$variant $(($payload.clone()))?),)*
+                    Self::Disconnected(end) => Err(*end),
+                }
+            }
+
+            /// Whether the same call may succeed later, if need be on a new endpoint, although nobody changes the
+            /// program or a configuration.
+            #[must_use]
+            pub fn is_retryable(&self) -> bool {
+                self.answer().map_or_else(|end| end.is_retryable(), |answer| answer.is_retryable())
+            }
+
+            /// What the standard library calls it.
+            #[must_use]
+            pub fn kind(&self) -> io::ErrorKind {
+                self.answer().map_or_else(|end| end.kind(), |answer| answer.kind())
+            }
+        }
+    };
+}
+
+request_error! {
+    /// Why an address and port is not listened on, or still is.
+    ListenError {
+        /// Another listener has that address and port.
+        AddressInUse,
+        /// The daemon does not have that local address; these are its own.
+        NoSuchAddress(addresses: Vec<std::net::IpAddr>),
+        /// IPv6 is not carried yet.
+        NotYetIpv6(ip: std::net::Ipv6Addr),
+        /// This endpoint does not listen there.
+        NotListening,
+        /// The endpoint is bound to a shard that the interface does not have; it has so many.
+        NoSuchShard(shards: u16),
+        /// Every port that could be chosen is taken.
+        NoPorts,
+        /// A limit of the daemon is reached; the text names it.
+        Limit(what: String),
+        /// The daemon's host refused it something, such as memory.
+        System(why: String),
+        /// The daemon is stopping.
+        Stopping,
+    }
+}
+
+request_error! {
+    /// Why there is no flow.
+    ConnectError {
+        /// The other host answered that nobody listens there.
+        Refused,
+        /// The other host did not answer in time.
+        TimedOut,
+        /// No packet could be sent to the other host: nobody on the link answers for it, or there is no way to it.
+        Unreachable,
+        /// The other host speaks another version of the protocol.
+        Incompatible,
+        /// A flow between these addresses and ports exists already.
+        AddressInUse,
+        /// The daemon does not have that local address; these are its own.
+        NoSuchAddress(addresses: Vec<std::net::IpAddr>),
+        /// IPv6 is not carried yet.
+        NotYetIpv6(ip: std::net::Ipv6Addr),
+        /// The interface does not have that shard; it has so many.
+        NoSuchShard(shards: u16),
+        /// Every local port towards that destination is in use.
+        NoPorts,
+        /// There can be no such flow; the text says why.
+        Invalid(why: String),
+        /// A limit of the daemon, or of the other host's, is reached; the text names it.
+        Limit(what: String),
+        /// The daemon's host refused it something, such as memory.
+        System(why: String),
+        /// The daemon is stopping.
+        Stopping,
+    }
 }
 
 /// Why a message was not taken. Nothing of it has been sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
 pub enum SendError {
     /// Not enough buffers are free now; [`wait_room`](crate::Endpoint::wait_room) waits for more.
+    #[error("not enough transmit buffers are free: receive what waits, or wait for room")]
     NoRoom,
     /// A message has at least one byte.
+    #[error("a message needs at least one byte")]
     Empty,
-    /// A message has at most [`MAX_MESSAGE_BYTES`](crate::MAX_MESSAGE_BYTES).
+    /// A message has at most [`MESSAGE_BYTES_MAX`](crate::MESSAGE_BYTES_MAX).
+    #[error("a message has at most {} bytes: send it in parts", crate::MESSAGE_BYTES_MAX)]
     TooLong,
     /// The flow is closed, or is not of this endpoint.
+    #[error("the flow is closed: connect again")]
     Closed,
     /// The daemon is gone.
-    Disconnected(Disconnected),
+    #[error(transparent)]
+    Disconnected(#[from] Disconnected),
+}
+
+impl SendError {
+    /// Whether the same message may be taken on the same flow later.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        self == Self::NoRoom
+    }
+
+    /// What the standard library calls it.
+    #[must_use]
+    pub fn kind(self) -> io::ErrorKind {
+        match self {
+            Self::NoRoom => io::ErrorKind::WouldBlock,
+            Self::Empty | Self::TooLong => io::ErrorKind::InvalidInput,
+            Self::Closed => io::ErrorKind::NotConnected,
+            Self::Disconnected(end) => end.kind(),
+        }
+    }
 }
 
 /// Why nothing was received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecvError {
     /// The message needs a buffer of this many bytes. It is still the next one.
+    #[error("the next message has {0} bytes: give a buffer as large, or receive in place")]
     BufferTooSmall(usize),
     /// The daemon is gone, and everything it had delivered before has been received.
-    Disconnected(Disconnected),
+    #[error(transparent)]
+    Disconnected(#[from] Disconnected),
 }
 
-impl Display for ListenError {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+impl RecvError {
+    /// What the standard library calls it.
+    #[must_use]
+    pub fn kind(self) -> io::ErrorKind {
         match self {
-            Self::Failed(error) => error.fmt(f),
-            Self::Disconnected(error) => error.fmt(f),
+            Self::BufferTooSmall(_) => io::ErrorKind::InvalidInput,
+            Self::Disconnected(end) => end.kind(),
         }
     }
 }
 
-impl Display for ConnectError {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failed(error) => error.fmt(f),
-            Self::Disconnected(error) => error.fmt(f),
-        }
-    }
-}
-
-impl Display for SendError {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoRoom => f.write_str("not enough transmit buffers are free: receive what waits, or wait for room"),
-            Self::Empty => f.write_str("a message needs at least one byte"),
-            Self::TooLong => write!(f, "a message has at most {} bytes: send it in parts", crate::MAX_MESSAGE_BYTES),
-            Self::Closed => f.write_str("the flow is closed: connect again"),
-            Self::Disconnected(error) => error.fmt(f),
-        }
-    }
-}
-
-impl Display for RecvError {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BufferTooSmall(bytes) => {
-                write!(f, "the next message has {bytes} bytes: give a buffer as large, or receive in place")
+/// For programs whose own errors are the standard library's: the kind is kept, and the error itself as what is inside.
+macro_rules! into_io_error {
+    ($($name:ty),*) => {
+        $(impl From<$name> for io::Error {
+            fn from(error: $name) -> Self {
+                Self::new(error.kind(), error)
             }
-            Self::Disconnected(error) => error.fmt(f),
-        }
-    }
+        })*
+    };
 }
-
-impl std::error::Error for ListenError {}
-impl std::error::Error for ConnectError {}
-impl std::error::Error for SendError {}
-impl std::error::Error for RecvError {}
-
-impl From<Disconnected> for AttachError {
-    fn from(error: Disconnected) -> Self {
-        Self::Disconnected(error)
-    }
-}
-
-impl From<Disconnected> for ListenError {
-    fn from(error: Disconnected) -> Self {
-        Self::Disconnected(error)
-    }
-}
-
-impl From<Disconnected> for ConnectError {
-    fn from(error: Disconnected) -> Self {
-        Self::Disconnected(error)
-    }
-}
-
-impl From<Disconnected> for SendError {
-    fn from(error: Disconnected) -> Self {
-        Self::Disconnected(error)
-    }
-}
-
-impl From<Disconnected> for RecvError {
-    fn from(error: Disconnected) -> Self {
-        Self::Disconnected(error)
-    }
-}
+into_io_error!(Disconnected, AttachError, ListenError, ConnectError, SendError, RecvError);

@@ -39,28 +39,24 @@
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let mut endpoint = Endpoint::attach()?;
-//!     endpoint.listen("10.0.0.2".parse()?, 888)?;
+//!     endpoint.listen("10.0.0.2:888".parse()?)?;
 //!     loop {
-//!         let flow = {
-//!             let Some(delivery) = endpoint.recv_in_place()? else {
-//!                 endpoint.wait(None)?;
-//!                 continue;
-//!             };
-//!             match delivery {
-//!                 Delivery::Message(message) => {
-//!                     println!("{}", String::from_utf8_lossy(&message.bytes()));
-//!                     message.flow()
-//!                 }
-//!                 Delivery::Event(event) => {
-//!                     println!("{event:?}");
-//!                     continue;
-//!                 }
+//!         match endpoint.recv_in_place()? {
+//!             Some(Delivery::Message(message)) => {
+//!                 println!("{}", String::from_utf8_lossy(&message.bytes()));
+//!                 let flow = message.flow();
+//!                 endpoint.send(flow, b"Fine, thanks.")?;
 //!             }
-//!         };
-//!         endpoint.send(flow, b"Fine, thanks.")?;
+//!             Some(Delivery::Event(event)) => println!("{event:?}"),
+//!             None => {
+//!                 endpoint.wait(None)?;
+//!             }
+//!         }
 //!     }
 //! }
 //! ```
+//!
+//! The package is `machnet-endpoint`; programs `use machnet`.
 //!
 //! # What is promised
 //!
@@ -77,24 +73,77 @@
 //! * **A dead daemon is an error, never a hang.** Every call notices within 100 ms, also when an application only ever
 //!   calls `send` or only ever finds nothing in `recv`. What had been delivered before can still be received.
 //!
+//! # When something is wrong
+//!
+//! Each operation has an error of its own, and each of its variants says what happened. `is_retryable` tells those that
+//! may pass by themselves from those that somebody must do something about; the sentence that an error prints says
+//! what. All of them turn into an [`io::Error`](std::io::Error) of a fitting kind.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use machnet::{ConnectError, ConnectOptions, Endpoint, Flow};
+//!
+//! /// Connects as soon as somebody listens there.
+//! fn connect(endpoint: &mut Endpoint) -> std::io::Result<Flow> {
+//!     let (local, remote) = ([10, 0, 0, 1].into(), ([10, 0, 0, 2], 888).into());
+//!     loop {
+//!         match endpoint.connect_with(local, remote, ConnectOptions::new().timeout(Duration::from_millis(500))) {
+//!             Err(ConnectError::Refused) => std::thread::sleep(Duration::from_millis(100)),
+//!             Err(error) if error.is_retryable() => eprintln!("{error}"),
+//!             outcome => return Ok(outcome?),
+//!         }
+//!     }
+//! }
+//! ```
+//!
 //! # Threads and forks
 //!
 //! One [`Endpoint`] is for one thread at a time, and can move between threads; have one per thread, or
 //! [`split`](Endpoint::split) one between a thread that sends and a thread that receives. A forked child has nothing of
 //! its parent's endpoints and must not use them; it attaches for itself.
 #![deny(unsafe_code)]
+#![warn(missing_debug_implementations)]
 
-pub mod channel;
-pub mod control;
+// Without the door, what only the ends on its other side call is dead, and nothing of it is public.
+#[cfg_attr(not(feature = "daemon"), allow(dead_code, unreachable_pub))]
+mod channel;
+#[cfg_attr(not(feature = "daemon"), allow(dead_code, unreachable_pub))]
+mod control;
 mod endpoint;
 mod error;
-pub mod sleep;
+#[cfg(feature = "daemon")]
+mod sleep;
 
+/// The README's program compiles, too.
+#[cfg(doctest)]
+#[doc = include_str!("README.md")]
+struct Readme;
+
+/// What machnet-shards and what is built with it share with this library. For them alone: nothing here is promised, not
+/// even between two releases that differ in their last number.
+#[cfg(feature = "daemon")]
+pub mod daemon {
+    /// The memory between an endpoint and a shard, and both of its ends.
+    pub mod channel {
+        pub use crate::channel::*;
+    }
+    /// The control socket, and both of its sides.
+    pub mod control {
+        pub use crate::control::*;
+    }
+    /// What stands around a wait.
+    pub mod sleep {
+        pub use crate::sleep::*;
+    }
+}
+
+pub use control::default_socket_path;
 pub use endpoint::{
     AttachOptions, Binding, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, Message, Received,
     Receiver, Sender, Tuple,
 };
 pub use machnet_core::flow::CloseReason;
-pub use machnet_core::message::MAX_MESSAGE_BYTES;
+pub use machnet_core::message::MESSAGE_BYTES_MAX;
 
 pub use error::{AttachError, ConnectError, Disconnected, ListenError, RecvError, SendError};

@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::IoSlice;
 
-use machnet::channel::{AppEnd, FromApp, Received, ShardEnd};
+use machnet::daemon::channel::{AppEnd, FromApp, FromShard, ShardEnd};
 use machnet_test_kit::mirror::{FLOW, MAX_PAYLOAD, ends};
 
 thread_local! {
@@ -48,7 +48,7 @@ fn round_trip(app: &mut AppEnd, shard: &mut ShardEnd, descriptors: &mut Vec<From
         }
     }
     shard.flush();
-    let Ok(Some(Received::Message { message: received, .. })) = app.recv() else { panic!("the message") };
+    let Ok(Some(FromShard::Message { message: received, .. })) = app.recv() else { panic!("the message") };
     assert!(received.slices().flatten().eq(message));
     drop(received);
     assert!(matches!(app.recv(), Ok(None)));

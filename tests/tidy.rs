@@ -45,7 +45,7 @@ const SHARED_FILES: [&str; 8] = [
 const SHARED_REMEDY: &str = "post a message; what threads share stands in the list of shards/src/lib.rs";
 
 /// Names that only some files may use: (where the rule holds, name, the files that may, what to do elsewhere).
-const OWNED_NAMES: [(&str, &str, &[&str], &str); 23] = [
+const OWNED_NAMES: [(&str, &str, &[&str], &str); 24] = [
     ("", "unsafe", &UNSAFE_FILES, "write it safely, or move it behind a safe function of a file that may"),
     ("", "dpdk_sys", &["shards/nic/src/dpdk/"], "ask NicQueue, only the NIC layer knows DPDK"),
     ("shards/", "glommio", &["shards/src/daemon.rs", "/run.rs"], "keep it a plain function, run.rs calls it"),
@@ -59,6 +59,7 @@ const OWNED_NAMES: [(&str, &str, &[&str], &str); 23] = [
     ("shards/", "AtomicBool", &SHARED_FILES, SHARED_REMEDY),
     ("src/channel/app_end", "shard_end", &[], "put what both need into a file of its own"),
     ("src/channel/shard_end", "app_end", &[], "put what both need into a file of its own"),
+    ("src/bin/", "machnet::daemon", &[], "use what every application has"),
     ("src/", "machnet_proto", &[], "shard/channels.rs is where channel and protocol meet"),
     ("shards/proto/", "use machnet", &[], "shard/channels.rs is where channel and protocol meet"),
     ("shards/proto/", "machnet_nic", &[], "the protocol knows no device"),
@@ -84,7 +85,7 @@ const MAY_PRINT: [&str; 3] = ["src/bin/", "shards/src/main.rs", "build.rs"];
 
 /// What a package may depend on without being asked for by a feature; every other package is free.
 const DEPENDENCIES: [(&str, &[&str]); 4] = [
-    ("Cargo.toml", &["machnet-core", "libc", "rustix", "serde", "serde_json"]),
+    ("Cargo.toml", &["machnet-core", "libc", "rustix", "serde", "serde_json", "thiserror"]),
     ("src/core/Cargo.toml", &[]),
     ("shards/proto/Cargo.toml", &["machnet-core", "bitflags", "hashbrown", "siphasher", "zerocopy"]),
     ("shards/dpdk-sys/Cargo.toml", &[]),

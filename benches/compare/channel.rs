@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use machnet::channel::AppEnd;
+use machnet::daemon::channel::AppEnd;
 use machnet_test_kit::cpus;
 use machnet_test_kit::mirror::{append, channel, receive, send};
 

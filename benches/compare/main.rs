@@ -21,7 +21,7 @@ mod shard;
 mod table;
 mod udp;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -71,9 +71,9 @@ enum Part {
         pause_us: Option<u64>,
     },
     #[command(hide = true)]
-    Probe { local: Ipv4Addr, remote: SocketAddrV4 },
+    Probe { local: IpAddr, remote: SocketAddr },
     #[command(hide = true)]
-    Endpoints { local: Ipv4Addr, count: usize },
+    Endpoints { local: IpAddr, count: usize },
 }
 
 /// How everything is measured.

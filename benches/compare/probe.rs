@@ -1,7 +1,7 @@
 //! What only a program of its own can measure: how long it takes to attach and to connect, and the first message after
 //! a long silence.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use machnet::{Delivery, Endpoint, Flow};
@@ -30,11 +30,11 @@ pub(crate) struct Findings {
 }
 
 /// Attaches many endpoints that listen and do nothing, and waits for its end.
-pub(crate) fn hold_endpoints(local: Ipv4Addr, count: usize) -> Result<(), String> {
+pub(crate) fn hold_endpoints(local: IpAddr, count: usize) -> Result<(), String> {
     let endpoints: Vec<Endpoint> = (0..count)
         .map(|_| {
             let mut endpoint = Endpoint::attach().map_err(|why| why.to_string())?;
-            endpoint.listen(local, 0).map_err(|why| why.to_string())?;
+            endpoint.listen(SocketAddr::new(local, 0)).map_err(|why| why.to_string())?;
             Ok(endpoint)
         })
         .collect::<Result<_, String>>()?;
@@ -46,7 +46,7 @@ pub(crate) fn hold_endpoints(local: Ipv4Addr, count: usize) -> Result<(), String
 
 /// Runs inside a host, against a `msg_gen` that answers at `remote`. Says on stdout when the silence begins, and what
 /// was found.
-pub(crate) fn run(local: Ipv4Addr, remote: SocketAddrV4) -> Result<(), String> {
+pub(crate) fn run(local: IpAddr, remote: SocketAddr) -> Result<(), String> {
     let attach = median(TIMES, || Endpoint::attach().map(drop).map_err(|why| why.to_string()))?;
     let mut endpoint = Endpoint::attach().map_err(|why| why.to_string())?;
     let connect = median(TIMES, || {

@@ -93,7 +93,7 @@ fn channel_round_trip() -> u64 {
     })
 }
 
-fn channel_stream(send: impl Fn(&mut machnet::channel::AppEnd, &[u8], usize) -> bool) -> u64 {
+fn channel_stream(send: impl Fn(&mut machnet::daemon::channel::AppEnd, &[u8], usize) -> bool) -> u64 {
     let (mut shard, mut app) = channel();
     let rounds = counted(|| {
         for number in 0..BURST {

@@ -8,7 +8,6 @@
 //! `cargo bench --bench storm`, after `make`; about a minute. Every CPU is shared by everything: compare figures of one
 //! run only.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,13 +69,12 @@ impl World {
     }
 
     fn attach(&self) -> Result<Endpoint, Failure> {
-        Endpoint::attach_to(&self.hosts.left.socket()).map_err(|why| Failure(why.to_string()))
+        Endpoint::attach_to(self.hosts.left.socket()).map_err(|why| Failure(why.to_string()))
     }
 
     fn connect(&self, endpoint: &mut Endpoint) -> Result<Flow, Failure> {
-        let remote = SocketAddrV4::new(self.hosts.right.machnet_ip, PORT);
-        let local: Ipv4Addr = self.hosts.left.machnet_ip;
-        endpoint.connect(local, remote).map_err(|why| Failure(format!("connect: {why}")))
+        let remote = (self.hosts.right.machnet_ip, PORT).into();
+        endpoint.connect(self.hosts.left.machnet_ip.into(), remote).map_err(|why| Failure(format!("connect: {why}")))
     }
 
     /// KiB of memory of each daemon.

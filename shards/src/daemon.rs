@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use machnet::control::Server;
+use machnet::daemon::control::Server;
 use machnet_config::Config;
 use machnet_proto::flow;
 
@@ -26,7 +26,7 @@ use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard, mailbox};
 use crate::shard::run::Heartbeat;
 use crate::shard::{self, Settings, Shard};
 use crate::watchdog::{self, Watched};
-use machnet::sleep::{Clock, StopPipe};
+use machnet::daemon::sleep::{Clock, StopPipe};
 use machnet_nic::NicQueue;
 use machnet_nic::devices::{AnyWired, Wired, WithQueues};
 

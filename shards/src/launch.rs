@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use machnet::control::{Access, BindError, Server};
-use machnet::sleep::StopPipe;
+use machnet::daemon::control::{Access, BindError, Server};
+use machnet::daemon::sleep::StopPipe;
 use machnet_config::{Config, Interface};
 use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};

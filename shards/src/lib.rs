@@ -15,7 +15,7 @@
 //! | those of a channel | as above | when its buffers are taken or given back, and with what is published |
 //! | a heartbeat ([`shard::run::Heartbeat`]) | a shard, read by the watchdog | once a turn |
 //! | the rings of a packet socket (`machnet_nic::packet`) | a shard and the kernel | a slot's status, per frame |
-//! | a channel's segment (`machnet::channel`) | a shard and one application | per burst; each side's indices apart |
+//! | a channel's segment (`daemon::channel`) | a shard and one application | per burst; each side's indices apart |
 //!
 //! Beyond that the shards of a device share what is never written after the start: the limits of flows, the device's
 //! handle, and the driver's own tables.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
-use machnet::channel::{ShardEnd, Violation};
+use machnet::daemon::channel::{ShardEnd, Violation};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_proto::Incarnation;

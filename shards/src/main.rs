@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use machnet::control::default_path;
-use machnet::control::message::{Part, Query};
+use machnet::daemon::control::message::{Part, Query};
+use machnet::default_socket_path;
 use machnet_config::{Config, ConfigError};
 use machnet_shards::launch::{self, LaunchError};
 use machnet_shards::log::Log;
@@ -170,7 +170,7 @@ fn show(command: &Command) -> Result<(), Failure> {
         json: how.json,
         counters,
         every: how.watch,
-        socket: how.socket.clone().unwrap_or_else(default_path),
+        socket: how.socket.clone().unwrap_or_else(default_socket_path),
     };
     show.run().map_err(|message| (1, message))
 }

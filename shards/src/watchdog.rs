@@ -11,7 +11,7 @@ use machnet_core::time::Instant;
 
 use crate::mailbox::{Outlet, ShardId, ToShard};
 use crate::shard::run::Heartbeat;
-use machnet::sleep::Clock;
+use machnet::daemon::sleep::Clock;
 
 /// How often it looks. A shard turns every few microseconds, and is asleep otherwise.
 const INTERVAL: Duration = Duration::from_millis(250);

@@ -1,7 +1,7 @@
 //! The smallest program: without `--remote` it prints what it receives, with `--remote` it sends one message.
 
 use std::error::Error;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use clap::Parser;
 use machnet::{Delivery, Endpoint, Event};
@@ -16,10 +16,10 @@ const PORT: u16 = 31_580;
 struct Args {
     /// Our address, one of the daemon's
     #[arg(long, value_name = "IP")]
-    local: Ipv4Addr,
+    local: IpAddr,
     /// The other host's address
     #[arg(long, value_name = "IP")]
-    remote: Option<Ipv4Addr>,
+    remote: Option<IpAddr>,
     /// The daemon's control socket; by default $MACHNET_SOCKET or the usual one
     #[arg(long, value_name = "PATH")]
     socket: Option<std::path::PathBuf>,
@@ -39,12 +39,12 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         None => Endpoint::attach()?,
     };
     match args.remote {
-        Some(remote) => send(endpoint, args.local, SocketAddrV4::new(remote, PORT)),
+        Some(remote) => send(endpoint, args.local, SocketAddr::new(remote, PORT)),
         None => receive(endpoint, args.local),
     }
 }
 
-fn send(mut endpoint: Endpoint, local: Ipv4Addr, remote: SocketAddrV4) -> Result<(), Box<dyn Error>> {
+fn send(mut endpoint: Endpoint, local: IpAddr, remote: SocketAddr) -> Result<(), Box<dyn Error>> {
     let flow = endpoint.connect(local, remote)?;
     endpoint.send(flow, b"Hello World!")?;
     endpoint.close(flow);
@@ -65,9 +65,9 @@ fn send(mut endpoint: Endpoint, local: Ipv4Addr, remote: SocketAddrV4) -> Result
     }
 }
 
-fn receive(mut endpoint: Endpoint, local: Ipv4Addr) -> Result<(), Box<dyn Error>> {
-    let port = endpoint.listen(local, PORT)?;
-    println!("Listening on {local}:{port}.");
+fn receive(mut endpoint: Endpoint, local: IpAddr) -> Result<(), Box<dyn Error>> {
+    let local = endpoint.listen(SocketAddr::new(local, PORT))?;
+    println!("Listening on {local}.");
     let mut count = 0;
     loop {
         while let Some(delivery) = endpoint.recv_in_place()? {

@@ -3,10 +3,10 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::app_receiver::{AppReceiver, Received};
-use super::app_sender::{AppSender, SendError};
+use super::app_receiver::{AppReceiver, FromShard};
+use super::app_sender::{AppSender, ChannelSendError};
 use super::bell::{Bell, Ear};
-use super::halves::Halves;
+use super::halves::{Alarm, Halves};
 use super::layout::Layout;
 use super::segment::Segment;
 use super::sync::Arc;
@@ -44,12 +44,12 @@ impl AppEnd {
     }
 
     /// Sends one message: the bytes of all `parts`, one after the other. All or nothing; never waits.
-    pub fn send(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+    pub fn send(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), ChannelSendError> {
         self.on_open(flow, |sender| sender.send(flow, parts))
     }
 
     /// The same, but the shard need not hear of the message before [`AppEnd::flush`], and small messages share buffers.
-    pub fn append(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+    pub fn append(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), ChannelSendError> {
         self.on_open(flow, |sender| sender.append(flow, parts))
     }
 
@@ -59,17 +59,17 @@ impl AppEnd {
     fn on_open(
         &mut self,
         flow: FlowId,
-        act: impl Fn(&mut AppSender) -> Result<(), SendError>,
-    ) -> Result<(), SendError> {
+        act: impl Fn(&mut AppSender) -> Result<(), ChannelSendError>,
+    ) -> Result<(), ChannelSendError> {
         self.sent = self.sent.wrapping_add(1);
         if self.sent.is_multiple_of(LOOK_AHEAD_EVERY) {
             self.receiver.look_ahead()?;
         }
         match act(&mut self.sender) {
-            Err(SendError::Closed) if self.is_open(flow)? => act(&mut self.sender),
-            Err(SendError::NoRoom) => {
+            Err(ChannelSendError::Closed) if self.is_open(flow)? => act(&mut self.sender),
+            Err(ChannelSendError::NoRoom) => {
                 self.receiver.look_ahead()?;
-                Err(SendError::NoRoom)
+                Err(ChannelSendError::NoRoom)
             }
             outcome => outcome,
         }
@@ -99,7 +99,7 @@ impl AppEnd {
     }
 
     /// The next message or event, if there is one; else flushes what was appended. Never waits.
-    pub fn recv(&mut self) -> Result<Option<Received<'_>>, Broken> {
+    pub fn recv(&mut self) -> Result<Option<FromShard<'_>>, Broken> {
         self.sender.attend()?;
         let received = self.receiver.recv()?;
         if received.is_none() {
@@ -144,19 +144,29 @@ impl AppEnd {
 
     /// Awake again.
     pub fn disarm(&mut self) {
-        self.receiver.disarm();
-        self.sender.disarm_room();
+        self.receiver.alarm().disarm();
+        self.sender.alarm().disarm();
+    }
+
+    /// What hears the bell.
+    pub fn alarm(&self) -> &Alarm {
+        self.receiver.alarm()
     }
 
     /// Readable when an armed end has something to do. Hangs up when the daemon ends.
     pub fn bell(&self) -> BorrowedFd<'_> {
-        self.receiver.bell()
+        self.alarm().bell()
     }
 
     /// Makes [`AppEnd::bell`] unreadable again. Call it after a wake, *before* [`AppEnd::disarm`] and the next look.
     pub fn drain_bell(&mut self) {
         self.disarm();
-        self.receiver.drain_bell();
+        self.alarm().drain_bell();
+    }
+
+    /// What sends, and what receives.
+    pub fn halves(&mut self) -> (&mut AppSender, &mut AppReceiver) {
+        (&mut self.sender, &mut self.receiver)
     }
 
     /// The two halves, for two threads.

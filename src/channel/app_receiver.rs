@@ -2,19 +2,19 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::os::fd::BorrowedFd;
 
 use super::app_sender::FlowMap;
 use super::descriptor::Descriptor;
-use super::halves::{Half, Halves, News, ShardSleep};
+use super::halves::{Alarm, Half, Halves, News, ShardSleep};
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
+use super::opened::{ADDRESS_WORDS_MAX, Head};
 use super::pool::{Held, Pool};
 use super::ring::{Consumer, Producer};
 use super::segment::{Segment, Shared};
-use super::sync::{Arc, Word};
+use super::sync::Arc;
 use super::{Armed, Broken, Geometry, Opened};
 use machnet_core::flow::FlowId;
-use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
+use machnet_core::message::{Content, MESSAGE_BYTES_MAX, Position};
 
 /// Buffers of one message that are kept until it is whole; a longer message is put together on the heap.
 const HELD_PER_MESSAGE_MAX: usize = 64;
@@ -49,20 +49,21 @@ pub struct AppReceiver {
     return_burst: u32,
     /// Taken from the ring, not received yet: what comes next, in order.
     aside: VecDeque<Taken>,
+    /// The message that was received last. It keeps its buffers until the next look at what there is.
+    current: Option<Whole>,
     /// Up to this entry of `rx` the sending half knows which flows have opened.
     looked_ahead: u64,
     spare_lists: Vec<Vec<Held>>,
     spare_heap: Vec<u8>,
-    input_asleep: Shared<Word>,
+    alarm: Alarm,
     /// How often this half has armed.
     armings: u64,
     shard: ShardSleep,
-    halves: Arc<Halves>,
 }
 
 /// What was received, in the order in which it arrived.
 #[derive(Debug)]
-pub enum Received<'a> {
+pub enum FromShard<'a> {
     /// A flow is established.
     Opened {
         /// Its name.
@@ -72,39 +73,39 @@ pub enum Received<'a> {
     },
     /// A message arrived.
     Message {
-        /// Over which flow.
+        /// The flow it came over.
         flow: FlowId,
-        /// The message, in place. Its buffers go back to the shard when it is dropped.
-        message: Message<'a>,
+        /// The message, in place. Its buffers go back to the shard when the next one is asked for.
+        message: ChannelMessage<'a>,
     },
     /// The peer has not answered for a while; the flow is not given up.
     Silent {
-        /// Which.
+        /// The flow it happened to.
         flow: FlowId,
     },
     /// The peer answers again.
     Alive {
-        /// Which.
+        /// The flow it happened to.
         flow: FlowId,
     },
     /// The flow ended; its name means nothing any more.
     Closed {
-        /// Which.
+        /// The flow it happened to.
         flow: FlowId,
-        /// Why, by the protocol's numbers.
+        /// Why it ended, by the protocol's numbers.
         reason: u16,
         /// How many of the messages sent over it the peer has acknowledged.
         acknowledged_messages: u64,
     },
 }
 
-/// A received message, in place.
+/// A received message, in place: the one that the receiver holds as its current one. It does nothing when it is
+/// dropped, so that whoever has it may use the receiver again as soon as the message is not looked at any more.
 #[derive(Debug)]
-#[must_use = "a message that is dropped unread is gone"]
-pub struct Message<'a> {
+#[must_use = "a message that is not read is gone"]
+pub struct ChannelMessage<'a> {
     receiver: &'a mut AppReceiver,
     flow: FlowId,
-    whole: Whole,
 }
 
 /// A message of which all pieces have arrived.
@@ -127,7 +128,7 @@ enum Partial {
 #[derive(Debug)]
 enum Taken {
     Message(FlowId, Whole),
-    Event(Received<'static>),
+    Event(FromShard<'static>),
 }
 
 impl AppReceiver {
@@ -146,30 +147,45 @@ impl AppReceiver {
             returned: 0,
             return_burst: RETURN_BURST.min(buffers / 8).max(1),
             aside: VecDeque::new(),
+            current: None,
             looked_ahead: 0,
             spare_lists: Vec::new(),
             spare_heap: Vec::new(),
-            input_asleep: Shared::word(segment, layout.input_asleep_at),
+            alarm: Alarm::new(Half::Receiver, Shared::word(segment, layout.input_asleep_at), halves),
             armings: 0,
             shard: ShardSleep::new(segment, &layout),
-            halves: Arc::clone(halves),
         }
     }
 
     /// The next message or event, if there is one. Never waits.
-    pub fn recv(&mut self) -> Result<Option<Received<'_>>, Broken> {
+    pub fn recv(&mut self) -> Result<Option<FromShard<'_>>, Broken> {
+        self.finish_current();
         let next = match self.aside.pop_front() {
             Some(taken) => Some(taken),
             None => self.take()?,
         };
-        if let Some(Taken::Event(Received::Closed { flow, .. })) = next {
-            // Only now: until the application knows of the end, the name must not mean another flow.
-            self.halves.tell(News::Closed { flow });
+        Ok(match next {
+            None => None,
+            Some(Taken::Message(flow, whole)) => {
+                self.current = Some(whole);
+                Some(FromShard::Message { flow, message: ChannelMessage { receiver: self, flow } })
+            }
+            Some(Taken::Event(event)) => {
+                if let FromShard::Closed { flow, .. } = event {
+                    // Only now: until the application knows of the end, the name must not mean another flow.
+                    self.alarm.halves().tell(News::Closed { flow });
+                }
+                Some(event)
+            }
+        })
+    }
+
+    /// The application is done with the message that it received last.
+    #[inline]
+    fn finish_current(&mut self) {
+        if let Some(whole) = self.current.take() {
+            self.recycle(whole);
         }
-        Ok(next.map(|taken| match taken {
-            Taken::Message(flow, whole) => Received::Message { flow, message: Message { receiver: self, flow, whole } },
-            Taken::Event(event) => event,
-        }))
     }
 
     /// Whether [`AppReceiver::recv`] would find something, if only a piece of a message.
@@ -186,6 +202,7 @@ impl AppReceiver {
     /// none, because the application has not received for long. Messages keep their buffers as usual, so that a slow
     /// reader stays one.
     pub fn set_aside(&mut self) -> Result<(), Broken> {
+        self.finish_current();
         let end = self.rx.beyond();
         while self.rx.taken() < end
             && let Some(taken) = self.take()?
@@ -203,11 +220,9 @@ impl AppReceiver {
         while let Some(words) = self.rx.peek(self.looked_ahead) {
             self.looked_ahead += 1;
             match Descriptor::decode(words) {
-                Some(Descriptor::Opened { flow, max_payload, takes_records, .. }) => {
-                    self.tell_opened(flow, max_payload, takes_records)?;
-                }
+                Some(Descriptor::Opened { flow, head }) => self.tell_opened(flow, head)?,
                 Some(Descriptor::MaxPayload { flow, max_payload }) => self.tell_max_payload(flow, max_payload)?,
-                Some(Descriptor::Closed { flow, .. }) => self.halves.tell(News::Ended { flow }),
+                Some(Descriptor::Closed { flow, .. }) => self.alarm.halves().tell(News::Ended { flow }),
                 _ => {}
             }
         }
@@ -237,17 +252,15 @@ impl AppReceiver {
                     self.packed = Some((flow, self.pool.hold(buffer, len).ok_or(Broken)?));
                     return self.take_record().map(Some);
                 }
-                Descriptor::Opened { flow, max_payload, accepted, takes_records, local_ip, remote_ip } => {
-                    let (local_port, remote_port) = self.take_ports(flow)?;
+                Descriptor::Opened { flow, head } => {
+                    let opened = self.take_opened(flow, head)?;
                     if index >= self.looked_ahead {
-                        self.tell_opened(flow, max_payload, takes_records)?;
+                        self.tell_opened(flow, head)?;
                     }
-                    let opened =
-                        Opened { local_ip, local_port, remote_ip, remote_port, max_payload, accepted, takes_records };
-                    Received::Opened { flow, opened }
+                    FromShard::Opened { flow, opened }
                 }
-                Descriptor::Silent { flow } => Received::Silent { flow },
-                Descriptor::Alive { flow } => Received::Alive { flow },
+                Descriptor::Silent { flow } => FromShard::Silent { flow },
+                Descriptor::Alive { flow } => FromShard::Alive { flow },
                 Descriptor::MaxPayload { flow, max_payload } => {
                     if index >= self.looked_ahead {
                         self.tell_max_payload(flow, max_payload)?;
@@ -256,9 +269,11 @@ impl AppReceiver {
                 }
                 Descriptor::Closed { flow, reason, acknowledged_messages } => {
                     self.forget_partial(flow);
-                    Received::Closed { flow, reason, acknowledged_messages }
+                    FromShard::Closed { flow, reason, acknowledged_messages }
                 }
-                Descriptor::Close { .. } | Descriptor::Release { .. } | Descriptor::Ports { .. } => return Err(Broken),
+                Descriptor::Close { .. } | Descriptor::Release { .. } | Descriptor::Address { .. } => {
+                    return Err(Broken);
+                }
             };
             return Ok(Some(Taken::Event(event)));
         }
@@ -279,25 +294,27 @@ impl AppReceiver {
         Ok(Taken::Message(flow, Whole::Piece(record)))
     }
 
-    /// The second slot of an `Opened`, published together with the first.
-    fn take_ports(&mut self, opened: FlowId) -> Result<(u16, u16), Broken> {
-        match self.rx.pop().and_then(Descriptor::decode) {
-            Some(Descriptor::Ports { flow, local_port, remote_port }) if flow == opened => {
-                Ok((local_port, remote_port))
-            }
-            _ => Err(Broken),
+    /// Takes the other slots of an `Opened`, published together with the first.
+    fn take_opened(&mut self, opened: FlowId, head: Head) -> Result<Opened, Broken> {
+        let mut words = [0; ADDRESS_WORDS_MAX];
+        for place in &mut words[..head.address_words()] {
+            *place = match self.rx.pop().and_then(Descriptor::decode) {
+                Some(Descriptor::Address { flow, word }) if flow == opened => word,
+                _ => return Err(Broken),
+            };
         }
+        Ok(head.with_addresses(words))
     }
 
-    fn tell_opened(&self, flow: FlowId, max_payload: u16, takes_records: bool) -> Result<(), Broken> {
+    fn tell_opened(&self, flow: FlowId, Head { max_payload, takes_records, .. }: Head) -> Result<(), Broken> {
         self.check_payload(max_payload)?;
-        self.halves.tell(News::Opened { flow, max_payload, takes_records });
+        self.alarm.halves().tell(News::Opened { flow, max_payload, takes_records });
         Ok(())
     }
 
     fn tell_max_payload(&self, flow: FlowId, max_payload: u16) -> Result<(), Broken> {
         self.check_payload(max_payload)?;
-        self.halves.tell(News::MaxPayload { flow, max_payload });
+        self.alarm.halves().tell(News::MaxPayload { flow, max_payload });
         Ok(())
     }
 
@@ -325,7 +342,7 @@ impl AppReceiver {
         } else {
             self.partial.remove(&flow).ok_or(Broken)?
         };
-        if before.bytes() + piece.len() > MAX_MESSAGE_BYTES {
+        if before.bytes() + piece.len() > MESSAGE_BYTES_MAX {
             return Err(Broken);
         }
         let after = match before {
@@ -432,7 +449,7 @@ impl AppReceiver {
         self.rx.publish();
         if self.fill.publish() {
             self.returned = 0;
-            self.shard.ring(&self.halves, true);
+            self.shard.ring(self.alarm.halves(), true);
         }
     }
 
@@ -440,38 +457,23 @@ impl AppReceiver {
 
     /// Asks for the bell when something can be received.
     pub fn arm(&mut self) -> Armed {
+        self.finish_current();
         self.publish_returned();
         if self.has_taken() {
             return Armed::Ready;
         }
         self.armings += 1;
-        self.halves.arm(Half::Receiver, &self.input_asleep, self.armings);
+        self.alarm.arm(self.armings);
         if self.rx.has_next() {
-            self.disarm();
+            self.alarm.disarm();
             return Armed::Ready;
         }
         Armed::Armed
     }
 
-    /// Awake again.
-    pub fn disarm(&mut self) {
-        self.halves.disarm(Half::Receiver, &self.input_asleep);
-    }
-
-    /// Readable when an armed half has something to do. Both halves have the same.
-    pub fn bell(&self) -> BorrowedFd<'_> {
-        self.halves.ear().fd()
-    }
-
-    /// Makes [`AppReceiver::bell`] unreadable again, if nobody else sleeps on it. Call it after a wake, before
-    /// the next look.
-    pub fn drain_bell(&mut self) {
-        self.halves.drain_bell(Half::Receiver);
-    }
-
-    #[cfg(all(test, loom))]
-    pub(super) fn halves(&self) -> &Halves {
-        &self.halves
+    /// How this half sleeps and is woken.
+    pub fn alarm(&self) -> &Alarm {
+        &self.alarm
     }
 }
 
@@ -484,7 +486,7 @@ impl Partial {
     }
 }
 
-impl Message<'_> {
+impl ChannelMessage<'_> {
     /// The flow it came over.
     pub fn flow(&self) -> FlowId {
         self.flow
@@ -493,7 +495,7 @@ impl Message<'_> {
     /// Its bytes, at least one.
     #[allow(clippy::len_without_is_empty)] // no message is empty
     pub fn len(&self) -> usize {
-        match &self.whole {
+        match self.whole() {
             Whole::Piece(piece) => piece.len(),
             Whole::Pieces(pieces) => pieces.iter().map(Held::len).sum(),
             Whole::Heap(heap) => heap.len(),
@@ -502,7 +504,7 @@ impl Message<'_> {
 
     /// The message as one slice, if it lies in one place: a message of one piece always does.
     pub fn as_slice(&self) -> Option<&[u8]> {
-        match &self.whole {
+        match self.whole() {
             Whole::Piece(piece) => Some(self.receiver.pool.bytes(piece)),
             Whole::Pieces(_) => None,
             Whole::Heap(heap) => Some(heap),
@@ -511,7 +513,7 @@ impl Message<'_> {
 
     /// The slices that one after the other are the message.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let pieces: &[Held] = match &self.whole {
+        let pieces: &[Held] = match self.whole() {
             Whole::Pieces(pieces) => pieces,
             _ => &[],
         };
@@ -532,20 +534,14 @@ impl Message<'_> {
     }
 
     /// Makes this message the next one to be received, again.
-    pub fn put_back(mut self) {
-        let whole = self.take();
-        self.receiver.aside.push_front(Taken::Message(self.flow, whole));
+    pub fn put_back(self) {
+        if let Some(whole) = self.receiver.current.take() {
+            self.receiver.aside.push_front(Taken::Message(self.flow, whole));
+        }
     }
 
-    /// Leaves an empty heap, which costs nothing to recycle.
-    fn take(&mut self) -> Whole {
-        mem::replace(&mut self.whole, Whole::Heap(Vec::new()))
-    }
-}
-
-impl Drop for Message<'_> {
-    fn drop(&mut self) {
-        let whole = self.take();
-        self.receiver.recycle(whole);
+    #[inline]
+    fn whole(&self) -> &Whole {
+        self.receiver.current.as_ref().expect("nobody else can reach the receiver meanwhile")
     }
 }

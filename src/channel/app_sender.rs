@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
-use std::fmt::{self, Display, Formatter};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io::IoSlice;
-use std::os::fd::BorrowedFd;
 
 use super::descriptor::Descriptor;
-use super::halves::{Half, Halves, News, ShardSleep};
+use super::halves::{Alarm, Half, Halves, News, ShardSleep};
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
 use super::pool::{Pool, current_cpu};
 use super::ring::{Consumer, Extras, Producer};
@@ -16,7 +14,7 @@ use super::segment::{Segment, Shared};
 use super::sync::{Arc, Ordering, Word};
 use super::{Armed, Broken, Geometry};
 use machnet_core::flow::FlowId;
-use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
+use machnet_core::message::{Content, MESSAGE_BYTES_MAX, Position};
 use machnet_core::records;
 
 /// The half of an application's end that sends messages and closes flows.
@@ -45,10 +43,9 @@ pub struct AppSender {
     news: Vec<News>,
     /// Free buffers that the message needs which was refused last.
     wanted: usize,
-    room_asleep: Shared<Word>,
+    alarm: Alarm,
     shard: ShardSleep,
     shard_cpu: Shared<Word>,
-    halves: Arc<Halves>,
 }
 
 /// Buffers taken after which those are looked for that have come back: with as many in use they stay in the cache and
@@ -81,38 +78,23 @@ struct Open {
 }
 
 /// Why a message was not taken. Nothing of it has been sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SendError {
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ChannelSendError {
     /// Not enough transmit buffers are free now.
+    #[error("not enough transmit buffers are free: wait for room")]
     NoRoom,
     /// A message has at least one byte.
+    #[error("a message needs at least one byte")]
     Empty,
-    /// A message has at most [`MAX_MESSAGE_BYTES`], or as many as this flow's pieces can carry in all buffers.
+    /// A message has at most [`MESSAGE_BYTES_MAX`], or as many as this flow's pieces can carry in all buffers.
+    #[error("a message has at most {MESSAGE_BYTES_MAX} bytes: send it in parts")]
     TooLong,
     /// The flow is closed, or not of this channel.
+    #[error("the flow is closed, or not of this channel")]
     Closed,
     /// The channel is of no use any more.
-    Broken,
-}
-
-impl Display for SendError {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoRoom => f.write_str("not enough transmit buffers are free: wait for room"),
-            Self::Empty => f.write_str("a message needs at least one byte"),
-            Self::TooLong => write!(f, "a message has at most {MAX_MESSAGE_BYTES} bytes: send it in parts"),
-            Self::Closed => f.write_str("the flow is closed, or not of this channel"),
-            Self::Broken => Broken.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for SendError {}
-
-impl From<Broken> for SendError {
-    fn from(Broken: Broken) -> Self {
-        Self::Broken
-    }
+    #[error(transparent)]
+    Broken(#[from] Broken),
 }
 
 impl AppSender {
@@ -131,17 +113,16 @@ impl AppSender {
             unsent: VecDeque::new(),
             news: Vec::new(),
             wanted: 1,
-            room_asleep: Shared::word(segment, layout.room_asleep_at),
+            alarm: Alarm::new(Half::Sender, Shared::word(segment, layout.room_asleep_at), halves),
             shard: ShardSleep::new(segment, &layout),
             shard_cpu: Shared::word(segment, layout.shard_cpu_at),
-            halves: Arc::clone(halves),
         }
     }
 
     /// Sends one message: the bytes of all `parts`, one after the other. All or nothing; never waits.
-    pub fn send(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+    pub fn send(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), ChannelSendError> {
         self.attend()?;
-        let measures = *self.flows.get(&flow).ok_or(SendError::Closed)?;
+        let measures = *self.flows.get(&flow).ok_or(ChannelSendError::Closed)?;
         self.close_open();
         self.push_message(flow, parts, measures)?;
         self.flush();
@@ -150,9 +131,9 @@ impl AppSender {
 
     /// The same, but the shard need not hear of the message before [`AppSender::flush`]. Small messages of a flow share
     /// a buffer then, and cost the shard nothing each.
-    pub fn append(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+    pub fn append(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), ChannelSendError> {
         self.attend()?;
-        let measures = *self.flows.get(&flow).ok_or(SendError::Closed)?;
+        let measures = *self.flows.get(&flow).ok_or(ChannelSendError::Closed)?;
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         let record_bytes = records::LENGTH_BYTES + bytes;
         if !measures.takes_records || bytes == 0 || record_bytes > usize::from(measures.max_payload) {
@@ -200,16 +181,21 @@ impl AppSender {
     #[inline]
     fn publish(&mut self) {
         if self.tx.publish() {
-            self.shard.ring(&self.halves, false);
+            self.shard.ring(self.alarm.halves(), false);
         }
     }
 
     /// Pushes the piece of a message, or its pieces.
     #[inline]
-    fn push_message(&mut self, flow: FlowId, parts: &[IoSlice<'_>], measures: Measures) -> Result<(), SendError> {
+    fn push_message(
+        &mut self,
+        flow: FlowId,
+        parts: &[IoSlice<'_>],
+        measures: Measures,
+    ) -> Result<(), ChannelSendError> {
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         match u16::try_from(bytes) {
-            Ok(0) => Err(SendError::Empty),
+            Ok(0) => Err(ChannelSendError::Empty),
             Ok(len) if len <= measures.max_payload => {
                 self.find_free(1)?;
                 let buffer = self.take_free();
@@ -229,10 +215,10 @@ impl AppSender {
         parts: &[IoSlice<'_>],
         bytes: usize,
         max_payload: usize,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), ChannelSendError> {
         let pieces = bytes.div_ceil(max_payload);
-        if bytes > MAX_MESSAGE_BYTES || pieces > self.pool.buffers() {
-            return Err(SendError::TooLong);
+        if bytes > MESSAGE_BYTES_MAX || pieces > self.pool.buffers() {
+            return Err(ChannelSendError::TooLong);
         }
         self.find_free(pieces)?;
         let mut gather = Gather { parts, skip: 0 };
@@ -251,13 +237,13 @@ impl AppSender {
 
     /// Makes sure that so many buffers are free.
     #[inline]
-    fn find_free(&mut self, buffers: usize) -> Result<(), SendError> {
+    fn find_free(&mut self, buffers: usize) -> Result<(), ChannelSendError> {
         if self.free.len() >= buffers && self.taken < self.reap_every {
             return Ok(());
         }
         if self.reap()? < buffers {
             self.wanted = buffers;
-            return Err(SendError::NoRoom);
+            return Err(ChannelSendError::NoRoom);
         }
         Ok(())
     }
@@ -309,14 +295,14 @@ impl AppSender {
 
     #[inline]
     fn learn(&mut self) {
-        if self.halves.has_news() {
+        if self.alarm.halves().has_news() {
             self.hear();
         }
     }
 
     #[cold]
     fn hear(&mut self) {
-        self.halves.hear(&mut self.news);
+        self.alarm.halves().hear(&mut self.news);
         for news in self.news.drain(..) {
             match news {
                 News::Opened { flow, max_payload, takes_records } => {
@@ -386,33 +372,17 @@ impl AppSender {
             return Ok(Armed::Ready);
         }
         let entries_wanted = self.completion.taken() + (wanted - free) as u64;
-        self.halves.arm(Half::Sender, &self.room_asleep, entries_wanted + 1);
+        self.alarm.arm(entries_wanted + 1);
         if self.reap()? >= wanted {
-            self.disarm_room();
+            self.alarm.disarm();
             return Ok(Armed::Ready);
         }
         Ok(Armed::Armed)
     }
 
-    /// Awake again.
-    pub fn disarm_room(&mut self) {
-        self.halves.disarm(Half::Sender, &self.room_asleep);
-    }
-
-    /// Readable when an armed half has something to do. Both halves have the same.
-    pub fn bell(&self) -> BorrowedFd<'_> {
-        self.halves.ear().fd()
-    }
-
-    /// Makes [`AppSender::bell`] unreadable again, if nobody else sleeps on it. Call it after a wake, before
-    /// the next look.
-    pub fn drain_bell(&mut self) {
-        self.halves.drain_bell(Half::Sender);
-    }
-
-    #[cfg(all(test, loom))]
-    pub(super) fn halves(&self) -> &Halves {
-        &self.halves
+    /// How this half sleeps and is woken.
+    pub fn alarm(&self) -> &Alarm {
+        &self.alarm
     }
 }
 

@@ -2,13 +2,11 @@
 //!
 //! ```text
 //! word 0   flow: 32 │ number: 16 │ flags: 8 │ kind: 7 │ the ring's phase tag: 1      (from the lowest bit)
-//! word 1   buffer: 32 │ records: 16, or addresses, or a count
+//! word 1   buffer: 32 │ records: 16, or ports, or half an address, or a count
 //! ```
 
-use std::net::Ipv4Addr;
-
-use super::Opened;
 use super::layout::DESCRIPTOR_WORDS;
+use super::opened::Head;
 use machnet_core::flow::FlowId;
 use machnet_core::message::{Content, Position};
 
@@ -16,7 +14,7 @@ const PIECE: u8 = 1;
 const CLOSE: u8 = 2;
 const RELEASE: u8 = 3;
 const OPENED: u8 = 4;
-const PORTS: u8 = 5;
+const ADDRESS: u8 = 5;
 const SILENT: u8 = 6;
 const ALIVE: u8 = 7;
 const CLOSED: u8 = 8;
@@ -27,6 +25,7 @@ const FIRST: u8 = 1 << 0;
 const LAST: u8 = 1 << 1;
 const ACCEPTED: u8 = 1 << 0;
 const TAKES_RECORDS: u8 = 1 << 1;
+const IPV6: u8 = 1 << 2;
 
 pub(super) type Words = [u64; DESCRIPTOR_WORDS];
 
@@ -39,17 +38,10 @@ pub(super) enum Descriptor {
     Close { flow: FlowId },
     /// `tx`: the application knows that the flow ended.
     Release { flow: FlowId },
-    /// `rx`: a flow is established. The next slot says its ports.
-    Opened {
-        flow: FlowId,
-        max_payload: u16,
-        accepted: bool,
-        takes_records: bool,
-        local_ip: Ipv4Addr,
-        remote_ip: Ipv4Addr,
-    },
-    /// `rx`: the second slot of `Opened`, published together with it.
-    Ports { flow: FlowId, local_port: u16, remote_port: u16 },
+    /// `rx`: a flow is established. The next slots say its addresses.
+    Opened { flow: FlowId, head: Head },
+    /// `rx`: a word of the addresses of an `Opened`, published together with it.
+    Address { flow: FlowId, word: u64 },
     /// `rx`: the peer does not answer at present.
     Silent { flow: FlowId },
     /// `rx`: the peer answers again.
@@ -61,15 +53,6 @@ pub(super) enum Descriptor {
 }
 
 impl Descriptor {
-    /// The two slots that tell of an established flow.
-    pub(super) fn opened(flow: FlowId, opened: &Opened) -> [Self; 2] {
-        let &Opened { local_ip, local_port, remote_ip, remote_port, max_payload, accepted, takes_records } = opened;
-        [
-            Self::Opened { flow, max_payload, accepted, takes_records, local_ip, remote_ip },
-            Self::Ports { flow, local_port, remote_port },
-        ]
-    }
-
     #[inline]
     pub(super) fn encode(self) -> Words {
         match self {
@@ -82,14 +65,13 @@ impl Descriptor {
             }
             Self::Close { flow } => [head(CLOSE, 0, 0, flow), 0],
             Self::Release { flow } => [head(RELEASE, 0, 0, flow), 0],
-            Self::Opened { flow, max_payload, accepted, takes_records, local_ip, remote_ip } => {
-                let flags = if accepted { ACCEPTED } else { 0 } | if takes_records { TAKES_RECORDS } else { 0 };
-                let addresses = u64::from(u32::from(local_ip)) << 32 | u64::from(u32::from(remote_ip));
-                [head(OPENED, flags, max_payload, flow), addresses]
+            Self::Opened { flow, head: opened } => {
+                let Head { max_payload, accepted, takes_records, is_ipv6, local_port, remote_port } = opened;
+                let flags = [(accepted, ACCEPTED), (takes_records, TAKES_RECORDS), (is_ipv6, IPV6)];
+                let flags = flags.into_iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag);
+                [head(OPENED, flags, max_payload, flow), u64::from(local_port) << 16 | u64::from(remote_port)]
             }
-            Self::Ports { flow, local_port, remote_port } => {
-                [head(PORTS, 0, 0, flow), u64::from(local_port) << 16 | u64::from(remote_port)]
-            }
+            Self::Address { flow, word } => [head(ADDRESS, 0, 0, flow), word],
             Self::Silent { flow } => [head(SILENT, 0, 0, flow), 0],
             Self::Alive { flow } => [head(ALIVE, 0, 0, flow), 0],
             Self::MaxPayload { flow, max_payload } => [head(MAX_PAYLOAD, 0, max_payload, flow), 0],
@@ -117,15 +99,18 @@ impl Descriptor {
             }
             CLOSE => Self::Close { flow },
             RELEASE => Self::Release { flow },
-            OPENED => Self::Opened {
-                flow,
-                max_payload: number,
-                accepted: flags & ACCEPTED != 0,
-                takes_records: flags & TAKES_RECORDS != 0,
-                local_ip: Ipv4Addr::from(low_u32(body >> 32)),
-                remote_ip: Ipv4Addr::from(low_u32(body)),
-            },
-            PORTS => Self::Ports { flow, local_port: low_u16(body >> 16), remote_port: low_u16(body) },
+            OPENED => {
+                let head = Head {
+                    max_payload: number,
+                    accepted: flags & ACCEPTED != 0,
+                    takes_records: flags & TAKES_RECORDS != 0,
+                    is_ipv6: flags & IPV6 != 0,
+                    local_port: low_u16(body >> 16),
+                    remote_port: low_u16(body),
+                };
+                Self::Opened { flow, head }
+            }
+            ADDRESS => Self::Address { flow, word: body },
             SILENT => Self::Silent { flow },
             ALIVE => Self::Alive { flow },
             MAX_PAYLOAD => Self::MaxPayload { flow, max_payload: number },

@@ -1,5 +1,7 @@
 //! What the two halves of an application's end share, in private memory: one thread may send while another receives.
 
+use std::os::fd::BorrowedFd;
+
 use super::FlowId;
 use super::bell::{Bell, Ear};
 use super::layout::Layout;
@@ -44,18 +46,18 @@ pub(super) struct Halves {
     news: Mutex<Vec<News>>,
     /// Who sleeps, or is about to. The bell is drained under this lock, and only while nobody else sleeps: a ring that
     /// is meant for the other half is not lost.
-    sleepers: Mutex<Sleepers>,
+    asleep: Mutex<Asleep>,
     ear: Ear,
     bell: Bell,
 }
 
 #[derive(Debug, Default)]
-struct Sleepers {
+struct Asleep {
     sender: bool,
     receiver: bool,
 }
 
-impl Sleepers {
+impl Asleep {
     fn of(&mut self, half: Half) -> &mut bool {
         match half {
             Half::Sender => &mut self.sender,
@@ -69,7 +71,7 @@ impl Halves {
         Self {
             has_news: AtomicBool::new(false),
             news: Mutex::new(Vec::new()),
-            sleepers: Mutex::new(Sleepers::default()),
+            asleep: Mutex::new(Asleep::default()),
             ear,
             bell,
         }
@@ -96,39 +98,67 @@ impl Halves {
         into.append(&mut all);
         self.has_news.store(false, Ordering::Relaxed);
     }
+}
 
-    pub(super) fn ear(&self) -> &Ear {
-        &self.ear
+/// How one half sleeps and is woken. Both hear the same bell.
+#[derive(Debug)]
+pub struct Alarm {
+    half: Half,
+    /// The word of the segment that tells the shard of this half's sleep: 0 while it is awake.
+    word: Shared<Word>,
+    halves: Arc<Halves>,
+}
+
+impl Alarm {
+    pub(super) fn new(half: Half, word: Shared<Word>, halves: &Arc<Halves>) -> Self {
+        Self { half, word, halves: Arc::clone(halves) }
+    }
+
+    #[inline]
+    pub(super) fn halves(&self) -> &Halves {
+        &self.halves
     }
 
     /// Says in the segment that this half sleeps. The caller looks once more afterwards.
-    pub(super) fn arm(&self, half: Half, word: &Word, value: u64) {
+    pub(super) fn arm(&self, value: u64) {
         {
-            let mut sleepers = lock(&self.sleepers);
-            *sleepers.of(half) = true;
-            word.store(value, Ordering::Relaxed);
+            let mut asleep = lock(&self.halves.asleep);
+            *asleep.of(self.half) = true;
+            self.word.store(value, Ordering::Relaxed);
         }
         // SYNC POINT: either the shard, having published, sees us armed, or we see what it published. Pairs with the
         // fence of `ShardEnd::flush`.
         fence(Ordering::SeqCst);
     }
 
-    pub(super) fn disarm(&self, half: Half, word: &Word) {
-        let mut sleepers = lock(&self.sleepers);
-        *sleepers.of(half) = false;
-        word.store(0, Ordering::Relaxed);
+    /// Awake again.
+    pub fn disarm(&self) {
+        let mut asleep = lock(&self.halves.asleep);
+        *asleep.of(self.half) = false;
+        self.word.store(0, Ordering::Relaxed);
     }
 
-    /// Drains the bell, unless the other half sleeps: then it wakes by the same byte, and drains it.
-    pub(super) fn drain_bell(&self, half: Half) {
-        let mut sleepers = lock(&self.sleepers);
-        let other = match half {
+    /// Readable when an armed half has something to do. Both halves have the same.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.halves.ear.fd()
+    }
+
+    /// Makes [`Alarm::bell`] unreadable again, unless the other half sleeps: then it wakes by the same byte, and drains
+    /// it. Call it after a wake, before the next look.
+    pub fn drain_bell(&self) {
+        let mut asleep = lock(&self.halves.asleep);
+        let other = match self.half {
             Half::Sender => Half::Receiver,
             Half::Receiver => Half::Sender,
         };
-        if !*sleepers.of(other) {
-            self.ear.drain();
+        if !*asleep.of(other) {
+            self.halves.ear.drain();
         }
+    }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn ear(&self) -> &Ear {
+        &self.halves.ear
     }
 }
 

@@ -1,8 +1,6 @@
 //! How a segment is divided: computed by each side from the [`Geometry`], never read from the segment.
 
-use std::fmt::{self, Display, Formatter};
-
-use machnet_core::message::MAX_MESSAGE_BYTES;
+use machnet_core::message::MESSAGE_BYTES_MAX;
 
 /// Distance between words that different sides write: two cache lines, because processors fetch them in pairs.
 #[cfg(not(loom))]
@@ -32,13 +30,15 @@ const BUFFER_BYTES_MAX: u32 = 1 << 16;
 /// Buffers a pool has at most.
 const BUFFERS_MAX: u32 = 1 << 20;
 
-/// Slots of `tx` and `rx` beyond one for each buffer: what is always there for the events of flows.
+/// Slots of `tx` and `rx` beyond one for each buffer: what is always there for the events of flows. The longest fits.
 #[cfg(not(loom))]
 const SPARE_SLOTS: u32 = 64;
+#[cfg(not(loom))]
+const _: () = assert!(SPARE_SLOTS as usize >= super::opened::SLOTS_MAX);
 #[cfg(loom)]
 const SPARE_SLOTS: u32 = 2;
 
-/// A flow whose pieces are at least as large as this can carry a message of [`MAX_MESSAGE_BYTES`], also through
+/// A flow whose pieces are at least as large as this can carry a message of [`MESSAGE_BYTES_MAX`], also through
 /// an interface whose own pieces are larger.
 const FLOW_PAYLOAD_MIN: u16 = 1024;
 
@@ -51,16 +51,9 @@ pub struct Geometry {
 }
 
 /// Measures that no channel has: whoever sent them is not this release's daemon.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("these are not the measures of a channel: use a daemon and a library of the same release")]
 pub struct BadGeometry;
-
-impl Display for BadGeometry {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("these are not the measures of a channel: use a daemon and a library of the same release")
-    }
-}
-
-impl std::error::Error for BadGeometry {}
 
 impl Geometry {
     /// The measures for an interface whose pieces have at most `max_payload` bytes, and pools of about so many bytes.
@@ -68,7 +61,7 @@ impl Geometry {
     pub fn for_payload(max_payload: u16, tx_bytes: usize, rx_bytes: usize) -> Self {
         let max_payload = max_payload.max(1);
         let buffer_bytes = u32::from(max_payload).next_multiple_of(BUFFER_ALIGNMENT_BYTES);
-        let at_least = MAX_MESSAGE_BYTES.div_ceil(usize::from(max_payload.min(FLOW_PAYLOAD_MIN)));
+        let at_least = MESSAGE_BYTES_MAX.div_ceil(usize::from(max_payload.min(FLOW_PAYLOAD_MIN)));
         let buffers = |bytes: usize, least: usize| {
             let count = (bytes / buffer_bytes as usize).max(least);
             u32::try_from(count).unwrap_or(BUFFERS_MAX).min(BUFFERS_MAX)

@@ -35,10 +35,12 @@ mod halves;
 mod layout;
 #[cfg(loom)]
 mod model;
+mod opened;
 mod pool;
 mod ring;
 #[cfg(not(loom))]
 mod segment;
+#[cfg(any(feature = "daemon", test))]
 mod shard_end;
 mod spell;
 mod sync;
@@ -49,37 +51,21 @@ use model as bell;
 #[cfg(loom)]
 use model as segment;
 
-use std::fmt::{self, Display, Formatter};
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use machnet_core::flow::FlowId;
 
 pub use app_end::AppEnd;
-pub use app_receiver::{AppReceiver, Message, Received};
-pub use app_sender::{AppSender, SendError};
-pub use layout::{BadGeometry, Geometry};
+pub use app_receiver::{AppReceiver, ChannelMessage, FromShard};
+pub use app_sender::{AppSender, ChannelSendError};
+pub use halves::Alarm;
+#[cfg(feature = "daemon")]
+pub use layout::BadGeometry;
+pub use layout::Geometry;
+pub use opened::Opened;
+#[cfg(any(feature = "daemon", test))]
 pub use shard_end::{FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
 pub use spell::Spell;
-
-/// A flow is established.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Opened {
-    /// Our address.
-    pub local_ip: Ipv4Addr,
-    /// Our UDP port.
-    pub local_port: u16,
-    /// The peer's address.
-    pub remote_ip: Ipv4Addr,
-    /// The peer's UDP port.
-    pub remote_port: u16,
-    /// Bytes that a piece of this flow should have at most, for now: the shard may find that the path carries more.
-    pub max_payload: u16,
-    /// The peer connected to us, not we to it.
-    pub accepted: bool,
-    /// Several messages may share a buffer.
-    pub takes_records: bool,
-}
 
 /// Whether a side that wanted to sleep may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,16 +78,9 @@ pub enum Armed {
 }
 
 /// What the other end of the channel published contradicts itself: the channel is of no use any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the daemon, or a stray write of this process, damaged the channel: attach again")]
 pub struct Broken;
-
-impl Display for Broken {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("the daemon, or a stray write of this process, damaged the channel: attach again")
-    }
-}
-
-impl std::error::Error for Broken {}
 
 /// What an application needs to open its end: passed over the control socket, together with the [`Geometry`].
 #[derive(Debug)]

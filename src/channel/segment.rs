@@ -174,6 +174,8 @@ impl Shared<Word> {
 // SAFETY: it is a shared reference to a `T` together with what keeps it alive; `T: Sync` lets references move between
 // threads, and the segment may be dropped on any.
 unsafe impl<T: Sync + ?Sized> Send for Shared<T> {}
+// SAFETY: all that a `&Shared<T>` gives is a `&T`, which `T: Sync` lets several threads have.
+unsafe impl<T: Sync + ?Sized> Sync for Shared<T> {}
 
 impl<T: ?Sized> Deref for Shared<T> {
     type Target = T;

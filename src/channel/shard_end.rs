@@ -1,6 +1,5 @@
 //! The shard's end of a channel. It believes nothing that it reads from the segment.
 
-use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -83,12 +82,12 @@ pub enum FromApp {
     },
     /// Nothing more will be sent: close the flow once everything has arrived.
     Close {
-        /// Which.
+        /// The flow that is meant.
         flow: FlowId,
     },
     /// The application knows that the flow ended, and names it no more.
     Release {
-        /// Which.
+        /// The flow that is meant.
         flow: FlowId,
     },
 }
@@ -103,42 +102,33 @@ impl FromApp {
 }
 
 /// A rule of the channel that the application broke.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Violation {
     /// It named a buffer that does not exist.
+    #[error("it named a buffer that does not exist")]
     BufferOutOfRange,
     /// It sent, or gave back, a buffer that was not its own.
+    #[error("it used a buffer that was not its own")]
     BufferNotOwned,
     /// A piece is longer than a buffer, or than its flow allows.
+    #[error("a piece is longer than its buffer or its flow allows")]
     LengthTooLarge,
     /// A piece has no bytes.
+    #[error("a piece has no bytes")]
     EmptyPiece,
     /// A count of a ring is beyond the ring.
+    #[error("a count of a ring is beyond the ring")]
     RingRanAway,
     /// A descriptor is of no kind that an application sends.
+    #[error("a descriptor is of no kind that an application sends")]
     UnknownKind,
     /// Fewer bytes than so many messages take, or a flow whose messages do not share buffers.
+    #[error("a buffer cannot hold so many messages, or not of this flow")]
     ImpossibleRecords,
     /// It named a flow that it does not have. (Found by the shard.)
+    #[error("it named a flow that it does not have")]
     UnknownFlow,
 }
-
-impl Display for Violation {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::BufferOutOfRange => "it named a buffer that does not exist",
-            Self::BufferNotOwned => "it used a buffer that was not its own",
-            Self::LengthTooLarge => "a piece is longer than its buffer or its flow allows",
-            Self::EmptyPiece => "a piece has no bytes",
-            Self::RingRanAway => "a count of a ring is beyond the ring",
-            Self::UnknownKind => "a descriptor is of no kind that an application sends",
-            Self::ImpossibleRecords => "a buffer cannot hold so many messages, or not of this flow",
-            Self::UnknownFlow => "it named a flow that it does not have",
-        })
-    }
-}
-
-impl std::error::Error for Violation {}
 
 impl From<RanAway> for Violation {
     fn from(RanAway: RanAway) -> Self {
@@ -358,7 +348,8 @@ impl ShardEnd {
     /// Publishes that a flow is established; `false` if there is no room now.
     #[must_use]
     pub fn publish_opened(&mut self, flow: FlowId, opened: &Opened) -> bool {
-        self.publish_event(&Descriptor::opened(flow, opened))
+        let (slots, used) = opened.slots(flow);
+        self.publish_event(&slots[..used])
     }
 
     /// Publishes that the peer does not answer at present; `false` if there is no room now.

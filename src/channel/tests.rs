@@ -24,9 +24,10 @@ use both::*;
 mod both {
     use std::collections::HashMap;
     use std::io::IoSlice;
-    use std::net::Ipv4Addr;
 
-    use crate::channel::{AppEnd, FromApp, Geometry, Opened, Received, SendError, ShardEnd, TxBuffer, Violation};
+    use crate::channel::{
+        AppEnd, ChannelSendError, FromApp, FromShard, Geometry, Opened, ShardEnd, TxBuffer, Violation,
+    };
     use machnet_core::flow::FlowId;
     use machnet_core::message::{Content, Position};
 
@@ -48,10 +49,8 @@ mod both {
 
     pub(super) fn opened(max_payload: u16) -> Opened {
         Opened {
-            local_ip: Ipv4Addr::new(10, 0, 0, 1),
-            local_port: 50_000,
-            remote_ip: Ipv4Addr::new(10, 255, 0, 2),
-            remote_port: 888,
+            local: ([10, 0, 0, 1], 50_000).into(),
+            remote: ([10, 255, 0, 2], 888).into(),
             max_payload,
             accepted: true,
             takes_records: true,
@@ -63,7 +62,7 @@ mod both {
         (0..bytes).map(|at| (at.wrapping_mul(31) ^ at >> 8 ^ seed.wrapping_mul(97)).to_le_bytes()[0]).collect()
     }
 
-    pub(super) fn send(app: &mut AppEnd, flow: FlowId, bytes: &[u8]) -> Result<(), SendError> {
+    pub(super) fn send(app: &mut AppEnd, flow: FlowId, bytes: &[u8]) -> Result<(), ChannelSendError> {
         app.send(flow, &[IoSlice::new(bytes)])
     }
 
@@ -79,8 +78,8 @@ mod both {
 
     pub(super) fn recv(app: &mut AppEnd) -> Option<Got> {
         app.recv().expect("a whole channel").map(|received| match received {
-            Received::Opened { flow, opened } => Got::Opened(flow, opened),
-            Received::Message { flow, message } => {
+            FromShard::Opened { flow, opened } => Got::Opened(flow, opened),
+            FromShard::Message { flow, message } => {
                 let mut bytes = vec![0; message.len() + 1];
                 assert_eq!(message.copy_to(&mut bytes), message.len());
                 bytes.pop();
@@ -88,9 +87,9 @@ mod both {
                 assert!(message.as_slice().is_none_or(|slice| slice == bytes));
                 Got::Message(flow, bytes)
             }
-            Received::Silent { flow } => Got::Silent(flow),
-            Received::Alive { flow } => Got::Alive(flow),
-            Received::Closed { flow, reason, acknowledged_messages } => {
+            FromShard::Silent { flow } => Got::Silent(flow),
+            FromShard::Alive { flow } => Got::Alive(flow),
+            FromShard::Closed { flow, reason, acknowledged_messages } => {
                 Got::Closed(flow, reason, acknowledged_messages)
             }
         })

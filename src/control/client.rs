@@ -10,12 +10,12 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags};
 use serde_json::Value;
 
-use super::message::{ControlError, MAX_PACKET_BYTES, Numbered, Part, Query, Reply, Request};
+use super::message::{ControlError, Numbered, PACKET_BYTES_MAX, Part, Query, Reply, Request};
 use super::socket::{self, Packet};
 use crate::error::Disconnected;
 
 /// The largest page of a report that is read, in bytes.
-const MAX_PAGE_BYTES: u64 = 64 * 1024 * 1024;
+const PAGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Why there is no report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Client {
         rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Send, Some(timeout))?;
         let address = socket::address(path)?;
         socket::retry(|| rustix::net::connect(&socket, &address))?;
-        Ok(Self { socket, last_id: 0, buffer: vec![0; MAX_PACKET_BYTES].into() })
+        Ok(Self { socket, last_id: 0, buffer: vec![0; PACKET_BYTES_MAX].into() })
     }
 
     /// Sends a request and gives the number that its replies will carry.
@@ -148,7 +148,7 @@ impl Client {
             (Numbered { id: answered, body: Reply::Status {} }, Some(file)) if answered == id => {
                 let mut report = std::fs::File::from(file);
                 io::Seek::rewind(&mut report).map_err(|_| Disconnected::Unreadable)?;
-                let report = io::BufReader::new(io::Read::take(report, MAX_PAGE_BYTES));
+                let report = io::BufReader::new(io::Read::take(report, PAGE_BYTES_MAX));
                 Ok(serde_json::from_reader(report).map_err(|_| Disconnected::Unreadable)?)
             }
             (Numbered { body: Reply::Failed { error }, .. }, _) => Err(ReportError::Failed(error)),

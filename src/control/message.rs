@@ -4,21 +4,21 @@
 //! before a [`Reply::Listening`] or [`Reply::Connected`] as many [`Reply::Channel`] as the endpoint has
 //! not been given yet.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// Version of this conversation and of the layout of a channel. An application and a daemon must have the same.
-pub const VERSION: u16 = 2;
+pub use super::error::ControlError;
+pub use super::version::{VERSIONS, Versions};
 
 /// Largest packet on the control socket, in bytes. A longer one is [`ControlError::Malformed`].
-pub const MAX_PACKET_BYTES: usize = 64 * 1024;
+pub const PACKET_BYTES_MAX: usize = 64 * 1024;
 
 /// Descriptors beside a [`Reply::Channel`]: the segment, the bell the application hears, and the bell it rings.
 pub const CHANNEL_FDS: usize = 3;
 
-/// Longest [`Request::Attach::name`], in bytes; the daemon cuts what is longer.
-pub const MAX_NAME_BYTES: usize = 64;
+/// Longest [`Attach::name`], in bytes; the daemon cuts what is longer.
+pub const NAME_BYTES_MAX: usize = 64;
 
 /// A request or a reply with the number that ties them together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,39 +35,25 @@ pub struct Numbered<T> {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Makes this connection an endpoint. The first request of an application; `Status` alone may go without it.
-    Attach {
-        /// What the application calls itself, for `status` and logs.
-        name: String,
-        /// [`VERSION`] of the application's library.
-        version: u16,
-        /// The shards to which it wants channels.
-        #[serde(default)]
-        binding: Binding,
-    },
+    Attach(Attach),
     /// Accept flows to this address and port.
     Listen {
-        /// An address of the daemon.
-        ip: Ipv4Addr,
-        /// The UDP port; 0 asks for a free one.
-        port: u16,
+        /// An address of the daemon, and a UDP port; 0 asks for a free one.
+        local: SocketAddr,
         /// Whether other endpoints may listen there too; each new flow then goes to one of them.
         shared: bool,
     },
     /// Accept no more flows there. Flows that exist live on.
     Unlisten {
-        /// As given to `Listen`.
-        ip: Ipv4Addr,
-        /// As answered to `Listen`.
-        port: u16,
+        /// As given to `Listen`, with the port that was answered.
+        local: SocketAddr,
     },
     /// Open a flow.
     Connect {
         /// An address of the daemon.
-        local_ip: Ipv4Addr,
-        /// The other host.
-        remote_ip: Ipv4Addr,
-        /// The port somebody listens on there.
-        remote_port: u16,
+        local_ip: IpAddr,
+        /// The other host, and the port somebody listens on there.
+        remote: SocketAddr,
         /// How long the daemon tries before it answers [`ControlError::TimedOut`], in milliseconds.
         timeout_ms: u32,
         /// The shard that shall own the flow; `None` leaves it to the daemon.
@@ -75,6 +61,26 @@ pub enum Request {
     },
     /// A page of a report on the daemon. A connection that has one such request unanswered may not make another.
     Status(Query),
+}
+
+/// The first request of an application. Daemons of all versions read it, and pass over what they do not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// What the application calls itself, for `status` and logs.
+    pub name: String,
+    /// What the application's library speaks.
+    #[serde(default)]
+    pub versions: Versions,
+    /// The shards to which it wants channels.
+    #[serde(default)]
+    pub binding: Binding,
+}
+
+impl Request {
+    /// Attaches as this release does.
+    pub fn attach(name: impl Into<String>, binding: Binding) -> Self {
+        Self::Attach(Attach { name: name.into(), versions: VERSIONS, binding })
+    }
 }
 
 /// Which report is wanted, and which page of it.
@@ -156,8 +162,10 @@ pub enum Reply {
     Attached {
         /// The daemon's own version, for people.
         daemon: String,
+        /// What is spoken from now on: one of those that the application named.
+        version: u16,
         /// The addresses an application may listen on and connect from.
-        addresses: Vec<Ipv4Addr>,
+        addresses: Vec<IpAddr>,
     },
     /// A channel of this endpoint, with [`CHANNEL_FDS`] descriptors beside it: segment, bell in, bell out, as the
     /// application sees them.
@@ -165,7 +173,7 @@ pub enum Reply {
         /// Its number in this endpoint, from 0, without gaps.
         index: u16,
         /// The daemon's address whose flows it carries.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The shard at its other end.
         shard: u16,
         /// How the segment is divided.
@@ -191,7 +199,7 @@ pub enum Reply {
     Status {},
     /// To any request that was not fulfilled.
     Failed {
-        /// Why.
+        /// Why it was not.
         error: ControlError,
     },
 }
@@ -208,92 +216,8 @@ pub struct ChannelGeometry {
     pub rx_buffers: u32,
 }
 
-/// Why the daemon did not do what was asked. Its `Display` is a sentence for people that says what to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ControlError {
-    /// The other host answered that nobody listens there.
-    Refused,
-    /// The other host did not answer in time.
-    TimedOut,
-    /// No neighbor answered for the address, so no packet could be sent at all.
-    Unreachable,
-    /// The other host answered, in a way of speaking this daemon does not know.
-    Incompatible,
-    /// Somebody listens on that address and port already.
-    AddressInUse,
-    /// The daemon does not own that local address; these are the ones it has.
-    NoSuchAddress(Vec<Ipv4Addr>),
-    /// The endpoint does not listen there.
-    NotListening,
-    /// The interface has only so many shards.
-    NoSuchShard(u16),
-    /// Every local port towards that destination is in use.
-    NoPorts,
-    /// A limit of the daemon is reached; the text names it.
-    Limit(String),
-    /// The peer of the control socket may not do this; the text says who may.
-    NotAllowed(String),
-    /// The daemon speaks another [`VERSION`].
-    WrongVersion(u16),
-    /// The request could not be understood, or came out of turn; the text says what is wrong.
-    Malformed(String),
-    /// The daemon's host refused it something, such as memory; the text is the host's.
-    System(String),
-    /// The daemon is stopping.
-    Stopping,
-}
-
-impl std::fmt::Display for ControlError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Refused => write!(f, "the other host refused: nobody listens on that port there"),
-            Self::TimedOut => {
-                write!(f, "the other host did not answer in time: is its daemon running, and does a firewall drop UDP?")
-            }
-            Self::Unreachable => {
-                write!(
-                    f,
-                    "nobody on the link answers ARP for that address: check the address, the cable and the configured prefix and gateway"
-                )
-            }
-            Self::Incompatible => {
-                write!(
-                    f,
-                    "the other host speaks Machnet v1 or another version of the protocol, which is not supported yet: \
-                     run machnet-shards on both"
-                )
-            }
-            Self::AddressInUse => {
-                write!(f, "another listener has that address and port: choose another port, or stop the other")
-            }
-            Self::NoSuchAddress(have) if have.is_empty() => write!(f, "the daemon has no address yet"),
-            Self::NoSuchAddress(have) => {
-                write!(f, "the daemon does not have that local address: use one of")?;
-                have.iter().try_for_each(|ip| write!(f, " {ip}"))
-            }
-            Self::NotListening => write!(f, "this endpoint does not listen on that address and port"),
-            Self::NoSuchShard(shards) => write!(f, "that interface has {shards} shards, counted from 0"),
-            Self::NoPorts => write!(f, "every local port towards that destination is in use: close some flows"),
-            Self::Limit(what) => write!(f, "a limit of the daemon is reached: {what}"),
-            Self::NotAllowed(who) => write!(f, "the daemon does not allow it: {who}"),
-            Self::WrongVersion(daemon) => {
-                write!(
-                    f,
-                    "the daemon speaks version {daemon}, this library version {VERSION}: install both from one release"
-                )
-            }
-            Self::Malformed(what) => write!(f, "the daemon did not understand the request: {what}"),
-            Self::System(what) => write!(f, "the daemon's host refused: {what}"),
-            Self::Stopping => write!(f, "the daemon is stopping: try again when it is back"),
-        }
-    }
-}
-
-impl std::error::Error for ControlError {}
-
 impl<T: Serialize> Numbered<T> {
-    /// The packet for the socket. At most [`MAX_PACKET_BYTES`] for everything this module defines, as long as the
+    /// The packet for the socket. At most [`PACKET_BYTES_MAX`] for everything this module defines, as long as the
     /// caller keeps its texts and lists short.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("the control messages have string keys and no fallible serializers")
@@ -306,8 +230,8 @@ impl<T: for<'de> Deserialize<'de>> Numbered<T> {
     /// # Errors
     /// [`ControlError::Malformed`] with the reason; every input is either a message or that.
     pub fn decode(packet: &[u8]) -> Result<Self, ControlError> {
-        if packet.len() > MAX_PACKET_BYTES {
-            return Err(ControlError::Malformed(format!("more than {MAX_PACKET_BYTES} bytes")));
+        if packet.len() > PACKET_BYTES_MAX {
+            return Err(ControlError::Malformed(format!("more than {PACKET_BYTES_MAX} bytes")));
         }
         serde_json::from_slice(packet).map_err(|error| ControlError::Malformed(error.to_string()))
     }
@@ -315,6 +239,9 @@ impl<T: for<'de> Deserialize<'de>> Numbered<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::super::error::tests::every_error;
     use super::*;
 
     fn survives<T>(body: T)
@@ -327,14 +254,15 @@ mod tests {
 
     #[test]
     fn every_request_survives_the_trip() {
-        let ip = Ipv4Addr::new(10, 0, 0, 1);
+        let local_ip = IpAddr::from([10, 0, 0, 1]);
+        let remote = SocketAddr::from((Ipv6Addr::LOCALHOST, 1));
         for binding in [Binding::All, Binding::Shard(3), Binding::LeastLoaded] {
-            survives(Request::Attach { name: "a \"quoted\" näme".into(), version: VERSION, binding });
+            survives(Request::attach("a \"quoted\" näme", binding));
         }
-        survives(Request::Listen { ip, port: 888, shared: true });
-        survives(Request::Unlisten { ip, port: 888 });
-        survives(Request::Connect { local_ip: ip, remote_ip: ip, remote_port: 1, timeout_ms: 5000, shard: Some(3) });
-        survives(Request::Connect { local_ip: ip, remote_ip: ip, remote_port: 1, timeout_ms: 0, shard: None });
+        survives(Request::Listen { local: SocketAddr::new(local_ip, 888), shared: true });
+        survives(Request::Unlisten { local: SocketAddr::new(local_ip, 888) });
+        survives(Request::Connect { local_ip, remote, timeout_ms: 5000, shard: Some(3) });
+        survives(Request::Connect { local_ip: remote.ip(), remote, timeout_ms: 0, shard: None });
         survives(Request::Status(Query::default()));
         survives(Request::Status(Query {
             part: Part::Flows,
@@ -346,9 +274,13 @@ mod tests {
 
     #[test]
     fn every_reply_survives_the_trip() {
-        let ip = Ipv4Addr::new(10, 0, 0, 1);
+        let ip = IpAddr::from([10, 0, 0, 1]);
         let geometry = ChannelGeometry { buffer_bytes: 1472, tx_buffers: 8192, rx_buffers: 2048 };
-        survives(Reply::Attached { daemon: "0.1.0".into(), addresses: vec![ip] });
+        survives(Reply::Attached {
+            daemon: "0.1.0".into(),
+            version: 3,
+            addresses: vec![ip, Ipv6Addr::LOCALHOST.into()],
+        });
         survives(Reply::Channel { index: 1, ip, shard: 2, geometry });
         survives(Reply::Listening { port: 888 });
         survives(Reply::Unlistened {});
@@ -361,19 +293,36 @@ mod tests {
 
     #[test]
     fn the_form_on_the_socket_is_the_documented_one() {
-        let request = Numbered { id: 3, body: Request::Listen { ip: Ipv4Addr::LOCALHOST, port: 9, shared: false } };
-        assert_eq!(
-            std::str::from_utf8(&request.encode()),
-            Ok(r#"{"id":3,"body":{"listen":{"ip":"127.0.0.1","port":9,"shared":false}}}"#)
-        );
+        for local in ["127.0.0.1:9", "[2001:db8::1]:9"] {
+            let request = Request::Listen { local: local.parse().unwrap(), shared: false };
+            let expected = format!(r#"{{"id":3,"body":{{"listen":{{"local":"{local}","shared":false}}}}}}"#);
+            assert_eq!(String::from_utf8(Numbered { id: 3, body: request }.encode()), Ok(expected));
+        }
+    }
+
+    /// These two are read by every version of either side, for ever.
+    #[test]
+    fn who_is_older_or_newer_can_read_the_first_request_and_its_refusal() {
+        let attach = |inside: &str| {
+            let packet = format!(r#"{{"id":1,"body":{{"attach":{{"name":"n",{inside}}}}}}}"#);
+            let Request::Attach(attach) = Numbered::decode(packet.as_bytes()).unwrap().body else { panic!("{packet}") };
+            (attach.versions.lowest, attach.versions.highest, attach.binding)
+        };
+        assert_eq!(attach(r#""versions":{"lowest":3,"highest":4},"binding":{"shard":1}"#), (3, 4, Binding::Shard(1)));
+        let of_the_future = r#""versions":{"lowest":3,"highest":4,"preferred":4},"tag":"x""#;
+        assert_eq!(attach(of_the_future), (3, 4, Binding::All));
+        let of_the_past = r#""version":2,"binding":"all""#;
+        assert_eq!(attach(of_the_past), (2, 2, Binding::All));
+
+        let refusal =
+            r#"{"id":1,"body":{"failed":{"error":{"no_common_version":{"lowest":8,"highest":9,"since":1}}}}}"#;
+        let error = ControlError::NoCommonVersion(Versions { lowest: 8, highest: 9 });
+        assert_eq!(Numbered::decode(refusal.as_bytes()), Ok(Numbered { id: 1, body: Reply::Failed { error } }));
     }
 
     #[test]
     fn what_is_not_a_request_is_malformed() {
-        let long = format!(
-            r#"{{"id":1,"body":{{"attach":{{"name":"{}","version":{VERSION}}}}}}}"#,
-            "x".repeat(MAX_PACKET_BYTES)
-        );
+        let long = format!(r#"{{"id":1,"body":{{"attach":{{"name":"{}"}}}}}}"#, "x".repeat(PACKET_BYTES_MAX));
         for packet in [
             "",
             "{}",
@@ -386,42 +335,14 @@ mod tests {
             r#"{"id":1,"body":{"status":{"part":"everything"}}}"#,
             r#"{"id":1,"body":{"status":{"part":"flows","from":[1]}}}"#,
             r#"{"id":1,"body":{"reboot":{}}}"#,
-            r#"{"id":1,"body":{"listen":{"ip":"10.0.0.256","port":1,"shared":false}}}"#,
-            r#"{"id":1,"body":{"listen":{"ip":"10.0.0.1","port":65536,"shared":false}}}"#,
+            r#"{"id":1,"body":{"listen":{"local":"10.0.0.256:1","shared":false}}}"#,
+            r#"{"id":1,"body":{"listen":{"local":"10.0.0.1:65536","shared":false}}}"#,
+            r#"{"id":1,"body":{"listen":{"local":"10.0.0.1","shared":false}}}"#,
             &"[".repeat(60_000),
             &long,
         ] {
             let decoded = Numbered::<Request>::decode(packet.as_bytes());
             assert!(matches!(decoded, Err(ControlError::Malformed(_))), "{packet:.60} gave {decoded:?}");
         }
-    }
-
-    #[test]
-    fn every_error_is_one_sentence() {
-        for error in every_error() {
-            let text = error.to_string();
-            assert!(text.len() > 20 && !text.contains('\n') && !text.ends_with('.'), "{text}");
-        }
-    }
-
-    fn every_error() -> Vec<ControlError> {
-        vec![
-            ControlError::Refused,
-            ControlError::TimedOut,
-            ControlError::Unreachable,
-            ControlError::Incompatible,
-            ControlError::AddressInUse,
-            ControlError::NoSuchAddress(vec![]),
-            ControlError::NoSuchAddress(vec![Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED]),
-            ControlError::NotListening,
-            ControlError::NoSuchShard(4),
-            ControlError::NoPorts,
-            ControlError::Limit("64 channels per endpoint".into()),
-            ControlError::NotAllowed("root only".into()),
-            ControlError::WrongVersion(1),
-            ControlError::Malformed("no".into()),
-            ControlError::System("out of memory".into()),
-            ControlError::Stopping,
-        ]
     }
 }

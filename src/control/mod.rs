@@ -18,23 +18,32 @@
 
 use std::path::PathBuf;
 
+use machnet_core::defaults::{SOCKET, SOCKET_VARIABLE};
+
 pub mod client;
+mod error;
 pub mod message;
+#[cfg(any(feature = "daemon", test))]
 pub mod server;
 pub mod socket;
+mod version;
 
-pub use client::{Client, ReportError};
+pub use client::Client;
+#[cfg(any(feature = "daemon", test))]
+pub use client::ReportError;
+pub(crate) use error::no_common_version;
+#[cfg(any(feature = "daemon", test))]
 pub use server::{Access, BindError, Connection, Incoming, Server};
+#[cfg(feature = "daemon")]
 pub use socket::Peer;
 
-/// Where a daemon listens for applications unless its configuration or command line says otherwise.
-pub use machnet_core::defaults::{SOCKET as DEFAULT_SOCKET, SOCKET_VARIABLE};
-
-/// The control socket's path: [`SOCKET_VARIABLE`] if it is set and not empty, else [`DEFAULT_SOCKET`].
-pub fn default_path() -> PathBuf {
+/// The control socket's path: [`SOCKET_VARIABLE`] if it is set and not empty, else
+/// `/var/run/machnet/machnet_ctrl.sock`.
+#[must_use]
+pub fn default_socket_path() -> PathBuf {
     match std::env::var_os(SOCKET_VARIABLE) {
         Some(path) if !path.is_empty() => path.into(),
-        _ => DEFAULT_SOCKET.into(),
+        _ => SOCKET.into(),
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use super::message::{ControlError, MAX_PACKET_BYTES, Numbered, Reply, Request};
+use super::message::{ControlError, Numbered, PACKET_BYTES_MAX, Reply, Request};
 use super::socket::{self, Packet, Peer};
 
 /// Connections that wait for [`Server::accept`]; the kernel makes further ones wait in `connect`.
@@ -200,7 +200,7 @@ pub enum Incoming {
 impl Connection {
     fn new(socket: OwnedFd) -> io::Result<Self> {
         let peer = socket::peer(socket.as_fd())?;
-        Ok(Self { socket, peer, buffer: vec![0; MAX_PACKET_BYTES].into() })
+        Ok(Self { socket, peer, buffer: vec![0; PACKET_BYTES_MAX].into() })
     }
 
     /// Who connected.
@@ -222,7 +222,7 @@ impl Connection {
                 Err(error) => Incoming::Malformed(error),
             },
             Ok(Packet::TooLong | Packet::DescriptorsLost) => {
-                Incoming::Malformed(ControlError::Malformed(format!("more than {MAX_PACKET_BYTES} bytes")))
+                Incoming::Malformed(ControlError::Malformed(format!("more than {PACKET_BYTES_MAX} bytes")))
             }
             Ok(Packet::Nothing) => Incoming::Nothing,
             Ok(Packet::Closed) | Err(_) => Incoming::Closed,

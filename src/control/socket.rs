@@ -13,7 +13,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
-use super::message::{CHANNEL_FDS, MAX_PACKET_BYTES};
+use super::message::{CHANNEL_FDS, PACKET_BYTES_MAX};
 
 /// The process at the other end of a connection, as the kernel saw it when it connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Peer {
 pub(super) enum Packet {
     /// This many bytes are in the buffer.
     Bytes(usize),
-    /// Larger than the buffer, which is [`MAX_PACKET_BYTES`]; it is gone.
+    /// Larger than the buffer, which is [`PACKET_BYTES_MAX`]; it is gone.
     TooLong,
     /// It came with descriptors that did not fit or that the process may not have; those are gone.
     DescriptorsLost,
@@ -54,7 +54,7 @@ pub(super) fn address(path: &Path) -> io::Result<rustix::net::SocketAddrUnix> {
 
 /// Sends one packet without waiting and without SIGPIPE.
 pub(super) fn send(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    if packet.len() > MAX_PACKET_BYTES || fds.len() > CHANNEL_FDS {
+    if packet.len() > PACKET_BYTES_MAX || fds.len() > CHANNEL_FDS {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the control message is too large"));
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(CHANNEL_FDS))];

@@ -1,15 +1,17 @@
 //! Both sides of the control socket against each other.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::message::{ChannelGeometry, ControlError, Cursor, MAX_PACKET_BYTES, Numbered, Part, Query, Reply, Request};
+use super::message::{ChannelGeometry, ControlError, Cursor, Numbered, PACKET_BYTES_MAX, Part, Query, Reply, Request};
 use super::*;
 use crate::error::Disconnected;
+
+const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A directory for one test's sockets, removed with it.
 struct Directory(PathBuf);
@@ -55,10 +57,10 @@ fn a_request_and_its_reply() {
     assert_eq!(connection.peer().pid.map(|pid| pid.get()), Some(std::process::id()));
     assert_eq!(connection.peer().uid, rustix::process::getuid().as_raw());
 
-    let request = Request::Attach { name: "test".into(), version: message::VERSION, binding: message::Binding::All };
+    let request = Request::attach("test", message::Binding::All);
     let id = client.send(request.clone()).unwrap();
     assert_eq!(connection.receive(), Incoming::Request(Numbered { id, body: request }));
-    let reply = Numbered { id, body: Reply::Attached { daemon: "d".into(), addresses: vec![Ipv4Addr::LOCALHOST] } };
+    let reply = Numbered { id, body: Reply::Attached { daemon: "d".into(), version: 3, addresses: vec![IP] } };
     connection.send(&reply, &[]).unwrap();
     let (received, fds) = client.receive(soon()).unwrap();
     assert_eq!(received, reply);
@@ -78,7 +80,7 @@ fn descriptors_arrive_in_order_and_close_on_exec() {
         })
         .collect();
     let geometry = ChannelGeometry { buffer_bytes: 1, tx_buffers: 2, rx_buffers: 3 };
-    let reply = Numbered { id: 1, body: Reply::Channel { index: 0, ip: Ipv4Addr::LOCALHOST, shard: 0, geometry } };
+    let reply = Numbered { id: 1, body: Reply::Channel { index: 0, ip: IP, shard: 0, geometry } };
     let borrowed: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
     connection.send(&reply, &borrowed).unwrap();
     let (received, fds) = client.receive(soon()).unwrap();
@@ -96,8 +98,8 @@ fn what_is_no_request_is_reported_and_the_next_one_is_read() {
     let (_server, mut connection, mut client) = pair(&directory.socket());
     let send = |bytes: &[u8]| rustix::net::send(&client, bytes, rustix::net::SendFlags::empty()).unwrap();
     send(b"hello");
-    send(&vec![b' '; MAX_PACKET_BYTES]);
-    send(&vec![b' '; MAX_PACKET_BYTES + 1]);
+    send(&vec![b' '; PACKET_BYTES_MAX]);
+    send(&vec![b' '; PACKET_BYTES_MAX + 1]);
     for _ in 0..3 {
         assert!(matches!(connection.receive(), Incoming::Malformed(ControlError::Malformed(_))));
     }
@@ -354,7 +356,7 @@ fn without_descriptors_both_sides_fail_cleanly() {
     // The application: it says so, and keeps none of the three, although there was room for one.
     rest.pop();
     let geometry = ChannelGeometry { buffer_bytes: 1, tx_buffers: 2, rx_buffers: 3 };
-    let reply = Numbered { id: 1, body: Reply::Channel { index: 0, ip: Ipv4Addr::LOCALHOST, shard: 0, geometry } };
+    let reply = Numbered { id: 1, body: Reply::Channel { index: 0, ip: IP, shard: 0, geometry } };
     connection.send(&reply, &[client.as_fd(), client.as_fd(), client.as_fd()]).unwrap();
     assert_eq!(client.receive(soon()).unwrap_err(), Disconnected::NoRoomForChannel);
     assert!(rustix::io::fcntl_dupfd_cloexec(&client, 0).is_ok(), "the one place is free again");

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::link::Link;
-use crate::channel::{AppEnd, AppReceiver, AppSender, Armed, Broken, Spell};
+use super::liveness::Liveness;
+use crate::channel::{Alarm, AppEnd, AppReceiver, AppSender, Armed, Broken, Spell};
 use crate::error::Disconnected;
 
 /// Bells heard in one go; the others are heard in the next.
@@ -37,53 +37,115 @@ impl Want {
     }
 }
 
-/// An end of a channel, or half of one, that can wait.
-pub(super) trait Sleeper {
+/// An application's end of a channel, or one half of it, as somebody waits for it.
+pub(super) trait Waitable {
+    /// What sends, and what receives, as far as this has it.
+    fn parts(&mut self) -> (Option<&mut AppSender>, Option<&mut AppReceiver>);
+    /// What hears the bell.
+    fn alarm(&self) -> &Alarm;
+
+    /// Lets the shard see what was appended.
+    fn flush_appended(&mut self) {
+        if let Some(sender) = self.parts().0 {
+            sender.flush();
+        }
+    }
+
     /// Whether what is wanted is there.
-    fn is_ready(&mut self, input: bool, room: bool) -> Result<bool, Broken>;
+    fn is_ready(&mut self, (input, room): (bool, bool)) -> Result<bool, Broken> {
+        let (sender, receiver) = self.parts();
+        if input && receiver.is_some_and(|receiver| receiver.has_input()) {
+            return Ok(true);
+        }
+        sender.filter(|_| room).map_or(Ok(false), AppSender::has_room)
+    }
+
     /// Asks for the bell when it is.
-    fn arm(&mut self, input: bool, room: bool) -> Result<Armed, Broken>;
+    fn arm(&mut self, (input, room): (bool, bool)) -> Result<Armed, Broken> {
+        let (sender, receiver) = self.parts();
+        let room_armed = match sender {
+            Some(sender) if room => sender.arm_room()?,
+            Some(sender) => {
+                sender.attend()?;
+                sender.flush();
+                Armed::Armed
+            }
+            None => Armed::Armed,
+        };
+        match receiver.filter(|_| input && room_armed == Armed::Armed) {
+            Some(receiver) => Ok(receiver.arm()),
+            None => Ok(room_armed),
+        }
+    }
+
     /// Awake again, also when it was not armed.
-    fn disarm(&mut self);
-    /// Readable after a ring.
-    fn bell(&self) -> BorrowedFd<'_>;
-    /// Unreadable again.
-    fn drain_bell(&mut self);
+    fn disarm(&mut self) {
+        let (sender, receiver) = self.parts();
+        let alarms = [sender.map(|sender| sender.alarm()), receiver.map(|receiver| receiver.alarm())];
+        alarms.into_iter().flatten().for_each(Alarm::disarm);
+    }
 }
 
 /// Where a thread sleeps: an epoll over all bells and the control socket.
 #[derive(Debug)]
 pub(super) struct Waiter {
     epoll: OwnedFd,
-    link: Arc<Link>,
+    liveness: Arc<Liveness>,
     spell: Spell,
     /// Since when nothing has come that was waited for, over waits whose time was up.
     silent_since: Option<Instant>,
 }
 
 impl Waiter {
-    pub(super) fn new(link: &Arc<Link>) -> Result<Self, Errno> {
+    pub(super) fn new(liveness: Arc<Liveness>) -> Result<Self, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, link.as_fd(), epoll::EventData::new_u64(DAEMON), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, link: Arc::clone(link), spell: Spell::default(), silent_since: None })
+        epoll::add(&epoll, liveness.as_fd(), epoll::EventData::new_u64(DAEMON), epoll::EventFlags::IN)?;
+        Ok(Self { epoll, liveness, spell: Spell::default(), silent_since: None })
     }
 
     /// Listens to the bell of one more channel.
-    pub(super) fn add(&self, channel: usize, end: &impl Sleeper) -> Result<(), Errno> {
-        epoll::add(&self.epoll, end.bell(), epoll::EventData::new_u64(channel as u64), epoll::EventFlags::IN)
+    pub(super) fn add(&self, channel: usize, alarm: &Alarm) -> Result<(), Errno> {
+        epoll::add(&self.epoll, alarm.bell(), epoll::EventData::new_u64(channel as u64), epoll::EventFlags::IN)
     }
 
     /// Waits until what is wanted is there (true), or the time is up or a signal came (false).
-    pub(super) fn wait<E: Sleeper>(
+    ///
+    /// How long to look on before a sleep is decided here and nowhere else.
+    pub(super) fn wait<E: Waitable>(
         &mut self,
         ends: &mut [E],
         want: Want,
         timeout: Option<Duration>,
     ) -> Result<bool, Disconnected> {
         let began = Instant::now();
+        // A moment that cannot be expressed is further away than any wait.
+        let deadline = timeout.and_then(|timeout| began.checked_add(timeout));
         let mut has_slept = self.silent_since.is_some();
         let silent_since = *self.silent_since.get_or_insert(began);
-        let is_there = self.look_and_sleep(ends, want, (began, timeout), &mut has_slept)?;
+        let is_there = loop {
+            if self.is_ready(ends, want)? {
+                break true;
+            }
+            self.liveness.check()?;
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                break false;
+            }
+            if now.duration_since(began) < self.spell.length() {
+                rustix::thread::sched_yield();
+                continue;
+            }
+            if self.arm(ends, want)? {
+                break true;
+            }
+            has_slept = true;
+            let slept = self.hear(ends, deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())));
+            ends.iter_mut().for_each(E::disarm);
+            if slept.is_err() {
+                // The program may want to look at what its signal handler did.
+                break self.is_ready(ends, want)?;
+            }
+        };
         if is_there {
             self.silent_since = None;
         }
@@ -93,56 +155,20 @@ impl Waiter {
         Ok(is_there)
     }
 
-    fn look_and_sleep<E: Sleeper>(
-        &self,
-        ends: &mut [E],
-        want: Want,
-        (began, timeout): (Instant, Option<Duration>),
-        has_slept: &mut bool,
-    ) -> Result<bool, Disconnected> {
-        // A moment that cannot be expressed is further away than any wait.
-        let deadline = timeout.and_then(|timeout| began.checked_add(timeout));
-        loop {
-            if self.is_ready(ends, want)? {
-                return Ok(true);
-            }
-            self.link.check()?;
-            let now = Instant::now();
-            if deadline.is_some_and(|deadline| now >= deadline) {
-                return Ok(false);
-            }
-            if now.duration_since(began) < self.spell.length() {
-                rustix::thread::sched_yield();
-                continue;
-            }
-            if self.arm(ends, want)? {
-                return Ok(true);
-            }
-            *has_slept = true;
-            let slept = self.hear(ends, deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())));
-            ends.iter_mut().for_each(E::disarm);
-            if slept.is_err() {
-                // The program may want to look at what its signal handler did.
-                return self.is_ready(ends, want);
-            }
-        }
-    }
-
     /// Prepares a sleep on [`Waiter::as_fd`]: true if what is wanted is there already, and nothing is armed.
-    pub(super) fn prepare<E: Sleeper>(&self, ends: &mut [E], want: Want) -> Result<bool, Disconnected> {
+    pub(super) fn prepare<E: Waitable>(&self, ends: &mut [E], want: Want) -> Result<bool, Disconnected> {
         // What rang since the last sleep would end the next one at once. An interrupted look is as good as none.
         let _ = self.hear(ends, Some(Duration::ZERO));
         if self.is_ready(ends, want)? {
             return Ok(true);
         }
-        self.link.check()?;
+        self.liveness.check()?;
         self.arm(ends, want)
     }
 
-    fn is_ready<E: Sleeper>(&self, ends: &mut [E], want: Want) -> Result<bool, Disconnected> {
+    fn is_ready<E: Waitable>(&self, ends: &mut [E], want: Want) -> Result<bool, Disconnected> {
         for (channel, end) in ends.iter_mut().enumerate() {
-            let (input, room) = want.of(channel);
-            if end.is_ready(input, room).map_err(|Broken| self.link.broken())? {
+            if self.liveness.unless_broken(end.is_ready(want.of(channel)))? {
                 return Ok(true);
             }
         }
@@ -150,20 +176,19 @@ impl Waiter {
     }
 
     /// Arms all, or none if what is wanted is there: true.
-    fn arm<E: Sleeper>(&self, ends: &mut [E], want: Want) -> Result<bool, Disconnected> {
+    fn arm<E: Waitable>(&self, ends: &mut [E], want: Want) -> Result<bool, Disconnected> {
         for channel in 0..ends.len() {
-            let (input, room) = want.of(channel);
-            let armed = ends[channel].arm(input, room);
+            let armed = ends[channel].arm(want.of(channel));
             if armed != Ok(Armed::Armed) {
                 ends[..=channel].iter_mut().for_each(E::disarm);
-                return armed.map(|_| true).map_err(|Broken| self.link.broken());
+                return self.liveness.unless_broken(armed.map(|_| true));
             }
         }
         Ok(false)
     }
 
     /// Sleeps until a bell rings or the daemon is gone, drains the bells and notes the end. An error is a signal.
-    fn hear<E: Sleeper>(&self, ends: &mut [E], timeout: Option<Duration>) -> Result<(), Errno> {
+    fn hear<E: Waitable>(&self, ends: &mut [E], timeout: Option<Duration>) -> Result<(), Errno> {
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let nothing = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(DAEMON) };
         let mut events = [nothing; BELLS_AT_ONCE];
@@ -172,9 +197,12 @@ impl Waiter {
             let end = usize::try_from(data.u64()).ok().and_then(|channel| ends.get_mut(channel));
             match end {
                 // The daemon keeps its end of a bell as long as the channel lives.
-                Some(_) if flags.contains(epoll::EventFlags::HUP) => drop(self.link.give_up(Disconnected::Gone)),
-                Some(end) => end.drain_bell(),
-                None => drop(self.link.look()),
+                Some(_) if flags.contains(epoll::EventFlags::HUP) => drop(self.liveness.give_up(Disconnected::Gone)),
+                Some(end) => {
+                    end.disarm();
+                    end.alarm().drain_bell();
+                }
+                None => drop(self.liveness.look()),
             }
         }
         Ok(())
@@ -187,71 +215,33 @@ impl AsFd for Waiter {
     }
 }
 
-impl Sleeper for AppEnd {
-    fn is_ready(&mut self, input: bool, room: bool) -> Result<bool, Broken> {
-        Ok((input && self.has_input()) || (room && self.has_room()?))
+impl Waitable for AppEnd {
+    fn parts(&mut self) -> (Option<&mut AppSender>, Option<&mut AppReceiver>) {
+        let (sender, receiver) = self.halves();
+        (Some(sender), Some(receiver))
     }
 
-    fn arm(&mut self, input: bool, room: bool) -> Result<Armed, Broken> {
-        if input && self.arm()? == Armed::Ready {
-            return Ok(Armed::Ready);
-        }
-        if room { self.arm_room() } else { Ok(Armed::Armed) }
-    }
-
-    fn disarm(&mut self) {
-        self.disarm();
-    }
-
-    fn bell(&self) -> BorrowedFd<'_> {
-        self.bell()
-    }
-
-    fn drain_bell(&mut self) {
-        self.drain_bell();
+    fn alarm(&self) -> &Alarm {
+        self.alarm()
     }
 }
 
-impl Sleeper for AppSender {
-    fn is_ready(&mut self, _input: bool, room: bool) -> Result<bool, Broken> {
-        Ok(room && self.has_room()?)
+impl Waitable for AppSender {
+    fn parts(&mut self) -> (Option<&mut AppSender>, Option<&mut AppReceiver>) {
+        (Some(self), None)
     }
 
-    fn arm(&mut self, _input: bool, room: bool) -> Result<Armed, Broken> {
-        if room { self.arm_room() } else { Ok(Armed::Armed) }
-    }
-
-    fn disarm(&mut self) {
-        self.disarm_room();
-    }
-
-    fn bell(&self) -> BorrowedFd<'_> {
-        self.bell()
-    }
-
-    fn drain_bell(&mut self) {
-        self.drain_bell();
+    fn alarm(&self) -> &Alarm {
+        self.alarm()
     }
 }
 
-impl Sleeper for AppReceiver {
-    fn is_ready(&mut self, input: bool, _room: bool) -> Result<bool, Broken> {
-        Ok(input && self.has_input())
+impl Waitable for AppReceiver {
+    fn parts(&mut self) -> (Option<&mut AppSender>, Option<&mut AppReceiver>) {
+        (None, Some(self))
     }
 
-    fn arm(&mut self, input: bool, _room: bool) -> Result<Armed, Broken> {
-        Ok(if input { self.arm() } else { Armed::Armed })
-    }
-
-    fn disarm(&mut self) {
-        self.disarm();
-    }
-
-    fn bell(&self) -> BorrowedFd<'_> {
-        self.bell()
-    }
-
-    fn drain_bell(&mut self) {
-        self.drain_bell();
+    fn alarm(&self) -> &Alarm {
+        self.alarm()
     }
 }

@@ -1,7 +1,7 @@
 //! Both sides of flows that say many messages and check every byte of what they hear.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use machnet::{CloseReason, Delivery, Endpoint, Event, Flow, SendError, Tuple};
@@ -71,7 +71,7 @@ impl<'a> Speaker<'a> {
     }
 
     /// Opens a flow.
-    pub(crate) fn connect(&mut self, local_ip: Ipv4Addr, remote: SocketAddrV4) {
+    pub(crate) fn connect(&mut self, local_ip: IpAddr, remote: SocketAddr) {
         let flow = self.endpoint.connect(local_ip, remote).unwrap();
         let tuple = self.endpoint.tuple(flow).expect("it has just been opened");
         self.flows.insert(flow, Line::new(tuple, true));
@@ -183,8 +183,8 @@ impl<'a> Speaker<'a> {
 /// Opens flows from one endpoint, at this address, to another, which listens there, and lets both say `sizes` on each
 /// of them at once.
 pub(crate) fn converse(
-    (connector, local_ip): (Endpoint, Ipv4Addr),
-    (acceptor, remote): (Endpoint, SocketAddrV4),
+    (connector, local_ip): (Endpoint, IpAddr),
+    (acceptor, remote): (Endpoint, SocketAddr),
     flows: usize,
     sizes: &[usize],
     limit: Duration,

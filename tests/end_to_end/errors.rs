@@ -1,9 +1,8 @@
 //! What cannot be done is said at once, in an error that names what is in the way.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use machnet::control::message::ControlError;
 use machnet::{AttachError, ConnectError, ConnectOptions, Endpoint, Flow, ListenError};
 use serde_json::json;
 
@@ -12,22 +11,11 @@ use crate::pair::{NEVER, Pair, Site, number};
 
 const PORT: u16 = 888;
 /// On the link, and nobody's.
-const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 255, 77);
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 255, 77));
 
-/// The daemon's answer to a connect with this much patience.
-fn connect(endpoint: &mut Endpoint, from: &Site, to: SocketAddrV4, patience_ms: u64) -> Result<Flow, ControlError> {
-    let options = ConnectOptions { timeout: Duration::from_millis(patience_ms), ..ConnectOptions::default() };
-    endpoint.connect_with(from.ip(), to, options).map_err(|error| match error {
-        ConnectError::Failed(error) => error,
-        ConnectError::Disconnected(error) => panic!("{error}"),
-    })
-}
-
-fn listen(endpoint: &mut Endpoint, ip: Ipv4Addr, port: u16) -> Result<u16, ControlError> {
-    endpoint.listen(ip, port).map_err(|error| match error {
-        ListenError::Failed(error) => error,
-        ListenError::Disconnected(error) => panic!("{error}"),
-    })
+/// Connects with this much patience.
+fn connect(endpoint: &mut Endpoint, from: &Site, to: SocketAddr, patience_ms: u64) -> Result<Flow, ConnectError> {
+    endpoint.connect_with(from.ip(), to, ConnectOptions::new().timeout(Duration::from_millis(patience_ms)))
 }
 
 #[test]
@@ -36,25 +24,30 @@ fn a_connect_that_fails_says_why() {
     let Pair { left, right, .. } = &pair;
     let mut endpoint = left.attach();
     let started = Instant::now();
-    assert_eq!(connect(&mut endpoint, left, right.at(PORT), 60_000), Err(ControlError::Refused));
+    assert_eq!(connect(&mut endpoint, left, right.at(PORT), 60_000), Err(ConnectError::Refused));
     assert!(started.elapsed() < NEVER / 2, "a refusal is an answer, nothing is waited for");
-    assert_eq!(connect(&mut endpoint, left, SocketAddrV4::new(NOBODY, PORT), 300), Err(ControlError::Unreachable));
+    assert_eq!(connect(&mut endpoint, left, SocketAddr::new(NOBODY, PORT), 300), Err(ConnectError::Unreachable));
     // A host that is there and speaks no Machnet: its kernel answers ARP.
-    let silent = SocketAddrV4::new(right.host.kernel_ip, PORT);
-    assert_eq!(connect(&mut endpoint, left, silent, 300), Err(ControlError::TimedOut));
+    let silent = SocketAddr::from((right.host.kernel_ip, PORT));
+    assert_eq!(connect(&mut endpoint, left, silent, 300), Err(ConnectError::TimedOut));
+    // IPv6, at either end.
+    let ipv6 = Ipv6Addr::LOCALHOST;
+    assert_eq!(connect(&mut endpoint, left, (ipv6, PORT).into(), 300), Err(ConnectError::NotYetIpv6(ipv6)));
+    assert_eq!(endpoint.connect(ipv6.into(), right.at(PORT)), Err(ConnectError::NotYetIpv6(ipv6)));
+    assert_eq!(endpoint.listen((ipv6, PORT).into()), Err(ListenError::NotYetIpv6(ipv6)));
     // Off the subnet, and no gateway.
-    let far = SocketAddrV4::new(Ipv4Addr::new(10, 9, 9, 9), PORT);
-    assert_eq!(connect(&mut endpoint, left, far, 300), Err(ControlError::Unreachable));
+    let far = SocketAddr::from(([10, 9, 9, 9], PORT));
+    assert_eq!(connect(&mut endpoint, left, far, 300), Err(ConnectError::Unreachable));
     let error = endpoint.connect(NOBODY, right.at(PORT)).unwrap_err();
-    assert_eq!(error, ConnectError::Failed(ControlError::NoSuchAddress(vec![left.ip()])));
+    assert_eq!(error, ConnectError::NoSuchAddress(vec![left.ip()]));
     // None of this did the endpoint any harm.
     let mut listener = right.attach();
-    listener.listen(right.ip(), PORT).unwrap();
+    listener.listen(right.at(PORT)).unwrap();
     connect(&mut endpoint, left, right.at(PORT), 60_000).unwrap();
     // A listener that went away refuses, and the flows it has live on.
     await_opened(&mut listener, NEVER);
-    listener.unlisten(right.ip(), PORT).unwrap();
-    assert_eq!(connect(&mut endpoint, left, right.at(PORT), 60_000), Err(ControlError::Refused));
+    listener.unlisten(right.at(PORT)).unwrap();
+    assert_eq!(connect(&mut endpoint, left, right.at(PORT), 60_000), Err(ConnectError::Refused));
     left.await_status("the one flow", |status| number(status, "gauges", "flows") == 1);
 }
 
@@ -63,19 +56,19 @@ fn a_listener_has_its_address_for_itself() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let site = &pair.left;
     let (mut one, mut other) = (site.attach(), site.attach());
-    assert_eq!(listen(&mut one, site.ip(), PORT), Ok(PORT));
-    assert_eq!(listen(&mut other, site.ip(), PORT), Err(ControlError::AddressInUse));
-    assert_eq!(listen(&mut one, site.ip(), PORT), Err(ControlError::AddressInUse));
-    assert_eq!(listen(&mut other, NOBODY, PORT), Err(ControlError::NoSuchAddress(vec![site.ip()])));
-    let chosen = listen(&mut other, site.ip(), 0).unwrap();
+    assert_eq!(one.listen(site.at(PORT)), Ok(site.at(PORT)));
+    assert_eq!(other.listen(site.at(PORT)), Err(ListenError::AddressInUse));
+    assert_eq!(one.listen(site.at(PORT)), Err(ListenError::AddressInUse));
+    assert_eq!(other.listen(SocketAddr::new(NOBODY, PORT)), Err(ListenError::NoSuchAddress(vec![site.ip()])));
+    let chosen = other.listen(site.at(0)).unwrap().port();
     assert!(chosen != 0 && chosen != PORT, "{chosen}");
-    assert_eq!(other.unlisten(site.ip(), PORT), Err(ListenError::Failed(ControlError::NotListening)));
-    one.unlisten(site.ip(), PORT).unwrap();
-    assert_eq!(listen(&mut other, site.ip(), PORT), Ok(PORT));
+    assert_eq!(other.unlisten(site.at(PORT)), Err(ListenError::NotListening));
+    one.unlisten(site.at(PORT)).unwrap();
+    assert_eq!(other.listen(site.at(PORT)), Ok(site.at(PORT)));
     // The end of an endpoint frees what it had.
     drop(other);
     site.await_status("a free port", |status| status["listeners"] == json!([]));
-    assert_eq!(listen(&mut one, site.ip(), PORT), Ok(PORT));
+    assert_eq!(one.listen(site.at(PORT)), Ok(site.at(PORT)));
 }
 
 #[test]
@@ -89,32 +82,32 @@ fn a_limit_is_an_error_that_names_it() {
     let Some(pair) = Pair::start(tight) else { return };
     let Pair { left, right, .. } = &pair;
     let [mut one, mut two, mut three] = [left.attach(), left.attach(), left.attach()];
-    match Endpoint::attach_to(&left.host.socket()) {
-        Err(AttachError::Failed(ControlError::Limit(text))) => {
+    match Endpoint::attach_to(left.host.socket()) {
+        Err(AttachError::Limit(text)) => {
             assert!(text.contains("max_endpoints_per_user"), "{text}")
         }
         other => panic!("{other:?}"),
     }
 
-    listen(&mut one, left.ip(), 1).unwrap();
-    listen(&mut two, left.ip(), 2).unwrap();
-    match listen(&mut three, left.ip(), 3) {
-        Err(ControlError::Limit(text)) => assert!(text.contains("max_channel_bytes_per_user"), "{text}"),
+    one.listen(left.at(1)).unwrap();
+    two.listen(left.at(2)).unwrap();
+    match three.listen(left.at(3)) {
+        Err(ListenError::Limit(text)) => assert!(text.contains("max_channel_bytes_per_user"), "{text}"),
         other => panic!("{other:?}"),
     }
     drop(two);
     left.await_status("memory that is given back", |status| number(status, "gauges", "channels") == 1);
     left.await_status("a channel that is gone", |status| status["control"]["channels_ending"] == 0);
-    assert_eq!(listen(&mut three, left.ip(), 3), Ok(3));
+    assert_eq!(three.listen(left.at(3)), Ok(left.at(3)));
 
     // A shard has as many flows as it may: whoever opens one more is told.
     let mut listener = right.attach();
-    listener.listen(right.ip(), PORT).unwrap();
+    listener.listen(right.at(PORT)).unwrap();
     let flows: Vec<_> = (0..5).map(|_| connect(&mut one, left, right.at(PORT), 60_000).unwrap()).collect();
     match connect(&mut one, left, right.at(PORT), 2_000) {
-        Err(ControlError::Limit(text)) => assert!(text.contains("max_flows_per_shard"), "{text}"),
+        Err(ConnectError::Limit(text)) => assert!(text.contains("max_flows_per_shard"), "{text}"),
         // The other shard is as full, and asked first.
-        Err(ControlError::Refused) => {}
+        Err(ConnectError::Refused) => {}
         other => panic!("{other:?}"),
     }
     one.close(flows[0]);
@@ -133,10 +126,10 @@ fn an_endpoint_listens_at_so_many_ports_and_no_more() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let mut endpoint = pair.left.attach();
     for number in 0..MOST {
-        assert!(listen(&mut endpoint, pair.left.ip(), 0).is_ok(), "listener {number}");
+        assert!(endpoint.listen(pair.left.at(0)).is_ok(), "listener {number}");
     }
-    match listen(&mut endpoint, pair.left.ip(), 0) {
-        Err(ControlError::Limit(text)) => assert!(text.contains("1024 listeners"), "{text}"),
+    match endpoint.listen(pair.left.at(0)) {
+        Err(ListenError::Limit(text)) => assert!(text.contains("1024 listeners"), "{text}"),
         other => panic!("{other:?}"),
     }
 }

@@ -25,7 +25,7 @@ struct Echo {
 impl Echo {
     fn between(near: &Site, far: &Site) -> Self {
         let (mut here, mut there) = (near.attach(), far.attach());
-        there.listen(far.ip(), PORT).unwrap();
+        there.listen(far.at(PORT)).unwrap();
         let flow = here.connect(near.ip(), far.at(PORT)).unwrap();
         Self { near: here, far: there, flow, sent: 0 }
     }

@@ -1,7 +1,7 @@
 //! An application that is killed at any moment: nothing of it stays, what it said arrives, those it talked to are told.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -37,10 +37,10 @@ const RECORD: &str = "MACHNET_TEST_RECORD";
 #[ignore = "runs until it is killed; started by the test of this file"]
 fn run_until_killed() {
     let variable = |name| std::env::var(name).unwrap();
-    let local: Ipv4Addr = variable(LOCAL).parse().unwrap();
-    let remote: SocketAddrV4 = variable(REMOTE).parse().unwrap();
+    let local: IpAddr = variable(LOCAL).parse().unwrap();
+    let remote: SocketAddr = variable(REMOTE).parse().unwrap();
     let mut endpoint = Endpoint::attach().unwrap();
-    endpoint.listen(local, VICTIM).unwrap();
+    endpoint.listen(SocketAddr::new(local, VICTIM)).unwrap();
     let flow = endpoint.connect(local, remote).unwrap();
     let direction = Direction { port: endpoint.tuple(flow).unwrap().local.port(), is_from_connector: true };
     let record = File::create(variable(RECORD)).unwrap();
@@ -143,7 +143,7 @@ impl Survivor {
 fn transmit_buffers(site: &mut Site, endpoint: &mut Endpoint, remote: &Site) -> usize {
     const PORT: u16 = 701;
     let mut sink = remote.attach();
-    sink.listen(remote.ip(), PORT).unwrap();
+    sink.listen(remote.at(PORT)).unwrap();
     let flow = endpoint.connect(site.ip(), remote.at(PORT)).unwrap();
     await_opened(&mut sink, NEVER);
     let frozen = site.freeze();
@@ -171,12 +171,12 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
     let patient = |config: &mut Value| config["machnet_shards"]["linger_ms"] = json!(30_000);
     let Some(mut pair) = Pair::start_alone(patient) else { return };
     let mut endpoint = pair.right.attach();
-    endpoint.listen(pair.right.ip(), SURVIVOR).unwrap();
+    endpoint.listen(pair.right.at(SURVIVOR)).unwrap();
     let buffers_before = transmit_buffers(&mut pair.right, &mut endpoint, &pair.left);
     let mut survivor = Survivor { endpoint, open: None, ended: None, scratch: Vec::new() };
     // Waits for the victim's port. Its channel is there already, so that what is measured is the port alone.
     let mut heir = pair.left.attach();
-    heir.listen(pair.left.ip(), VICTIM + 1).unwrap();
+    heir.listen(pair.left.at(VICTIM + 1)).unwrap();
     let is_idle = |status: &Value| number(status, "gauges", "flows") == 0 && number(status, "gauges", "channels") == 1;
     for site in [&pair.left, &pair.right] {
         site.await_status("a quiet start", is_idle);
@@ -203,9 +203,9 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
         first = false;
         let (_, died) = kill(&victim);
         loop {
-            match heir.listen(pair.left.ip(), VICTIM) {
+            match heir.listen(pair.left.at(VICTIM)) {
                 Ok(_) => break,
-                Err(ListenError::Failed(_)) if died.elapsed() < NEVER => {}
+                Err(ListenError::AddressInUse | ListenError::Limit(_)) if died.elapsed() < NEVER => {}
                 Err(error) => panic!("{:?} after its owner died: {error}", died.elapsed()),
             }
         }
@@ -213,7 +213,7 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
         if published.is_some() {
             free.add(died.elapsed());
         }
-        heir.unlisten(pair.left.ip(), VICTIM).unwrap();
+        heir.unlisten(pair.left.at(VICTIM)).unwrap();
 
         let never = Instant::now() + NEVER;
         let is_over = |status: &Value| is_idle(status) && status["control"]["channels_ending"] == 0;

@@ -1,6 +1,6 @@
 //! The link as other hosts see it: ping, ARP, MACs that change.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use machnet_test_kit::hosts::Host;
@@ -13,12 +13,12 @@ const PORT: u16 = 888;
 const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 255, 77);
 
 /// What the kernel of `host` knows of `ip`, in iproute2's words.
-fn kernel_neighbor(host: &Host, ip: Ipv4Addr) -> String {
+fn kernel_neighbor(host: &Host, ip: IpAddr) -> String {
     host.ip(&format!("neighbor show {ip} dev machnet0")).unwrap()
 }
 
 /// Waits until the kernel of `host` knows the MAC of `ip`.
-fn await_kernel_neighbor(host: &Host, ip: Ipv4Addr, mac: &str) {
+fn await_kernel_neighbor(host: &Host, ip: IpAddr, mac: &str) {
     let never = Instant::now() + NEVER;
     loop {
         let known = kernel_neighbor(host, ip);
@@ -41,7 +41,7 @@ fn ping_is_answered_in_every_size_and_for_our_ip_only() {
     let (right, daemon) = (&pair.right.host, &pair.left);
     // From a bare header to a full packet of 1,500 bytes.
     for payload_bytes in [0, 1, 2, 55, 56, 57, 999, 1000, 1471, 1472] {
-        right.ping(daemon.ip(), payload_bytes, 5).unwrap();
+        right.ping(daemon.host.machnet_ip, payload_bytes, 5).unwrap();
     }
     // The kernel's address on the same interface is the kernel's: one answer for each request, none from the daemon.
     let answers = right.ping(daemon.host.kernel_ip, 56, 3).unwrap();
@@ -59,7 +59,7 @@ fn arp_is_answered_and_learnt() {
     // The kernel forgets what it knows when its own host's daemon, which may still be starting, opens the interface.
     let never = Instant::now() + NEVER;
     loop {
-        right.host.ping(left.ip(), 56, 1).unwrap();
+        right.host.ping(left.host.machnet_ip, 56, 1).unwrap();
         if kernel_neighbor(&right.host, left.ip()).contains(&left.host.mac) {
             break;
         }
@@ -67,11 +67,11 @@ fn arp_is_answered_and_learnt() {
     }
     // And nobody else's addresses are answered for.
     assert!(right.host.ping(NOBODY, 56, 1).is_err());
-    let unknown = kernel_neighbor(&right.host, NOBODY);
+    let unknown = kernel_neighbor(&right.host, NOBODY.into());
     assert!(!unknown.contains("lladdr"), "{unknown}");
 
     let mut listener = right.attach();
-    listener.listen(right.ip(), PORT).unwrap();
+    listener.listen(right.at(PORT)).unwrap();
     left.attach().connect(left.ip(), right.at(PORT)).unwrap();
     let status = left.status();
     let entry = neighbor(&status, &right.ip().to_string());
@@ -99,7 +99,7 @@ fn a_changed_mac_is_noticed_and_flows_are_opened_to_the_new_one() {
     let peer = pair.right.ip().to_string();
     let open = |pair: &Pair| {
         let mut listener = pair.right.attach();
-        listener.listen(pair.right.ip(), PORT).unwrap();
+        listener.listen(pair.right.at(PORT)).unwrap();
         let mut endpoint = pair.left.attach();
         endpoint.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
     };

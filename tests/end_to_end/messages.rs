@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use machnet::{MAX_MESSAGE_BYTES, SendError};
+use machnet::{MESSAGE_BYTES_MAX, SendError};
 use serde_json::{Value, json};
 
 use crate::conversation::{self, Speaker, await_opened};
@@ -11,12 +11,12 @@ use crate::pair::{NEVER, Pair, Site, faults, number, with_faults};
 const PORT: u16 = 888;
 
 /// Around the boundaries: of a message, of a packet with 1,500 bytes of IP, and the largest that there may be.
-const SIZES: [usize; 8] = [1, 1417, 1418, 1419, 64 << 10, 1 << 20, MAX_MESSAGE_BYTES - 1, MAX_MESSAGE_BYTES];
+const SIZES: [usize; 8] = [1, 1417, 1418, 1419, 64 << 10, 1 << 20, MESSAGE_BYTES_MAX - 1, MESSAGE_BYTES_MAX];
 
 /// Lets `flows` flows from one endpoint on `here` to one on `there` say `sizes`, in both directions at once.
 fn converse(here: &Site, there: &Site, flows: usize, sizes: &[usize], limit: Duration) {
     let mut acceptor = there.attach();
-    acceptor.listen(there.ip(), PORT).unwrap();
+    acceptor.listen(there.at(PORT)).unwrap();
     conversation::converse((here.attach(), here.ip()), (acceptor, there.at(PORT)), flows, sizes, limit);
 }
 
@@ -59,7 +59,7 @@ fn a_thousand_flows_of_one_endpoint_talk_at_once_through_faults() {
     let Some(pair) = Pair::start(with_faults) else { return };
     let sizes = [1, 64, 1418, 3000, 64];
     let mut acceptor = Speaker::new(pair.right.attach(), &sizes);
-    acceptor.endpoint.listen(pair.right.ip(), PORT).unwrap();
+    acceptor.endpoint.listen(pair.right.at(PORT)).unwrap();
     let mut connector = Speaker::new(pair.left.attach(), &sizes);
     for _ in 0..FLOWS {
         connector.connect(pair.left.ip(), pair.right.at(PORT));
@@ -91,13 +91,13 @@ fn flows_within_one_daemon_need_no_wire() {
 fn what_is_no_message_is_refused_and_the_flow_goes_on() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let mut reader = pair.right.attach();
-    reader.listen(pair.right.ip(), PORT).unwrap();
+    reader.listen(pair.right.at(PORT)).unwrap();
     let mut writer = pair.left.attach();
     let flow = writer.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
 
     assert_eq!(writer.send(flow, &[]), Err(SendError::Empty));
     assert!(SendError::Empty.to_string().contains("at least one byte"));
-    assert_eq!(writer.send(flow, &vec![0; MAX_MESSAGE_BYTES + 1]), Err(SendError::TooLong));
+    assert_eq!(writer.send(flow, &vec![0; MESSAGE_BYTES_MAX + 1]), Err(SendError::TooLong));
     assert!(SendError::TooLong.to_string().contains("at most 8388608 bytes"));
 
     writer.send(flow, b"after all").unwrap();

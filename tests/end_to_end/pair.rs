@@ -1,12 +1,12 @@
 //! Two hosts with a daemon on each.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use machnet::Endpoint;
-use machnet::control::Client;
+use machnet::daemon::control::Client;
 use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -107,13 +107,13 @@ impl Pair {
 
 impl Site {
     /// The address of the daemon.
-    pub(crate) fn ip(&self) -> Ipv4Addr {
-        self.host.machnet_ip
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.host.machnet_ip.into()
     }
 
     /// A port at the address of the daemon.
-    pub(crate) fn at(&self, port: u16) -> SocketAddrV4 {
-        SocketAddrV4::new(self.ip(), port)
+    pub(crate) fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(), port)
     }
 
     /// Starts the daemon; it accepts applications when this returns.
@@ -147,7 +147,7 @@ impl Site {
 
     /// An endpoint on this host.
     pub(crate) fn attach(&self) -> Endpoint {
-        Endpoint::attach_to(&self.host.socket()).unwrap()
+        Endpoint::attach_to(self.host.socket()).unwrap()
     }
 
     /// What `machnet-shards status` would show.

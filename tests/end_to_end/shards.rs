@@ -24,13 +24,13 @@ fn pair(shards: [u16; 2], driver: &str) -> Option<Pair> {
 }
 
 fn bound(site: &Site, binding: Binding) -> Endpoint {
-    Endpoint::attach_with(&site.host.socket(), AttachOptions { binding }).unwrap()
+    Endpoint::attach_with(site.host.socket(), AttachOptions::new().binding(binding)).unwrap()
 }
 
 /// Lets endpoints that are bound so talk over `flows` flows.
 fn talk(pair: &Pair, flows: usize, binding: Binding) {
     let mut acceptor = bound(&pair.right, binding);
-    acceptor.listen(pair.right.ip(), PORT).unwrap();
+    acceptor.listen(pair.right.at(PORT)).unwrap();
     let connector = (bound(&pair.left, binding), pair.left.ip());
     converse(connector, (acceptor, pair.right.at(PORT)), flows, &SIZES, NEVER);
 }
@@ -110,12 +110,12 @@ fn endpoints_share_a_port_and_the_others_go_on_when_one_is_killed() {
     let Some(pair) = pair([2, 3], "af_packet") else { return };
     let share = |site: &Site| {
         let mut endpoint = site.attach();
-        endpoint.listen_with(site.ip(), PORT, ListenOptions { shared: true }).unwrap();
+        endpoint.listen_with(site.at(PORT), ListenOptions::new().shared(true)).unwrap();
         endpoint
     };
     let mut sharers: Vec<Endpoint> = (0..3).map(|_| share(&pair.right)).collect();
     let mut alone = pair.right.attach();
-    assert!(alone.listen(pair.right.ip(), PORT).is_err(), "the port is shared, not free");
+    assert!(alone.listen(pair.right.at(PORT)).is_err(), "the port is shared, not free");
 
     let mut connector = pair.left.attach();
     let mut connect = || connector.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
@@ -170,7 +170,7 @@ fn more_shards_than_cpus_start_and_say_what_to_do() {
         assert!(said[0].contains("do not spin") && said[0].contains("engine_threads"), "{said:?}");
     }
     let mut server = pair.right.attach();
-    server.listen(pair.right.ip(), PORT).unwrap();
+    server.listen(pair.right.at(PORT)).unwrap();
     let mut client = pair.left.attach();
     let flow = client.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
     client.send(flow, b"all share one CPU").unwrap();

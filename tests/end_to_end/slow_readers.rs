@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use machnet::{Delivery, Endpoint, Event, Flow, MAX_MESSAGE_BYTES, Received, SendError};
+use machnet::{Delivery, Endpoint, Event, Flow, MESSAGE_BYTES_MAX, Received, SendError};
 
 use crate::conversation::{Direction, await_opened, fill, is_as_filled};
 use crate::pair::{NEVER, Pair};
@@ -21,11 +21,11 @@ fn a_reader_that_stops_for_five_seconds_gets_everything_and_holds_up_nobody() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
     let mut slow = right.attach();
-    slow.listen(right.ip(), SLOW).unwrap();
+    slow.listen(right.at(SLOW)).unwrap();
     let mut quick = right.attach();
-    quick.listen(right.ip(), QUICK).unwrap();
+    quick.listen(right.at(QUICK)).unwrap();
     let mut sender = left.attach();
-    sender.listen(left.ip(), BACK).unwrap();
+    sender.listen(left.at(BACK)).unwrap();
     let to_slow = sender.connect(left.ip(), right.at(SLOW)).unwrap();
     let to_quick = sender.connect(left.ip(), right.at(QUICK)).unwrap();
     // The slow reader may still write: from the same endpoint to the same endpoint.
@@ -100,10 +100,10 @@ fn twenty_flows_with_the_longest_message_each_get_through_to_one_slow_endpoint()
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
     let mut slow = right.attach();
-    slow.listen(right.ip(), SLOW).unwrap();
+    slow.listen(right.at(SLOW)).unwrap();
     // Each from an endpoint of its own, so that all twenty are on their way at the same time.
     let mut senders: Vec<_> = (0..FLOWS).map(|_| left.attach()).collect();
-    let mut message = vec![0; MAX_MESSAGE_BYTES];
+    let mut message = vec![0; MESSAGE_BYTES_MAX];
     for sender in &mut senders {
         let flow = sender.connect(left.ip(), right.at(SLOW)).unwrap();
         let port = sender.tuple(flow).unwrap().local.port();
@@ -138,7 +138,7 @@ fn an_endpoint_without_room_says_so_and_wakes_when_there_is() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
     let mut reader = right.attach();
-    reader.listen(right.ip(), SLOW).unwrap();
+    reader.listen(right.at(SLOW)).unwrap();
     let mut writer = left.attach();
     let flow = writer.connect(left.ip(), right.at(SLOW)).unwrap();
     await_opened(&mut reader, NEVER);

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use machnet::Endpoint;
-use machnet::control::Client;
-use machnet::control::message::{Binding, ControlError, Part, Query, Reply, Request, VERSION};
+use machnet::daemon::control::Client;
+use machnet::daemon::control::message::{Binding, ControlError, Part, Query, Reply, Request};
 use machnet_test_kit::hosts::Program;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -40,9 +40,9 @@ fn line_with<'a>(text: &'a str, part: &str) -> Vec<&'a str> {
 /// Two endpoints with a flow, over which some messages went.
 fn talk(pair: &Pair) -> (Endpoint, Endpoint) {
     let mut peer = pair.right.attach();
-    peer.listen(pair.right.ip(), PORT).unwrap();
+    peer.listen(pair.right.at(PORT)).unwrap();
     let mut ours = pair.left.attach();
-    ours.listen(pair.left.ip(), PORT).unwrap();
+    ours.listen(pair.left.at(PORT)).unwrap();
     let flow = ours.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
     await_opened(&mut peer, NEVER);
     let mut message = [0; 64];
@@ -58,7 +58,7 @@ fn talk(pair: &Pair) -> (Endpoint, Endpoint) {
 fn every_command_shows_what_there_is() {
     let Some(mut pair) = Pair::start(|_| ()) else { return };
     let _endpoints = talk(&pair);
-    pair.right.host.ping(pair.left.ip(), 56, 1).unwrap();
+    pair.right.host.ping(pair.left.host.machnet_ip, 56, 1).unwrap();
     let pid = pair.left.daemon().pid();
     let us = std::process::id().to_string();
     let left = &pair.left;
@@ -147,7 +147,6 @@ fn json_has_a_list_for_each_command_and_the_readme_names_every_key() {
 fn a_hostile_name_neither_moves_the_cursor_nor_forges_a_line() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let mut client = Client::connect(&pair.left.host.socket(), NEVER).unwrap();
-    let attach = |name: &str, version| Request::Attach { name: name.into(), version, binding: Binding::All };
     let mut ask = |request: Request| {
         client.send(request).unwrap();
         loop {
@@ -157,8 +156,8 @@ fn a_hostile_name_neither_moves_the_cursor_nor_forges_a_line() {
             }
         }
     };
-    assert!(matches!(ask(attach(HOSTILE, VERSION)), Reply::Attached { .. }));
-    let listen = Request::Listen { ip: pair.left.ip(), port: PORT, shared: false };
+    assert!(matches!(ask(Request::attach(HOSTILE, Binding::All)), Reply::Attached { .. }));
+    let listen = Request::Listen { local: pair.left.at(PORT), shared: false };
     assert_eq!(ask(listen), Reply::Listening { port: PORT });
     let mut peer = pair.right.attach();
     peer.connect(pair.right.ip(), pair.left.at(PORT)).unwrap();
@@ -249,7 +248,7 @@ fn whoever_asks_all_the_time_disturbs_nobody() {
     let sizes: Vec<usize> = (0..3_000).map(|index| 1 + index * 7 % 2_000).collect();
     let (is_over, reports, refused) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
     let mut acceptor = Speaker::new(pair.right.attach(), &sizes);
-    acceptor.endpoint.listen(pair.right.ip(), PORT).unwrap();
+    acceptor.endpoint.listen(pair.right.at(PORT)).unwrap();
     let socket = pair.left.host.socket();
     std::thread::scope(|scope| {
         // A hundred times a second, as somebody would who watches closely.

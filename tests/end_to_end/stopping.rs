@@ -11,7 +11,7 @@ const PORT: u16 = 888;
 fn stops_on(signal: Signal) {
     let Some(mut pair) = Pair::start(|_| ()) else { return };
     let mut peer = pair.right.attach();
-    peer.listen(pair.right.ip(), PORT).unwrap();
+    peer.listen(pair.right.at(PORT)).unwrap();
     let mut local = pair.left.attach();
     let ours = local.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
     local.send(ours, b"hello").unwrap();
@@ -34,7 +34,7 @@ fn stops_on(signal: Signal) {
     };
     assert_eq!(end, machnet::RecvError::Disconnected(Disconnected::Gone));
     pair.left.start();
-    pair.left.attach();
+    drop(pair.left.attach());
 }
 
 #[test]
@@ -59,6 +59,6 @@ fn a_second_daemon_on_the_same_socket_does_not_start() {
     let socket = host.socket().display().to_string();
     assert!(second.stderr().contains(&socket), "{}", second.failure("does not name the socket"));
     // The first one has not noticed anything.
-    pair.left.attach();
-    pair.right.host.ping(pair.left.ip(), 56, 1).unwrap();
+    drop(pair.left.attach());
+    pair.right.host.ping(pair.left.host.machnet_ip, 56, 1).unwrap();
 }

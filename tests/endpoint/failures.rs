@@ -1,14 +1,13 @@
 //! What an application sees when something is not as it should be.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use machnet::control::message::ControlError;
 use machnet::{
     AttachError, ConnectError, ConnectOptions, Disconnected, Endpoint, ListenError, Received, RecvError, SendError,
 };
 
-use crate::fake::{self, FakeDaemon, IP, eventually};
+use crate::fake::{self, FakeDaemon, IP, at, eventually};
 use crate::messages::{attach, pair};
 
 /// How soon every call must notice that the daemon is gone.
@@ -36,32 +35,30 @@ fn the_daemons_addresses_are_known() {
 fn listening_fails_with_the_reason_and_the_endpoint_stays() {
     let daemon = FakeDaemon::start("listen");
     let (mut one, mut other) = (attach(&daemon), attach(&daemon));
-    let failed = |error| Err(ListenError::Failed(error));
-    assert_eq!(one.listen(Ipv4Addr::new(10, 9, 9, 9), 888), failed(ControlError::NoSuchAddress(vec![IP])).map(|()| 0));
-    assert_eq!(one.listen(IP, 888), Ok(888));
-    assert_eq!(other.listen(IP, 888), failed(ControlError::AddressInUse).map(|()| 0));
-    assert_eq!(other.unlisten(IP, 888), failed(ControlError::NotListening));
-    assert_eq!(one.unlisten(IP, 888), Ok(()));
-    assert_eq!(other.listen(IP, 888), Ok(888));
-    assert_eq!(one.listen(IP, 0), Ok(40_000), "the daemon's choice is told");
+    let elsewhere = ([10, 9, 9, 9], 888).into();
+    assert_eq!(one.listen(elsewhere), Err(ListenError::NoSuchAddress(vec![IP])));
+    assert_eq!(one.listen(at(888)), Ok(at(888)));
+    assert_eq!(other.listen(at(888)), Err(ListenError::AddressInUse));
+    assert_eq!(other.unlisten(at(888)), Err(ListenError::NotListening));
+    assert_eq!(one.unlisten(at(888)), Ok(()));
+    assert_eq!(other.listen(at(888)), Ok(at(888)));
+    assert_eq!(one.listen(at(0)), Ok(at(40_000)), "the daemon's choice is told");
     drop(other);
-    assert!(eventually(|| one.listen(IP, 888).is_ok()), "the end of an endpoint frees its ports");
+    assert!(eventually(|| one.listen(at(888)).is_ok()), "the end of an endpoint frees its ports");
 }
 
 #[test]
 fn connecting_fails_with_the_reason_and_the_endpoint_stays() {
     let daemon = FakeDaemon::start("connect");
     let mut endpoint = attach(&daemon);
-    let to = |port| SocketAddrV4::new(IP, port);
-    let failed = |error| Err(ConnectError::Failed(error));
-    assert_eq!(endpoint.connect(IP, to(888)), failed(ControlError::Refused));
-    assert_eq!(endpoint.connect(IP, to(fake::TIMES_OUT)), failed(ControlError::TimedOut));
-    let elsewhere = Ipv4Addr::new(10, 9, 9, 9);
-    assert_eq!(endpoint.connect(elsewhere, to(888)), failed(ControlError::NoSuchAddress(vec![IP])));
-    let options = ConnectOptions { shard: Some(2), ..Default::default() };
-    assert_eq!(endpoint.connect_with(IP, to(888), options), failed(ControlError::NoSuchShard(2)));
-    endpoint.listen(IP, 888).unwrap();
-    assert!(endpoint.connect(IP, to(888)).is_ok());
+    assert_eq!(endpoint.connect(IP, at(888)), Err(ConnectError::Refused));
+    assert_eq!(endpoint.connect(IP, at(fake::TIMES_OUT)), Err(ConnectError::TimedOut));
+    let elsewhere = IpAddr::from([10, 9, 9, 9]);
+    assert_eq!(endpoint.connect(elsewhere, at(888)), Err(ConnectError::NoSuchAddress(vec![IP])));
+    let options = ConnectOptions::new().shard(2);
+    assert_eq!(endpoint.connect_with(IP, at(888), options), Err(ConnectError::NoSuchShard(2)));
+    endpoint.listen(at(888)).unwrap();
+    assert!(endpoint.connect(IP, at(888)).is_ok());
 }
 
 #[test]
@@ -69,15 +66,15 @@ fn a_daemon_that_talks_nonsense_is_given_up_for_good() {
     let daemon = FakeDaemon::start("nonsense");
     for port in [fake::ANSWERS_ANOTHER, fake::NAMES_NO_CHANNEL] {
         let mut endpoint = attach(&daemon);
-        endpoint.listen(IP, 888).unwrap();
+        endpoint.listen(at(888)).unwrap();
         let nonsense = Disconnected::Unreadable;
-        assert_eq!(endpoint.connect(IP, SocketAddrV4::new(IP, port)), Err(ConnectError::Disconnected(nonsense)));
-        assert_eq!(endpoint.listen(IP, 889), Err(ListenError::Disconnected(nonsense)));
+        assert_eq!(endpoint.connect(IP, at(port)), Err(ConnectError::Disconnected(nonsense)));
+        assert_eq!(endpoint.listen(at(889)), Err(ListenError::Disconnected(nonsense)));
         assert_eq!(endpoint.wait(None), Err(nonsense));
         assert_eq!(endpoint.recv(&mut []), Err(RecvError::Disconnected(nonsense)));
         drop(endpoint);
         let mut next = attach(&daemon);
-        assert!(eventually(|| next.listen(IP, 888).is_ok()));
+        assert!(eventually(|| next.listen(at(888)).is_ok()));
     }
 }
 
@@ -138,7 +135,7 @@ fn an_application_that_sleeps_notices_a_dead_daemon() {
         assert!(woken.saturating_duration_since(killed) < SOON);
         // All other calls say the same at once.
         assert_eq!(near.send(flow, b"x"), Err(SendError::Disconnected(Disconnected::Gone)));
-        assert_eq!(near.listen(IP, 1), Err(ListenError::Disconnected(Disconnected::Gone)));
+        assert_eq!(near.listen(at(1)), Err(ListenError::Disconnected(Disconnected::Gone)));
         assert_eq!(near.arm(), Err(Disconnected::Gone));
         near.close(flow);
     }
@@ -179,7 +176,7 @@ fn attaching_again_works_when_the_daemon_is_back() {
     daemon.kill();
     let daemon = FakeDaemon::start("back");
     assert_eq!(near.wait(None), Err(Disconnected::Gone), "the old endpoint does not come back to life");
-    pair(&daemon);
+    drop(pair(&daemon));
 }
 
 /// The limit of descriptors belongs to the process: this test runs again as a process of its own.
@@ -196,10 +193,10 @@ fn without_descriptors_an_endpoint_says_so_and_the_daemon_gets_everything_back()
             .unwrap();
         assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
         let mut other = attach(&daemon);
-        assert!(eventually(|| other.listen(IP, 888).is_ok()));
+        assert!(eventually(|| other.listen(at(888)).is_ok()));
         return;
     };
-    let mut endpoint = Endpoint::attach_to(socket.as_ref()).unwrap();
+    let mut endpoint = Endpoint::attach_to(&socket).unwrap();
     let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let few = rustix::process::Rlimit { current: Some(64), maximum: limits.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
@@ -207,9 +204,9 @@ fn without_descriptors_an_endpoint_says_so_and_the_daemon_gets_everything_back()
     while let Ok(fd) = rustix::io::fcntl_dupfd_cloexec(&endpoint, 0) {
         rest.push(fd);
     }
-    assert!(matches!(Endpoint::attach_to(socket.as_ref()), Err(AttachError::System(..))));
+    assert!(matches!(Endpoint::attach_to(&socket), Err(AttachError::System { .. })));
     let none = Disconnected::NoRoomForChannel;
-    assert_eq!(endpoint.listen(IP, 888), Err(ListenError::Disconnected(none)));
+    assert_eq!(endpoint.listen(at(888)), Err(ListenError::Disconnected(none)));
     assert_eq!(endpoint.wait(None), Err(none));
     assert_eq!(endpoint.split().err().map(|error| error.raw_os_error()), Some(Some(24)));
 }

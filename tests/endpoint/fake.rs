@@ -3,7 +3,7 @@
 
 use machnet_core::defaults;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,14 +11,19 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use machnet::channel::{FromApp, Geometry, Opened, ShardEnd, TxBuffer};
-use machnet::control::message::{ChannelGeometry, ControlError, Numbered, Reply, Request, VERSION};
-use machnet::control::{Access, Connection, Incoming, Server};
+use machnet::daemon::channel::{FromApp, Geometry, Opened, ShardEnd, TxBuffer};
+use machnet::daemon::control::message::{ChannelGeometry, ControlError, Numbered, Reply, Request, VERSIONS};
+use machnet::daemon::control::{Access, Connection, Incoming, Server};
 use machnet_core::flow::FlowId;
 use machnet_core::message::Content;
 
 /// The daemon's only address.
-pub(crate) const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub(crate) const IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+/// A port at that address.
+pub(crate) fn at(port: u16) -> SocketAddr {
+    SocketAddr::new(IP, port)
+}
 
 /// Ports with a behaviour of their own when somebody connects.
 pub(crate) const TIMES_OUT: u16 = 65_000;
@@ -205,21 +210,23 @@ impl Relay {
     fn answer(&mut self, app: u32, Numbered { id, body }: Numbered<Request>) {
         let wrong_address = ControlError::NoSuchAddress(vec![IP]);
         let answer = match body {
-            Request::Attach { version: VERSION, .. } => {
-                Ok(Reply::Attached { daemon: "fake".into(), addresses: vec![IP] })
+            Request::Attach(attach) => {
+                let version = VERSIONS.common(attach.versions).ok_or(ControlError::NoCommonVersion(VERSIONS));
+                version.map(|version| Reply::Attached { daemon: "fake".into(), version, addresses: vec![IP] })
             }
-            Request::Attach { .. } => Err(ControlError::WrongVersion(VERSION)),
-            Request::Listen { ip, .. } if ip != IP => Err(wrong_address),
-            Request::Listen { port, .. } if self.listeners.contains_key(&port) => Err(ControlError::AddressInUse),
-            Request::Listen { port, .. } => {
-                let port = if port == 0 { 40_000 } else { port };
+            Request::Listen { local, .. } if local.ip() != IP => Err(wrong_address),
+            Request::Listen { local, .. } if self.listeners.contains_key(&local.port()) => {
+                Err(ControlError::AddressInUse)
+            }
+            Request::Listen { local, .. } => {
+                let port = if local.port() == 0 { 40_000 } else { local.port() };
                 self.grant(app, id);
                 self.listeners.insert(port, app);
                 Ok(Reply::Listening { port })
             }
-            Request::Unlisten { port, .. } => match self.listeners.get(&port) {
+            Request::Unlisten { local } => match self.listeners.get(&local.port()) {
                 Some(owner) if *owner == app => {
-                    self.listeners.remove(&port);
+                    self.listeners.remove(&local.port());
                     Ok(Reply::Unlistened {})
                 }
                 _ => Err(ControlError::NotListening),
@@ -228,21 +235,17 @@ impl Relay {
             Request::Connect { shard: Some(shard), .. } if shard >= self.shards => {
                 Err(ControlError::NoSuchShard(self.shards))
             }
-            Request::Connect { remote_port: TIMES_OUT, .. } => Err(ControlError::TimedOut),
-            Request::Connect { remote_port: ANSWERS_ANOTHER, .. } => {
-                return self.reply(app, id + 1, Reply::Unlistened {});
-            }
-            Request::Connect { remote_port: NAMES_NO_CHANNEL, .. } => {
-                Ok(Reply::Connected { channel: 99, flow: 1, local_port: 1 })
-            }
-            Request::Connect { remote_port, shard, .. } => match self.listeners.get(&remote_port).copied() {
-                None => Err(ControlError::Refused),
-                Some(listener) => {
+            Request::Connect { remote, shard, .. } => match (remote.port(), self.listeners.get(&remote.port())) {
+                (TIMES_OUT, _) => Err(ControlError::TimedOut),
+                (ANSWERS_ANOTHER, _) => return self.reply(app, id + 1, Reply::Unlistened {}),
+                (NAMES_NO_CHANNEL, _) => Ok(Reply::Connected { channel: 99, flow: 1, local_port: 1 }),
+                (_, None) => Err(ControlError::Refused),
+                (port, Some(&listener)) => {
                     self.grant(app, id);
-                    Ok(self.connect(app, listener, remote_port, shard))
+                    Ok(self.connect(app, listener, port, shard))
                 }
             },
-            Request::Status(_) => Err(ControlError::NotAllowed("this is only a test".into())),
+            Request::Status(_) => Err(ControlError::Invalid("this is only a test".into())),
         };
         self.reply(app, id, answer.unwrap_or_else(|error| Reply::Failed { error }));
     }
@@ -278,10 +281,8 @@ impl Relay {
             [(near, far, local_port, remote_port, false), (far, near, remote_port, local_port, true)]
         {
             let opened = Opened {
-                local_ip: IP,
-                local_port,
-                remote_ip: IP,
-                remote_port,
+                local: at(local_port),
+                remote: at(remote_port),
                 max_payload: PAYLOAD,
                 accepted,
                 takes_records: true,

@@ -1,7 +1,9 @@
 //! The library and the tools against a daemon without a network.
 
+mod errors;
 mod failures;
 mod fake;
 mod messages;
 mod tools;
+mod versions;
 mod waiting;

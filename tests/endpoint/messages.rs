@@ -2,26 +2,25 @@
 
 use std::collections::HashMap;
 use std::io::IoSlice;
-use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
-use machnet::channel::Geometry;
+use machnet::daemon::channel::Geometry;
 use machnet::{
-    CloseReason, ConnectOptions, Delivery, Endpoint, Event, Flow, MAX_MESSAGE_BYTES, Received, RecvError, SendError,
+    CloseReason, ConnectOptions, Delivery, Endpoint, Event, Flow, MESSAGE_BYTES_MAX, Received, RecvError, SendError,
     Sender,
 };
 
-use crate::fake::{FakeDaemon, IP};
+use crate::fake::{FakeDaemon, IP, at};
 
 pub(crate) fn attach(daemon: &FakeDaemon) -> Endpoint {
-    Endpoint::attach_to(&daemon.socket()).unwrap()
+    Endpoint::attach_to(daemon.socket()).unwrap()
 }
 
 /// An endpoint that listens, one that has connected to it, and the flow at both ends.
 pub(crate) fn pair(daemon: &FakeDaemon) -> (Endpoint, Flow, Endpoint, Flow) {
     let (mut near, mut far) = (attach(daemon), attach(daemon));
-    far.listen(IP, 888).unwrap();
-    let flow = near.connect(IP, SocketAddrV4::new(IP, 888)).unwrap();
+    far.listen(at(888)).unwrap();
+    let flow = near.connect(IP, at(888)).unwrap();
     assert!(matches!(next(&mut near), Owned::Event(Event::Opened { accepted: false, .. })));
     let Owned::Event(Event::Opened { flow: accepted, accepted: true, .. }) = next(&mut far) else {
         panic!("the first event of a flow is that it opens");
@@ -59,7 +58,7 @@ fn bytes(size: usize, message: usize) -> Vec<u8> {
 fn messages_of_every_size_arrive_as_they_were_sent() {
     let daemon = FakeDaemon::start("sizes");
     let (mut near, flow, mut far, accepted) = pair(&daemon);
-    for size in [1, 999, 1000, 1001, 64 << 10, 1 << 20, MAX_MESSAGE_BYTES - 1, MAX_MESSAGE_BYTES] {
+    for size in [1, 999, 1000, 1001, 64 << 10, 1 << 20, MESSAGE_BYTES_MAX - 1, MESSAGE_BYTES_MAX] {
         let sent = bytes(size, 7);
         near.send(flow, &sent).unwrap();
         assert!(next(&mut far) == Owned::Message(accepted, sent), "{size}");
@@ -74,7 +73,7 @@ fn sizes_that_no_message_has_are_refused_and_nothing_is_sent() {
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     assert_eq!(near.send(flow, b""), Err(SendError::Empty));
     assert_eq!(near.send_vectored(flow, &[]), Err(SendError::Empty));
-    assert_eq!(near.send(flow, &vec![0; MAX_MESSAGE_BYTES + 1]), Err(SendError::TooLong));
+    assert_eq!(near.send(flow, &vec![0; MESSAGE_BYTES_MAX + 1]), Err(SendError::TooLong));
     near.send(flow, b"first").unwrap();
     assert_eq!(next(&mut far), Owned::Message(accepted, b"first".into()));
 }
@@ -104,7 +103,7 @@ fn a_flow_tells_of_its_beginning_and_its_end() {
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     let (here, there) = (near.tuple(flow).unwrap(), far.tuple(accepted).unwrap());
     assert_eq!((here.local, here.remote), (there.remote, there.local));
-    assert_eq!(here.remote, SocketAddrV4::new(IP, 888));
+    assert_eq!(here.remote, at(888));
 
     for _ in 0..3 {
         near.send(flow, b"one of three").unwrap();
@@ -137,11 +136,11 @@ fn the_end_of_an_application_ends_its_flows_at_the_other_side() {
 fn a_flow_lives_where_it_was_asked_to() {
     let daemon = FakeDaemon::start("shard");
     let mut endpoint = attach(&daemon);
-    endpoint.listen(IP, 888).unwrap();
+    endpoint.listen(at(888)).unwrap();
     let mut messages = HashMap::new();
     for shard in [1, 0, 1] {
-        let options = ConnectOptions { shard: Some(shard), ..Default::default() };
-        let flow = endpoint.connect_with(IP, SocketAddrV4::new(IP, 888), options).unwrap();
+        let options = ConnectOptions::new().shard(shard);
+        let flow = endpoint.connect_with(IP, at(888), options).unwrap();
         endpoint.send(flow, &shard.to_le_bytes()).unwrap();
         *messages.entry(shard.to_le_bytes().to_vec()).or_insert(0) += 1;
     }
@@ -159,8 +158,8 @@ fn thousand_flows_open_although_nobody_receives_meanwhile() {
     // A pool so small that the ring has no room for a thousand events.
     let daemon = FakeDaemon::start_with("thousand", 1, Geometry::for_payload(1000, 12 << 20, 1 << 16));
     let (mut near, mut far) = (attach(&daemon), attach(&daemon));
-    far.listen(IP, 888).unwrap();
-    let flows: Vec<_> = (0..1000).map(|_| near.connect(IP, SocketAddrV4::new(IP, 888)).unwrap()).collect();
+    far.listen(at(888)).unwrap();
+    let flows: Vec<_> = (0..1000).map(|_| near.connect(IP, at(888)).unwrap()).collect();
     for (i, &flow) in flows.iter().enumerate() {
         near.send(flow, format!("{i}").as_bytes()).unwrap();
     }
@@ -218,6 +217,29 @@ fn an_endless_burst_is_under_way_before_its_end() {
     for number in 0..500 {
         assert!(next(&mut far) == Owned::Message(accepted, bytes(100, number)), "{number}");
     }
+}
+
+/// The loop that everybody writes first, as everybody writes it: that it compiles is half of the test.
+#[test]
+fn whoever_receives_in_place_may_answer_and_wait_in_the_same_match() {
+    let daemon = FakeDaemon::start("obvious");
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    near.send(flow, b"How are you?").unwrap();
+    let mut heard = Vec::new();
+    while heard.is_empty() {
+        match far.recv_in_place().unwrap() {
+            Some(Delivery::Message(message)) => {
+                heard.extend_from_slice(&message.bytes());
+                let from = message.flow();
+                far.send(from, b"Fine, thanks.").unwrap();
+            }
+            Some(Delivery::Event(event)) => panic!("{event:?}"),
+            None => assert!(far.wait(Some(Duration::from_secs(10))).unwrap()),
+        }
+    }
+    assert_eq!(heard, b"How are you?");
+    assert_eq!(next(&mut near), Owned::Message(flow, b"Fine, thanks.".into()));
+    assert_eq!(far.tuple(accepted).map(|tuple| tuple.remote), near.tuple(flow).map(|tuple| tuple.local));
 }
 
 #[test]

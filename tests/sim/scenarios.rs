@@ -1,9 +1,9 @@
 //! Scenarios that are written down, each with the claim it shows.
 
-use machnet::channel::SendError;
-use machnet::control::message::{ControlError, Reply, Request};
+use machnet::daemon::channel::ChannelSendError;
+use machnet::daemon::control::message::{ControlError, Reply, Request};
 use machnet_core::flow::CloseReason;
-use machnet_core::message::MAX_MESSAGE_BYTES;
+use machnet_core::message::MESSAGE_BYTES_MAX;
 use machnet_core::time::Duration;
 use machnet_nic::faults::Faults;
 use machnet_nic::memory::Link;
@@ -22,7 +22,7 @@ fn every_size_arrives_in_both_directions() {
         let (near, far) = attach_pair(&mut world);
         let there = connect(&mut world, near, far, PORT);
         let back = peer_of(&mut world, there);
-        let sizes = [1, 1417, 1418, 1419, 2836, 64 << 10, 1 << 20, MAX_MESSAGE_BYTES - 1, MAX_MESSAGE_BYTES];
+        let sizes = [1, 1417, 1418, 1419, 2836, 64 << 10, 1 << 20, MESSAGE_BYTES_MAX - 1, MESSAGE_BYTES_MAX];
         for size in sizes {
             for side in [there, back] {
                 send(&mut world, side, size);
@@ -37,9 +37,9 @@ fn empty_and_too_long_messages_are_refused_and_do_no_harm() {
     let mut world = two_hosts(1);
     let (near, far) = attach_pair(&mut world);
     let side = connect(&mut world, near, far, PORT);
-    assert_eq!(world.send(side, 0), Err(SendError::Empty));
-    assert_eq!(world.send(side, MAX_MESSAGE_BYTES + 1), Err(SendError::TooLong));
-    send(&mut world, side, MAX_MESSAGE_BYTES);
+    assert_eq!(world.send(side, 0), Err(ChannelSendError::Empty));
+    assert_eq!(world.send(side, MESSAGE_BYTES_MAX + 1), Err(ChannelSendError::TooLong));
+    send(&mut world, side, MESSAGE_BYTES_MAX);
     finish(world, Duration::from_secs(1));
 }
 
@@ -165,7 +165,7 @@ fn twenty_flows_that_each_bring_8_mib_into_one_slow_endpoint_finish() {
         // An endpoint's buffers hold one such message.
         let app = world.attach(0, true).expect("the daemon runs");
         let side = connect(&mut world, app, slow, PORT);
-        send(&mut world, side, MAX_MESSAGE_BYTES);
+        send(&mut world, side, MESSAGE_BYTES_MAX);
     }
     for _ in 0..10 {
         world.read_from(slow, world.now + Duration::from_millis(20));
@@ -185,7 +185,7 @@ fn a_reader_that_stops_gets_everything_later_and_holds_nobody_up() {
     let start = world.now;
     world.read_from(stopped, start + Duration::from_secs(5));
     // More than the receive buffers of the one that stopped hold.
-    send(&mut world, to_stopped, MAX_MESSAGE_BYTES);
+    send(&mut world, to_stopped, MESSAGE_BYTES_MAX);
     for _ in 0..100 {
         send(&mut world, to_reader, 10_000);
         let arrived = world.now + Duration::from_millis(2);
@@ -208,7 +208,7 @@ fn a_flow_within_a_host_never_touches_the_wire() {
     let there = connect(&mut world, near, far, PORT);
     let back = peer_of(&mut world, there);
     let frames = world.network_counts().delivered;
-    for size in [1, 1418, 1419, 1 << 20, MAX_MESSAGE_BYTES] {
+    for size in [1, 1418, 1419, 1 << 20, MESSAGE_BYTES_MAX] {
         send(&mut world, there, size);
         send(&mut world, back, size);
     }
@@ -290,7 +290,8 @@ fn nobody_listening_is_refused_and_nobody_there_is_unreachable() {
     let app = world.attach(0, true).expect("the daemon runs");
     let (local_ip, there) = (world.ip(0), world.ip(1));
     let ask = |world: &mut World, remote_ip| {
-        world.ask(app, Request::Connect { local_ip, remote_ip, remote_port: PORT, timeout_ms: 20_000, shard: None });
+        let (local_ip, remote) = (local_ip.into(), (remote_ip, PORT).into());
+        world.ask(app, Request::Connect { local_ip, remote, timeout_ms: 20_000, shard: None });
         let asked = world.now;
         (world.answer(app, Duration::from_secs(20)), world.now.saturating_since(asked))
     };

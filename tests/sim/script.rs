@@ -1,6 +1,8 @@
 //! What written scenarios are made of: a step each, that waits for its outcome.
 
-use machnet::control::message::{Reply, Request};
+use std::net::{IpAddr, SocketAddr};
+
+use machnet::daemon::control::message::{Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::Duration;
 use machnet_nic::faults::Dice;
@@ -32,21 +34,27 @@ pub(crate) fn attach_pair(world: &mut World) -> (AppId, AppId) {
 
 pub(crate) fn listen(world: &mut World, app: AppId, port: u16) {
     let ip = world.ip(world.apps[&app].host);
-    world.ask(app, Request::Listen { ip, port, shared: false });
+    world.ask(app, Request::Listen { local: (ip, port).into(), shared: false });
     let reply = world.answer(app, Duration::from_millis(10));
     assert_eq!(reply, Reply::Listening { port });
 }
 
+/// What a connect between two applications names.
+fn ends(world: &World, from: AppId, to: AppId, port: u16) -> (IpAddr, SocketAddr) {
+    let [from, to] = [from, to].map(|app| world.ip(world.apps[&app].host));
+    (from.into(), (to, port).into())
+}
+
 /// Asks for a flow to the port of a pair, on one shard or on any.
 pub(crate) fn ask_to_connect(world: &mut World, from: AppId, to: AppId, shard: Option<u16>) {
-    let (local_ip, remote_ip) = (world.ip(world.apps[&from].host), world.ip(world.apps[&to].host));
-    world.ask(from, Request::Connect { local_ip, remote_ip, remote_port: PORT, timeout_ms: 3000, shard });
+    let (local_ip, remote) = ends(world, from, to, PORT);
+    world.ask(from, Request::Connect { local_ip, remote, timeout_ms: 3000, shard });
 }
 
 /// Opens a flow and gives the connecting side of it.
 pub(crate) fn connect(world: &mut World, from: AppId, to: AppId, port: u16) -> SideId {
-    let (local_ip, remote_ip) = (world.ip(world.apps[&from].host), world.ip(world.apps[&to].host));
-    world.ask(from, Request::Connect { local_ip, remote_ip, remote_port: port, timeout_ms: 1000, shard: None });
+    let (local_ip, remote) = ends(world, from, to, port);
+    world.ask(from, Request::Connect { local_ip, remote, timeout_ms: 1000, shard: None });
     let reply = world.answer(from, Duration::from_secs(2));
     let Reply::Connected { channel, flow, .. } = reply else { panic!("a connect was answered {reply:?}") };
     let limit = world.now + Duration::from_millis(100);

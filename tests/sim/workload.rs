@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use machnet::channel::SendError;
-use machnet::control::message::Request;
+use machnet::daemon::channel::ChannelSendError;
+use machnet::daemon::control::message::Request;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::{Dice, Faults};
 use machnet_nic::memory::Link;
@@ -195,14 +195,14 @@ impl Workload {
         let Some(app) = self.an_app(world) else { return };
         let ip = world.ip(world.apps[&app].host);
         let port = if self.dice.chance(0.1) { 0 } else { *pick(&mut self.dice, &PORTS) };
-        world.ask(app, Request::Listen { ip, port, shared: false });
+        world.ask(app, Request::Listen { local: (ip, port).into(), shared: false });
     }
 
     fn unlisten(&mut self, world: &mut World) {
         let Some(app) = self.an_app(world) else { return };
         let ip = world.ip(world.apps[&app].host);
         if let Some(port) = world.apps[&app].listens.first().copied() {
-            world.ask(app, Request::Unlisten { ip, port });
+            world.ask(app, Request::Unlisten { local: (ip, port).into() });
         }
     }
 
@@ -218,9 +218,8 @@ impl Workload {
         let local = world.apps[&app].host;
         let now_and_then = self.dice.chance(0.2).then(|| self.a_shard(world, local));
         let request = Request::Connect {
-            local_ip: world.ip(local),
-            remote_ip: world.ip(host),
-            remote_port,
+            local_ip: world.ip(local).into(),
+            remote: (world.ip(host), remote_port).into(),
             timeout_ms: *pick(&mut self.dice, &[50, 1_000, 1_500]),
             shard: self.bound.get(&app).copied().or(now_and_then),
         };
@@ -236,7 +235,7 @@ impl Workload {
             }
             match world.send(side, len) {
                 Ok(()) => self.bytes_left -= len.min(self.bytes_left),
-                Err(SendError::NoRoom | SendError::Closed) => return,
+                Err(ChannelSendError::NoRoom | ChannelSendError::Closed) => return,
                 Err(error) => panic!("{len} bytes over {side:?} were not taken: {error}"),
             }
         }

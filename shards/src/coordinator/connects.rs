@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use machnet::control::message::{ControlError, Reply};
+use machnet::daemon::control::message::{ControlError, Reply};
 use machnet_core::addr::MacAddr;
 use machnet_core::defaults;
 use machnet_core::flow::{CloseReason, FlowId};
@@ -222,7 +222,7 @@ impl Coordinator {
         let wanted = shard.map(|index| self.shard_at(link, index)).transpose()?;
         match (home, wanted) {
             (Some(home), Some(wanted)) if home != wanted => {
-                Err(ControlError::Malformed("the endpoint is bound to another shard than the flow".into()))
+                Err(ControlError::Invalid("the endpoint is bound to another shard than the flow".into()))
             }
             (home, wanted) => Ok(home.or(wanted)),
         }
@@ -454,10 +454,10 @@ impl Coordinator {
 /// Whether a flow can go there at all.
 fn check_destination(ip: Ipv4Addr, port: u16) -> Result<(), ControlError> {
     if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_loopback() {
-        return Err(ControlError::Malformed(format!("{ip} is not the address of a host on the network")));
+        return Err(ControlError::Invalid(format!("{ip} is not the address of a host on the network")));
     }
     if port == 0 {
-        return Err(ControlError::Malformed("port 0 is nobody's".into()));
+        return Err(ControlError::Invalid("port 0 is nobody's".into()));
     }
     Ok(())
 }

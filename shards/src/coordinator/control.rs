@@ -1,13 +1,14 @@
 //! What applications ask: attach, listen, unlisten, connect, status; and what happens when one of them ends.
 
-use machnet::channel::{AppHandles, Geometry, ShardEnd, Violation};
-use machnet::control::Peer;
-use machnet::control::message::{
-    Binding, ChannelGeometry, ControlError, MAX_NAME_BYTES, Numbered, Reply, Request, VERSION,
+use machnet::daemon::channel::{AppHandles, Geometry, ShardEnd, Violation};
+use machnet::daemon::control::Peer;
+use machnet::daemon::control::message::{
+    Attach, Binding, ChannelGeometry, ControlError, NAME_BYTES_MAX, Numbered, Reply, Request, VERSIONS,
 };
+use machnet_core::addr::ipv4;
 use machnet_core::flow::CloseReason;
 use machnet_core::time::{Duration, Instant};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::listeners::{Place, Taken};
 use super::{ConnectionId, Coordinator, Effect};
@@ -43,12 +44,13 @@ impl Coordinator {
             _ if self.outboxes.is_backlogged() => {
                 Err(ControlError::Limit("a shard is behind with its work, try again".into()))
             }
-            Request::Attach { name, version, binding } => self.attach(connection, &name, version, binding).map(Some),
-            Request::Listen { ip, port, shared } => self.listen(connection, id, (ip, port), shared),
-            Request::Unlisten { ip, port } => self.unlisten(connection, (ip, port)).map(Some),
-            Request::Connect { local_ip, remote_ip, remote_port, timeout_ms, shard } => {
-                let destination = (local_ip, remote_ip, remote_port);
-                self.connect(connection, id, destination, timeout_ms, shard, now)
+            Request::Attach(attach) => self.attach(connection, &attach).map(Some),
+            Request::Listen { local, shared } => {
+                carried(local).and_then(|place| self.listen(connection, id, place, shared))
+            }
+            Request::Unlisten { local } => carried(local).and_then(|place| self.unlisten(connection, place)).map(Some),
+            Request::Connect { local_ip, remote, timeout_ms, shard } => {
+                destination(local_ip, remote).and_then(|to| self.connect(connection, id, to, timeout_ms, shard, now))
             }
         };
         match answer {
@@ -58,21 +60,13 @@ impl Coordinator {
         }
     }
 
-    fn attach(
-        &mut self,
-        connection: ConnectionId,
-        name: &str,
-        version: u16,
-        binding: Binding,
-    ) -> Result<Reply, ControlError> {
-        if version != VERSION {
-            return Err(ControlError::WrongVersion(VERSION));
-        }
-        let fits = |(start, character): &(usize, char)| start + character.len_utf8() <= MAX_NAME_BYTES;
+    fn attach(&mut self, connection: ConnectionId, attach: &Attach) -> Result<Reply, ControlError> {
+        let Attach { name, versions, binding } = attach;
+        let version = VERSIONS.common(*versions).ok_or(ControlError::NoCommonVersion(VERSIONS))?;
+        let fits = |(start, character): &(usize, char)| start + character.len_utf8() <= NAME_BYTES_MAX;
         let name = name.char_indices().take_while(fits).map(|(_, character)| character);
-        self.endpoints.attach(connection, name.collect(), binding)?;
-        let addresses = self.links.iter().map(|link| link.interface().ip).collect();
-        Ok(Reply::Attached { daemon: env!("CARGO_PKG_VERSION").into(), addresses })
+        self.endpoints.attach(connection, name.collect(), *binding)?;
+        Ok(Reply::Attached { daemon: env!("CARGO_PKG_VERSION").into(), version, addresses: self.addresses() })
     }
 
     /// Asks every shard of the interface to accept; the answer follows when all have confirmed.
@@ -176,8 +170,12 @@ impl Coordinator {
 
     /// The interface with this address.
     pub(super) fn local(&self, ip: Ipv4Addr) -> Result<usize, ControlError> {
-        self.link_with(ip)
-            .ok_or_else(|| ControlError::NoSuchAddress(self.links.iter().map(|link| link.interface().ip).collect()))
+        self.link_with(ip).ok_or_else(|| ControlError::NoSuchAddress(self.addresses()))
+    }
+
+    /// All our addresses.
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.links.iter().map(|link| link.interface().ip.into()).collect()
     }
 
     /// Gives the endpoint a channel to each of these shards to which it has none. All or nothing.
@@ -206,7 +204,7 @@ impl Coordinator {
             let queue = interface.shards.iter().position(|other| *other == shard).unwrap_or_default();
             let reply = Reply::Channel {
                 index,
-                ip: interface.ip,
+                ip: interface.ip.into(),
                 shard: u16::try_from(queue).expect("shards have 16-bit numbers"),
                 geometry: on_the_wire(geometry),
             };
@@ -273,6 +271,17 @@ impl Coordinator {
     pub(super) fn fail(&mut self, connection: ConnectionId, id: u32, error: ControlError) {
         self.reply(connection, id, Reply::Failed { error });
     }
+}
+
+/// A place that an application names. Behind here addresses are those that packets can carry.
+fn carried(address: SocketAddr) -> Result<Place, ControlError> {
+    Ok((ipv4(address.ip())?, address.port()))
+}
+
+/// The same for both ends of a flow, whose own port is not chosen yet.
+fn destination(local_ip: IpAddr, remote: SocketAddr) -> Result<(Ipv4Addr, Ipv4Addr, u16), ControlError> {
+    let (remote_ip, remote_port) = carried(remote)?;
+    Ok((ipv4(local_ip)?, remote_ip, remote_port))
 }
 
 fn on_the_wire(geometry: Geometry) -> ChannelGeometry {

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use machnet::control::Peer;
-use machnet::control::message::{Binding, ControlError};
+use machnet::daemon::control::Peer;
+use machnet::daemon::control::message::{Binding, ControlError};
 
 use super::ConnectionId;
 use super::listeners::Place;

@@ -40,8 +40,8 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use machnet::control::Peer;
-use machnet::control::message::{Numbered, Reply, Request};
+use machnet::daemon::control::Peer;
+use machnet::daemon::control::message::{Numbered, Reply, Request};
 use machnet_config::{Limits, Subnet};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::CloseReason;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use machnet::control::message::ControlError;
+use machnet::daemon::control::message::ControlError;
 use machnet_config::Limits;
 use machnet_core::addr::MacAddr;
 use machnet_core::payload::{Dialect, payload_budget};

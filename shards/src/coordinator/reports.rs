@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use machnet::control::message::{ControlError, Query};
+use machnet::daemon::control::message::{ControlError, Query};
 use machnet_core::time::Instant;
 
 use super::{ConnectionId, Coordinator, Effect};

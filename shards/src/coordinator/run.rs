@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use machnet::control::message::{Numbered, Reply};
-use machnet::control::{Connection, Incoming, Server};
+use machnet::daemon::control::message::{Numbered, Reply};
+use machnet::daemon::control::{Connection, Incoming, Server};
 use machnet_core::time::Instant;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use super::{ConnectionId, Coordinator, Effect, Event};
 use crate::mailbox::{Inlet, ToCoordinator};
-use machnet::sleep::{Clock, StopPipe};
+use machnet::daemon::sleep::{Clock, StopPipe};
 
 /// glommio's preempt timer. No task is ever to be preempted here, and only a timer that does not fire cannot make the
 /// executor park before its task has begun.
@@ -257,8 +257,8 @@ mod tests {
     use std::thread::JoinHandle;
     use std::time::Instant as Moment;
 
-    use machnet::control::message::{Binding, Request, VERSION};
-    use machnet::control::{Access, Client};
+    use machnet::daemon::control::message::{Binding, Request};
+    use machnet::daemon::control::{Access, Client};
     use machnet_config::Limits;
     use machnet_core::addr::MacAddr;
     use std::net::Ipv4Addr;
@@ -313,8 +313,7 @@ mod tests {
 
         fn attach(&self) -> Client {
             let mut client = Client::connect(&self.socket(), SOON).expect("it listens");
-            let reply =
-                ask(&mut client, Request::Attach { name: "test".into(), version: VERSION, binding: Binding::All });
+            let reply = ask(&mut client, Request::attach("test", Binding::All));
             assert!(matches!(reply, Reply::Attached { .. }));
             client
         }
@@ -359,10 +358,10 @@ mod tests {
     fn an_application_is_served_from_attach_to_its_end() {
         let daemon = Daemon::start("serves");
         let mut client = daemon.attach();
-        let id = client.send(Request::Listen { ip: IP, port: 888, shared: false }).expect("connected");
+        let id = client.send(Request::Listen { local: (IP, 888).into(), shared: false }).expect("connected");
         daemon.wait_for(|message| matches!(message, ToShard::Listen { port: 888, .. }));
         let (channel, fds) = client.receive(Moment::now() + SOON).expect("it answers");
-        assert!(matches!(channel.body, Reply::Channel { index: 0, ip: IP, shard: 0, .. }));
+        assert!(matches!(channel.body, Reply::Channel { index: 0, ip, shard: 0, .. } if ip == IP));
         assert_eq!(fds.len(), 3);
         let (listening, _) = client.receive(Moment::now() + SOON).expect("it answers");
         assert_eq!(listening, Numbered { id, body: Reply::Listening { port: 888 } });

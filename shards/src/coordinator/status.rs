@@ -1,6 +1,6 @@
 //! What a report on the daemon holds: JSON documents whose keys are stable. The README explains them.
 
-use machnet::control::message::{Cursor, Part, Query};
+use machnet::daemon::control::message::{Cursor, Part, Query};
 use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;
 use serde_json::{Map, Value, json};

@@ -10,7 +10,7 @@ mod lists;
 mod status;
 mod table;
 
-use machnet::control::message::Part;
+use machnet::daemon::control::message::Part;
 use serde_json::Value;
 
 /// A report, and what it can be compared with.

@@ -1,6 +1,6 @@
 //! What applications publish, and how they end: by leaving, or by breaking the rules of their channel.
 
-use machnet::channel::Violation;
+use machnet::daemon::channel::Violation;
 use machnet_core::flow::CloseReason;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::NicQueue;

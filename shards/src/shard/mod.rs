@@ -14,7 +14,7 @@
 //!                                └─▶ post ─▶ coordinator
 //! ```
 //!
-//! Each of these is a part with fields of its own; it is lent what it needs for one call, a [`Turn`](turn::Turn) among
+//! Each of these is a part with fields of its own; it is lent what it needs for one call, a `Turn` among
 //! that. What concerns many flows (an application's end, a broken channel, a neighbor that has moved, the daemon's
 //! stop) is done a part each turn.
 

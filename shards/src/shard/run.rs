@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use machnet::channel::Spell;
+use machnet::daemon::channel::Spell;
 use machnet_core::time::{Duration, Instant};
 use machnet_core::wait::{Policy, STEP_MAX, STEP_MIN};
 use rustix::buffer::spare_capacity;
@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use super::{BellChange, Shard, Work};
 use crate::counters::{Counter, Gauge};
-use machnet::sleep::Clock;
+use machnet::daemon::sleep::Clock;
 use machnet_nic::{NicQueue, Wake};
 
 /// glommio's preempt timer. It must be 10 ms or more (see the module's documentation), and nothing waits for it.

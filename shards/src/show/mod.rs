@@ -11,8 +11,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use machnet::control::message::Query;
-use machnet::control::{Client, ReportError};
+use machnet::daemon::control::message::Query;
+use machnet::daemon::control::{Client, ReportError};
 use serde_json::Value;
 
 use crate::report::{self, Reading};

@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-use machnet::channel::Spell;
+use machnet::daemon::channel::Spell;
 use machnet_core::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use machnet::control::Client;
+use machnet::daemon::control::Client;
 use machnet_config::{Config, Interface};
 
 use machnet_nic::NicQueue;

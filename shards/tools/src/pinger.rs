@@ -5,7 +5,7 @@ use machnet_core::time::{Duration, Instant};
 use super::Failure;
 use super::lanes::{Fate, Station};
 use super::probe::{Probe, Reply};
-use machnet::sleep::Clock;
+use machnet::daemon::sleep::Clock;
 use machnet_nic::NicQueue;
 
 /// Frames of a station's own that probes, and the search for their next hop, need room for.

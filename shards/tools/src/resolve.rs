@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use super::lanes::{Fate, Station};
 use super::open::Failure;
-use machnet::sleep::Clock;
+use machnet::daemon::sleep::Clock;
 use machnet_nic::NicQueue;
 
 /// How long a neighbor is asked for; as long as Machnet's tools do.

@@ -9,8 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Failure;
-use machnet::sleep::Clock;
-use machnet::sleep::StopPipe;
+use machnet::daemon::sleep::Clock;
+use machnet::daemon::sleep::StopPipe;
 
 /// Whether everybody shall end. Threads that work look at it, threads that sleep are woken by it.
 #[derive(Debug)]

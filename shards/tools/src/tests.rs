@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use super::pinger::{self, Event, Schedule, Tally};
 use super::{Fate, Host, Probe, Reply, Station, Stop, resolve};
-use machnet::sleep::Clock;
+use machnet::daemon::sleep::Clock;
 use machnet_nic::devices::Wired;
 use machnet_nic::memory::{Cable, Link, MemoryNic, MemoryQueue, Network, NicOptions};
 

@@ -1,13 +1,14 @@
 //! The command line: Machnet's flags and ours.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use machnet::{Endpoint, MAX_MESSAGE_BYTES, control};
+use machnet::{Endpoint, MESSAGE_BYTES_MAX, default_socket_path};
 use machnet_config::Config;
 use machnet_config::flags;
+use machnet_core::defaults::SOCKET_VARIABLE;
 
 use crate::pattern::TAG_BYTES;
 
@@ -22,10 +23,10 @@ const DEFAULT_MSG_SIZE: usize = 64;
 pub(crate) struct Args {
     /// Our address; by default the one of --config_file, or the daemon's if it has only one
     #[arg(long, value_name = "IP")]
-    pub(crate) local_ip: Option<Ipv4Addr>,
+    pub(crate) local_ip: Option<IpAddr>,
     /// The other host's address. With it this is the client, without it the server
     #[arg(long, value_name = "IP")]
-    pub(crate) remote_ip: Option<Ipv4Addr>,
+    pub(crate) remote_ip: Option<IpAddr>,
     /// The port the server listens on
     #[arg(long, value_name = "PORT", default_value_t = 888)]
     pub(crate) local_port: u16,
@@ -78,17 +79,17 @@ impl Args {
     }
 
     /// Attaches to the daemon and settles which of its addresses is ours.
-    pub(crate) fn attach(&self) -> Result<(Endpoint, Ipv4Addr), String> {
+    pub(crate) fn attach(&self) -> Result<(Endpoint, IpAddr), String> {
         let config = self.config_file.as_deref().map(Config::load).transpose().map_err(|error| error.to_string())?;
         let socket = match (&self.socket, &config) {
             (Some(path), _) => path.clone(),
-            (None, Some(config)) if std::env::var_os(control::SOCKET_VARIABLE).is_none() => config.control.path.clone(),
-            _ => control::default_path(),
+            (None, Some(config)) if std::env::var_os(SOCKET_VARIABLE).is_none() => config.control.path.clone(),
+            _ => default_socket_path(),
         };
         let endpoint = Endpoint::attach_to(&socket).map_err(|error| error.to_string())?;
         let local_ip = match (self.local_ip, &config) {
             (Some(ip), _) => ip,
-            (None, Some(config)) => only(config.interfaces.iter().map(|interface| interface.ip), &config.file)?,
+            (None, Some(config)) => only(config.interfaces.iter().map(|interface| interface.ip.into()), &config.file)?,
             (None, None) => only(endpoint.addresses().iter().copied(), &socket)?,
         };
         Ok((endpoint, local_ip))
@@ -96,7 +97,7 @@ impl Args {
 }
 
 /// The address to use when there is no choice.
-fn only(mut addresses: impl Iterator<Item = Ipv4Addr>, of: &Path) -> Result<Ipv4Addr, String> {
+fn only(mut addresses: impl Iterator<Item = IpAddr>, of: &Path) -> Result<IpAddr, String> {
     match (addresses.next(), addresses.next()) {
         (Some(ip), None) => Ok(ip),
         (None, _) => Err(format!("{} has no address: give --local_ip", of.display())),
@@ -106,8 +107,8 @@ fn only(mut addresses: impl Iterator<Item = Ipv4Addr>, of: &Path) -> Result<Ipv4
 
 fn msg_size(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(bytes) if (TAG_BYTES..=MAX_MESSAGE_BYTES).contains(&bytes) => Ok(bytes),
-        _ => Err(format!("give a number of bytes from {TAG_BYTES} to {MAX_MESSAGE_BYTES}")),
+        Ok(bytes) if (TAG_BYTES..=MESSAGE_BYTES_MAX).contains(&bytes) => Ok(bytes),
+        _ => Err(format!("give a number of bytes from {TAG_BYTES} to {MESSAGE_BYTES_MAX}")),
     }
 }
 
@@ -123,7 +124,7 @@ mod tests {
     fn machnets_own_command_lines() {
         let args =
             parse("msg_gen --local_ip 10.0.0.1 --remote_ip=10.0.0.2 -msg_size 1024 --msg-window=32 --verify").unwrap();
-        assert_eq!(args.remote_ip, Some(Ipv4Addr::new(10, 0, 0, 2)));
+        assert_eq!(args.remote_ip, Some(IpAddr::from([10, 0, 0, 2])));
         assert_eq!((args.request_size(), args.msg_window, args.verify), (1024, 32, true));
         let args = parse("msg_gen --local_ip 10.0.0.1").unwrap();
         assert_eq!((args.local_port, args.remote_port, args.request_size(), args.msg_window), (888, 888, 64, 8));

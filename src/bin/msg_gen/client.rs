@@ -1,7 +1,7 @@
 //! The client: a closed loop of requests, each sent when an answer has made its place in the window free, or all
 //! together when all answers are there.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use machnet::{Delivery, Endpoint, Event, Flow, SendError};
@@ -53,12 +53,12 @@ enum Arrival {
 /// What ended it otherwise, as a sentence. Wrong, missing and surplus answers are counted, not errors.
 pub(crate) fn run(
     args: &Args,
-    (mut endpoint, local_ip): (Endpoint, Ipv4Addr),
-    remote_ip: Ipv4Addr,
+    (mut endpoint, local_ip): (Endpoint, IpAddr),
+    remote_ip: IpAddr,
     run: &Run,
     meter: &mut Meter,
 ) -> Result<(), String> {
-    let remote = SocketAddrV4::new(remote_ip, args.remote_port);
+    let remote = SocketAddr::new(remote_ip, args.remote_port);
     let flow = endpoint.connect(local_ip, remote).map_err(|error| format!("cannot connect to {remote}: {error}"))?;
     let now = Instant::now();
     // Connecting is not part of what is measured.

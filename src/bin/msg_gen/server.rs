@@ -1,6 +1,6 @@
 //! The server: answers every request with its tag.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use machnet::{Delivery, Endpoint, Event, Flow, SendError};
@@ -35,14 +35,13 @@ struct Answer {
 /// What ended it otherwise, as a sentence. Wrong requests are counted, not errors.
 pub(crate) fn run(
     args: &Args,
-    (mut endpoint, local_ip): (Endpoint, Ipv4Addr),
+    (mut endpoint, local_ip): (Endpoint, IpAddr),
     run: &Run,
     meter: &mut Meter,
 ) -> Result<(), String> {
-    let port = endpoint
-        .listen(local_ip, args.local_port)
-        .map_err(|error| format!("cannot listen on {local_ip}:{}: {error}", args.local_port))?;
-    note(format_args!("Listening on {local_ip}:{port}."));
+    let local = SocketAddr::new(local_ip, args.local_port);
+    let local = endpoint.listen(local).map_err(|error| format!("cannot listen on {local}: {error}"))?;
+    note(format_args!("Listening on {local}."));
     let end = args.duration.map(|duration| Instant::now() + duration);
     Server { args, run, meter, endpoint, pattern: Pattern::default(), end }.answer_until_the_end()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::*;
-use crate::channel::{Armed, SendError};
+use crate::channel::{Armed, ChannelSendError};
 
 /// Long enough for a lost wake-up to be one.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,7 +92,7 @@ fn who_waits_for_room_is_rung_when_there_is_enough() {
     for _ in 0..4 {
         assert_eq!(send(&mut app, FLOW, &[1]), Ok(()));
     }
-    assert_eq!(send(&mut app, FLOW, &[2; 129]), Err(SendError::NoRoom));
+    assert_eq!(send(&mut app, FLOW, &[2; 129]), Err(ChannelSendError::NoRoom));
     let mut held = Vec::new();
     assert_eq!(shard.take_and_hold(&mut held).map(|took| took.len()), Ok(4));
     assert_eq!(app.arm_room(), Ok(Armed::Armed));
@@ -129,12 +129,15 @@ fn halves_that_sleep_on_one_bell_are_both_woken() {
     let (mut sender, mut receiver) = app.split();
     let sending = std::thread::spawn(move || {
         for round in 0..ROUNDS {
-            while sender.send(FLOW, &[IoSlice::new(&round.to_le_bytes())]) == Err(SendError::NoRoom) {
+            while sender.send(FLOW, &[IoSlice::new(&round.to_le_bytes())]) == Err(ChannelSendError::NoRoom) {
                 if sender.arm_room() == Ok(Armed::Armed) {
-                    assert!(events(sender.bell(), PATIENCE).contains(PollFlags::IN), "lost wake-up of the sender");
-                    sender.drain_bell();
+                    assert!(
+                        events(sender.alarm().bell(), PATIENCE).contains(PollFlags::IN),
+                        "lost wake-up of the sender"
+                    );
+                    sender.alarm().drain_bell();
                 }
-                sender.disarm_room();
+                sender.alarm().disarm();
             }
         }
         sender
@@ -147,10 +150,13 @@ fn halves_that_sleep_on_one_bell_are_both_woken() {
                 continue;
             }
             if receiver.arm() == Armed::Armed {
-                assert!(events(receiver.bell(), PATIENCE).contains(PollFlags::IN), "lost wake-up of the receiver");
-                receiver.drain_bell();
+                assert!(
+                    events(receiver.alarm().bell(), PATIENCE).contains(PollFlags::IN),
+                    "lost wake-up of the receiver"
+                );
+                receiver.alarm().drain_bell();
             }
-            receiver.disarm();
+            receiver.alarm().disarm();
         }
         receiver
     });

@@ -1,7 +1,7 @@
 //! How long pieces may be, as the shard says it; and who hears of that.
 
 use super::*;
-use crate::channel::{FromApp, Geometry, SendError};
+use crate::channel::{ChannelSendError, FromApp, Geometry};
 
 const PAYLOAD: u16 = 1418;
 
@@ -36,7 +36,7 @@ fn messages_are_cut_as_the_shard_says_last() {
     assert!(shard.end.publish_max_payload(FLOW, PAYLOAD));
     shard.end.flush();
     assert_eq!(recv(&mut app), None);
-    assert_eq!(send(&mut app, FLOW, b"late"), Err(SendError::Closed));
+    assert_eq!(send(&mut app, FLOW, b"late"), Err(ChannelSendError::Closed));
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn who_only_sends_hears_of_the_end_and_of_the_length_of_pieces_all_the_same() {
     assert!(shard.end.publish_closed(FLOW, 3, 0));
     shard.end.flush();
     let refused = (0..300).find_map(|_| send(&mut app, FLOW, b"too late").err());
-    assert_eq!(refused, Some(SendError::Closed));
+    assert_eq!(refused, Some(ChannelSendError::Closed));
     // Only when the end is received is the name free.
     assert!(shard.take().expect("no violation").iter().all(|took| matches!(took, Took::Message(..))));
     assert!(matches!(recv(&mut app), Some(Got::Opened(..))));

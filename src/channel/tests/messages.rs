@@ -4,9 +4,9 @@ use machnet_core::defaults;
 use std::io::IoSlice;
 
 use super::*;
-use crate::channel::{AppEnd, Armed, Broken, Geometry, Opened, Received, SendError, ShardEnd};
+use crate::channel::{AppEnd, Armed, Broken, ChannelSendError, FromShard, Geometry, Opened, ShardEnd};
 use machnet_core::flow::FlowId;
-use machnet_core::message::{Content, MAX_MESSAGE_BYTES};
+use machnet_core::message::{Content, MESSAGE_BYTES_MAX};
 
 const PAYLOAD: u16 = 1418;
 
@@ -20,7 +20,7 @@ fn every_size_is_sent_byte_for_byte() {
     let (mut shard, mut app) =
         channel(Geometry::for_payload(PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize));
     shard.open(FLOW, PAYLOAD);
-    for bytes in sizes().chain([MAX_MESSAGE_BYTES - 1, MAX_MESSAGE_BYTES]) {
+    for bytes in sizes().chain([MESSAGE_BYTES_MAX - 1, MESSAGE_BYTES_MAX]) {
         let sent = message(bytes, bytes);
         assert_eq!(send(&mut app, FLOW, &sent), Ok(()));
         assert!(shard.take().expect("no violation") == [Took::Message(FLOW, sent)], "{bytes} bytes");
@@ -30,13 +30,40 @@ fn every_size_is_sent_byte_for_byte() {
 }
 
 #[test]
+fn a_flow_between_ipv6_addresses_is_announced_in_one_go() {
+    let (mut shard, mut app) = channel(small(4, 16));
+    let ends = |opened: Opened| (opened.local.to_string(), opened.remote.to_string());
+    let wide = Opened {
+        local: "[2001:db8::1]:888".parse().expect("an address"),
+        remote: "[2001:db8::2]:50000".parse().expect("an address"),
+        ..opened(64)
+    };
+    // Both families, until nothing more finds room; each wholly or not at all.
+    let mut published = Vec::new();
+    for (number, flow) in (0..).map(FlowId).enumerate() {
+        let opened = if number % 3 == 0 { wide } else { opened(64) };
+        if !shard.end.publish_opened(flow, &opened) {
+            break;
+        }
+        published.push((flow, opened));
+    }
+    shard.end.flush();
+    assert!(published.len() > 15, "{}", published.len());
+    for (flow, opened) in published {
+        assert_eq!(app.is_open(flow), Ok(true), "known before it is received");
+        assert_eq!(recv(&mut app), Some(Got::Opened(flow, opened)), "{:?}", ends(opened));
+    }
+    assert_eq!(recv(&mut app), None);
+}
+
+#[test]
 fn the_largest_message_fits_whatever_the_payload_and_the_budget() {
     for max_payload in [1024, PAYLOAD, 8_948] {
         let geometry = Geometry::for_payload(max_payload, 0, 0);
         let (mut shard, mut app) = channel(geometry);
         // The peer's pieces may be smaller than ours.
         shard.open(FLOW, 1024);
-        let sent = message(1, MAX_MESSAGE_BYTES);
+        let sent = message(1, MESSAGE_BYTES_MAX);
         assert_eq!(send(&mut app, FLOW, &sent), Ok(()));
         assert!(shard.take().expect("no violation") == [Took::Message(FLOW, sent)]);
     }
@@ -62,7 +89,7 @@ fn the_largest_message_needs_few_receive_buffers() {
     let (mut shard, mut app) = channel(Geometry::for_payload(PAYLOAD, 0, 0));
     shard.open(FLOW, PAYLOAD);
     assert!(recv(&mut app).is_some());
-    let sent = message(3, MAX_MESSAGE_BYTES);
+    let sent = message(3, MESSAGE_BYTES_MAX);
     let pieces = sent.chunks(usize::from(PAYLOAD));
     let count = pieces.len();
     for (index, piece) in pieces.enumerate() {
@@ -81,10 +108,9 @@ fn one_piece_is_one_slice_and_many_pieces_lie_where_they_arrived() {
     let (mut shard, mut app) = channel(small(4, 64));
     shard.deliver(FLOW, &message(1, 64), 64);
     shard.deliver(FLOW, &message(2, 130), 64);
-    let Ok(Some(Received::Message { message: one, .. })) = app.recv() else { panic!("a message") };
+    let Ok(Some(FromShard::Message { message: one, .. })) = app.recv() else { panic!("a message") };
     assert_eq!(one.as_slice(), Some(&message(1, 64)[..]));
-    drop(one);
-    let Ok(Some(Received::Message { message: many, .. })) = app.recv() else { panic!("a message") };
+    let Ok(Some(FromShard::Message { message: many, .. })) = app.recv() else { panic!("a message") };
     assert_eq!(many.as_slice(), None);
     assert_eq!(many.slices().map(<[u8]>::len).collect::<Vec<_>>(), [64, 64, 2]);
     let mut beginning = [0; 65];
@@ -109,12 +135,12 @@ fn parts_are_joined_without_a_seam() {
 fn what_cannot_be_sent_is_refused_and_nothing_of_it_is_published() {
     let (mut shard, mut app) = channel(small(4, 4));
     shard.open(FLOW, 64);
-    assert_eq!(send(&mut app, OTHER, &[1]), Err(SendError::Closed));
-    assert_eq!(send(&mut app, FLOW, &[]), Err(SendError::Empty));
-    assert_eq!(app.send(FLOW, &[]), Err(SendError::Empty));
-    assert_eq!(send(&mut app, FLOW, &[1; 257]), Err(SendError::TooLong), "never fits four buffers");
+    assert_eq!(send(&mut app, OTHER, &[1]), Err(ChannelSendError::Closed));
+    assert_eq!(send(&mut app, FLOW, &[]), Err(ChannelSendError::Empty));
+    assert_eq!(app.send(FLOW, &[]), Err(ChannelSendError::Empty));
+    assert_eq!(send(&mut app, FLOW, &[1; 257]), Err(ChannelSendError::TooLong), "never fits four buffers");
     assert_eq!(send(&mut app, FLOW, &[1; 128]), Ok(()));
-    assert_eq!(send(&mut app, FLOW, &[2; 129]), Err(SendError::NoRoom));
+    assert_eq!(send(&mut app, FLOW, &[2; 129]), Err(ChannelSendError::NoRoom));
     assert_eq!(send(&mut app, FLOW, &[3; 128]), Ok(()));
     let took = [Took::Message(FLOW, vec![1; 128]), Took::Message(FLOW, vec![3; 128])];
     assert_eq!(shard.take(), Ok(took.into()));
@@ -122,7 +148,7 @@ fn what_cannot_be_sent_is_refused_and_nothing_of_it_is_published() {
 
     let (mut shard, mut app) = channel(Geometry::for_payload(PAYLOAD, 0, 0));
     shard.open(FLOW, PAYLOAD);
-    assert_eq!(send(&mut app, FLOW, &vec![0; MAX_MESSAGE_BYTES + 1]), Err(SendError::TooLong));
+    assert_eq!(send(&mut app, FLOW, &vec![0; MESSAGE_BYTES_MAX + 1]), Err(ChannelSendError::TooLong));
     assert_eq!(shard.take(), Ok(vec![]));
 }
 
@@ -188,7 +214,7 @@ fn a_closed_flow_is_released_once_and_after_everything_else_about_it() {
     assert_eq!(send(&mut app, FLOW, &[2]), Ok(()), "the application has not heard of the end yet");
     assert_eq!(recv(&mut app), Some(Got::Opened(FLOW, opened(64))));
     assert_eq!(recv(&mut app), Some(Got::Closed(FLOW, 1, 0)));
-    assert_eq!(send(&mut app, FLOW, &[3]), Err(SendError::Closed));
+    assert_eq!(send(&mut app, FLOW, &[3]), Err(ChannelSendError::Closed));
     assert_eq!(recv(&mut app), None);
     let took = [Took::Message(FLOW, vec![1]), Took::Message(FLOW, vec![2]), Took::Release(FLOW)];
     assert_eq!(shard.take(), Ok(took.into()));
@@ -206,7 +232,7 @@ fn closing_a_flow_ends_sending_but_not_receiving() {
     assert_eq!(send(&mut app, FLOW, &[1]), Ok(()));
     assert_eq!(app.close_flow(FLOW), Ok(()));
     assert_eq!(app.close_flow(FLOW), Ok(()));
-    assert_eq!(send(&mut app, FLOW, &[2]), Err(SendError::Closed));
+    assert_eq!(send(&mut app, FLOW, &[2]), Err(ChannelSendError::Closed));
     assert_eq!(shard.take(), Ok(vec![Took::Message(FLOW, vec![1]), Took::Close(FLOW)]));
     shard.deliver(FLOW, &[3], 64);
     assert!(shard.end.publish_closed(FLOW, 1, 1));
@@ -229,7 +255,7 @@ fn a_flow_can_be_used_before_its_opened_is_received() {
     assert_eq!(app.close_flow(FLOW), Ok(()));
     assert_eq!(recv(&mut app), Some(Got::Message(OTHER, vec![1])));
     assert_eq!(recv(&mut app), Some(Got::Opened(FLOW, opened(64))), "it is received all the same");
-    assert_eq!(send(&mut app, FLOW, &[3]), Err(SendError::Closed), "and does not open the flow again");
+    assert_eq!(send(&mut app, FLOW, &[3]), Err(ChannelSendError::Closed), "and does not open the flow again");
     assert_eq!(shard.take(), Ok(vec![Took::Message(FLOW, vec![2]), Took::Close(FLOW)]));
 }
 
@@ -239,7 +265,7 @@ fn a_message_that_is_put_back_is_the_next_one() {
     shard.deliver(FLOW, &[1; 100], 64);
     shard.deliver(FLOW, &[2], 64);
     for _ in 0..3 {
-        let Ok(Some(Received::Message { message, .. })) = app.recv() else { panic!("a message") };
+        let Ok(Some(FromShard::Message { message, .. })) = app.recv() else { panic!("a message") };
         assert_eq!((message.len(), message.flow()), (100, FLOW));
         message.put_back();
         assert_eq!(app.arm(), Ok(Armed::Ready), "there is something to receive");
@@ -247,6 +273,26 @@ fn a_message_that_is_put_back_is_the_next_one() {
     assert_eq!(recv(&mut app), Some(Got::Message(FLOW, vec![1; 100])));
     assert_eq!(recv(&mut app), Some(Got::Message(FLOW, vec![2])));
     assert_eq!(recv(&mut app), None);
+}
+
+#[test]
+fn a_message_keeps_its_buffers_until_there_is_asked_for_more() {
+    let asks: [fn(&mut AppEnd); 3] = [
+        |app| assert_eq!(recv(app), None),
+        |app| assert_eq!(app.arm(), Ok(Armed::Armed)),
+        |app| assert_eq!(app.set_aside(), Ok(())),
+    ];
+    for ask_for_more in asks {
+        let (mut shard, mut app) = channel(small(4, 64));
+        shard.deliver(FLOW, &[1; 100], 64);
+        let Ok(Some(FromShard::Message { message, .. })) = app.recv() else { panic!("a message") };
+        assert_eq!(message.len(), 100);
+        app.flush();
+        assert_eq!(shard.end.poll_fill(), Ok(0));
+        ask_for_more(&mut app);
+        assert_eq!(shard.end.poll_fill(), Ok(2));
+        shard.assert_no_receive_buffer_lost();
+    }
 }
 
 #[test]
@@ -412,7 +458,7 @@ fn two_threads_send_and_receive_at_once() {
     let sending = std::thread::spawn(move || {
         for number in 0..MESSAGES {
             let sent = message(number, number % 200 + 1);
-            while sender.send(FLOW, &[IoSlice::new(&sent)]) == Err(SendError::NoRoom) {
+            while sender.send(FLOW, &[IoSlice::new(&sent)]) == Err(ChannelSendError::NoRoom) {
                 std::thread::yield_now();
             }
         }
@@ -420,7 +466,7 @@ fn two_threads_send_and_receive_at_once() {
     for number in 0..MESSAGES {
         loop {
             match receiver.recv().expect("a whole channel") {
-                Some(Received::Message { message: got, .. }) => {
+                Some(FromShard::Message { message: got, .. }) => {
                     assert!(got.slices().flatten().copied().eq(message(number, number % 200 + 1)));
                     break;
                 }

@@ -1,7 +1,6 @@
-//! Every interleaving, as loom finds them: `RUSTFLAGS="--cfg loom" cargo test -p machnet --lib --release races`.
+//! Every interleaving, as loom finds them: `RUSTFLAGS="--cfg loom" cargo test -p machnet-endpoint --lib --release races`.
 
 use std::io::IoSlice;
-use std::net::Ipv4Addr;
 
 use loom::thread;
 
@@ -9,7 +8,7 @@ use crate::channel::layout::Layout;
 use crate::channel::model::{Segment, between_threads};
 use crate::channel::ring::{Consumer, Producer};
 use crate::channel::sync::Arc;
-use crate::channel::{AppEnd, AppReceiver, Armed, FromApp, Geometry, Opened, Received, SendError, ShardEnd};
+use crate::channel::{AppEnd, AppReceiver, Armed, ChannelSendError, FromApp, FromShard, Geometry, Opened, ShardEnd};
 use machnet_core::flow::FlowId;
 use machnet_core::message::Content;
 
@@ -41,17 +40,15 @@ fn channel() -> (ShardEnd, AppEnd) {
 fn channel_with_flow() -> (ShardEnd, AppEnd) {
     let (mut shard, mut app) = channel();
     let opened = Opened {
-        local_ip: Ipv4Addr::LOCALHOST,
-        local_port: 1,
-        remote_ip: Ipv4Addr::LOCALHOST,
-        remote_port: 2,
+        local: ([127, 0, 0, 1], 1).into(),
+        remote: ([127, 0, 0, 1], 2).into(),
         max_payload: 64,
         accepted: false,
         takes_records: true,
     };
     assert!(shard.publish_opened(FLOW, &opened));
     shard.flush();
-    assert!(matches!(app.recv(), Ok(Some(Received::Opened { .. }))));
+    assert!(matches!(app.recv(), Ok(Some(FromShard::Opened { .. }))));
     assert!(matches!(app.recv(), Ok(None)));
     (shard, app)
 }
@@ -65,7 +62,7 @@ fn deliver(shard: &mut ShardEnd, byte: u8) {
 
 fn receive(receiver: &mut AppReceiver) -> Option<u8> {
     match receiver.recv().expect("a whole channel") {
-        Some(Received::Message { message, .. }) => Some(message.as_slice().expect("one piece")[0]),
+        Some(FromShard::Message { message, .. }) => Some(message.as_slice().expect("one piece")[0]),
         Some(other) => panic!("{other:?}"),
         None => None,
     }
@@ -174,12 +171,12 @@ fn neither_the_shard_nor_who_waits_for_room_misses_a_ring() {
         let sending = thread::spawn(move || {
             for byte in [1, 2] {
                 while let Err(refused) = sender.send(FLOW, &[IoSlice::new(&[byte])]) {
-                    assert_eq!(refused, SendError::NoRoom);
+                    assert_eq!(refused, ChannelSendError::NoRoom);
                     if sender.arm_room() == Ok(Armed::Armed) {
-                        sender.halves().ear().wait();
-                        sender.drain_bell();
+                        sender.alarm().ear().wait();
+                        sender.alarm().drain_bell();
                     }
-                    sender.disarm_room();
+                    sender.alarm().disarm();
                 }
             }
         });
@@ -217,10 +214,10 @@ fn neither_who_waits_for_input_nor_a_shard_that_wants_buffers_misses_a_ring() {
                         break;
                     }
                     if receiver.arm() == Armed::Armed {
-                        receiver.halves().ear().wait();
-                        receiver.drain_bell();
+                        receiver.alarm().ear().wait();
+                        receiver.alarm().drain_bell();
                     }
-                    receiver.disarm();
+                    receiver.alarm().disarm();
                 }
             }
         });
@@ -249,19 +246,19 @@ fn a_ring_for_one_half_is_not_lost_to_the_other() {
         let Some(FromApp::Piece { buffer, .. }) = descriptors.pop() else { panic!("a piece") };
         let sending = thread::spawn(move || {
             while sender.arm_room() == Ok(Armed::Armed) {
-                sender.halves().ear().wait();
-                sender.drain_bell();
-                sender.disarm_room();
+                sender.alarm().ear().wait();
+                sender.alarm().drain_bell();
+                sender.alarm().disarm();
                 thread::yield_now();
             }
         });
         let receiving = thread::spawn(move || {
             while receive(&mut receiver).is_none() {
                 if receiver.arm() == Armed::Armed {
-                    receiver.halves().ear().wait();
-                    receiver.drain_bell();
+                    receiver.alarm().ear().wait();
+                    receiver.alarm().drain_bell();
                 }
-                receiver.disarm();
+                receiver.alarm().disarm();
                 thread::yield_now();
             }
         });

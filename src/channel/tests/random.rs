@@ -11,7 +11,7 @@ use crate::channel::layout::Layout;
 use crate::channel::ring::{Consumer, PHASE, Producer};
 use crate::channel::segment::Segment;
 use crate::channel::sync::Arc;
-use crate::channel::{Armed, Received, SendError};
+use crate::channel::{Armed, ChannelSendError, FromShard};
 
 #[derive(Clone, Copy, Debug)]
 enum RingStep {
@@ -128,7 +128,7 @@ proptest! {
                 Step::Send(bytes) => {
                     let free = app.free_tx_buffers().expect("a whole channel");
                     let fits = bytes.div_ceil(64) <= free;
-                    let expected = if fits { Ok(()) } else { Err(SendError::NoRoom) };
+                    let expected = if fits { Ok(()) } else { Err(ChannelSendError::NoRoom) };
                     prop_assert_eq!(send(&mut app, FLOW, &message(seed, bytes)), expected);
                     // What was appended before goes first, even if this finds no room.
                     if fits {
@@ -141,7 +141,7 @@ proptest! {
                     match app.append(FLOW, &[IoSlice::new(&message(seed, bytes))]) {
                         Ok(()) => appended.push_back(Took::Message(FLOW, message(seed, bytes))),
                         Err(error) => {
-                            prop_assert_eq!(error, SendError::NoRoom);
+                            prop_assert_eq!(error, ChannelSendError::NoRoom);
                             prop_assert!(free < bytes.div_ceil(64));
                         }
                     }
@@ -183,7 +183,7 @@ proptest! {
                     if received.is_none() {
                         sent.append(&mut appended);
                     }
-                    if let Some(Received::Message { message, .. }) = received {
+                    if let Some(FromShard::Message { message, .. }) = received {
                         message.put_back();
                     }
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::ConfigError;
 use super::document::{Object, Place};
 use machnet_core::defaults;
-use machnet_core::message::MAX_MESSAGE_BYTES;
+use machnet_core::message::MESSAGE_BYTES_MAX;
 use machnet_core::payload::{Dialect, MTU_MIN, payload_budget};
 
 /// The control socket. `--socket` and `MACHNET_SOCKET` have precedence over `socket`.
@@ -88,7 +88,7 @@ const MAX_POOL_BYTES: u64 = 1 << 30;
 /// A message of 8 MiB in buffers of a multiple of 64 bytes; at worst all but the last byte of the last 64 are waste.
 const _: () = {
     let smallest_payload = payload_budget(MTU_MIN, Dialect::Extended, 0) as u64;
-    let pieces = (MAX_MESSAGE_BYTES as u64).div_ceil(smallest_payload);
+    let pieces = (MESSAGE_BYTES_MAX as u64).div_ceil(smallest_payload);
     assert!(pieces * (smallest_payload + 63) <= MIN_SEND_BYTES, "an 8 MiB message must fit the smallest send_bytes");
 };
 

@@ -1,6 +1,7 @@
-//! The address of a device on its link.
+//! Addresses: of a device on its link, and which of the internet's are carried.
 
 use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
 
 /// An Ethernet address.
@@ -86,9 +87,49 @@ impl<'de> serde::Deserialize<'de> for MacAddr {
     }
 }
 
+/// The IPv4 address that `ip` is: everything that others see speaks of [`IpAddr`], what carries packets knows IPv4
+/// alone. An IPv4-mapped address, which sockets for both give (RFC 4291, 2.5.5.2), is the IPv4 address in it.
+///
+/// # Errors
+/// [`NotYetIpv6`] for every other IPv6 address.
+pub const fn ipv4(ip: IpAddr) -> Result<Ipv4Addr, NotYetIpv6> {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => Ok(ip),
+        IpAddr::V6(ip) => Err(NotYetIpv6(ip)),
+    }
+}
+
+/// An IPv6 address was given, and the daemon carries none yet. The library, the control protocol and the configuration
+/// all say so in this sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct NotYetIpv6(pub Ipv6Addr);
+
+impl fmt::Display for NotYetIpv6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(ip) = self;
+        write!(f, "{ip} is an IPv6 address, which machnet-shards does not carry yet: give an IPv4 address")
+    }
+}
+
+impl core::error::Error for NotYetIpv6 {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ipv4_alone_is_carried_and_ipv6_is_told_so() {
+        let carried = Ipv4Addr::new(10, 0, 255, 10);
+        for text in ["10.0.255.10", "::ffff:10.0.255.10"] {
+            assert_eq!(ipv4(text.parse().expect("an address")), Ok(carried), "{text}");
+        }
+        for text in ["::", "::1", "fe80::1", "2001:db8::a00:1"] {
+            let refused = ipv4(text.parse().expect("an address")).expect_err(text);
+            let sentence = "is an IPv6 address, which machnet-shards does not carry yet: give an IPv4 address";
+            assert_eq!(alloc::format!("{refused}"), alloc::format!("{text} {sentence}"));
+        }
+    }
 
     #[test]
     fn a_mac_is_read_and_written() {

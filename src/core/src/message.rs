@@ -1,7 +1,7 @@
 //! Messages, and what one packet carries of them.
 
 /// The longest message, in bytes. An application cannot send a longer one; a peer that does has its flow reset.
-pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
 /// Where a piece stands in its message. A message in one piece is both first and last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet::channel::{AppEnd, Geometry, Received, ShardEnd};
+use machnet::daemon::channel::{AppEnd, FromShard, Geometry, ShardEnd};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;
@@ -114,7 +114,7 @@ impl Member {
     #[inline]
     fn opened(&mut self) -> Option<FlowId> {
         match self.app.recv().expect("a sound channel")? {
-            Received::Opened { flow, .. } => Some(flow),
+            FromShard::Opened { flow, .. } => Some(flow),
             other => panic!("{other:?}"),
         }
     }
@@ -314,7 +314,7 @@ impl BackToBack {
 #[inline]
 fn take_message(app: &mut AppEnd, bytes: usize) -> Option<FlowId> {
     let received = app.recv().expect("a sound channel")?;
-    let Received::Message { flow, message } = received else { panic!("{received:?}") };
+    let FromShard::Message { flow, message } = received else { panic!("{received:?}") };
     assert_eq!(message.len(), bytes);
     Some(flow)
 }

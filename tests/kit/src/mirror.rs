@@ -2,12 +2,11 @@
 
 use machnet_core::defaults;
 use std::io::IoSlice;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use machnet::channel::{AppEnd, FromApp, Geometry, Opened, Received, SendError, ShardEnd};
+use machnet::daemon::channel::{AppEnd, ChannelSendError, FromApp, FromShard, Geometry, Opened, ShardEnd};
 use machnet_core::flow::FlowId;
 
 use crate::cpus::pin;
@@ -26,17 +25,15 @@ pub fn ends() -> (ShardEnd, AppEnd) {
     let (mut end, handles) = ShardEnd::create(geometry).expect("a channel");
     let mut app = AppEnd::open(geometry, handles).expect("its other end");
     let opened = Opened {
-        local_ip: Ipv4Addr::LOCALHOST,
-        local_port: 1,
-        remote_ip: Ipv4Addr::LOCALHOST,
-        remote_port: 2,
+        local: ([127, 0, 0, 1], 1).into(),
+        remote: ([127, 0, 0, 1], 2).into(),
         max_payload: MAX_PAYLOAD,
         accepted: false,
         takes_records: true,
     };
     assert!(end.publish_opened(FLOW, &opened));
     end.flush();
-    assert!(matches!(app.recv(), Ok(Some(Received::Opened { .. }))));
+    assert!(matches!(app.recv(), Ok(Some(FromShard::Opened { .. }))));
     (end, app)
 }
 
@@ -119,7 +116,7 @@ impl Drop for Running {
 pub fn send(app: &mut AppEnd, bytes: &[u8]) -> bool {
     match app.send(FLOW, &[IoSlice::new(bytes)]) {
         Ok(()) => true,
-        Err(SendError::NoRoom) => false,
+        Err(ChannelSendError::NoRoom) => false,
         Err(other) => panic!("{other}"),
     }
 }
@@ -133,7 +130,7 @@ pub fn append(app: &mut AppEnd, bytes: &[u8], number: usize) -> bool {
     }
     match appended {
         Ok(()) => true,
-        Err(SendError::NoRoom) => false,
+        Err(ChannelSendError::NoRoom) => false,
         Err(other) => panic!("{other}"),
     }
 }
@@ -142,7 +139,7 @@ pub fn append(app: &mut AppEnd, bytes: &[u8], number: usize) -> bool {
 #[inline]
 pub fn receive(app: &mut AppEnd, into: &mut [u8]) -> bool {
     match app.recv() {
-        Ok(Some(Received::Message { message, .. })) => {
+        Ok(Some(FromShard::Message { message, .. })) => {
             message.copy_to(into);
             true
         }

@@ -1,6 +1,6 @@
 //! Endpoints with a channel to one shard, and flows that are wanted on one.
 
-use machnet::control::message::Binding;
+use machnet::daemon::control::message::Binding;
 use machnet_core::time::Duration;
 use machnet_nic::memory::Spread;
 use machnet_shards::counters::Counter;

@@ -12,7 +12,7 @@ mod keys;
 mod tables;
 mod trouble;
 
-use machnet::control::message::Reply;
+use machnet::daemon::control::message::Reply;
 use machnet_core::time::Duration;
 use machnet_nic::faults::Faults;
 use machnet_nic::memory::{Link, Spread};

@@ -1,6 +1,6 @@
 //! What may go wrong while frames are handed over.
 
-use machnet::control::message::Binding;
+use machnet::daemon::control::message::Binding;
 use machnet_core::flow::CloseReason;
 use machnet_core::time::Duration;
 use machnet_nic::faults::{Dice, Faults};

@@ -6,7 +6,7 @@ use super::limits::WINDOW_PACKETS_MAX;
 use super::{Need, Piece, Refusal, Verdict, Violation};
 use crate::packet::{SACK_PACKETS, Sack};
 use crate::seq::SeqNo;
-use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
+use machnet_core::message::{Content, MESSAGE_BYTES_MAX, Position};
 
 /// What a grant means for a peer that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,7 +228,7 @@ impl<R> Receiver<R> {
         piece
     }
 
-    /// Pieces must form messages: first, more, last, and no more than [`MAX_MESSAGE_BYTES`] together.
+    /// Pieces must form messages: first, more, last, and no more than [`MESSAGE_BYTES_MAX`] together.
     fn check_message(&mut self, content: Content, len: u16) -> Result<(), Violation> {
         let position = match content {
             Content::Piece(position) => position,
@@ -238,7 +238,7 @@ impl<R> Receiver<R> {
             return Err(Violation::Message);
         }
         let bytes = self.message_bytes.unwrap_or(0) + u32::from(len);
-        if bytes as usize > MAX_MESSAGE_BYTES {
+        if bytes as usize > MESSAGE_BYTES_MAX {
             return Err(Violation::Message);
         }
         self.message_bytes = (!position.last).then_some(bytes);

@@ -1,18 +1,35 @@
 //! Applications: attach, listen, channels, their end.
 
+use std::net::{IpAddr, Ipv6Addr};
+
+use machnet::daemon::control::message::{Attach, VERSIONS, Versions};
+
 use super::*;
 
 #[test]
-fn attach_tells_the_addresses_and_refuses_another_version() {
+fn attach_tells_the_addresses_and_uses_the_highest_version_that_both_speak() {
     let mut rig = Rig::new();
     let connection = rig.connection();
     rig.listen(connection, 888);
     assert!(matches!(rig.error(connection), ControlError::Malformed(_)), "not attached");
-    rig.ask(connection, Request::Attach { name: "n".into(), version: VERSION + 1, binding: Binding::All });
-    assert_eq!(rig.error(connection), ControlError::WrongVersion(VERSION));
-    rig.ask(connection, Request::Attach { name: "ü".repeat(1000), version: VERSION, binding: Binding::All });
-    let daemon = env!("CARGO_PKG_VERSION").into();
-    assert_eq!(rig.reply(connection), Reply::Attached { daemon, addresses: vec![OUR_IP] });
+    let Versions { lowest, highest } = VERSIONS;
+    let attach = |name: String, lowest, highest| {
+        Request::Attach(Attach { name, versions: Versions { lowest, highest }, binding: Binding::All })
+    };
+    let too_old_too_new_and_nonsense = [(0, lowest - 1), (highest + 1, u16::MAX), (u16::MAX, 0)];
+    for (from, to) in too_old_too_new_and_nonsense {
+        rig.ask(connection, attach("n".into(), from, to));
+        assert_eq!(rig.error(connection), ControlError::NoCommonVersion(VERSIONS), "{from} to {to}");
+    }
+    for (from, to, version) in [(0, u16::MAX, highest), (highest, highest + 1, highest), (0, lowest, lowest)] {
+        let connection = rig.connection();
+        rig.ask(connection, attach("n".into(), from, to));
+        assert!(matches!(rig.reply(connection), Reply::Attached { version: used, .. } if used == version));
+        rig.handle(Event::Disconnected { connection });
+    }
+    rig.ask(connection, Request::attach("ü".repeat(1000), Binding::All));
+    let (daemon, addresses) = (env!("CARGO_PKG_VERSION").into(), vec![OUR_IP.into()]);
+    assert_eq!(rig.reply(connection), Reply::Attached { daemon, version: highest, addresses });
     let channels = &rig.status(Part::Channels)["channels"];
     assert_eq!(channels[0]["name"], "ü".repeat(32), "long names are cut");
     rig.quiet();
@@ -33,7 +50,7 @@ fn listen_grants_channels_and_answers_when_all_shards_confirmed() {
         Reply::Channel { index, ip, shard, .. } => (*index, *ip, *shard),
         other => panic!("not a channel: {other:?}"),
     });
-    assert_eq!(granted.collect::<Vec<_>>(), [(0, OUR_IP, 0), (1, OUR_IP, 1)]);
+    assert_eq!(granted.collect::<Vec<_>>(), [(0, IpAddr::from(OUR_IP), 0), (1, OUR_IP.into(), 1)]);
     rig.mail(ToCoordinator::Listening { shard: ShardId(1), listener: ListenerId(1) });
     rig.quiet();
     rig.mail(ToCoordinator::Listening { shard: ShardId(0), listener: ListenerId(1) });
@@ -44,18 +61,37 @@ fn listen_grants_channels_and_answers_when_all_shards_confirmed() {
 }
 
 #[test]
+fn ipv6_is_not_carried_yet_and_an_ipv4_address_in_it_is() {
+    let mut rig = Rig::new();
+    let connection = rig.attached();
+    let (ours, ipv6, timeout_ms, shard) = (IpAddr::from(OUR_IP), Ipv6Addr::LOCALHOST, 0, None);
+    for request in [
+        Request::Listen { local: (ipv6, 888).into(), shared: false },
+        Request::Unlisten { local: (ipv6, 888).into() },
+        Request::Connect { local_ip: ipv6.into(), remote: (PEER_IP, 888).into(), timeout_ms, shard },
+        Request::Connect { local_ip: ours, remote: (ipv6, 888).into(), timeout_ms, shard },
+    ] {
+        rig.ask(connection, request);
+        assert_eq!(rig.error(connection), ControlError::NotYetIpv6(ipv6));
+    }
+    rig.quiet();
+    rig.ask(connection, Request::Listen { local: (OUR_IP.to_ipv6_mapped(), 888).into(), shared: false });
+    assert_eq!((rig.posts(0).last().map(String::as_str)), Some("Listen 888"));
+}
+
+#[test]
 fn an_address_and_port_has_one_owner() {
     let mut rig = Rig::new();
     let first = rig.listener();
     let second = rig.attached();
     rig.listen(second, 888);
     assert_eq!(rig.error(second), ControlError::AddressInUse);
-    rig.ask(second, Request::Unlisten { ip: OUR_IP, port: 888 });
+    rig.ask(second, Request::Unlisten { local: (OUR_IP, 888).into() });
     assert_eq!(rig.error(second), ControlError::NotListening);
-    rig.ask(second, Request::Listen { ip: PEER_IP, port: 888, shared: false });
-    assert_eq!(rig.error(second), ControlError::NoSuchAddress(vec![OUR_IP]));
+    rig.ask(second, Request::Listen { local: (PEER_IP, 888).into(), shared: false });
+    assert_eq!(rig.error(second), ControlError::NoSuchAddress(vec![OUR_IP.into()]));
     rig.quiet();
-    rig.ask(first, Request::Unlisten { ip: OUR_IP, port: 888 });
+    rig.ask(first, Request::Unlisten { local: (OUR_IP, 888).into() });
     assert_eq!(rig.reply(first), Reply::Unlistened {});
     assert_eq!((rig.posts(0), rig.posts(1)), (vec!["Unlisten 888".into()], vec!["Unlisten 888".into()]));
     rig.listen(second, 888);
@@ -73,7 +109,7 @@ fn port_0_asks_for_a_free_one() {
     let given = [Reply::Listening { port: 49_152 }, Reply::Listening { port: 49_153 }];
     assert_eq!(rig.replies(connection), given);
     // The search goes on behind the last one given, and begins anew at the end.
-    rig.ask(connection, Request::Unlisten { ip: OUR_IP, port: 49_152 });
+    rig.ask(connection, Request::Unlisten { local: (OUR_IP, 49_152).into() });
     rig.replies(connection);
     rig.skip_posts();
     rig.listen(connection, 0);

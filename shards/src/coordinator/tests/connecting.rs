@@ -64,9 +64,8 @@ fn a_peer_that_nobody_finds_is_unreachable() {
     let mut rig = Rig::new();
     let connection = rig.attached();
     let ask = |timeout_ms| Request::Connect {
-        local_ip: OUR_IP,
-        remote_ip: PEER_IP,
-        remote_port: 888,
+        local_ip: OUR_IP.into(),
+        remote: (PEER_IP, 888).into(),
         timeout_ms,
         shard: None,
     };
@@ -193,12 +192,13 @@ fn what_cannot_be_reached_at_all_is_refused_at_once() {
     assert_eq!(rig.error(connection), ControlError::Unreachable);
     for ip in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
         rig.connect_to(connection, ip.parse().expect("an address"));
-        assert!(matches!(rig.error(connection), ControlError::Malformed(_)), "{ip}");
+        assert!(matches!(rig.error(connection), ControlError::Invalid(_)), "{ip}");
     }
-    let (local_ip, remote_ip, timeout_ms) = (OUR_IP, PEER_IP, 0);
-    rig.ask(connection, Request::Connect { local_ip, remote_ip, remote_port: 0, timeout_ms, shard: None });
-    assert!(matches!(rig.error(connection), ControlError::Malformed(_)));
-    rig.ask(connection, Request::Connect { local_ip, remote_ip, remote_port: 1, timeout_ms, shard: Some(1) });
+    let (local_ip, timeout_ms) = (OUR_IP.into(), 0);
+    let to = |port| (PEER_IP, port).into();
+    rig.ask(connection, Request::Connect { local_ip, remote: to(0), timeout_ms, shard: None });
+    assert!(matches!(rig.error(connection), ControlError::Invalid(_)));
+    rig.ask(connection, Request::Connect { local_ip, remote: to(1), timeout_ms, shard: Some(1) });
     assert_eq!(rig.error(connection), ControlError::NoSuchShard(1));
     assert_eq!(rig.posts(0), ["announcement"]);
 }
@@ -208,8 +208,8 @@ fn a_wanted_shard_gets_the_flow_wherever_its_answer_lands() {
     let mut rig = Rig::new();
     rig.neighbor(PEER_IP, PEER);
     let connection = rig.attached();
-    let (local_ip, remote_ip, timeout_ms) = (OUR_IP, PEER_IP, 0);
-    rig.ask(connection, Request::Connect { local_ip, remote_ip, remote_port: 888, timeout_ms, shard: Some(1) });
+    let (local_ip, remote, timeout_ms) = (OUR_IP.into(), (PEER_IP, 888).into(), 0);
+    rig.ask(connection, Request::Connect { local_ip, remote, timeout_ms, shard: Some(1) });
     assert!(matches!(rig.reply(connection), Reply::Channel { index: 0, shard: 1, .. }));
     assert_eq!(rig.posts(0), ["Expect"]);
     let (key, terms) = rig.syn(1);

@@ -4,7 +4,7 @@ use super::*;
 
 impl Rig {
     fn share(&mut self, connection: ConnectionId, port: u16) {
-        self.ask(connection, Request::Listen { ip: OUR_IP, port, shared: true });
+        self.ask(connection, Request::Listen { local: (OUR_IP, port).into(), shared: true });
     }
 
     fn sharer(&mut self) -> ConnectionId {
@@ -28,7 +28,7 @@ fn endpoints_that_all_want_to_share_a_port_share_it() {
         panic!("only its own listener ends")
     };
     rig.skip_posts();
-    rig.ask(second, Request::Unlisten { ip: OUR_IP, port: 888 });
+    rig.ask(second, Request::Unlisten { local: (OUR_IP, 888).into() });
     assert_eq!(rig.reply(second), Reply::Unlistened {});
     rig.skip_posts();
     rig.listener();
@@ -43,7 +43,7 @@ fn who_does_not_share_or_is_another_user_has_no_part_in_it() {
     assert_eq!(rig.error(alone), ControlError::AddressInUse);
     let stranger = ConnectionId(100);
     rig.handle(Event::Connected { connection: stranger, peer: Peer { pid: None, uid: 2000, gid: 2000 } });
-    rig.ask(stranger, Request::Attach { name: "stranger".into(), version: VERSION, binding: Binding::All });
+    rig.ask(stranger, Request::attach("stranger", Binding::All));
     rig.replies(stranger);
     rig.share(stranger, 888);
     assert_eq!(rig.error(stranger), ControlError::AddressInUse);

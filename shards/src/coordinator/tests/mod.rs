@@ -9,8 +9,8 @@ mod reports;
 mod steering;
 mod stopping;
 
-use machnet::channel::Violation;
-use machnet::control::message::{Binding, ControlError, Part, Query, VERSION};
+use machnet::daemon::channel::Violation;
+use machnet::daemon::control::message::{Binding, ControlError, Part, Query};
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_proto::Incarnation;
 use machnet_proto::handshake::{Acceptor, Features, Offer, Terms};
@@ -158,13 +158,13 @@ impl Rig {
 
     fn bound(&mut self, binding: Binding) -> ConnectionId {
         let connection = self.connection();
-        self.ask(connection, Request::Attach { name: "test".into(), version: VERSION, binding });
+        self.ask(connection, Request::attach("test", binding));
         assert!(matches!(self.reply(connection), Reply::Attached { .. }));
         connection
     }
 
     fn listen(&mut self, connection: ConnectionId, port: u16) {
-        self.ask(connection, Request::Listen { ip: OUR_IP, port, shared: false });
+        self.ask(connection, Request::Listen { local: (OUR_IP, port).into(), shared: false });
     }
 
     /// An endpoint that listens on port 888.
@@ -188,8 +188,8 @@ impl Rig {
     }
 
     fn connect_to(&mut self, connection: ConnectionId, remote_ip: Ipv4Addr) {
-        let (timeout_ms, shard) = (1000, None);
-        self.ask(connection, Request::Connect { local_ip: OUR_IP, remote_ip, remote_port: 888, timeout_ms, shard });
+        let (local_ip, remote) = (OUR_IP.into(), (remote_ip, 888).into());
+        self.ask(connection, Request::Connect { local_ip, remote, timeout_ms: 1000, shard: None });
     }
 
     fn arp(&mut self, packet: arp::Packet) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use machnet::control::message::Cursor;
+use machnet::daemon::control::message::Cursor;
 use serde_json::Value;
 
 use super::*;
@@ -111,7 +111,7 @@ fn a_page_of_listeners_may_begin_among_those_that_share_a_place() {
     let mut rig = Rig::new();
     for port in [887, 888, 888, 888, 889] {
         let connection = rig.attached();
-        rig.ask(connection, Request::Listen { ip: OUR_IP, port, shared: true });
+        rig.ask(connection, Request::Listen { local: (OUR_IP, port).into(), shared: true });
         rig.replies(connection);
     }
     let place = |port: u64| u64::from(OUR_IP.to_bits()) << 16 | port;

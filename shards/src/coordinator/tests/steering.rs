@@ -256,9 +256,9 @@ fn a_shard_that_is_not_there_or_not_the_endpoints_own_is_an_error() {
     rig.listen(connection, 888);
     assert_eq!(rig.error(connection), ControlError::NoSuchShard(2));
     let connection = rig.bound(Binding::Shard(1));
-    let (local_ip, remote_ip, remote_port, timeout_ms) = (OUR_IP, PEER_IP, 888, 1000);
-    rig.ask(connection, Request::Connect { local_ip, remote_ip, remote_port, timeout_ms, shard: Some(0) });
-    assert!(matches!(rig.error(connection), ControlError::Malformed(_)));
+    let (local_ip, remote, timeout_ms) = (OUR_IP.into(), (PEER_IP, 888).into(), 1000);
+    rig.ask(connection, Request::Connect { local_ip, remote, timeout_ms, shard: Some(0) });
+    assert!(matches!(rig.error(connection), ControlError::Invalid(_)));
     rig.quiet();
 }
 

@@ -1,6 +1,6 @@
 //! A channel: where the protocol's flows meet one application's memory.
 
-use machnet::channel::{Armed, FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
+use machnet::daemon::channel::{Armed, FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::message::Content;
 use machnet_core::records;
@@ -454,7 +454,7 @@ impl Channel {
 
 #[cfg(test)]
 mod tests {
-    use machnet::channel::{AppEnd, Geometry, Received};
+    use machnet::daemon::channel::{AppEnd, FromShard, Geometry};
 
     use super::*;
     use crate::counters::Registry;
@@ -497,7 +497,7 @@ mod tests {
         for _ in 0..2 {
             channel.flush(&mut Vec::new());
             while let Some(event) = app.recv().expect("nothing is broken") {
-                assert_eq!(matches!(event, Received::Silent { .. }), !is_silent);
+                assert_eq!(matches!(event, FromShard::Silent { .. }), !is_silent);
                 is_silent = !is_silent;
             }
         }

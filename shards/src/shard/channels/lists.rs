@@ -4,7 +4,7 @@
 //! the buffer's index. It waits in its flow's list for the window, and hangs, when it goes out together with others, on
 //! the first of them until the packet is acknowledged.
 
-use machnet::channel::{ShardEnd, TxBuffer};
+use machnet::daemon::channel::{ShardEnd, TxBuffer};
 use machnet_core::message::Content;
 use machnet_core::records;
 use machnet_proto::flow::Piece;

@@ -13,7 +13,7 @@ pub(super) use notices::Notice;
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
-use machnet::channel::FromApp;
+use machnet::daemon::channel::FromApp;
 use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use machnet::channel::{Opened, ShardEnd};
+use machnet::daemon::channel::{Opened, ShardEnd};
 use machnet_core::flow::{CloseReason, FlowId};
 
 /// Flows a channel may have that are closed but that its application has not looked at yet. At the limit no flow is

@@ -1,6 +1,6 @@
 //! A flow, and what its shard keeps about it.
 
-use machnet::channel::{Opened, RxBuffer, TxBuffer, Violation};
+use machnet::daemon::channel::{Opened, RxBuffer, TxBuffer, Violation};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::message::Content;
@@ -136,10 +136,8 @@ impl Entry {
     /// What its application is told when the flow is there.
     pub(super) fn opened(&self, id: FlowId) -> Notice {
         let opened = Opened {
-            local_ip: self.key.local_ip,
-            local_port: self.key.local_port,
-            remote_ip: self.key.remote_ip,
-            remote_port: self.key.remote_port,
+            local: (self.key.local_ip, self.key.local_port).into(),
+            remote: (self.key.remote_ip, self.key.remote_port).into(),
             max_payload: self.flow.payload_bytes(),
             accepted: self.standing.origin == Origin::Accepted,
             takes_records: self.takes_records(),

@@ -7,7 +7,7 @@ mod writer;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-use machnet::channel::{FromApp, Violation};
+use machnet::daemon::channel::{FromApp, Violation};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::time::{Duration, Instant};

@@ -153,7 +153,7 @@ fn a_shard_sleeps_for_short_while_an_application_leaves_no_room_for_events() {
     rig.shard.finish_sleep();
     let mut heard = 0;
     for _ in 0..4 {
-        while let Some(Received::Opened { .. }) = app.recv().unwrap() {
+        while let Some(FromShard::Opened { .. }) = app.recv().unwrap() {
             heard += 1;
         }
         rig.turn();
@@ -187,8 +187,8 @@ fn nothing_of_a_flow_is_published_before_its_opening() {
     for _ in 0..100 {
         while let Some(received) = app.recv().unwrap() {
             match received {
-                Received::Opened { flow, .. } => opened.push(flow),
-                Received::Message { flow, message } => {
+                FromShard::Opened { flow, .. } => opened.push(flow),
+                FromShard::Message { flow, message } => {
                     assert!(opened.contains(&flow), "a message of a flow that nobody has told of");
                     heard = Some(message.len());
                 }

@@ -32,7 +32,7 @@ fn a_peer_that_closes_is_answered_and_the_application_told() {
     rig.receive(&OURS, &close, &[]);
     assert_eq!(rig.packets(&OURS).last(), Some(&bare(Kind::Ack, 101, 203)));
     match app.recv().unwrap() {
-        Some(Received::Message { flow: of, message }) => {
+        Some(FromShard::Message { flow: of, message }) => {
             assert_eq!((of, message.as_slice()), (flow, Some(&b"goodbye"[..])));
         }
         other => panic!("{other:?}"),

@@ -12,7 +12,7 @@ fn a_flow_that_is_created_probes_first() {
         panic!("{told:?}")
     };
     let (named, opened) = opened(&mut app);
-    assert_eq!((named, opened.accepted, opened.local_port, opened.max_payload), (flow, false, 50_000, MAX_PAYLOAD));
+    assert_eq!((named, opened.accepted, opened.local.port(), opened.max_payload), (flow, false, 50_000, MAX_PAYLOAD));
     assert_eq!(rig.packets(&OURS), [bare(Kind::Probe, 101, 201)]);
     rig.assert_quiet();
     // Asked again until something comes.
@@ -59,7 +59,7 @@ fn a_shard_is_unsettled_while_a_flow_waits_for_its_peer() {
     rig.turn();
     assert!(rig.shard.is_unsettled());
     rig.pass(Duration::from_secs(60));
-    assert!(matches!(app.recv().unwrap(), Some(Received::Silent { .. })));
+    assert!(matches!(app.recv().unwrap(), Some(FromShard::Silent { .. })));
     assert_eq!(closed(&mut app).0, CloseReason::PeerGone);
     assert!(!rig.shard.is_unsettled());
 }
@@ -191,11 +191,11 @@ fn a_silent_peer_is_suspected_and_the_application_is_told() {
     rig.pass(Duration::from_secs(4));
     let told = rig.told();
     assert!(matches!(told[..], [ToCoordinator::Suspect { peer: PEER_IP, shard: ShardId(3) }]), "{told:?}");
-    assert!(matches!(app.recv().unwrap(), Some(Received::Silent { flow: silent }) if silent == flow));
+    assert!(matches!(app.recv().unwrap(), Some(FromShard::Silent { flow: silent }) if silent == flow));
     rig.receive(&OURS, &rig.segment(ACK, 201, 101), &[]);
-    assert!(matches!(app.recv().unwrap(), Some(Received::Alive { flow: alive }) if alive == flow));
+    assert!(matches!(app.recv().unwrap(), Some(FromShard::Alive { flow: alive }) if alive == flow));
     rig.pass(Duration::from_secs(30));
-    assert!(matches!(app.recv().unwrap(), Some(Received::Silent { .. })));
+    assert!(matches!(app.recv().unwrap(), Some(FromShard::Silent { .. })));
     assert_eq!(closed(&mut app), (CloseReason::PeerGone, 0));
     assert!(matches!(rig.told().last(), Some(ToCoordinator::Closed { shard: ShardId(3), key: OURS })));
 }
@@ -211,6 +211,6 @@ fn a_shard_that_lost_its_cpu_in_the_middle_of_work_does_not_take_its_absence_for
     rig.turn();
     assert!(app.recv().unwrap().is_none(), "neither silent nor gone");
     rig.pass(Duration::from_secs(20));
-    assert!(matches!(app.recv().unwrap(), Some(Received::Silent { .. })));
+    assert!(matches!(app.recv().unwrap(), Some(FromShard::Silent { .. })));
     assert_eq!(closed(&mut app).0, CloseReason::PeerGone);
 }

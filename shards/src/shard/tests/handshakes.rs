@@ -72,10 +72,8 @@ fn a_probe_after_the_syn_ack_establishes() {
     );
     let (_, opened) = opened(&mut app);
     let expected = Opened {
-        local_ip: OUR_IP,
-        local_port: PORT,
-        remote_ip: PEER_IP,
-        remote_port: THEIRS.remote_port,
+        local: (OUR_IP, PORT).into(),
+        remote: (PEER_IP, THEIRS.remote_port).into(),
         max_payload: MAX_PAYLOAD,
         accepted: true,
         takes_records: true,

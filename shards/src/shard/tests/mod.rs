@@ -18,7 +18,7 @@ mod steering;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use machnet::channel::{AppEnd, Geometry, Opened, Received, ShardEnd};
+use machnet::daemon::channel::{AppEnd, FromShard, Geometry, Opened, ShardEnd};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::message::{Content, Position};
@@ -438,7 +438,7 @@ fn udp_payload(frame: &[u8], key: &FlowKey) -> Vec<u8> {
 /// The next thing `app` receives, which must be that a flow was opened.
 fn opened(app: &mut AppEnd) -> (FlowId, Opened) {
     match app.recv().unwrap() {
-        Some(Received::Opened { flow, opened }) => (flow, opened),
+        Some(FromShard::Opened { flow, opened }) => (flow, opened),
         other => panic!("not opened: {other:?}"),
     }
 }
@@ -446,7 +446,7 @@ fn opened(app: &mut AppEnd) -> (FlowId, Opened) {
 /// The next thing `app` receives, which must be that a flow has ended: why, and how many messages were acknowledged.
 fn closed(app: &mut AppEnd) -> (CloseReason, u64) {
     match app.recv().unwrap() {
-        Some(Received::Closed { reason, acknowledged_messages, .. }) => {
+        Some(FromShard::Closed { reason, acknowledged_messages, .. }) => {
             (CloseReason::from_wire(reason), acknowledged_messages)
         }
         other => panic!("not closed: {other:?}"),
@@ -457,7 +457,7 @@ fn closed(app: &mut AppEnd) -> (CloseReason, u64) {
 fn messages(app: &mut AppEnd) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     while let Some(received) = app.recv().unwrap() {
-        let Received::Message { message, .. } = received else { panic!("not a message: {received:?}") };
+        let FromShard::Message { message, .. } = received else { panic!("not a message: {received:?}") };
         messages.push(message.slices().flatten().copied().collect());
     }
     messages

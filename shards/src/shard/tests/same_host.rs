@@ -36,7 +36,7 @@ fn pair() -> (Rig, [(AppEnd, FlowId); 2]) {
     assert_eq!(key, NEAR.reversed());
     let ((near, of_near), (far, of_far)) = (opened(&mut client), opened(&mut server));
     assert_eq!((of_near.accepted, of_far.accepted), (false, true));
-    assert_eq!((of_near.local_port, of_far.local_port), (NEAR.local_port, PORT));
+    assert_eq!((of_near.local.port(), of_far.local.port()), (NEAR.local_port, PORT));
     (rig, [(client, near), (server, far)])
 }
 
@@ -70,7 +70,7 @@ fn one_side_closes_and_the_other_is_told() {
     for _ in 0..10 {
         rig.turn();
     }
-    assert!(matches!(server.recv().unwrap(), Some(Received::Message { message, .. }) if message.len() == 11));
+    assert!(matches!(server.recv().unwrap(), Some(FromShard::Message { message, .. }) if message.len() == 11));
     assert_eq!(closed(&mut server), (CloseReason::Closed, 0));
     assert_eq!(closed(&mut client), (CloseReason::Closed, 1));
     assert_eq!(rig.told().len(), 2);

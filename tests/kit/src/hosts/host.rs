@@ -135,7 +135,7 @@ impl Host {
         built(program).ok_or_else(|| {
             let directory = build_directory();
             Failure(format!(
-                "{} is not there: build it with cargo build --workspace --bins{}",
+                "{} is not there: build it with cargo build --bins --features machnet-endpoint/tools{}",
                 directory.join(program).display(),
                 if directory.ends_with("release") { " --release" } else { "" }
             ))

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use machnet::control::message::{ControlError, Reply, Request};
+use machnet::daemon::control::message::{ControlError, Reply, Request};
 use machnet_core::time::{Duration, Instant};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::application::Asked;
 
@@ -32,7 +32,7 @@ impl Answers {
     /// A daemon answered.
     pub(crate) fn check(&self, asked: &Asked, reply: &Reply, now: Instant) {
         match (&asked.request, reply) {
-            (Request::Attach { .. }, Reply::Attached { .. })
+            (Request::Attach(_), Reply::Attached { .. })
             | (Request::Listen { .. }, Reply::Listening { .. })
             | (Request::Unlisten { .. }, Reply::Unlistened {}) => {}
             (Request::Connect { timeout_ms, .. }, Reply::Connected { .. } | Reply::Failed { .. }) => {
@@ -52,8 +52,8 @@ impl Answers {
     fn is_excused(&self, asked: &Asked, error: &ControlError) -> bool {
         match (&asked.request, error) {
             // Not if somebody listened there all the time.
-            (Request::Connect { remote_ip, remote_port, .. }, ControlError::Refused) => {
-                self.in_force.get(&(*remote_ip, *remote_port)).is_none_or(|since| *since > asked.at)
+            (Request::Connect { remote: SocketAddr::V4(remote), .. }, ControlError::Refused) => {
+                self.in_force.get(&(*remote.ip(), remote.port())).is_none_or(|since| *since > asked.at)
             }
             (Request::Connect { .. }, ControlError::TimedOut | ControlError::Unreachable) => true,
             (Request::Listen { .. }, ControlError::AddressInUse) => true,

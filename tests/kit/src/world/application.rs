@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use machnet::channel::{AppEnd, AppHandles, Armed, Geometry, Opened, Received, SendError};
-use machnet::control::message::{ChannelGeometry, Numbered, Reply, Request};
+use machnet::daemon::channel::{AppEnd, AppHandles, Armed, ChannelSendError, FromShard, Geometry, Opened};
+use machnet::daemon::control::message::{ChannelGeometry, Numbered, Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;
@@ -68,25 +69,25 @@ impl Channel {
     /// The next message, whose bytes go to `message`, or event.
     pub(crate) fn take(&mut self, message: &mut Vec<u8>) -> Option<Arrival> {
         Some(match self.end.recv().expect("the daemon keeps the channel whole")? {
-            Received::Opened { flow, opened } => {
+            FromShard::Opened { flow, opened } => {
                 Arrival::Opened { flow, key: key(&opened), max_payload: usize::from(opened.max_payload) }
             }
-            Received::Message { flow, message: arrived } => {
+            FromShard::Message { flow, message: arrived } => {
                 message.clear();
                 arrived.slices().for_each(|slice| message.extend_from_slice(slice));
                 assert_eq!(message.len(), arrived.len(), "a message is as long as its slices");
                 Arrival::Message { flow }
             }
-            Received::Silent { flow } => Arrival::Silence { flow, is_silent: true },
-            Received::Alive { flow } => Arrival::Silence { flow, is_silent: false },
-            Received::Closed { flow, reason, acknowledged_messages } => {
+            FromShard::Silent { flow } => Arrival::Silence { flow, is_silent: true },
+            FromShard::Alive { flow } => Arrival::Silence { flow, is_silent: false },
+            FromShard::Closed { flow, reason, acknowledged_messages } => {
                 Arrival::Closed { flow, reason, acknowledged: acknowledged_messages }
             }
         })
     }
 
     /// Sends a message, cut at up to two places as a scatter-gather sender would have it.
-    pub fn send(&mut self, flow: FlowId, message: &[u8], cut: (usize, usize)) -> Result<(), SendError> {
+    pub fn send(&mut self, flow: FlowId, message: &[u8], cut: (usize, usize)) -> Result<(), ChannelSendError> {
         let (rest, third) = message.split_at(cut.0.max(cut.1));
         let (first, second) = rest.split_at(cut.0.min(cut.1));
         self.end.send(flow, &[first, second, third].map(IoSlice::new))
@@ -109,12 +110,10 @@ impl Channel {
 
 /// The tuple of a flow as its application is told of it.
 fn key(opened: &Opened) -> FlowKey {
-    FlowKey {
-        local_ip: opened.local_ip,
-        local_port: opened.local_port,
-        remote_ip: opened.remote_ip,
-        remote_port: opened.remote_port,
-    }
+    let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (opened.local, opened.remote) else {
+        panic!("the daemon carries IPv4 alone: {opened:?}")
+    };
+    FlowKey { local_ip: *local.ip(), local_port: local.port(), remote_ip: *remote.ip(), remote_port: remote.port() }
 }
 
 impl Application {

@@ -1,13 +1,14 @@
 //! What applications do in a [`World`], and what comes to them.
 
-use machnet::channel::SendError;
-use machnet::control::Peer;
-use machnet::control::message::{Binding, Reply, Request, VERSION};
+use machnet::daemon::channel::ChannelSendError;
+use machnet::daemon::control::Peer;
+use machnet::daemon::control::message::{Binding, Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::{Duration, Instant};
 use machnet_shards::coordinator::{ConnectionId, Event};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::SocketAddr;
 
 use super::World;
 use super::application::{AppId, Application, Arrival, Channel};
@@ -33,7 +34,7 @@ impl World {
         daemon.tell(Event::Connected { connection, peer: Peer { pid: None, uid: 1000, gid: 1000 } });
         self.apps.insert(app, Application::new(host, connection, likes_to_sleep, self.now));
         self.connections.insert(connection, app);
-        self.ask(app, Request::Attach { name: format!("application {}", app.0), version: VERSION, binding });
+        self.ask(app, Request::attach(format!("application {}", app.0), binding));
         Some(app)
     }
 
@@ -41,7 +42,8 @@ impl World {
     pub fn ask(&mut self, app: AppId, request: Request) {
         self.trace.say(|| format!("{app:?} asks {request:?}"));
         let application = self.apps.get_mut(&app).expect("it lives");
-        if let Request::Unlisten { ip, port } = request {
+        if let Request::Unlisten { local: SocketAddr::V4(local) } = request {
+            let (ip, port) = (*local.ip(), local.port());
             application.listens.retain(|other| *other != port);
             self.control.ended(ip, port);
             self.checker.incident(IncidentKind::ListenerEnded { port }, ip, self.now);
@@ -54,7 +56,7 @@ impl World {
     }
 
     /// Sends a message of `len` bytes (the first of a flow: at least as long as its greeting).
-    pub fn send(&mut self, side: SideId, len: usize) -> Result<(), SendError> {
+    pub fn send(&mut self, side: SideId, len: usize) -> Result<(), ChannelSendError> {
         let sent = self.checker.side(side).sent.len();
         let len = if sent == 0 && len > 0 { len.max(content::GREETING_BYTES) } else { len };
         self.message.clear();
@@ -63,7 +65,7 @@ impl World {
             len => content::write(side.0, sent as u64, len, &mut self.message),
         }
         let cut = (self.dice.below(len + 1), self.dice.below(len + 1));
-        let (channel, flow) = Self::channel_of(&mut self.apps, &self.checker, side).ok_or(SendError::Closed)?;
+        let (channel, flow) = Self::channel_of(&mut self.apps, &self.checker, side).ok_or(ChannelSendError::Closed)?;
         let result = channel.send(flow, &self.message, cut);
         if result.is_ok() {
             self.checker.sent(side, len);

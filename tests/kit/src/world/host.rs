@@ -252,8 +252,8 @@ impl Daemon {
 
     /// What `machnet-shards status` would show; `None` if so many were asked for lately that this one has to wait.
     pub fn status(&mut self, now: Instant) -> Option<serde_json::Value> {
-        use machnet::control::Peer;
-        use machnet::control::message::{Numbered, Query, Request};
+        use machnet::daemon::control::Peer;
+        use machnet::daemon::control::message::{Numbered, Query, Request};
         let connection = ConnectionId(u64::MAX);
         let peer = Peer { pid: None, uid: 0, gid: 0 };
         self.coordinator.handle(Event::Connected { connection, peer }, now);

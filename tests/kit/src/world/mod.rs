@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
-use machnet::control::message::Reply;
+use machnet::daemon::control::message::Reply;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{Counts, Link, Network};

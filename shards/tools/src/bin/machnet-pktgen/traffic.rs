@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
-use machnet::sleep::Clock;
+use machnet::daemon::sleep::Clock;
 use machnet_core::time::Instant;
 use machnet_nic::NicQueue;
 use machnet_nic::devices::Wired;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use machnet::sleep::Clock;
+use machnet::daemon::sleep::Clock;
 use machnet_nic::NicQueue;
 use machnet_proto::wire::bounce::turn_round;
 use machnet_proto::wire::frame::{self, Parsed, UdpDatagram};

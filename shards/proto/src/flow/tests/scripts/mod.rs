@@ -25,7 +25,7 @@ use crate::incarnation::Incarnation;
 use crate::packet::{Body, Data, Kind, Marks, Sack, Segment, Stamp, Times};
 use crate::seq::SeqNo;
 use machnet_core::flow::CloseReason;
-use machnet_core::message::{Content, MAX_MESSAGE_BYTES, Position};
+use machnet_core::message::{Content, MESSAGE_BYTES_MAX, Position};
 use machnet_core::time::{Duration, Instant};
 
 const US: u64 = 1_000;

@@ -56,8 +56,8 @@ fn a_wrong_order_is_found_when_the_hole_is_filled() {
 
 #[test]
 fn a_message_may_have_8_mib_and_no_byte_more() {
-    let pieces = u32::try_from(MAX_MESSAGE_BYTES / 1_000).expect("32 bits fit");
-    let rest = MAX_MESSAGE_BYTES % 1_000;
+    let pieces = u32::try_from(MESSAGE_BYTES_MAX / 1_000).expect("32 bits fit");
+    let rest = MESSAGE_BYTES_MAX % 1_000;
     for (last_len, fits) in [(rest, true), (rest + 1, false)] {
         let mut script = Script::established();
         script.buffers = u32::MAX;

@@ -6,29 +6,30 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, Timespec};
 
+use crate::channel::Broken;
 use crate::control::client;
 use crate::error::Disconnected;
 
 /// How often a part that never sleeps asks the kernel whether the daemon is still there: a tenth of what is promised.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// The connection to the daemon, which keeps everything alive that the daemon gave, and the end of it.
+/// The control socket, which keeps everything alive that the daemon gave, and the end of it.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct Liveness {
     socket: OwnedFd,
     /// Why the endpoint is of no use, once it is.
-    fate: OnceLock<Disconnected>,
+    end: OnceLock<Disconnected>,
 }
 
-impl Link {
+impl Liveness {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Self { socket, fate: OnceLock::new() }
+        Self { socket, end: OnceLock::new() }
     }
 
     /// Whether the endpoint is known to be of no use. Costs a load.
     #[inline]
     pub(super) fn check(&self) -> Result<(), Disconnected> {
-        self.fate.get().map_or(Ok(()), |fate| Err(*fate))
+        self.end.get().map_or(Ok(()), |end| Err(*end))
     }
 
     /// Whether the daemon is still there. Costs a system call.
@@ -39,33 +40,37 @@ impl Link {
 
     /// The endpoint is of no use from now on; gives the first reason for that.
     pub(super) fn give_up(&self, why: Disconnected) -> Disconnected {
-        *self.fate.get_or_init(|| why)
+        *self.end.get_or_init(|| why)
     }
 
-    /// The same for what contradicts itself in a channel.
-    pub(super) fn broken(&self) -> Disconnected {
-        self.give_up(Disconnected::BrokenChannel)
+    /// What an end of a channel gave. If the channel contradicts itself, the endpoint is of no use from now on.
+    pub(super) fn unless_broken<T>(&self, outcome: Result<T, Broken>) -> Result<T, Disconnected> {
+        outcome.map_err(|Broken| self.give_up(Disconnected::BrokenChannel))
     }
 }
 
 /// Readable when the daemon is gone: between requests it has nothing to say.
-impl AsFd for Link {
+impl AsFd for Liveness {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-/// One thread's view of the link.
+/// How one thread finds out about the daemon without asking the kernel every time.
 #[derive(Debug)]
 pub(super) struct Watch {
-    pub(super) link: Arc<Link>,
+    liveness: Arc<Liveness>,
     /// When to ask the kernel next, by the coarse clock.
     next: Duration,
 }
 
 impl Watch {
-    pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link, next: Duration::ZERO }
+    pub(super) fn new(liveness: Arc<Liveness>) -> Self {
+        Self { liveness, next: Duration::ZERO }
+    }
+
+    pub(super) fn liveness(&self) -> &Liveness {
+        &self.liveness
     }
 
     /// Asks the kernel if the last time is [`LOOK_EVERY`] ago. Otherwise it costs reading a clock that is as coarse as
@@ -75,9 +80,9 @@ impl Watch {
         let Timespec { tv_sec, tv_nsec } = rustix::time::clock_gettime(ClockId::MonotonicCoarse);
         let now = Duration::new(u64::try_from(tv_sec).unwrap_or(0), u32::try_from(tv_nsec).unwrap_or(0));
         if now < self.next {
-            return self.link.check();
+            return self.liveness.check();
         }
         self.next = now + LOOK_EVERY;
-        self.link.look()
+        self.liveness.look()
     }
 }

@@ -1,0 +1,107 @@
+//! The channels of an endpoint, and how one thread waits for them.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::liveness::{Liveness, Watch};
+use super::wait::{Waitable, Waiter, Want};
+use crate::channel::{AppEnd, AppReceiver, AppSender, Broken};
+use crate::error::Disconnected;
+
+/// One thread's channels, or its half of each.
+#[derive(Debug)]
+pub(super) struct Channels<E> {
+    /// One for each shard of the interfaces that have been used, or for the one that the endpoint is bound to; in the
+    /// daemon's order.
+    ends: Vec<E>,
+    waiter: Waiter,
+    watch: Watch,
+}
+
+impl<E: Waitable> Channels<E> {
+    /// None yet.
+    pub(super) fn new(liveness: &Arc<Liveness>) -> Result<Self, Errno> {
+        let waiter = Waiter::new(Arc::clone(liveness))?;
+        Ok(Self { ends: Vec::new(), waiter, watch: Watch::new(Arc::clone(liveness)) })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Adds the next one.
+    pub(super) fn add(&mut self, end: E) -> Result<(), Errno> {
+        self.waiter.add(self.ends.len(), end.alarm())?;
+        self.ends.push(end);
+        Ok(())
+    }
+
+    pub(super) fn get(&mut self, channel: usize) -> Option<&mut E> {
+        self.ends.get_mut(channel)
+    }
+
+    pub(super) fn all(&mut self) -> &mut [E] {
+        &mut self.ends
+    }
+
+    /// What is taken from the channels may be kept while the daemon is looked for.
+    pub(super) fn ends_and_watch(&mut self) -> (&mut [E], &mut Watch) {
+        (&mut self.ends, &mut self.watch)
+    }
+
+    /// Asks now and then whether the daemon is still there.
+    #[inline]
+    pub(super) fn glance(&mut self) -> Result<(), Disconnected> {
+        self.watch.glance()
+    }
+
+    pub(super) fn liveness(&self) -> &Liveness {
+        self.watch.liveness()
+    }
+
+    /// As [`Liveness::unless_broken`].
+    pub(super) fn unless_broken<T>(&self, outcome: Result<T, Broken>) -> Result<T, Disconnected> {
+        self.liveness().unless_broken(outcome)
+    }
+
+    /// Lets the shards see what was appended.
+    pub(super) fn flush(&mut self) {
+        self.ends.iter_mut().for_each(E::flush_appended);
+    }
+
+    /// Waits until what is wanted is there (true), or the time is up or a signal came (false).
+    pub(super) fn wait(&mut self, want: Want, timeout: Option<Duration>) -> Result<bool, Disconnected> {
+        self.flush();
+        self.waiter.wait(&mut self.ends, want, timeout)
+    }
+
+    /// Prepares a sleep on the descriptor: true if what is wanted is there already, and nothing is armed.
+    pub(super) fn prepare(&mut self, want: Want) -> Result<bool, Disconnected> {
+        self.waiter.prepare(&mut self.ends, want)
+    }
+}
+
+impl Channels<AppEnd> {
+    /// The same channels for two threads. The receiving one keeps the descriptor that others may poll already.
+    pub(super) fn split(self, liveness: &Arc<Liveness>) -> Result<(Channels<AppSender>, Channels<AppReceiver>), Errno> {
+        let Self { ends, waiter, watch } = self;
+        let mut senders = Channels::new(liveness)?;
+        let mut receivers = Vec::with_capacity(ends.len());
+        for end in ends {
+            let (sender, receiver) = end.split();
+            senders.add(sender)?;
+            receivers.push(receiver);
+        }
+        Ok((senders, Channels { ends: receivers, waiter, watch }))
+    }
+}
+
+/// The descriptor to sleep on.
+impl<E> AsFd for Channels<E> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waiter.as_fd()
+    }
+}

@@ -1,0 +1,224 @@
+//! Receiving: what an endpoint and its receiving half have in common.
+
+use std::collections::HashMap;
+
+use machnet_core::flow::CloseReason;
+
+use super::channels::Channels;
+use super::received::{Delivery, Event, Flow, Message, Received, Tuple};
+use super::wait::Waitable;
+use crate::channel::{self, AppEnd, AppReceiver, Broken};
+use crate::error::{Disconnected, RecvError};
+
+/// The flows that are open, as far as has been received.
+type Flows = HashMap<Flow, Tuple>;
+
+/// What receiving remembers.
+#[derive(Debug, Default)]
+pub(super) struct Receiving {
+    flows: Flows,
+    /// Where the next look begins, so that no channel is starved.
+    next: usize,
+}
+
+/// An end of a channel, or half of one, that receives.
+pub(super) trait Source {
+    /// The next message or event, if there is one.
+    fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken>;
+}
+
+impl Source for AppEnd {
+    fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken> {
+        self.recv()
+    }
+}
+
+impl Source for AppReceiver {
+    fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken> {
+        self.recv()
+    }
+}
+
+impl Receiving {
+    /// Notes a flow that is open although its event has not been received.
+    pub(super) fn opened(&mut self, flow: Flow, tuple: Tuple) {
+        self.flows.insert(flow, tuple);
+    }
+
+    pub(super) fn tuple(&self, flow: Flow) -> Option<Tuple> {
+        self.flows.get(&flow).copied()
+    }
+
+    /// Takes the next message or event; where there is none, looks whether the daemon is still there.
+    pub(super) fn receive<'a, E: Source + Waitable>(
+        &mut self,
+        channels: &'a mut Channels<E>,
+    ) -> Result<Option<Delivery<'a>>, Disconnected> {
+        let (ends, watch) = channels.ends_and_watch();
+        match watch.liveness().unless_broken(self.next_delivery(ends))? {
+            None => watch.glance().map(|()| None),
+            delivery => Ok(delivery),
+        }
+    }
+
+    /// Takes the next message or event of any channel, and begins with the next channel the next time.
+    fn next_delivery<'a, S: Source>(&mut self, ends: &'a mut [S]) -> Result<Option<Delivery<'a>>, Broken> {
+        let first = if self.next < ends.len() { self.next } else { 0 };
+        let (before, from) = ends.split_at_mut(first);
+        for (channel, source) in (first..).zip(from).chain((0..).zip(before)) {
+            if let Some(received) = source.next()? {
+                self.next = channel + 1;
+                return Ok(Some(self.in_our_words(channel, received)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn in_our_words<'a>(&mut self, channel: usize, received: channel::FromShard<'a>) -> Delivery<'a> {
+        use channel::FromShard as From;
+        let channel = u16::try_from(channel).expect("the daemon counts channels by a u16");
+        let flow = |id| Flow { channel, id };
+        Delivery::Event(match received {
+            From::Message { flow: id, message } => return Delivery::Message(Message { flow: flow(id), message }),
+            From::Opened { flow: id, opened } => {
+                let tuple = Tuple { local: opened.local, remote: opened.remote };
+                self.flows.insert(flow(id), tuple);
+                Event::Opened { flow: flow(id), tuple, accepted: opened.accepted }
+            }
+            From::Closed { flow: id, reason, acknowledged_messages } => {
+                self.flows.remove(&flow(id));
+                Event::Closed { flow: flow(id), reason: CloseReason::from(reason), acknowledged_messages }
+            }
+            From::Silent { flow: id } => Event::Silent { flow: flow(id) },
+            From::Alive { flow: id } => Event::Alive { flow: flow(id) },
+        })
+    }
+}
+
+/// Copies a message into the caller's buffer, or leaves it the next one.
+pub(super) fn copy_out(delivery: Option<Delivery<'_>>, buffer: &mut [u8]) -> Result<Option<Received>, RecvError> {
+    match delivery {
+        None => Ok(None),
+        Some(Delivery::Event(event)) => Ok(Some(Received::Event(event))),
+        Some(Delivery::Message(message)) if message.len() > buffer.len() => {
+            let needed = message.len();
+            message.put_back();
+            Err(RecvError::BufferTooSmall(needed))
+        }
+        Some(Delivery::Message(message)) => {
+            let len = message.copy_to(buffer);
+            Ok(Some(Received::Message { flow: message.flow(), len }))
+        }
+    }
+}
+
+/// The half of an [`Endpoint`](crate::Endpoint) that receives.
+#[derive(Debug)]
+pub struct Receiver {
+    channels: Channels<AppReceiver>,
+    receiving: Receiving,
+}
+
+impl Receiver {
+    pub(super) fn new(channels: Channels<AppReceiver>, receiving: Receiving) -> Self {
+        Self { channels, receiving }
+    }
+}
+
+receiving_methods!(Receiver);
+
+/// The methods of what has `channels` to receive from, and a `receiving`.
+macro_rules! receiving_methods {
+    ($owner:ty) => {
+        impl $owner {
+            /// Receives the next message into `buffer`, or the next event, if there is one; never waits. Messages and
+            /// events come in the order in which they happened to a flow.
+            ///
+            /// # Errors
+            /// [`RecvError::BufferTooSmall`](crate::RecvError::BufferTooSmall): the message stays the next one.
+            /// [`RecvError::Disconnected`](crate::RecvError::Disconnected) once all that the daemon had delivered has
+            /// been received.
+            pub fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<crate::Received>, crate::RecvError> {
+                $crate::endpoint::receiving::copy_out(self.recv_in_place()?, buffer)
+            }
+
+            /// The next message, in the memory shared with the daemon, or the next event, if there is one; never waits.
+            ///
+            /// # Errors
+            /// [`Disconnected`](crate::Disconnected) once all that the daemon had delivered has been received.
+            pub fn recv_in_place(&mut self) -> Result<Option<crate::Delivery<'_>>, crate::Disconnected> {
+                self.receiving.receive(&mut self.channels)
+            }
+
+            /// Waits until there is something to receive (true), or the time is up or a signal came (false). `None`
+            /// waits without an end. Gives way for a short spell, then sleeps. True may be early: only a part of a long
+            /// message is there.
+            ///
+            /// # Errors
+            /// [`Disconnected`](crate::Disconnected).
+            pub fn wait(&mut self, timeout: Option<std::time::Duration>) -> Result<bool, crate::Disconnected> {
+                self.channels.wait($crate::endpoint::wait::Want::INPUT, timeout)
+            }
+
+            /// Asks for a wake-up through [`as_fd`](std::os::fd::AsFd): true if there is something to receive already.
+            /// Otherwise the descriptor becomes readable when there is, or when the daemon is gone. Call it before
+            /// *every* sleep, as epoll loops and async runtimes do; calls in between do no harm.
+            ///
+            /// # Errors
+            /// [`Disconnected`](crate::Disconnected).
+            pub fn arm(&mut self) -> Result<bool, crate::Disconnected> {
+                self.channels.prepare($crate::endpoint::wait::Want::INPUT)
+            }
+
+            /// Both ends of an open flow; `None` if it is closed, or its [`Event::Opened`](crate::Event::Opened) has
+            /// not been received.
+            #[must_use]
+            pub fn tuple(&self, flow: crate::Flow) -> Option<crate::Tuple> {
+                self.receiving.tuple(flow)
+            }
+        }
+
+        /// The descriptor for `poll`, epoll and async runtimes; it means something after [`arm`](Self::arm). It is for
+        /// waiting only.
+        impl std::os::fd::AsFd for $owner {
+            fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+                self.channels.as_fd()
+            }
+        }
+
+        /// The same for those who want a number.
+        impl std::os::fd::AsRawFd for $owner {
+            fn as_raw_fd(&self) -> std::os::fd::RawFd {
+                std::os::fd::AsFd::as_fd(self).as_raw_fd()
+            }
+        }
+    };
+}
+pub(super) use receiving_methods;
+
+#[cfg(test)]
+mod tests {
+    use machnet_core::flow::FlowId;
+
+    use super::*;
+
+    /// A channel on which something happens all the time.
+    struct Busy;
+
+    impl Source for Busy {
+        fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken> {
+            Ok(Some(channel::FromShard::Silent { flow: FlowId(1) }))
+        }
+    }
+
+    #[test]
+    fn no_channel_keeps_the_others_from_being_heard() {
+        let mut channels = [Busy, Busy, Busy];
+        let mut receiving = Receiving::default();
+        let mut heard = || match receiving.next_delivery(&mut channels) {
+            Ok(Some(Delivery::Event(event))) => event.flow().channel,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([(); 6].map(|()| heard()), [0, 1, 2, 0, 1, 2]);
+    }
+}
