@@ -19,7 +19,6 @@
 //! stop) is done a part each turn.
 
 mod applications;
-mod bucket;
 mod budgets;
 mod channels;
 mod egress;

@@ -1,10 +1,10 @@
-//! A token bucket: so many a second, and so many at once.
+//! Budgets: how often something may happen, so many times a second on average and so many at once.
 
 use machnet_core::time::Instant;
 
 /// Allows `per_second` events a second on average and `burst` at once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TokenBucket {
+pub(crate) struct TokenBucket {
     nanos_per_token: u64,
     burst: u64,
     tokens: u64,
@@ -13,12 +13,16 @@ pub(super) struct TokenBucket {
 }
 
 impl TokenBucket {
-    pub(super) fn new(per_second: u64, burst: u64, now: Instant) -> Self {
+    /// A full bucket.
+    ///
+    /// # Panics
+    /// When `per_second` is 0: our own mistake.
+    pub(crate) fn new(per_second: u64, burst: u64, now: Instant) -> Self {
         Self { nanos_per_token: 1_000_000_000 / per_second, burst, tokens: burst, filled: now }
     }
 
     /// Takes a token; `false` if there is none.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         let elapsed = now.saturating_since(self.filled).as_nanos();
         let fresh = u64::try_from(elapsed).unwrap_or(u64::MAX) / self.nanos_per_token;
         if fresh > 0 {
@@ -32,6 +36,14 @@ impl TokenBucket {
         let taken = self.tokens > 0;
         self.tokens -= u64::from(taken);
         taken
+    }
+
+    /// The moment from which on [`TokenBucket::take`] gives a token; it may be past.
+    pub(crate) fn ready_at(&self) -> Instant {
+        match self.tokens {
+            0 => Instant::from_nanos(self.filled.as_nanos() + self.nanos_per_token),
+            _ => self.filled,
+        }
     }
 }
 
@@ -50,5 +62,18 @@ mod tests {
             passed += u32::from(bucket.take(start + Duration::from_micros(tick * 10)));
         }
         assert_eq!(passed, 1_000, "one second at a thousand a second");
+    }
+
+    #[test]
+    fn it_says_when_the_next_one_passes() {
+        let start = Instant::from_nanos(5);
+        let mut bucket = TokenBucket::new(1_000, 2, start);
+        assert!(bucket.ready_at() <= start && bucket.take(start) && bucket.take(start));
+        for _ in 0..3 {
+            let ready_at = bucket.ready_at();
+            assert!(!bucket.take(Instant::from_nanos(ready_at.as_nanos() - 1)));
+            assert!(bucket.take(ready_at));
+        }
+        assert_eq!(bucket.ready_at(), start + Duration::from_millis(4));
     }
 }
