@@ -6,29 +6,31 @@ mod flows;
 mod link;
 mod listening;
 mod reports;
-mod steering;
+pub(super) mod steering;
 mod stopping;
 
 use machnet::channel::Violation;
+use machnet::control::Peer;
 use machnet::control::message::{Binding, ControlError, Part, Query, VERSION};
+use machnet_config::{Limits, Subnet};
+use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::time::Duration;
 use machnet_proto::Incarnation;
 use machnet_proto::handshake::{Acceptor, Features, Offer, Terms};
 use machnet_proto::packet::{Packet, Refuse, Syn, V1Handshake, V1Step};
-use machnet_proto::rss::HashInput;
+use machnet_proto::rss::{HashInput, Rss};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::wire::arp;
 use machnet_proto::wire::frame::{self, Parsed};
+use std::net::Ipv4Addr;
 
+use super::interfaces::tests::FIRST;
+use super::plan::tests::{GATEWAY_IP, OUR_IP, OURS as US, THEIR_IP as PEER_IP, THEIRS as PEER, interface};
 use super::*;
 use crate::mailbox::{ChannelId, ConnectId, Inlet, ListenerId, NotCreated, Taker, mailbox};
 
-const US: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-const OUR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-const PEER_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
-const GATEWAY_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 const FAR_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -54,18 +56,8 @@ impl Rig {
         let entries = (0..shards).map(|_| registry.enter().0).collect();
         let boxes = (0..shards).map(|_| mailbox(mailbox_capacity).expect("a descriptor"));
         let (outlets, inlets) = boxes.unzip();
-        let interface = Interface {
-            device: "memory".into(),
-            mac: US,
-            ip: OUR_IP,
-            mtu_bytes: 1500,
-            subnet: Some(Subnet { prefix_bits: 24, gateway: Some(GATEWAY_IP) }),
-            shards: (0..shards).map(ShardId).collect(),
-            rss: None,
-            counts: None,
-        };
         let boot = Boot { id: 1, secret: [7; 16] };
-        let mut plan = Plan { interfaces: vec![interface], limits: Limits::default(), boot };
+        let mut plan = Plan { interfaces: vec![interface(shards)], limits: Limits::default(), boot };
         change(&mut plan);
         let now = Instant::from_nanos(1_000_000_000);
         let coordinator = Coordinator::new(plan, outlets, registry, entries, now);
@@ -199,7 +191,7 @@ impl Rig {
     /// Makes a neighbor known, and reachable as far as we know.
     fn neighbor(&mut self, ip: Ipv4Addr, mac: MacAddr) {
         self.arp(arp::Packet::request(mac, ip, OUR_IP));
-        self.coordinator.links[0].confirm(ip, self.now);
+        self.coordinator.interfaces.confirm(FIRST, ip, self.now);
         self.skip_posts();
     }
 
@@ -273,14 +265,14 @@ fn accepted(shard: u16, key: FlowKey, incarnation: u64) -> ToCoordinator {
 }
 
 /// What a peer that accepts answers to a SYN of the flow `key`.
-fn syn_ack(key: &FlowKey, terms: Terms) -> Packet {
+pub(super) fn syn_ack(key: &FlowKey, terms: Terms) -> Packet {
     let offer = Offer { version: 1, features: Features::SUPPORTED, nonce: 0 };
     let theirs = Terms { offer, max_payload: 1000, boot_id: 99 };
     Acceptor::<()>::new([3; 16], theirs, 1).answer(&key.reversed(), &Syn { terms })
 }
 
 /// A SYN-ACK or RST of a v1 host.
-fn of_v1(step: V1Step) -> Packet {
+pub(super) fn of_v1(step: V1Step) -> Packet {
     Packet::V1(V1Handshake { step, seq: SeqNo::new(0), ack: SeqNo::new(1) })
 }
 
@@ -295,7 +287,7 @@ fn syn_of(message: &ToShard) -> Option<(FlowKey, Terms, MacAddr)> {
     }
 }
 
-fn describe(message: &ToShard) -> String {
+pub(super) fn describe(message: &ToShard) -> String {
     match message {
         ToShard::AddChannel { .. } => "AddChannel".into(),
         ToShard::RemoveChannel { .. } => "RemoveChannel".into(),

@@ -7,7 +7,7 @@ use machnet_proto::packet::{Body, Marks, Sack, Segment, Times};
 const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 888, remote_port: 50_000 };
 
 /// What a shard would answer to a stray packet if nobody had its flow.
-const RESET: Segment = Segment {
+pub(crate) const RESET: Segment = Segment {
     seq: SeqNo::new(7),
     ack: SeqNo::new(8),
     sack: Sack::EMPTY,
@@ -87,10 +87,11 @@ fn hints_are_bounded_and_what_is_refused_is_counted() {
     };
     assert_eq!(counts(rig.status(Part::Summary)), (Some(4), Some(0)));
     // A connect that was begun before brings one flow more.
-    assert!(!rig.coordinator.hint(&key(5), ShardId(1), ShardId(0)));
+    let hint = |rig: &mut Rig| rig.coordinator.steering.hint(&key(5), ShardId(1), ShardId(0), &mut Actions::default());
+    assert!(!hint(&mut rig));
     assert_eq!(counts(rig.status(Part::Summary)), (Some(4), Some(1)));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: key(1) });
-    assert!(rig.coordinator.hint(&key(5), ShardId(1), ShardId(0)), "there is room again");
+    assert!(hint(&mut rig), "there is room again");
 }
 
 #[test]
@@ -169,9 +170,9 @@ fn of_two_shards_that_accepted_the_same_flow_the_first_keeps_it() {
     assert_eq!(rig.posts(0), ["Drop", "HandTo 1", "Hint 1"]);
     assert_eq!(rig.posts(1), ["Keep", "TakeFrom 0"]);
     rig.mail(ToCoordinator::Closed { shard: ShardId(0), key: THEIRS });
-    assert_eq!(rig.coordinator.directory.find(&THEIRS).map(|flow| flow.shard), Some(ShardId(1)));
+    assert_eq!(rig.coordinator.steering.directory().find(&THEIRS).map(|flow| flow.shard), Some(ShardId(1)));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: THEIRS });
-    assert!(rig.coordinator.directory.find(&THEIRS).is_none());
+    assert!(rig.coordinator.steering.directory().find(&THEIRS).is_none());
     assert_eq!(rig.status(Part::Neighbors)["neighbors"][0]["flows"], 0);
 }
 
@@ -183,7 +184,7 @@ fn a_peer_that_has_restarted_gets_its_new_flow_on_whichever_shard() {
     rig.mail(accepted(0, THEIRS, 2));
     assert_eq!((rig.posts(0), rig.posts(1)), (vec!["Keep".into()], vec!["Keep".into(), "Drop".into()]));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: THEIRS });
-    assert_eq!(rig.coordinator.directory.find(&THEIRS).map(|flow| flow.shard), Some(ShardId(0)));
+    assert_eq!(rig.coordinator.steering.directory().find(&THEIRS).map(|flow| flow.shard), Some(ShardId(0)));
     rig.mail(accepted(0, THEIRS, 3));
     assert_eq!(rig.posts(0), ["Keep"], "a shard replaces its own flow by itself");
     rig.mail(ToCoordinator::Closed { shard: ShardId(0), key: THEIRS });
@@ -275,7 +276,8 @@ fn predictions_are_judged_and_a_nic_that_does_not_do_as_it_says_is_not_believed(
         let both = [rig.take(0), rig.take(1)];
         let via = both.iter().position(|posts| posts.iter().any(|post| syn_of(post).is_some())).expect("a SYN");
         let (key, terms, _) = both[via].iter().find_map(syn_of).expect("a SYN");
-        assert_eq!(usize::from(rss.queue_of(&key)) == via, rig.coordinator.links[0].believed_rss(rig.now).is_some());
+        let is_believed = rig.coordinator.interfaces.state(FIRST).believed_rss(rig.now).is_some();
+        assert_eq!(usize::from(rss.queue_of(&key)) == via, is_believed);
         let landed = if truthful { via } else { 1 - via };
         rig.answer(u16::try_from(landed).expect("few"), key, syn_ack(&key, terms));
     };
@@ -307,7 +309,7 @@ fn a_copy_of_a_flow_that_has_ended_does_not_open_it_once_more() {
     rig.skip_posts();
     rig.mail(accepted(0, THEIRS, 1));
     assert_eq!(rig.posts(0), ["Drop"]);
-    assert!(rig.coordinator.directory.find(&THEIRS).is_none());
+    assert!(rig.coordinator.steering.directory().find(&THEIRS).is_none());
     // The peer's next flow with the same ports is another one.
     rig.mail(accepted(0, THEIRS, 2));
     assert_eq!(rig.posts(0), ["Keep"]);

@@ -1,0 +1,72 @@
+//! What the coordinator is told, and what it wants done: its whole conversation but for the mailboxes.
+
+use std::os::fd::OwnedFd;
+
+use machnet::control::Peer;
+use machnet::control::message::{Numbered, Reply, Request};
+
+use crate::mailbox::ToCoordinator;
+
+/// A connection of an application to the control socket. Never used twice in a daemon's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A shard posted something.
+    Mail(ToCoordinator),
+    /// An application connected.
+    Connected {
+        /// Its connection from now on.
+        connection: ConnectionId,
+        /// Who it is.
+        peer: Peer,
+    },
+    /// An application asks for something.
+    Request {
+        /// Which application.
+        connection: ConnectionId,
+        /// For what.
+        request: Numbered<Request>,
+    },
+    /// An application is gone, or closed its connection.
+    Disconnected {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// The moment [`Coordinator::deadline`] named is here.
+    Deadline,
+    /// The daemon shall stop: [`Effect::Stopped`] follows when all peers have been told.
+    Stop,
+}
+
+/// What is to be done for an application.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a reply.
+    Reply {
+        /// To whom.
+        connection: ConnectionId,
+        /// What.
+        reply: Numbered<Reply>,
+        /// Beside it; to be closed here afterwards.
+        fds: Vec<OwnedFd>,
+    },
+    /// Answer a request for the status.
+    Status {
+        /// To whom.
+        connection: ConnectionId,
+        /// The request's number.
+        id: u32,
+        /// A JSON document.
+        report: String,
+    },
+    /// Close the connection; no [`Event::Disconnected`] is needed.
+    Disconnect {
+        /// Whose.
+        connection: ConnectionId,
+    },
+    /// All shards have stopped, or had their time: end the process.
+    Stopped,
+}

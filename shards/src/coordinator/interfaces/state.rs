@@ -1,0 +1,260 @@
+//! One interface and what is known of its link: ARP and echo answered, neighbors learnt, kept fresh and given up.
+
+use std::net::Ipv4Addr;
+
+use machnet_config::Limits;
+use machnet_core::addr::MacAddr;
+use machnet_core::time::{Duration, Instant};
+use machnet_nic::DeviceDrops;
+use machnet_proto::neighbor::{self, Change, NeighborCache, Resolution};
+use machnet_proto::rss::Rss;
+use machnet_proto::wire::{arp, icmp};
+
+use super::InterfaceId;
+use super::address::Address;
+use super::prediction::Predictions;
+use crate::coordinator::action::{Action, Actions};
+use crate::coordinator::plan::Interface;
+use crate::mailbox::{ShardId, ToShard};
+
+/// How often the device is asked for its counts at the most.
+const ASK_DEVICE_EVERY: Duration = Duration::from_millis(100);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct InterfaceState {
+    id: InterfaceId,
+    interface: Interface,
+    address: Address,
+    neighbors: NeighborCache,
+    predictions: Predictions,
+    /// What the device had lost when it was last asked.
+    drops: DeviceDrops,
+    asked: Option<Instant>,
+}
+
+impl InterfaceState {
+    pub(super) fn new(id: InterfaceId, interface: Interface, limits: &Limits, now: Instant) -> Self {
+        let entries = usize::try_from(limits.max_neighbors).expect("32 bits fit");
+        let limits = neighbor::Limits { entries, ..neighbor::Limits::default() };
+        Self {
+            id,
+            address: Address::new(interface.mac, interface.ip, now),
+            neighbors: NeighborCache::new(interface.ip, limits),
+            interface,
+            predictions: Predictions::default(),
+            drops: DeviceDrops::default(),
+            asked: None,
+        }
+    }
+
+    /// What does not change.
+    pub(crate) fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// The other hosts of the link, as far as they are known.
+    pub(crate) fn neighbors(&self) -> &NeighborCache {
+        &self.neighbors
+    }
+
+    /// How the NIC spreads flows, as long as that proves true.
+    pub(crate) fn believed_rss(&self, now: Instant) -> Option<&Rss> {
+        self.interface.rss.as_ref().filter(|_| self.predictions.are_believed(now))
+    }
+
+    /// How predictions turned out.
+    pub(crate) fn predictions(&self) -> Predictions {
+        self.predictions
+    }
+
+    /// How often another host claimed our address.
+    pub(crate) fn conflicts(&self) -> u64 {
+        self.address.conflicts()
+    }
+
+    /// What the device had lost when it was last asked.
+    pub(crate) fn device_drops(&self) -> DeviceDrops {
+        self.drops
+    }
+
+    /// Asks the device what it lost; not too often, for some that is a system call, or a look over the bus.
+    pub(super) fn ask_device(&mut self, now: Instant) {
+        if let Some(counts) = &mut self.interface.counts
+            && self.asked.is_none_or(|asked| asked + ASK_DEVICE_EVERY <= now)
+        {
+            self.asked = Some(now);
+            self.drops = counts.drops();
+        }
+    }
+
+    pub(super) fn judge_prediction(&mut self, was_right: bool, now: Instant) {
+        self.predictions.judge(was_right, self.interface.mac, now);
+    }
+
+    pub(super) fn resolve(&mut self, next_hop: Option<Ipv4Addr>, now: Instant) -> Resolution {
+        match next_hop {
+            Some(ip) => self.neighbors.resolve(ip, now),
+            None => Resolution::Known(self.interface.mac),
+        }
+    }
+
+    /// `false` if the cache has no room for it.
+    pub(super) fn hold(&mut self, ip: Ipv4Addr, now: Instant) -> bool {
+        self.neighbors.resolve(ip, now);
+        self.neighbors.hold(ip, now)
+    }
+
+    pub(super) fn release(&mut self, ip: Ipv4Addr, now: Instant) {
+        self.neighbors.release(ip, now);
+    }
+
+    pub(super) fn confirm(&mut self, ip: Ipv4Addr, now: Instant) {
+        self.neighbors.confirm(ip, now);
+    }
+
+    pub(super) fn suspect(&mut self, peer: Ipv4Addr, now: Instant) {
+        if let Ok(Some(next_hop)) = self.interface.next_hop(peer) {
+            self.neighbors.suspect(next_hop, now);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        [self.address.deadline(), self.neighbors.deadline()].into_iter().flatten().min()
+    }
+
+    pub(super) fn poll(&mut self, now: Instant, actions: &mut Actions) {
+        while let Some(packet) = self.address.poll(now) {
+            self.transmit(&packet, MacAddr::BROADCAST, actions);
+        }
+        while let Some(action) = self.neighbors.poll(now) {
+            match action {
+                neighbor::Action::Request { ip, unicast_to } => {
+                    let request = arp::Packet::request(self.interface.mac, self.interface.ip, ip);
+                    self.transmit(&request, unicast_to.unwrap_or(MacAddr::BROADCAST), actions);
+                }
+                neighbor::Action::Failed { ip } => actions.push(Action::NextHopFailed { interface: self.id, ip }),
+            }
+        }
+    }
+
+    /// Answers an echo request; anything else of ICMP is nothing to us.
+    pub(super) fn icmp(&self, shard: ShardId, frame: &[u8], actions: &mut Actions) {
+        if let Some(reply) = icmp::echo_reply(frame, self.interface.mac, self.interface.ip) {
+            actions.post(shard, ToShard::Transmit { frame: reply.into() });
+        }
+    }
+
+    pub(super) fn arp(&mut self, shard: ShardId, packet: &arp::Packet, now: Instant, actions: &mut Actions) {
+        let (mac, ip) = (self.interface.mac, self.interface.ip);
+        // Our own, shown again by the device.
+        if packet.sender_mac == mac || self.address.is_conflict(packet, now) {
+            return;
+        }
+        let change = self.neighbors.on_arp(packet, now);
+        if packet.operation == arp::Operation::Request && packet.target_ip == ip {
+            let frame = packet.answered_by(mac).frame(packet.sender_mac);
+            actions.post(shard, ToShard::Transmit { frame: Box::new(frame) });
+        }
+        if let Some(change) = change {
+            self.neighbor_changed(&change, actions);
+        }
+    }
+
+    /// A neighbor is known, or has another MAC: flows move to it, connects go on.
+    fn neighbor_changed(&self, change: &Change, actions: &mut Actions) {
+        let Change { ip, mac, previous } = *change;
+        if let Some(previous) = previous {
+            let is_gateway = self.interface.subnet.and_then(|subnet| subnet.gateway) == Some(ip);
+            let peer = (!is_gateway).then_some(ip);
+            tracing::info!(neighbor = %ip, from = %previous, to = %mac, "a neighbor's MAC changed");
+            for shard in &self.interface.shards {
+                actions.post(*shard, ToShard::NextHop { previous, current: mac, peer });
+            }
+        }
+        actions.push(Action::NextHopFound { interface: self.id, ip, mac });
+    }
+
+    /// Sends through a shard that stands for all: it is about no particular flow.
+    fn transmit(&self, packet: &arp::Packet, destination: MacAddr, actions: &mut Actions) {
+        let frame = Box::new(packet.frame(destination));
+        actions.post(self.interface.shards[0], ToShard::Transmit { frame });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::interfaces::tests::FIRST;
+    use crate::coordinator::plan::tests::{OUR_IP, OURS, THEIR_IP, THEIRS, interface};
+
+    fn state() -> InterfaceState {
+        let (mut state, mut actions) = (made_of(interface(2)), Actions::default());
+        while let Some(deadline) = state.deadline() {
+            state.poll(deadline, &mut actions);
+        }
+        state
+    }
+
+    fn made_of(interface: Interface) -> InterfaceState {
+        InterfaceState::new(FIRST, interface, &Limits::default(), Instant::ZERO)
+    }
+
+    fn arp(state: &mut InterfaceState, packet: arp::Packet, now: Instant) -> Vec<String> {
+        let mut actions = Actions::default();
+        state.arp(ShardId(1), &packet, now, &mut actions);
+        actions.describe()
+    }
+
+    #[test]
+    fn a_neighbor_is_searched_for_found_moved_and_given_up() {
+        let (mut state, mut actions, now) = (state(), Actions::default(), Instant::from_nanos(20_000_000_000));
+        assert_eq!(state.resolve(Some(THEIR_IP), now), Resolution::Pending);
+        state.poll(now, &mut actions);
+        assert_eq!(actions.describe(), ["0: ARP Request 10.0.0.2"]);
+        let answer = arp::Packet::request(OURS, OUR_IP, THEIR_IP).answered_by(THEIRS);
+        assert_eq!(arp(&mut state, answer, now), [format!("10.0.0.2 is at {THEIRS}")]);
+        assert_eq!(state.resolve(Some(THEIR_IP), now), Resolution::Known(THEIRS));
+        let moved = MacAddr([2, 0, 0, 0, 0, 9]);
+        let next_hop = |shard: u8| format!("{shard}: NextHop {THEIRS} {moved} Some({THEIR_IP})");
+        let told = [next_hop(0), next_hop(1), format!("10.0.0.2 is at {moved}")];
+        assert_eq!(arp(&mut state, arp::Packet::announcement(moved, THEIR_IP), now), told);
+
+        let nobody = Ipv4Addr::new(10, 0, 0, 77);
+        assert_eq!(state.resolve(Some(nobody), now), Resolution::Pending);
+        let end = now + Duration::from_secs(20);
+        while let Some(deadline) = state.deadline().filter(|deadline| *deadline <= end) {
+            state.poll(deadline, &mut actions);
+        }
+        assert_eq!(actions.describe().last().map(String::as_str), Some("10.0.0.77 is nowhere"));
+    }
+
+    #[test]
+    fn what_is_not_for_us_or_from_us_is_not_answered() {
+        let (mut state, now) = (state(), Instant::from_nanos(20_000_000_000));
+        let nobody = Ipv4Addr::new(10, 0, 0, 77);
+        assert_eq!(arp(&mut state, arp::Packet::request(THEIRS, THEIR_IP, nobody), now), [""; 0]);
+        assert_eq!(arp(&mut state, arp::Packet::request(OURS, OUR_IP, OUR_IP), now), [""; 0]);
+        assert_eq!(state.resolve(None, now), Resolution::Known(OURS), "a flow within this host");
+    }
+
+    #[test]
+    fn the_device_is_asked_seldom() {
+        #[derive(Debug)]
+        struct Device(u64);
+        impl machnet_nic::DeviceCounts for Device {
+            fn drops(&mut self) -> DeviceDrops {
+                self.0 += 1;
+                DeviceDrops { missed: self.0, no_frame: 0 }
+            }
+        }
+        let mut state = made_of(Interface { counts: Some(Box::new(Device(0))), ..interface(1) });
+        let missed = |state: &mut InterfaceState, after| {
+            state.ask_device(Instant::ZERO + after);
+            state.device_drops().missed
+        };
+        assert_eq!(missed(&mut state, Duration::ZERO), 1);
+        assert_eq!(missed(&mut state, ASK_DEVICE_EVERY / 2), 1);
+        assert_eq!(missed(&mut state, ASK_DEVICE_EVERY), 2);
+    }
+}
