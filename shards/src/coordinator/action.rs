@@ -10,7 +10,7 @@ use machnet_core::addr::MacAddr;
 use machnet_proto::addr::FlowKey;
 
 use super::interfaces::{Hold, InterfaceId};
-use super::{ConnectionId, Effect};
+use super::{AddressInUse, ConnectionId, Effect};
 use crate::mailbox::{ShardId, ToShard};
 
 /// Something to be done outside the part that wants it.
@@ -25,6 +25,10 @@ pub(super) enum Action {
     },
     /// Have this done outside the coordinator.
     Effect(Effect),
+    /// Every interface has its address: work may begin.
+    Begin,
+    /// Another host has the address of an interface: no work can begin.
+    Refuse(AddressInUse),
     /// Frames that arrive at one shard may have to be handed over to another: see to it that there is a ring.
     MakeWay {
         /// Where they arrive.
@@ -123,6 +127,8 @@ impl Actions {
                 reply => format!("{reply:?}"),
             },
             Action::Effect(effect) => format!("{effect:?}"),
+            Action::Begin => "begin".into(),
+            Action::Refuse(AddressInUse { other, .. }) => format!("address of {other}"),
             Action::MakeWay { landed, owner } => format!("way {} to {}", landed.0, owner.0),
             Action::Unhint { landed, .. } => format!("unhint {}", landed.0),
             Action::ReleasePort(key) => format!("release port {}", key.local_port),

@@ -1,9 +1,12 @@
 //! What the coordinator is told, and what it wants done: its whole conversation but for the mailboxes.
 
+use std::fmt;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use machnet::control::Peer;
 use machnet::control::message::{Numbered, Reply, Request};
+use machnet_core::addr::MacAddr;
 
 use crate::mailbox::ToCoordinator;
 
@@ -41,7 +44,7 @@ pub enum Event {
     Stop,
 }
 
-/// What is to be done for an application.
+/// What is to be done outside: for an application, or for the process.
 #[derive(Debug)]
 pub enum Effect {
     /// Send a reply.
@@ -67,6 +70,34 @@ pub enum Effect {
         /// Whose.
         connection: ConnectionId,
     },
+    /// Every interface has its address: let applications in. Said once, unless the daemon is stopped before.
+    Ready,
+    /// An interface cannot have its address, so that the daemon does not start: [`Effect::Stopped`] follows.
+    AddressInUse(AddressInUse),
     /// All shards have stopped, or had their time: end the process.
     Stopped,
 }
+
+/// The address that an interface was to have belongs to another host on its link, or another one is about to take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressInUse {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// The MAC of our interface.
+    pub interface: MacAddr,
+    /// The MAC of the other host.
+    pub other: MacAddr,
+}
+
+impl fmt::Display for AddressInUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ip, interface, other } = self;
+        write!(
+            f,
+            "{ip} is used by another host on the link of interface {interface}, with MAC {other}: give one of the two \
+             another address"
+        )
+    }
+}
+
+impl std::error::Error for AddressInUse {}

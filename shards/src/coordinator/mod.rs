@@ -59,7 +59,7 @@ use crate::counters::{EntryKey, Registry};
 use crate::handover;
 use crate::mailbox::{ConnectId, NotCreated, Outlet, ShardId, ToCoordinator, ToShard};
 
-pub use event::{ConnectionId, Effect, Event};
+pub use event::{AddressInUse, ConnectionId, Effect, Event};
 pub use plan::{Boot, Interface, Plan};
 
 use action::{Action, Actions};
@@ -105,8 +105,9 @@ struct Identity {
 }
 
 impl Coordinator {
-    /// A coordinator of the shards behind `outlets`, whose counts are in `registry` under `entries`. The first event,
-    /// which may be [`Event::Deadline`] at once, makes it announce the interfaces.
+    /// A coordinator of the shards behind `outlets`, whose counts are in `registry` under `entries`. It asks each link
+    /// whether the interface's address is free, and has none until [`Effect::Ready`]: applications are better let in
+    /// afterwards, what they ask before fails.
     ///
     /// # Panics
     /// When the numbers of shards in the arguments differ: our own mistake.
@@ -120,9 +121,10 @@ impl Coordinator {
         let Plan { interfaces, limits, boot } = plan;
         let shards = outlets.len();
         assert_eq!(entries.len(), shards, "every shard has an entry in the registry");
+        let mut random = Random::new(&boot.secret);
         let flows_max = usize::try_from(limits.max_flows_per_shard).expect("32 bits fit") * shards;
         Self {
-            interfaces: Interfaces::new(interfaces, shards, &limits, now),
+            interfaces: Interfaces::new(interfaces, shards, &limits, &mut random, now),
             applications: Applications::new(&limits, registry.clone()),
             listeners: Listeners::default(),
             connects: Connects::default(),
@@ -131,7 +133,7 @@ impl Coordinator {
             reports: Reports::new(now),
             outboxes: Outboxes::new(outlets),
             shutdown: Shutdown::default(),
-            random: Random::new(&boot.secret),
+            random,
             effects: VecDeque::new(),
             identity: Identity { boot_id: boot.id, started: now, registry, entries },
         }
@@ -142,7 +144,7 @@ impl Coordinator {
         let actions = &mut Actions::default();
         self.route(event, now, actions);
         self.carry_out(now, actions);
-        self.interfaces.poll(now, actions);
+        self.interfaces.poll(&mut self.random, now, actions);
         self.carry_out(now, actions);
         self.connects.poll(&self.interfaces, now, actions);
         self.shutdown.poll(now, actions);
@@ -196,6 +198,8 @@ impl Coordinator {
                     self.create(shard, &accepted, actions);
                 }
             }
+            // Nobody is answered before the address is ours.
+            ToCoordinator::Stray(packet) if !self.interfaces.has_address(packet.landed) => {}
             ToCoordinator::Stray(packet) => {
                 self.steering.unmatched(packet, &self.connects, &self.interfaces, actions);
             }
@@ -229,6 +233,13 @@ impl Coordinator {
             match action {
                 Action::Post { shard, message } => self.outboxes.post(shard, message),
                 Action::Effect(effect) => self.effects.push_back(effect),
+                // A daemon that is being stopped does not become ready any more, nor is it refused.
+                Action::Begin | Action::Refuse(_) if self.shutdown.has_begun() => {}
+                Action::Begin => self.effects.push_back(Effect::Ready),
+                Action::Refuse(conflict) => {
+                    self.effects.push_back(Effect::AddressInUse(conflict));
+                    self.stop(now, actions);
+                }
                 Action::MakeWay { landed, owner } => self.make_way(landed, owner),
                 Action::Unhint { key, landed } => self.steering.unhint(&key, landed, actions),
                 Action::ReleasePort(key) => self.ports.release(key, now),

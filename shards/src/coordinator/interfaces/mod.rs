@@ -16,8 +16,9 @@ use machnet_core::time::Instant;
 use machnet_proto::neighbor::Resolution;
 use machnet_proto::wire::arp;
 
-use super::action::Actions;
+use super::action::{Action, Actions};
 use super::plan::Interface;
+use super::random::Random;
 use crate::mailbox::ShardId;
 
 pub(super) use state::InterfaceState;
@@ -41,6 +42,8 @@ pub(super) struct Interfaces {
     all: Vec<InterfaceState>,
     /// The interface of each shard.
     of_shards: Vec<InterfaceId>,
+    /// Whether it was said that all of them have their addresses.
+    have_addresses: bool,
 }
 
 impl Interfaces {
@@ -48,7 +51,13 @@ impl Interfaces {
     ///
     /// # Panics
     /// When a shard belongs to no interface, or an interface has one that there is not: our own mistake.
-    pub(super) fn new(interfaces: Vec<Interface>, shards: usize, limits: &Limits, now: Instant) -> Self {
+    pub(super) fn new(
+        interfaces: Vec<Interface>,
+        shards: usize,
+        limits: &Limits,
+        random: &mut Random,
+        now: Instant,
+    ) -> Self {
         let mut of_shards = vec![None; shards];
         for (number, interface) in interfaces.iter().enumerate() {
             for shard in &interface.shards {
@@ -57,8 +66,8 @@ impl Interfaces {
         }
         let of_shards = of_shards.into_iter().map(|id| id.expect("every shard belongs to an interface")).collect();
         let states = interfaces.into_iter().enumerate();
-        let all = states.map(|(number, it)| InterfaceState::new(InterfaceId(number), it, limits, now)).collect();
-        Self { all, of_shards }
+        let state = |(number, it)| InterfaceState::new(InterfaceId(number), it, limits, random, now);
+        Self { all: states.map(state).collect(), of_shards, have_addresses: false }
     }
 
     /// An interface.
@@ -76,15 +85,20 @@ impl Interfaces {
         self.get(self.id_of(shard))
     }
 
-    /// The interface that has this address.
+    /// Whether the address of a shard's interface is ours.
+    pub(super) fn has_address(&self, shard: ShardId) -> bool {
+        self.state(self.id_of(shard)).has_address()
+    }
+
+    /// The interface that has this address; one that is only to have it does not count.
     pub(super) fn with_address(&self, ip: Ipv4Addr) -> Result<InterfaceId, ControlError> {
-        let with = self.all.iter().position(|state| state.interface().ip == ip);
+        let with = self.all.iter().position(|state| state.has_address() && state.interface().ip == ip);
         with.map(InterfaceId).ok_or_else(|| ControlError::NoSuchAddress(self.addresses().collect()))
     }
 
-    /// All addresses.
+    /// All addresses that are ours.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.all.iter().map(|state| state.interface().ip)
+        self.all.iter().filter(|state| state.has_address()).map(|state| state.interface().ip)
     }
 
     /// All interfaces, in the order of their numbers, and what is known of their links.
@@ -102,9 +116,13 @@ impl Interfaces {
         self.all.iter().filter_map(InterfaceState::deadline).min()
     }
 
-    /// Whatever is due: announcements, ARP requests, neighbors given up.
-    pub(super) fn poll(&mut self, now: Instant, actions: &mut Actions) {
-        self.all.iter_mut().for_each(|state| state.poll(now, actions));
+    /// Whatever is due: probes, announcements, ARP requests, neighbors given up.
+    pub(super) fn poll(&mut self, random: &mut Random, now: Instant, actions: &mut Actions) {
+        self.all.iter_mut().for_each(|state| state.poll(random, now, actions));
+        if !self.have_addresses && self.all.iter().all(InterfaceState::has_address) {
+            self.have_addresses = true;
+            actions.push(Action::Begin);
+        }
     }
 
     /// A shard received an ARP packet.
@@ -169,23 +187,33 @@ pub(super) mod tests {
 
     /// One interface whose address is ours, with so many shards.
     pub(crate) fn interfaces(shards: u16) -> Interfaces {
-        Interfaces::new(vec![interface(shards)], usize::from(shards), &Limits::default(), Instant::ZERO)
+        started(vec![interface(shards)], usize::from(shards))
+    }
+
+    /// Interfaces whose addresses are ours, and announced.
+    fn started(interfaces: Vec<Interface>, shards: usize) -> Interfaces {
+        let (mut random, mut actions) = (Random::new(&[7; 16]), Actions::default());
+        let mut interfaces = Interfaces::new(interfaces, shards, &Limits::default(), &mut random, Instant::ZERO);
+        while let Some(deadline) = interfaces.deadline() {
+            interfaces.poll(&mut random, deadline, &mut actions);
+        }
+        interfaces
     }
 
     /// The one of [`interfaces`].
     pub(crate) const FIRST: InterfaceId = InterfaceId(0);
 
     /// Two interfaces: shards 0 and 2 belong to the first, shard 1 to the second.
-    fn two() -> Interfaces {
+    fn two() -> Vec<Interface> {
         let ip = Ipv4Addr::new(10, 0, 1, 1);
         let first = Interface { shards: vec![ShardId(0), ShardId(2)], ..interface(0) };
         let second = Interface { mac: MacAddr([2, 0, 0, 0, 1, 1]), ip, shards: vec![ShardId(1)], ..interface(0) };
-        Interfaces::new(vec![first, second], 3, &Limits::default(), Instant::ZERO)
+        vec![first, second]
     }
 
     #[test]
     fn a_shard_belongs_to_one_interface_and_an_address_too() {
-        let interfaces = two();
+        let interfaces = started(two(), 3);
         let second = interfaces.with_address(Ipv4Addr::new(10, 0, 1, 1)).expect("it has one");
         assert_eq!((interfaces.id_of(ShardId(1)), interfaces.of(ShardId(2)).ip), (second, OUR_IP));
         let ours = vec![OUR_IP, Ipv4Addr::new(10, 0, 1, 1)];
@@ -195,12 +223,53 @@ pub(super) mod tests {
     #[test]
     #[should_panic(expected = "every shard belongs to an interface")]
     fn a_shard_without_interface_is_a_mistake() {
-        Interfaces::new(vec![interface(1)], 2, &Limits::default(), Instant::ZERO);
+        started(vec![interface(1)], 2);
+    }
+
+    /// Two interfaces that have just been started.
+    fn starting() -> (Interfaces, Random) {
+        let mut random = Random::new(&[7; 16]);
+        (Interfaces::new(two(), 3, &Limits::default(), &mut random, Instant::ZERO), random)
+    }
+
+    #[test]
+    fn work_begins_once_when_the_last_address_is_ours() {
+        let ((mut interfaces, mut random), mut actions) = (starting(), Actions::default());
+        let mut begun = Vec::new();
+        while let Some(deadline) = interfaces.deadline() {
+            let had = interfaces.addresses().count();
+            interfaces.poll(&mut random, deadline, &mut actions);
+            let has = interfaces.addresses().count();
+            assert!(has < 2 || [ShardId(0), ShardId(1)].map(|shard| interfaces.has_address(shard)) == [true; 2]);
+            begun.extend(actions.describe().contains(&"begin".to_owned()).then_some((had, has)));
+        }
+        assert!(matches!(begun[..], [(0 | 1, 2)]), "{begun:?}");
+    }
+
+    #[test]
+    fn one_address_that_another_host_has_is_enough_and_nobody_was_answered_before() {
+        let ((mut interfaces, mut random), mut actions) = (starting(), Actions::default());
+        let now = Instant::ZERO;
+        for packet in [arp::Packet::request(THEIRS, THEIR_IP, OUR_IP), arp::Packet::announcement(THEIRS, THEIR_IP)] {
+            interfaces.arp(ShardId(0), &packet, now, &mut actions);
+        }
+        assert_eq!(interfaces.with_address(OUR_IP), Err(ControlError::NoSuchAddress(vec![])));
+        assert_eq!(actions.describe(), [""; 0]);
+        let claim = arp::Packet::request(THEIRS, OUR_IP, THEIR_IP);
+        interfaces.arp(ShardId(2), &claim, now, &mut actions);
+        assert_eq!(actions.describe(), [format!("address of {THEIRS}")]);
+        let mut rest = Vec::new();
+        while let Some(deadline) = interfaces.deadline() {
+            interfaces.poll(&mut random, deadline, &mut actions);
+            rest.extend(actions.describe());
+        }
+        assert!(!rest.contains(&"begin".into()), "{rest:?}");
+        assert_eq!(interfaces.addresses().collect::<Vec<_>>(), [Ipv4Addr::new(10, 0, 1, 1)]);
     }
 
     #[test]
     fn a_neighbor_is_held_on_the_link_of_its_interface_until_it_is_given_back() {
-        let (mut interfaces, now) = (two(), Instant::ZERO);
+        let (mut interfaces, now) = (started(two(), 3), Instant::ZERO);
         assert_eq!(interfaces.hold(FIRST, None, now), None, "within this host");
         let holds = [THEIR_IP, THEIR_IP].map(|ip| interfaces.hold(FIRST, Some(ip), now).expect("there is room"));
         let holders = |interfaces: &Interfaces| {
@@ -214,7 +283,7 @@ pub(super) mod tests {
 
     #[test]
     fn packets_are_heard_by_the_interface_of_their_shard() {
-        let (mut interfaces, mut actions, now) = (two(), Actions::default(), Instant::ZERO);
+        let (mut interfaces, mut actions, now) = (started(two(), 3), Actions::default(), Instant::ZERO);
         let request = arp::Packet::request(THEIRS, THEIR_IP, OUR_IP);
         interfaces.arp(ShardId(1), &request, now, &mut actions);
         assert_eq!(actions.describe(), [""; 0], "the other's address");

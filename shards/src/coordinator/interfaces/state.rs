@@ -11,10 +11,11 @@ use machnet_proto::rss::Rss;
 use machnet_proto::wire::{arp, icmp};
 
 use super::InterfaceId;
-use super::address::Address;
+use super::address::{Address, Heard};
 use super::prediction::Predictions;
 use crate::coordinator::action::{Action, Actions};
 use crate::coordinator::plan::Interface;
+use crate::coordinator::random::Random;
 use crate::mailbox::{ShardId, ToShard};
 
 /// How often the device is asked for its counts at the most.
@@ -34,12 +35,18 @@ pub(crate) struct InterfaceState {
 }
 
 impl InterfaceState {
-    pub(super) fn new(id: InterfaceId, interface: Interface, limits: &Limits, now: Instant) -> Self {
+    pub(super) fn new(
+        id: InterfaceId,
+        interface: Interface,
+        limits: &Limits,
+        random: &mut Random,
+        now: Instant,
+    ) -> Self {
         let entries = usize::try_from(limits.max_neighbors).expect("32 bits fit");
         let limits = neighbor::Limits { entries, ..neighbor::Limits::default() };
         Self {
             id,
-            address: Address::new(interface.mac, interface.ip, now),
+            address: Address::new(interface.mac, interface.ip, random, now),
             neighbors: NeighborCache::new(interface.ip, limits),
             interface,
             predictions: Predictions::default(),
@@ -66,6 +73,11 @@ impl InterfaceState {
     /// How predictions turned out.
     pub(crate) fn predictions(&self) -> Predictions {
         self.predictions
+    }
+
+    /// Whether its address is ours: before that nobody is answered.
+    pub(crate) fn has_address(&self) -> bool {
+        self.address.is_ours()
     }
 
     /// How often another host claimed our address.
@@ -123,8 +135,8 @@ impl InterfaceState {
         [self.address.deadline(), self.neighbors.deadline()].into_iter().flatten().min()
     }
 
-    pub(super) fn poll(&mut self, now: Instant, actions: &mut Actions) {
-        while let Some(packet) = self.address.poll(now) {
+    pub(super) fn poll(&mut self, random: &mut Random, now: Instant, actions: &mut Actions) {
+        while let Some(packet) = self.address.poll(random, now) {
             self.transmit(&packet, MacAddr::BROADCAST, actions);
         }
         while let Some(action) = self.neighbors.poll(now) {
@@ -138,18 +150,28 @@ impl InterfaceState {
         }
     }
 
-    /// Answers an echo request; anything else of ICMP is nothing to us.
+    /// Answers an echo request, once the address is ours; anything else of ICMP is nothing to us.
     pub(super) fn icmp(&self, shard: ShardId, frame: &[u8], actions: &mut Actions) {
-        if let Some(reply) = icmp::echo_reply(frame, self.interface.mac, self.interface.ip) {
+        if self.has_address()
+            && let Some(reply) = icmp::echo_reply(frame, self.interface.mac, self.interface.ip)
+        {
             actions.post(shard, ToShard::Transmit { frame: reply.into() });
         }
     }
 
     pub(super) fn arp(&mut self, shard: ShardId, packet: &arp::Packet, now: Instant, actions: &mut Actions) {
         let (mac, ip) = (self.interface.mac, self.interface.ip);
-        // Our own, shown again by the device.
-        if packet.sender_mac == mac || self.address.is_conflict(packet, now) {
-            return;
+        if packet.sender_mac == mac {
+            return; // our own, shown again by the device
+        }
+        match self.address.hear(packet, now) {
+            Heard::Nothing if self.has_address() => {}
+            Heard::Nothing => return,
+            Heard::Taken(conflict) => return actions.push(Action::Refuse(conflict)),
+            Heard::Conflict(defence) => {
+                defence.iter().for_each(|packet| self.transmit(packet, MacAddr::BROADCAST, actions));
+                return;
+            }
         }
         let change = self.neighbors.on_arp(packet, now);
         if packet.operation == arp::Operation::Request && packet.target_ip == ip {
@@ -189,15 +211,21 @@ mod tests {
     use crate::coordinator::plan::tests::{OUR_IP, OURS, THEIR_IP, THEIRS, interface};
 
     fn state() -> InterfaceState {
-        let (mut state, mut actions) = (made_of(interface(2)), Actions::default());
+        let mut state = made_of(interface(2));
         while let Some(deadline) = state.deadline() {
-            state.poll(deadline, &mut actions);
+            poll(&mut state, deadline);
         }
         state
     }
 
+    fn poll(state: &mut InterfaceState, now: Instant) -> Vec<String> {
+        let (mut random, mut actions) = (Random::new(&[7; 16]), Actions::default());
+        state.poll(&mut random, now, &mut actions);
+        actions.describe()
+    }
+
     fn made_of(interface: Interface) -> InterfaceState {
-        InterfaceState::new(FIRST, interface, &Limits::default(), Instant::ZERO)
+        InterfaceState::new(FIRST, interface, &Limits::default(), &mut Random::new(&[7; 16]), Instant::ZERO)
     }
 
     fn arp(state: &mut InterfaceState, packet: arp::Packet, now: Instant) -> Vec<String> {
@@ -208,10 +236,9 @@ mod tests {
 
     #[test]
     fn a_neighbor_is_searched_for_found_moved_and_given_up() {
-        let (mut state, mut actions, now) = (state(), Actions::default(), Instant::from_nanos(20_000_000_000));
+        let (mut state, now) = (state(), Instant::from_nanos(20_000_000_000));
         assert_eq!(state.resolve(Some(THEIR_IP), now), Resolution::Pending);
-        state.poll(now, &mut actions);
-        assert_eq!(actions.describe(), ["0: ARP Request 10.0.0.2"]);
+        assert_eq!(poll(&mut state, now), ["0: ARP Request 10.0.0.2"]);
         let answer = arp::Packet::request(OURS, OUR_IP, THEIR_IP).answered_by(THEIRS);
         assert_eq!(arp(&mut state, answer, now), [format!("10.0.0.2 is at {THEIRS}")]);
         assert_eq!(state.resolve(Some(THEIR_IP), now), Resolution::Known(THEIRS));
@@ -222,11 +249,11 @@ mod tests {
 
         let nobody = Ipv4Addr::new(10, 0, 0, 77);
         assert_eq!(state.resolve(Some(nobody), now), Resolution::Pending);
-        let end = now + Duration::from_secs(20);
+        let (end, mut done) = (now + Duration::from_secs(20), Vec::new());
         while let Some(deadline) = state.deadline().filter(|deadline| *deadline <= end) {
-            state.poll(deadline, &mut actions);
+            done.extend(poll(&mut state, deadline));
         }
-        assert_eq!(actions.describe().last().map(String::as_str), Some("10.0.0.77 is nowhere"));
+        assert_eq!(done.last().map(String::as_str), Some("10.0.0.77 is nowhere"));
     }
 
     #[test]
@@ -236,6 +263,19 @@ mod tests {
         assert_eq!(arp(&mut state, arp::Packet::request(THEIRS, THEIR_IP, nobody), now), [""; 0]);
         assert_eq!(arp(&mut state, arp::Packet::request(OURS, OUR_IP, OUR_IP), now), [""; 0]);
         assert_eq!(state.resolve(None, now), Resolution::Known(OURS), "a flow within this host");
+    }
+
+    #[test]
+    fn another_hosts_claim_is_answered_to_everybody_and_teaches_nothing() {
+        let (mut state, now) = (state(), Instant::from_nanos(20_000_000_000));
+        let claim = arp::Packet::request(THEIRS, OUR_IP, OUR_IP);
+        assert_eq!(arp(&mut state, claim, now), ["0: announcement"]);
+        assert_eq!(arp(&mut state, claim, now), [""; 0], "not so soon again");
+        assert_eq!((state.conflicts(), state.neighbors().len()), (2, 0));
+        // Who asks first whether it is free is told.
+        let probe = arp::Packet::request(THEIRS, Ipv4Addr::UNSPECIFIED, OUR_IP);
+        assert_eq!(arp(&mut state, probe, now), ["1: ARP Reply 0.0.0.0"]);
+        assert_eq!((state.conflicts(), state.neighbors().len()), (2, 0));
     }
 
     #[test]

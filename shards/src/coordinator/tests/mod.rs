@@ -28,7 +28,7 @@ use std::net::Ipv4Addr;
 use super::interfaces::tests::FIRST;
 use super::plan::tests::{GATEWAY_IP, OUR_IP, OURS as US, THEIR_IP as PEER_IP, THEIRS as PEER, interface};
 use super::*;
-use crate::mailbox::{ChannelId, ConnectId, Inlet, ListenerId, NotCreated, Taker, mailbox};
+use crate::mailbox::{ChannelId, ConnectId, Inlet, ListenerId, NotCreated, Stray, Taker, mailbox};
 
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
 const FAR_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
@@ -38,6 +38,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 struct Rig {
     coordinator: Coordinator,
     inlets: Vec<Inlet<ToShard>>,
+    start: Instant,
     now: Instant,
     connections: u64,
 }
@@ -46,12 +47,25 @@ impl Rig {
     /// With two shards, attached to nobody; what happens at the start is over.
     fn new() -> Self {
         let mut rig = Self::with(2, 1024, |_| {});
-        rig.pass(Duration::from_secs(10));
-        assert_eq!(rig.posts(0).len(), 2, "two announcements");
+        rig.pass(rig.start + Duration::from_secs(10) - rig.now);
+        assert_eq!(rig.posts(0), ["announcement"; 2]);
         rig
     }
 
+    /// Its addresses have just become its own.
     fn with(shards: u16, mailbox_capacity: usize, change: impl FnOnce(&mut Plan)) -> Self {
+        let mut rig = Self::starting(shards, mailbox_capacity, change);
+        for _ in 0..3 {
+            rig.now = rig.coordinator.deadline().expect("it asks whether its address is free");
+            rig.handle(Event::Deadline);
+            assert_eq!(rig.posts(0), ["probe"]);
+        }
+        assert!(matches!(rig.await_effect(), Effect::Ready));
+        rig
+    }
+
+    /// It has just been made.
+    fn starting(shards: u16, mailbox_capacity: usize, change: impl FnOnce(&mut Plan)) -> Self {
         let registry = Registry::default();
         let entries = (0..shards).map(|_| registry.enter().0).collect();
         let boxes = (0..shards).map(|_| mailbox(mailbox_capacity).expect("a descriptor"));
@@ -61,7 +75,7 @@ impl Rig {
         change(&mut plan);
         let now = Instant::from_nanos(1_000_000_000);
         let coordinator = Coordinator::new(plan, outlets, registry, entries, now);
-        Self { coordinator, inlets, now, connections: 0 }
+        Self { coordinator, inlets, start: now, now, connections: 0 }
     }
 
     fn handle(&mut self, event: Event) {
@@ -82,6 +96,17 @@ impl Rig {
             assert!(self.coordinator.deadline() != Some(deadline), "a deadline that was kept is still due");
         }
         self.now = end;
+    }
+
+    /// Lets time pass until there is an effect.
+    fn await_effect(&mut self) -> Effect {
+        loop {
+            match self.coordinator.poll_effect() {
+                Some(effect) => return effect,
+                None => self.now = self.coordinator.deadline().expect("something is going to happen"),
+            }
+            self.handle(Event::Deadline);
+        }
     }
 
     /// What a shard was asked, one word or a few per message.
@@ -185,7 +210,11 @@ impl Rig {
     }
 
     fn arp(&mut self, packet: arp::Packet) {
-        self.mail(ToCoordinator::Arp { shard: ShardId(1), packet });
+        self.arp_at(1, packet);
+    }
+
+    fn arp_at(&mut self, shard: u16, packet: arp::Packet) {
+        self.mail(ToCoordinator::Arp { shard: ShardId(shard), packet });
     }
 
     /// Makes a neighbor known, and reachable as far as we know.
@@ -296,6 +325,7 @@ pub(super) fn describe(message: &ToShard) -> String {
         ToShard::Unlisten { port, .. } => format!("Unlisten {port}"),
         ToShard::Transmit { frame } => match frame::parse(frame).expect("a frame of ours") {
             Parsed::Arp(packet) if packet.is_announcement() => "announcement".into(),
+            Parsed::Arp(packet) if packet.sender_ip.is_unspecified() => "probe".into(),
             Parsed::Arp(packet) => format!("ARP {:?} {}", packet.operation, packet.target_ip),
             _ => "ICMP".into(),
         },

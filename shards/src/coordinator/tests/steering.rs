@@ -1,7 +1,7 @@
 //! Packets at another shard than their flow's, and shards that endpoints ask for.
 
 use super::*;
-use crate::mailbox::{HalfOpenFlow, Stray};
+use crate::mailbox::HalfOpenFlow;
 use machnet_proto::packet::{Body, Marks, Sack, Segment, Times};
 
 const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 888, remote_port: 50_000 };
