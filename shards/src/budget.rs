@@ -1,6 +1,6 @@
 //! Budgets: how often something may happen, so many times a second on average and so many at once.
 
-use machnet_core::time::Instant;
+use machnet_core::time::{Duration, Instant};
 
 /// Allows `per_second` events a second on average and `burst` at once.
 #[derive(Clone, Copy, Debug)]
@@ -47,10 +47,32 @@ impl TokenBucket {
     }
 }
 
+/// Allows something once in a while, not on average: the next is allowed when the last one that was is long enough ago.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cooldown {
+    length: Duration,
+    last: Option<Instant>,
+}
+
+impl Cooldown {
+    /// The first is allowed, and one more each time that `length` has passed.
+    pub(crate) const fn new(length: Duration) -> Self {
+        Self { length, last: None }
+    }
+
+    /// Whether it may happen now; then it is taken to do so.
+    pub(crate) fn allows(&mut self, now: Instant) -> bool {
+        let allows = self.last.is_none_or(|last| last + self.length <= now);
+        if allows {
+            self.last = Some(now);
+        }
+        allows
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machnet_core::time::Duration;
 
     #[test]
     fn a_burst_passes_then_the_rate() {
@@ -75,5 +97,15 @@ mod tests {
             assert!(bucket.take(ready_at));
         }
         assert_eq!(bucket.ready_at(), start + Duration::from_millis(4));
+    }
+
+    #[test]
+    fn what_cools_down_is_allowed_again_a_while_after_it_was() {
+        let (mut cooldown, start) = (Cooldown::new(Duration::from_secs(10)), Instant::from_nanos(5));
+        let allowed = (0..35).filter(|second| cooldown.allows(start + *second * Duration::from_secs(1)));
+        assert_eq!(allowed.collect::<Vec<_>>(), [0, 10, 20, 30]);
+        // However long nothing happened: one, and not a second one soon after it.
+        let late = start + Duration::from_secs(1_009);
+        assert!(cooldown.allows(late) && !cooldown.allows(late + Duration::from_secs(9)));
     }
 }

@@ -18,9 +18,9 @@ use crate::mailbox::{ShardId, ToShard};
 pub(super) enum Action {
     /// Post a message to a shard.
     Post {
-        /// To whom.
+        /// The shard.
         shard: ShardId,
-        /// What.
+        /// What it is told, or asked for.
         message: ToShard,
     },
     /// Have this done outside the coordinator.
@@ -35,6 +35,20 @@ pub(super) enum Action {
         landed: ShardId,
         /// Where their flows are.
         owner: ShardId,
+    },
+    /// A SYN goes out: every shard of the interface is to pass on answers to it.
+    Expect {
+        /// The interface of the flow's local address.
+        interface: InterfaceId,
+        /// The flow that would be.
+        key: FlowKey,
+    },
+    /// The connect is over: no shard needs to pass on answers any more.
+    Forget {
+        /// The interface of the flow's local address.
+        interface: InterfaceId,
+        /// The flow that is or is not to be.
+        key: FlowKey,
     },
     /// Take back a shard's hint for a flow that does not come to be.
     Unhint {
@@ -51,7 +65,7 @@ pub(super) enum Action {
     ConfirmNeighbor {
         /// On the link of this interface.
         interface: InterfaceId,
-        /// Who.
+        /// The neighbor's address.
         ip: Ipv4Addr,
     },
     /// An answer arrived where the NIC's RSS said it would, or elsewhere.
@@ -65,7 +79,7 @@ pub(super) enum Action {
     NextHopFound {
         /// On the link of this interface.
         interface: InterfaceId,
-        /// Who.
+        /// The neighbor's address.
         ip: Ipv4Addr,
         /// Its MAC from now on.
         mac: MacAddr,
@@ -74,7 +88,7 @@ pub(super) enum Action {
     NextHopFailed {
         /// On the link of this interface.
         interface: InterfaceId,
-        /// Who.
+        /// The neighbor's address.
         ip: Ipv4Addr,
     },
 }
@@ -130,6 +144,8 @@ impl Actions {
             Action::Begin => "begin".into(),
             Action::Refuse(AddressInUse { other, .. }) => format!("address of {other}"),
             Action::MakeWay { landed, owner } => format!("way {} to {}", landed.0, owner.0),
+            Action::Expect { key, .. } => format!("expect {}", key.local_port),
+            Action::Forget { key, .. } => format!("forget {}", key.local_port),
             Action::Unhint { landed, .. } => format!("unhint {}", landed.0),
             Action::ReleasePort(key) => format!("release port {}", key.local_port),
             Action::ReleaseNeighbor(_) => "release neighbor".into(),

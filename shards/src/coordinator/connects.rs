@@ -26,7 +26,7 @@ use machnet_proto::packet::Packet;
 
 use super::ConnectionId;
 use super::action::{Action, Actions};
-use super::interfaces::{Hold, InterfaceId, Interfaces};
+use super::interfaces::{Hold, InterfaceId};
 use crate::mailbox::{ChannelId, ConnectId, NotCreated, ShardId, ToShard};
 
 /// Connects under way at the same time, over all endpoints.
@@ -184,14 +184,7 @@ impl Connects {
     }
 
     /// Begins to open a flow; `mac` is that of the next hop, if it is known.
-    pub(super) fn begin(
-        &mut self,
-        opening: Opening,
-        mac: Option<MacAddr>,
-        interfaces: &Interfaces,
-        now: Instant,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn begin(&mut self, opening: Opening, mac: Option<MacAddr>, now: Instant, actions: &mut Actions) {
         let Opening { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, connector } = opening;
         self.last += 1;
         let id = ConnectId(self.last);
@@ -205,18 +198,18 @@ impl Connects {
         let connect = Connect { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage };
         self.connects.insert(id, connect);
         if let Some(mac) = mac {
-            self.ask(id, mac, interfaces, now, actions);
+            self.ask(id, mac, now, actions);
         }
     }
 
     /// SYNs to be repeated, and connects whose time is up.
-    pub(super) fn poll(&mut self, interfaces: &Interfaces, now: Instant, actions: &mut Actions) {
+    pub(super) fn poll(&mut self, now: Instant, actions: &mut Actions) {
         while let Some(&(due, id)) = self.timers.first()
             && due <= now
         {
             match self.connects[&id].stage {
-                Stage::Resolving { .. } => self.end(id, Some(ControlError::Unreachable), interfaces, actions),
-                _ => self.step(id, interfaces, now, actions),
+                Stage::Resolving { .. } => self.end(id, Some(ControlError::Unreachable), actions),
+                _ => self.step(id, now, actions),
             }
         }
     }
@@ -226,7 +219,6 @@ impl Connects {
         &mut self,
         (landed, key, source_mac): (ShardId, &FlowKey, MacAddr),
         packet: &Packet,
-        interfaces: &Interfaces,
         now: Instant,
         actions: &mut Actions,
     ) -> Option<Accepted> {
@@ -254,7 +246,7 @@ impl Connects {
             Answer::Incompatible => ControlError::Incompatible,
             Answer::Nothing => return None,
         };
-        self.end(id, Some(failure), interfaces, actions);
+        self.end(id, Some(failure), actions);
         None
     }
 
@@ -276,39 +268,37 @@ impl Connects {
         &mut self,
         id: ConnectId,
         outcome: Result<FlowId, NotCreated>,
-        interfaces: &Interfaces,
         actions: &mut Actions,
     ) -> Option<Created> {
         let Stage::Creating { incarnation, hinted } = self.connects.get(&id)?.stage else { return None };
         match outcome {
             Err(why) => {
-                self.end(id, Some(not_created(why)), interfaces, actions);
+                self.end(id, Some(not_created(why)), actions);
                 None
             }
             Ok(flow) => {
                 let Connect { asker, key, interface, neighbor, .. } = self.remove(id)?;
-                forget(key, interface, interfaces, actions);
+                actions.push(Action::Forget { interface, key });
                 Some(Created { flow, asker, key, neighbor, incarnation, hinted })
             }
         }
     }
 
     /// Ends a connect whose flow cannot be.
-    pub(super) fn fail(&mut self, id: ConnectId, why: ControlError, interfaces: &Interfaces, actions: &mut Actions) {
-        self.end(id, Some(why), interfaces, actions);
+    pub(super) fn fail(&mut self, id: ConnectId, why: ControlError, actions: &mut Actions) {
+        self.end(id, Some(why), actions);
     }
 
     /// A next hop is known, or has another MAC.
     pub(super) fn next_hop_found(
         &mut self,
         (interface, ip, found): (InterfaceId, Ipv4Addr, MacAddr),
-        interfaces: &Interfaces,
         now: Instant,
         actions: &mut Actions,
     ) {
         for id in self.through(interface, ip) {
             match &mut self.connects.get_mut(&id).expect("it goes through this neighbor").stage {
-                Stage::Resolving { .. } => self.ask(id, found, interfaces, now, actions),
+                Stage::Resolving { .. } => self.ask(id, found, now, actions),
                 Stage::Asking { mac, .. } => *mac = found,
                 Stage::Creating { .. } => {}
             }
@@ -316,61 +306,53 @@ impl Connects {
     }
 
     /// Nobody answers for a next hop.
-    pub(super) fn next_hop_failed(
-        &mut self,
-        interface: InterfaceId,
-        ip: Ipv4Addr,
-        interfaces: &Interfaces,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn next_hop_failed(&mut self, interface: InterfaceId, ip: Ipv4Addr, actions: &mut Actions) {
         for id in self.through(interface, ip) {
             if matches!(self.connects[&id].stage, Stage::Resolving { .. }) {
-                self.end(id, Some(ControlError::Unreachable), interfaces, actions);
+                self.end(id, Some(ControlError::Unreachable), actions);
             }
         }
     }
 
     /// An endpoint has ended. A flow that a shard is creating cannot be stopped; it ends with its channel, and until
     /// then its tuple is taken.
-    pub(super) fn abandon(&mut self, asker: ConnectionId, interfaces: &Interfaces, actions: &mut Actions) {
+    pub(super) fn abandon(&mut self, asker: ConnectionId, actions: &mut Actions) {
         for id in self.by_asker.remove(&asker).unwrap_or_default() {
             let connect = self.connects.get_mut(&id).expect("it is its asker's");
             connect.asker = None;
             if !matches!(connect.stage, Stage::Creating { .. }) {
-                self.end(id, None, interfaces, actions);
+                self.end(id, None, actions);
             }
         }
     }
 
     /// Fails every connect that no shard is creating a flow for.
-    pub(super) fn refuse_all(&mut self, error: &ControlError, interfaces: &Interfaces, actions: &mut Actions) {
+    pub(super) fn refuse_all(&mut self, error: &ControlError, actions: &mut Actions) {
         let connects = self.connects.iter();
         let waiting = connects.filter(|(_, connect)| !matches!(connect.stage, Stage::Creating { .. }));
         for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.end(id, Some(error.clone()), interfaces, actions);
+            self.end(id, Some(error.clone()), actions);
         }
     }
 
     /// The next hop is known: every shard shall pass on the answer, one sends the SYN.
-    fn ask(&mut self, id: ConnectId, mac: MacAddr, interfaces: &Interfaces, now: Instant, actions: &mut Actions) {
+    fn ask(&mut self, id: ConnectId, mac: MacAddr, now: Instant, actions: &mut Actions) {
         let Connect { key, interface, stage: Stage::Resolving { connector }, .. } = &self.connects[&id] else {
             return;
         };
-        for shard in &interfaces.get(*interface).shards {
-            actions.post(*shard, ToShard::Expect { key: *key });
-        }
+        actions.push(Action::Expect { interface: *interface, key: *key });
         let mut connector = connector.clone();
         connector.begin(self.patience.first_wait(), now);
         self.set_stage(id, Stage::Asking { connector, mac });
-        self.step(id, interfaces, now, actions);
+        self.step(id, now, actions);
     }
 
     /// Sends the SYN if it is due, and gives up if the time is up.
-    fn step(&mut self, id: ConnectId, interfaces: &Interfaces, now: Instant, actions: &mut Actions) {
+    fn step(&mut self, id: ConnectId, now: Instant, actions: &mut Actions) {
         let connect = self.connects.get_mut(&id).expect("it is under way");
         let Stage::Asking { connector, mac } = &mut connect.stage else { return };
         if connector.has_expired(now) {
-            return self.end(id, Some(ControlError::TimedOut), interfaces, actions);
+            return self.end(id, Some(ControlError::TimedOut), actions);
         }
         let due = connector.deadline();
         if let Some(packet) = connector.poll_transmit(now) {
@@ -396,10 +378,10 @@ impl Connects {
     }
 
     /// Ends a connect that has not become a flow, and everything it holds.
-    fn end(&mut self, id: ConnectId, failure: Option<ControlError>, interfaces: &Interfaces, actions: &mut Actions) {
+    fn end(&mut self, id: ConnectId, failure: Option<ControlError>, actions: &mut Actions) {
         let Some(Connect { asker, key, interface, neighbor, stage, .. }) = self.remove(id) else { return };
         if !matches!(stage, Stage::Resolving { .. }) {
-            forget(key, interface, interfaces, actions);
+            actions.push(Action::Forget { interface, key });
         }
         if let Stage::Creating { hinted: Some(landed), .. } = stage {
             actions.push(Action::Unhint { key, landed });
@@ -435,13 +417,6 @@ impl Connects {
     }
 }
 
-/// No shard needs to pass on answers any more.
-fn forget(key: FlowKey, interface: InterfaceId, interfaces: &Interfaces, actions: &mut Actions) {
-    for shard in &interfaces.get(interface).shards {
-        actions.post(*shard, ToShard::Forget { key });
-    }
-}
-
 fn not_created(why: NotCreated) -> ControlError {
     match why {
         NotCreated::TableFull => {
@@ -459,6 +434,7 @@ mod tests {
     use machnet_proto::packet::V1Step;
 
     use super::*;
+    use crate::coordinator::interfaces::Interfaces;
     use crate::coordinator::interfaces::tests::{FIRST, interfaces};
     use crate::coordinator::plan::tests::{OUR_IP, THEIR_IP, THEIRS};
     use crate::coordinator::tests::{of_v1, syn_ack};
@@ -467,7 +443,7 @@ mod tests {
     const START: Instant = Instant::from_nanos(1_000_000_000);
     const TIMEOUT: Duration = Duration::from_millis(20);
 
-    /// Connects, and what they are lent: an interface with two shards.
+    /// Connects, and an interface whose neighbors they hold.
     struct Rig {
         connects: Connects,
         interfaces: Interfaces,
@@ -502,27 +478,27 @@ mod tests {
                 is_predicted: true,
                 connector: Connector::new(terms(), self.now + TIMEOUT),
             };
-            self.connects.begin(opening, mac, &self.interfaces, self.now, &mut self.actions);
+            self.connects.begin(opening, mac, self.now, &mut self.actions);
             self.actions.describe()
         }
 
         fn answer(&mut self, landed: u16, local_port: u16, packet: &Packet) -> Option<Accepted> {
             let from = (ShardId(landed), &key(local_port), THEIRS);
-            self.connects.answer(from, packet, &self.interfaces, self.now, &mut self.actions)
+            self.connects.answer(from, packet, self.now, &mut self.actions)
         }
 
         fn created(&mut self, id: u64, outcome: Result<FlowId, NotCreated>) -> Option<Created> {
-            self.connects.created(ConnectId(id), outcome, &self.interfaces, &mut self.actions)
+            self.connects.created(ConnectId(id), outcome, &mut self.actions)
         }
 
         fn poll_at(&mut self, now: Instant) -> Vec<String> {
             self.now = now;
-            self.connects.poll(&self.interfaces, now, &mut self.actions);
+            self.connects.poll(now, &mut self.actions);
             self.actions.describe()
         }
 
         fn found(&mut self, ip: Ipv4Addr, mac: MacAddr) -> Vec<String> {
-            self.connects.next_hop_found((FIRST, ip, mac), &self.interfaces, self.now, &mut self.actions);
+            self.connects.next_hop_found((FIRST, ip, mac), self.now, &mut self.actions);
             self.actions.describe()
         }
 
@@ -534,11 +510,11 @@ mod tests {
         }
     }
 
-    const ASKED: [&str; 3] = ["0: Expect", "1: Expect", "0: SYN to 10.0.0.2"];
+    const ASKED: [&str; 2] = ["expect 5", "0: SYN to 10.0.0.2"];
     /// A connect that was asked for ends.
     fn ended(error: &str) -> Vec<String> {
         let last = format!("failed {error}");
-        ["0: Forget", "1: Forget", "release neighbor", "release port 5", &last].map(str::to_owned).to_vec()
+        ["forget 5", "release neighbor", "release port 5", &last].map(str::to_owned).to_vec()
     }
 
     #[test]
@@ -557,7 +533,7 @@ mod tests {
         let created = rig.created(1, Ok(FlowId(8))).expect("it is over");
         assert_eq!((created.asker, created.flow, created.key), (Some((ASKER, 9)), FlowId(8), key(5)));
         assert!(created.neighbor.is_some(), "the flow's from now on");
-        assert_eq!(rig.actions.describe(), ["0: Forget", "1: Forget"]);
+        assert_eq!(rig.actions.describe(), ["forget 5"]);
         rig.assert_empty();
     }
 
@@ -580,7 +556,7 @@ mod tests {
         let other = Ipv4Addr::new(10, 0, 0, 3);
         rig.begin(5, THEIR_IP, None);
         rig.begin(6, other, None);
-        rig.connects.next_hop_failed(FIRST, THEIR_IP, &rig.interfaces, &mut rig.actions);
+        rig.connects.next_hop_failed(FIRST, THEIR_IP, &mut rig.actions);
         assert_eq!(rig.actions.describe(), ["release neighbor", "release port 5", "failed Unreachable"]);
         assert_eq!(rig.found(THEIR_IP, THEIRS), [""; 0], "nobody waits any more");
         assert_eq!(rig.poll_at(START + TIMEOUT), ["release neighbor", "release port 6", "failed Unreachable"]);
@@ -609,7 +585,7 @@ mod tests {
         rig.actions.describe();
         assert!(rig.created(1, Err(NotCreated::Exists)).is_none());
         let mut expected = ended("AddressInUse");
-        expected.insert(2, "unhint 0".into());
+        expected.insert(1, "unhint 0".into());
         assert_eq!(rig.actions.describe(), expected);
         rig.assert_empty();
     }
@@ -622,8 +598,8 @@ mod tests {
         let accepted = rig.answer(1, 6, &syn_ack(&key(6), terms())).expect("the peer accepts");
         rig.connects.create(&accepted, ChannelId(3), None, &mut rig.actions);
         rig.actions.describe();
-        rig.connects.abandon(ASKER, &rig.interfaces, &mut rig.actions);
-        assert_eq!(rig.actions.describe(), ["0: Forget", "1: Forget", "release neighbor", "release port 5"]);
+        rig.connects.abandon(ASKER, &mut rig.actions);
+        assert_eq!(rig.actions.describe(), ["forget 5", "release neighbor", "release port 5"]);
         assert!(rig.connects.is_under_way(&key(6)) && rig.connects.count_of(ASKER) == 0);
         let created = rig.created(2, Ok(FlowId(8))).expect("it is over");
         assert_eq!(created.asker, None);
@@ -639,7 +615,7 @@ mod tests {
         }
         assert!(matches!(rig.connects.may_begin(ASKER), Err(ControlError::Limit(_))));
         assert_eq!(rig.connects.may_begin(ConnectionId(2)), Ok(()));
-        rig.connects.refuse_all(&ControlError::Stopping, &rig.interfaces, &mut rig.actions);
+        rig.connects.refuse_all(&ControlError::Stopping, &mut rig.actions);
         rig.assert_empty();
     }
 }

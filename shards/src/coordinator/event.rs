@@ -28,14 +28,14 @@ pub enum Event {
     },
     /// An application asks for something.
     Request {
-        /// Which application.
+        /// The application's connection.
         connection: ConnectionId,
-        /// For what.
+        /// What it asks for.
         request: Numbered<Request>,
     },
     /// An application is gone, or closed its connection.
     Disconnected {
-        /// Which.
+        /// The application's connection.
         connection: ConnectionId,
     },
     /// The moment [`Coordinator::deadline`] named is here.
@@ -49,16 +49,16 @@ pub enum Event {
 pub enum Effect {
     /// Send a reply.
     Reply {
-        /// To whom.
+        /// The connection of the application that asked.
         connection: ConnectionId,
-        /// What.
+        /// The answer, under the number of the request.
         reply: Numbered<Reply>,
-        /// Beside it; to be closed here afterwards.
+        /// Descriptors to be sent beside it, and to be closed here afterwards.
         fds: Vec<OwnedFd>,
     },
     /// Answer a request for the status.
     Status {
-        /// To whom.
+        /// The connection of whoever asked.
         connection: ConnectionId,
         /// The request's number.
         id: u32,
@@ -67,7 +67,7 @@ pub enum Effect {
     },
     /// Close the connection; no [`Event::Disconnected`] is needed.
     Disconnect {
-        /// Whose.
+        /// The application's connection.
         connection: ConnectionId,
     },
     /// Every interface has its address: let applications in. Said once, unless the daemon is stopped before.

@@ -146,7 +146,7 @@ impl Coordinator {
         self.carry_out(now, actions);
         self.interfaces.poll(&mut self.random, now, actions);
         self.carry_out(now, actions);
-        self.connects.poll(&self.interfaces, now, actions);
+        self.connects.poll(now, actions);
         self.shutdown.poll(now, actions);
         self.carry_out(now, actions);
         self.outboxes.set_retry(now);
@@ -194,7 +194,7 @@ impl Coordinator {
             ToCoordinator::Icmp { shard, frame } => self.interfaces.icmp(shard, &frame, actions),
             ToCoordinator::Answer { shard, key, source_mac, packet } => {
                 let from = (shard, &key, source_mac);
-                if let Some(accepted) = self.connects.answer(from, &packet, &self.interfaces, now, actions) {
+                if let Some(accepted) = self.connects.answer(from, &packet, now, actions) {
                     self.create(shard, &accepted, actions);
                 }
             }
@@ -241,6 +241,8 @@ impl Coordinator {
                     self.stop(now, actions);
                 }
                 Action::MakeWay { landed, owner } => self.make_way(landed, owner),
+                Action::Expect { interface, key } => self.post_to_all(interface, || ToShard::Expect { key }),
+                Action::Forget { interface, key } => self.post_to_all(interface, || ToShard::Forget { key }),
                 Action::Unhint { key, landed } => self.steering.unhint(&key, landed, actions),
                 Action::ReleasePort(key) => self.ports.release(key, now),
                 Action::ReleaseNeighbor(hold) => self.interfaces.release(hold, now),
@@ -249,10 +251,10 @@ impl Coordinator {
                     self.interfaces.judge_prediction(interface, was_right, now);
                 }
                 Action::NextHopFound { interface, ip, mac } => {
-                    self.connects.next_hop_found((interface, ip, mac), &self.interfaces, now, actions);
+                    self.connects.next_hop_found((interface, ip, mac), now, actions);
                 }
                 Action::NextHopFailed { interface, ip } => {
-                    self.connects.next_hop_failed(interface, ip, &self.interfaces, actions);
+                    self.connects.next_hop_failed(interface, ip, actions);
                 }
             }
         }
@@ -366,7 +368,7 @@ impl Coordinator {
         let terms = Terms::of_interface(mtu_bytes, self.identity.boot_id).with_nonce(self.random.next_u32());
         let connector = Connector::new(terms, now + timeout);
         let opening = Opening { asker, key, interface: id, next_hop, neighbor, via, owner, is_predicted, connector };
-        self.connects.begin(opening, mac, &self.interfaces, now, actions);
+        self.connects.begin(opening, mac, now, actions);
         Ok(())
     }
 
@@ -401,7 +403,7 @@ impl Coordinator {
     fn end_application(&mut self, connection: ConnectionId, actions: &mut Actions) {
         self.reports.forget(connection);
         self.listeners.end(connection, &self.interfaces, actions);
-        self.connects.abandon(connection, &self.interfaces, actions);
+        self.connects.abandon(connection, actions);
         self.applications.end(connection, actions);
     }
 
@@ -433,7 +435,7 @@ impl Coordinator {
         let shards = self.interfaces.iter().flat_map(|state| state.interface().shards.iter().copied());
         if self.shutdown.begin(shards, now, actions) {
             self.listeners.refuse_all(&ControlError::Stopping, actions);
-            self.connects.refuse_all(&ControlError::Stopping, &self.interfaces, actions);
+            self.connects.refuse_all(&ControlError::Stopping, actions);
         }
     }
 
@@ -446,7 +448,7 @@ impl Coordinator {
         // Before the flow's first packet, whose answer arrives there too.
         if hinted.is_some() && !self.steering.hint(&key, owner, landed, actions) {
             let text = "as many flows as may arrive at another shard than they live on (max_flows_per_shard)";
-            return self.connects.fail(id, ControlError::Limit(text.into()), &self.interfaces, actions);
+            return self.connects.fail(id, ControlError::Limit(text.into()), actions);
         }
         let (channel, _) = self.applications.channel_on(asker, owner).expect("granted when the connect began");
         self.connects.create(accepted, channel, hinted, actions);
@@ -461,7 +463,7 @@ impl Coordinator {
         now: Instant,
         actions: &mut Actions,
     ) {
-        let Some(created) = self.connects.created(connect, outcome, &self.interfaces, actions) else { return };
+        let Some(created) = self.connects.created(connect, outcome, actions) else { return };
         let connects::Created { flow, asker, key, neighbor, incarnation, hinted } = created;
         let channel = asker.and_then(|(connection, _)| self.applications.channel_on(connection, shard));
         let entry = FlowEntry {
@@ -495,6 +497,12 @@ impl Coordinator {
         let next_hop = self.interfaces.get(interface).next_hop(flow.key.remote_ip).ok().flatten();
         let neighbor = self.interfaces.hold(interface, next_hop, now);
         self.steering.enter_accepted(flow, neighbor, self.interfaces.get(interface), now, actions);
+    }
+
+    fn post_to_all(&mut self, interface: InterfaceId, message: impl Fn() -> ToShard) {
+        for shard in &self.interfaces.get(interface).shards {
+            self.outboxes.post(*shard, message());
+        }
     }
 
     /// Makes sure that there is a ring from `landed` to `owner`.

@@ -22,6 +22,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use super::{AddressInUse, ConnectionId, Coordinator, Effect, Event};
+use crate::budget::Cooldown;
 use crate::mailbox::{Inlet, ToCoordinator};
 use machnet::sleep::{Clock, StopPipe};
 
@@ -105,7 +106,8 @@ struct Turns {
     epoll: OwnedFd,
     connections: BTreeMap<ConnectionId, Application>,
     next_connection: u64,
-    warned: Option<Instant>,
+    /// Of the log's saying that an application could not be accepted.
+    warned: Cooldown,
 }
 
 /// A connected application.
@@ -135,7 +137,7 @@ impl Turns {
             epoll,
             connections: BTreeMap::new(),
             next_connection: FIRST_CONNECTION,
-            warned: None,
+            warned: Cooldown::new(WARN_INTERVAL),
         })
     }
 
@@ -227,9 +229,8 @@ impl Turns {
                 Err(error) => Err(error),
             };
             if let Err(error) = accepted
-                && self.warned.is_none_or(|warned| warned + WARN_INTERVAL <= now)
+                && self.warned.allows(now)
             {
-                self.warned = Some(now);
                 tracing::warn!(%error, "an application could not be accepted: see the limit of open files (ulimit -n)");
             }
         }

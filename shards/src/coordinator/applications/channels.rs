@@ -24,7 +24,7 @@ pub(crate) struct Channel {
     pub(crate) owner: ConnectionId,
     /// The user whose memory it counts as.
     pub(crate) uid: u32,
-    /// How much.
+    /// Of how many bytes.
     pub(crate) bytes: u64,
     /// The shard at the other end.
     pub(crate) shard: ShardId,

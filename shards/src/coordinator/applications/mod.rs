@@ -18,6 +18,7 @@ use machnet_core::time::{Duration, Instant};
 use super::action::{Action, Actions};
 use super::plan::Interface;
 use super::{ConnectionId, Effect};
+use crate::budget::Cooldown;
 use crate::counters::Registry;
 use crate::mailbox::{ChannelId, ShardId, ToShard};
 
@@ -43,8 +44,8 @@ pub(super) struct Applications {
     budgets: (u32, u32),
     /// How long messages of an endpoint that has ended may take to be acknowledged.
     linger: Duration,
-    /// When the log last said that an application was turned away.
-    turned_away: Option<Instant>,
+    /// Of the log's saying that an application was turned away.
+    turned_away: Cooldown,
 }
 
 /// A connected application.
@@ -91,7 +92,7 @@ impl Applications {
             registry,
             budgets: (limits.send_bytes, limits.receive_bytes),
             linger: limits.linger,
-            turned_away: None,
+            turned_away: Cooldown::new(WARN_INTERVAL),
         }
     }
 
@@ -136,8 +137,7 @@ impl Applications {
             self.connections.insert(connection, Application { peer, endpoint: None });
             return;
         }
-        if self.turned_away.is_none_or(|warned| warned + WARN_INTERVAL <= now) {
-            self.turned_away = Some(now);
+        if self.turned_away.allows(now) {
             tracing::warn!(uid, "an application was turned away: too many connections, of its user or of all");
         }
         actions.push(Action::Effect(Effect::Disconnect { connection }));

@@ -23,6 +23,7 @@ use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
 use machnet_proto::wire::arp;
 
+use crate::budget::Cooldown;
 use crate::coordinator::event::AddressInUse;
 use crate::coordinator::random::Random;
 
@@ -54,8 +55,8 @@ pub(super) struct Address {
     state: State,
     /// How often another host claimed our address.
     conflicts: u64,
-    /// When the log last said so.
-    logged: Option<Instant>,
+    /// Of the log's saying so.
+    logged: Cooldown,
 }
 
 #[derive(Debug)]
@@ -73,8 +74,8 @@ enum State {
         announced: u32,
         /// When the next is due; of no meaning after the last.
         next: Instant,
-        /// When it was defended last.
-        defended: Option<Instant>,
+        /// Of its defence.
+        defended: Cooldown,
     },
     /// Another host has it.
     Taken,
@@ -95,7 +96,7 @@ impl Address {
     /// `ip` is to be that of the interface with this MAC.
     pub(super) fn new(mac: MacAddr, ip: Ipv4Addr, random: &mut Random, now: Instant) -> Self {
         let next = now + random.duration(Duration::ZERO, PROBE_WAIT);
-        Self { mac, ip, state: State::Probing { sent: 0, next }, conflicts: 0, logged: None }
+        Self { mac, ip, state: State::Probing { sent: 0, next }, conflicts: 0, logged: Cooldown::new(LOG_INTERVAL) }
     }
 
     /// Whether we have it.
@@ -123,7 +124,7 @@ impl Address {
             return None;
         }
         if let State::Probing { sent: PROBE_NUM, .. } = self.state {
-            self.state = State::Ours { announced: 0, next: now, defended: None };
+            self.state = State::Ours { announced: 0, next: now, defended: Cooldown::new(DEFEND_INTERVAL) };
         }
         match &mut self.state {
             State::Probing { sent, next } => {
@@ -154,21 +155,13 @@ impl Address {
             }
             State::Ours { defended, .. } if claims => {
                 self.conflicts += 1;
-                let is_due = defended.is_none_or(|defended| defended + DEFEND_INTERVAL <= now);
-                if is_due {
-                    *defended = Some(now);
+                if self.logged.allows(now) {
+                    let (ip, other) = (self.ip, packet.sender_mac);
+                    tracing::warn!(%ip, %other, "another host uses our IP: give one of the two another");
                 }
-                self.log(packet.sender_mac, now);
-                Heard::Conflict(is_due.then(|| arp::Packet::announcement(self.mac, self.ip)))
+                Heard::Conflict(defended.allows(now).then(|| arp::Packet::announcement(self.mac, self.ip)))
             }
             _ => Heard::Nothing,
-        }
-    }
-
-    fn log(&mut self, other: MacAddr, now: Instant) {
-        if self.logged.is_none_or(|logged| logged + LOG_INTERVAL <= now) {
-            self.logged = Some(now);
-            tracing::warn!(ip = %self.ip, %other, "another host uses our IP: give one of the two another");
         }
     }
 }

@@ -13,6 +13,7 @@ use machnet_proto::wire::{arp, icmp};
 use super::InterfaceId;
 use super::address::{Address, Heard};
 use super::prediction::Predictions;
+use crate::budget::Cooldown;
 use crate::coordinator::action::{Action, Actions};
 use crate::coordinator::plan::Interface;
 use crate::coordinator::random::Random;
@@ -31,7 +32,7 @@ pub(crate) struct InterfaceState {
     predictions: Predictions,
     /// What the device had lost when it was last asked.
     drops: DeviceDrops,
-    asked: Option<Instant>,
+    asked: Cooldown,
 }
 
 impl InterfaceState {
@@ -51,7 +52,7 @@ impl InterfaceState {
             interface,
             predictions: Predictions::default(),
             drops: DeviceDrops::default(),
-            asked: None,
+            asked: Cooldown::new(ASK_DEVICE_EVERY),
         }
     }
 
@@ -93,9 +94,8 @@ impl InterfaceState {
     /// Asks the device what it lost; not too often, for some that is a system call, or a look over the bus.
     pub(super) fn ask_device(&mut self, now: Instant) {
         if let Some(counts) = &mut self.interface.counts
-            && self.asked.is_none_or(|asked| asked + ASK_DEVICE_EVERY <= now)
+            && self.asked.allows(now)
         {
-            self.asked = Some(now);
             self.drops = counts.drops();
         }
     }
