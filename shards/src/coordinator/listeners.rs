@@ -10,7 +10,7 @@ use super::action::{Action, Actions};
 use super::applications::Applications;
 use super::interfaces::Interfaces;
 use super::plan::Interface;
-use crate::mailbox::{ListenerId, ShardId, Taker, ToShard};
+use crate::mailbox::{AcceptTarget, ListenerId, ShardId, ToShard};
 
 /// Listeners of one endpoint.
 const LISTENERS_OF_ENDPOINT_MAX: usize = 1024;
@@ -165,14 +165,14 @@ impl Listeners {
         self.by_address.entry(address).or_default().push(listener);
         self.by_owner.entry(owner).or_default().insert(address, listener);
         for shard in interface.shards.iter().copied() {
-            let taker = match home.filter(|home| *home != shard) {
+            let target = match home.filter(|home| *home != shard) {
                 Some(home) => {
                     actions.push(Action::MakeWay { landed: shard, owner: home });
-                    Taker::Shard(home)
+                    AcceptTarget::Shard(home)
                 }
-                None => Taker::Channel(applications.channel_on(owner, shard).expect("it was granted before").0),
+                None => AcceptTarget::Channel(applications.channel_on(owner, shard).expect("it was granted before").0),
             };
-            actions.post(shard, ToShard::Listen { port: address.port(), listener, taker });
+            actions.post(shard, ToShard::Listen { port: address.port(), listener, target });
         }
     }
 

@@ -199,12 +199,12 @@ impl Coordinator {
                 }
             }
             // Nobody is answered before the address is ours.
-            ToCoordinator::Stray(packet) if !self.interfaces.has_address(packet.landed) => {}
-            ToCoordinator::Stray(packet) => {
+            ToCoordinator::Unmatched(packet) if !self.interfaces.has_address(packet.landed) => {}
+            ToCoordinator::Unmatched(packet) => {
                 self.steering.unmatched(packet, &self.connects, &self.interfaces, actions);
             }
-            ToCoordinator::Yielded { shard, stray, flow } => {
-                self.steering.yielded(shard, (stray, flow), &self.connects, &self.interfaces, actions);
+            ToCoordinator::Yielded { shard, packet, flow } => {
+                self.steering.yielded(shard, (packet, flow), &self.connects, &self.interfaces, actions);
             }
             ToCoordinator::Listening { shard, listener } => self.listeners.confirm(listener, shard, actions),
             ToCoordinator::Created { shard, connect, outcome } => {

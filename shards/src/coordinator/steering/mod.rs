@@ -25,7 +25,7 @@ use super::action::{Action, Actions};
 use super::connects::Connects;
 use super::interfaces::{Hold, Interfaces};
 use super::plan::Interface;
-use crate::mailbox::{ChannelId, HalfOpenFlow, ShardId, Stray, ToShard};
+use crate::mailbox::{ChannelId, HalfOpenFlow, ShardId, ToShard, UnmatchedPacket};
 
 pub(super) use directory::{Directory, FlowEntry};
 
@@ -179,7 +179,7 @@ impl Steering {
     /// A packet of no flow of its shard came in.
     pub(super) fn unmatched(
         &mut self,
-        packet: Box<Stray>,
+        packet: Box<UnmatchedPacket>,
         connects: &Connects,
         interfaces: &Interfaces,
         actions: &mut Actions,
@@ -204,7 +204,7 @@ impl Steering {
     pub(super) fn yielded(
         &mut self,
         shard: ShardId,
-        (packet, flow): (Box<Stray>, Option<HalfOpenFlow>),
+        (packet, flow): (Box<UnmatchedPacket>, Option<HalfOpenFlow>),
         connects: &Connects,
         interfaces: &Interfaces,
         actions: &mut Actions,
@@ -242,9 +242,15 @@ impl Steering {
     }
 
     /// Asks the next shard after `asked` for a half-open flow; when all have been asked nobody has it.
-    fn seek(&mut self, asked: Option<ShardId>, packet: Box<Stray>, interfaces: &Interfaces, actions: &mut Actions) {
+    fn seek(
+        &mut self,
+        asked: Option<ShardId>,
+        packet: Box<UnmatchedPacket>,
+        interfaces: &Interfaces,
+        actions: &mut Actions,
+    ) {
         match shard_after(asked, packet.reporter, interfaces) {
-            Some(shard) => actions.post(shard, ToShard::Yield { stray: packet }),
+            Some(shard) => actions.post(shard, ToShard::Yield { packet }),
             None => {
                 self.sought.remove(&packet.key);
                 answer(&packet, actions);
@@ -253,7 +259,7 @@ impl Steering {
     }
 
     /// Sees to it that the next such packet gets to its flow, if there is one or will be.
-    fn steer(&mut self, packet: &Stray, connects: &Connects, actions: &mut Actions) -> bool {
+    fn steer(&mut self, packet: &UnmatchedPacket, connects: &Connects, actions: &mut Actions) -> bool {
         if self.directory.find(&packet.key).is_some() {
             self.hint_flow(&packet.key, packet.landed, actions);
             return true;
@@ -283,7 +289,7 @@ fn shard_after(asked: Option<ShardId>, reporter: ShardId, interfaces: &Interface
 }
 
 /// Nobody has the flow: its peer hears what the shard has made ready.
-fn answer(unmatched: &Stray, actions: &mut Actions) {
+fn answer(unmatched: &UnmatchedPacket, actions: &mut Actions) {
     let Some(answer) = &unmatched.answer else { return };
     let (next_hop, key, packet) = (unmatched.source_mac, unmatched.key, Packet::Segment(*answer));
     actions.post(unmatched.landed, ToShard::Send { next_hop, key, packet });
@@ -332,22 +338,22 @@ mod tests {
             self.actions.describe()
         }
 
-        fn unmatched(&mut self, packet: &Stray) -> Vec<String> {
+        fn unmatched(&mut self, packet: &UnmatchedPacket) -> Vec<String> {
             let packet = Box::new(packet.clone());
             self.steering.unmatched(packet, &self.connects, &self.interfaces, &mut self.actions);
             self.actions.describe()
         }
 
-        fn yielded(&mut self, shard: u16, packet: &Stray, flow: Option<HalfOpenFlow>) -> Vec<String> {
+        fn yielded(&mut self, shard: u16, packet: &UnmatchedPacket, flow: Option<HalfOpenFlow>) -> Vec<String> {
             let answer = (Box::new(packet.clone()), flow);
             self.steering.yielded(ShardId(shard), answer, &self.connects, &self.interfaces, &mut self.actions);
             self.actions.describe()
         }
     }
 
-    fn packet(confirms: bool) -> Stray {
+    fn packet(confirms: bool) -> UnmatchedPacket {
         let (landed, reporter, source_mac) = (ShardId(0), ShardId(0), MacAddr([2, 0, 0, 0, 0, 9]));
-        Stray { landed, reporter, key: THEIRS, source_mac, answer: Some(RESET), confirms }
+        UnmatchedPacket { landed, reporter, key: THEIRS, source_mac, answer: Some(RESET), confirms }
     }
 
     #[test]
@@ -427,7 +433,7 @@ mod tests {
         let mut rig = Rig::new();
         for remote_port in 1..=u16::try_from(SOUGHT_MAX).expect("few") {
             let key = FlowKey { remote_port, ..THEIRS };
-            assert_eq!(rig.unmatched(&Stray { key, ..packet(true) }), ["1: Yield"]);
+            assert_eq!(rig.unmatched(&UnmatchedPacket { key, ..packet(true) }), ["1: Yield"]);
         }
         assert_eq!(rig.unmatched(&packet(true)), [""; 0]);
         assert_eq!(rig.steering.sought.len(), SOUGHT_MAX);

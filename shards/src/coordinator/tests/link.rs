@@ -97,12 +97,12 @@ fn peers_of_an_earlier_daemon_are_told_nothing_before_the_address_is_ours() {
     let mut rig = Rig::starting(1, 1024, |_| {});
     let key = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 888, remote_port: 50_000 };
     let (landed, reporter, source_mac, answer) = (ShardId(0), ShardId(0), PEER, Some(steering::RESET));
-    let packet = Stray { landed, reporter, key, source_mac, answer, confirms: false };
-    rig.mail(ToCoordinator::Stray(Box::new(packet.clone())));
+    let packet = UnmatchedPacket { landed, reporter, key, source_mac, answer, confirms: false };
+    rig.mail(ToCoordinator::Unmatched(Box::new(packet.clone())));
     rig.quiet();
     assert!(matches!(rig.await_effect(), Effect::Ready));
     rig.skip_posts();
-    rig.mail(ToCoordinator::Stray(Box::new(packet)));
+    rig.mail(ToCoordinator::Unmatched(Box::new(packet)));
     assert_eq!(rig.take(0).len(), 1, "a RST");
 }
 

@@ -28,7 +28,7 @@ use std::net::Ipv4Addr;
 use super::interfaces::tests::FIRST;
 use super::plan::tests::{GATEWAY_IP, OUR_IP, OURS as US, THEIR_IP as PEER_IP, THEIRS as PEER, interface};
 use super::*;
-use crate::mailbox::{ChannelId, ConnectId, Inlet, ListenerId, NotCreated, Stray, Taker, mailbox};
+use crate::mailbox::{AcceptTarget, ChannelId, ConnectId, Inlet, ListenerId, NotCreated, UnmatchedPacket, mailbox};
 
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
 const FAR_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
@@ -320,8 +320,8 @@ pub(super) fn describe(message: &ToShard) -> String {
     match message {
         ToShard::AddChannel { .. } => "AddChannel".into(),
         ToShard::RemoveChannel { .. } => "RemoveChannel".into(),
-        ToShard::Listen { port, taker: Taker::Channel(_), .. } => format!("Listen {port}"),
-        ToShard::Listen { port, taker: Taker::Shard(shard), .. } => format!("Listen {port} at {}", shard.0),
+        ToShard::Listen { port, target: AcceptTarget::Channel(_), .. } => format!("Listen {port}"),
+        ToShard::Listen { port, target: AcceptTarget::Shard(shard), .. } => format!("Listen {port} at {}", shard.0),
         ToShard::Unlisten { port, .. } => format!("Unlisten {port}"),
         ToShard::Transmit { frame } => match frame::parse(frame).expect("a frame of ours") {
             Parsed::Arp(packet) if packet.is_announcement() => "announcement".into(),
