@@ -28,16 +28,21 @@ use crate::coordinator::event::AddressInUse;
 use crate::coordinator::random::Random;
 
 /// What the RFC's waits for an address are divided by.
-const SCALE: u32 = 40;
+const SCALE: u64 = 40;
+
+/// A wait of so many seconds in the RFC.
+const fn scaled(seconds: u64) -> Duration {
+    Duration::from_millis(seconds * 1_000 / SCALE)
+}
 
 /// The first probe comes within this time, so that hosts that start together do not ask all at once.
-const PROBE_WAIT: Duration = Duration::from_secs(1).checked_div(SCALE).expect("not by 0");
+const PROBE_WAIT: Duration = scaled(1);
 /// How many probes there are, and how far apart.
 const PROBE_NUM: u32 = 3;
-const PROBE_MIN: Duration = Duration::from_secs(1).checked_div(SCALE).expect("not by 0");
-const PROBE_MAX: Duration = Duration::from_secs(2).checked_div(SCALE).expect("not by 0");
+const PROBE_MIN: Duration = scaled(1);
+const PROBE_MAX: Duration = scaled(2);
 /// How long an answer to the last one is waited for.
-const ANNOUNCE_WAIT: Duration = Duration::from_secs(2).checked_div(SCALE).expect("not by 0");
+const ANNOUNCE_WAIT: Duration = scaled(2);
 /// How many announcements there are, and how far apart. A device whose link comes up late misses the first.
 const ANNOUNCE_NUM: u32 = 2;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
@@ -70,10 +75,8 @@ enum State {
     },
     /// We have it, and do not give it up: it is what the configuration says (section 2.4 (c)).
     Ours {
-        /// Announcements that were made.
-        announced: u32,
-        /// When the next is due; of no meaning after the last.
-        next: Instant,
+        /// The next announcement; `None` after the last.
+        announcement: Option<Announcement>,
         /// Of its defence.
         defended: Cooldown,
     },
@@ -81,10 +84,18 @@ enum State {
     Taken,
 }
 
+/// An announcement to be made.
+#[derive(Clone, Copy, Debug)]
+struct Announcement {
+    /// Counted from 1.
+    number: u32,
+    due: Instant,
+}
+
 /// What an ARP packet of another host means for our address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// Nothing.
+    /// It says nothing about it.
     Nothing,
     /// It is not to be ours.
     Taken(AddressInUse),
@@ -113,7 +124,7 @@ impl Address {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Probing { next, .. } => Some(next),
-            State::Ours { announced, next, .. } => (announced < ANNOUNCE_NUM).then_some(next),
+            State::Ours { announcement, .. } => announcement.map(|announcement| announcement.due),
             State::Taken => None,
         }
     }
@@ -124,7 +135,8 @@ impl Address {
             return None;
         }
         if let State::Probing { sent: PROBE_NUM, .. } = self.state {
-            self.state = State::Ours { announced: 0, next: now, defended: Cooldown::new(DEFEND_INTERVAL) };
+            let announcement = Some(Announcement { number: 1, due: now });
+            self.state = State::Ours { announcement, defended: Cooldown::new(DEFEND_INTERVAL) };
         }
         match &mut self.state {
             State::Probing { sent, next } => {
@@ -133,9 +145,11 @@ impl Address {
                 *next = now + if is_last { ANNOUNCE_WAIT } else { random.duration(PROBE_MIN, PROBE_MAX) };
                 Some(arp::Packet::request(self.mac, Ipv4Addr::UNSPECIFIED, self.ip))
             }
-            State::Ours { announced, next, .. } => {
-                *announced += 1;
-                *next = now + ANNOUNCE_INTERVAL;
+            State::Ours { announcement, .. } => {
+                let Announcement { number, .. } = announcement.take()?;
+                if number < ANNOUNCE_NUM {
+                    *announcement = Some(Announcement { number: number + 1, due: now + ANNOUNCE_INTERVAL });
+                }
                 Some(arp::Packet::announcement(self.mac, self.ip))
             }
             State::Taken => None,
