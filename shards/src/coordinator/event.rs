@@ -38,7 +38,7 @@ pub enum Event {
         /// The application's connection.
         connection: ConnectionId,
     },
-    /// The moment [`Coordinator::deadline`] named is here.
+    /// The moment that [`deadline`](super::Coordinator::deadline) named is here.
     Deadline,
     /// The daemon shall stop: [`Effect::Stopped`] follows when all peers have been told.
     Stop,

@@ -17,7 +17,7 @@
 //!
 //! The coordinator itself only routes. It is made of parts, each a type of its own that nobody else changes: an event
 //! goes to the part that it is about, which is lent what it must ask (the time, another part to look at) and says in an
-//! [`Action`] whatever follows for others.
+//! `Action` whatever follows for others.
 //!
 //! Every table is bounded: connections, channels and their bytes by user, listeners and connects by endpoint, flows and
 //! neighbors by the configuration. At a limit a request is refused with an error that names the limit. An event costs

@@ -32,6 +32,7 @@ fn the_link_is_asked_whether_the_address_is_free_before_anything_is_done_with_it
     let mut probes = 0;
     while probes < 3 {
         rig.arp(arp::Packet::request(PEER, PEER_IP, OUR_IP));
+        rig.mail(ToCoordinator::Icmp { shard: ShardId(1), frame: ping() });
         rig.listen(connection, 888);
         assert_eq!(rig.error(connection), ControlError::NoSuchAddress(vec![]));
         rig.connect_to(connection, PEER_IP);
@@ -119,16 +120,21 @@ fn another_host_with_our_address_is_counted_and_our_address_defended() {
     assert_eq!(rig.posts(0), ["announcement"], "once in ten seconds");
 }
 
-#[test]
-fn ping_is_answered_and_garbage_is_not() {
-    let mut rig = Rig::new();
+/// An echo request of the peer to our address.
+fn ping() -> Box<[u8]> {
     let ping = [
         &US.0[..],
         &PEER.0,
         &[8, 0, 0x45, 0, 0, 29, 0, 0, 0, 0, 64, 1, 0x66, 0xde, 10, 0, 0, 2, 10, 0, 0, 1],
         &[8, 0, 0x57, 0xff, 0, 0, 0, 0, 0xa0],
     ];
-    let frame: Box<[u8]> = ping.concat().into();
+    ping.concat().into()
+}
+
+#[test]
+fn ping_is_answered_and_garbage_is_not() {
+    let mut rig = Rig::new();
+    let frame = ping();
     rig.mail(ToCoordinator::Icmp { shard: ShardId(1), frame: frame.clone() });
     assert_eq!(rig.posts(1), ["ICMP"]);
     for cut in 0..frame.len() {
