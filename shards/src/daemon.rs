@@ -12,7 +12,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
@@ -20,7 +20,8 @@ use machnet::daemon::control::Server;
 use machnet_config::Config;
 use machnet_proto::flow;
 
-use crate::coordinator::{self, Boot, Coordinator, Interface, Plan};
+use crate::coordinator::run::Started;
+use crate::coordinator::{self, AddressInUse, Boot, Coordinator, Interface, Plan};
 use crate::counters::{EntryKey, Registry};
 use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard, mailbox};
 use crate::shard::run::Heartbeat;
@@ -82,6 +83,8 @@ trait Shards: fmt::Debug {
 #[derive(Debug)]
 pub struct Daemon {
     stop: Arc<StopPipe>,
+    /// How the start ends.
+    start: Receiver<Started>,
     ends: Receiver<End>,
     /// Threads that have not ended.
     running: usize,
@@ -104,6 +107,8 @@ pub enum DaemonError {
         /// Why, with the remedy if it is known.
         why: String,
     },
+    /// Another host has the address of an interface.
+    AddressInUse(AddressInUse),
     /// A thread ended that should not have.
     Ended {
         /// Whose.
@@ -118,6 +123,7 @@ impl fmt::Display for DaemonError {
         match self {
             Self::System { doing, source } => write!(f, "the system refused to {doing}: {source}; look at its limits"),
             Self::Executor { thread, why } => write!(f, "the {thread} cannot run: {why}"),
+            Self::AddressInUse(conflict) => conflict.fmt(f),
             Self::Ended { thread, source } => write!(f, "the {thread} ended: {source}"),
         }
     }
@@ -133,7 +139,8 @@ struct End {
 }
 
 impl Daemon {
-    /// Starts shards on the queues, and the coordinator behind `server`.
+    /// Starts shards on the queues, and the coordinator behind `server`. Applications are served when
+    /// [`Daemon::wait_until_ready`] has returned.
     ///
     /// # Errors
     /// When threads, executors or descriptors are not to be had. What was started ends with the process.
@@ -164,6 +171,7 @@ impl Daemon {
         let coordinator = Coordinator::new(plan, outlets.clone(), registry, entries, Clock.now());
 
         let (ended, ends) = channel();
+        let (start_ends, start) = channel();
         let mut watched = Vec::new();
         let mut running = 0;
         for (ReadyShard { id, spawn }, outlet) in shards.into_iter().zip(outlets) {
@@ -172,10 +180,23 @@ impl Daemon {
             join_later(format!("shard {}", id.0), spawn(heartbeat), &ended)?;
             running += 1;
         }
-        let coordinator = coordinator::run::spawn(coordinator, from_shards, server, Arc::clone(&stop));
+        let coordinator = coordinator::run::spawn(coordinator, from_shards, server, Arc::clone(&stop), start_ends);
         join_later(COORDINATOR.into(), coordinator, &ended)?;
         watchdog::spawn(watched).map_err(system("start a thread"))?;
-        Ok(Self { stop, ends, running: running + 1 })
+        Ok(Self { stop, start, ends, running: running + 1 })
+    }
+
+    /// Waits until every interface has its address, which takes 100 to 175 ms from the start: each link is asked first.
+    /// `false` if the daemon was asked to stop before, and never is ready.
+    ///
+    /// # Errors
+    /// When another host has one of the addresses. The daemon has no address then, and ends.
+    pub fn wait_until_ready(&self) -> Result<bool, DaemonError> {
+        match self.start.recv() {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(conflict)) => Err(DaemonError::AddressInUse(conflict)),
+            Err(RecvError) => Ok(false),
+        }
     }
 
     /// Asks it to stop.

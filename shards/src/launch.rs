@@ -83,7 +83,9 @@ pub fn serve(config: &Config, socket: &Path) -> Result<(), LaunchError> {
     let stop = stop_on_signals()?;
     let OpenDevices { wired, .. } = &mut open_all(config, &plans)?;
     let daemon = Daemon::start(config, wired.drain(..).map(Into::into).collect(), server, stop)?;
-    tracing::info!(socket = %socket.display(), "ready");
+    if daemon.wait_until_ready()? {
+        tracing::info!(socket = %socket.display(), "ready");
+    }
     daemon.wait()?;
     tracing::info!("stopped");
     Ok(())

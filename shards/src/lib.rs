@@ -19,8 +19,8 @@
 //!
 //! Beyond that the shards of a device share what is never written after the start: the limits of flows, the device's
 //! handle, and the driver's own tables.
-//!
 
+mod budget;
 pub mod coordinator;
 pub mod counters;
 pub mod daemon;

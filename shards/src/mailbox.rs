@@ -52,7 +52,7 @@ pub struct ListenerId(pub u64);
 
 /// Where a shard finds the channel of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taker {
+pub enum AcceptTarget {
     /// Here: flows are accepted into this channel.
     Channel(ChannelId),
     /// At another shard, the only one to which the endpoint has a channel: frames of its flows are handed over.
@@ -64,7 +64,7 @@ pub type HalfOpenFlow = handshake::HalfOpenFlow<MacAddr>;
 
 /// A packet of a flow that the shard it came to does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stray {
+pub struct UnmatchedPacket {
     /// Where the NIC put it.
     pub landed: ShardId,
     /// The shard that has no such flow: the same one, or the one it was handed over to.
@@ -110,7 +110,7 @@ pub enum ToShard {
         /// Its name in later messages.
         listener: ListenerId,
         /// Where accepted flows go.
-        taker: Taker,
+        target: AcceptTarget,
     },
     /// Accept no more flows for this listener. Flows already accepted live on.
     Unlisten {
@@ -199,11 +199,11 @@ pub enum ToShard {
         /// The way from there.
         consumer: handover::Consumer,
     },
-    /// If the half-open flow of this stray is here, give it up in [`ToCoordinator::Yielded`]; it shall live where its
+    /// If the half-open flow of this packet is here, give it up in [`ToCoordinator::Yielded`]; it shall live where its
     /// packets arrive.
     Yield {
         /// Whose flow it may be.
-        stray: Box<Stray>,
+        packet: Box<UnmatchedPacket>,
     },
     /// Another shard has given up this half-open flow because its packets arrive here.
     Adopt {
@@ -254,13 +254,13 @@ pub enum ToCoordinator {
         packet: Packet,
     },
     /// A packet of no flow of this shard came in. At most as many per second as the shard's token buckets allow.
-    Stray(Box<Stray>),
+    Unmatched(Box<UnmatchedPacket>),
     /// The answer to [`ToShard::Yield`].
     Yielded {
         /// By this shard.
         shard: ShardId,
         /// What was asked.
-        stray: Box<Stray>,
+        packet: Box<UnmatchedPacket>,
         /// The half-open flow; `None` if it is not here.
         flow: Option<HalfOpenFlow>,
     },

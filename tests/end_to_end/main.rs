@@ -13,6 +13,7 @@ mod conversation;
 mod pair;
 mod times;
 
+mod address;
 mod errors;
 mod jumbo;
 mod killed_application;

@@ -260,6 +260,32 @@ fn a_restarted_daemon_is_noticed_with_the_next_packet() {
 }
 
 #[test]
+fn a_daemon_whose_address_another_host_has_does_not_start_and_the_other_goes_on() {
+    let hosts = vec![(HostPlan { shards: 2, ..HostPlan::default() }, link()); 3];
+    let mut world = World::new(7, hosts);
+    let (near, far) = attach_pair(&mut world);
+    let side = connect(&mut world, near, far, PORT);
+    let back = peer_of(&mut world, side);
+    world.crash(2);
+    world.hosts[2].ip = world.ip(1);
+    for _ in 0..3 {
+        world.start(2);
+        world.attach(2, true).expect("the daemon runs");
+        for side in [side, back] {
+            send(&mut world, side, 20_000);
+        }
+        world.run_for(Duration::from_secs(1));
+        assert!(world.hosts[2].daemon.is_none(), "it does not start, and lets nobody in");
+    }
+    ending::deliver(&mut world, Duration::from_millis(10));
+    for side in [side, back] {
+        assert_eq!((world.checker.side(side).life, world.checker.side(side).is_silent), (Life::Open, false));
+    }
+    assert_eq!(world.status(1)["interfaces"][0]["address_conflicts"], 0, "nobody claimed it");
+    finish(world, Duration::from_secs(1));
+}
+
+#[test]
 fn a_peer_that_vanishes_is_silent_after_3_s_and_gone_after_15_s() {
     let mut world = two_hosts(1);
     let (near, far) = attach_pair(&mut world);

@@ -12,43 +12,69 @@
 //! shard where its answer lands, because that is where the NIC will deliver the rest of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
-use machnet::daemon::control::message::{ControlError, Reply};
+use machnet::daemon::control::message::ControlError;
 use machnet_core::addr::MacAddr;
-use machnet_core::defaults;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::time::Instant;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::Birth;
-use machnet_proto::handshake::{Answer, Connector, Patience, Terms};
-use machnet_proto::neighbor::Resolution;
+use machnet_proto::handshake::{Answer, Connector, Patience};
 use machnet_proto::packet::Packet;
-use std::net::Ipv4Addr;
 
-use super::directory::{Flow, Origin};
-use super::{ConnectionId, Coordinator};
-use crate::mailbox::{ConnectId, NotCreated, ShardId, ToShard};
+use super::ConnectionId;
+use super::action::{Action, Actions};
+use super::interfaces::{Hold, InterfaceId};
+use crate::mailbox::{ChannelId, ConnectId, NotCreated, ShardId, ToShard};
 
 /// Connects under way at the same time, over all endpoints.
-const MAX_CONNECTS: usize = 65_536;
+const CONNECTS_MAX: usize = 65_536;
 
-/// The longest a request may wait. One of 0 ms means [`defaults::CONNECT_TIMEOUT`].
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(300);
+/// Connects of one endpoint that are under way at the same time.
+const CONNECTS_OF_ENDPOINT_MAX: usize = 4096;
 
 /// All connects under way.
+///
+/// An event costs what it is about: one connect; those of an endpoint that ends; those that wait for the neighbor that
+/// was found, moved or was given up; all of them when the daemon stops.
 #[derive(Debug, Default)]
 pub(super) struct Connects {
     connects: BTreeMap<ConnectId, Connect>,
     by_key: HashMap<FlowKey, ConnectId>,
-    /// When each connect that waits for the network wants to be looked at.
-    timers: BTreeSet<(Instant, ConnectId)>,
+    by_asker: BTreeMap<ConnectionId, BTreeSet<ConnectId>>,
+    by_next_hop: BTreeSet<(InterfaceId, Ipv4Addr, ConnectId)>,
     /// How many go out through each shard.
     by_shard: HashMap<ShardId, usize>,
+    /// Every connect that waits for the network, by the moment at which it has to be looked at.
+    timers: BTreeSet<(Instant, ConnectId)>,
     /// How long answers take lately.
     patience: Patience,
     last: u64,
+}
+
+/// A connect that begins.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// The endpoint that asks, and the number of its request.
+    pub(super) asker: (ConnectionId, u32),
+    /// The flow that is wanted; its port has been claimed.
+    pub(super) key: FlowKey,
+    /// The interface of `key`'s local address.
+    pub(super) interface: InterfaceId,
+    /// The neighbor the SYN goes to; `None` for a flow within this host.
+    pub(super) next_hop: Option<Ipv4Addr>,
+    /// The hold on it.
+    pub(super) neighbor: Option<Hold>,
+    /// The shard that transmits the SYN.
+    pub(super) via: ShardId,
+    /// The shard that shall have the flow; `None`: the one where the answer arrives.
+    pub(super) owner: Option<ShardId>,
+    /// Whether the NIC is believed to put the answer at `via`.
+    pub(super) is_predicted: bool,
+    /// What is said to the peer, and what its answer means.
+    pub(super) connector: Connector,
 }
 
 /// A connect under way.
@@ -57,34 +83,62 @@ struct Connect {
     /// The endpoint and the number of its request; `None` when it has ended meanwhile.
     asker: Option<(ConnectionId, u32)>,
     key: FlowKey,
-    /// The neighbor the SYN goes to, held; `None` for ourselves.
-    neighbor: Option<Ipv4Addr>,
-    link: usize,
-    /// The shard that transmits the SYN.
+    interface: InterfaceId,
+    next_hop: Option<Ipv4Addr>,
+    neighbor: Option<Hold>,
     via: ShardId,
-    /// The shard that shall have the flow; `None`: the one where the answer arrives.
     owner: Option<ShardId>,
-    /// Whether the NIC is believed to put the answer at `via`.
     is_predicted: bool,
-    /// The shard that has a hint for the flow that is being created.
-    hinted: Option<ShardId>,
-    /// What is said to the peer, and what its answer means.
-    connector: Connector,
     stage: Stage,
-    /// Names the flow, once the peer has answered.
-    incarnation: Option<Incarnation>,
-    /// Its entry in the timers.
-    timer: Option<Instant>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Stage {
     /// It waits for the MAC of its next hop.
-    Resolving,
-    /// It waits for an answer to its SYN, and sends it again meanwhile.
-    Asking { mac: MacAddr },
-    /// It waits for its shard to create the flow.
-    Creating,
+    Resolving { connector: Connector },
+    /// It waits for an answer to its SYN, which goes to this MAC.
+    Asking { connector: Connector, mac: MacAddr },
+    /// It waits for its shard to create the flow. Another shard may have a hint for it already.
+    Creating { incarnation: Incarnation, hinted: Option<ShardId> },
+}
+
+impl Stage {
+    /// When the connect has to be looked at.
+    fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Resolving { connector } | Self::Asking { connector, .. } => Some(connector.deadline()),
+            Self::Creating { .. } => None,
+        }
+    }
+}
+
+/// A peer has accepted: a shard is to create the flow, by [`Connects::create`].
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) id: ConnectId,
+    pub(super) key: FlowKey,
+    /// The endpoint that asked.
+    pub(super) asker: ConnectionId,
+    /// The shard that shall have the flow.
+    pub(super) owner: ShardId,
+    next_hop: MacAddr,
+    birth: Birth,
+}
+
+/// A shard has created the flow of a connect, which is over.
+#[derive(Debug)]
+pub(super) struct Created {
+    /// The flow as its application names it.
+    pub(super) flow: FlowId,
+    /// The endpoint that asked and the number of its request; `None` if it has ended meanwhile.
+    pub(super) asker: Option<(ConnectionId, u32)>,
+    pub(super) key: FlowKey,
+    /// The hold on its next hop.
+    pub(super) neighbor: Option<Hold>,
+    /// Names the flow.
+    pub(super) incarnation: Incarnation,
+    /// The shard that has a hint for it.
+    pub(super) hinted: Option<ShardId>,
 }
 
 impl Connects {
@@ -93,373 +147,274 @@ impl Connects {
         self.by_key.contains_key(key)
     }
 
-    /// When the first timer is due.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(due, _)| *due)
-    }
-
     /// How many are under way.
     pub(super) fn len(&self) -> usize {
         self.connects.len()
     }
 
-    fn enter(&mut self, connect: Connect) -> ConnectId {
+    /// How many of an endpoint's are.
+    pub(super) fn count_of(&self, asker: ConnectionId) -> usize {
+        self.by_asker.get(&asker).map_or(0, BTreeSet::len)
+    }
+
+    /// How many go out through a shard.
+    pub(super) fn count_on(&self, shard: ShardId) -> usize {
+        self.by_shard.get(&shard).copied().unwrap_or_default()
+    }
+
+    /// Whether no further one may begin.
+    pub(super) fn is_full(&self) -> bool {
+        self.connects.len() >= CONNECTS_MAX
+    }
+
+    /// Whether an endpoint may begin one more.
+    pub(super) fn may_begin(&self, asker: ConnectionId) -> Result<(), ControlError> {
+        match self.count_of(asker) {
+            CONNECTS_OF_ENDPOINT_MAX.. => {
+                let text = format!("an endpoint may have {CONNECTS_OF_ENDPOINT_MAX} connects under way");
+                Err(ControlError::Limit(text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When [`Connects::poll`] is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// Begins to open a flow; `mac` is that of the next hop, if it is known.
+    pub(super) fn begin(&mut self, opening: Opening, mac: Option<MacAddr>, now: Instant, actions: &mut Actions) {
+        let Opening { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, connector } = opening;
         self.last += 1;
         let id = ConnectId(self.last);
-        *self.by_shard.entry(connect.via).or_default() += 1;
-        self.by_key.insert(connect.key, id);
+        self.by_key.insert(key, id);
+        self.by_asker.entry(asker.0).or_default().insert(id);
+        self.by_next_hop.extend(next_hop.map(|ip| (interface, ip, id)));
+        *self.by_shard.entry(via).or_default() += 1;
+        self.timers.insert((connector.deadline(), id));
+        let stage = Stage::Resolving { connector };
+        let asker = Some(asker);
+        let connect = Connect { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage };
         self.connects.insert(id, connect);
-        id
-    }
-
-    fn remove(&mut self, id: ConnectId) -> Option<Connect> {
-        self.arm(id, None);
-        let connect = self.connects.remove(&id)?;
-        self.by_key.remove(&connect.key);
-        *self.by_shard.get_mut(&connect.via).expect("counted when it entered") -= 1;
-        Some(connect)
-    }
-
-    /// Sets the connect's timer.
-    fn arm(&mut self, id: ConnectId, due: Option<Instant>) {
-        let Some(connect) = self.connects.get_mut(&id) else { return };
-        if let Some(old) = std::mem::replace(&mut connect.timer, due) {
-            self.timers.remove(&(old, id));
-        }
-        self.timers.extend(due.map(|due| (due, id)));
-    }
-
-    /// The connects through a neighbor.
-    fn through(&self, link: usize, neighbor: Ipv4Addr) -> Vec<(ConnectId, Stage)> {
-        let through = |connect: &Connect| connect.link == link && connect.neighbor == Some(neighbor);
-        let connects = self.connects.iter().filter(|(_, connect)| through(connect));
-        connects.map(|(id, connect)| (*id, connect.stage)).collect()
-    }
-}
-
-impl Coordinator {
-    /// Begins to open a flow; the answer follows.
-    pub(super) fn connect(
-        &mut self,
-        connection: ConnectionId,
-        request: u32,
-        destination: (Ipv4Addr, Ipv4Addr, u16),
-        timeout_ms: u32,
-        shard: Option<u16>,
-        now: Instant,
-    ) -> Result<Option<Reply>, ControlError> {
-        self.endpoints.may_connect(connection)?;
-        let (local_ip, remote_ip, remote_port) = destination;
-        let link = self.local(local_ip)?;
-        check_destination(remote_ip, remote_port)?;
-        let next_hop = self.links[link].next_hop(remote_ip)?;
-        if self.connects.len() >= MAX_CONNECTS || self.directory.is_full() {
-            return Err(ControlError::Limit("the daemon has as many flows as it may (max_flows_per_shard)".into()));
-        }
-        let owner = self.wanted_owner(connection, link, shard)?;
-        let shards = owner.map_or_else(|| self.links[link].interface().shards.clone(), |owner| vec![owner]);
-        self.grant(connection, request, link, &shards)?;
-        let via = self.least_loaded(&shards);
-        let mac = self.find_next_hop(link, next_hop, now)?;
-        let (key, is_predicted) = self.claim_port(link, destination, via, now).ok_or(ControlError::NoPorts)?;
-        let timeout = match timeout_ms {
-            0 => defaults::CONNECT_TIMEOUT,
-            ms => Duration::from_millis(ms.into()).min(LONGEST_TIMEOUT),
-        };
-        let nonce = self.random.next_u32();
-        let neighbor = self.hold_neighbor(link, next_hop, now);
-        let connect = self.connects.enter(Connect {
-            asker: Some((connection, request)),
-            key,
-            neighbor,
-            link,
-            via,
-            owner,
-            is_predicted,
-            hinted: None,
-            connector: Connector::new(
-                Terms::of_interface(self.links[link].interface().mtu_bytes, self.boot.id).with_nonce(nonce),
-                now + timeout,
-            ),
-            stage: Stage::Resolving,
-            incarnation: None,
-            timer: None,
-        });
-        self.endpoints.attached(connection)?.connects.insert(connect);
-        self.connects.arm(connect, Some(now + timeout));
         if let Some(mac) = mac {
-            self.ask(connect, mac, now);
+            self.ask(id, mac, now, actions);
         }
-        Ok(None)
     }
 
-    /// The MAC of a next hop; `None` if it is being searched for.
-    fn find_next_hop(
-        &mut self,
-        link: usize,
-        next_hop: Option<Ipv4Addr>,
-        now: Instant,
-    ) -> Result<Option<MacAddr>, ControlError> {
-        match self.links[link].resolve(next_hop, now) {
-            Resolution::Known(mac) => Ok(Some(mac)),
-            Resolution::Pending => Ok(None),
-            Resolution::Unreachable => Err(ControlError::Unreachable),
-            Resolution::Full => {
-                let text = "the interface knows as many neighbors as it may (max_neighbors)";
-                Err(ControlError::Limit(text.into()))
+    /// SYNs to be repeated, and connects whose time is up.
+    pub(super) fn poll(&mut self, now: Instant, actions: &mut Actions) {
+        while let Some(&(due, id)) = self.timers.first()
+            && due <= now
+        {
+            match self.connects[&id].stage {
+                Stage::Resolving { .. } => self.end(id, Some(ControlError::Unreachable), actions),
+                _ => self.step(id, now, actions),
             }
         }
     }
 
-    /// The shard that a flow of this endpoint must live on, if it may not live where its answer arrives.
-    fn wanted_owner(
+    /// A peer answered a SYN, and a shard passed it on. Answers that are late, or guesses, change nothing.
+    pub(super) fn answer(
         &mut self,
-        connection: ConnectionId,
-        link: usize,
-        shard: Option<u16>,
-    ) -> Result<Option<ShardId>, ControlError> {
-        let home = self.home(connection, link)?;
-        let wanted = shard.map(|index| self.shard_at(link, index)).transpose()?;
-        match (home, wanted) {
-            (Some(home), Some(wanted)) if home != wanted => {
-                Err(ControlError::Invalid("the endpoint is bound to another shard than the flow".into()))
-            }
-            (home, wanted) => Ok(home.or(wanted)),
-        }
-    }
-
-    /// The shard with the fewest flows, and of those the one with the fewest channels.
-    pub(super) fn least_loaded(&self, shards: &[ShardId]) -> ShardId {
-        let load = |shard: &ShardId| {
-            let connects = self.connects.by_shard.get(shard).copied().unwrap_or_default();
-            (self.directory.count(*shard) + connects, self.endpoints.channels_on(*shard))
-        };
-        shards.iter().copied().min_by_key(load).expect("an interface has shards")
-    }
-
-    /// A tuple nobody uses; with a NIC that says how it spreads flows, one whose answers arrive at `via` if there is
-    /// one, and then that is a prediction.
-    fn claim_port(
-        &mut self,
-        link: usize,
-        destination: (Ipv4Addr, Ipv4Addr, u16),
-        via: ShardId,
+        (landed, key, source_mac): (ShardId, &FlowKey, MacAddr),
+        packet: &Packet,
         now: Instant,
-    ) -> Option<(FlowKey, bool)> {
-        let interface = self.links[link].interface();
-        // What we send to ourselves never reaches the NIC.
-        let rss = self.links[link].believed_rss(now).filter(|_| destination.1 != interface.ip);
-        let queue = interface.shards.iter().position(|shard| *shard == via);
-        let usable = |key: &FlowKey| {
-            let is_listening = self.listeners.has((key.local_ip, key.local_port));
-            let is_flow = self.directory.find(key).is_some() || self.directory.find(&key.reversed()).is_some();
-            !is_listening && !is_flow && *key != key.reversed()
-        };
-        let arrives = |key: &FlowKey| rss.is_some_and(|rss| Some(usize::from(rss.queue_of(key))) == queue);
-        let preferred = |key: &FlowKey| rss.is_none() || arrives(key);
-        let key = self.ports.claim(destination, usable, preferred, &mut self.random, now)?;
-        Some((key, arrives(&key)))
-    }
-
-    /// The next hop is known: every shard shall pass on the answer, one sends the SYN.
-    fn ask(&mut self, id: ConnectId, mac: MacAddr, now: Instant) {
-        let first_wait = self.connects.patience.first_wait();
-        let Some(connect) = self.connects.connects.get_mut(&id) else { return };
-        connect.stage = Stage::Asking { mac };
-        connect.connector.begin(first_wait, now);
-        let key = connect.key;
-        for shard in self.links[connect.link].interface().shards.clone() {
-            self.outboxes.post(shard, ToShard::Expect { key });
-        }
-        self.send_syn(id, now);
-    }
-
-    /// Sends the SYN, if it is due, and sets the time of the next.
-    fn send_syn(&mut self, id: ConnectId, now: Instant) {
-        let Some(connect) = self.connects.connects.get_mut(&id) else { return };
-        let Stage::Asking { mac } = connect.stage else { return };
-        let (via, key, syn) = (connect.via, connect.key, connect.connector.poll_transmit(now));
-        let due = connect.connector.deadline();
-        self.connects.arm(id, Some(due));
-        if let Some(packet) = syn {
-            self.outboxes.post(via, ToShard::Send { next_hop: mac, key, packet });
-        }
-    }
-
-    /// A peer answered a SYN. Answers that are late, or guesses, change nothing.
-    pub(super) fn answer(&mut self, shard: ShardId, key: &FlowKey, source_mac: MacAddr, packet: &Packet, now: Instant) {
-        let Some(&id) = self.connects.by_key.get(key) else { return };
-        let connect = &self.connects.connects[&id];
-        let Stage::Asking { mac } = connect.stage else { return };
-        let failure = match connect.connector.on_packet(packet) {
+        actions: &mut Actions,
+    ) -> Option<Accepted> {
+        let id = *self.by_key.get(key)?;
+        let connect = &self.connects[&id];
+        let Stage::Asking { connector, mac } = &connect.stage else { return None };
+        let failure = match connector.on_packet(packet) {
             Answer::Accepted(birth) => {
-                let after = connect.connector.asked_for(now);
-                if let Some(ip) = connect.neighbor.filter(|_| source_mac == mac) {
-                    self.links[connect.link].confirm(ip, now);
+                self.patience.note_answer(connector.asked_for(now));
+                let Connect { interface, next_hop, via, .. } = *connect;
+                if let Some(ip) = next_hop.filter(|_| source_mac == *mac) {
+                    actions.push(Action::ConfirmNeighbor { interface, ip });
                 }
-                self.connects.patience.note_answer(after);
-                self.create(id, shard, mac, birth, now);
-                return;
+                if connect.is_predicted {
+                    actions.push(Action::JudgePrediction { interface, was_right: landed == via });
+                }
+                let (asker, _) = connect.asker?;
+                let owner = connect.owner.unwrap_or(landed);
+                return Some(Accepted { id, key: *key, asker, owner, next_hop: *mac, birth });
             }
             Answer::Refused(CloseReason::Limit) => {
                 ControlError::Limit("the other host has no room for another flow".into())
             }
             Answer::Refused(_) => ControlError::Refused,
             Answer::Incompatible => ControlError::Incompatible,
-            Answer::Nothing => return,
+            Answer::Nothing => return None,
         };
-        self.end_connect(id, Some(failure), now);
+        self.end(id, Some(failure), actions);
+        None
     }
 
-    /// The peer accepted: the flow will live where the answer has landed, unless it is wanted elsewhere.
-    fn create(&mut self, id: ConnectId, landed: ShardId, next_hop: MacAddr, birth: Birth, now: Instant) {
-        let Connect { asker, key, link, via, owner, is_predicted, .. } = &self.connects.connects[&id];
-        let (key, link, via, owner, is_predicted) = (*key, *link, *via, *owner, *is_predicted);
-        let Some((connection, _)) = *asker else { return };
-        if is_predicted {
-            self.links[link].judge_prediction(landed == via, now);
-        }
-        let shard = owner.unwrap_or(landed);
-        let (channel, _) = self.endpoints.channel_on(connection, shard).expect("granted when the connect began");
-        let hinted = (landed != shard).then_some(landed);
-        // Before the flow's first packet, whose answer arrives there too.
-        if landed != shard && !self.hint(&key, shard, landed) {
-            let text = "as many flows as may arrive at another shard than they live on (max_flows_per_shard)";
-            return self.end_connect(id, Some(ControlError::Limit(text.into())), now);
-        }
-        let connect = self.connects.connects.get_mut(&id).expect("found above");
-        connect.stage = Stage::Creating;
-        connect.hinted = hinted;
-        connect.incarnation = Some(birth.incarnation);
-        self.connects.arm(id, None);
-        self.outboxes.post(shard, ToShard::Create { connect: id, key, next_hop, birth, channel });
+    /// Has the owner create a flow that the peer accepted, in this channel of its endpoint; `hinted` has a hint for it.
+    pub(super) fn create(
+        &mut self,
+        accepted: &Accepted,
+        channel: ChannelId,
+        hinted: Option<ShardId>,
+        actions: &mut Actions,
+    ) {
+        let Accepted { id, key, owner, next_hop, birth, .. } = *accepted;
+        self.set_stage(id, Stage::Creating { incarnation: birth.incarnation, hinted });
+        actions.post(owner, ToShard::Create { connect: id, key, next_hop, birth, channel });
     }
 
-    /// A shard created the flow, or could not.
-    pub(super) fn created(&mut self, shard: ShardId, id: ConnectId, outcome: Result<FlowId, NotCreated>, now: Instant) {
-        let Some(connect) = self.connects.connects.get(&id) else { return };
-        let (key, link, neighbor, asker) = (connect.key, connect.link, connect.neighbor, connect.asker);
-        let Some(incarnation) = connect.incarnation else { return };
-        let flow = match outcome {
-            Ok(flow) => flow,
-            Err(why) => return self.end_connect(id, Some(not_created(why)), now),
-        };
-        let channel = asker.and_then(|(connection, _)| self.endpoints.channel_on(connection, shard));
-        let owner = channel.map(|(channel, _)| channel);
-        let neighbor = self.hold_neighbor(link, neighbor, now);
-        let hinted = self.connects.connects.get_mut(&id).and_then(|connect| connect.hinted.take());
-        let flow_of = Flow {
-            channel: owner,
-            neighbor,
-            hinted: hinted.into_iter().collect(),
-            ..Flow::new(shard, Origin::Connected, incarnation, now)
-        };
-        if !self.directory.enter(key, flow_of) {
-            if let Some(landed) = hinted {
-                self.unhint(&key, landed);
+    /// A shard created the flow, or could not. Gives what the connect held if it did: it is over then.
+    pub(super) fn created(
+        &mut self,
+        id: ConnectId,
+        outcome: Result<FlowId, NotCreated>,
+        actions: &mut Actions,
+    ) -> Option<Created> {
+        let Stage::Creating { incarnation, hinted } = self.connects.get(&id)?.stage else { return None };
+        match outcome {
+            Err(why) => {
+                self.end(id, Some(not_created(why)), actions);
+                None
             }
-            self.release_neighbor(link, neighbor, now);
-            self.outboxes.post(shard, ToShard::Drop { key, incarnation, reason: CloseReason::Reset });
-            return self.end_connect(id, Some(ControlError::AddressInUse), now);
+            Ok(flow) => {
+                let Connect { asker, key, interface, neighbor, .. } = self.remove(id)?;
+                actions.push(Action::Forget { interface, key });
+                Some(Created { flow, asker, key, neighbor, incarnation, hinted })
+            }
         }
-        self.end_connect(id, None, now);
-        if let (Some((connection, request)), Some((_, channel))) = (asker, channel) {
-            let reply = Reply::Connected { channel: channel.index, flow: flow.0, local_port: key.local_port };
-            self.reply(connection, request, reply);
-        }
+    }
+
+    /// Ends a connect whose flow cannot be.
+    pub(super) fn fail(&mut self, id: ConnectId, why: ControlError, actions: &mut Actions) {
+        self.end(id, Some(why), actions);
     }
 
     /// A next hop is known, or has another MAC.
-    pub(super) fn neighbor_found(&mut self, link: usize, ip: Ipv4Addr, mac: MacAddr, now: Instant) {
-        for (id, stage) in self.connects.through(link, ip) {
-            match stage {
-                Stage::Resolving => self.ask(id, mac, now),
-                Stage::Asking { .. } => {
-                    let connect = self.connects.connects.get_mut(&id).expect("it goes through this neighbor");
-                    connect.stage = Stage::Asking { mac };
-                }
-                Stage::Creating => {}
+    pub(super) fn next_hop_found(
+        &mut self,
+        (interface, ip, found): (InterfaceId, Ipv4Addr, MacAddr),
+        now: Instant,
+        actions: &mut Actions,
+    ) {
+        for id in self.through(interface, ip) {
+            match &mut self.connects.get_mut(&id).expect("it goes through this neighbor").stage {
+                Stage::Resolving { .. } => self.ask(id, found, now, actions),
+                Stage::Asking { mac, .. } => *mac = found,
+                Stage::Creating { .. } => {}
             }
         }
     }
 
     /// Nobody answers for a next hop.
-    pub(super) fn neighbor_failed(&mut self, link: usize, ip: Ipv4Addr, now: Instant) {
-        for (id, stage) in self.connects.through(link, ip) {
-            if stage == Stage::Resolving {
-                self.end_connect(id, Some(ControlError::Unreachable), now);
+    pub(super) fn next_hop_failed(&mut self, interface: InterfaceId, ip: Ipv4Addr, actions: &mut Actions) {
+        for id in self.through(interface, ip) {
+            if matches!(self.connects[&id].stage, Stage::Resolving { .. }) {
+                self.end(id, Some(ControlError::Unreachable), actions);
             }
         }
     }
 
-    /// SYNs to be repeated, and connects whose time is up.
-    pub(super) fn serve_connects(&mut self, now: Instant) {
-        while let Some(&(due, id)) = self.connects.timers.first()
-            && due <= now
-        {
-            let connect = &self.connects.connects[&id];
-            match connect.stage {
-                Stage::Asking { .. } if !connect.connector.has_expired(now) => self.send_syn(id, now),
-                Stage::Asking { .. } => self.end_connect(id, Some(ControlError::TimedOut), now),
-                _ => self.end_connect(id, Some(ControlError::Unreachable), now),
+    /// An endpoint has ended. A flow that a shard is creating cannot be stopped; it ends with its channel, and until
+    /// then its tuple is taken.
+    pub(super) fn abandon(&mut self, asker: ConnectionId, actions: &mut Actions) {
+        for id in self.by_asker.remove(&asker).unwrap_or_default() {
+            let connect = self.connects.get_mut(&id).expect("it is its asker's");
+            connect.asker = None;
+            if !matches!(connect.stage, Stage::Creating { .. }) {
+                self.end(id, None, actions);
             }
-        }
-    }
-
-    /// The endpoint that asked has ended. A flow that a shard is creating cannot be stopped; it ends with its channel,
-    /// and until then its tuple is taken.
-    pub(super) fn abandon_connect(&mut self, id: ConnectId, now: Instant) {
-        let Some(connect) = self.connects.connects.get_mut(&id) else { return };
-        connect.asker = None;
-        if connect.stage != Stage::Creating {
-            self.end_connect(id, None, now);
         }
     }
 
     /// Fails every connect that no shard is creating a flow for.
-    pub(super) fn end_all_connects(&mut self, error: &ControlError, now: Instant) {
-        let connects = self.connects.connects.iter();
-        let waiting = connects.filter(|(_, connect)| connect.stage != Stage::Creating).map(|(id, _)| *id);
-        for id in waiting.collect::<Vec<_>>() {
-            self.end_connect(id, Some(error.clone()), now);
+    pub(super) fn refuse_all(&mut self, error: &ControlError, actions: &mut Actions) {
+        let connects = self.connects.iter();
+        let waiting = connects.filter(|(_, connect)| !matches!(connect.stage, Stage::Creating { .. }));
+        for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end(id, Some(error.clone()), actions);
         }
     }
 
-    /// Ends a connect and everything it holds; its tuple too, unless it has become a flow's.
-    fn end_connect(&mut self, id: ConnectId, failure: Option<ControlError>, now: Instant) {
-        let Some(connect) = self.connects.remove(id) else { return };
-        let key = connect.key;
-        if connect.stage != Stage::Resolving {
-            for shard in self.links[connect.link].interface().shards.clone() {
-                self.outboxes.post(shard, ToShard::Forget { key });
+    /// The next hop is known: every shard shall pass on the answer, one sends the SYN.
+    fn ask(&mut self, id: ConnectId, mac: MacAddr, now: Instant, actions: &mut Actions) {
+        let Connect { key, interface, stage: Stage::Resolving { connector }, .. } = &self.connects[&id] else {
+            return;
+        };
+        actions.push(Action::Expect { interface: *interface, key: *key });
+        let mut connector = connector.clone();
+        connector.begin(self.patience.first_wait(), now);
+        self.set_stage(id, Stage::Asking { connector, mac });
+        self.step(id, now, actions);
+    }
+
+    /// Sends the SYN if it is due, and gives up if the time is up.
+    fn step(&mut self, id: ConnectId, now: Instant, actions: &mut Actions) {
+        let connect = self.connects.get_mut(&id).expect("it is under way");
+        let Stage::Asking { connector, mac } = &mut connect.stage else { return };
+        if connector.has_expired(now) {
+            return self.end(id, Some(ControlError::TimedOut), actions);
+        }
+        let due = connector.deadline();
+        if let Some(packet) = connector.poll_transmit(now) {
+            self.timers.remove(&(due, id));
+            self.timers.insert((connector.deadline(), id));
+            actions.post(connect.via, ToShard::Send { next_hop: *mac, key: connect.key, packet });
+        }
+    }
+
+    fn set_stage(&mut self, id: ConnectId, stage: Stage) {
+        let connect = self.connects.get_mut(&id).expect("it is under way");
+        if let Some(due) = connect.stage.due() {
+            self.timers.remove(&(due, id));
+        }
+        self.timers.extend(stage.due().map(|due| (due, id)));
+        connect.stage = stage;
+    }
+
+    /// The connects through a neighbor.
+    fn through(&self, interface: InterfaceId, ip: Ipv4Addr) -> Vec<ConnectId> {
+        let of_neighbor = (interface, ip, ConnectId(0))..=(interface, ip, ConnectId(u64::MAX));
+        self.by_next_hop.range(of_neighbor).map(|(_, _, id)| *id).collect()
+    }
+
+    /// Ends a connect that has not become a flow, and everything it holds.
+    fn end(&mut self, id: ConnectId, failure: Option<ControlError>, actions: &mut Actions) {
+        let Some(Connect { asker, key, interface, neighbor, stage, .. }) = self.remove(id) else { return };
+        if !matches!(stage, Stage::Resolving { .. }) {
+            actions.push(Action::Forget { interface, key });
+        }
+        if let Stage::Creating { hinted: Some(landed), .. } = stage {
+            actions.push(Action::Unhint { key, landed });
+        }
+        if let Some(hold) = neighbor {
+            actions.push(Action::ReleaseNeighbor(hold));
+        }
+        actions.push(Action::ReleasePort(key));
+        if let (Some((connection, request)), Some(error)) = (asker, failure) {
+            actions.fail(connection, request, error);
+        }
+    }
+
+    fn remove(&mut self, id: ConnectId) -> Option<Connect> {
+        let connect = self.connects.remove(&id)?;
+        self.by_key.remove(&connect.key);
+        if let Some(ip) = connect.next_hop {
+            self.by_next_hop.remove(&(connect.interface, ip, id));
+        }
+        if let Some(due) = connect.stage.due() {
+            self.timers.remove(&(due, id));
+        }
+        *self.by_shard.get_mut(&connect.via).expect("counted when it began") -= 1;
+        if let Some((asker, _)) = connect.asker
+            && let Some(ids) = self.by_asker.get_mut(&asker)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_asker.remove(&asker);
             }
         }
-        if let Some(landed) = connect.hinted {
-            self.unhint(&key, landed);
-        }
-        self.release_neighbor(connect.link, connect.neighbor, now);
-        if !self.directory.find(&key).is_some_and(|flow| flow.origin == Origin::Connected) {
-            self.ports.release(key, now);
-        }
-        let Some((connection, request)) = connect.asker else { return };
-        if let Ok(endpoint) = self.endpoints.attached(connection) {
-            endpoint.connects.remove(&id);
-        }
-        if let Some(error) = failure {
-            self.fail(connection, request, error);
-        }
+        Some(connect)
     }
-}
-
-/// Whether a flow can go there at all.
-fn check_destination(ip: Ipv4Addr, port: u16) -> Result<(), ControlError> {
-    if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_loopback() {
-        return Err(ControlError::Invalid(format!("{ip} is not the address of a host on the network")));
-    }
-    if port == 0 {
-        return Err(ControlError::Invalid("port 0 is nobody's".into()));
-    }
-    Ok(())
 }
 
 fn not_created(why: NotCreated) -> ControlError {
@@ -469,5 +424,198 @@ fn not_created(why: NotCreated) -> ControlError {
         }
         NotCreated::Exists => ControlError::AddressInUse,
         NotCreated::NoChannel => ControlError::System("the channel has ended".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use machnet_core::time::Duration;
+    use machnet_proto::handshake::Terms;
+    use machnet_proto::packet::V1Step;
+
+    use super::*;
+    use crate::coordinator::interfaces::Interfaces;
+    use crate::coordinator::interfaces::tests::{FIRST, interfaces};
+    use crate::coordinator::plan::tests::{OUR_IP, THEIR_IP, THEIRS};
+    use crate::coordinator::tests::{of_v1, syn_ack};
+
+    const ASKER: ConnectionId = ConnectionId(1);
+    const START: Instant = Instant::from_nanos(1_000_000_000);
+    const TIMEOUT: Duration = Duration::from_millis(20);
+
+    /// Connects, and an interface whose neighbors they hold.
+    struct Rig {
+        connects: Connects,
+        interfaces: Interfaces,
+        actions: Actions,
+        now: Instant,
+    }
+
+    fn key(local_port: u16) -> FlowKey {
+        FlowKey { local_ip: OUR_IP, remote_ip: THEIR_IP, local_port, remote_port: 888 }
+    }
+
+    fn terms() -> Terms {
+        Terms::of_interface(1500, 1).with_nonce(7)
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let (connects, interfaces) = (Connects::default(), interfaces(2));
+            Self { connects, interfaces, actions: Actions::default(), now: START }
+        }
+
+        /// A connect from this port, through the neighbor with this address.
+        fn begin(&mut self, local_port: u16, next_hop: Ipv4Addr, mac: Option<MacAddr>) -> Vec<String> {
+            let opening = Opening {
+                asker: (ASKER, 9),
+                key: key(local_port),
+                interface: FIRST,
+                next_hop: Some(next_hop),
+                neighbor: self.interfaces.hold(FIRST, Some(next_hop), self.now),
+                via: ShardId(0),
+                owner: None,
+                is_predicted: true,
+                connector: Connector::new(terms(), self.now + TIMEOUT),
+            };
+            self.connects.begin(opening, mac, self.now, &mut self.actions);
+            self.actions.describe()
+        }
+
+        fn answer(&mut self, landed: u16, local_port: u16, packet: &Packet) -> Option<Accepted> {
+            let from = (ShardId(landed), &key(local_port), THEIRS);
+            self.connects.answer(from, packet, self.now, &mut self.actions)
+        }
+
+        fn created(&mut self, id: u64, outcome: Result<FlowId, NotCreated>) -> Option<Created> {
+            self.connects.created(ConnectId(id), outcome, &mut self.actions)
+        }
+
+        fn poll_at(&mut self, now: Instant) -> Vec<String> {
+            self.now = now;
+            self.connects.poll(now, &mut self.actions);
+            self.actions.describe()
+        }
+
+        fn found(&mut self, ip: Ipv4Addr, mac: MacAddr) -> Vec<String> {
+            self.connects.next_hop_found((FIRST, ip, mac), self.now, &mut self.actions);
+            self.actions.describe()
+        }
+
+        /// Nothing is left of any connect.
+        fn assert_empty(&self) {
+            let Connects { connects, by_key, by_asker, by_next_hop, by_shard, timers, .. } = &self.connects;
+            assert!(connects.is_empty() && by_key.is_empty() && by_asker.is_empty() && by_next_hop.is_empty());
+            assert!(timers.is_empty() && by_shard.values().all(|count| *count == 0));
+        }
+    }
+
+    const ASKED: [&str; 2] = ["expect 5", "0: SYN to 10.0.0.2"];
+    /// A connect that was asked for ends.
+    fn ended(error: &str) -> Vec<String> {
+        let last = format!("failed {error}");
+        ["forget 5", "release neighbor", "release port 5", &last].map(str::to_owned).to_vec()
+    }
+
+    #[test]
+    fn from_the_request_to_the_flow() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.begin(5, THEIR_IP, None), [""; 0], "its next hop is searched for");
+        assert_eq!(rig.found(THEIR_IP, THEIRS), ASKED);
+        assert_eq!((rig.connects.count_of(ASKER), rig.connects.count_on(ShardId(0))), (1, 1));
+        let accepted = rig.answer(1, 5, &syn_ack(&key(5), terms())).expect("the peer accepts");
+        assert_eq!((accepted.owner, accepted.asker), (ShardId(1), ASKER));
+        assert_eq!(rig.actions.describe(), ["confirm 10.0.0.2", "predicted false"]);
+        rig.connects.create(&accepted, ChannelId(3), None, &mut rig.actions);
+        assert_eq!(rig.actions.describe(), ["1: Create"]);
+        assert!(rig.answer(0, 5, &syn_ack(&key(5), terms())).is_none(), "a duplicate");
+        assert_eq!(rig.connects.deadline(), None, "the shard answers");
+        let created = rig.created(1, Ok(FlowId(8))).expect("it is over");
+        assert_eq!((created.asker, created.flow, created.key), (Some((ASKER, 9)), FlowId(8), key(5)));
+        assert!(created.neighbor.is_some(), "the flow's from now on");
+        assert_eq!(rig.actions.describe(), ["forget 5"]);
+        rig.assert_empty();
+    }
+
+    #[test]
+    fn a_known_next_hop_is_asked_at_once_and_again_until_the_time_is_up() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.begin(5, THEIR_IP, Some(THEIRS)), ASKED);
+        for after in [5, 15] {
+            let due = START + Duration::from_millis(after);
+            assert_eq!(rig.connects.deadline(), Some(due));
+            assert_eq!(rig.poll_at(due), ["0: SYN to 10.0.0.2"]);
+        }
+        assert_eq!(rig.poll_at(START + TIMEOUT), ended("TimedOut"));
+        rig.assert_empty();
+    }
+
+    #[test]
+    fn a_next_hop_that_is_not_found_is_told_to_those_that_wait_for_it() {
+        let mut rig = Rig::new();
+        let other = Ipv4Addr::new(10, 0, 0, 3);
+        rig.begin(5, THEIR_IP, None);
+        rig.begin(6, other, None);
+        rig.connects.next_hop_failed(FIRST, THEIR_IP, &mut rig.actions);
+        assert_eq!(rig.actions.describe(), ["release neighbor", "release port 5", "failed Unreachable"]);
+        assert_eq!(rig.found(THEIR_IP, THEIRS), [""; 0], "nobody waits any more");
+        assert_eq!(rig.poll_at(START + TIMEOUT), ["release neighbor", "release port 6", "failed Unreachable"]);
+        rig.assert_empty();
+    }
+
+    #[test]
+    fn a_refusal_says_why_and_noise_is_nothing() {
+        for (step, error) in [(V1Step::SynAck, "Incompatible"), (V1Step::Refuse, "Refused")] {
+            let mut rig = Rig::new();
+            rig.begin(5, THEIR_IP, Some(THEIRS));
+            assert!(rig.answer(0, 6, &of_v1(step)).is_none() && rig.answer(0, 5, &of_v1(V1Step::Syn)).is_none());
+            assert_eq!(rig.actions.describe(), [""; 0]);
+            assert!(rig.answer(0, 5, &of_v1(step)).is_none());
+            assert_eq!(rig.actions.describe(), ended(error));
+            rig.assert_empty();
+        }
+    }
+
+    #[test]
+    fn a_hint_is_taken_back_when_the_flow_cannot_be_created() {
+        let mut rig = Rig::new();
+        rig.begin(5, THEIR_IP, Some(THEIRS));
+        let accepted = rig.answer(1, 5, &syn_ack(&key(5), terms())).expect("the peer accepts");
+        rig.connects.create(&accepted, ChannelId(3), Some(ShardId(0)), &mut rig.actions);
+        rig.actions.describe();
+        assert!(rig.created(1, Err(NotCreated::Exists)).is_none());
+        let mut expected = ended("AddressInUse");
+        expected.insert(1, "unhint 0".into());
+        assert_eq!(rig.actions.describe(), expected);
+        rig.assert_empty();
+    }
+
+    #[test]
+    fn an_endpoint_that_ends_is_answered_nothing_and_its_flow_keeps_its_tuple() {
+        let mut rig = Rig::new();
+        rig.begin(5, THEIR_IP, Some(THEIRS));
+        rig.begin(6, THEIR_IP, Some(THEIRS));
+        let accepted = rig.answer(1, 6, &syn_ack(&key(6), terms())).expect("the peer accepts");
+        rig.connects.create(&accepted, ChannelId(3), None, &mut rig.actions);
+        rig.actions.describe();
+        rig.connects.abandon(ASKER, &mut rig.actions);
+        assert_eq!(rig.actions.describe(), ["forget 5", "release neighbor", "release port 5"]);
+        assert!(rig.connects.is_under_way(&key(6)) && rig.connects.count_of(ASKER) == 0);
+        let created = rig.created(2, Ok(FlowId(8))).expect("it is over");
+        assert_eq!(created.asker, None);
+        rig.assert_empty();
+    }
+
+    #[test]
+    fn an_endpoint_has_a_limited_number_under_way() {
+        let mut rig = Rig::new();
+        for local_port in 0..u16::try_from(CONNECTS_OF_ENDPOINT_MAX).expect("few") {
+            assert_eq!(rig.connects.may_begin(ASKER), Ok(()));
+            rig.begin(local_port, THEIR_IP, None);
+        }
+        assert!(matches!(rig.connects.may_begin(ASKER), Err(ControlError::Limit(_))));
+        assert_eq!(rig.connects.may_begin(ConnectionId(2)), Ok(()));
+        rig.connects.refuse_all(&ControlError::Stopping, &mut rig.actions);
+        rig.assert_empty();
     }
 }

@@ -1,228 +1,113 @@
 //! The coordinator: everything of the daemon that is not the data path.
 //!
 //! ```text
-//!   applications                       ┌───────────────────────────────────────────┐
-//!     │ requests, ends  ── Event ────▶ │ endpoints   who is attached, and may what │
-//!     ◀── Effect ───────────────────── │ listeners   who accepts where             │
-//!                                      │ connects    flows about to be opened      │
-//!   shards                             │ ports       source ports in use           │
-//!     │ ToCoordinator ── Event ──────▶ │ directory   which shard has which flow    │
-//!     ◀── ToShard ── outboxes ──────── │ neighbors   ARP, per interface; echo      │
-//!                                      └───────────────────────────────────────────┘
+//!   applications                       ┌────────────────────────────────────────────────────────┐
+//!     │ requests, ends  ── Event ────▶ │ applications  who is attached, their channels, shares  │
+//!     ◀── Effect ───────────────────── │ listeners     who accepts where                        │
+//!                                      │ connects      flows about to be opened                 │
+//!   shards                             │ ports         source ports in use                      │
+//!     │ ToCoordinator ── Event ──────▶ │ steering      which shard has which flow, hints        │
+//!     ◀── ToShard ── outboxes ──────── │ interfaces    ARP, echo, next hops, the address itself │
+//!                                      └────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! Plain functions: [`Coordinator::handle`] takes an event and the time, [`Coordinator::poll_effect`] gives what is to
 //! be done for applications, [`Coordinator::deadline`] says when to come back. There is no clock and no socket here, so
 //! that a simulator and the tests drive what the daemon runs; [`run`] is the daemon's loop around it.
 //!
+//! The coordinator itself only routes. It is made of parts, each a type of its own that nobody else changes: an event
+//! goes to the part that it is about, which is lent what it must ask (the time, another part to look at) and says in an
+//! `Action` whatever follows for others.
+//!
 //! Every table is bounded: connections, channels and their bytes by user, listeners and connects by endpoint, flows and
-//! neighbors by the configuration. At a limit a request is refused with an error that names the limit.
+//! neighbors by the configuration. At a limit a request is refused with an error that names the limit. An event costs
+//! what it is about, whatever else there is; a page of a report looks at so many rows and no more.
 
+mod action;
+mod applications;
 mod connects;
 mod control;
-mod directory;
-mod echo;
-mod ended;
-mod endpoints;
+mod event;
+mod interfaces;
 mod listeners;
-mod neighbors;
-mod outbox;
+mod outboxes;
+mod placement;
+mod plan;
 mod ports;
 mod random;
 mod reports;
 pub mod run;
+mod shutdown;
 mod status;
 mod steering;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddrV4};
 
-use machnet::daemon::control::Peer;
-use machnet::daemon::control::message::{Numbered, Reply, Request};
-use machnet_config::{Limits, Subnet};
-use machnet_core::addr::MacAddr;
-use machnet_core::flow::CloseReason;
+use machnet::daemon::control::message::{ControlError, Numbered, Part, Reply, Request};
+use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;
+use machnet_nic::ETHERNET_HEADER_BYTES;
 use machnet_proto::addr::FlowKey;
-use machnet_proto::rss::Rss;
-use std::net::Ipv4Addr;
+use machnet_proto::flow::Role;
+use machnet_proto::handshake::{Connector, Terms};
+use machnet_proto::neighbor::Resolution;
 
 use crate::counters::{EntryKey, Registry};
-use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard};
-use machnet_nic::DeviceCounts;
+use crate::handover;
+use crate::mailbox::{ConnectId, NotCreated, Outlet, ShardId, ToCoordinator, ToShard};
 
-use connects::Connects;
-use directory::{Directory, Flow, Origin};
-use ended::Ended;
-use endpoints::Endpoints;
-use listeners::Listeners;
-use neighbors::Link;
-use outbox::Outboxes;
+pub use event::{AddressInUse, ConnectionId, Effect, Event};
+pub use plan::{Boot, Interface, Plan};
+
+use action::{Action, Actions};
+use applications::Applications;
+use connects::{Connects, Opening};
+use control::{Ask, Destination};
+use interfaces::{InterfaceId, Interfaces};
+use listeners::{Listeners, Wanted};
+use outboxes::Outboxes;
+use placement::Placement;
 use ports::Ports;
 use random::Random;
-use reports::Reports;
-use steering::Steering;
-
-/// A connection of an application to the control socket. Never used twice in a daemon's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u64);
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// A shard posted something.
-    Mail(ToCoordinator),
-    /// An application connected.
-    Connected {
-        /// Its connection from now on.
-        connection: ConnectionId,
-        /// Who it is.
-        peer: Peer,
-    },
-    /// An application asks for something.
-    Request {
-        /// Which application.
-        connection: ConnectionId,
-        /// For what.
-        request: Numbered<Request>,
-    },
-    /// An application is gone, or closed its connection.
-    Disconnected {
-        /// Which.
-        connection: ConnectionId,
-    },
-    /// The moment [`Coordinator::deadline`] named is here.
-    Deadline,
-    /// The daemon shall stop: [`Effect::Stopped`] follows when all peers have been told.
-    Stop,
-}
-
-/// What is to be done for an application.
-#[derive(Debug)]
-pub enum Effect {
-    /// Send a reply.
-    Reply {
-        /// To whom.
-        connection: ConnectionId,
-        /// What.
-        reply: Numbered<Reply>,
-        /// Beside it; to be closed here afterwards.
-        fds: Vec<OwnedFd>,
-    },
-    /// Answer a request for the status.
-    Status {
-        /// To whom.
-        connection: ConnectionId,
-        /// The request's number.
-        id: u32,
-        /// A JSON document.
-        report: String,
-    },
-    /// Close the connection; no [`Event::Disconnected`] is needed.
-    Disconnect {
-        /// Whose.
-        connection: ConnectionId,
-    },
-    /// All shards have stopped, or had their time: end the process.
-    Stopped,
-}
-
-/// What the daemon is made of, as far as the coordinator must know.
-#[derive(Debug)]
-pub struct Plan {
-    /// The interfaces. Every shard belongs to one of them.
-    pub interfaces: Vec<Interface>,
-    /// Budgets and time limits.
-    pub limits: Limits,
-    /// This start of the daemon.
-    pub boot: Boot,
-}
-
-/// An interface and its shards.
-#[derive(Debug)]
-pub struct Interface {
-    /// What runs it, for people: driver and device.
-    pub device: String,
-    /// Its address on the link.
-    pub mac: MacAddr,
-    /// Its IP.
-    pub ip: Ipv4Addr,
-    /// The largest IP packet that passes, in bytes; at least 576.
-    pub mtu_bytes: u16,
-    /// What is on the link; `None`: every peer.
-    pub subnet: Option<Subnet>,
-    /// By the number of its queue. At least one.
-    pub shards: Vec<ShardId>,
-    /// How the device spreads flows over the queues, if it says so.
-    pub rss: Option<Rss>,
-    /// Says what the device lost, if it counts that.
-    pub counts: Option<Box<dyn DeviceCounts>>,
-}
-
-/// What tells this start of the daemon from all others. Random.
-#[derive(Clone, Debug)]
-pub struct Boot {
-    /// Shown to peers.
-    pub id: u64,
-    /// Shown to nobody; the shards have the same.
-    pub secret: [u8; 16],
-}
-
-/// How long shards have to tell their peers that the daemon stops.
-const STOP_WITHIN: Duration = Duration::from_millis(500);
+use reports::{Asked, Reports};
+use shutdown::Shutdown;
+use status::Parts;
+use steering::{AcceptedFlow, FlowEntry, Steering};
 
 /// The state of control: see the module's documentation.
 #[derive(Debug)]
 pub struct Coordinator {
-    /// By the number of the interface.
-    links: Vec<Link>,
-    /// The interface of each shard.
-    link_of: Vec<usize>,
-    limits: Limits,
-    boot: Boot,
-    registry: Registry,
-    /// By the number of the shard.
-    entries: Vec<EntryKey>,
-
-    endpoints: Endpoints,
+    interfaces: Interfaces,
+    applications: Applications,
     listeners: Listeners,
     connects: Connects,
     ports: Ports,
     steering: Steering,
-    directory: Directory,
-    ended: Ended,
-    random: Random,
-    /// Where the next search for a port to listen on begins.
-    next_free_port: u16,
-
     reports: Reports,
     outboxes: Outboxes,
-    /// When to try full mailboxes again; `None` when nothing waits.
-    retry: Option<Instant>,
+    shutdown: Shutdown,
+    random: Random,
     effects: VecDeque<Effect>,
-    started: Instant,
-    /// When the log last said that an application was turned away.
-    turned_away: Option<Instant>,
-    stop: Option<Stop>,
+    identity: Identity,
 }
 
-/// The daemon is stopping.
+/// What tells this daemon from others, and where its shards say how they are.
 #[derive(Debug)]
-struct Stop {
-    /// Shards that have not said that they stopped.
-    running: Vec<ShardId>,
-    /// When they are not waited for any more.
-    deadline: Instant,
-    /// Whether [`Effect::Stopped`] was given.
-    said: bool,
+struct Identity {
+    boot_id: u64,
+    started: Instant,
+    registry: Registry,
+    /// By the number of the shard.
+    entries: Vec<EntryKey>,
 }
 
 impl Coordinator {
-    /// A coordinator of the shards behind `outlets`, whose counts are in `registry` under `entries`. The first event,
-    /// which may be [`Event::Deadline`] at once, makes it announce the interfaces.
+    /// A coordinator of the shards behind `outlets`, whose counts are in `registry` under `entries`. It asks each link
+    /// whether the interface's address is free, and has none until [`Effect::Ready`]: applications are better let in
+    /// afterwards, what they ask before fails.
     ///
     /// # Panics
     /// When the numbers of shards in the arguments differ: our own mistake.
@@ -233,66 +118,38 @@ impl Coordinator {
         entries: Vec<EntryKey>,
         now: Instant,
     ) -> Self {
+        let Plan { interfaces, limits, boot } = plan;
         let shards = outlets.len();
         assert_eq!(entries.len(), shards, "every shard has an entry in the registry");
-        let mut link_of = vec![usize::MAX; shards];
-        for (link, interface) in plan.interfaces.iter().enumerate() {
-            for shard in &interface.shards {
-                link_of[usize::from(shard.0)] = link;
-            }
-        }
-        assert!(!link_of.contains(&usize::MAX), "every shard belongs to an interface");
-        let limits = plan.limits;
-        let max_flows = usize::try_from(limits.max_flows_per_shard).expect("32 bits fit") * shards;
+        let mut random = Random::new(&boot.secret);
+        let flows_max = usize::try_from(limits.max_flows_per_shard).expect("32 bits fit") * shards;
         Self {
-            links: plan.interfaces.into_iter().map(|interface| Link::new(interface, &limits, now)).collect(),
-            link_of,
-            endpoints: Endpoints::new(limits.max_endpoints_per_user, limits.max_channel_bytes_per_user),
+            interfaces: Interfaces::new(interfaces, shards, &limits, &mut random, now),
+            applications: Applications::new(&limits, registry.clone()),
             listeners: Listeners::default(),
             connects: Connects::default(),
             ports: Ports::default(),
-            steering: Steering::new(shards, max_flows),
-            directory: Directory::new(shards, max_flows),
-            ended: Ended::default(),
-            random: Random::new(&plan.boot.secret),
-            next_free_port: control::FIRST_FREE_PORT,
-            limits,
-            boot: plan.boot,
-            registry,
-            entries,
+            steering: Steering::new(shards, flows_max),
             reports: Reports::new(now),
             outboxes: Outboxes::new(outlets),
-            retry: None,
+            shutdown: Shutdown::default(),
+            random,
             effects: VecDeque::new(),
-            started: now,
-            turned_away: None,
-            stop: None,
+            identity: Identity { boot_id: boot.id, started: now, registry, entries },
         }
     }
 
     /// Takes an event. Afterwards [`Coordinator::poll_effect`] is to be called until `None`.
     pub fn handle(&mut self, event: Event, now: Instant) {
-        match event {
-            Event::Mail(mail) => self.mail(mail, now),
-            Event::Connected { connection, peer } => self.connected(connection, peer, now),
-            Event::Request { connection, request } => self.request(connection, request, now),
-            Event::Disconnected { connection } => {
-                self.reports.forget(connection);
-                self.end_endpoint(connection, now);
-            }
-            Event::Deadline => {
-                self.outboxes.flush();
-                self.make_report(now);
-            }
-            Event::Stop => self.begin_stop(now),
-        }
-        self.serve_links(now);
-        self.serve_connects(now);
-        self.serve_stop(now);
-        self.retry = self.outboxes.is_waiting().then(|| match self.retry {
-            Some(retry) if retry > now => retry,
-            _ => now + outbox::RETRY,
-        });
+        let actions = &mut Actions::default();
+        self.route(event, now, actions);
+        self.carry_out(now, actions);
+        self.interfaces.poll(&mut self.random, now, actions);
+        self.carry_out(now, actions);
+        self.connects.poll(now, actions);
+        self.shutdown.poll(now, actions);
+        self.carry_out(now, actions);
+        self.outboxes.set_retry(now);
     }
 
     /// What is to be done next for an application.
@@ -302,123 +159,365 @@ impl Coordinator {
 
     /// When [`Event::Deadline`] is due; `None` if nothing is.
     pub fn deadline(&self) -> Option<Instant> {
-        let stop = self.stop.as_ref().filter(|stop| !stop.said).map(|stop| stop.deadline);
-        let links = self.links.iter().filter_map(Link::deadline).min();
-        [self.retry, self.connects.deadline(), self.reports.deadline(), links, stop].into_iter().flatten().min()
+        let of_parts = [
+            self.interfaces.deadline(),
+            self.connects.deadline(),
+            self.reports.deadline(),
+            self.outboxes.deadline(),
+            self.shutdown.deadline(),
+        ];
+        of_parts.into_iter().flatten().min()
     }
 
-    fn mail(&mut self, mail: ToCoordinator, now: Instant) {
+    fn route(&mut self, event: Event, now: Instant, actions: &mut Actions) {
+        match event {
+            Event::Mail(mail) => self.mail(mail, now, actions),
+            Event::Connected { connection, peer } => self.applications.connected(connection, peer, now, actions),
+            Event::Request { connection, request } => {
+                let Numbered { id, body } = request;
+                if let Err(error) = self.request((connection, id), body, now, actions) {
+                    actions.fail(connection, id, error);
+                }
+            }
+            Event::Disconnected { connection } => self.end_application(connection, actions),
+            Event::Deadline => {
+                self.outboxes.flush();
+                self.make_report(now);
+            }
+            Event::Stop => self.stop(now, actions),
+        }
+    }
+
+    fn mail(&mut self, mail: ToCoordinator, now: Instant, actions: &mut Actions) {
         match mail {
-            ToCoordinator::Arp { shard, packet } => self.arp(shard, &packet, now),
-            ToCoordinator::Icmp { shard, frame } => self.echo(shard, &frame),
+            ToCoordinator::Arp { shard, packet } => self.interfaces.arp(shard, &packet, now, actions),
+            ToCoordinator::Icmp { shard, frame } => self.interfaces.icmp(shard, &frame, actions),
             ToCoordinator::Answer { shard, key, source_mac, packet } => {
-                self.answer(shard, &key, source_mac, &packet, now);
+                let from = (shard, &key, source_mac);
+                if let Some(accepted) = self.connects.answer(from, &packet, now, actions) {
+                    self.create(shard, &accepted, actions);
+                }
             }
-            ToCoordinator::Stray(stray) => self.stray(stray),
-            ToCoordinator::Yielded { shard, stray, flow } => self.yielded(shard, stray, flow),
-            ToCoordinator::Listening { shard, listener } => self.listening(shard, listener),
-            ToCoordinator::Created { shard, connect, outcome } => self.created(shard, connect, outcome, now),
+            // Nobody is answered before the address is ours.
+            ToCoordinator::Unmatched(packet) if !self.interfaces.has_address(packet.landed) => {}
+            ToCoordinator::Unmatched(packet) => {
+                self.steering.unmatched(packet, &self.connects, &self.interfaces, actions);
+            }
+            ToCoordinator::Yielded { shard, packet, flow } => {
+                self.steering.yielded(shard, (packet, flow), &self.connects, &self.interfaces, actions);
+            }
+            ToCoordinator::Listening { shard, listener } => self.listeners.confirm(listener, shard, actions),
+            ToCoordinator::Created { shard, connect, outcome } => {
+                self.created(shard, connect, outcome, now, actions);
+            }
             ToCoordinator::Accepted { shard, key, channel, incarnation, landed } => {
-                let flow = Flow::new(shard, Origin::Accepted, incarnation, now);
-                self.accepted(key, Flow { channel: Some(channel), ..flow }, landed, now);
+                let flow = AcceptedFlow { shard, key, channel, incarnation, landed };
+                self.accepted(&flow, now, actions);
             }
-            ToCoordinator::Closed { shard, key } => self.flow_closed(shard, &key, now),
-            ToCoordinator::Broken { channel, violation } => self.broken(channel, violation, now),
-            ToCoordinator::ChannelGone { shard: _, channel } => {
-                if let Some(entry) = self.endpoints.channel_gone(channel) {
-                    self.registry.leave_channel(entry);
+            ToCoordinator::Closed { shard, key } => self.steering.closed(shard, &key, now, actions),
+            ToCoordinator::Broken { channel, violation } => {
+                if let Some(connection) = self.applications.broken(channel, violation) {
+                    self.end_application(connection, actions);
+                    actions.push(Action::Effect(Effect::Disconnect { connection }));
                 }
             }
-            ToCoordinator::Suspect { peer, shard } => self.suspect(shard, peer, now),
-            ToCoordinator::Stopped { shard } => {
-                if let Some(stop) = &mut self.stop {
-                    stop.running.retain(|running| *running != shard);
+            ToCoordinator::ChannelGone { shard: _, channel } => self.applications.channel_gone(channel),
+            ToCoordinator::Suspect { peer, shard } => self.interfaces.suspect(shard, peer, now),
+            ToCoordinator::Stopped { shard } => self.shutdown.stopped(shard),
+        }
+    }
+
+    /// Does what parts want done, in order.
+    fn carry_out(&mut self, now: Instant, actions: &mut Actions) {
+        while let Some(action) = actions.pop() {
+            match action {
+                Action::Post { shard, message } => self.outboxes.post(shard, message),
+                Action::Effect(effect) => self.effects.push_back(effect),
+                // A daemon that is being stopped does not become ready any more, nor is it refused.
+                Action::Begin | Action::Refuse(_) if self.shutdown.has_begun() => {}
+                Action::Begin => self.effects.push_back(Effect::Ready),
+                Action::Refuse(conflict) => {
+                    self.effects.push_back(Effect::AddressInUse(conflict));
+                    self.stop(now, actions);
+                }
+                Action::MakeWay { landed, owner } => self.make_way(landed, owner),
+                Action::Expect { interface, key } => self.post_to_all(interface, || ToShard::Expect { key }),
+                Action::Forget { interface, key } => self.post_to_all(interface, || ToShard::Forget { key }),
+                Action::Unhint { key, landed } => self.steering.unhint(&key, landed, actions),
+                Action::ReleasePort(key) => self.ports.release(key, now),
+                Action::ReleaseNeighbor(hold) => self.interfaces.release(hold, now),
+                Action::ConfirmNeighbor { interface, ip } => self.interfaces.confirm(interface, ip, now),
+                Action::JudgePrediction { interface, was_right } => {
+                    self.interfaces.judge_prediction(interface, was_right, now);
+                }
+                Action::NextHopFound { interface, ip, mac } => {
+                    self.connects.next_hop_found((interface, ip, mac), now, actions);
+                }
+                Action::NextHopFailed { interface, ip } => {
+                    self.connects.next_hop_failed(interface, ip, actions);
                 }
             }
         }
     }
 
-    /// A peer opened a flow. Of two shards with the same flow, made by a duplicated SYN, the first keeps it. Another
-    /// flow with the same tuple replaces the one there was: its peer has restarted, and has shown that it is there.
-    fn accepted(&mut self, key: FlowKey, mut flow: Flow, landed: ShardId, now: Instant) {
-        let (shard, incarnation) = (flow.shard, flow.incarnation);
-        let drop = |incarnation, reason| ToShard::Drop { key, incarnation, reason };
-        // A copy of a flow that has ended, or of one that we are opening ourselves.
-        if self.ended.has(key, incarnation, now) || self.connects.is_under_way(&key) {
-            return self.outboxes.post(shard, drop(incarnation, CloseReason::Reset));
+    // ---- Applications ---------------------------------------------------------------------------------------------
+
+    /// Every request is answered, now or when shards and peers have answered.
+    fn request(
+        &mut self,
+        asker: (ConnectionId, u32),
+        request: Request,
+        now: Instant,
+        actions: &mut Actions,
+    ) -> Result<(), ControlError> {
+        let (connection, id) = asker;
+        if self.applications.find(connection).is_none() {
+            return Ok(()); // it was disconnected while this request was under way
         }
-        if let Some(present) = self.directory.find(&key) {
-            let (owner, of_owner) = (present.shard, present.incarnation);
-            if owner != shard && of_owner == incarnation {
-                self.outboxes.post(shard, drop(incarnation, CloseReason::Reset));
-                return self.hint_flow(&key, shard);
+        if !matches!(request, Request::Status(_)) {
+            self.check_readiness()?;
+        }
+        match Ask::of(request)? {
+            Ask::Status(query) => {
+                self.reports.ask(Asked { connection, request: id, query })?;
+                self.make_report(now);
             }
-            if owner != shard {
-                self.outboxes.post(owner, drop(of_owner, CloseReason::PeerRestarted));
+            Ask::Attach { name, version, binding } => {
+                self.applications.attach(connection, name, binding)?;
+                let addresses = self.interfaces.addresses().map(IpAddr::V4).collect();
+                let daemon = env!("CARGO_PKG_VERSION").into();
+                actions.reply(connection, id, Reply::Attached { daemon, version, addresses });
             }
-            self.flow_closed(owner, &key, now);
+            Ask::Listen { address, shared } => self.listen(asker, address, shared, actions)?,
+            Ask::Unlisten { address } => {
+                self.applications.attached(connection)?;
+                self.listeners.unlisten(connection, address, &self.interfaces, actions)?;
+                actions.reply(connection, id, Reply::Unlistened {});
+            }
+            Ask::Connect(destination) => self.connect(asker, destination, now, actions)?,
         }
-        if self.directory.is_full() {
-            return self.outboxes.post(shard, drop(incarnation, CloseReason::Limit));
+        Ok(())
+    }
+
+    /// Whether new work may begin.
+    fn check_readiness(&self) -> Result<(), ControlError> {
+        if self.shutdown.has_begun() {
+            return Err(ControlError::Stopping);
         }
-        let link = self.link_of[usize::from(shard.0)];
-        let next_hop = self.links[link].next_hop(key.remote_ip).ok().flatten();
-        flow.neighbor = self.hold_neighbor(link, next_hop, now);
-        self.directory.enter(key, flow);
-        if self.links[link].interface().shards.len() > 1 {
-            self.hint_flow(&key, landed);
-            self.outboxes.post(shard, ToShard::Keep { key, incarnation });
+        match self.outboxes.is_backlogged() {
+            true => Err(ControlError::Limit("a shard is behind with its work, try again".into())),
+            false => Ok(()),
         }
     }
 
-    /// A shard says that a flow is no more.
-    fn flow_closed(&mut self, shard: ShardId, key: &FlowKey, now: Instant) {
-        let Some(flow) = self.directory.remove(key, shard) else { return };
-        for landed in &flow.hinted {
-            self.unhint(key, *landed);
-        }
-        match flow.origin {
-            Origin::Connected => self.ports.release(*key, now),
-            Origin::Accepted => self.ended.remember(*key, flow.incarnation, now),
-        }
-        self.release_neighbor(self.link_of[usize::from(shard.0)], flow.neighbor, now);
+    /// Begins to listen; the answer follows.
+    fn listen(
+        &mut self,
+        asker: (ConnectionId, u32),
+        address: SocketAddrV4,
+        shared: bool,
+        actions: &mut Actions,
+    ) -> Result<(), ControlError> {
+        let (connection, _) = asker;
+        let (uid, _) = self.applications.attached(connection)?;
+        self.listeners.may_listen(connection)?;
+        let interface = self.interfaces.get(self.interfaces.with_address(*address.ip())?);
+        let shared_by = shared.then_some(uid);
+        let address = self.listeners.choose(connection, address, shared_by)?;
+        let home = self.placement().home(connection, interface)?;
+        let shards = home.as_ref().map_or(&interface.shards[..], std::slice::from_ref);
+        self.applications.grant(asker, interface, shards, actions)?;
+        let wanted = Wanted { asker, address, shared_by, home };
+        self.listeners.listen(wanted, interface, &self.applications, actions);
+        Ok(())
     }
 
-    fn begin_stop(&mut self, now: Instant) {
-        if self.stop.is_some() {
+    /// Begins to open a flow; the answer follows.
+    fn connect(
+        &mut self,
+        asker: (ConnectionId, u32),
+        destination: Destination,
+        now: Instant,
+        actions: &mut Actions,
+    ) -> Result<(), ControlError> {
+        let (connection, _) = asker;
+        let Destination { local_ip, remote, timeout, queue } = destination;
+        self.applications.attached(connection)?;
+        self.connects.may_begin(connection)?;
+        let id = self.interfaces.with_address(local_ip)?;
+        let interface = self.interfaces.get(id);
+        let next_hop = interface.next_hop(*remote.ip())?;
+        if self.connects.is_full() || self.steering.directory().is_full() {
+            return Err(ControlError::Limit("the daemon has as many flows as it may (max_flows_per_shard)".into()));
+        }
+        let owner = self.placement().owner(connection, interface, queue)?;
+        let shards = owner.as_ref().map_or(&interface.shards[..], std::slice::from_ref);
+        self.applications.grant(asker, interface, shards, actions)?;
+        let via = self.placement().least_loaded(shards);
+        let mtu_bytes = interface.mtu_bytes;
+        let mac = match self.interfaces.resolve(id, next_hop, now) {
+            Resolution::Known(mac) => Some(mac),
+            Resolution::Pending => None,
+            Resolution::Unreachable => return Err(ControlError::Unreachable),
+            Resolution::Full => {
+                let text = "the interface knows as many neighbors as it may (max_neighbors)";
+                return Err(ControlError::Limit(text.into()));
+            }
+        };
+        let (key, is_predicted) = self.claim_port(id, remote, via, now).ok_or(ControlError::NoPorts)?;
+        let neighbor = self.interfaces.hold(id, next_hop, now);
+        let terms = Terms::of_interface(mtu_bytes, self.identity.boot_id).with_nonce(self.random.next_u32());
+        let connector = Connector::new(terms, now + timeout);
+        let opening = Opening { asker, key, interface: id, next_hop, neighbor, via, owner, is_predicted, connector };
+        self.connects.begin(opening, mac, now, actions);
+        Ok(())
+    }
+
+    /// A tuple nobody uses; with a NIC that says how it spreads flows, one whose answers arrive at `via` if there is
+    /// one, and then that is a prediction.
+    fn claim_port(
+        &mut self,
+        interface: InterfaceId,
+        remote: SocketAddrV4,
+        via: ShardId,
+        now: Instant,
+    ) -> Option<(FlowKey, bool)> {
+        let state = self.interfaces.state(interface);
+        let local_ip = state.interface().ip;
+        // What we send to ourselves never reaches the NIC.
+        let rss = state.believed_rss(now).filter(|_| *remote.ip() != local_ip);
+        let queue = state.interface().queue_of(via);
+        let directory = self.steering.directory();
+        let usable = |key: &FlowKey| {
+            let is_listening = self.listeners.has(SocketAddrV4::new(key.local_ip, key.local_port));
+            let is_flow = directory.find(key).is_some() || directory.find(&key.reversed()).is_some();
+            !is_listening && !is_flow && *key != key.reversed()
+        };
+        let arrives = |key: &FlowKey| rss.is_some_and(|rss| Some(rss.queue_of(key)) == queue);
+        let preferred = |key: &FlowKey| rss.is_none() || arrives(key);
+        let key = self.ports.claim((local_ip, remote), usable, preferred, &mut self.random, now)?;
+        Some((key, arrives(&key)))
+    }
+
+    /// Takes back everything an application has, at whatever moment of whatever request: its listeners and connects are
+    /// gone at once, its channels when what they hold has been delivered.
+    fn end_application(&mut self, connection: ConnectionId, actions: &mut Actions) {
+        self.reports.forget(connection);
+        self.listeners.end(connection, &self.interfaces, actions);
+        self.connects.abandon(connection, actions);
+        self.applications.end(connection, actions);
+    }
+
+    /// Makes the report that is due, if one is.
+    fn make_report(&mut self, now: Instant) {
+        let Some(Asked { connection, request, query }) = self.reports.take(now) else { return };
+        if query.part == Part::Summary {
+            self.interfaces.ask_devices(now);
+        }
+        let Identity { boot_id, started, registry, entries } = &self.identity;
+        let parts = Parts {
+            boot_id: *boot_id,
+            started: *started,
+            is_stopping: self.shutdown.has_begun(),
+            registry,
+            entries,
+            interfaces: &self.interfaces,
+            applications: &self.applications,
+            listeners: &self.listeners,
+            connects: &self.connects,
+            steering: &self.steering,
+            outboxes: &self.outboxes,
+        };
+        let report = parts.report(&query, now).to_string();
+        self.effects.push_back(Effect::Status { connection, id: request, report });
+    }
+
+    fn stop(&mut self, now: Instant, actions: &mut Actions) {
+        let shards = self.interfaces.iter().flat_map(|state| state.interface().shards.iter().copied());
+        if self.shutdown.begin(shards, now, actions) {
+            self.listeners.refuse_all(&ControlError::Stopping, actions);
+            self.connects.refuse_all(&ControlError::Stopping, actions);
+        }
+    }
+
+    // ---- Flows ----------------------------------------------------------------------------------------------------
+
+    /// A peer accepted: the flow will live where the answer has landed, unless it is wanted elsewhere.
+    fn create(&mut self, landed: ShardId, accepted: &connects::Accepted, actions: &mut Actions) {
+        let connects::Accepted { id, key, asker, owner, .. } = *accepted;
+        let hinted = (landed != owner).then_some(landed);
+        // Before the flow's first packet, whose answer arrives there too.
+        if hinted.is_some() && !self.steering.hint(&key, owner, landed, actions) {
+            let text = "as many flows as may arrive at another shard than they live on (max_flows_per_shard)";
+            return self.connects.fail(id, ControlError::Limit(text.into()), actions);
+        }
+        let (channel, _) = self.applications.channel_on(asker, owner).expect("granted when the connect began");
+        self.connects.create(accepted, channel, hinted, actions);
+    }
+
+    /// A shard created the flow of a connect, or could not.
+    fn created(
+        &mut self,
+        shard: ShardId,
+        connect: ConnectId,
+        outcome: Result<FlowId, NotCreated>,
+        now: Instant,
+        actions: &mut Actions,
+    ) {
+        let Some(created) = self.connects.created(connect, outcome, actions) else { return };
+        let connects::Created { flow, asker, key, neighbor, incarnation, hinted } = created;
+        let channel = asker.and_then(|(connection, _)| self.applications.channel_on(connection, shard));
+        let entry = FlowEntry {
+            shard,
+            channel: channel.map(|(id, _)| id),
+            neighbor,
+            role: Role::Connector,
+            incarnation,
+            hinted: hinted.into_iter().collect(),
+            opened: now,
+        };
+        let is_first = self.steering.enter_connected(key, entry, actions);
+        match (asker, channel) {
+            (Some((connection, request)), _) if !is_first => {
+                actions.fail(connection, request, ControlError::AddressInUse);
+            }
+            (Some((connection, request)), Some((_, channel))) => {
+                let reply = Reply::Connected { channel: channel.index, flow: flow.0, local_port: key.local_port };
+                actions.reply(connection, request, reply);
+            }
+            _ => {}
+        }
+    }
+
+    /// A peer opened a flow.
+    fn accepted(&mut self, flow: &AcceptedFlow, now: Instant, actions: &mut Actions) {
+        if !self.steering.admit(flow, &self.connects, now, actions) {
             return;
         }
-        let running: Vec<ShardId> = self.links.iter().flat_map(|link| link.interface().shards.clone()).collect();
-        for shard in &running {
-            self.outboxes.post(*shard, ToShard::Stop);
-        }
-        self.stop = Some(Stop { running, deadline: now + STOP_WITHIN, said: false });
-        self.refuse_waiting(now);
+        let interface = self.interfaces.id_of(flow.shard);
+        let next_hop = self.interfaces.get(interface).next_hop(flow.key.remote_ip).ok().flatten();
+        let neighbor = self.interfaces.hold(interface, next_hop, now);
+        self.steering.enter_accepted(flow, neighbor, self.interfaces.get(interface), now, actions);
     }
 
-    fn serve_stop(&mut self, now: Instant) {
-        let Some(stop) = &mut self.stop else { return };
-        if stop.said || !(stop.running.is_empty() || stop.deadline <= now) {
+    fn post_to_all(&mut self, interface: InterfaceId, message: impl Fn() -> ToShard) {
+        for shard in &self.interfaces.get(interface).shards {
+            self.outboxes.post(*shard, message());
+        }
+    }
+
+    /// Makes sure that there is a ring from `landed` to `owner`.
+    fn make_way(&mut self, landed: ShardId, owner: ShardId) {
+        if !self.steering.add_way(landed, owner) {
             return;
         }
-        if !stop.running.is_empty() {
-            tracing::warn!(shards = ?stop.running, "stopping without shards that did not stop in time");
-        }
-        stop.said = true;
-        self.effects.push_back(Effect::Stopped);
+        let frame_bytes = ETHERNET_HEADER_BYTES + usize::from(self.interfaces.of(landed).mtu_bytes);
+        let (producer, consumer) = handover::ring(frame_bytes, self.outboxes.waker(owner));
+        self.outboxes.post(owner, ToShard::TakeFrom { landed, consumer });
+        self.outboxes.post(landed, ToShard::HandTo { owner, producer });
     }
 
-    /// The link of a shard.
-    fn link(&self, shard: ShardId) -> &Link {
-        &self.links[self.link_of[usize::from(shard.0)]]
-    }
-
-    fn link_mut(&mut self, shard: ShardId) -> &mut Link {
-        &mut self.links[self.link_of[usize::from(shard.0)]]
-    }
-
-    /// The interface with this address.
-    fn link_with(&self, ip: Ipv4Addr) -> Option<usize> {
-        self.links.iter().position(|link| link.interface().ip == ip)
+    fn placement(&self) -> Placement<'_> {
+        Placement { applications: &self.applications, connects: &self.connects, steering: &self.steering }
     }
 }

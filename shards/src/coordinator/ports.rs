@@ -1,11 +1,11 @@
 //! Source ports of the flows our applications open.
 
 use std::collections::{HashSet, VecDeque};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 
 use machnet_core::time::{Duration, Instant};
 use machnet_proto::addr::FlowKey;
-use std::net::Ipv4Addr;
 
 use super::random::Random;
 
@@ -19,15 +19,15 @@ const USER: RangeInclusive<u16> = 1024..=49_151;
 const REST: Duration = Duration::from_secs(2);
 
 /// Tuples that rest at the same time; beyond, the oldest may be used again at once.
-const MAX_RESTING: usize = 1 << 16;
+const RESTING_MAX: usize = 1 << 16;
 
 /// Free ports that are tried for one the caller prefers. With 128 shards and a NIC that spreads evenly, all of them
 /// miss the wanted shard once in 3,000 times.
-const MAX_TRIES: u32 = 1024;
+const TRIES_MAX: u32 = 1024;
 
 /// Which tuples our own flows use: from the first SYN until [`REST`] after the end.
 ///
-/// At most as many as there are connects and flows, plus [`MAX_RESTING`].
+/// At most as many as there are connects and flows, plus [`RESTING_MAX`].
 #[derive(Debug, Default)]
 pub(super) struct Ports {
     taken: HashSet<FlowKey>,
@@ -40,14 +40,14 @@ impl Ports {
     /// `None` when every port is in use.
     pub(super) fn claim(
         &mut self,
-        destination: (Ipv4Addr, Ipv4Addr, u16),
+        (local_ip, remote): (Ipv4Addr, SocketAddrV4),
         usable: impl Fn(&FlowKey) -> bool,
         preferred: impl Fn(&FlowKey) -> bool,
         random: &mut Random,
         now: Instant,
     ) -> Option<FlowKey> {
         self.wake(now);
-        let (local_ip, remote_ip, remote_port) = destination;
+        let (remote_ip, remote_port) = (*remote.ip(), remote.port());
         let mut tries = 0;
         let mut second_best = None;
         for local_port in shuffled(DYNAMIC, random).chain(shuffled(USER, random)) {
@@ -61,7 +61,7 @@ impl Ports {
             }
             second_best.get_or_insert(key);
             tries += 1;
-            if tries == MAX_TRIES {
+            if tries == TRIES_MAX {
                 break;
             }
         }
@@ -75,7 +75,7 @@ impl Ports {
         if !self.taken.contains(&key) {
             return;
         }
-        if self.resting.len() == MAX_RESTING
+        if self.resting.len() == RESTING_MAX
             && let Some((_, oldest)) = self.resting.pop_front()
         {
             self.taken.remove(&oldest);
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-    const THERE: (Ipv4Addr, Ipv4Addr, u16) = (HERE, Ipv4Addr::new(10, 0, 0, 2), 888);
+    const THERE: (Ipv4Addr, SocketAddrV4) = (HERE, SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 888));
 
     fn claim(ports: &mut Ports, random: &mut Random, now: Instant) -> Option<FlowKey> {
         ports.claim(THERE, |_| true, |_| true, random, now)
@@ -151,8 +151,8 @@ mod tests {
         }
         assert!(USER.contains(&claim(&mut ports, &mut random, now).expect("there are user ports").local_port));
         // Another destination has all ports to itself.
-        let (here, there, _) = THERE;
-        let other = ports.claim((here, there, 889), |_| true, |_| true, &mut random, now).expect("all are free");
+        let elsewhere = (HERE, SocketAddrV4::new(*THERE.1.ip(), 889));
+        let other = ports.claim(elsewhere, |_| true, |_| true, &mut random, now).expect("all are free");
         assert!(DYNAMIC.contains(&other.local_port));
         // Nothing that cannot be used is given out.
         assert_eq!(ports.claim(THERE, |_| false, |_| true, &mut random, now), None);
@@ -186,14 +186,19 @@ mod tests {
     fn the_number_of_resting_tuples_is_bounded() {
         let mut ports = Ports::default();
         let mut random = Random::new(&[7; 16]);
-        let (here, there, _) = THERE;
-        for n in 0..=MAX_RESTING {
+        for n in 0..=RESTING_MAX {
             let remote_port = u16::try_from(n % 60_000).expect("small");
             let key = ports
-                .claim((here, there, remote_port), |_| true, |_| true, &mut random, Instant::ZERO)
+                .claim(
+                    (HERE, SocketAddrV4::new(*THERE.1.ip(), remote_port)),
+                    |_| true,
+                    |_| true,
+                    &mut random,
+                    Instant::ZERO,
+                )
                 .expect("few per destination");
             ports.release(key, Instant::ZERO);
         }
-        assert_eq!((ports.resting.len(), ports.taken.len()), (MAX_RESTING, MAX_RESTING));
+        assert_eq!((ports.resting.len(), ports.taken.len()), (RESTING_MAX, RESTING_MAX));
     }
 }

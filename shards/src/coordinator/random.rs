@@ -2,6 +2,7 @@
 
 use std::hash::Hasher;
 
+use machnet_core::time::Duration;
 use siphasher::sip::SipHasher24;
 
 /// SipHash-2-4 of a counter under a secret key: unpredictable without the key, and the same for the same key, so that
@@ -35,6 +36,12 @@ impl Random {
         hasher.finish()
     }
 
+    /// A time from `least` to `most`, both included. The one must not be longer than the other, nor than 584 years.
+    pub(super) fn duration(&mut self, least: Duration, most: Duration) -> Duration {
+        let span = u64::try_from((most - least).as_nanos()).expect("584 years are enough");
+        least + Duration::from_nanos(self.next() % (span + 1))
+    }
+
     /// 32 random bits.
     #[allow(clippy::cast_possible_truncation)] // half of them is what is asked for
     pub(super) fn next_u32(&mut self) -> u32 {
@@ -45,6 +52,16 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_anything_between_two_others() {
+        let (mut random, least, most) = (Random::new(&[1; 16]), Duration::from_nanos(10), Duration::from_nanos(12));
+        let mut seen: Vec<_> = (0..100).map(|_| random.duration(least, most).as_nanos()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, [10, 11, 12]);
+        assert_eq!(random.duration(most, most), most);
+    }
 
     #[test]
     fn a_secret_gives_one_sequence_and_another_secret_another() {

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
@@ -20,7 +21,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::{ConnectionId, Coordinator, Effect, Event};
+use super::{AddressInUse, ConnectionId, Coordinator, Effect, Event};
+use crate::budget::Cooldown;
 use crate::mailbox::{Inlet, ToCoordinator};
 use machnet::daemon::sleep::{Clock, StopPipe};
 
@@ -43,7 +45,10 @@ const TOKEN_STOP: u64 = 2;
 const FIRST_CONNECTION: u64 = 2;
 
 /// Starts the coordinator's thread. It ends, and the control socket with it, when the shards have stopped after `stop`
-/// became readable.
+/// became readable, or because another host has an address that was to be ours.
+///
+/// Applications that connect before all addresses are ours wait until they are. Then `start` is told; or why they will
+/// not be; or it is dropped, if the daemon was stopped before.
 ///
 /// # Errors
 /// When glommio cannot start an executor: io_uring is not allowed, or too little memory may be locked.
@@ -52,21 +57,31 @@ pub fn spawn(
     inlet: Inlet<ToCoordinator>,
     server: Server,
     stop: Arc<StopPipe>,
+    start: Sender<Started>,
 ) -> glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()> {
     LocalExecutorBuilder::new(Placement::Unbound)
         .name("coordinator")
         .preempt_timer(PREEMPT)
-        .spawn(move || async move { run(coordinator, inlet, server, stop) })
+        .spawn(move || async move { run(coordinator, inlet, server, stop, start) })
 }
 
+/// How the start ended.
+pub type Started = Result<(), AddressInUse>;
+
 /// Takes turns until the daemon has stopped.
-fn run(coordinator: Coordinator, inlet: Inlet<ToCoordinator>, server: Server, stop: Arc<StopPipe>) -> io::Result<()> {
-    let mut turns = Turns::new(coordinator, inlet, server, stop)?;
+fn run(
+    coordinator: Coordinator,
+    inlet: Inlet<ToCoordinator>,
+    server: Server,
+    stop: Arc<StopPipe>,
+    start: Sender<Started>,
+) -> io::Result<()> {
+    let mut turns = Turns::new(coordinator, inlet, server, stop, start)?;
     let mut events = Vec::with_capacity(64);
     loop {
         let now = Clock.now();
         turns.take_mail(now);
-        if turns.carry_out(now) {
+        if turns.carry_out(now)? {
             return Ok(());
         }
         turns.sleep(now, &mut events)?;
@@ -87,10 +102,12 @@ struct Turns {
     server: Server,
     /// Readable when the daemon shall stop.
     stop: Arc<StopPipe>,
+    start: Sender<Started>,
     epoll: OwnedFd,
     connections: BTreeMap<ConnectionId, Application>,
     next_connection: u64,
-    warned: Option<Instant>,
+    /// Of the log's saying that an application could not be accepted.
+    warned: Cooldown,
 }
 
 /// A connected application.
@@ -106,20 +123,21 @@ impl Turns {
         inlet: Inlet<ToCoordinator>,
         server: Server,
         stop: Arc<StopPipe>,
+        start: Sender<Started>,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         watch(&epoll, inlet.fd(), TOKEN_MAIL)?;
-        watch(&epoll, server.as_fd(), TOKEN_SERVER)?;
         watch(&epoll, stop.as_fd(), TOKEN_STOP)?;
         Ok(Self {
             coordinator,
             inlet,
             server,
             stop,
+            start,
             epoll,
             connections: BTreeMap::new(),
             next_connection: FIRST_CONNECTION,
-            warned: None,
+            warned: Cooldown::new(WARN_INTERVAL),
         })
     }
 
@@ -130,8 +148,8 @@ impl Turns {
         }
     }
 
-    /// Does for applications what the coordinator wants done; `true` if the daemon has stopped.
-    fn carry_out(&mut self, now: Instant) -> bool {
+    /// Does what the coordinator wants done; `true` if the daemon has stopped.
+    fn carry_out(&mut self, now: Instant) -> io::Result<bool> {
         while let Some(effect) = self.coordinator.poll_effect() {
             let (connection, sent) = match effect {
                 Effect::Reply { connection, reply, fds } => {
@@ -147,13 +165,28 @@ impl Turns {
                     self.connections.remove(&connection);
                     continue;
                 }
-                Effect::Stopped => return true,
+                Effect::Ready => {
+                    watch(&self.epoll, self.server.as_fd(), TOKEN_SERVER)?;
+                    self.tell(Ok(()));
+                    continue;
+                }
+                Effect::AddressInUse(conflict) => {
+                    self.tell(Err(conflict));
+                    continue;
+                }
+                Effect::Stopped => return Ok(true),
             };
             if sent.is_err() {
                 self.end(connection, now);
             }
         }
-        false
+        Ok(false)
+    }
+
+    /// Says how the start ended.
+    fn tell(&self, started: Started) {
+        // Who started the daemon may not wait for that.
+        let _ = self.start.send(started);
     }
 
     /// Sleeps until something happens, the deadline at the latest; not at all if there is mail already.
@@ -196,9 +229,8 @@ impl Turns {
                 Err(error) => Err(error),
             };
             if let Err(error) = accepted
-                && self.warned.is_none_or(|warned| warned + WARN_INTERVAL <= now)
+                && self.warned.allows(now)
             {
-                self.warned = Some(now);
                 tracing::warn!(%error, "an application could not be accepted: see the limit of open files (ulimit -n)");
             }
         }
@@ -254,6 +286,7 @@ fn watch(epoll: &OwnedFd, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
+    use std::sync::mpsc::{Receiver, channel};
     use std::thread::JoinHandle;
     use std::time::Instant as Moment;
 
@@ -261,6 +294,7 @@ mod tests {
     use machnet::daemon::control::{Access, Client};
     use machnet_config::Limits;
     use machnet_core::addr::MacAddr;
+    use machnet_proto::wire::arp;
     use std::net::Ipv4Addr;
 
     use super::*;
@@ -268,6 +302,7 @@ mod tests {
     use crate::counters::Registry;
     use crate::mailbox::{Outlet, ShardId, ToShard, mailbox};
 
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
     const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
     const SOON: Duration = Duration::from_secs(5);
 
@@ -276,12 +311,18 @@ mod tests {
         directory: PathBuf,
         thread: JoinHandle<io::Result<()>>,
         stop: Arc<StopPipe>,
+        started: Receiver<Started>,
         shard: Inlet<ToShard>,
         coordinator: Outlet<ToCoordinator>,
     }
 
     impl Daemon {
         fn start(name: &str) -> Self {
+            Self::start_hearing(name, None)
+        }
+
+        /// The first thing that its shard hears is this ARP packet.
+        fn start_hearing(name: &str, heard: Option<arp::Packet>) -> Self {
             let directory = std::env::temp_dir().join(format!("machnet-coordinator-{name}-{}", std::process::id()));
             let server = Server::bind(&directory.join("socket"), &Access::default()).expect("a socket");
             let registry = Registry::default();
@@ -289,7 +330,7 @@ mod tests {
             let (to_coordinator, inlet) = mailbox(64).expect("a descriptor");
             let interface = Interface {
                 device: "none".into(),
-                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                mac: MAC,
                 ip: IP,
                 mtu_bytes: 1500,
                 subnet: None,
@@ -303,8 +344,13 @@ mod tests {
             let coordinator = Coordinator::new(plan, vec![to_shard], registry, entries, Clock.now());
             let stop = Arc::new(StopPipe::new().expect("a pipe"));
             let stopped = Arc::clone(&stop);
-            let thread = std::thread::spawn(move || run(coordinator, inlet, server, stopped));
-            Self { directory, thread, stop, shard, coordinator: to_coordinator }
+            if let Some(packet) = heard {
+                let heard = ToCoordinator::Arp { shard: ShardId(0), packet };
+                to_coordinator.post(heard).expect("there is room");
+            }
+            let (start, started) = channel();
+            let thread = std::thread::spawn(move || run(coordinator, inlet, server, stopped, start));
+            Self { directory, thread, stop, started, shard, coordinator: to_coordinator }
         }
 
         fn socket(&self) -> PathBuf {
@@ -339,6 +385,11 @@ mod tests {
 
         fn stop(self) {
             self.stop.stop();
+            self.await_end();
+        }
+
+        /// The coordinator stops, and its thread ends.
+        fn await_end(self) {
             self.wait_for(|message| matches!(message, ToShard::Stop));
             self.coordinator.post(ToCoordinator::Stopped { shard: ShardId(0) }).expect("there is room");
             self.thread.join().expect("no panic").expect("no error");
@@ -373,6 +424,32 @@ mod tests {
         assert!(noticed < Duration::from_millis(500), "at once, not after {noticed:?}");
         daemon.wait_for(|message| matches!(message, ToShard::RemoveChannel { .. }));
         daemon.stop();
+    }
+
+    #[test]
+    fn applications_wait_until_the_address_is_ours() {
+        let daemon = Daemon::start("waits");
+        let client = std::thread::spawn({
+            let socket = daemon.socket();
+            move || {
+                let mut client = Client::connect(&socket, SOON).expect("it listens");
+                ask(&mut client, Request::attach("test", Binding::All))
+            }
+        });
+        assert_eq!(daemon.started.recv_timeout(SOON), Ok(Ok(())));
+        let Reply::Attached { addresses, .. } = client.join().expect("no panic") else { panic!("it is let in") };
+        assert_eq!(addresses, [std::net::IpAddr::from(IP)]);
+        daemon.stop();
+    }
+
+    #[test]
+    fn a_daemon_whose_address_is_taken_says_so_and_ends_by_itself() {
+        let other = MacAddr([2, 0, 0, 0, 0, 2]);
+        let daemon = Daemon::start_hearing("taken", Some(arp::Packet::announcement(other, IP)));
+        let conflict = AddressInUse { ip: IP, interface: MAC, other };
+        assert_eq!(daemon.started.recv_timeout(SOON), Ok(Err(conflict)));
+        assert!(conflict.to_string().contains("02:00:00:00:00:02: give one of the two another address"));
+        daemon.await_end();
     }
 
     #[test]

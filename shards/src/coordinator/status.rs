@@ -3,15 +3,19 @@
 use machnet::daemon::control::message::{Cursor, Part, Query};
 use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;
+use machnet_proto::flow::Role;
 use serde_json::{Map, Value, json};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::directory::{Flow, Origin};
-use super::endpoints::{Channel, Endpoint};
-use super::listeners::Place;
+use super::ConnectionId;
+use super::applications::{Application, Applications, Channel};
+use super::connects::Connects;
+use super::interfaces::{InterfaceState, Interfaces};
+use super::listeners::Listeners;
+use super::outboxes::Outboxes;
 use super::reports::{LOOKED_AT_MAX, ROWS_MAX};
-use super::{ConnectionId, Coordinator};
-use crate::counters::{Counter, Snapshot};
+use super::steering::{FlowEntry, Steering};
+use crate::counters::{Counter, EntryKey, Registry, Snapshot};
 use crate::mailbox::{ChannelId, ShardId};
 
 /// Rows of a page, and where the next one begins.
@@ -35,9 +39,29 @@ impl Page {
     }
 }
 
-impl Coordinator {
+/// What a report shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts<'a> {
+    /// What is shown to peers of this start of the daemon.
+    pub(super) boot_id: u64,
+    /// When it was.
+    pub(super) started: Instant,
+    /// Whether it is about to end.
+    pub(super) is_stopping: bool,
+    /// Where shards say how they are; theirs by their numbers.
+    pub(super) registry: &'a Registry,
+    pub(super) entries: &'a [EntryKey],
+    pub(super) interfaces: &'a Interfaces,
+    pub(super) applications: &'a Applications,
+    pub(super) listeners: &'a Listeners,
+    pub(super) connects: &'a Connects,
+    pub(super) steering: &'a Steering,
+    pub(super) outboxes: &'a Outboxes,
+}
+
+impl Parts<'_> {
     /// The page of the daemon's state, as it is now, that is asked for.
-    pub(super) fn report(&mut self, query: &Query, now: Instant) -> Value {
+    pub(super) fn report(&self, query: &Query, now: Instant) -> Value {
         let mut report = Map::new();
         report.insert("daemon".into(), self.daemon(now));
         let page = match query.part {
@@ -64,24 +88,24 @@ impl Coordinator {
             "pid": std::process::id(),
             "uptime_s": uptime.as_secs(),
             "uptime_ns": u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
-            "boot_id": format!("{:016x}", self.boot.id),
-            "stopping": self.stop.is_some(),
+            "boot_id": format!("{:016x}", self.boot_id),
+            "stopping": self.is_stopping,
         })
     }
 
-    fn summary(&mut self, report: &mut Map<String, Value>, now: Instant) {
+    fn summary(&self, report: &mut Map<String, Value>, now: Instant) {
         let uptime_ns = report["daemon"]["uptime_ns"].as_u64().unwrap_or_default();
-        let shards = (0..).zip(&self.entries).map(|(id, _)| self.shard(ShardId(id), uptime_ns));
+        let shards = (0..).zip(self.entries).map(|(id, _)| self.shard(ShardId(id), uptime_ns));
         report.insert("shards".into(), shards.collect());
-        let (ending_channels, ending_bytes) = self.endpoints.ending();
+        let (ending_channels, ending_bytes) = self.applications.channels().ending();
         report.insert(
             "control".into(),
             json!({
-                "endpoints": self.endpoints.count(),
-                "channels": self.endpoints.channels(),
-                "flows": self.directory.len(),
+                "endpoints": self.applications.endpoints(),
+                "channels": self.applications.channels().len(),
+                "flows": self.steering.directory().len(),
                 "listeners": self.listeners.len(),
-                "neighbors": self.links.iter().map(|link| link.cache().len()).sum::<usize>(),
+                "neighbors": self.interfaces.iter().map(|state| state.neighbors().len()).sum::<usize>(),
                 "connects_under_way": self.connects.len(),
                 "channels_ending": ending_channels,
                 "channel_bytes_ending": ending_bytes,
@@ -89,37 +113,36 @@ impl Coordinator {
                 "hints_refused": self.steering.refused(),
             }),
         );
-        let interfaces = (0..self.links.len()).map(|link| self.interface(link, now));
+        let interfaces = self.interfaces.iter().map(|state| self.interface(state, now));
         report.insert("interfaces".into(), interfaces.collect());
     }
 
-    fn interface(&mut self, link: usize, now: Instant) -> Value {
-        let link = &mut self.links[link];
-        let drops = link.device_drops(now);
-        let interface = link.interface();
+    fn interface(&self, state: &InterfaceState, now: Instant) -> Value {
+        let drops = state.device_drops();
+        let interface = state.interface();
         json!({
             "mac": interface.mac.to_string(),
             "ip": interface.ip.to_string(),
             "device": interface.device,
             "mtu_bytes": interface.mtu_bytes,
-            "rss_known": link.believed_rss(now).is_some(),
-            "predictions_right": link.predictions().right,
-            "predictions_wrong": link.predictions().wrong,
+            "rss_known": state.believed_rss(now).is_some(),
+            "predictions_right": state.predictions().right(),
+            "predictions_wrong": state.predictions().wrong(),
             "shards": interface.shards.iter().map(|shard| shard.0).collect::<Vec<_>>(),
-            "address_conflicts": link.conflicts(),
+            "address_conflicts": state.conflicts(),
             "device_drops": { "missed": drops.missed, "no_frame": drops.no_frame },
         })
     }
 
     fn shard(&self, id: ShardId, uptime_ns: u64) -> Value {
-        let interface = self.link(id).interface();
+        let interface = self.interfaces.of(id);
         let mut shard = Map::new();
         shard.insert("shard".into(), id.0.into());
         shard.insert("interface".into(), interface.mac.to_string().into());
         shard.insert("ip".into(), interface.ip.to_string().into());
-        shard.insert("queue".into(), interface.shards.iter().position(|shard| *shard == id).into());
+        shard.insert("queue".into(), interface.queue_of(id).into());
         shard.insert("device".into(), interface.device.clone().into());
-        shard.insert("flows".into(), self.directory.count(id).into());
+        shard.insert("flows".into(), self.steering.directory().count(id).into());
         shard.insert("hints".into(), self.steering.hints(id).into());
         if let Some(published) = self.registry.read(self.entries[usize::from(id.0)]) {
             shard.extend(cost(&published, uptime_ns));
@@ -138,18 +161,19 @@ impl Coordinator {
             query.endpoint.is_none_or(|wanted| endpoint == Some(wanted))
                 && query.shard.is_none_or(|wanted| shard == Some(ShardId(wanted)))
         };
-        let of_endpoints = self.endpoints.iter_from(ConnectionId(from.0)).flat_map(|(id, endpoint)| {
+        let of_endpoints = self.applications.iter_from(ConnectionId(from.0)).flat_map(|(id, endpoint)| {
             // One that has not attached asks for the status, mostly.
-            let attached = endpoint.name.is_some();
-            let count = if attached { endpoint.channels.len().max(1) } else { 0 };
-            (0..count).map(move |index| (Cursor(id.0, index as u64), (id, endpoint, endpoint.channels.get(index))))
+            let attached = endpoint.name().is_some();
+            let count = if attached { endpoint.channels().len().max(1) } else { 0 };
+            (0..count).map(move |index| (Cursor(id.0, index as u64), (id, endpoint, endpoint.channels().get(index))))
         });
         let of_endpoints = of_endpoints.skip_while(|(place, _)| *place < from);
         let first = ChannelId(if from.0 == GONE { from.1 } else { 0 });
-        let of_nobody = self.endpoints.channels_from(first).map(|(id, channel)| (Cursor(GONE, id.0), (id, channel)));
+        let of_nobody =
+            self.applications.channels().iter_from(first).map(|(id, channel)| (Cursor(GONE, id.0), (id, channel)));
         let items = of_endpoints
             .map(|(place, (id, endpoint, channel))| {
-                let channel = channel.and_then(|id| Some((*id, self.endpoints.channel(*id)?)));
+                let channel = channel.and_then(|id| Some((*id, self.applications.channels().get(*id)?)));
                 (place, (Some((id, endpoint)), channel))
             })
             .chain(of_nobody.map(|(place, (id, channel))| (place, (None, Some((id, channel))))));
@@ -160,19 +184,18 @@ impl Coordinator {
             }
             match (endpoint, channel) {
                 // It has been listed with its endpoint.
-                (None, Some((_, channel))) if self.endpoints.find(channel.owner).is_some() => None,
+                (None, Some((_, channel))) if self.applications.find(channel.owner).is_some() => None,
                 _ => Some(self.channel(endpoint, channel)),
             }
         })
     }
 
-    fn channel(&self, endpoint: Option<(ConnectionId, &Endpoint)>, channel: Option<(ChannelId, &Channel)>) -> Value {
+    fn channel(&self, endpoint: Option<(ConnectionId, &Application)>, channel: Option<(ChannelId, &Channel)>) -> Value {
         let mut row = Map::new();
         self.name_endpoint(&mut row, endpoint);
-        let endpoint = endpoint.map(|(_, endpoint)| endpoint);
-        row.insert("uid".into(), json!(endpoint.map(|endpoint| endpoint.peer.uid)));
-        row.insert("listeners".into(), json!(endpoint.map(|endpoint| endpoint.listeners.len())));
-        row.insert("connects_under_way".into(), json!(endpoint.map(|endpoint| endpoint.connects.len())));
+        row.insert("uid".into(), json!(endpoint.map(|(_, endpoint)| endpoint.peer().uid)));
+        row.insert("listeners".into(), json!(endpoint.map(|(id, _)| self.listeners.count_of(id))));
+        row.insert("connects_under_way".into(), json!(endpoint.map(|(id, _)| self.connects.count_of(id))));
         let (id, channel) = channel.unzip();
         row.insert("channel".into(), json!(id.map(|id| id.0)));
         row.insert("shard".into(), json!(channel.map(|channel| channel.shard.0)));
@@ -188,29 +211,29 @@ impl Coordinator {
     }
 
     /// Number, name and pid of an endpoint; all null if it is gone.
-    fn name_endpoint(&self, row: &mut Map<String, Value>, endpoint: Option<(ConnectionId, &Endpoint)>) {
+    fn name_endpoint(&self, row: &mut Map<String, Value>, endpoint: Option<(ConnectionId, &Application)>) {
         row.insert("endpoint".into(), json!(endpoint.map(|(id, _)| id.0)));
         let endpoint = endpoint.map(|(_, endpoint)| endpoint);
-        row.insert("name".into(), json!(endpoint.and_then(|endpoint| endpoint.name.as_ref())));
-        let pid = endpoint.and_then(|endpoint| endpoint.peer.pid).map(std::num::NonZeroU32::get);
+        row.insert("name".into(), json!(endpoint.and_then(Application::name)));
+        let pid = endpoint.and_then(|endpoint| endpoint.peer().pid).map(std::num::NonZeroU32::get);
         row.insert("pid".into(), json!(pid));
     }
 
     fn listeners(&self, query: &Query) -> Page {
         let from = query.from.unwrap_or(Cursor(0, 0));
-        let items = self.listeners.iter_from(place_at(from)).map(|(number, listener)| {
-            let (ip, port) = listener.place;
+        let items = self.listeners.iter_from(address_at(from)).map(|(number, listener)| {
+            let (ip, port) = (listener.address.ip(), listener.address.port());
             (Cursor(u64::from(ip.to_bits()) << 16 | u64::from(port), number as u64), listener)
         });
         Page::of(items.skip_while(|(place, _)| *place < from), |listener| {
-            let ((ip, port), owner) = (listener.place, listener.owner);
+            let (address, owner) = (listener.address, listener.owner);
             if query.endpoint.is_some_and(|wanted| wanted != owner.0) {
                 return None;
             }
             let mut row = Map::new();
-            row.insert("ip".into(), ip.to_string().into());
-            row.insert("port".into(), port.into());
-            self.name_endpoint(&mut row, self.endpoints.find(owner).map(|endpoint| (owner, endpoint)));
+            row.insert("ip".into(), address.ip().to_string().into());
+            row.insert("port".into(), address.port().into());
+            self.name_endpoint(&mut row, self.applications.find(owner).map(|endpoint| (owner, endpoint)));
             row.insert("shared".into(), listener.shared_by.is_some().into());
             row.insert("in_force".into(), listener.is_in_force().into());
             Some(row.into())
@@ -218,22 +241,22 @@ impl Coordinator {
     }
 
     fn flows(&self, query: &Query, now: Instant) -> Page {
-        let items = self.directory.iter_from(query.from.map(flow_at));
+        let items = self.steering.directory().iter_from(query.from.map(flow_at));
         Page::of(items.map(|(key, flow)| (place_of(key), (key, flow))), |(key, flow)| {
-            let owner = flow.channel.and_then(|channel| Some(self.endpoints.channel(channel)?.owner));
+            let owner = flow.channel.and_then(|channel| Some(self.applications.channels().get(channel)?.owner));
             let is_wanted = query.shard.is_none_or(|wanted| flow.shard == ShardId(wanted))
                 && query.endpoint.is_none_or(|wanted| owner == Some(ConnectionId(wanted)));
             is_wanted.then(|| self.flow(key, flow, owner, now))
         })
     }
 
-    fn flow(&self, key: &FlowKey, flow: &Flow, owner: Option<ConnectionId>, now: Instant) -> Value {
+    fn flow(&self, key: &FlowKey, flow: &FlowEntry, owner: Option<ConnectionId>, now: Instant) -> Value {
         let mut row = Map::new();
         row.insert("local".into(), format!("{}:{}", key.local_ip, key.local_port).into());
         row.insert("remote".into(), format!("{}:{}", key.remote_ip, key.remote_port).into());
         row.insert("shard".into(), flow.shard.0.into());
-        self.name_endpoint(&mut row, owner.and_then(|id| Some((id, self.endpoints.find(id)?))));
-        row.insert("opened_by".into(), if flow.origin == Origin::Connected { "us" } else { "peer" }.into());
+        self.name_endpoint(&mut row, owner.and_then(|id| Some((id, self.applications.find(id)?))));
+        row.insert("opened_by".into(), if flow.role == Role::Connector { "us" } else { "peer" }.into());
         row.insert("age_s".into(), now.saturating_since(flow.opened).as_secs().into());
         row.into()
     }
@@ -242,10 +265,10 @@ impl Coordinator {
         let from = query.from.unwrap_or(Cursor(0, 0));
         let skipped = usize::try_from(from.0).unwrap_or(usize::MAX);
         let first = Ipv4Addr::from_bits(u32::try_from(from.1).unwrap_or(u32::MAX));
-        let items = (0..).zip(&self.links).skip(skipped).flat_map(|(number, link)| {
+        let items = (0..).zip(self.interfaces.iter()).skip(skipped).flat_map(|(number, state)| {
             let first = if number == from.0 { first } else { Ipv4Addr::UNSPECIFIED };
-            let interface = link.interface().ip;
-            let neighbors = link.cache().iter_from(first);
+            let interface = state.interface().ip;
+            let neighbors = state.neighbors().iter_from(first);
             neighbors.map(move |neighbor| (Cursor(number, neighbor.ip.to_bits().into()), (interface, neighbor)))
         });
         Page::of(items, |(interface, neighbor)| {
@@ -279,10 +302,10 @@ fn object(pairs: Vec<(&'static str, u64)>) -> Value {
     Value::Object(pairs.into_iter().map(|(label, value)| (label.to_owned(), value.into())).collect())
 }
 
-/// Listeners stand in the order of their places; any number gives one.
+/// Listeners stand in the order of their addresses and ports; any number gives one.
 #[allow(clippy::cast_possible_truncation)] // the parts
-fn place_at(Cursor(place, _): Cursor) -> Place {
-    (Ipv4Addr::from_bits((place >> 16) as u32), place as u16)
+fn address_at(Cursor(place, _): Cursor) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from_bits((place >> 16) as u32), place as u16)
 }
 
 /// Flows stand in the order of their tuples.

@@ -2,7 +2,7 @@
 
 use machnet_core::time::Instant;
 
-use super::bucket::TokenBucket;
+use crate::budget::TokenBucket;
 
 /// What has a budget. Apart from each other: who floods a shard with pings must not keep it from being found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

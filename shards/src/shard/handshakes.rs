@@ -14,7 +14,7 @@ use machnet_proto::wire::frame::UdpDatagram;
 use super::Settings;
 use super::listeners::Listeners;
 use crate::counters::DropReason;
-use crate::mailbox::{ChannelId, ListenerId, Taker};
+use crate::mailbox::{AcceptTarget, ChannelId, ListenerId};
 
 /// Who listens, which flows are half open, and whose answers are awaited.
 pub(super) struct Handshakes {
@@ -37,8 +37,8 @@ impl Handshakes {
     // ---- Listeners -------------------------------------------------------------------------------------------------
 
     /// Accepts flows to this port for this listener.
-    pub(super) fn listen(&mut self, port: u16, listener: ListenerId, taker: Taker) {
-        self.listeners.add(port, listener, taker);
+    pub(super) fn listen(&mut self, port: u16, listener: ListenerId, target: AcceptTarget) {
+        self.listeners.add(port, listener, target);
     }
 
     /// Accepts no more flows for this listener.
@@ -62,7 +62,7 @@ impl Handshakes {
     }
 
     /// Who takes this flow among those that are `able` to.
-    pub(super) fn choose(&self, key: &FlowKey, able: impl Fn(Taker) -> bool) -> Option<Taker> {
+    pub(super) fn choose(&self, key: &FlowKey, able: impl Fn(AcceptTarget) -> bool) -> Option<AcceptTarget> {
         self.listeners.choose(key, able)
     }
 

@@ -5,12 +5,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use machnet_proto::addr::FlowKey;
 
-use crate::mailbox::{ChannelId, ListenerId, Taker};
+use crate::mailbox::{AcceptTarget, ChannelId, ListenerId};
 
 /// The listeners of a shard's interface, as far as this shard is concerned.
 pub(super) struct Listeners {
     /// Several listeners of one port share its flows.
-    ports: HashMap<u16, Vec<(ListenerId, Taker)>>,
+    ports: HashMap<u16, Vec<(ListenerId, AcceptTarget)>>,
     /// The same on all shards of a daemon, so that they choose alike.
     secret: [u8; 16],
 }
@@ -20,8 +20,8 @@ impl Listeners {
         Self { ports: HashMap::new(), secret }
     }
 
-    pub(super) fn add(&mut self, port: u16, listener: ListenerId, taker: Taker) {
-        self.ports.entry(port).or_default().push((listener, taker));
+    pub(super) fn add(&mut self, port: u16, listener: ListenerId, target: AcceptTarget) {
+        self.ports.entry(port).or_default().push((listener, target));
     }
 
     /// Forgets a listener; says whether it was the last of its port.
@@ -38,7 +38,7 @@ impl Listeners {
     /// Forgets the listeners that accept into a channel that has ended.
     pub(super) fn remove_channel(&mut self, channel: ChannelId) {
         self.ports.retain(|_, listeners| {
-            listeners.retain(|(_, taker)| *taker != Taker::Channel(channel));
+            listeners.retain(|(_, target)| *target != AcceptTarget::Channel(channel));
             !listeners.is_empty()
         });
     }
@@ -55,12 +55,12 @@ impl Listeners {
     /// Who takes this flow among those that are `able` to. The same for every packet of the flow as long as those stay
     /// the same, and for most flows also when others come and go: the listener with the greatest hash of flow and
     /// listener takes it (rendezvous hashing).
-    pub(super) fn choose(&self, key: &FlowKey, able: impl Fn(Taker) -> bool) -> Option<Taker> {
+    pub(super) fn choose(&self, key: &FlowKey, able: impl Fn(AcceptTarget) -> bool) -> Option<AcceptTarget> {
         let listeners = self.ports.get(&key.local_port)?;
-        let able = listeners.iter().filter(|(_, taker)| able(*taker));
+        let able = listeners.iter().filter(|(_, target)| able(*target));
         match listeners.len() {
-            1 => able.map(|(_, taker)| *taker).next(),
-            _ => able.max_by_key(|(listener, _)| self.weight(key, *listener)).map(|(_, taker)| *taker),
+            1 => able.map(|(_, target)| *target).next(),
+            _ => able.max_by_key(|(listener, _)| self.weight(key, *listener)).map(|(_, target)| *target),
         }
     }
 
@@ -87,12 +87,12 @@ mod tests {
     fn with(channels: u64) -> Listeners {
         let mut listeners = Listeners::new([7; 16]);
         for channel in 0..channels {
-            listeners.add(PORT, ListenerId(channel), Taker::Channel(ChannelId(channel)));
+            listeners.add(PORT, ListenerId(channel), AcceptTarget::Channel(ChannelId(channel)));
         }
         listeners
     }
 
-    fn chosen(listeners: &Listeners) -> Vec<Option<Taker>> {
+    fn chosen(listeners: &Listeners) -> Vec<Option<AcceptTarget>> {
         (1..=10_000).map(|port| listeners.choose(&key(port), |_| true)).collect()
     }
 
@@ -100,7 +100,8 @@ mod tests {
     fn flows_are_spread_evenly_over_those_that_share_a_port() {
         let chosen = chosen(&with(4));
         for channel in 0..4 {
-            let share = chosen.iter().filter(|taker| **taker == Some(Taker::Channel(ChannelId(channel)))).count();
+            let share =
+                chosen.iter().filter(|target| **target == Some(AcceptTarget::Channel(ChannelId(channel)))).count();
             assert!((2_300..2_700).contains(&share), "{share} of 10,000");
         }
     }
@@ -111,7 +112,7 @@ mod tests {
         let before = chosen(&listeners);
         listeners.remove(PORT, ListenerId(2));
         for (before, after) in before.into_iter().zip(chosen(&listeners)) {
-            assert!(before == after || before == Some(Taker::Channel(ChannelId(2))));
+            assert!(before == after || before == Some(AcceptTarget::Channel(ChannelId(2))));
             assert!(after.is_some());
         }
     }
@@ -119,8 +120,8 @@ mod tests {
     #[test]
     fn who_cannot_take_a_flow_is_not_chosen() {
         let listeners = with(2);
-        let only = Taker::Channel(ChannelId(1));
-        assert!((1..100).all(|port| listeners.choose(&key(port), |taker| taker == only) == Some(only)));
+        let only = AcceptTarget::Channel(ChannelId(1));
+        assert!((1..100).all(|port| listeners.choose(&key(port), |target| target == only) == Some(only)));
         assert_eq!(listeners.choose(&key(1), |_| false), None);
         assert_eq!(with(1).choose(&key(1), |_| false), None);
     }

@@ -19,7 +19,6 @@
 //! stop) is done a part each turn.
 
 mod applications;
-mod bucket;
 mod budgets;
 mod channels;
 mod egress;
@@ -205,8 +204,8 @@ impl<Q: NicQueue> Shard<Q> {
             ToShard::RemoveChannel { channel, reason, linger } => {
                 self.applications(now).remove(channel, reason, now + linger);
             }
-            ToShard::Listen { port, listener, taker } => {
-                self.handshakes.listen(port, listener, taker);
+            ToShard::Listen { port, listener, target } => {
+                self.handshakes.listen(port, listener, target);
                 self.post.tell(ToCoordinator::Listening { shard, listener });
             }
             ToShard::Unlisten { port, listener } => self.handshakes.unlisten(port, listener),
@@ -229,9 +228,9 @@ impl<Q: NicQueue> Shard<Q> {
             ToShard::Unhint { key } => self.steering.unhint(&key),
             ToShard::HandTo { owner, producer } => self.steering.add_way_out(owner, producer),
             ToShard::TakeFrom { landed, consumer } => self.steering.add_way_in(landed, consumer),
-            ToShard::Yield { stray } => {
-                let flow = self.handshakes.take(&stray.key);
-                self.post.tell(ToCoordinator::Yielded { shard, stray, flow });
+            ToShard::Yield { packet } => {
+                let flow = self.handshakes.take(&packet.key);
+                self.post.tell(ToCoordinator::Yielded { shard, packet, flow });
             }
             ToShard::Adopt { key, flow } if self.flows.find(&key).is_none() => self.handshakes.adopt(key, flow, now),
             ToShard::Adopt { .. } => {}

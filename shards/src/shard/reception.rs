@@ -26,7 +26,7 @@ use super::post::Post;
 use super::steering::{Arrival, Steering};
 use super::turn::Turn;
 use crate::counters::{Counter, DropReason};
-use crate::mailbox::{ShardId, Stray, Taker, ToCoordinator};
+use crate::mailbox::{AcceptTarget, ShardId, ToCoordinator, UnmatchedPacket};
 
 /// The parts of a shard that a frame may concern, for one turn.
 pub(super) struct Reception<'a, Q: NicQueue> {
@@ -210,10 +210,10 @@ impl<Q: NicQueue> Reception<'_, Q> {
     }
 
     /// Whether a listener can take one more flow, as far as it is known here.
-    fn can_take(&self, taker: Taker) -> bool {
-        match taker {
-            Taker::Shard(_) => true,
-            Taker::Channel(channel) => {
+    fn can_take(&self, target: AcceptTarget) -> bool {
+        match target {
+            AcceptTarget::Shard(_) => true,
+            AcceptTarget::Channel(channel) => {
                 let channel = self.channels.slot_of(channel).and_then(|slot| self.channels.get(slot));
                 self.accepts && !self.post.is_full() && channel.is_some_and(|channel| channel.takes_flows())
             }
@@ -222,10 +222,10 @@ impl<Q: NicQueue> Reception<'_, Q> {
 
     /// The slot of the channel that this flow is accepted into, if there is one with room.
     fn accepting_slot(&self, key: &FlowKey) -> Option<usize> {
-        let is_here = |taker| matches!(taker, Taker::Channel(_)) && self.can_take(taker);
+        let is_here = |target| matches!(target, AcceptTarget::Channel(_)) && self.can_take(target);
         match self.handshakes.choose(key, is_here)? {
-            Taker::Channel(channel) => self.channels.slot_of(channel),
-            Taker::Shard(_) => None,
+            AcceptTarget::Channel(channel) => self.channels.slot_of(channel),
+            AcceptTarget::Shard(_) => None,
         }
     }
 
@@ -234,9 +234,9 @@ impl<Q: NicQueue> Reception<'_, Q> {
         if arrival.landed != self.turn.settings.id {
             return None;
         }
-        match self.handshakes.choose(key, |taker| self.can_take(taker)) {
-            Some(Taker::Shard(owner)) => Some(owner),
-            Some(Taker::Channel(_)) | None => None,
+        match self.handshakes.choose(key, |target| self.can_take(target)) {
+            Some(AcceptTarget::Shard(owner)) => Some(owner),
+            Some(AcceptTarget::Channel(_)) | None => None,
         }
     }
 
@@ -330,7 +330,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
         // Anybody can send the first packet of a handshake of his again, and each may make every shard look.
         let confirms = confirms && self.budgets.take(Budget::Searches, now);
         let answer = segment.answer_unknown().filter(|_| self.budgets.take(Budget::Resets, now));
-        let stray = Stray {
+        let packet = UnmatchedPacket {
             landed: arrival.landed,
             reporter: self.turn.settings.id,
             key,
@@ -339,7 +339,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
             confirms,
         };
         self.turn.counts.count(Counter::Strays);
-        self.post_or_drop(ToCoordinator::Stray(Box::new(stray)))?;
+        self.post_or_drop(ToCoordinator::Unmatched(Box::new(packet)))?;
         Err(DropReason::UnknownFlow)
     }
 }

@@ -20,7 +20,7 @@ use machnet_proto::packet::{Packet, Syn};
 use machnet_shards::counters::{Counter, Registry};
 use machnet_shards::handover;
 use machnet_shards::mailbox::{
-    ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, Taker, ToCoordinator, ToShard, mailbox,
+    AcceptTarget, ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, ToCoordinator, ToShard, mailbox,
 };
 use machnet_shards::shard::{Settings, Shard};
 use std::net::Ipv4Addr;
@@ -171,8 +171,8 @@ impl BackToBack {
     #[inline]
     fn listen(&mut self, port: u16) {
         for (index, member) in (0..).zip(&self.server) {
-            let taker = Taker::Channel(ChannelId(index));
-            member.post(ToShard::Listen { port, listener: ListenerId(port.into()), taker });
+            let target = AcceptTarget::Channel(ChannelId(index));
+            member.post(ToShard::Listen { port, listener: ListenerId(port.into()), target });
         }
     }
 

@@ -127,6 +127,7 @@ fn a_restarted_daemon_is_noticed_at_whatever_shard_the_frames_land() {
             world.crash(1);
             // A new NIC: its hash is another one.
             world.start(1);
+            world.await_ready(1);
             world.run_for(Duration::from_millis(1));
             for side in &sides {
                 send(&mut world, *side, 100);

@@ -115,7 +115,7 @@ fn port_0_asks_for_a_free_one() {
     rig.listen(connection, 0);
     rig.confirm_listeners();
     assert_eq!(rig.reply(connection), Reply::Listening { port: 49_154 });
-    rig.coordinator.next_free_port = u16::MAX;
+    rig.coordinator.listeners.search_from(u16::MAX);
     for port in [u16::MAX, 49_152, 49_155] {
         rig.listen(connection, 0);
         rig.confirm_listeners();

@@ -143,9 +143,9 @@ fn an_endpoint_that_ends_leaves_nothing_behind_at_any_stage() {
         rig.skip_posts();
         rig.mail(ToCoordinator::Created { shard: ShardId(1), connect, outcome });
         assert_eq!(rig.posts(1), ["Forget"]);
-        assert_eq!(rig.coordinator.directory.find(&key).is_some(), outcome.is_ok());
+        assert_eq!(rig.coordinator.steering.directory().find(&key).is_some(), outcome.is_ok());
         rig.mail(ToCoordinator::Closed { shard: ShardId(1), key });
-        assert_eq!(rig.coordinator.directory.len(), 0);
+        assert_eq!(rig.coordinator.steering.directory().len(), 0);
         assert_eq!(rig.coordinator.connects.len(), 0);
         assert_eq!(rig.status(Part::Neighbors)["neighbors"][0]["flows"], 0);
     }

@@ -5,9 +5,7 @@ use super::*;
 #[test]
 fn the_address_is_announced_twice() {
     let mut rig = Rig::with(2, 1024, |_| {});
-    assert_eq!(rig.coordinator.deadline(), Some(rig.now), "at once");
-    rig.pass(Duration::ZERO);
-    assert_eq!(rig.posts(0), ["announcement"]);
+    assert_eq!(rig.posts(0), ["announcement"], "at once when it is ours");
     rig.pass(Duration::from_millis(1_999));
     rig.quiet();
     rig.pass(MILLISECOND);
@@ -26,24 +24,117 @@ fn requests_for_our_address_are_answered_where_they_arrived() {
 }
 
 #[test]
-fn another_host_with_our_address_is_counted_and_not_answered() {
-    let mut rig = Rig::new();
-    rig.arp(arp::Packet::announcement(PEER, OUR_IP));
-    rig.arp(arp::Packet::announcement(PEER, OUR_IP));
-    rig.quiet();
-    assert_eq!(rig.status(Part::Summary)["interfaces"][0]["address_conflicts"], 2);
+fn the_link_is_asked_whether_the_address_is_free_before_anything_is_done_with_it() {
+    let mut rig = Rig::starting(2, 1024, |_| {});
+    let connection = rig.connection();
+    rig.ask(connection, Request::attach("early", Binding::All));
+    assert!(matches!(rig.reply(connection), Reply::Attached { addresses, .. } if addresses.is_empty()));
+    let mut probes = 0;
+    while probes < 3 {
+        rig.arp(arp::Packet::request(PEER, PEER_IP, OUR_IP));
+        rig.mail(ToCoordinator::Icmp { shard: ShardId(1), frame: ping() });
+        rig.listen(connection, 888);
+        assert_eq!(rig.error(connection), ControlError::NoSuchAddress(vec![]));
+        rig.connect_to(connection, PEER_IP);
+        assert_eq!(rig.error(connection), ControlError::NoSuchAddress(vec![]));
+        assert_eq!(rig.posts(1), [""; 0], "nobody is answered");
+        rig.pass(MILLISECOND);
+        for post in rig.posts(0) {
+            assert_eq!(post, "probe");
+            probes += 1;
+        }
+    }
+    let ready = rig.await_effect();
+    assert!(matches!(ready, Effect::Ready), "{ready:?}");
+    assert!(rig.now - rig.start < Duration::from_millis(200), "a start is not held up for long");
+    assert_eq!(rig.posts(0), ["announcement"]);
+    rig.listen(connection, 888);
+    assert_eq!(rig.posts(0), ["AddChannel", "Listen 888"]);
 }
 
 #[test]
-fn ping_is_answered_and_garbage_is_not() {
+fn a_daemon_whose_address_another_host_has_ends_and_tells_whose() {
+    let two = |plan: &mut Plan| {
+        let second = Interface { mac: MacAddr([2, 0, 0, 0, 1, 1]), ip: [10, 0, 1, 1].into(), ..interface(0) };
+        plan.interfaces.push(Interface { shards: vec![ShardId(1)], ..second });
+        plan.interfaces[0].shards.pop();
+    };
+    // While the second interface still asks, or when it has its address already.
+    for wait in [Duration::ZERO, Duration::from_millis(90)] {
+        let mut rig = Rig::starting(2, 1024, two);
+        rig.pass(wait);
+        rig.skip_posts();
+        let answer = arp::Packet::request(MacAddr([2, 0, 0, 0, 1, 1]), [0, 0, 0, 0].into(), [10, 0, 1, 1].into());
+        rig.arp(answer.answered_by(PEER));
+        let expected = "10.0.1.1 is used by another host on the link of interface 02:00:00:00:01:01, with MAC \
+                        02:00:00:00:00:02: give one of the two another address";
+        match rig.coordinator.poll_effect() {
+            Some(Effect::AddressInUse(conflict)) => assert_eq!(conflict.to_string(), expected),
+            other => panic!("no conflict: {other:?}"),
+        }
+        assert_eq!((rig.posts(0), rig.posts(1)), (vec!["Stop".into()], vec!["Stop".into()]));
+        rig.mail(ToCoordinator::Stopped { shard: ShardId(0) });
+        rig.mail(ToCoordinator::Stopped { shard: ShardId(1) });
+        assert!(matches!(rig.coordinator.poll_effect(), Some(Effect::Stopped)));
+        rig.pass(Duration::from_secs(10));
+        assert!(rig.coordinator.poll_effect().is_none(), "it does not become ready");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_stopped_before_it_is_ready_never_is() {
+    let mut rig = Rig::starting(1, 1024, |_| {});
+    rig.handle(Event::Stop);
+    rig.arp_at(0, arp::Packet::announcement(PEER, OUR_IP));
+    rig.pass(Duration::from_millis(499));
+    rig.skip_posts();
+    rig.quiet();
+    rig.pass(MILLISECOND);
+    assert!(matches!(rig.coordinator.poll_effect(), Some(Effect::Stopped)));
+}
+
+#[test]
+fn peers_of_an_earlier_daemon_are_told_nothing_before_the_address_is_ours() {
+    let mut rig = Rig::starting(1, 1024, |_| {});
+    let key = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 888, remote_port: 50_000 };
+    let (landed, reporter, source_mac, answer) = (ShardId(0), ShardId(0), PEER, Some(steering::RESET));
+    let packet = UnmatchedPacket { landed, reporter, key, source_mac, answer, confirms: false };
+    rig.mail(ToCoordinator::Unmatched(Box::new(packet.clone())));
+    rig.quiet();
+    assert!(matches!(rig.await_effect(), Effect::Ready));
+    rig.skip_posts();
+    rig.mail(ToCoordinator::Unmatched(Box::new(packet)));
+    assert_eq!(rig.take(0).len(), 1, "a RST");
+}
+
+#[test]
+fn another_host_with_our_address_is_counted_and_our_address_defended() {
     let mut rig = Rig::new();
+    rig.arp(arp::Packet::announcement(PEER, OUR_IP));
+    assert_eq!(rig.posts(0), ["announcement"]);
+    rig.arp(arp::Packet::announcement(PEER, OUR_IP));
+    rig.quiet();
+    assert_eq!(rig.status(Part::Summary)["interfaces"][0]["address_conflicts"], 2);
+    rig.pass(Duration::from_secs(10));
+    rig.arp(arp::Packet::announcement(PEER, OUR_IP));
+    assert_eq!(rig.posts(0), ["announcement"], "once in ten seconds");
+}
+
+/// An echo request of the peer to our address.
+fn ping() -> Box<[u8]> {
     let ping = [
         &US.0[..],
         &PEER.0,
         &[8, 0, 0x45, 0, 0, 29, 0, 0, 0, 0, 64, 1, 0x66, 0xde, 10, 0, 0, 2, 10, 0, 0, 1],
         &[8, 0, 0x57, 0xff, 0, 0, 0, 0, 0xa0],
     ];
-    let frame: Box<[u8]> = ping.concat().into();
+    ping.concat().into()
+}
+
+#[test]
+fn ping_is_answered_and_garbage_is_not() {
+    let mut rig = Rig::new();
+    let frame = ping();
     rig.mail(ToCoordinator::Icmp { shard: ShardId(1), frame: frame.clone() });
     assert_eq!(rig.posts(1), ["ICMP"]);
     for cut in 0..frame.len() {

@@ -6,29 +6,31 @@ mod flows;
 mod link;
 mod listening;
 mod reports;
-mod steering;
+pub(super) mod steering;
 mod stopping;
 
 use machnet::daemon::channel::Violation;
+use machnet::daemon::control::Peer;
 use machnet::daemon::control::message::{Binding, ControlError, Part, Query};
+use machnet_config::{Limits, Subnet};
+use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::time::Duration;
 use machnet_proto::Incarnation;
 use machnet_proto::handshake::{Acceptor, Features, Offer, Terms};
 use machnet_proto::packet::{Packet, Refuse, Syn, V1Handshake, V1Step};
-use machnet_proto::rss::HashInput;
+use machnet_proto::rss::{HashInput, Rss};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::wire::arp;
 use machnet_proto::wire::frame::{self, Parsed};
+use std::net::Ipv4Addr;
 
+use super::interfaces::tests::FIRST;
+use super::plan::tests::{GATEWAY_IP, OUR_IP, OURS as US, THEIR_IP as PEER_IP, THEIRS as PEER, interface};
 use super::*;
-use crate::mailbox::{ChannelId, ConnectId, Inlet, ListenerId, NotCreated, Taker, mailbox};
+use crate::mailbox::{AcceptTarget, ChannelId, ConnectId, Inlet, ListenerId, NotCreated, UnmatchedPacket, mailbox};
 
-const US: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-const OUR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-const PEER_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
-const GATEWAY_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 const FAR_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -36,6 +38,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 struct Rig {
     coordinator: Coordinator,
     inlets: Vec<Inlet<ToShard>>,
+    start: Instant,
     now: Instant,
     connections: u64,
 }
@@ -44,32 +47,35 @@ impl Rig {
     /// With two shards, attached to nobody; what happens at the start is over.
     fn new() -> Self {
         let mut rig = Self::with(2, 1024, |_| {});
-        rig.pass(Duration::from_secs(10));
-        assert_eq!(rig.posts(0).len(), 2, "two announcements");
+        rig.pass(rig.start + Duration::from_secs(10) - rig.now);
+        assert_eq!(rig.posts(0), ["announcement"; 2]);
         rig
     }
 
+    /// Its addresses have just become its own.
     fn with(shards: u16, mailbox_capacity: usize, change: impl FnOnce(&mut Plan)) -> Self {
+        let mut rig = Self::starting(shards, mailbox_capacity, change);
+        for _ in 0..3 {
+            rig.now = rig.coordinator.deadline().expect("it asks whether its address is free");
+            rig.handle(Event::Deadline);
+            assert_eq!(rig.posts(0), ["probe"]);
+        }
+        assert!(matches!(rig.await_effect(), Effect::Ready));
+        rig
+    }
+
+    /// It has just been made.
+    fn starting(shards: u16, mailbox_capacity: usize, change: impl FnOnce(&mut Plan)) -> Self {
         let registry = Registry::default();
         let entries = (0..shards).map(|_| registry.enter().0).collect();
         let boxes = (0..shards).map(|_| mailbox(mailbox_capacity).expect("a descriptor"));
         let (outlets, inlets) = boxes.unzip();
-        let interface = Interface {
-            device: "memory".into(),
-            mac: US,
-            ip: OUR_IP,
-            mtu_bytes: 1500,
-            subnet: Some(Subnet { prefix_bits: 24, gateway: Some(GATEWAY_IP) }),
-            shards: (0..shards).map(ShardId).collect(),
-            rss: None,
-            counts: None,
-        };
         let boot = Boot { id: 1, secret: [7; 16] };
-        let mut plan = Plan { interfaces: vec![interface], limits: Limits::default(), boot };
+        let mut plan = Plan { interfaces: vec![interface(shards)], limits: Limits::default(), boot };
         change(&mut plan);
         let now = Instant::from_nanos(1_000_000_000);
         let coordinator = Coordinator::new(plan, outlets, registry, entries, now);
-        Self { coordinator, inlets, now, connections: 0 }
+        Self { coordinator, inlets, start: now, now, connections: 0 }
     }
 
     fn handle(&mut self, event: Event) {
@@ -90,6 +96,17 @@ impl Rig {
             assert!(self.coordinator.deadline() != Some(deadline), "a deadline that was kept is still due");
         }
         self.now = end;
+    }
+
+    /// Lets time pass until there is an effect.
+    fn await_effect(&mut self) -> Effect {
+        loop {
+            match self.coordinator.poll_effect() {
+                Some(effect) => return effect,
+                None => self.now = self.coordinator.deadline().expect("something is going to happen"),
+            }
+            self.handle(Event::Deadline);
+        }
     }
 
     /// What a shard was asked, one word or a few per message.
@@ -193,13 +210,17 @@ impl Rig {
     }
 
     fn arp(&mut self, packet: arp::Packet) {
-        self.mail(ToCoordinator::Arp { shard: ShardId(1), packet });
+        self.arp_at(1, packet);
+    }
+
+    fn arp_at(&mut self, shard: u16, packet: arp::Packet) {
+        self.mail(ToCoordinator::Arp { shard: ShardId(shard), packet });
     }
 
     /// Makes a neighbor known, and reachable as far as we know.
     fn neighbor(&mut self, ip: Ipv4Addr, mac: MacAddr) {
         self.arp(arp::Packet::request(mac, ip, OUR_IP));
-        self.coordinator.links[0].confirm(ip, self.now);
+        self.coordinator.interfaces.confirm(FIRST, ip, self.now);
         self.skip_posts();
     }
 
@@ -273,14 +294,14 @@ fn accepted(shard: u16, key: FlowKey, incarnation: u64) -> ToCoordinator {
 }
 
 /// What a peer that accepts answers to a SYN of the flow `key`.
-fn syn_ack(key: &FlowKey, terms: Terms) -> Packet {
+pub(super) fn syn_ack(key: &FlowKey, terms: Terms) -> Packet {
     let offer = Offer { version: 1, features: Features::SUPPORTED, nonce: 0 };
     let theirs = Terms { offer, max_payload: 1000, boot_id: 99 };
     Acceptor::<()>::new([3; 16], theirs, 1).answer(&key.reversed(), &Syn { terms })
 }
 
 /// A SYN-ACK or RST of a v1 host.
-fn of_v1(step: V1Step) -> Packet {
+pub(super) fn of_v1(step: V1Step) -> Packet {
     Packet::V1(V1Handshake { step, seq: SeqNo::new(0), ack: SeqNo::new(1) })
 }
 
@@ -295,15 +316,16 @@ fn syn_of(message: &ToShard) -> Option<(FlowKey, Terms, MacAddr)> {
     }
 }
 
-fn describe(message: &ToShard) -> String {
+pub(super) fn describe(message: &ToShard) -> String {
     match message {
         ToShard::AddChannel { .. } => "AddChannel".into(),
         ToShard::RemoveChannel { .. } => "RemoveChannel".into(),
-        ToShard::Listen { port, taker: Taker::Channel(_), .. } => format!("Listen {port}"),
-        ToShard::Listen { port, taker: Taker::Shard(shard), .. } => format!("Listen {port} at {}", shard.0),
+        ToShard::Listen { port, target: AcceptTarget::Channel(_), .. } => format!("Listen {port}"),
+        ToShard::Listen { port, target: AcceptTarget::Shard(shard), .. } => format!("Listen {port} at {}", shard.0),
         ToShard::Unlisten { port, .. } => format!("Unlisten {port}"),
         ToShard::Transmit { frame } => match frame::parse(frame).expect("a frame of ours") {
             Parsed::Arp(packet) if packet.is_announcement() => "announcement".into(),
+            Parsed::Arp(packet) if packet.sender_ip.is_unspecified() => "probe".into(),
             Parsed::Arp(packet) => format!("ARP {:?} {}", packet.operation, packet.target_ip),
             _ => "ICMP".into(),
         },

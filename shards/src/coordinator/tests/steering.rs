@@ -1,13 +1,13 @@
 //! Packets at another shard than their flow's, and shards that endpoints ask for.
 
 use super::*;
-use crate::mailbox::{HalfOpenFlow, Stray};
+use crate::mailbox::HalfOpenFlow;
 use machnet_proto::packet::{Body, Marks, Sack, Segment, Times};
 
 const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 888, remote_port: 50_000 };
 
-/// What a shard would answer to a stray packet if nobody had its flow.
-const RESET: Segment = Segment {
+/// What a shard would answer to an unmatched packet if nobody had its flow.
+pub(crate) const RESET: Segment = Segment {
     seq: SeqNo::new(7),
     ack: SeqNo::new(8),
     sack: Sack::EMPTY,
@@ -17,8 +17,8 @@ const RESET: Segment = Segment {
     body: Body::Reset { reason: CloseReason::NoSuchFlow },
 };
 
-fn stray(landed: u16, key: FlowKey) -> Stray {
-    Stray {
+fn unmatched(landed: u16, key: FlowKey) -> UnmatchedPacket {
+    UnmatchedPacket {
         landed: ShardId(landed),
         reporter: ShardId(landed),
         key,
@@ -37,15 +37,15 @@ fn half_open() -> HalfOpenFlow {
 }
 
 impl Rig {
-    fn stray(&mut self, stray: Stray) {
-        self.mail(ToCoordinator::Stray(Box::new(stray)));
+    fn unmatched(&mut self, packet: UnmatchedPacket) {
+        self.mail(ToCoordinator::Unmatched(Box::new(packet)));
     }
 
     /// With an established flow on shard 1 whose frames come in at shard 0.
     fn hinted() -> (Self, FlowKey) {
         let mut rig = Self::new();
         let (_, key) = rig.connected();
-        rig.stray(stray(0, key));
+        rig.unmatched(unmatched(0, key));
         assert_eq!(rig.posts(1), ["TakeFrom 0"]);
         assert_eq!(rig.posts(0), ["HandTo 1", "Hint 1"]);
         (rig, key)
@@ -59,17 +59,17 @@ impl Rig {
 #[test]
 fn a_shard_that_gets_frames_of_another_ones_flow_is_told_where_it_is() {
     let (mut rig, key) = Rig::hinted();
-    rig.stray(stray(0, key));
+    rig.unmatched(unmatched(0, key));
     rig.quiet();
     assert_eq!(rig.hints(0), 1);
-    rig.stray(stray(1, key));
+    rig.unmatched(unmatched(1, key));
     rig.quiet();
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key });
     assert_eq!(rig.posts(0), ["Unhint"]);
     assert_eq!(rig.hints(0), 0);
     // The ring stays for the next flow.
     rig.mail(accepted(1, THEIRS, 1));
-    rig.stray(stray(0, THEIRS));
+    rig.unmatched(unmatched(0, THEIRS));
     assert_eq!((rig.posts(0), rig.posts(1)), (vec!["Hint 1".into()], vec!["Keep".into()]));
 }
 
@@ -80,28 +80,29 @@ fn hints_are_bounded_and_what_is_refused_is_counted() {
     // A NIC may put the frames of all flows at one shard.
     for remote_port in 1..=4 {
         rig.mail(accepted(1, key(remote_port), 1));
-        rig.stray(stray(0, key(remote_port)));
+        rig.unmatched(unmatched(0, key(remote_port)));
     }
     let counts = |status: serde_json::Value| {
         (status["shards"][0]["hints"].as_u64(), status["control"]["hints_refused"].as_u64())
     };
     assert_eq!(counts(rig.status(Part::Summary)), (Some(4), Some(0)));
     // A connect that was begun before brings one flow more.
-    assert!(!rig.coordinator.hint(&key(5), ShardId(1), ShardId(0)));
+    let hint = |rig: &mut Rig| rig.coordinator.steering.hint(&key(5), ShardId(1), ShardId(0), &mut Actions::default());
+    assert!(!hint(&mut rig));
     assert_eq!(counts(rig.status(Part::Summary)), (Some(4), Some(1)));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: key(1) });
-    assert!(rig.coordinator.hint(&key(5), ShardId(1), ShardId(0)), "there is room again");
+    assert!(hint(&mut rig), "there is room again");
 }
 
 #[test]
 fn a_peer_whose_flow_nobody_has_is_reset_where_its_packet_came_in() {
     let mut rig = Rig::new();
-    rig.stray(stray(1, THEIRS));
+    rig.unmatched(unmatched(1, THEIRS));
     let posts = rig.take(1);
     let [ToShard::Send { key: THEIRS, next_hop, packet }] = posts[..] else { panic!("{posts:?}") };
-    assert_eq!((next_hop, packet), (stray(1, THEIRS).source_mac, Packet::Segment(RESET)));
+    assert_eq!((next_hop, packet), (unmatched(1, THEIRS).source_mac, Packet::Segment(RESET)));
     // A packet that wants no answer gets none.
-    rig.stray(Stray { answer: None, ..stray(1, THEIRS) });
+    rig.unmatched(UnmatchedPacket { answer: None, ..unmatched(1, THEIRS) });
     rig.quiet();
 }
 
@@ -110,7 +111,7 @@ fn packets_of_a_flow_that_is_about_to_be_are_left_alone() {
     let mut rig = Rig::new();
     let (_, key, _) = rig.creating();
     rig.skip_posts();
-    rig.stray(stray(0, key));
+    rig.unmatched(unmatched(0, key));
     rig.quiet();
 }
 
@@ -119,19 +120,19 @@ fn a_half_open_flow_moves_to_where_its_packets_arrive() {
     let mut rig = Rig::with(3, 1024, |_| {});
     rig.pass(Duration::from_secs(3));
     rig.skip_posts();
-    let stray = Stray { confirms: true, ..stray(1, THEIRS) };
-    rig.stray(stray.clone());
+    let packet = UnmatchedPacket { confirms: true, ..unmatched(1, THEIRS) };
+    rig.unmatched(packet.clone());
     assert_eq!(rig.posts(0), ["Yield"]);
-    rig.mail(ToCoordinator::Yielded { shard: ShardId(0), stray: Box::new(stray.clone()), flow: None });
+    rig.mail(ToCoordinator::Yielded { shard: ShardId(0), packet: Box::new(packet.clone()), flow: None });
     assert_eq!(rig.posts(2), ["Yield"], "one after the other is asked");
-    rig.mail(ToCoordinator::Yielded { shard: ShardId(2), stray: Box::new(stray.clone()), flow: Some(half_open()) });
+    rig.mail(ToCoordinator::Yielded { shard: ShardId(2), packet: Box::new(packet.clone()), flow: Some(half_open()) });
     assert_eq!(rig.posts(1), ["Adopt"]);
     // It was established before it could be moved again.
-    rig.stray(stray.clone());
+    rig.unmatched(packet.clone());
     assert_eq!(rig.posts(0), ["Yield"]);
     rig.mail(accepted(2, THEIRS, 1));
     rig.skip_posts();
-    rig.mail(ToCoordinator::Yielded { shard: ShardId(0), stray: Box::new(stray), flow: None });
+    rig.mail(ToCoordinator::Yielded { shard: ShardId(0), packet: Box::new(packet), flow: None });
     assert_eq!(rig.posts(1), ["HandTo 2", "Hint 2"]);
 }
 
@@ -140,15 +141,15 @@ fn a_half_open_flow_that_is_being_moved_is_not_taken_for_one_that_nobody_has() {
     let mut rig = Rig::with(3, 1024, |_| {});
     rig.pass(Duration::from_secs(3));
     rig.skip_posts();
-    let first = Stray { confirms: true, ..stray(1, THEIRS) };
-    rig.stray(first.clone());
+    let first = UnmatchedPacket { confirms: true, ..unmatched(1, THEIRS) };
+    rig.unmatched(first.clone());
     assert_eq!(rig.posts(0), ["Yield"]);
     // More of its packets, at this shard and another, of whatever kind: one search is enough.
-    rig.stray(first.clone());
-    rig.stray(Stray { landed: ShardId(2), ..first.clone() });
-    rig.stray(stray(1, THEIRS));
+    rig.unmatched(first.clone());
+    rig.unmatched(UnmatchedPacket { landed: ShardId(2), ..first.clone() });
+    rig.unmatched(unmatched(1, THEIRS));
     rig.quiet();
-    let yielded = |shard| ToCoordinator::Yielded { shard: ShardId(shard), stray: Box::new(first.clone()), flow: None };
+    let yielded = |shard| ToCoordinator::Yielded { shard: ShardId(shard), packet: Box::new(first.clone()), flow: None };
     rig.mail(yielded(0));
     assert_eq!(rig.posts(2), ["Yield"]);
     rig.mail(yielded(2));
@@ -156,7 +157,7 @@ fn a_half_open_flow_that_is_being_moved_is_not_taken_for_one_that_nobody_has() {
     rig.mail(yielded(1));
     assert_eq!(rig.take(1).len(), 1, "nobody has it: a RST");
     // The next one begins anew.
-    rig.stray(first.clone());
+    rig.unmatched(first.clone());
     assert_eq!(rig.posts(0), ["Yield"]);
 }
 
@@ -169,9 +170,9 @@ fn of_two_shards_that_accepted_the_same_flow_the_first_keeps_it() {
     assert_eq!(rig.posts(0), ["Drop", "HandTo 1", "Hint 1"]);
     assert_eq!(rig.posts(1), ["Keep", "TakeFrom 0"]);
     rig.mail(ToCoordinator::Closed { shard: ShardId(0), key: THEIRS });
-    assert_eq!(rig.coordinator.directory.find(&THEIRS).map(|flow| flow.shard), Some(ShardId(1)));
+    assert_eq!(rig.coordinator.steering.directory().find(&THEIRS).map(|flow| flow.shard), Some(ShardId(1)));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: THEIRS });
-    assert!(rig.coordinator.directory.find(&THEIRS).is_none());
+    assert!(rig.coordinator.steering.directory().find(&THEIRS).is_none());
     assert_eq!(rig.status(Part::Neighbors)["neighbors"][0]["flows"], 0);
 }
 
@@ -183,7 +184,7 @@ fn a_peer_that_has_restarted_gets_its_new_flow_on_whichever_shard() {
     rig.mail(accepted(0, THEIRS, 2));
     assert_eq!((rig.posts(0), rig.posts(1)), (vec!["Keep".into()], vec!["Keep".into(), "Drop".into()]));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: THEIRS });
-    assert_eq!(rig.coordinator.directory.find(&THEIRS).map(|flow| flow.shard), Some(ShardId(0)));
+    assert_eq!(rig.coordinator.steering.directory().find(&THEIRS).map(|flow| flow.shard), Some(ShardId(0)));
     rig.mail(accepted(0, THEIRS, 3));
     assert_eq!(rig.posts(0), ["Keep"], "a shard replaces its own flow by itself");
     rig.mail(ToCoordinator::Closed { shard: ShardId(0), key: THEIRS });
@@ -275,7 +276,8 @@ fn predictions_are_judged_and_a_nic_that_does_not_do_as_it_says_is_not_believed(
         let both = [rig.take(0), rig.take(1)];
         let via = both.iter().position(|posts| posts.iter().any(|post| syn_of(post).is_some())).expect("a SYN");
         let (key, terms, _) = both[via].iter().find_map(syn_of).expect("a SYN");
-        assert_eq!(usize::from(rss.queue_of(&key)) == via, rig.coordinator.links[0].believed_rss(rig.now).is_some());
+        let is_believed = rig.coordinator.interfaces.state(FIRST).believed_rss(rig.now).is_some();
+        assert_eq!(usize::from(rss.queue_of(&key)) == via, is_believed);
         let landed = if truthful { via } else { 1 - via };
         rig.answer(u16::try_from(landed).expect("few"), key, syn_ack(&key, terms));
     };
@@ -307,7 +309,7 @@ fn a_copy_of_a_flow_that_has_ended_does_not_open_it_once_more() {
     rig.skip_posts();
     rig.mail(accepted(0, THEIRS, 1));
     assert_eq!(rig.posts(0), ["Drop"]);
-    assert!(rig.coordinator.directory.find(&THEIRS).is_none());
+    assert!(rig.coordinator.steering.directory().find(&THEIRS).is_none());
     // The peer's next flow with the same ports is another one.
     rig.mail(accepted(0, THEIRS, 2));
     assert_eq!(rig.posts(0), ["Keep"]);
@@ -327,7 +329,7 @@ fn a_flow_accepted_for_another_shard_has_its_hint_at_once() {
 fn searches_for_half_open_flows_are_bounded() {
     let mut rig = Rig::new();
     for remote_port in 1..=300 {
-        rig.stray(Stray { confirms: true, ..stray(1, FlowKey { remote_port, ..THEIRS }) });
+        rig.unmatched(UnmatchedPacket { confirms: true, ..unmatched(1, FlowKey { remote_port, ..THEIRS }) });
     }
     assert_eq!((rig.posts(0).len(), rig.posts(1).len()), (256, 0));
 }

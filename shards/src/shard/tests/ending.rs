@@ -81,7 +81,7 @@ fn a_shard_that_stops_tells_its_peers_and_then_the_coordinator() {
     let (mut rig, mut app, _) = Rig::connected();
     let other = FlowKey { local_port: 50_001, ..OURS };
     rig.connect(&mut app, 1, other);
-    rig.listen(Taker::Channel(ChannelId(1)));
+    rig.listen(AcceptTarget::Channel(ChannelId(1)));
     rig.post(ToShard::Stop);
     rig.turn();
     let frames = rig.frames();

@@ -56,7 +56,7 @@ fn a_repeated_syn_gets_the_same_bytes_from_any_shard_and_at_any_time() {
 
     let mut other = Rig::with(Settings { id: ShardId(4), table_seed: (5, 6), ..settings() }, 16);
     let _app = other.add_channel(8);
-    other.post(ToShard::Listen { port: PORT, listener: LISTENER, taker: Taker::Channel(ChannelId(8)) });
+    other.post(ToShard::Listen { port: PORT, listener: LISTENER, target: AcceptTarget::Channel(ChannelId(8)) });
     assert_eq!(answer_of(&mut other), answer);
 }
 
@@ -126,7 +126,7 @@ fn a_handshake_left_half_done_is_forgotten() {
 fn beyond_their_limit_the_oldest_half_open_flow_is_forgotten() {
     let mut rig = Rig::with(Settings { half_open_max: 2, ..settings() }, 16);
     let _app = rig.add_channel(1);
-    rig.post(ToShard::Listen { port: PORT, listener: LISTENER, taker: Taker::Channel(ChannelId(1)) });
+    rig.post(ToShard::Listen { port: PORT, listener: LISTENER, target: AcceptTarget::Channel(ChannelId(1)) });
     let keys = [40_000, 40_001, 40_002].map(|remote_port| FlowKey { remote_port, ..THEIRS });
     for key in &keys {
         rig.put(&syn(key));
@@ -204,7 +204,7 @@ fn a_syn_with_a_wrong_or_missing_checksum_is_dropped() {
 fn a_full_flow_table_refuses_with_the_limit_as_the_reason() {
     let mut rig = Rig::with(Settings { flows_max: 1, ..settings() }, 16);
     let mut app = rig.add_channel(1);
-    rig.listen(Taker::Channel(ChannelId(1)));
+    rig.listen(AcceptTarget::Channel(ChannelId(1)));
     rig.connect(&mut app, 1, OURS);
     rig.put(&syn(&THEIRS));
     rig.turn();

@@ -36,7 +36,7 @@ use std::net::Ipv4Addr;
 use super::{Settings, Shard, Work};
 use crate::counters::{Counter, DropReason, EntryKey, Gauge, Registry};
 use crate::mailbox::{
-    ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, Taker, ToCoordinator, ToShard, mailbox,
+    AcceptTarget, ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, ToCoordinator, ToShard, mailbox,
 };
 use machnet_nic::memory::{Cable, MemoryQueue, NicOptions};
 use machnet_nic::{Checksum, Frame, NicQueue};
@@ -128,7 +128,7 @@ impl Rig {
     fn listening() -> (Self, AppEnd) {
         let mut rig = Self::new();
         let app = rig.add_channel(1);
-        rig.listen(Taker::Channel(ChannelId(1)));
+        rig.listen(AcceptTarget::Channel(ChannelId(1)));
         (rig, app)
     }
 
@@ -163,8 +163,8 @@ impl Rig {
     }
 
     /// Somebody listens on [`PORT`].
-    fn listen(&mut self, taker: Taker) {
-        self.post(ToShard::Listen { port: PORT, listener: LISTENER, taker });
+    fn listen(&mut self, target: AcceptTarget) {
+        self.post(ToShard::Listen { port: PORT, listener: LISTENER, target });
         self.turn();
         assert!(matches!(self.told()[..], [ToCoordinator::Listening { shard: ShardId(3), listener: LISTENER }]));
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::handover::{self, Consumer, Mark, Producer};
-use crate::mailbox::{HalfOpenFlow, Stray};
+use crate::mailbox::{HalfOpenFlow, UnmatchedPacket};
 
 /// The other shard of the interface.
 const OTHER: ShardId = ShardId(4);
@@ -30,10 +30,10 @@ impl Rig {
         producer
     }
 
-    fn stray(&self) -> Stray {
+    fn unmatched(&self) -> UnmatchedPacket {
         match self.told().pop() {
-            Some(ToCoordinator::Stray(stray)) => *stray,
-            other => panic!("not a stray: {other:?}"),
+            Some(ToCoordinator::Unmatched(packet)) => *packet,
+            other => panic!("not an unmatched packet: {other:?}"),
         }
     }
 }
@@ -60,13 +60,13 @@ fn a_packet_of_no_flow_here_is_reported_with_the_answer_for_when_nobody_has_it()
     let mut rig = Rig::with(one_of_two(), 16);
     let header = rig.segment(WHOLE, 700, 900);
     rig.receive(&OURS, &header, b"lost");
-    let stray = rig.stray();
-    assert_eq!((stray.landed, stray.key, stray.source_mac, stray.confirms), (ShardId(3), OURS, PEER_MAC, false));
-    let answer = stray.answer.expect("a RST");
+    let packet = rig.unmatched();
+    assert_eq!((packet.landed, packet.key, packet.source_mac, packet.confirms), (ShardId(3), OURS, PEER_MAC, false));
+    let answer = packet.answer.expect("a RST");
     assert_eq!((answer.kind(), answer.seq.get()), (Kind::Reset, 900));
     // A RST is reported too, its flow may be elsewhere; but nobody answers it.
     rig.receive(&OURS, &rig.segment(Body::Reset { reason: CloseReason::Other }, 700, 900), &[]);
-    assert_eq!(rig.stray().answer, None);
+    assert_eq!(rig.unmatched().answer, None);
     assert_eq!((rig.counted(Counter::Strays), rig.drops()), (2, vec![(DropReason::UnknownFlow, 2)]));
     rig.assert_quiet();
 }
@@ -98,7 +98,7 @@ fn hinted_frames_are_handed_over_as_they_are_until_the_hint_goes() {
     rig.post(ToShard::Unhint { key: OURS });
     rig.receive(&OURS, &header, b"of no flow any more");
     assert_eq!(taken(&mut consumer), [[0; 0]; 0]);
-    assert!(rig.stray().answer.is_some());
+    assert!(rig.unmatched().answer.is_some());
 }
 
 #[test]
@@ -142,14 +142,14 @@ fn a_frame_is_handed_over_once_at_most_and_reported_where_it_came_in() {
     producer.flush();
     rig.turn();
     assert_eq!(taken(&mut consumer), [[0; 0]; 0]);
-    assert_eq!(rig.stray().landed, OTHER);
+    assert_eq!(rig.unmatched().landed, OTHER);
 }
 
 #[test]
 fn flows_to_an_endpoint_of_another_shard_are_accepted_there() {
     let mut rig = Rig::with(one_of_two(), 16);
     let mut consumer = rig.way_out();
-    rig.listen(Taker::Shard(OTHER));
+    rig.listen(AcceptTarget::Shard(OTHER));
     rig.put(&syn(&THEIRS));
     rig.turn();
     let header = confirming(&rig);
@@ -176,17 +176,17 @@ fn flows_to_an_endpoint_of_another_shard_are_accepted_there() {
 fn a_half_open_flow_is_given_up_and_taken_on() {
     let mut rig = Rig::with(one_of_two(), 16);
     let _app = rig.add_channel(1);
-    rig.listen(Taker::Channel(ChannelId(1)));
+    rig.listen(AcceptTarget::Channel(ChannelId(1)));
     // Its SYN went to the other shard, the rest comes here.
     rig.receive(&THEIRS, &confirming(&rig), &[]);
-    let stray = rig.stray();
-    assert!(stray.confirms);
+    let packet = rig.unmatched();
+    assert!(packet.confirms);
     let flow = half_open_elsewhere();
-    rig.post(ToShard::Yield { stray: Box::new(stray.clone()) });
+    rig.post(ToShard::Yield { packet: Box::new(packet.clone()) });
     rig.turn();
     assert!(matches!(rig.told()[..], [ToCoordinator::Yielded { shard: ShardId(3), flow: None, .. }]));
     rig.post(ToShard::Adopt { key: THEIRS, flow });
-    rig.post(ToShard::Yield { stray: Box::new(stray) });
+    rig.post(ToShard::Yield { packet: Box::new(packet) });
     rig.turn();
     assert!(matches!(&rig.told()[..], [ToCoordinator::Yielded { flow: Some(given), .. }] if *given == flow));
     rig.post(ToShard::Adopt { key: THEIRS, flow });
@@ -202,7 +202,7 @@ fn a_half_open_flow_is_given_up_and_taken_on() {
 fn doubtful() -> (Rig, AppEnd) {
     let mut rig = Rig::with(one_of_two(), 16);
     let app = rig.add_channel(1);
-    rig.listen(Taker::Channel(ChannelId(1)));
+    rig.listen(AcceptTarget::Channel(ChannelId(1)));
     rig.put(&syn(&THEIRS));
     rig.turn();
     rig.frames();
@@ -252,7 +252,7 @@ fn whoever_shares_a_port_gets_flows_and_a_full_one_is_passed_over() {
     let mut apps = [1, 2].map(|channel| {
         let app = rig.add_channel(channel);
         let listener = ListenerId(channel);
-        rig.post(ToShard::Listen { port: PORT, listener, taker: Taker::Channel(ChannelId(channel)) });
+        rig.post(ToShard::Listen { port: PORT, listener, target: AcceptTarget::Channel(ChannelId(channel)) });
         app
     });
     let open = |rig: &mut Rig, remote_port: u16| {
@@ -278,10 +278,10 @@ fn whoever_shares_a_port_gets_flows_and_a_full_one_is_passed_over() {
 fn junk_for_an_endpoint_of_another_shard_stays_where_it_landed() {
     let mut rig = Rig::with(one_of_two(), 16);
     let mut consumer = rig.way_out();
-    rig.listen(Taker::Shard(OTHER));
+    rig.listen(AcceptTarget::Shard(OTHER));
     rig.receive(&THEIRS, &rig.segment(WHOLE, 700, 900), b"guessed");
     assert_eq!(taken(&mut consumer), [[0; 0]; 0]);
-    assert!(!rig.stray().confirms);
+    assert!(!rig.unmatched().confirms);
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn frames_taken_over_leave_the_shards_own_queue_its_turn() {
 fn a_promise_that_cannot_be_kept_is_no_answer_for_a_flow_of_another_shard() {
     let mut rig = Rig::with(Settings { flows_max: 1, ..one_of_two() }, 16);
     let mut app = rig.add_channel(1);
-    rig.listen(Taker::Channel(ChannelId(1)));
+    rig.listen(AcceptTarget::Channel(ChannelId(1)));
     // The SYN came here and to the other shard, where the flow is established; the place that was promised is taken.
     rig.put(&syn(&THEIRS));
     rig.turn();
@@ -310,6 +310,6 @@ fn a_promise_that_cannot_be_kept_is_no_answer_for_a_flow_of_another_shard() {
     rig.connect(&mut app, 1, OURS);
     let header = confirming(&rig);
     rig.receive(&THEIRS, &header, &[]);
-    assert!(rig.stray().answer.is_some(), "for when nobody has the flow");
+    assert!(rig.unmatched().answer.is_some(), "for when nobody has the flow");
     assert_eq!((rig.frames(), rig.drops()), (vec![], vec![(DropReason::FlowLimit, 1)]));
 }

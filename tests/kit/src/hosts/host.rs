@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde_json::{Value, json};
 
 use super::{Ground, Link, Program};
@@ -19,8 +18,9 @@ const INTERFACE: &str = "machnet0";
 const PREFIX_BITS: u8 = 24;
 /// How long setting up something by `ip` may take.
 const SET_UP_LIMIT: Duration = Duration::from_secs(10);
-/// How long a daemon may take until applications can attach.
+/// How long a daemon may take until applications can attach, and what it logs then.
 const DAEMON_START_LIMIT: Duration = Duration::from_secs(20);
+const READY: &str = "ready socket=";
 
 /// A host.
 pub struct Host {
@@ -156,17 +156,9 @@ impl Host {
             .map_err(|why| Failure::io(&format!("cannot write {}", file.display()), &why))?;
         let arguments = [OsStr::new("--config_file"), file.as_os_str(), OsStr::new("--logtostderr")];
         let mut daemon = self.start(program, arguments)?;
-        daemon.wait_until("its control socket", DAEMON_START_LIMIT, |_| self.daemon_answers().then_some(()))?;
+        let is_ready = |daemon: &Program| daemon.stderr().contains(READY).then_some(());
+        daemon.wait_until("being ready", DAEMON_START_LIMIT, is_ready)?;
         Ok(daemon)
-    }
-
-    /// Whether somebody accepts on the control socket.
-    fn daemon_answers(&self) -> bool {
-        let attempt = || {
-            let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-            connect(&socket, &SocketAddrUnix::new(self.socket())?)
-        };
-        attempt().is_ok()
     }
 
     /// Pings `ip` from the kernel of this host, `count` times with `payload_bytes` each. An error if one answer is

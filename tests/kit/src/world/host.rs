@@ -90,6 +90,8 @@ pub struct Daemon {
     inlet: Inlet<ToCoordinator>,
     /// From applications, and for itself.
     events: VecDeque<Event>,
+    /// All addresses are its own: it lets applications in.
+    pub(crate) is_ready: bool,
     /// The coordinator does nothing before.
     ready_at: Instant,
     shards: Vec<Runner>,
@@ -159,6 +161,7 @@ impl Daemon {
             coordinator,
             inlet,
             events: VecDeque::from([Event::Deadline]),
+            is_ready: false,
             ready_at: now,
             shards,
             registry,
@@ -190,9 +193,10 @@ impl Daemon {
         if self.coordinator.deadline().is_some_and(|deadline| deadline <= now) {
             self.events.push_front(Event::Deadline);
         }
-        while let Some(event) = self.events.pop_front().or_else(|| self.inlet.take().map(Event::Mail)) {
+        while let Some(event) = self.next_event().or_else(|| self.inlet.take().map(Event::Mail)) {
             self.coordinator.handle(event, now);
             while let Some(effect) = self.coordinator.poll_effect() {
+                self.is_ready |= matches!(effect, Effect::Ready);
                 self.has_stopped |= matches!(effect, Effect::Stopped);
                 effects.push(effect);
             }
@@ -202,6 +206,13 @@ impl Daemon {
             self.ready_at = now + Duration::from_nanos(self.dice.below(20_000) as u64);
         }
         handled > 0
+    }
+
+    /// What the coordinator hears next but mail. Applications wait at the daemon's socket until it is ready.
+    fn next_event(&mut self) -> Option<Event> {
+        let is_let_in = |event: &Event| self.is_ready || matches!(event, Event::Deadline | Event::Stop);
+        let next = self.events.iter().position(is_let_in)?;
+        self.events.remove(next)
     }
 
     /// The next moment at which somebody wants to run, if nothing happens before.

@@ -26,7 +26,7 @@ use machnet::daemon::control::message::Reply;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{Counts, Link, Network};
-use machnet_shards::coordinator::{ConnectionId, Effect, Event};
+use machnet_shards::coordinator::{AddressInUse, ConnectionId, Effect, Event};
 use machnet_shards::counters::Counter;
 
 use self::answers::Answers;
@@ -38,6 +38,9 @@ pub use self::trace::Trace;
 
 /// Steps in a row that may find a deadline in the past and do nothing about it.
 const OVERDUE_STEPS_MAX: u32 = 1_000;
+
+/// How long daemons may take to be sure of their addresses.
+const START_WITHIN: Duration = Duration::from_secs(1);
 
 /// See the module's documentation.
 pub struct World {
@@ -78,7 +81,7 @@ pub struct Answer {
 }
 
 impl World {
-    /// Hosts with running daemons, at time zero.
+    /// Hosts whose daemons have just become ready.
     pub fn new(seed: u64, plans: Vec<(HostPlan, Link)>) -> Self {
         let mut dice = Dice::new(seed);
         let network = Network::new(dice.throw());
@@ -88,7 +91,7 @@ impl World {
         for host in &mut hosts {
             host.start(&network, &device, &mut dice, Instant::ZERO);
         }
-        Self {
+        let mut world = Self {
             now: Instant::ZERO,
             network,
             hosts,
@@ -105,7 +108,16 @@ impl World {
             overdue_steps: 0,
             steps: 0,
             message: Vec::new(),
-        }
+        };
+        (0..world.hosts.len()).for_each(|host| world.await_ready(host));
+        world
+    }
+
+    /// Runs until the daemon of a host lets applications in.
+    pub fn await_ready(&mut self, host: usize) {
+        let limit = self.now + START_WITHIN;
+        let is_ready = |world: &Self| world.hosts[host].daemon.as_ref().is_some_and(|daemon| daemon.is_ready);
+        assert!(self.run_until(limit, |world| is_ready(world)), "a daemon is ready in time");
     }
 
     // ---- Time -----------------------------------------------------------------------------------------------------
@@ -195,7 +207,8 @@ impl World {
             Effect::Disconnect { connection } => {
                 panic!("{:?} was thrown out although it kept the rules", self.connections.get(&connection))
             }
-            Effect::Stopped => return,
+            Effect::Ready | Effect::Stopped => return,
+            Effect::AddressInUse(conflict) => return self.refuse(host, &conflict),
         };
         let Some(&app) = self.connections.get(&connection) else { return };
         let application = self.apps.get_mut(&app).expect("it has a connection");
@@ -251,6 +264,17 @@ impl World {
             self.kill(app);
         }
         self.has_worked = true;
+    }
+
+    /// A daemon does not start, because it believes that another host has its address. If no other has, some byte of an
+    /// ARP packet was damaged, which has no checksum: whoever supervises the daemon starts it again.
+    fn refuse(&mut self, host: usize, conflict: &AddressInUse) {
+        self.trace.say(|| format!("the daemon of host {host} does not start: {conflict}"));
+        self.end_daemon(host);
+        if !self.hosts.iter().any(|other| (other.ip, other.mac) == (conflict.ip, conflict.other)) {
+            assert!(self.network_counts().corrupted > 0, "{conflict}");
+            self.start(host);
+        }
     }
 
     /// Starts a daemon on a host that has none.

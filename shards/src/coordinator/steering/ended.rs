@@ -13,7 +13,7 @@ use machnet_proto::addr::FlowKey;
 const REMEMBERED: Duration = Duration::from_secs(4);
 
 /// Flows remembered at a time; beyond, the oldest is forgotten.
-const MAX: usize = 1 << 16;
+const ENDED_MAX: usize = 1 << 16;
 
 /// Flows by tuple and incarnation, which tells them from later ones with the same tuple.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl Ended {
 
     fn forget(&mut self, now: Instant) {
         while let Some((until, key, incarnation)) = self.order.front()
-            && (*until <= now || self.order.len() >= MAX)
+            && (*until <= now || self.order.len() >= ENDED_MAX)
         {
             self.flows.remove(&(*key, *incarnation));
             self.order.pop_front();
@@ -74,10 +74,10 @@ mod tests {
     #[test]
     fn beyond_the_limit_the_oldest_is_forgotten() {
         let mut ended = Ended::default();
-        for number in 0..=MAX as u64 {
+        for number in 0..=ENDED_MAX as u64 {
             ended.remember(key(1), Incarnation(number), Instant::ZERO);
         }
-        assert!(ended.flows.len() <= MAX && ended.order.len() == ended.flows.len());
+        assert!(ended.flows.len() <= ENDED_MAX && ended.order.len() == ended.flows.len());
         assert!(!ended.has(key(1), Incarnation(0), Instant::ZERO));
     }
 }

@@ -7,52 +7,38 @@ use std::ops::Bound;
 use machnet_core::time::Instant;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
-use std::net::Ipv4Addr;
+use machnet_proto::flow::Role;
 
+use crate::coordinator::interfaces::Hold;
 use crate::mailbox::{ChannelId, ShardId};
 
 /// The flows of all shards, from their establishment until a shard says that they are no more.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     /// In the order of their tuples, so that a report can go on where its last page ended.
-    flows: BTreeMap<FlowKey, Flow>,
+    flows: BTreeMap<FlowKey, FlowEntry>,
     /// Flows by shard.
     counts: Vec<usize>,
     limit: usize,
 }
 
 /// An established flow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Flow {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct FlowEntry {
     /// Its owner.
-    pub(super) shard: ShardId,
+    pub(crate) shard: ShardId,
     /// The endpoint's channel there; `None` if the endpoint has ended.
-    pub(super) channel: Option<ChannelId>,
-    /// The neighbor that is held for it; `None` for a flow within this host.
-    pub(super) neighbor: Option<Ipv4Addr>,
-    pub(super) origin: Origin,
+    pub(crate) channel: Option<ChannelId>,
+    /// The hold on its next hop; `None` for a flow within this host.
+    pub(crate) neighbor: Option<Hold>,
+    /// Ours: whether one of our applications opened it, or a peer.
+    pub(crate) role: Role,
     /// Tells this flow from another one with the same tuple.
-    pub(super) incarnation: Incarnation,
+    pub(crate) incarnation: Incarnation,
     /// The shards that hand over its frames.
-    pub(super) hinted: Vec<ShardId>,
+    pub(crate) hinted: Vec<ShardId>,
     /// When it was established.
-    pub(super) opened: Instant,
-}
-
-/// Who opened a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// One of our applications.
-    Connected,
-    /// A peer.
-    Accepted,
-}
-
-impl Flow {
-    /// A flow of nobody yet.
-    pub(super) fn new(shard: ShardId, origin: Origin, incarnation: Incarnation, now: Instant) -> Self {
-        Self { shard, channel: None, neighbor: None, origin, incarnation, hinted: Vec::new(), opened: now }
-    }
+    pub(crate) opened: Instant,
 }
 
 impl Directory {
@@ -61,23 +47,23 @@ impl Directory {
         Self { flows: BTreeMap::new(), counts: vec![0; shards], limit }
     }
 
-    /// Enters an established flow; `false` if there is one with this tuple, which was the first.
-    pub(super) fn enter(&mut self, key: FlowKey, flow: Flow) -> bool {
-        let Entry::Vacant(vacant) = self.flows.entry(key) else { return false };
+    /// Enters an established flow; gives it back if there is one with this tuple, which was the first.
+    pub(super) fn enter(&mut self, key: FlowKey, flow: FlowEntry) -> Result<(), FlowEntry> {
+        let Entry::Vacant(vacant) = self.flows.entry(key) else { return Err(flow) };
         self.counts[usize::from(flow.shard.0)] += 1;
         vacant.insert(flow);
-        true
+        Ok(())
     }
 
     /// Removes the flow that `shard` says is no more; `None` if that shard did not own it.
-    pub(super) fn remove(&mut self, key: &FlowKey, shard: ShardId) -> Option<Flow> {
+    pub(super) fn remove(&mut self, key: &FlowKey, shard: ShardId) -> Option<FlowEntry> {
         self.flows.get(key).filter(|flow| flow.shard == shard)?;
         self.counts[usize::from(shard.0)] -= 1;
         self.flows.remove(key)
     }
 
     /// The flow with this tuple.
-    pub(super) fn find(&self, key: &FlowKey) -> Option<&Flow> {
+    pub(crate) fn find(&self, key: &FlowKey) -> Option<&FlowEntry> {
         self.flows.get(key)
     }
 
@@ -89,29 +75,31 @@ impl Directory {
     }
 
     /// How many flows a shard owns.
-    pub(super) fn count(&self, shard: ShardId) -> usize {
+    pub(crate) fn count(&self, shard: ShardId) -> usize {
         self.counts[usize::from(shard.0)]
     }
 
     /// Whether no further flow should be accepted, and no connect begun. Connects that are under way may still bring
     /// theirs.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.flows.len() >= self.limit
     }
 
     /// How many flows all shards have.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.flows.len()
     }
 
     /// The flows from this tuple on, in the order of their tuples.
-    pub(super) fn iter_from(&self, first: Option<FlowKey>) -> impl Iterator<Item = (&FlowKey, &Flow)> {
+    pub(crate) fn iter_from(&self, first: Option<FlowKey>) -> impl Iterator<Item = (&FlowKey, &FlowEntry)> {
         self.flows.range((first.map_or(Bound::Unbounded, Bound::Included), Bound::Unbounded))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const KEY: FlowKey = FlowKey {
@@ -121,27 +109,35 @@ mod tests {
         remote_port: 50_000,
     };
 
-    fn on(shard: u16) -> Flow {
-        Flow::new(ShardId(shard), Origin::Connected, Incarnation(1), Instant::ZERO)
+    fn on(shard: u16) -> FlowEntry {
+        FlowEntry {
+            shard: ShardId(shard),
+            channel: None,
+            neighbor: None,
+            role: Role::Connector,
+            incarnation: Incarnation(1),
+            hinted: Vec::new(),
+            opened: Instant::ZERO,
+        }
     }
 
     #[test]
     fn the_first_wins_until_its_owner_gives_it_up() {
         let mut directory = Directory::new(2, 10);
-        assert!(directory.enter(KEY, on(1)));
-        assert!(!directory.enter(KEY, on(0)));
+        assert_eq!(directory.enter(KEY, on(1)), Ok(()));
+        assert_eq!(directory.enter(KEY, on(0)), Err(on(0)));
         assert_eq!(directory.remove(&KEY, ShardId(0)), None, "the loser's flow was never in it");
         assert_eq!((directory.count(ShardId(0)), directory.count(ShardId(1))), (0, 1));
         assert_eq!(directory.remove(&KEY, ShardId(1)), Some(on(1)));
         assert_eq!(directory.count(ShardId(1)), 0);
-        assert!(directory.enter(KEY, on(0)));
+        assert_eq!(directory.enter(KEY, on(0)), Ok(()));
     }
 
     #[test]
     fn it_says_when_it_is_full() {
         let mut directory = Directory::new(1, 1);
         assert!(!directory.is_full());
-        assert!(directory.enter(KEY, on(0)));
+        assert_eq!(directory.enter(KEY, on(0)), Ok(()));
         assert!(directory.is_full());
     }
 }

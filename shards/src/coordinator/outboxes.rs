@@ -2,26 +2,32 @@
 
 use std::collections::VecDeque;
 
-use machnet_core::time::Duration;
+use machnet_core::time::{Duration, Instant};
 
 use crate::mailbox::{Outlet, ShardId, ToShard, Waker};
 
 /// How long the coordinator waits before it tries a full mailbox again. A shard empties its mailbox every turn, so that
 /// this is seldom needed.
-pub(super) const RETRY: Duration = Duration::from_micros(500);
+const RETRY: Duration = Duration::from_micros(500);
 
 /// Frames that may wait for one shard; more are dropped. A network may lose any frame anyway.
-const MAX_FRAMES: usize = 256;
+const FRAMES_MAX: usize = 256;
 
 /// Messages that may wait for one shard before requests of applications are refused. What is posted without a request
 /// undoes or ends something that a request made, or answers what shards report at a bounded rate.
-const MAX_WAITING: usize = 4096;
+const WAITING_MAX: usize = 4096;
 
 /// One bounded outbox per shard, in front of its mailbox.
 #[derive(Debug)]
 pub(super) struct Outboxes {
     /// By the number of the shard.
     shards: Vec<Outbox>,
+    /// How many outboxes hold anything.
+    waiting: usize,
+    /// How many hold [`WAITING_MAX`] messages or more.
+    backlogged: usize,
+    /// When to try full mailboxes again; `None` when nothing waits.
+    retry: Option<Instant>,
     /// Frames dropped because too many waited.
     dropped_frames: u64,
 }
@@ -37,7 +43,7 @@ struct Outbox {
 impl Outboxes {
     pub(super) fn new(outlets: Vec<Outlet<ToShard>>) -> Self {
         let shards = outlets.into_iter().map(|outlet| Outbox { outlet, waiting: VecDeque::new(), frames: 0 });
-        Self { shards: shards.collect(), dropped_frames: 0 }
+        Self { shards: shards.collect(), waiting: 0, backlogged: 0, retry: None, dropped_frames: 0 }
     }
 
     /// Posts a message, after those that wait.
@@ -53,28 +59,36 @@ impl Outboxes {
             },
             false => message,
         };
-        if matches!(message, ToShard::Transmit { .. } | ToShard::Send { .. }) {
-            if outbox.frames == MAX_FRAMES {
+        if is_frame(&message) {
+            if outbox.frames == FRAMES_MAX {
                 self.dropped_frames += 1;
                 return;
             }
             outbox.frames += 1;
         }
         outbox.waiting.push_back(message);
+        self.waiting += usize::from(outbox.waiting.len() == 1);
+        self.backlogged += usize::from(outbox.waiting.len() == WAITING_MAX);
     }
 
     /// Tries again what waits.
     pub(super) fn flush(&mut self) {
-        for outbox in &mut self.shards {
-            while let Some(message) = outbox.waiting.pop_front() {
-                let is_frame = matches!(message, ToShard::Transmit { .. } | ToShard::Send { .. });
-                if let Err(back) = outbox.outlet.post(message) {
-                    outbox.waiting.push_front(back);
-                    break;
-                }
-                outbox.frames -= usize::from(is_frame);
-            }
+        for outbox in self.shards.iter_mut().filter(|outbox| !outbox.waiting.is_empty()) {
+            let was_backlogged = outbox.waiting.len() >= WAITING_MAX;
+            outbox.flush();
+            self.waiting -= usize::from(outbox.waiting.is_empty());
+            self.backlogged -= usize::from(was_backlogged && outbox.waiting.len() < WAITING_MAX);
         }
+    }
+
+    /// Decides when full mailboxes are tried again, at the end of an event.
+    pub(super) fn set_retry(&mut self, now: Instant) {
+        self.retry = (self.waiting > 0).then(|| self.retry.filter(|retry| *retry > now).unwrap_or(now + RETRY));
+    }
+
+    /// When [`Outboxes::flush`] is due; `None` if nothing waits.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.retry
     }
 
     /// What wakes a shard for something that is not in its mailbox.
@@ -82,20 +96,31 @@ impl Outboxes {
         self.shards[usize::from(shard.0)].outlet.waker()
     }
 
-    /// Whether anything waits: [`Outboxes::flush`] is due after [`RETRY`].
-    pub(super) fn is_waiting(&self) -> bool {
-        self.shards.iter().any(|outbox| !outbox.waiting.is_empty())
-    }
-
     /// Whether so much waits that requests must be refused.
     pub(super) fn is_backlogged(&self) -> bool {
-        self.shards.iter().any(|outbox| outbox.waiting.len() >= MAX_WAITING)
+        self.backlogged > 0
     }
 
     /// Frames dropped because too many waited for a shard.
     pub(super) fn dropped_frames(&self) -> u64 {
         self.dropped_frames
     }
+}
+
+impl Outbox {
+    fn flush(&mut self) {
+        while let Some(message) = self.waiting.pop_front() {
+            let is_frame = is_frame(&message);
+            if let Err(back) = self.outlet.post(message) {
+                return self.waiting.push_front(back);
+            }
+            self.frames -= usize::from(is_frame);
+        }
+    }
+}
+
+fn is_frame(message: &ToShard) -> bool {
+    matches!(message, ToShard::Transmit { .. } | ToShard::Send { .. })
 }
 
 #[cfg(test)]
@@ -127,43 +152,51 @@ mod tests {
         for port in 1..=5 {
             outboxes.post(ShardId(0), unlisten(port));
         }
-        assert!(outboxes.is_waiting());
+        let start = Instant::ZERO;
+        outboxes.set_retry(start);
+        assert_eq!(outboxes.deadline(), Some(start + RETRY));
         assert_eq!(ports(&inlet), [1, 2]);
         // There is room in the mailbox, but not at the head of the line.
         outboxes.post(ShardId(0), unlisten(6));
         outboxes.flush();
         assert_eq!(ports(&inlet), [3, 4]);
+        outboxes.set_retry(start + RETRY / 2);
+        assert_eq!(outboxes.deadline(), Some(start + RETRY), "what is posted meanwhile puts nothing off");
         outboxes.flush();
+        outboxes.set_retry(start + RETRY);
         assert_eq!(ports(&inlet), [5, 6]);
-        assert!(!outboxes.is_waiting());
+        assert_eq!(outboxes.deadline(), None);
     }
 
     #[test]
     fn frames_that_wait_are_bounded_and_nothing_else_is_lost() {
         let (mut outboxes, inlet) = outboxes(1);
         outboxes.post(ShardId(0), unlisten(1));
-        for _ in 0..MAX_FRAMES + 3 {
+        for _ in 0..FRAMES_MAX + 3 {
             outboxes.post(ShardId(0), ToShard::Transmit { frame: Box::new([9]) });
         }
         outboxes.post(ShardId(0), unlisten(2));
         assert_eq!(outboxes.dropped_frames(), 3);
         let mut seen = Vec::new();
-        while outboxes.is_waiting() {
+        while outboxes.waiting > 0 {
             seen.extend(ports(&inlet));
             outboxes.flush();
         }
         seen.extend(ports(&inlet));
-        assert_eq!((seen.len(), seen[0], seen[MAX_FRAMES + 1]), (MAX_FRAMES + 2, 1, 2));
+        assert_eq!((seen.len(), seen[0], seen[FRAMES_MAX + 1]), (FRAMES_MAX + 2, 1, 2));
         assert_eq!(outboxes.shards[0].frames, 0);
     }
 
     #[test]
-    fn a_shard_that_reads_nothing_makes_requests_be_refused() {
-        let (mut outboxes, _inlet) = outboxes(1);
-        for _ in 0..=MAX_WAITING {
+    fn a_shard_that_reads_nothing_makes_requests_be_refused_until_it_does() {
+        let (mut outboxes, inlet) = outboxes(1);
+        for _ in 0..=WAITING_MAX {
             assert!(!outboxes.is_backlogged());
             outboxes.post(ShardId(0), unlisten(888));
         }
         assert!(outboxes.is_backlogged());
+        ports(&inlet);
+        outboxes.flush();
+        assert!(!outboxes.is_backlogged());
     }
 }

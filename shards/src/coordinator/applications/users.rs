@@ -1,0 +1,141 @@
+//! What each user of the host has, and may have: nobody can use up what others need.
+
+use std::collections::BTreeMap;
+
+use machnet::daemon::control::message::ControlError;
+
+/// Connections of a user beyond its endpoints: those that are about to attach, or ask for the status.
+const UNATTACHED_OF_USER_MAX: u32 = 256;
+
+/// Users with connections or channels.
+#[derive(Debug)]
+pub(super) struct Users {
+    by_uid: BTreeMap<u32, Usage>,
+    endpoints_max: u32,
+    channel_bytes_max: u64,
+    /// Endpoints of all users.
+    endpoints: u64,
+}
+
+/// What a user has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Usage {
+    /// Attached or not.
+    connections: u32,
+    endpoints: u32,
+    channel_bytes: u64,
+}
+
+impl Users {
+    /// Every user may have so many endpoints, and so many bytes of channels.
+    pub(super) fn new(endpoints_max: u32, channel_bytes_max: u64) -> Self {
+        Self { by_uid: BTreeMap::new(), endpoints_max, channel_bytes_max, endpoints: 0 }
+    }
+
+    /// Endpoints of all users.
+    pub(super) fn endpoints(&self) -> u64 {
+        self.endpoints
+    }
+
+    /// One more connection; `false` if the user has as many as it may.
+    pub(super) fn add_connection(&mut self, uid: u32) -> bool {
+        let usage = self.by_uid.entry(uid).or_default();
+        let has_room = usage.connections < self.endpoints_max.saturating_add(UNATTACHED_OF_USER_MAX);
+        usage.connections += u32::from(has_room);
+        has_room
+    }
+
+    /// A connection becomes an endpoint.
+    pub(super) fn add_endpoint(&mut self, uid: u32) -> Result<(), ControlError> {
+        let limit = self.endpoints_max;
+        let usage = self.by_uid.entry(uid).or_default();
+        if usage.endpoints >= limit {
+            let text = format!("a user may have {limit} endpoints (max_endpoints_per_user)");
+            return Err(ControlError::Limit(text));
+        }
+        usage.endpoints += 1;
+        self.endpoints += 1;
+        Ok(())
+    }
+
+    /// A connection is gone, and with it the endpoint if it was one.
+    pub(super) fn remove_connection(&mut self, uid: u32, was_endpoint: bool) {
+        self.endpoints -= u64::from(was_endpoint);
+        self.change(uid, |usage| {
+            usage.connections -= 1;
+            usage.endpoints -= u32::from(was_endpoint);
+        });
+    }
+
+    /// Whether a user may have so many bytes more.
+    pub(super) fn check_room(&self, uid: u32, bytes: u64) -> Result<(), ControlError> {
+        let used = self.by_uid.get(&uid).map_or(0, |usage| usage.channel_bytes);
+        if used + bytes > self.channel_bytes_max {
+            let limit = self.channel_bytes_max >> 20;
+            let text = format!("a user's channels may have {limit} MiB (max_channel_bytes_per_user)");
+            return Err(ControlError::Limit(text));
+        }
+        Ok(())
+    }
+
+    /// A channel is granted.
+    pub(super) fn add_channel(&mut self, uid: u32, bytes: u64) {
+        self.by_uid.entry(uid).or_default().channel_bytes += bytes;
+    }
+
+    /// A channel is gone.
+    pub(super) fn remove_channel(&mut self, uid: u32, bytes: u64) {
+        self.change(uid, |usage| usage.channel_bytes -= bytes);
+    }
+
+    fn change(&mut self, uid: u32, change: impl FnOnce(&mut Usage)) {
+        let usage = self.by_uid.get_mut(&uid).expect("a user with connections or channels has an entry");
+        change(usage);
+        if *usage == Usage::default() {
+            self.by_uid.remove(&uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_a_limited_number_of_endpoints() {
+        let mut users = Users::new(1, 100);
+        assert!(users.add_connection(7) && users.add_connection(7));
+        assert_eq!(users.add_endpoint(7), Ok(()));
+        assert!(matches!(users.add_endpoint(7), Err(ControlError::Limit(_))));
+        users.remove_connection(7, true);
+        assert_eq!((users.endpoints(), users.add_endpoint(7)), (0, Ok(())));
+        users.remove_connection(7, true);
+        assert!(users.by_uid.is_empty() && users.endpoints() == 0);
+    }
+
+    #[test]
+    fn a_user_has_a_limited_number_of_connections_and_leaves_the_others_to_others() {
+        let mut users = Users::new(1, 100);
+        for _ in 0..=UNATTACHED_OF_USER_MAX {
+            assert!(users.add_connection(7));
+        }
+        assert!(!users.add_connection(7));
+        assert!(users.add_connection(8));
+        users.remove_connection(7, false);
+        assert!(users.add_connection(7));
+    }
+
+    #[test]
+    fn memory_counts_until_its_channel_is_gone() {
+        let mut users = Users::new(1, 100);
+        assert!(users.add_connection(7));
+        assert_eq!(users.check_room(7, 100), Ok(()));
+        users.add_channel(7, 60);
+        assert!(matches!(users.check_room(7, 41), Err(ControlError::Limit(_))));
+        users.remove_connection(7, false);
+        assert!(users.check_room(7, 41).is_err(), "the memory is not free yet");
+        users.remove_channel(7, 60);
+        assert_eq!(users.check_room(7, 100), Ok(()));
+        assert!(users.by_uid.is_empty());
+    }
+}

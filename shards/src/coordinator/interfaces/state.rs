@@ -1,0 +1,300 @@
+//! One interface and what is known of its link: ARP and echo answered, neighbors learnt, kept fresh and given up.
+
+use std::net::Ipv4Addr;
+
+use machnet_config::Limits;
+use machnet_core::addr::MacAddr;
+use machnet_core::time::{Duration, Instant};
+use machnet_nic::DeviceDrops;
+use machnet_proto::neighbor::{self, Change, NeighborCache, Resolution};
+use machnet_proto::rss::Rss;
+use machnet_proto::wire::{arp, icmp};
+
+use super::InterfaceId;
+use super::address::{Address, Heard};
+use super::prediction::Predictions;
+use crate::budget::Cooldown;
+use crate::coordinator::action::{Action, Actions};
+use crate::coordinator::plan::Interface;
+use crate::coordinator::random::Random;
+use crate::mailbox::{ShardId, ToShard};
+
+/// How often the device is asked for its counts at the most.
+const ASK_DEVICE_EVERY: Duration = Duration::from_millis(100);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct InterfaceState {
+    id: InterfaceId,
+    interface: Interface,
+    address: Address,
+    neighbors: NeighborCache,
+    predictions: Predictions,
+    /// What the device had lost when it was last asked.
+    drops: DeviceDrops,
+    asked: Cooldown,
+}
+
+impl InterfaceState {
+    pub(super) fn new(
+        id: InterfaceId,
+        interface: Interface,
+        limits: &Limits,
+        random: &mut Random,
+        now: Instant,
+    ) -> Self {
+        let entries = usize::try_from(limits.max_neighbors).expect("32 bits fit");
+        let limits = neighbor::Limits { entries, ..neighbor::Limits::default() };
+        Self {
+            id,
+            address: Address::new(interface.mac, interface.ip, random, now),
+            neighbors: NeighborCache::new(interface.ip, limits),
+            interface,
+            predictions: Predictions::default(),
+            drops: DeviceDrops::default(),
+            asked: Cooldown::new(ASK_DEVICE_EVERY),
+        }
+    }
+
+    /// What does not change.
+    pub(crate) fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// The other hosts of the link, as far as they are known.
+    pub(crate) fn neighbors(&self) -> &NeighborCache {
+        &self.neighbors
+    }
+
+    /// How the NIC spreads flows, as long as that proves true.
+    pub(crate) fn believed_rss(&self, now: Instant) -> Option<&Rss> {
+        self.interface.rss.as_ref().filter(|_| self.predictions.are_believed(now))
+    }
+
+    /// How predictions turned out.
+    pub(crate) fn predictions(&self) -> Predictions {
+        self.predictions
+    }
+
+    /// Whether its address is ours: before that nobody is answered.
+    pub(crate) fn has_address(&self) -> bool {
+        self.address.is_ours()
+    }
+
+    /// How often another host claimed our address.
+    pub(crate) fn conflicts(&self) -> u64 {
+        self.address.conflicts()
+    }
+
+    /// What the device had lost when it was last asked.
+    pub(crate) fn device_drops(&self) -> DeviceDrops {
+        self.drops
+    }
+
+    /// Asks the device what it lost; not too often, for some that is a system call, or a look over the bus.
+    pub(super) fn ask_device(&mut self, now: Instant) {
+        if let Some(counts) = &mut self.interface.counts
+            && self.asked.allows(now)
+        {
+            self.drops = counts.drops();
+        }
+    }
+
+    pub(super) fn judge_prediction(&mut self, was_right: bool, now: Instant) {
+        self.predictions.judge(was_right, self.interface.mac, now);
+    }
+
+    pub(super) fn resolve(&mut self, next_hop: Option<Ipv4Addr>, now: Instant) -> Resolution {
+        match next_hop {
+            Some(ip) => self.neighbors.resolve(ip, now),
+            None => Resolution::Known(self.interface.mac),
+        }
+    }
+
+    /// `false` if the cache has no room for it.
+    pub(super) fn hold(&mut self, ip: Ipv4Addr, now: Instant) -> bool {
+        self.neighbors.resolve(ip, now);
+        self.neighbors.hold(ip, now)
+    }
+
+    pub(super) fn release(&mut self, ip: Ipv4Addr, now: Instant) {
+        self.neighbors.release(ip, now);
+    }
+
+    pub(super) fn confirm(&mut self, ip: Ipv4Addr, now: Instant) {
+        self.neighbors.confirm(ip, now);
+    }
+
+    pub(super) fn suspect(&mut self, peer: Ipv4Addr, now: Instant) {
+        if let Ok(Some(next_hop)) = self.interface.next_hop(peer) {
+            self.neighbors.suspect(next_hop, now);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        [self.address.deadline(), self.neighbors.deadline()].into_iter().flatten().min()
+    }
+
+    pub(super) fn poll(&mut self, random: &mut Random, now: Instant, actions: &mut Actions) {
+        while let Some(packet) = self.address.poll(random, now) {
+            self.transmit(&packet, MacAddr::BROADCAST, actions);
+        }
+        while let Some(action) = self.neighbors.poll(now) {
+            match action {
+                neighbor::Action::Request { ip, unicast_to } => {
+                    let request = arp::Packet::request(self.interface.mac, self.interface.ip, ip);
+                    self.transmit(&request, unicast_to.unwrap_or(MacAddr::BROADCAST), actions);
+                }
+                neighbor::Action::Failed { ip } => actions.push(Action::NextHopFailed { interface: self.id, ip }),
+            }
+        }
+    }
+
+    /// Answers an echo request, once the address is ours; anything else of ICMP is nothing to us.
+    pub(super) fn icmp(&self, shard: ShardId, frame: &[u8], actions: &mut Actions) {
+        if self.has_address()
+            && let Some(reply) = icmp::echo_reply(frame, self.interface.mac, self.interface.ip)
+        {
+            actions.post(shard, ToShard::Transmit { frame: reply.into() });
+        }
+    }
+
+    pub(super) fn arp(&mut self, shard: ShardId, packet: &arp::Packet, now: Instant, actions: &mut Actions) {
+        let (mac, ip) = (self.interface.mac, self.interface.ip);
+        if packet.sender_mac == mac {
+            return; // our own, shown again by the device
+        }
+        match self.address.hear(packet, now) {
+            Heard::Nothing if self.has_address() => {}
+            Heard::Nothing => return,
+            Heard::Taken(conflict) => return actions.push(Action::Refuse(conflict)),
+            Heard::Conflict(defence) => {
+                defence.iter().for_each(|packet| self.transmit(packet, MacAddr::BROADCAST, actions));
+                return;
+            }
+        }
+        let change = self.neighbors.on_arp(packet, now);
+        if packet.operation == arp::Operation::Request && packet.target_ip == ip {
+            let frame = packet.answered_by(mac).frame(packet.sender_mac);
+            actions.post(shard, ToShard::Transmit { frame: Box::new(frame) });
+        }
+        if let Some(change) = change {
+            self.neighbor_changed(&change, actions);
+        }
+    }
+
+    /// A neighbor is known, or has another MAC: flows move to it, connects go on.
+    fn neighbor_changed(&self, change: &Change, actions: &mut Actions) {
+        let Change { ip, mac, previous } = *change;
+        if let Some(previous) = previous {
+            let is_gateway = self.interface.subnet.and_then(|subnet| subnet.gateway) == Some(ip);
+            let peer = (!is_gateway).then_some(ip);
+            tracing::info!(neighbor = %ip, from = %previous, to = %mac, "a neighbor's MAC changed");
+            for shard in &self.interface.shards {
+                actions.post(*shard, ToShard::NextHop { previous, current: mac, peer });
+            }
+        }
+        actions.push(Action::NextHopFound { interface: self.id, ip, mac });
+    }
+
+    /// Sends through a shard that stands for all: it is about no particular flow.
+    fn transmit(&self, packet: &arp::Packet, destination: MacAddr, actions: &mut Actions) {
+        let frame = Box::new(packet.frame(destination));
+        actions.post(self.interface.shards[0], ToShard::Transmit { frame });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::interfaces::tests::FIRST;
+    use crate::coordinator::plan::tests::{OUR_IP, OURS, THEIR_IP, THEIRS, interface};
+
+    fn state() -> InterfaceState {
+        let mut state = made_of(interface(2));
+        while let Some(deadline) = state.deadline() {
+            poll(&mut state, deadline);
+        }
+        state
+    }
+
+    fn poll(state: &mut InterfaceState, now: Instant) -> Vec<String> {
+        let (mut random, mut actions) = (Random::new(&[7; 16]), Actions::default());
+        state.poll(&mut random, now, &mut actions);
+        actions.describe()
+    }
+
+    fn made_of(interface: Interface) -> InterfaceState {
+        InterfaceState::new(FIRST, interface, &Limits::default(), &mut Random::new(&[7; 16]), Instant::ZERO)
+    }
+
+    fn arp(state: &mut InterfaceState, packet: arp::Packet, now: Instant) -> Vec<String> {
+        let mut actions = Actions::default();
+        state.arp(ShardId(1), &packet, now, &mut actions);
+        actions.describe()
+    }
+
+    #[test]
+    fn a_neighbor_is_searched_for_found_moved_and_given_up() {
+        let (mut state, now) = (state(), Instant::from_nanos(20_000_000_000));
+        assert_eq!(state.resolve(Some(THEIR_IP), now), Resolution::Pending);
+        assert_eq!(poll(&mut state, now), ["0: ARP Request 10.0.0.2"]);
+        let answer = arp::Packet::request(OURS, OUR_IP, THEIR_IP).answered_by(THEIRS);
+        assert_eq!(arp(&mut state, answer, now), [format!("10.0.0.2 is at {THEIRS}")]);
+        assert_eq!(state.resolve(Some(THEIR_IP), now), Resolution::Known(THEIRS));
+        let moved = MacAddr([2, 0, 0, 0, 0, 9]);
+        let next_hop = |shard: u8| format!("{shard}: NextHop {THEIRS} {moved} Some({THEIR_IP})");
+        let told = [next_hop(0), next_hop(1), format!("10.0.0.2 is at {moved}")];
+        assert_eq!(arp(&mut state, arp::Packet::announcement(moved, THEIR_IP), now), told);
+
+        let nobody = Ipv4Addr::new(10, 0, 0, 77);
+        assert_eq!(state.resolve(Some(nobody), now), Resolution::Pending);
+        let (end, mut done) = (now + Duration::from_secs(20), Vec::new());
+        while let Some(deadline) = state.deadline().filter(|deadline| *deadline <= end) {
+            done.extend(poll(&mut state, deadline));
+        }
+        assert_eq!(done.last().map(String::as_str), Some("10.0.0.77 is nowhere"));
+    }
+
+    #[test]
+    fn what_is_not_for_us_or_from_us_is_not_answered() {
+        let (mut state, now) = (state(), Instant::from_nanos(20_000_000_000));
+        let nobody = Ipv4Addr::new(10, 0, 0, 77);
+        assert_eq!(arp(&mut state, arp::Packet::request(THEIRS, THEIR_IP, nobody), now), [""; 0]);
+        assert_eq!(arp(&mut state, arp::Packet::request(OURS, OUR_IP, OUR_IP), now), [""; 0]);
+        assert_eq!(state.resolve(None, now), Resolution::Known(OURS), "a flow within this host");
+    }
+
+    #[test]
+    fn another_hosts_claim_is_answered_to_everybody_and_teaches_nothing() {
+        let (mut state, now) = (state(), Instant::from_nanos(20_000_000_000));
+        let claim = arp::Packet::request(THEIRS, OUR_IP, OUR_IP);
+        assert_eq!(arp(&mut state, claim, now), ["0: announcement"]);
+        assert_eq!(arp(&mut state, claim, now), [""; 0], "not so soon again");
+        assert_eq!((state.conflicts(), state.neighbors().len()), (2, 0));
+        // Who asks first whether it is free is told.
+        let probe = arp::Packet::request(THEIRS, Ipv4Addr::UNSPECIFIED, OUR_IP);
+        assert_eq!(arp(&mut state, probe, now), ["1: ARP Reply 0.0.0.0"]);
+        assert_eq!((state.conflicts(), state.neighbors().len()), (2, 0));
+    }
+
+    #[test]
+    fn the_device_is_asked_seldom() {
+        #[derive(Debug)]
+        struct Device(u64);
+        impl machnet_nic::DeviceCounts for Device {
+            fn drops(&mut self) -> DeviceDrops {
+                self.0 += 1;
+                DeviceDrops { missed: self.0, no_frame: 0 }
+            }
+        }
+        let mut state = made_of(Interface { counts: Some(Box::new(Device(0))), ..interface(1) });
+        let missed = |state: &mut InterfaceState, after| {
+            state.ask_device(Instant::ZERO + after);
+            state.device_drops().missed
+        };
+        assert_eq!(missed(&mut state, Duration::ZERO), 1);
+        assert_eq!(missed(&mut state, ASK_DEVICE_EVERY / 2), 1);
+        assert_eq!(missed(&mut state, ASK_DEVICE_EVERY), 2);
+    }
+}
