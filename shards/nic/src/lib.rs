@@ -27,7 +27,7 @@ pub mod devices;
 pub mod dpdk;
 pub mod error;
 pub mod faults;
-mod links;
+mod host;
 pub mod memory;
 pub mod packet;
 pub mod plan;

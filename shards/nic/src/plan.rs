@@ -3,14 +3,13 @@
 #[cfg(feature = "dpdk")]
 use super::dpdk;
 use super::error::OpenError;
-use super::links::{self, Interface};
+use super::host::{Host, Interface, PciDevice};
 use machnet_config::{Attachment, Driver};
 use machnet_core::addr::MacAddr;
 use rustix::net::{AddressFamily, SocketType};
 use std::fmt;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
 
 /// An interface as `config.json` asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,16 +111,13 @@ impl fmt::Display for Plan {
 ///
 /// Everything that can be known without starting DPDK; each is one sentence that says what to do.
 pub fn plan(wanted: &InterfacePlan) -> Result<Plan, OpenError> {
-    let interfaces = links::interfaces()
-        .map_err(|error| OpenError::System { step: "list the network interfaces", error: error.to_string() })?;
-    let host = Host { interfaces, sysfs: PathBuf::from("/sys") };
-    let mut plan = host.decide(wanted)?;
+    let host = Host::look()?;
+    let mut plan = decide(&host, wanted)?;
     match &plan.way {
         Way::AfPacket { interface } => may_use_packets(interface)?,
         Way::AfXdp { interface } => {
             may_use_xdp(interface)?;
-            let kernel = host.interfaces.iter().find(|kernel| kernel.name == *interface);
-            if kernel.is_some_and(|kernel| kernel.mtu_bytes > XDP_MTU_MAX) {
+            if host.named(interface).is_some_and(|kernel| kernel.mtu_bytes > XDP_MTU_MAX) {
                 return Err(OpenError::XdpMtu { interface: interface.clone(), limit: XDP_MTU_MAX });
             }
             plan.limit_to_channels(channels(interface).unwrap_or(wanted.queues))?;
@@ -159,154 +155,89 @@ fn channels(interface: &str) -> Option<u16> {
 /// What fits into one page with XDP's headroom and the kernel's tail behind it, on a veth; drivers may want less.
 const XDP_MTU_MAX: u32 = 3542;
 
-/// What there is on this host.
-struct Host {
-    interfaces: Vec<Interface>,
-    sysfs: PathBuf,
+fn decide(host: &Host, wanted: &InterfacePlan) -> Result<Plan, OpenError> {
+    let mut warnings = Vec::new();
+    let way = match &wanted.attachment {
+        Attachment::Device(arguments) => Way::Device { arguments: arguments.clone() },
+        Attachment::Pci(address) => pci_device(host, address)?,
+        Attachment::Kernel(driver) => by_mac(host, wanted, Some(*driver), &mut warnings)?,
+        Attachment::Found => by_mac(host, wanted, None, &mut warnings)?,
+    };
+    let mut interface = wanted.clone();
+    if let Some(kernel) = kernel_interface(host, wanted.mac).filter(|_| way.is_kernel()) {
+        interface.mtu_bytes = interface.mtu_bytes.min(u16::try_from(kernel.mtu_bytes).unwrap_or(u16::MAX));
+    }
+    Ok(Plan { interface, way, warnings })
 }
 
-/// Kernel drivers that hand a PCI device to user space.
-const USER_SPACE_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
-/// Kernel drivers that share a PCI device with user space.
-const BIFURCATED_DRIVERS: [&str; 2] = ["mlx5_core", "mlx4_core"];
-/// The class of a network device on the VMBUS.
-const VMBUS_NETWORK: &str = "{f8615163-df3e-46c5-913f-f2d2f965ed0e}";
-
-impl Host {
-    fn decide(&self, wanted: &InterfacePlan) -> Result<Plan, OpenError> {
-        let mut warnings = Vec::new();
-        let way = match &wanted.attachment {
-            Attachment::Device(arguments) => Way::Device { arguments: arguments.clone() },
-            Attachment::Pci(address) => self.pci_device(address)?,
-            Attachment::Kernel(driver) => self.by_mac(wanted, Some(*driver), &mut warnings)?,
-            Attachment::Found => self.by_mac(wanted, None, &mut warnings)?,
-        };
-        let mut interface = wanted.clone();
-        if let Some(kernel) = self.interface(wanted.mac).filter(|_| way.is_kernel()) {
-            interface.mtu_bytes = interface.mtu_bytes.min(u16::try_from(kernel.mtu_bytes).unwrap_or(u16::MAX));
+/// The kernel interface with the MAC, or else whatever DPDK device has it.
+fn by_mac(
+    host: &Host,
+    wanted: &InterfacePlan,
+    driver: Option<Driver>,
+    warnings: &mut Vec<String>,
+) -> Result<Way, OpenError> {
+    let Some(interface) = kernel_interface(host, wanted.mac) else {
+        let candidates = host.buses.pci_candidates();
+        if candidates.is_empty() && !host.buses.has_vmbus_candidate() {
+            return Err(OpenError::NoSuchMac { mac: wanted.mac, known: known(host) });
         }
-        Ok(Plan { interface, way, warnings })
+        return Ok(Way::Search { candidates });
+    };
+    if !interface.is_up {
+        return Err(OpenError::InterfaceDown { interface: interface.name.clone() });
     }
-
-    /// The kernel interface with the MAC, or else whatever DPDK device has it.
-    fn by_mac(
-        &self,
-        wanted: &InterfacePlan,
-        driver: Option<Driver>,
-        warnings: &mut Vec<String>,
-    ) -> Result<Way, OpenError> {
-        let Some(interface) = self.interface(wanted.mac) else {
-            let candidates = self.pci_candidates();
-            if candidates.is_empty() && !self.has_vmbus_candidate() {
-                return Err(OpenError::NoSuchMac { mac: wanted.mac, known: self.known() });
-            }
-            return Ok(Way::Search { candidates });
-        };
-        if !interface.is_up {
-            return Err(OpenError::InterfaceDown { interface: interface.name.clone() });
-        }
-        if interface.mtu_bytes < u32::from(wanted.mtu_bytes) {
-            warnings.push(format!(
-                "{} has an MTU of {} bytes, which is used; for {mtu}, run `ip link set {} mtu {mtu}`",
-                interface.name,
-                interface.mtu_bytes,
-                interface.name,
-                mtu = wanted.mtu_bytes
-            ));
-        }
-        Ok(self.through(interface, driver))
+    if interface.mtu_bytes < u32::from(wanted.mtu_bytes) {
+        warnings.push(format!(
+            "{} has an MTU of {} bytes, which is used; for {mtu}, run `ip link set {} mtu {mtu}`",
+            interface.name,
+            interface.mtu_bytes,
+            interface.name,
+            mtu = wanted.mtu_bytes
+        ));
     }
+    Ok(through(host, interface, driver))
+}
 
-    /// The kernel interface with this address: not one that was enslaved (the Hyper-V interface has the address of its
-    /// virtual function), and rather the lower of two stacked ones (a VLAN has the address of what it runs on).
-    fn interface(&self, mac: MacAddr) -> Option<&Interface> {
-        let mut found: Vec<_> =
-            self.interfaces.iter().filter(|interface| interface.mac == mac && !interface.has_master).collect();
-        let indices: Vec<_> = found.iter().map(|interface| interface.index).collect();
-        found.sort_by_key(|interface| interface.link.is_some_and(|link| indices.contains(&link)));
-        found.first().copied()
-    }
+/// The kernel interface with this address: not one that was enslaved (the Hyper-V interface has the address of its
+/// virtual function), and rather the lower of two stacked ones (a VLAN has the address of what it runs on).
+fn kernel_interface(host: &Host, mac: MacAddr) -> Option<&Interface> {
+    let mut found: Vec<_> =
+        host.interfaces.iter().filter(|interface| interface.mac == mac && interface.master.is_none()).collect();
+    let indices: Vec<_> = found.iter().map(|interface| interface.index).collect();
+    found.sort_by_key(|interface| interface.lower.is_some_and(|lower| indices.contains(&lower)));
+    found.first().copied()
+}
 
-    fn through(&self, interface: &Interface, driver: Option<Driver>) -> Way {
-        let name = interface.name.clone();
-        match driver {
-            Some(Driver::AfXdp) => Way::AfXdp { interface: name },
-            Some(Driver::AfPacket) => Way::AfPacket { interface: name },
-            None => match self.bifurcated(interface) {
-                Some(address) => Way::Bifurcated { address, interface: name },
-                None => Way::AfPacket { interface: name },
-            },
-        }
-    }
-
-    /// The PCI address behind a kernel interface whose driver shares its device. The address is compared, for sysfs
-    /// may show the interfaces of another namespace.
-    fn bifurcated(&self, interface: &Interface) -> Option<String> {
-        let directory = self.sysfs.join("class/net").join(&interface.name);
-        let address: MacAddr = fs::read_to_string(directory.join("address")).ok()?.trim().parse().ok()?;
-        let device = fs::canonicalize(directory.join("device")).ok()?;
-        let driver = driver_of(&device)?;
-        (address == interface.mac && BIFURCATED_DRIVERS.contains(&driver.as_str())).then(|| file_name(&device))
-    }
-
-    fn pci_device(&self, address: &str) -> Result<Way, OpenError> {
-        let address = address.to_ascii_lowercase();
-        let address = if address.matches(':').count() == 1 { format!("0000:{address}") } else { address };
-        let device = self.sysfs.join("bus/pci/devices").join(&address);
-        if address.contains('/') || !device.exists() {
-            return Err(OpenError::NoSuchPciDevice { address });
-        }
-        match driver_of(&device) {
-            Some(driver) if is_for_dpdk(&driver) => Ok(Way::Pci { address }),
-            driver => Err(OpenError::NotBound { address, driver }),
-        }
-    }
-
-    /// PCI network devices that user space has.
-    fn pci_candidates(&self) -> Vec<String> {
-        let mut candidates = Vec::new();
-        for device in entries(&self.sysfs.join("bus/pci/devices")) {
-            let class = fs::read_to_string(device.join("class")).unwrap_or_default();
-            let is_network = class.trim().starts_with("0x02");
-            if is_network && driver_of(&device).is_some_and(|driver| USER_SPACE_DRIVERS.contains(&driver.as_str())) {
-                candidates.push(file_name(&device));
-            }
-        }
-        candidates.sort();
-        candidates
-    }
-
-    fn has_vmbus_candidate(&self) -> bool {
-        entries(&self.sysfs.join("bus/vmbus/devices")).iter().any(|device| {
-            let class = fs::read_to_string(device.join("class_id")).unwrap_or_default();
-            class.trim() == VMBUS_NETWORK && driver_of(device).is_some_and(|driver| driver == "uio_hv_generic")
-        })
-    }
-
-    /// The interfaces there are, for an error message.
-    fn known(&self) -> String {
-        if self.interfaces.is_empty() {
-            return "no Ethernet interface at all".to_owned();
-        }
-        let names = self.interfaces.iter().map(|interface| format!("{} ({})", interface.name, interface.mac));
-        names.collect::<Vec<_>>().join(", ")
+fn through(host: &Host, interface: &Interface, driver: Option<Driver>) -> Way {
+    let name = interface.name.clone();
+    match driver {
+        Some(Driver::AfXdp) => Way::AfXdp { interface: name },
+        Some(Driver::AfPacket) => Way::AfPacket { interface: name },
+        None => match host.buses.bifurcated(&name, interface.mac) {
+            Some(address) => Way::Bifurcated { address, interface: name },
+            None => Way::AfPacket { interface: name },
+        },
     }
 }
 
-fn is_for_dpdk(driver: &str) -> bool {
-    USER_SPACE_DRIVERS.contains(&driver) || BIFURCATED_DRIVERS.contains(&driver)
+fn pci_device(host: &Host, address: &str) -> Result<Way, OpenError> {
+    let address = address.to_ascii_lowercase();
+    let address = if address.matches(':').count() == 1 { format!("0000:{address}") } else { address };
+    match host.buses.pci_device(&address) {
+        PciDevice::Missing => Err(OpenError::NoSuchPciDevice { address }),
+        PciDevice::ForDpdk => Ok(Way::Pci { address }),
+        PciDevice::Kept { driver } => Err(OpenError::NotBound { address, driver }),
+    }
 }
 
-fn driver_of(device: &Path) -> Option<String> {
-    fs::read_link(device.join("driver")).ok().map(|link| file_name(&link))
-}
-
-fn entries(directory: &Path) -> Vec<PathBuf> {
-    fs::read_dir(directory).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+/// The interfaces there are, for an error message.
+fn known(host: &Host) -> String {
+    if host.interfaces.is_empty() {
+        return "no Ethernet interface at all".to_owned();
+    }
+    let names = host.interfaces.iter().map(|interface| format!("{} ({})", interface.name, interface.mac));
+    names.collect::<Vec<_>>().join(", ")
 }
 
 impl Way {
@@ -378,7 +309,7 @@ fn may_use_xdp(interface: &str) -> Result<(), OpenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use crate::host::{Buses, Sysfs};
 
     fn interface(index: u32, name: &str, last: u8) -> Interface {
         Interface {
@@ -388,8 +319,9 @@ mod tests {
             mtu_bytes: 1500,
             is_up: true,
             has_carrier: true,
-            link: None,
-            has_master: false,
+            lower: None,
+            master: None,
+            kind: None,
         }
     }
 
@@ -398,54 +330,34 @@ mod tests {
         InterfacePlan { mac, ip: None, attachment: Attachment::Found, queues: 2, mtu_bytes: 1500 }
     }
 
-    /// A sysfs with PCI devices, each with its address and driver; removed when dropped.
-    struct Sysfs(PathBuf);
-
-    impl Sysfs {
-        fn new(test: &str, devices: &[(&str, Option<&str>)]) -> Self {
-            let root = std::env::temp_dir().join(format!("machnet-sysfs-{test}-{}", std::process::id()));
-            for (address, driver) in devices {
-                let device = root.join("bus/pci/devices").join(address);
-                fs::create_dir_all(&device).expect("a temporary directory");
-                fs::write(device.join("class"), "0x020000\n").expect("a temporary file");
-                if let Some(driver) = driver {
-                    symlink(Path::new("../../drivers").join(driver), device.join("driver")).expect("a link");
-                }
-            }
-            Self(root)
-        }
-    }
-
-    impl Drop for Sysfs {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    fn host(interfaces: Vec<Interface>) -> Host {
+        Host { interfaces, buses: Buses::at("") }
     }
 
     #[test]
     fn the_kernel_interface_with_the_mac_is_found() {
-        let vlan = Interface { link: Some(2), ..interface(3, "eth0.7", 1) };
-        let function = Interface { has_master: true, ..interface(1, "enP1", 1) };
-        let host = Host { interfaces: vec![function, vlan, interface(2, "eth0", 1)], sysfs: PathBuf::new() };
-        let plan = host.decide(&wanted(1)).expect("eth0 is there");
+        let vlan = Interface { lower: Some(2), ..interface(3, "eth0.7", 1) };
+        let function = Interface { master: Some(2), ..interface(1, "enP1", 1) };
+        let host = host(vec![function, vlan, interface(2, "eth0", 1)]);
+        let plan = decide(&host, &wanted(1)).expect("eth0 is there");
         assert_eq!(plan.way, Way::AfPacket { interface: "eth0".to_owned() });
         assert_eq!(
             plan.to_string(),
             "02:00:00:00:00:01: the kernel interface eth0 by packet sockets, 2 queues, MTU 1500"
         );
-        let xdp = host.decide(&InterfacePlan { attachment: Attachment::Kernel(Driver::AfXdp), ..wanted(1) });
+        let xdp = decide(&host, &InterfacePlan { attachment: Attachment::Kernel(Driver::AfXdp), ..wanted(1) });
         assert_eq!(xdp.expect("eth0 is there").way, Way::AfXdp { interface: "eth0".to_owned() });
     }
 
     #[test]
     fn what_the_kernel_interface_lacks_is_said() {
         let down = Interface { is_up: false, ..interface(1, "eth0", 1) };
-        let host = Host { interfaces: vec![down, interface(2, "eth1", 2)], sysfs: PathBuf::new() };
-        assert_eq!(host.decide(&wanted(1)), Err(OpenError::InterfaceDown { interface: "eth0".to_owned() }));
-        let jumbo = host.decide(&InterfacePlan { mtu_bytes: 9000, ..wanted(2) }).expect("eth1 is there");
+        let host = host(vec![down, interface(2, "eth1", 2)]);
+        assert_eq!(decide(&host, &wanted(1)), Err(OpenError::InterfaceDown { interface: "eth0".to_owned() }));
+        let jumbo = decide(&host, &InterfacePlan { mtu_bytes: 9000, ..wanted(2) }).expect("eth1 is there");
         assert_eq!(jumbo.interface.mtu_bytes, 1500);
         assert!(jumbo.warnings[0].contains("ip link set eth1 mtu 9000"), "{:?}", jumbo.warnings);
-        let unknown = host.decide(&wanted(9)).expect_err("nobody has it").to_string();
+        let unknown = decide(&host, &wanted(9)).expect_err("nobody has it").to_string();
         assert!(unknown.contains("eth1 (02:00:00:00:00:02)"), "{unknown}");
     }
 
@@ -453,24 +365,23 @@ mod tests {
     fn pci_devices_are_used_when_they_belong_to_dpdk() {
         let devices = [("0000:01:00.0", Some("vfio-pci")), ("0000:02:00.0", Some("ixgbe")), ("0000:03:00.0", None)];
         let sysfs = Sysfs::new("pci", &devices);
-        let host = Host { interfaces: Vec::new(), sysfs: sysfs.0.clone() };
+        let host = Host { buses: sysfs.buses(), ..host(Vec::new()) };
         let at = |address: &str| {
-            host.decide(&InterfacePlan { attachment: Attachment::Pci(address.to_owned()), ..wanted(1) })
+            decide(&host, &InterfacePlan { attachment: Attachment::Pci(address.to_owned()), ..wanted(1) })
         };
         assert_eq!(at("01:00.0").map(|plan| plan.way), Ok(Way::Pci { address: "0000:01:00.0".to_owned() }));
         let bound = at("0000:02:00.0").expect_err("the kernel has it").to_string();
         assert!(bound.contains("ixgbe") && bound.contains("dpdk-devbind.py"), "{bound}");
         assert!(matches!(at("0000:03:00.0"), Err(OpenError::NotBound { driver: None, .. })));
         assert!(matches!(at("0000:09:00.0"), Err(OpenError::NoSuchPciDevice { .. })));
-        let search = host.decide(&wanted(1)).expect("one belongs to DPDK");
+        let search = decide(&host, &wanted(1)).expect("one belongs to DPDK");
         assert_eq!(search.way, Way::Search { candidates: vec!["0000:01:00.0".to_owned()] });
     }
 
     #[test]
     fn every_queue_of_an_xdp_interface_is_read() {
-        let host = Host { interfaces: vec![interface(2, "eth0", 1)], sysfs: PathBuf::new() };
-        let plan = host
-            .decide(&InterfacePlan { attachment: Attachment::Kernel(Driver::AfXdp), ..wanted(1) })
+        let host = host(vec![interface(2, "eth0", 1)]);
+        let plan = decide(&host, &InterfacePlan { attachment: Attachment::Kernel(Driver::AfXdp), ..wanted(1) })
             .expect("eth0 is there");
         let mut fewer = plan.clone();
         assert_eq!(fewer.limit_to_channels(1), Ok(()));

@@ -25,7 +25,7 @@ mod socket;
 use std::fs;
 
 use super::error::OpenError;
-use super::links::{self, Interface};
+use super::host::{Host, Interface};
 use super::plan::Plan;
 use super::{Capabilities, Opened};
 
@@ -86,10 +86,7 @@ pub fn open(plan: &Plan, interface: &str) -> Result<Opened<PacketQueue>, OpenErr
 }
 
 fn find(name: &str) -> Result<Interface, OpenError> {
-    let interfaces = links::interfaces()
-        .map_err(|error| OpenError::System { step: "list the network interfaces", error: error.to_string() })?;
-    let is_it = |interface: &Interface| interface.name == name;
-    interfaces.into_iter().find(is_it).ok_or_else(|| OpenError::InterfaceDown { interface: name.to_owned() })
+    Host::look()?.named(name).cloned().ok_or_else(|| OpenError::InterfaceDown { interface: name.to_owned() })
 }
 
 /// The first two numbers of the kernel's release.

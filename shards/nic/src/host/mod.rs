@@ -1,0 +1,67 @@
+//! What there is on this host before anything is opened: network interfaces, devices on buses. Looks, and changes
+//! nothing.
+//!
+//! * [`Host`]: all of it, as it was at one moment.
+//! * [`Interface`]: what the kernel says of an interface of this network namespace.
+//! * [`Buses`]: PCI and VMBUS devices.
+
+mod bus;
+mod netlink;
+
+use std::io;
+
+use machnet_core::addr::MacAddr;
+
+use crate::error::OpenError;
+
+pub(crate) use bus::{Buses, PciDevice};
+
+#[cfg(test)]
+pub(crate) use bus::tests::Sysfs;
+
+/// One Ethernet interface of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    /// Its number, which no other interface of this namespace has as long as it lives. It may be renamed.
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mac: MacAddr,
+    pub(crate) mtu_bytes: u32,
+    pub(crate) is_up: bool,
+    /// There is somebody at the other end.
+    pub(crate) has_carrier: bool,
+    /// The number of the interface of this namespace that this one runs on (a VLAN), or of its peer (a veth).
+    pub(crate) lower: Option<u32>,
+    /// The number of the interface that has taken this one in: a bridge, a bond, or the Hyper-V interface its virtual
+    /// function.
+    pub(crate) master: Option<u32>,
+    /// What it is, in iproute2's words (`bridge`); `None` if it is a device.
+    pub(crate) kind: Option<String>,
+}
+
+/// What there is.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) buses: Buses,
+}
+
+impl Host {
+    /// Looks at this host.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say what it has.
+    pub(crate) fn look() -> Result<Self, OpenError> {
+        let system = |step| move |error: io::Error| OpenError::System { step, error: error.to_string() };
+        Ok(Self {
+            interfaces: netlink::interfaces().map_err(system("list the network interfaces"))?,
+            buses: Buses::at("/sys"),
+        })
+    }
+
+    /// The interface with this name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.name == name)
+    }
+}
