@@ -1,6 +1,5 @@
 //! From a configuration to a running daemon: which devices, whether all is allowed, and the start.
 
-use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use machnet::sleep::StopPipe;
 use machnet_config::{Config, Interface};
 use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use thiserror::Error;
 
 use machnet_nic::devices::{self, DevicesError, OpenDevices, open_all, plan_all};
 
@@ -20,18 +20,23 @@ const SOCKET_WITHIN: Duration = Duration::from_secs(1);
 const SOCKET_RETRY: Duration = Duration::from_millis(50);
 
 /// Why the daemon did not start, or did not go on.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum LaunchError {
     /// The configuration, or a device.
-    Devices(DevicesError),
+    #[error(transparent)]
+    Devices(#[from] DevicesError),
     /// The control socket cannot be used.
+    #[error(transparent)]
     Socket(BindError),
     /// No executor can run.
+    #[error("the threads of the daemon cannot run: {0}")]
     Executor(String),
     /// A signal cannot be caught.
+    #[error("SIGINT and SIGTERM cannot be caught: {0}")]
     Signals(std::io::Error),
     /// The daemon itself.
-    Daemon(DaemonError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
 }
 
 impl LaunchError {
@@ -41,32 +46,6 @@ impl LaunchError {
             Self::Devices(DevicesError::Config(_)) => 2,
             _ => 1,
         }
-    }
-}
-
-impl fmt::Display for LaunchError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Devices(error) => error.fmt(f),
-            Self::Socket(error) => error.fmt(f),
-            Self::Executor(why) => write!(f, "the threads of the daemon cannot run: {why}"),
-            Self::Signals(error) => write!(f, "SIGINT and SIGTERM cannot be caught: {error}"),
-            Self::Daemon(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for LaunchError {}
-
-impl From<DevicesError> for LaunchError {
-    fn from(error: DevicesError) -> Self {
-        Self::Devices(error)
-    }
-}
-
-impl From<DaemonError> for LaunchError {
-    fn from(error: DaemonError) -> Self {
-        Self::Daemon(error)
     }
 }
 

@@ -1,11 +1,9 @@
 //! From a configuration to open devices: for the daemon, and for the tools that own a NIC.
 
-use std::fmt;
-
 use machnet_config::{Attachment, Config, ConfigError, CpuMask, Interface};
 use machnet_core::payload::MTU_DEFAULT;
-
 use machnet_core::wait::Policy;
+use thiserror::Error;
 
 use crate::crowding;
 #[cfg(feature = "dpdk")]
@@ -17,34 +15,19 @@ use crate::plan::{self, InterfacePlan, Plan, Way};
 use crate::{Capabilities, DeviceCounts, NicQueue, Opened};
 
 /// Why an interface of the configuration cannot be used.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum DevicesError {
     /// The configuration is wrong.
-    Config(ConfigError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A device cannot be used, for a reason that is not in the configuration.
+    #[error("interface {interface}: {source}")]
     Device {
         /// Of which interface.
         interface: String,
         /// Why.
         source: OpenError,
     },
-}
-
-impl fmt::Display for DevicesError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Config(error) => error.fmt(f),
-            Self::Device { interface, source } => write!(f, "interface {interface}: {source}"),
-        }
-    }
-}
-
-impl std::error::Error for DevicesError {}
-
-impl From<ConfigError> for DevicesError {
-    fn from(error: ConfigError) -> Self {
-        Self::Config(error)
-    }
 }
 
 /// An interface whose device is open.
