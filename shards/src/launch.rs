@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use thiserror::Error;
 
 use machnet_nic::devices::{self, DevicesError, OpenDevices, open_all, plan_all};
+use machnet_nic::survey::Finding;
 
 use crate::daemon::{Daemon, DaemonError, try_executor};
 
@@ -93,7 +94,7 @@ pub fn check(config: &Config, socket: &Path) -> Check {
         line(format!("interface {plan}"));
         line(format!("  address {}, {}", interface.ip, reach(interface)));
         line(format!("  {}", placement(interface)));
-        for warning in plan.warnings.iter().chain(crowd) {
+        for warning in plan.findings.iter().map(Finding::to_string).chain(crowd.clone()) {
             line(format!("  warning: {warning}"));
         }
     }

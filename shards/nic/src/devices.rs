@@ -1,7 +1,6 @@
 //! From a configuration to open devices: for the daemon, and for the tools that own a NIC.
 
 use machnet_config::{Attachment, Config, ConfigError, CpuMask, Interface};
-use machnet_core::payload::MTU_DEFAULT;
 use machnet_core::wait::Policy;
 use thiserror::Error;
 
@@ -11,7 +10,7 @@ use crate::dpdk::{Dpdk, DpdkQueue};
 use crate::error::OpenError;
 use crate::faults::{Faults, FaultyQueue};
 use crate::packet::{self, PacketQueue};
-use crate::plan::{self, InterfacePlan, Plan, Way};
+use crate::plan::{self, Backend, DevicePlan, InterfaceRequest};
 use crate::{Capabilities, DeviceCounts, NicQueue, Opened};
 
 /// Why an interface of the configuration cannot be used.
@@ -49,12 +48,12 @@ pub struct Wired<Q> {
 ///
 /// # Errors
 /// When a CPU or a device is not there, or cannot be used.
-pub fn plan_all(config: &Config) -> Result<Vec<Plan>, DevicesError> {
+pub fn plan_all(config: &Config) -> Result<Vec<DevicePlan>, DevicesError> {
     match CpuMask::online() {
         Ok(existing) => config.check_cpus(&existing)?,
         Err(error) => tracing::warn!(%error, "the CPUs of this host are not known; cpu_mask is not checked"),
     }
-    let plan = |interface| plan::plan(&wanted(interface)).map_err(|error| blame(config, interface, error));
+    let plan = |interface| plan::plan(&request(interface)).map_err(|error| blame(config, interface, error));
     config.interfaces.iter().map(plan).collect()
 }
 
@@ -131,7 +130,7 @@ pub struct OpenDevices {
 ///
 /// # Errors
 /// When DPDK or a device refuses.
-pub fn open_all(config: &Config, plans: &[Plan]) -> Result<OpenDevices, DevicesError> {
+pub fn open_all(config: &Config, plans: &[DevicePlan]) -> Result<OpenDevices, DevicesError> {
     let mut opener = Opener::new(plans)?;
     let mut wired = Vec::new();
     for (interface, plan) in config.interfaces.iter().zip(plans) {
@@ -161,24 +160,25 @@ struct Opener {
 
 #[cfg(feature = "dpdk")]
 impl Opener {
-    fn new(plans: &[Plan]) -> Result<Self, DevicesError> {
-        let Some(first) = plans.iter().find(|plan| plan.way.needs_dpdk()) else { return Ok(Self { dpdk: None }) };
-        let of_dpdk: Vec<Plan> = plans.iter().filter(|plan| plan.way.needs_dpdk()).cloned().collect();
+    fn new(plans: &[DevicePlan]) -> Result<Self, DevicesError> {
+        let Some(first) = plans.iter().find(|plan| plan.backend.needs_dpdk()) else { return Ok(Self { dpdk: None }) };
+        let of_dpdk: Vec<DevicePlan> = plans.iter().filter(|plan| plan.backend.needs_dpdk()).cloned().collect();
         let dpdk = Dpdk::start(&of_dpdk).map_err(|source| device(first, source))?;
         tracing::info!(version = Dpdk::version(), memory = %dpdk.memory(), "DPDK started");
         Ok(Self { dpdk: Some(dpdk) })
     }
 
-    fn open(&mut self, interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
-        let Some(dpdk) = self.dpdk.as_ref().filter(|_| plan.way.needs_dpdk()) else {
+    fn open(&mut self, interface: &Interface, plan: &DevicePlan) -> Result<AnyWired, OpenError> {
+        let Some(dpdk) = self.dpdk.as_ref().filter(|_| plan.backend.needs_dpdk()) else {
             return open_packet(interface, plan);
         };
-        match (dpdk.open(plan), &plan.way) {
+        match (dpdk.open(plan), &plan.backend) {
             (Ok(opened), _) => Ok(AnyWired::Dpdk(wire(interface, plan, opened))),
-            (Err(error), Way::Bifurcated { interface: name, .. }) => {
-                let mut plan = plan.clone();
-                plan.warnings.push(format!("{name} is used through the kernel, which is slower: {error}"));
-                plan.way = Way::AfPacket { interface: name.clone() };
+            (Err(error), Backend::Bifurcated { interface: name, .. }) => {
+                let kernel = Attachment::Kernel(machnet_config::Driver::AfPacket);
+                let mut plan = plan::plan(&InterfaceRequest { attachment: kernel, ..plan.request.clone() })?;
+                plan.findings
+                    .push(crate::survey::Finding::ThroughKernel { interface: name.clone(), reason: error.to_string() });
                 open_packet(interface, &plan)
             }
             (Err(error), _) => Err(error),
@@ -188,23 +188,23 @@ impl Opener {
 
 #[cfg(not(feature = "dpdk"))]
 impl Opener {
-    fn new(_plans: &[Plan]) -> Result<Self, DevicesError> {
+    fn new(_plans: &[DevicePlan]) -> Result<Self, DevicesError> {
         Ok(Self {})
     }
 
-    fn open(&mut self, interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
+    fn open(&mut self, interface: &Interface, plan: &DevicePlan) -> Result<AnyWired, OpenError> {
         open_packet(interface, plan)
     }
 }
 
-fn open_packet(interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
-    let Way::AfPacket { interface: name } = &plan.way else { return Err(OpenError::NoDpdk) };
+fn open_packet(interface: &Interface, plan: &DevicePlan) -> Result<AnyWired, OpenError> {
+    let Backend::AfPacket { interface: name } = &plan.backend else { return Err(OpenError::NoDpdk) };
     Ok(AnyWired::Packet(wire(interface, plan, packet::open(plan, name)?)))
 }
 
 /// What the plans mean for the CPUs, by interface: a warning if shards have to share some.
-pub fn crowds(config: &Config, plans: &[Plan]) -> Vec<Option<String>> {
-    let shards = config.interfaces.iter().zip(plans).map(|(interface, plan)| (interface, plan.interface.queues.into()));
+pub fn crowds(config: &Config, plans: &[DevicePlan]) -> Vec<Option<String>> {
+    let shards = config.interfaces.iter().zip(plans).map(|(interface, plan)| (interface, plan.queues.into()));
     crowding::find(&shards.collect::<Vec<_>>(), allowed_cpus())
 }
 
@@ -214,13 +214,13 @@ fn allowed_cpus() -> usize {
     cpus.map_or(usize::MAX, |cpus| usize::try_from(cpus.count()).expect("32 bits fit"))
 }
 
-fn wanted(interface: &Interface) -> InterfacePlan {
-    InterfacePlan {
+fn request(interface: &Interface) -> InterfaceRequest {
+    InterfaceRequest {
         mac: interface.mac,
         ip: Some(interface.ip),
         attachment: interface.attachment.clone(),
         queues: interface.shards,
-        mtu_bytes: interface.mtu_bytes.unwrap_or(MTU_DEFAULT),
+        mtu_bytes: interface.mtu_bytes,
     }
 }
 
@@ -246,12 +246,12 @@ fn blame(config: &Config, interface: &Interface, error: OpenError) -> DevicesErr
 }
 
 #[cfg(feature = "dpdk")]
-fn device(plan: &Plan, source: OpenError) -> DevicesError {
-    DevicesError::Device { interface: plan.interface.mac.to_string(), source }
+fn device(plan: &DevicePlan, source: OpenError) -> DevicesError {
+    DevicesError::Device { interface: plan.request.mac.to_string(), source }
 }
 
-fn wire<Q: NicQueue>(interface: &Interface, plan: &Plan, opened: Opened<Q>) -> Wired<Q> {
-    let Opened { capabilities, queues, counts, warnings } = opened;
+fn wire<Q: NicQueue>(interface: &Interface, plan: &DevicePlan, opened: Opened<Q>) -> Wired<Q> {
+    let Opened { capabilities, queues, counts, findings } = opened;
     tracing::info!(
         ip = %interface.ip,
         device = %plan,
@@ -264,8 +264,8 @@ fn wire<Q: NicQueue>(interface: &Interface, plan: &Plan, opened: Opened<Q>) -> W
         link = if capabilities.link_up { "up" } else { "down" },
         "interface open"
     );
-    for warning in plan.warnings.iter().chain(&warnings) {
-        tracing::warn!(interface = %interface.mac, "{warning}");
+    for finding in plan.findings.iter().chain(&findings) {
+        tracing::warn!(interface = %interface.mac, "{finding}");
     }
     let device = format!("{} by {}", plan.device(), capabilities.driver);
     Wired { interface: interface.clone(), device, capabilities, queues, counts: Some(counts) }

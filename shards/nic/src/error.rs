@@ -3,10 +3,15 @@
 use machnet_core::addr::MacAddr;
 use thiserror::Error;
 
+use crate::survey::Finding;
+
 /// Why an interface cannot be used. Each message is one sentence that says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum OpenError {
+    /// Something was found that must not be.
+    #[error(transparent)]
+    Found(#[from] Finding),
     /// No device has this MAC.
     #[error("no device has the MAC {mac}; this host has {known}: write the MAC of one of them")]
     NoSuchMac {

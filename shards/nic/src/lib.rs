@@ -11,6 +11,7 @@
 //! * [`faults`]: a wrapper that loses, repeats, reorders and corrupts frames, over any queue.
 //! * [`devices`]: all interfaces of a configuration, opened.
 //! * [`plan`][]: which device an interface of `config.json` is, and how to reach it.
+//! * [`survey`]: what is found about a device before it is used, and of which its user is told.
 //! * [`packet`]: kernel interfaces, by packet sockets.
 //! * `dpdk`: all other devices, run by DPDK; in programs built with the feature of this name.
 //! * [`memory`]: cables and switches inside one process, in virtual time; deterministic.
@@ -31,11 +32,14 @@ mod host;
 pub mod memory;
 pub mod packet;
 pub mod plan;
+pub mod survey;
 
 use machnet_core::addr::MacAddr;
 use machnet_proto::rss::Rss;
 use std::fmt;
 use std::os::fd::BorrowedFd;
+
+use survey::Finding;
 
 /// The Ethernet header: two addresses and a type. A frame carries up to the MTU behind it.
 pub const ETHERNET_HEADER_BYTES: usize = 14;
@@ -112,8 +116,8 @@ pub struct Opened<Q> {
     pub queues: Vec<Q>,
     /// What it loses.
     pub counts: Box<dyn DeviceCounts>,
-    /// What is not as asked, each with what to do about it.
-    pub warnings: Vec<String>,
+    /// What was found while it was opened.
+    pub findings: Vec<Finding>,
 }
 
 /// One receive queue and one transmit queue of a device, owned by one shard.

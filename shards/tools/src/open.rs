@@ -12,7 +12,7 @@ use machnet_config::{Config, Interface};
 use machnet_nic::NicQueue;
 use machnet_nic::devices::Wired;
 use machnet_nic::devices::{DevicesError, WithQueues, open_all, plan_all};
-use machnet_nic::plan::Plan;
+use machnet_nic::plan::DevicePlan;
 
 /// How long a daemon may take to say what it owns.
 const STATUS_WITHIN: Duration = Duration::from_secs(5);
@@ -66,7 +66,7 @@ pub struct NicArgs {
 pub struct Chosen {
     /// With this interface only.
     config: Config,
-    plans: Vec<Plan>,
+    plans: Vec<DevicePlan>,
     socket: PathBuf,
 }
 

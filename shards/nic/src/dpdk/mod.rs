@@ -1,8 +1,8 @@
 //! Devices run by DPDK. The only module that knows mbufs, mempools, ports and lcores.
 //!
 //! ```text
-//!   Plan ── Dpdk::start(&[Plan]) ── open(&Plan) ──► Capabilities, DpdkQueue 0..N
-//!           (once per process)      (probe, configure, start)
+//!   DevicePlan ── Dpdk::start(&[DevicePlan]) ── open(&DevicePlan) ──► Capabilities, DpdkQueue 0..N
+//!                 (once per process)            (probe, configure, start)
 //! ```
 //!
 //! * [`Dpdk`]: the library, started once per process, without devices; each is added when opened.

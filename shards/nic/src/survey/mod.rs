@@ -1,0 +1,5 @@
+//! What a start finds.
+
+mod finding;
+
+pub use finding::{Finding, Severity};
