@@ -10,8 +10,8 @@ use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use thiserror::Error;
 
-use machnet_nic::devices::{self, DevicesError, OpenDevices, open_all, plan_all};
-use machnet_nic::survey::Finding;
+use machnet_nic::devices::{self, DevicesError, OpenDevices, open_all, plan_all, survey_all};
+use machnet_nic::survey::{Finding, Severity};
 
 use crate::daemon::{Daemon, DaemonError, try_executor};
 
@@ -81,28 +81,37 @@ pub struct Check {
 /// Looks at everything and starts nothing.
 pub fn check(config: &Config, socket: &Path) -> Check {
     let mut text = String::new();
-    let plans = match plan_all(config) {
-        Ok(plans) => plans,
+    let looked = plan_all(config).and_then(|plans| Ok((survey_all(config, &plans)?, plans)));
+    let (surveyed, plans) = match looked {
+        Ok(looked) => looked,
         Err(error) => return Check { text, verdict: Err(error.into()) },
     };
     let mut line = |line: String| {
         text.push_str(&line);
         text.push('\n');
     };
+    let mut refusal = None;
     let crowds = devices::crowds(config, &plans);
-    for ((interface, plan), crowd) in config.interfaces.iter().zip(&plans).zip(&crowds) {
+    for (((interface, plan), findings), crowd) in config.interfaces.iter().zip(&plans).zip(&surveyed).zip(crowds) {
         line(format!("interface {plan}"));
         line(format!("  address {}, {}", interface.ip, reach(interface)));
         line(format!("  {}", placement(interface)));
-        for warning in plan.findings.iter().map(Finding::to_string).chain(crowd.clone()) {
-            line(format!("  warning: {warning}"));
+        for finding in plan.findings.iter().chain(findings) {
+            line(format!("  {}: {finding}", finding.severity()));
         }
+        if let Some(crowd) = crowd {
+            line(format!("  {}: {crowd}", Severity::Warning));
+        }
+        let refuses = |finding: &&Finding| finding.severity() == Severity::Refusal;
+        let found = findings.iter().find(refuses).map(|finding| DevicesError::found(interface, finding.clone()));
+        refusal = refusal.or(found);
     }
     line(hugepages());
     line(format!("control socket {}", socket.display()));
     let executor = try_executor();
     line(format!("io_uring_setup is {}", if executor.is_ok() { "allowed" } else { "not allowed" }));
-    Check { text, verdict: executor.map_err(LaunchError::Executor) }
+    let verdict = executor.map_err(LaunchError::Executor);
+    Check { text, verdict: verdict.and(refusal.map_or(Ok(()), |refusal| Err(refusal.into()))) }
 }
 
 /// Binds the control socket; waits a little for a daemon that is about to be gone.

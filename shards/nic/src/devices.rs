@@ -9,8 +9,10 @@ use crate::crowding;
 use crate::dpdk::{Dpdk, DpdkQueue};
 use crate::error::OpenError;
 use crate::faults::{Faults, FaultyQueue};
+use crate::lock::DeviceLock;
 use crate::packet::{self, PacketQueue};
 use crate::plan::{self, Backend, DevicePlan, InterfaceRequest};
+use crate::survey::{self, Finding};
 use crate::{Capabilities, DeviceCounts, NicQueue, Opened};
 
 /// Why an interface of the configuration cannot be used.
@@ -27,6 +29,13 @@ pub enum DevicesError {
         /// Why.
         source: OpenError,
     },
+}
+
+impl DevicesError {
+    /// Something was found that keeps an interface from being used.
+    pub fn found(interface: &Interface, finding: Finding) -> Self {
+        Self::Device { interface: interface.mac.to_string(), source: finding.into() }
+    }
 }
 
 /// An interface whose device is open.
@@ -123,14 +132,17 @@ pub struct OpenDevices {
     /// DPDK must not end on one of those threads.
     #[cfg(feature = "dpdk")]
     pub dpdk: Option<Dpdk>,
+    /// Of the devices that have one: they are ours until nothing of them is open.
+    pub locks: Vec<DeviceLock>,
 }
 
 /// Opens every interface, and starts DPDK if one of them needs it; `plans` is what [`plan_all`] gave for the same
-/// configuration.
+/// configuration. None is touched before all are known to be ours.
 ///
 /// # Errors
-/// When DPDK or a device refuses.
+/// When somebody else owns a device, or DPDK or a device refuses.
 pub fn open_all(config: &Config, plans: &[DevicePlan]) -> Result<OpenDevices, DevicesError> {
+    let locks = take_all(config, plans)?;
     let mut opener = Opener::new(plans)?;
     let mut wired = Vec::new();
     for (interface, plan) in config.interfaces.iter().zip(plans) {
@@ -149,7 +161,25 @@ pub fn open_all(config: &Config, plans: &[DevicePlan]) -> Result<OpenDevices, De
         wired,
         #[cfg(feature = "dpdk")]
         dpdk: opener.dpdk,
+        locks,
     })
+}
+
+fn take_all(config: &Config, plans: &[DevicePlan]) -> Result<Vec<DeviceLock>, DevicesError> {
+    let mut locks = Vec::new();
+    for (interface, plan) in config.interfaces.iter().zip(plans) {
+        locks.extend(DeviceLock::take(plan).map_err(|error| blame(config, interface, error))?);
+    }
+    Ok(locks)
+}
+
+/// What a start with these plans would find, by interface, besides what the plans say themselves.
+///
+/// # Errors
+/// When the host cannot be looked at.
+pub fn survey_all(config: &Config, plans: &[DevicePlan]) -> Result<Vec<Vec<Finding>>, DevicesError> {
+    let look = |(interface, plan)| survey::survey(plan).map_err(|error| blame(config, interface, error));
+    config.interfaces.iter().zip(plans).map(look).collect()
 }
 
 /// Opens devices, of whatever kind they are.
@@ -177,8 +207,7 @@ impl Opener {
             (Err(error), Backend::Bifurcated { interface: name, .. }) => {
                 let kernel = Attachment::Kernel(machnet_config::Driver::AfPacket);
                 let mut plan = plan::plan(&InterfaceRequest { attachment: kernel, ..plan.request.clone() })?;
-                plan.findings
-                    .push(crate::survey::Finding::ThroughKernel { interface: name.clone(), reason: error.to_string() });
+                plan.findings.push(Finding::ThroughKernel { interface: name.clone(), reason: error.to_string() });
                 open_packet(interface, &plan)
             }
             (Err(error), _) => Err(error),

@@ -11,6 +11,7 @@
 //! * [`faults`]: a wrapper that loses, repeats, reorders and corrupts frames, over any queue.
 //! * [`devices`]: all interfaces of a configuration, opened.
 //! * [`plan`][]: which device an interface of `config.json` is, and how to reach it.
+//! * [`lock`]: one owner for each device.
 //! * [`survey`]: what is found about a device before it is used, and of which its user is told.
 //! * [`packet`]: kernel interfaces, by packet sockets.
 //! * `dpdk`: all other devices, run by DPDK; in programs built with the feature of this name.
@@ -29,6 +30,7 @@ pub mod dpdk;
 pub mod error;
 pub mod faults;
 mod host;
+pub mod lock;
 pub mod memory;
 pub mod packet;
 pub mod plan;

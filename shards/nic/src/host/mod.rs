@@ -64,4 +64,39 @@ impl Host {
     pub(crate) fn named(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
+
+    /// The interface with this MAC: not one that was enslaved (the Hyper-V interface has the address of its virtual
+    /// function), and rather the lower of two stacked ones (a VLAN has the address of what it runs on).
+    pub(crate) fn with_mac(&self, mac: MacAddr) -> Option<&Interface> {
+        let is_it = |interface: &&Interface| interface.mac == mac && interface.master.is_none();
+        let found: Vec<_> = self.interfaces.iter().filter(is_it).collect();
+        let runs_on_another =
+            |interface: &Interface| interface.lower.is_some_and(|lower| found.iter().any(|other| other.index == lower));
+        found.iter().copied().min_by_key(|interface| runs_on_another(interface))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An interface as it mostly is.
+    pub(crate) fn interface(index: u32, name: &str, last: u8) -> Interface {
+        Interface {
+            index,
+            name: name.to_owned(),
+            mac: MacAddr([2, 0, 0, 0, 0, last]),
+            mtu_bytes: 1500,
+            is_up: true,
+            has_carrier: true,
+            lower: None,
+            master: None,
+            kind: None,
+        }
+    }
+
+    /// A host with these interfaces, and nothing else.
+    pub(crate) fn host(interfaces: Vec<Interface>) -> Host {
+        Host { interfaces, buses: Buses::at("") }
+    }
 }

@@ -27,7 +27,7 @@ pub(super) fn choose(host: &Host, request: &InterfaceRequest) -> Result<DevicePl
 
 /// The kernel interface with the MAC, or else whatever DPDK device has it.
 fn by_mac(host: &Host, mac: MacAddr, driver: Option<Driver>) -> Result<Backend, OpenError> {
-    let Some(interface) = kernel_interface(host, mac) else {
+    let Some(interface) = host.with_mac(mac) else {
         let candidates = host.buses.pci_candidates();
         if candidates.is_empty() && !host.buses.has_vmbus_candidate() {
             return Err(OpenError::NoSuchMac { mac, known: known(host) });
@@ -38,16 +38,6 @@ fn by_mac(host: &Host, mac: MacAddr, driver: Option<Driver>) -> Result<Backend, 
         return Err(OpenError::InterfaceDown { interface: interface.name.clone() });
     }
     Ok(through(host, interface, driver))
-}
-
-/// The kernel interface with this address: not one that was enslaved (the Hyper-V interface has the address of its
-/// virtual function), and rather the lower of two stacked ones (a VLAN has the address of what it runs on).
-fn kernel_interface(host: &Host, mac: MacAddr) -> Option<&Interface> {
-    let mut found: Vec<_> =
-        host.interfaces.iter().filter(|interface| interface.mac == mac && interface.master.is_none()).collect();
-    let indices: Vec<_> = found.iter().map(|interface| interface.index).collect();
-    found.sort_by_key(|interface| interface.lower.is_some_and(|lower| indices.contains(&lower)));
-    found.first().copied()
 }
 
 fn through(host: &Host, interface: &Interface, driver: Option<Driver>) -> Backend {
@@ -97,29 +87,12 @@ fn limit_to_mtu(plan: &mut DevicePlan, interface: &Interface) -> Result<(), Open
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::host::{Buses, Sysfs};
-
-    pub(in crate::plan) fn interface(index: u32, name: &str, last: u8) -> Interface {
-        Interface {
-            index,
-            name: name.to_owned(),
-            mac: MacAddr([2, 0, 0, 0, 0, last]),
-            mtu_bytes: 1500,
-            is_up: true,
-            has_carrier: true,
-            lower: None,
-            master: None,
-            kind: None,
-        }
-    }
+    use crate::host::Sysfs;
+    use crate::host::tests::{host, interface};
 
     pub(in crate::plan) fn request(last: u8) -> InterfaceRequest {
         let mac = MacAddr([2, 0, 0, 0, 0, last]);
         InterfaceRequest { mac, ip: None, attachment: Attachment::Found, queues: 2, mtu_bytes: None }
-    }
-
-    pub(in crate::plan) fn host(interfaces: Vec<Interface>) -> Host {
-        Host { interfaces, buses: Buses::at("") }
     }
 
     #[test]

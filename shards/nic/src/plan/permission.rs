@@ -95,8 +95,9 @@ mod tests {
 
     use super::super::InterfaceRequest;
     use super::super::choice::choose;
-    use super::super::choice::tests::{host, interface, request};
+    use super::super::choice::tests::request;
     use super::*;
+    use crate::host::tests::{host, interface};
 
     #[test]
     fn every_queue_of_an_xdp_interface_is_read() {

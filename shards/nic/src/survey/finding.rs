@@ -1,12 +1,24 @@
 //! What is found about a device, each in one sentence that says what to do.
 
+use std::fmt;
+
 use machnet_core::payload::{MTU_DEFAULT, MTU_MIN};
 use thiserror::Error;
+
+use crate::lock::Owner;
 
 /// Something that whoever starts should know.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Finding {
+    /// Another process owns the device.
+    #[error("{owner} owns the interface {device}: stop it first, a device has one owner")]
+    Owned {
+        /// The device.
+        device: String,
+        /// Who.
+        owner: Owner,
+    },
     /// The longest packet of the device is shorter than any host may have to send.
     #[error(
         "{device} has an MTU of {mtu_bytes} bytes, less than the {MTU_MIN} that every host must take; run \
@@ -99,11 +111,20 @@ pub enum Severity {
     Warning,
 }
 
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refusal => "refused",
+            Self::Warning => "warning",
+        })
+    }
+}
+
 impl Finding {
     /// What follows from it.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::MtuTooSmall { .. } => Severity::Refusal,
+            Self::Owned { .. } | Self::MtuTooSmall { .. } => Severity::Refusal,
             _ => Severity::Warning,
         }
     }

@@ -16,7 +16,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-const NEAR: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 1]);
+pub(crate) const NEAR: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 1]);
 const FAR: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 2]);
 
 pub(crate) fn cable() {
@@ -403,7 +403,7 @@ fn packet_sockets(wanted: [InterfaceRequest; 2]) -> [Opened<PacketQueue>; 2] {
     })
 }
 
-fn interface(mac: MacAddr, queues: u16) -> InterfaceRequest {
+pub(crate) fn interface(mac: MacAddr, queues: u16) -> InterfaceRequest {
     InterfaceRequest { mac, ip: None, attachment: Attachment::Found, queues, mtu_bytes: None }
 }
 
@@ -431,7 +431,7 @@ pub(crate) fn join_near_and_far(mtu_bytes: u16) {
     run("ip", "link set far up");
 }
 
-fn run(program: &str, arguments: &str) {
+pub(crate) fn run(program: &str, arguments: &str) {
     assert!(succeeds(program, arguments), "{program} {arguments}");
 }
 

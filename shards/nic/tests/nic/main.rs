@@ -7,6 +7,7 @@
 //! `cargo test --test nic [FILTER]` runs the devices whose name contains the filter.
 
 mod devices;
+mod owners;
 mod sleeping;
 mod suite;
 
@@ -16,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// What is run, and in which surroundings.
-const DEVICES: [(&str, Surroundings, fn()); 9] = [
+const DEVICES: [(&str, Surroundings, fn()); 10] = [
     ("cable", Surroundings::Here, devices::cable),
     ("ring", Surroundings::Here, devices::ring),
     ("memif", Surroundings::Here, devices::memif),
@@ -26,6 +27,7 @@ const DEVICES: [(&str, Surroundings, fn()); 9] = [
     ("dpdk_stalled", Surroundings::Namespace, devices::dpdk_packet_stalled),
     ("tap", Surroundings::Namespace, devices::tap),
     ("xdp", Surroundings::RootNamespace, devices::xdp),
+    ("owners", Surroundings::Namespace, owners::one_for_each_device),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
