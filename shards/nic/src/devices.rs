@@ -12,7 +12,7 @@ use crate::faults::{Faults, FaultyQueue};
 use crate::lock::DeviceLock;
 use crate::packet::{self, PacketQueue};
 use crate::plan::{self, Backend, DevicePlan, InterfaceRequest};
-use crate::survey::{self, Finding};
+use crate::survey::{self, Finding, Severity};
 use crate::{Capabilities, DeviceCounts, NicQueue, Opened};
 
 /// Why an interface of the configuration cannot be used.
@@ -143,6 +143,9 @@ pub struct OpenDevices {
 /// When somebody else owns a device, or DPDK or a device refuses.
 pub fn open_all(config: &Config, plans: &[DevicePlan]) -> Result<OpenDevices, DevicesError> {
     let locks = take_all(config, plans)?;
+    for (interface, plan) in config.interfaces.iter().zip(plans) {
+        heed(interface, survey::survey_own(plan).map_err(|error| blame(config, interface, error))?)?;
+    }
     let mut opener = Opener::new(plans)?;
     let mut wired = Vec::new();
     for (interface, plan) in config.interfaces.iter().zip(plans) {
@@ -171,6 +174,17 @@ fn take_all(config: &Config, plans: &[DevicePlan]) -> Result<Vec<DeviceLock>, De
         locks.extend(DeviceLock::take(plan).map_err(|error| blame(config, interface, error))?);
     }
     Ok(locks)
+}
+
+/// Ends the start if one of these keeps a device from being used, and says the others.
+fn heed(interface: &Interface, findings: Vec<Finding>) -> Result<(), DevicesError> {
+    for finding in findings {
+        match finding.severity() {
+            Severity::Refusal => return Err(DevicesError::found(interface, finding)),
+            Severity::Warning => tracing::warn!(interface = %interface.mac, "{finding}"),
+        }
+    }
+    Ok(())
 }
 
 /// What a start with these plans would find, by interface, besides what the plans say themselves.

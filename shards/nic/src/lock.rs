@@ -33,8 +33,8 @@ use crate::survey::Finding;
 
 /// How long an owner is waited for that was killed a moment ago: the kernel closes what a process has one by one, and a
 /// packet socket takes it tens of milliseconds.
-const RELEASED_WITHIN: Duration = Duration::from_secs(1);
-const RELEASED_STEP: Duration = Duration::from_millis(50);
+pub(crate) const RELEASED_WITHIN: Duration = Duration::from_secs(1);
+pub(crate) const RELEASED_STEP: Duration = Duration::from_millis(50);
 
 /// How many may ask an owner who it is, in its whole life: nobody answers them, so each stays in the kernel's queue.
 /// Later ones hear that there is an owner, and not who.

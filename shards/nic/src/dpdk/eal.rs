@@ -47,6 +47,9 @@ impl Dpdk {
         }
         let memory = Memory::choose(plans);
         let arguments = arguments(memory, plans)?;
+        if plans.iter().any(|plan| plan.backend.driver() == Some("net_af_xdp")) {
+            skip_xdp_dispatcher();
+        }
         if let Err(error) = log::redirect() {
             tracing::warn!("DPDK logs to stderr: its log could not be redirected (errno {})", -error);
         }
@@ -74,6 +77,14 @@ impl Dpdk {
         // SAFETY: the shim gives a static, NUL-terminated string.
         unsafe { CStr::from_ptr(dpdk_sys::shim_version()) }.to_string_lossy().into_owned()
     }
+}
+
+/// Makes libxdp attach its program for XDP sockets as it is. Where a BPF file system is mounted it would attach a
+/// dispatcher that calls it, which the driver does not take away completely and no survey knows by its name.
+fn skip_xdp_dispatcher() {
+    // SAFETY: none of this process's threads reads the environment but through Rust's library, which takes turns; DPDK
+    // and its drivers do from here on, on this thread.
+    unsafe { std::env::set_var("LIBXDP_SKIP_DISPATCHER", "1") };
 }
 
 /// Whether a driver (`net_memif`) is installed. Where the drivers are not where DPDK says they may be linked in.

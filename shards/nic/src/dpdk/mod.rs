@@ -9,7 +9,7 @@
 //! * [`DpdkQueue`], [`DpdkFrame`]: what a shard gets.
 //!
 //! A port is stopped and closed when its last queue is dropped. Unsafe code is in `descriptors`, `eal`, `log`, `pool`,
-//! `port`, `queue` and `rss`, nowhere else.
+//! `port`, `program`, `queue` and `rss`, nowhere else.
 
 mod descriptors;
 mod eal;
@@ -17,6 +17,7 @@ mod log;
 mod packet_ring;
 mod pool;
 mod port;
+mod program;
 mod queue;
 mod rss;
 
@@ -24,4 +25,5 @@ pub(super) use descriptors::channels;
 pub(super) use eal::look_for_driver;
 pub use eal::{Dpdk, Memory};
 pub use pool::DpdkFrame;
+pub(super) use program::program_name;
 pub use queue::DpdkQueue;

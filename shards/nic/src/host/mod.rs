@@ -37,6 +37,27 @@ pub(crate) struct Interface {
     pub(crate) master: Option<u32>,
     /// What it is, in iproute2's words (`bridge`); `None` if it is a device.
     pub(crate) kind: Option<String>,
+    /// What sees its frames before all others.
+    pub(crate) xdp: Option<XdpProgram>,
+}
+
+/// An XDP program at an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct XdpProgram {
+    /// Its number; `None`: there are several, in the driver and in the device.
+    pub(crate) number: Option<u32>,
+    pub(crate) mode: XdpMode,
+}
+
+/// Where an XDP program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum XdpMode {
+    /// In the driver.
+    Driver,
+    /// In the kernel, for drivers that know no XDP.
+    Generic,
+    /// In the device.
+    Hardware,
 }
 
 /// What there is.
@@ -92,6 +113,7 @@ pub(crate) mod tests {
             lower: None,
             master: None,
             kind: None,
+            xdp: None,
         }
     }
 

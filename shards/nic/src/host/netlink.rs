@@ -9,12 +9,14 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{self, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::Interface;
+use super::{Interface, XdpMode, XdpProgram};
 
 /// What the kernel fills at most (NLMSG_GOODSIZE doubled up to 32 KiB), and as much again.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -135,6 +137,7 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
         lower: None,
         master: None,
         kind: None,
+        xdp: None,
     };
     let (mut has_mac, mut is_lower_elsewhere) = (false, false);
     for attribute in &link.attributes {
@@ -149,6 +152,7 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
             LinkAttribute::LinkNetNsId(_) => is_lower_elsewhere = true,
             LinkAttribute::Controller(index) => interface.master = Some(*index),
             LinkAttribute::LinkInfo(facts) => interface.kind = facts.iter().find_map(kind),
+            LinkAttribute::Xdp(facts) => interface.xdp = xdp_program(facts),
             _ => {}
         }
     }
@@ -161,6 +165,24 @@ fn kind(fact: &LinkInfo) -> Option<String> {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
     }
+}
+
+fn xdp_program(facts: &[LinkXdp]) -> Option<XdpProgram> {
+    let attached = facts.iter().find_map(|fact| match fact {
+        LinkXdp::Attached(how) => Some(*how),
+        _ => None,
+    });
+    let number = facts.iter().find_map(|fact| match fact {
+        LinkXdp::ProgId(number) => Some(*number),
+        _ => None,
+    });
+    let mode = match attached? {
+        XdpAttached::None => return None,
+        XdpAttached::SocketBuffer => XdpMode::Generic,
+        XdpAttached::Hardware => XdpMode::Hardware,
+        _ => XdpMode::Driver,
+    };
+    Some(XdpProgram { number, mode })
 }
 
 #[cfg(test)]
@@ -207,6 +229,7 @@ mod tests {
             lower: None,
             master: None,
             kind: None,
+            xdp: None,
         }
     }
 
@@ -251,13 +274,22 @@ mod tests {
                 LinkAttribute::Link(3),
                 LinkAttribute::Controller(9),
                 LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan)]),
+                LinkAttribute::Xdp(vec![LinkXdp::Attached(XdpAttached::Driver), LinkXdp::ProgId(5)]),
             ],
         ];
-        let expected = Interface { lower: Some(3), master: Some(9), kind: Some("vlan".to_owned()), ..eth0() };
+        let expected = Interface {
+            lower: Some(3),
+            master: Some(9),
+            kind: Some("vlan".to_owned()),
+            xdp: Some(XdpProgram { number: Some(5), mode: XdpMode::Driver }),
+            ..eth0()
+        };
         assert_eq!(read(&datagram(&[link(whole.concat())])).expect("whole").0, [expected]);
         // The peer of a veth in another namespace has a number of there.
         let elsewhere = [plainest(), vec![LinkAttribute::Link(3), LinkAttribute::LinkNetNsId(0)]];
         assert_eq!(read(&datagram(&[link(elsewhere.concat())])).expect("whole").0, [eth0()]);
+        let no_program = [plainest(), vec![LinkAttribute::Xdp(vec![LinkXdp::Attached(XdpAttached::None)])]];
+        assert_eq!(read(&datagram(&[link(no_program.concat())])).expect("whole").0, [eth0()]);
     }
 
     #[test]

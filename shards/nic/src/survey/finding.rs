@@ -19,6 +19,19 @@ pub enum Finding {
         /// Who.
         owner: Owner,
     },
+    /// DPDK's driver would take away an XDP program that is not its own.
+    #[error(
+        "{program} at {interface} is not ours, and net_af_xdp would take it away; run `ip link set {interface} {mode} off` \
+         if nobody needs it, or leave \"driver\" away to use af_packet"
+    )]
+    ForeignXdp {
+        /// The interface.
+        interface: String,
+        /// What is there, for people.
+        program: String,
+        /// Where it runs, in iproute2's words.
+        mode: &'static str,
+    },
     /// The longest packet of the device is shorter than any host may have to send.
     #[error(
         "{device} has an MTU of {mtu_bytes} bytes, less than the {MTU_MIN} that every host must take; run \
@@ -124,7 +137,7 @@ impl Finding {
     /// What follows from it.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Owned { .. } | Self::MtuTooSmall { .. } => Severity::Refusal,
+            Self::Owned { .. } | Self::ForeignXdp { .. } | Self::MtuTooSmall { .. } => Severity::Refusal,
             _ => Severity::Warning,
         }
     }

@@ -4,6 +4,8 @@
 //! * [`survey()`]: all of a device that is not open yet.
 
 mod finding;
+#[cfg(feature = "dpdk")]
+mod xdp;
 
 use crate::error::OpenError;
 use crate::host::Host;
@@ -18,6 +20,18 @@ pub use finding::{Finding, Severity};
 ///
 /// When the host cannot be looked at.
 pub fn survey(plan: &DevicePlan) -> Result<Vec<Finding>, OpenError> {
+    match lock::owned(plan, &Host::look()?) {
+        // Whatever else there is, is perhaps the owner's.
+        Some(owned) => Ok(vec![owned]),
+        None => survey_own(plan),
+    }
+}
+
+/// The same for a device that is known to be ours.
+pub(crate) fn survey_own(plan: &DevicePlan) -> Result<Vec<Finding>, OpenError> {
     let host = Host::look()?;
-    Ok(lock::owned(plan, &host).into_iter().collect())
+    let mut findings = Vec::new();
+    #[cfg(feature = "dpdk")]
+    findings.extend(xdp::foreign(&host, plan));
+    Ok(findings)
 }
