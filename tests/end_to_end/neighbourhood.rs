@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use crate::hosts::{Host, Program};
+use crate::hosts::{Host, Hosts, Link, Program};
 use crate::jumbo::Echo;
-use crate::pair::{NEVER, Pair, set, sum};
+use crate::pair::{MACHINE, NEVER, Pair, set, sum};
 
 /// A message and its answer may take this long on a busy machine; a flow whose host is disturbed takes longer.
 const UNDISTURBED: Duration = Duration::from_secs(2);
@@ -67,4 +68,126 @@ fn what_a_killed_owner_had_is_free_at_once() {
     let mut another = start_another(&pair.left.host, &pair.left.host.config_file(), &[]);
     let ready = |daemon: &Program| daemon.stderr().contains("ready").then_some(());
     another.wait_until("its start", NEVER, ready).unwrap();
+}
+
+/// A host whose configuration is written and whose daemon does not run, and the one at the other end.
+fn hosts() -> Option<Hosts> {
+    let hosts = Hosts::or_skip(Link::default())?;
+    for host in [&hosts.left, &hosts.right] {
+        std::fs::write(host.config_file(), host.config().to_string()).unwrap();
+        // A new namespace forwards if the machine does.
+        forward(host, false);
+    }
+    Some(hosts)
+}
+
+/// Makes the kernel of a host forward what its interface receives for others, or not.
+fn forward(host: &Host, whether: bool) {
+    let command = format!("echo {} > /proc/sys/net/ipv4/conf/machnet0/forwarding", u8::from(whether));
+    host.start("sh", ["-c", &command]).unwrap().finish(NEVER).unwrap();
+}
+
+/// The exit status of `--check`, and what it says.
+fn check(host: &Host) -> (i32, String) {
+    let mut check = start_another(host, &host.config_file(), &["--check"]);
+    let status = check.wait(NEVER).unwrap().code().expect("it ended by itself");
+    (status, check.stdout() + &check.stderr())
+}
+
+/// The lines of a daemon's log that warn, once it is ready.
+fn warnings(daemon: &mut Program) -> Vec<String> {
+    let ready = |daemon: &Program| Some(daemon.stderr()).filter(|log| log.contains("ready"));
+    let log = daemon.wait_until("its start", NEVER, ready).unwrap();
+    log.lines().filter(|line| line.contains(" WARN ")).map(str::to_owned).collect()
+}
+
+/// Does what a sentence says in its first backquotes.
+fn remedy(host: &Host, said: &str) {
+    let command = said.split('`').nth(1).unwrap_or_else(|| panic!("no remedy in {said}"));
+    host.start("sh", ["-c", command]).unwrap().finish(NEVER).unwrap();
+}
+
+#[test]
+fn a_kernel_that_answers_for_our_address_is_said_with_the_remedy() {
+    let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let Some(Hosts { left, right }) = hosts() else { return };
+    let ip = left.machnet_ip;
+    left.ip(&format!("address add {ip}/24 dev machnet0")).unwrap();
+    let sentence = format!("the kernel has the address {ip}, too, so that both answer for it");
+    let (status, said) = check(&left);
+    assert!(status == 0 && said.contains(&format!("  warning: {sentence}")), "{status}, {said}");
+    let mut daemon = left.start_daemon(&left.config()).unwrap();
+    let warned = warnings(&mut daemon);
+    assert!(warned.len() == 1 && warned[0].contains(&sentence), "{warned:?}");
+    assert!(right.ping(ip, 56, 3).unwrap().contains("DUP!"), "it is so");
+    remedy(&left, &warned[0]);
+    assert!(!right.ping(ip, 56, 3).unwrap().contains("DUP!"), "the remedy helps");
+    drop(daemon);
+    let (status, said) = check(&left);
+    assert!(status == 0 && !said.contains("warning"), "{status}, {said}");
+}
+
+#[test]
+fn a_kernel_that_forwards_what_is_for_us_is_said_with_the_remedy() {
+    let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let Some(Hosts { left, right }) = hosts() else { return };
+    forward(&left, true);
+    let sentence =
+        format!("the kernel is a router and forwards what machnet0 receives for {} once more", left.machnet_ip);
+    let (status, said) = check(&left);
+    assert!(status == 0 && said.contains(&format!("  warning: {sentence}")), "{status}, {said}");
+
+    let mut daemon = left.start_daemon(&left.config()).unwrap();
+    let warned = warnings(&mut daemon);
+    assert!(warned.len() == 1 && warned[0].contains(&sentence), "{warned:?}");
+    let pings_forwarded = || {
+        let before = forwarded(&left);
+        right.ping(left.machnet_ip, 56, 20).unwrap();
+        forwarded(&left) - before
+    };
+    assert!(pings_forwarded() >= 20, "it is so");
+    remedy(&left, &warned[0]);
+    assert_eq!(pings_forwarded(), 0, "the remedy helps");
+    drop(daemon);
+    let (status, said) = check(&left);
+    assert!(status == 0 && !said.contains("warning"), "{status}, {said}");
+    let others = left.start("cat", ["/proc/sys/net/ipv4/conf/machnet0/forwarding"]).unwrap().finish(NEVER).unwrap();
+    assert_eq!(others.trim(), "1", "what the host forwards for others is its own affair");
+}
+
+/// How many packets the kernel of a host has forwarded.
+fn forwarded(host: &Host) -> u64 {
+    let counters = host.start("cat", ["/proc/net/snmp"]).unwrap().finish(NEVER).unwrap();
+    let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Ip: "));
+    let (names, numbers) = (lines.next().expect("the names"), lines.next().expect("the numbers"));
+    let at = names.split(' ').position(|name| name == "ForwDatagrams").expect("the kernel counts them");
+    numbers.split(' ').nth(at).expect("as many").parse().unwrap()
+}
+
+#[test]
+fn an_mtu_that_is_too_small_is_refused_and_a_small_one_is_used_without_a_word() {
+    let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let Some(Hosts { left, right: _at_the_other_end }) = hosts() else { return };
+    left.ip("link set machnet0 mtu 575").unwrap();
+    let sentence = "machnet0 has an MTU of 575 bytes, less than the 576 that every host must take";
+    let (status, said) = check(&left);
+    assert!(status == 1 && said.contains(sentence), "{status}, {said}");
+    let mut daemon = start_another(&left, &left.config_file(), &[]);
+    let status = daemon.wait(NEVER).unwrap().code();
+    assert!(status == Some(1) && daemon.stderr().contains(sentence), "{status:?}, {}", daemon.stderr());
+    remedy(&left, &daemon.stderr());
+
+    left.ip("link set machnet0 mtu 1450").unwrap();
+    let (status, said) = check(&left);
+    assert!(status == 0 && said.contains("MTU 1450") && !said.contains("warning"), "{status}, {said}");
+    let mut daemon = left.start_daemon(&left.config()).unwrap();
+    assert_eq!(warnings(&mut daemon), [""; 0]);
+    drop(daemon);
+
+    // Who asks for more is told once.
+    let mut config = left.config();
+    set(&mut config, "mtu", 1500);
+    let mut daemon = left.start_daemon(&config).unwrap();
+    let warned = warnings(&mut daemon);
+    assert!(warned.len() == 1 && warned[0].contains("for 1500, run `ip link set machnet0 mtu 1500`"), "{warned:?}");
 }

@@ -221,6 +221,7 @@ impl Opener {
             (Err(error), Backend::Bifurcated { interface: name, .. }) => {
                 let kernel = Attachment::Kernel(machnet_config::Driver::AfPacket);
                 let mut plan = plan::plan(&InterfaceRequest { attachment: kernel, ..plan.request.clone() })?;
+                plan.findings.extend(survey::survey_own(&plan)?);
                 plan.findings.push(Finding::ThroughKernel { interface: name.clone(), reason: error.to_string() });
                 open_packet(interface, &plan)
             }

@@ -1,20 +1,23 @@
-//! What there is on this host before anything is opened: network interfaces, devices on buses. Looks, and changes
-//! nothing.
+//! What there is on this host before anything is opened: network interfaces, the kernel's addresses, devices on buses.
+//! Looks, and changes nothing.
 //!
 //! * [`Host`]: all of it, as it was at one moment.
-//! * [`Interface`]: what the kernel says of an interface of this network namespace.
+//! * [`Interface`], [`Address`]: what the kernel says of this network namespace.
+//! * [`forwards`]: what it would do with a packet.
 //! * [`Buses`]: PCI and VMBUS devices.
 
 mod bus;
 mod netlink;
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use machnet_core::addr::MacAddr;
 
 use crate::error::OpenError;
 
 pub(crate) use bus::{Buses, PciDevice};
+pub(crate) use netlink::forwards;
 
 #[cfg(test)]
 pub(crate) use bus::tests::Sysfs;
@@ -60,10 +63,20 @@ pub(crate) enum XdpMode {
     Hardware,
 }
 
+/// An address of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) prefix_bits: u8,
+    /// The interface it is at, of whatever kind.
+    pub(crate) interface: String,
+}
+
 /// What there is.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) interfaces: Vec<Interface>,
+    pub(crate) addresses: Vec<Address>,
     pub(crate) buses: Buses,
 }
 
@@ -77,6 +90,7 @@ impl Host {
         let system = |step| move |error: io::Error| OpenError::System { step, error: error.to_string() };
         Ok(Self {
             interfaces: netlink::interfaces().map_err(system("list the network interfaces"))?,
+            addresses: netlink::addresses().map_err(system("list the addresses of the kernel"))?,
             buses: Buses::at("/sys"),
         })
     }
@@ -119,6 +133,6 @@ pub(crate) mod tests {
 
     /// A host with these interfaces, and nothing else.
     pub(crate) fn host(interfaces: Vec<Interface>) -> Host {
-        Host { interfaces, buses: Buses::at("") }
+        Host { interfaces, addresses: Vec::new(), buses: Buses::at("") }
     }
 }

@@ -1,22 +1,25 @@
-//! Questions to the kernel of this network namespace (rtnetlink(7)): which interfaces it has.
+//! Questions to the kernel of this network namespace (rtnetlink(7)): its interfaces, its addresses, its routes.
 //!
 //! Not by sysfs, which shows the namespace it was mounted in, and that is not always ours.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 
 use machnet_core::addr::MacAddr;
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{self, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::{Interface, XdpMode, XdpProgram};
+use super::{Address, Interface, XdpMode, XdpProgram};
 
 /// What the kernel fills at most (NLMSG_GOODSIZE doubled up to 32 KiB), and as much again.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -31,6 +34,34 @@ pub(super) fn interfaces() -> io::Result<Vec<Interface>> {
         _ => None,
     };
     Ok(messages.into_iter().filter_map(interface).collect())
+}
+
+/// All IPv4 addresses of the kernel.
+pub(super) fn addresses() -> io::Result<Vec<Address>> {
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Inet;
+    let messages = list(&RouteNetlinkMessage::GetAddress(request))?;
+    let address = |message| match message {
+        RouteNetlinkMessage::NewAddress(address) => self::address(&address),
+        _ => None,
+    };
+    Ok(messages.into_iter().filter_map(address).collect())
+}
+
+/// Whether the kernel would send a packet for `to` on to somebody, that came from `from` by the interface with this
+/// index. Also no if the kernel does not say.
+pub(crate) fn forwards(index: u32, from: Ipv4Addr, to: Ipv4Addr) -> bool {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    (request.header.destination_prefix_length, request.header.source_prefix_length) = (32, 32);
+    request.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(to)),
+        RouteAttribute::Source(RouteAddress::Inet(from)),
+        RouteAttribute::Iif(index),
+    ];
+    let answer = Conversation::begin(&RouteNetlinkMessage::GetRoute(request), 0).and_then(|mut asked| asked.next());
+    // What it would not send on, nor take for itself, it says by an error.
+    matches!(answer, Ok(Some(RouteNetlinkMessage::NewRoute(route))) if route.header.kind == RouteType::Unicast)
 }
 
 /// All the kernel has of what is asked for.
@@ -185,6 +216,21 @@ fn xdp_program(facts: &[LinkXdp]) -> Option<XdpProgram> {
     Some(XdpProgram { number, mode })
 }
 
+fn address(message: &AddressMessage) -> Option<Address> {
+    let (mut ip, mut label) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            // The other one, IFA_ADDRESS, is the other end's on a point-to-point link.
+            AddressAttribute::Local(IpAddr::V4(local)) => ip = Some(*local),
+            AddressAttribute::Label(text) => label = Some(text),
+            _ => {}
+        }
+    }
+    // The interface's name, and perhaps `:` and more.
+    let interface = label?.split(':').next()?.to_owned();
+    Some(Address { ip: ip?, prefix_bits: message.header.prefix_len, interface })
+}
+
 #[cfg(test)]
 mod tests {
     use netlink_packet_core::DoneMessage;
@@ -293,8 +339,21 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_at_an_interface() {
+        let mut message = AddressMessage::default();
+        message.header.prefix_len = 24;
+        let [ours, peers] = [1, 2].map(|last| Ipv4Addr::new(10, 0, 0, last));
+        let label = AddressAttribute::Label("eth0:1".to_owned());
+        message.attributes = vec![AddressAttribute::Address(peers.into()), AddressAttribute::Local(ours.into()), label];
+        let expected = Address { ip: ours, prefix_bits: 24, interface: "eth0".to_owned() };
+        assert_eq!(address(&message), Some(expected));
+    }
+
+    #[test]
     fn the_kernel_answers() {
         let found = interfaces().expect("anybody may ask");
         assert!(found.iter().all(|interface| !interface.name.is_empty()));
+        addresses().expect("anybody may ask");
+        assert!(!forwards(u32::MAX, Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)), "no such interface");
     }
 }

@@ -90,6 +90,11 @@ impl Backend {
     pub(crate) fn is_through_the_kernel(&self) -> bool {
         self.kernel_interface().is_some() && !self.is_on_a_bus()
     }
+
+    /// Whether the kernel gets every frame, too, and does with it what it does with all that it receives.
+    pub(crate) fn is_beside_the_kernel(&self) -> bool {
+        self.is_through_the_kernel() && self.driver() != Some("net_af_xdp")
+    }
 }
 
 impl fmt::Display for Backend {
@@ -137,6 +142,8 @@ mod tests {
             assert_eq!(device(arguments).kernel_interface(), interface, "{arguments}");
             assert_eq!(device(arguments).is_through_the_kernel(), interface.is_some(), "{arguments}");
         }
+        assert!(device("net_af_packet0,iface=eth0").is_beside_the_kernel());
+        assert!(!device("net_af_xdp0,iface=eth0").is_beside_the_kernel());
         let shared = Backend::Bifurcated { address: "0000:01:00.0".to_owned(), interface: "eth3".to_owned() };
         assert!(shared.kernel_interface() == Some("eth3") && !shared.is_through_the_kernel());
     }

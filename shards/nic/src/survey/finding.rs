@@ -1,6 +1,7 @@
 //! What is found about a device, each in one sentence that says what to do.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use machnet_core::payload::{MTU_DEFAULT, MTU_MIN};
 use thiserror::Error;
@@ -42,6 +43,30 @@ pub enum Finding {
         device: String,
         /// What it has.
         mtu_bytes: u16,
+    },
+    /// The kernel answers for our address, too.
+    #[error(
+        "the kernel has the address {ip}, too, so that both answer for it; remove it there with \
+         `ip address del {ip}/{prefix_bits} dev {interface}`"
+    )]
+    KernelHasAddress {
+        /// The address.
+        ip: Ipv4Addr,
+        /// Of its subnet.
+        prefix_bits: u8,
+        /// Where the kernel has it.
+        interface: String,
+    },
+    /// The kernel takes what is for us for something to be forwarded.
+    #[error(
+        "the kernel is a router and forwards what {interface} receives for {ip} once more; run \
+         `ip route add blackhole {ip}`, which ends just that, or `sysctl net.ipv4.conf.{interface}.forwarding=0`"
+    )]
+    KernelForwards {
+        /// The interface.
+        interface: String,
+        /// Our address.
+        ip: Ipv4Addr,
     },
     /// A kernel interface takes shorter packets than were asked for.
     #[error(

@@ -4,11 +4,12 @@
 //! * [`survey()`]: all of a device that is not open yet.
 
 mod finding;
+mod kernel;
 #[cfg(feature = "dpdk")]
 mod xdp;
 
 use crate::error::OpenError;
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::lock;
 use crate::plan::DevicePlan;
 
@@ -31,6 +32,7 @@ pub fn survey(plan: &DevicePlan) -> Result<Vec<Finding>, OpenError> {
 pub(crate) fn survey_own(plan: &DevicePlan) -> Result<Vec<Finding>, OpenError> {
     let host = Host::look()?;
     let mut findings = Vec::new();
+    findings.extend(kernel::beside(&host, plan, host::forwards));
     #[cfg(feature = "dpdk")]
     findings.extend(xdp::foreign(&host, plan));
     Ok(findings)
