@@ -191,3 +191,22 @@ fn an_mtu_that_is_too_small_is_refused_and_a_small_one_is_used_without_a_word() 
     let warned = warnings(&mut daemon);
     assert!(warned.len() == 1 && warned[0].contains("for 1500, run `ip link set machnet0 mtu 1500`"), "{warned:?}");
 }
+
+#[test]
+fn the_nic_of_a_virtual_switch_names_what_it_belongs_to() {
+    let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let Some(Hosts { left, right: _at_the_other_end }) = hosts() else { return };
+    left.ip("link add br0 address 02:00:00:00:00:77 type bridge").unwrap();
+    left.ip("link set br0 up").unwrap();
+    left.ip("link set machnet0 master br0").unwrap();
+    let sentence = format!(
+        "\"{}\" is the MAC of machnet0, which belongs to the bridge br0: write 02:00:00:00:00:77, the MAC of br0, \
+         or take machnet0 out of it with `ip link set machnet0 nomaster`",
+        left.mac
+    );
+    let (status, said) = check(&left);
+    assert!(status == 2 && said.contains(&sentence), "{status}, {said}");
+    remedy(&left, &said);
+    let (status, said) = check(&left);
+    assert!(status == 0, "{status}, {said}");
+}

@@ -277,6 +277,10 @@ fn blame(config: &Config, interface: &Interface, error: OpenError) -> DevicesErr
             let remedy = format!("this host has {known}, write the MAC of one of them");
             DevicesError::Config(config.mistake(interface, "", "the MAC of no device", &remedy))
         }
+        OpenError::Enslaved { interface: name, owner, remedy, .. } => {
+            let what = format!("the MAC of {name}, which belongs to {owner}");
+            DevicesError::Config(config.mistake(interface, "", &what, remedy))
+        }
         OpenError::WrongMac { device, .. } => mistake("", format!("not the MAC of {device}")),
         OpenError::NoSuchPciDevice { address } | OpenError::NotBound { address, .. }
             if matches!(interface.attachment, Attachment::Pci(_)) =>

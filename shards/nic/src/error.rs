@@ -20,6 +20,18 @@ pub enum OpenError {
         /// The interfaces there are, as text.
         known: String,
     },
+    /// The frames of the interface with this MAC are another's.
+    #[error("{mac} is the MAC of {interface}, which belongs to {owner}; {remedy}")]
+    Enslaved {
+        /// The address asked for.
+        mac: MacAddr,
+        /// The interface.
+        interface: String,
+        /// Whose frames they are.
+        owner: String,
+        /// What to do.
+        remedy: String,
+    },
     /// No PCI device has this address.
     #[error("there is no PCI device {address}; `lspci -D | grep -i ethernet` lists what there is")]
     NoSuchPciDevice {

@@ -35,13 +35,20 @@ pub(crate) struct Interface {
     pub(crate) has_carrier: bool,
     /// The number of the interface of this namespace that this one runs on (a VLAN), or of its peer (a veth).
     pub(crate) lower: Option<u32>,
-    /// The number of the interface that has taken this one in: a bridge, a bond, or the Hyper-V interface its virtual
-    /// function.
+    /// The number of the interface that it belongs to: as a port of a bridge, as a part of a bond, as the virtual
+    /// function of a Hyper-V interface.
     pub(crate) master: Option<u32>,
     /// What it is, in iproute2's words (`bridge`); `None` if it is a device.
     pub(crate) kind: Option<String>,
     /// What sees its frames before all others.
     pub(crate) xdp: Option<XdpProgram>,
+}
+
+impl Interface {
+    /// Whether another interface has its frames. A routing table of its own (VRF) has not.
+    fn is_enslaved(&self, host: &Host) -> bool {
+        self.master.is_some_and(|index| host.numbered(index).is_none_or(|master| master.kind.as_deref() != Some("vrf")))
+    }
 }
 
 /// An XDP program at an interface.
@@ -100,11 +107,25 @@ impl Host {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
 
-    /// The interface with this MAC: not one that was enslaved (the Hyper-V interface has the address of its virtual
+    /// The interface with this number.
+    pub(crate) fn numbered(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.index == index)
+    }
+
+    /// The interfaces that may be used: those whose frames are theirs.
+    pub(crate) fn free_interfaces(&self) -> impl Iterator<Item = &Interface> {
+        self.interfaces.iter().filter(|interface| !interface.is_enslaved(self))
+    }
+
+    /// The interface with this MAC whose frames another has.
+    pub(crate) fn enslaved_with_mac(&self, mac: MacAddr) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.mac == mac && interface.is_enslaved(self))
+    }
+
+    /// The interface with this MAC: not an enslaved one (the Hyper-V interface has the address of its virtual
     /// function), and rather the lower of two stacked ones (a VLAN has the address of what it runs on).
     pub(crate) fn with_mac(&self, mac: MacAddr) -> Option<&Interface> {
-        let is_it = |interface: &&Interface| interface.mac == mac && interface.master.is_none();
-        let found: Vec<_> = self.interfaces.iter().filter(is_it).collect();
+        let found: Vec<_> = self.free_interfaces().filter(|interface| interface.mac == mac).collect();
         let runs_on_another =
             |interface: &Interface| interface.lower.is_some_and(|lower| found.iter().any(|other| other.index == lower));
         found.iter().copied().min_by_key(|interface| runs_on_another(interface))

@@ -28,6 +28,9 @@ pub(super) fn choose(host: &Host, request: &InterfaceRequest) -> Result<DevicePl
 /// The kernel interface with the MAC, or else whatever DPDK device has it.
 fn by_mac(host: &Host, mac: MacAddr, driver: Option<Driver>) -> Result<Backend, OpenError> {
     let Some(interface) = host.with_mac(mac) else {
+        if let Some(interface) = host.enslaved_with_mac(mac) {
+            return Err(enslaved(host, interface));
+        }
         let candidates = host.buses.pci_candidates();
         if candidates.is_empty() && !host.buses.has_vmbus_candidate() {
             return Err(OpenError::NoSuchMac { mac, known: known(host) });
@@ -62,13 +65,34 @@ fn pci_device(host: &Host, address: &str) -> Result<Backend, OpenError> {
     }
 }
 
+/// Why an interface cannot be used whose frames another has.
+fn enslaved(host: &Host, interface: &Interface) -> OpenError {
+    let name = &interface.name;
+    let master = interface.master.and_then(|index| host.numbered(index));
+    let kind = master.and_then(|master| master.kind.as_deref());
+    let leave = match kind {
+        Some("openvswitch") => format!("take {name} out of it with `ovs-vsctl del-port {name}`"),
+        _ => format!("take {name} out of it with `ip link set {name} nomaster`"),
+    };
+    let remedy = match master {
+        // That of a virtual switch in user space is not for use.
+        Some(master) if master.is_up => format!("write {}, the MAC of {}, or {leave}", master.mac, master.name),
+        _ => leave,
+    };
+    let owner = match (master, kind) {
+        (Some(master), Some("openvswitch")) => format!("the virtual switch {}", master.name),
+        (Some(master), Some(kind)) => format!("the {kind} {}", master.name),
+        (Some(master), None) => master.name.clone(),
+        (None, _) => "another one".to_owned(),
+    };
+    OpenError::Enslaved { mac: interface.mac, interface: name.clone(), owner, remedy }
+}
+
 /// The interfaces there are, for an error message.
 fn known(host: &Host) -> String {
-    if host.interfaces.is_empty() {
-        return "no Ethernet interface at all".to_owned();
-    }
-    let names = host.interfaces.iter().map(|interface| format!("{} ({})", interface.name, interface.mac));
-    names.collect::<Vec<_>>().join(", ")
+    let names: Vec<_> =
+        host.free_interfaces().map(|interface| format!("{} ({})", interface.name, interface.mac)).collect();
+    if names.is_empty() { "no Ethernet interface at all".to_owned() } else { names.join(", ") }
 }
 
 /// Packets are no longer than the interface's. Only who asked for longer ones is told.
@@ -117,6 +141,35 @@ pub(super) mod tests {
         assert_eq!(choose(&host, &request(1)), Err(OpenError::InterfaceDown { interface: "eth0".to_owned() }));
         let unknown = choose(&host, &request(9)).expect_err("nobody has it").to_string();
         assert!(unknown.contains("eth1 (02:00:00:00:00:02)"), "{unknown}");
+    }
+
+    #[test]
+    fn the_nic_of_a_virtual_switch_names_what_it_belongs_to() {
+        let with_master = |kind: Option<&str>, is_up| {
+            let master = Interface { kind: kind.map(str::to_owned), is_up, ..interface(7, "br0", 7) };
+            let port = Interface { master: Some(7), ..interface(2, "eth1", 2) };
+            choose(&host(vec![port, master]), &request(2)).map_err(|error| error.to_string())
+        };
+        let refused = |kind, is_up| with_master(kind, is_up).expect_err("it is not free");
+        assert_eq!(
+            refused(Some("bridge"), true),
+            "02:00:00:00:00:02 is the MAC of eth1, which belongs to the bridge br0; write 02:00:00:00:00:07, the MAC of \
+             br0, or take eth1 out of it with `ip link set eth1 nomaster`"
+        );
+        assert!(
+            refused(Some("bond"), false)
+                .ends_with("the bond br0; take eth1 out of it with `ip link set eth1 nomaster`")
+        );
+        let switch = "the virtual switch br0; take eth1 out of it with `ovs-vsctl del-port eth1`";
+        assert!(refused(Some("openvswitch"), false).ends_with(switch));
+        assert!(refused(None, true).contains("belongs to br0; write 02:00:00:00:00:07"));
+        // That routes by a table of its own, and leaves the interface its frames.
+        let vrf = with_master(Some("vrf"), true).expect("it is free");
+        assert_eq!(vrf.backend, Backend::AfPacket { interface: "eth1".to_owned() });
+        // Nobody is advised to write the MAC of a port.
+        let port = Interface { master: Some(7), ..interface(2, "eth1", 2) };
+        let unknown = choose(&host(vec![port, interface(7, "br0", 7)]), &request(9)).expect_err("nobody has it");
+        assert_eq!(unknown, OpenError::NoSuchMac { mac: request(9).mac, known: "br0 (02:00:00:00:00:07)".to_owned() });
     }
 
     #[test]
