@@ -112,7 +112,7 @@ impl fmt::Display for Owner {
                 uid
             }
             Self::Elsewhere { uid } => {
-                write!(f, "a process of another container")?;
+                write!(f, "a process of the host or of another container")?;
                 uid
             }
             Self::Unknown => return write!(f, "another process"),
@@ -249,7 +249,10 @@ mod tests {
         let uid = rustix::process::geteuid().as_raw() + 1;
         let of_another = Owner::Process { pid, name: Some("a\x1b[2Jb".to_owned()), uid };
         assert_eq!(of_another.to_string(), format!("the process 812 (a\\u{{1b}}[2Jb) of the user {uid}"));
-        assert_eq!(Owner::Elsewhere { uid }.to_string(), format!("a process of another container of the user {uid}"));
+        assert_eq!(
+            Owner::Elsewhere { uid }.to_string(),
+            format!("a process of the host or of another container of the user {uid}")
+        );
         assert_eq!(Owner::Unknown.to_string(), "another process");
     }
 

@@ -1,5 +1,7 @@
 //! A device has one owner.
 
+use std::process::Command;
+
 use machnet_config::Attachment;
 use machnet_nic::error::OpenError;
 use machnet_nic::lock::{DeviceLock, Owner};
@@ -17,6 +19,7 @@ pub(crate) fn one_for_each_device() {
     let held = DeviceLock::take(&near).expect("nobody has it").expect("kernel interfaces have one");
     assert_owned(&near, "near");
     assert_owned(&named("net_af_packet0,iface=near"), "near");
+    assert_eq!(said_in_a_container(), "a process of the host or of another container owns the interface near");
 
     // With the MAC of what it runs on, as a VLAN, of which not every kernel knows.
     run("ip", "link add link near name stacked type macvlan mode passthru");
@@ -37,6 +40,27 @@ pub(crate) fn one_for_each_device() {
     assert_owned(&tap, "net_tap0,iface=tapped");
     DeviceLock::take(&named("net_tap0,iface=another")).expect("nobody has it");
     assert!(DeviceLock::take(&named("net_memif0,role=server")).expect("it has no owner").is_none());
+}
+
+/// Set for a process that asks from where its owner cannot be seen.
+pub(crate) const ASKER: &str = "NIC_TEST_OWNERS_ASKER";
+
+/// What a process of another pid namespace and the same network namespace hears of the owner of `near`.
+fn said_in_a_container() -> String {
+    let this = std::env::current_exe().expect("we run");
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--"]).arg(this).env(ASKER, "1");
+    let output = command.output().expect("unshare is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).split(':').next().unwrap_or_default().to_owned()
+}
+
+/// Says what is found about `near`.
+pub(crate) fn ask() {
+    let near = plan(&interface(NEAR, 1)).expect("it is there");
+    for finding in survey(&near).expect("anybody may look") {
+        println!("{finding}");
+    }
 }
 
 fn named(device: &str) -> DevicePlan {

@@ -19,37 +19,46 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType};
 
 use crate::devices::{NEAR, interface, run};
 
-/// Set for a process that opens an interface as others do, without our lock.
+/// Set for another process that opens an interface, to one of the next two.
 pub(crate) const OTHER: &str = "NIC_TEST_XDP_OTHER";
+/// It knows nothing of our lock.
+const STRANGER: &str = "stranger";
+/// It does as a daemon.
+const DAEMON: &str = "daemon";
 
 /// A program of somebody else's stays where it is, whoever he is; one that a killed process left behind is taken over.
 pub(crate) fn programs_of_others() {
-    let text =
-        format!(r#"{{"machnet_config": {{"{NEAR}": {{"ip": "10.0.0.1", "engine_threads": 2, "driver": "af_xdp"}}}}}}"#);
-    let config = Config::parse(Path::new("config.json"), text.as_bytes()).expect("a configuration");
-
+    let config = config();
     attach("near", &load("firewall"));
     let stays = program();
     let refused = refusal(&config);
     assert!(refused.contains("(firewall) at near is not ours") && refused.contains(&stays), "{refused}: {stays}");
     assert!(refused.contains("`ip link set near xdp off`"), "{refused}");
     assert_eq!(program(), stays, "a refused start leaves everything as it was");
-    run("ip", "link set near xdp off");
 
-    let mut other = another();
-    let theirs = program();
-    let refused = refusal(&config);
-    assert!(refused.contains("(xsk_def_prog) at near is not ours"), "{refused}");
-    assert_eq!(program(), theirs, "a refused start leaves everything as it was");
-    assert!(other.try_wait().expect("it is our child").is_none(), "the other one goes on");
-    other.kill().expect("it is our child");
-    other.wait().expect("it is our child");
-    assert_eq!(program(), theirs, "nobody has taken it away");
+    for (who, sentence) in [(STRANGER, "(xsk_def_prog) at near is not ours"), (DAEMON, "owns the interface near")] {
+        run("ip", "link set near xdp off");
+        let mut other = another(who);
+        let theirs = program();
+        let refused = refusal(&config);
+        assert!(refused.contains(sentence), "{refused}");
+        assert_eq!(program(), theirs, "a refused start leaves everything as it was");
+        assert!(other.try_wait().expect("it is our child").is_none(), "the other one goes on");
+        other.kill().expect("it is our child");
+        other.wait().expect("it is our child");
+        assert_eq!(program(), theirs, "nobody has taken it away");
+    }
 
     let plans = plan_all(&config).expect("the interface is there");
     let opened = open_all(&config, &plans).unwrap_or_else(|error| panic!("{error}"));
     drop(opened);
     assert_eq!(program(), "", "ours goes with us");
+}
+
+fn config() -> Config {
+    let interface = r#"{"ip": "10.0.0.1", "engine_threads": 2, "driver": "af_xdp"}"#;
+    let text = format!(r#"{{"machnet_config": {{"{NEAR}": {interface}}}}}"#);
+    Config::parse(Path::new("config.json"), text.as_bytes()).expect("a configuration")
 }
 
 /// Why a daemon with this configuration does not start, which a look around says, too.
@@ -59,7 +68,7 @@ fn refusal(config: &Config) -> String {
     let DevicesError::Device { source, .. } = open_all(config, &plans).expect_err("a program is in the way") else {
         panic!("the configuration is right")
     };
-    assert!(matches!(source, OpenError::Found(Finding::ForeignXdp { .. })), "{source}");
+    assert!(matches!(source, OpenError::Found(Finding::ForeignXdp { .. } | Finding::Owned { .. })), "{source}");
     assert_eq!(source, found[0].clone().into());
     source.to_string()
 }
@@ -73,10 +82,10 @@ fn program() -> String {
 }
 
 /// Another process that has XDP sockets at `near`.
-fn another() -> std::process::Child {
+fn another(who: &str) -> std::process::Child {
     let this = std::env::current_exe().expect("we run");
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(this).env(OTHER, "1");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(this).env(OTHER, who);
     let other = command.spawn().expect("setpriv is installed");
     let deadline = Instant::now() + Duration::from_secs(20);
     while program().is_empty() {
@@ -86,8 +95,14 @@ fn another() -> std::process::Child {
     other
 }
 
-/// Opens `near` and keeps it until killed.
+/// Opens `near`, as who `OTHER` says, and keeps it until killed.
 pub(crate) fn be_another() {
+    if std::env::var(OTHER).is_ok_and(|who| who == DAEMON) {
+        let config = config();
+        let plans = plan_all(&config).expect("the interface is there");
+        let _opened = open_all(&config, &plans).unwrap_or_else(|error| panic!("{error}"));
+        thread::sleep(Duration::from_secs(60));
+    }
     let attachment = Attachment::Kernel(Driver::AfXdp);
     let plan = plan(&InterfaceRequest { attachment, ..interface(NEAR, 2) }).expect("the interface is there");
     let dpdk = Dpdk::start(std::slice::from_ref(&plan)).expect("DPDK starts");
