@@ -17,7 +17,7 @@ use machnet_config::Attachment;
 use machnet_core::addr::MacAddr;
 use machnet_nic::dpdk::Dpdk;
 use machnet_nic::packet;
-use machnet_nic::plan::{InterfacePlan, Way, plan};
+use machnet_nic::plan::{Backend, InterfaceRequest, plan};
 use machnet_nic::{ETHERNET_HEADER_BYTES, Frame, NicQueue};
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::HEADER_BYTES;
@@ -50,10 +50,10 @@ fn main() {
         "kernel" => Attachment::Found,
         device => Attachment::Device(device.to_owned()),
     };
-    let wanted = InterfacePlan { mac, ip: None, attachment, queues: 1, mtu_bytes };
+    let request = InterfaceRequest { mac, ip: None, attachment, queues: 1, mtu_bytes: Some(mtu_bytes) };
     let part = Part { name: part, mac, mtu_bytes, rest };
-    let plan = plan(&wanted).unwrap_or_else(|error| panic!("{error}"));
-    if let Way::AfPacket { interface } = &plan.way {
+    let plan = plan(&request).unwrap_or_else(|error| panic!("{error}"));
+    if let Backend::AfPacket { interface } = &plan.backend {
         let mut opened = packet::open(&plan, interface).unwrap_or_else(|error| panic!("{error}"));
         part.run(opened.queues.remove(0));
     } else {

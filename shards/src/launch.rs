@@ -1,6 +1,5 @@
 //! From a configuration to a running daemon: which devices, whether all is allowed, and the start.
 
-use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,8 +8,10 @@ use machnet::daemon::sleep::StopPipe;
 use machnet_config::{Config, Interface};
 use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use thiserror::Error;
 
-use machnet_nic::devices::{self, DevicesError, OpenDevices, open_all, plan_all};
+use machnet_nic::devices::{self, DevicesError, OpenDevices, open_all, plan_all, survey_all};
+use machnet_nic::survey::{Finding, Severity};
 
 use crate::daemon::{Daemon, DaemonError, try_executor};
 
@@ -20,18 +21,23 @@ const SOCKET_WITHIN: Duration = Duration::from_secs(1);
 const SOCKET_RETRY: Duration = Duration::from_millis(50);
 
 /// Why the daemon did not start, or did not go on.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum LaunchError {
     /// The configuration, or a device.
-    Devices(DevicesError),
+    #[error(transparent)]
+    Devices(#[from] DevicesError),
     /// The control socket cannot be used.
+    #[error(transparent)]
     Socket(BindError),
     /// No executor can run.
+    #[error("the threads of the daemon cannot run: {0}")]
     Executor(String),
     /// A signal cannot be caught.
+    #[error("SIGINT and SIGTERM cannot be caught: {0}")]
     Signals(std::io::Error),
     /// The daemon itself.
-    Daemon(DaemonError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
 }
 
 impl LaunchError {
@@ -41,32 +47,6 @@ impl LaunchError {
             Self::Devices(DevicesError::Config(_)) => 2,
             _ => 1,
         }
-    }
-}
-
-impl fmt::Display for LaunchError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Devices(error) => error.fmt(f),
-            Self::Socket(error) => error.fmt(f),
-            Self::Executor(why) => write!(f, "the threads of the daemon cannot run: {why}"),
-            Self::Signals(error) => write!(f, "SIGINT and SIGTERM cannot be caught: {error}"),
-            Self::Daemon(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for LaunchError {}
-
-impl From<DevicesError> for LaunchError {
-    fn from(error: DevicesError) -> Self {
-        Self::Devices(error)
-    }
-}
-
-impl From<DaemonError> for LaunchError {
-    fn from(error: DaemonError) -> Self {
-        Self::Daemon(error)
     }
 }
 
@@ -103,28 +83,37 @@ pub struct Check {
 /// Looks at everything and starts nothing.
 pub fn check(config: &Config, socket: &Path) -> Check {
     let mut text = String::new();
-    let plans = match plan_all(config) {
-        Ok(plans) => plans,
+    let looked = plan_all(config).and_then(|plans| Ok((survey_all(config, &plans)?, plans)));
+    let (surveyed, plans) = match looked {
+        Ok(looked) => looked,
         Err(error) => return Check { text, verdict: Err(error.into()) },
     };
     let mut line = |line: String| {
         text.push_str(&line);
         text.push('\n');
     };
+    let mut refusal = None;
     let crowds = devices::crowds(config, &plans);
-    for ((interface, plan), crowd) in config.interfaces.iter().zip(&plans).zip(&crowds) {
+    for (((interface, plan), findings), crowd) in config.interfaces.iter().zip(&plans).zip(&surveyed).zip(crowds) {
         line(format!("interface {plan}"));
         line(format!("  address {}, {}", interface.ip, reach(interface)));
         line(format!("  {}", placement(interface)));
-        for warning in plan.warnings.iter().chain(crowd) {
-            line(format!("  warning: {warning}"));
+        for finding in plan.findings.iter().chain(findings) {
+            line(format!("  {}: {finding}", finding.severity()));
         }
+        if let Some(crowd) = crowd {
+            line(format!("  {}: {crowd}", Severity::Warning));
+        }
+        let refuses = |finding: &&Finding| finding.severity() == Severity::Refusal;
+        let found = findings.iter().find(refuses).map(|finding| DevicesError::found(interface, finding.clone()));
+        refusal = refusal.or(found);
     }
     line(hugepages());
     line(format!("control socket {}", socket.display()));
     let executor = try_executor();
     line(format!("io_uring_setup is {}", if executor.is_ok() { "allowed" } else { "not allowed" }));
-    Check { text, verdict: executor.map_err(LaunchError::Executor) }
+    let verdict = executor.map_err(LaunchError::Executor);
+    Check { text, verdict: verdict.and(refusal.map_or(Ok(()), |refusal| Err(refusal.into()))) }
 }
 
 /// Binds the control socket; waits a little for a daemon that is about to be gone.

@@ -15,7 +15,7 @@ const JUMBO: u16 = 9_000;
 const MESSAGE_BYTES: usize = 8_000;
 
 /// What goes forth and back.
-struct Echo {
+pub(crate) struct Echo {
     near: Endpoint,
     far: Endpoint,
     flow: Flow,
@@ -23,7 +23,7 @@ struct Echo {
 }
 
 impl Echo {
-    fn between(near: &Site, far: &Site) -> Self {
+    pub(crate) fn between(near: &Site, far: &Site) -> Self {
         let (mut here, mut there) = (near.attach(), far.attach());
         there.listen(far.at(PORT)).unwrap();
         let flow = here.connect(near.ip(), far.at(PORT)).unwrap();
@@ -31,7 +31,7 @@ impl Echo {
     }
 
     /// One message there and back; the time that took.
-    fn once(&mut self) -> Duration {
+    pub(crate) fn once(&mut self) -> Duration {
         let start = Instant::now();
         let direction = Direction { port: PORT, is_from_connector: true };
         let mut message = vec![0; MESSAGE_BYTES];

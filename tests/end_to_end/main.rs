@@ -20,6 +20,7 @@ mod killed_application;
 mod killed_daemon;
 mod link;
 mod messages;
+mod neighbourhood;
 mod shards;
 mod slow_readers;
 mod status;

@@ -1,27 +1,28 @@
 //! From a configuration to open devices: for the daemon, and for the tools that own a NIC.
 
-use std::fmt;
-
 use machnet_config::{Attachment, Config, ConfigError, CpuMask, Interface};
-use machnet_core::payload::MTU_DEFAULT;
-
 use machnet_core::wait::Policy;
+use thiserror::Error;
 
 use crate::crowding;
 #[cfg(feature = "dpdk")]
 use crate::dpdk::{Dpdk, DpdkQueue};
 use crate::error::OpenError;
 use crate::faults::{Faults, FaultyQueue};
+use crate::lock::DeviceLock;
 use crate::packet::{self, PacketQueue};
-use crate::plan::{self, InterfacePlan, Plan, Way};
+use crate::plan::{self, Backend, DevicePlan, InterfaceRequest};
+use crate::survey::{self, Finding, Severity};
 use crate::{Capabilities, DeviceCounts, NicQueue, Opened};
 
 /// Why an interface of the configuration cannot be used.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum DevicesError {
     /// The configuration is wrong.
-    Config(ConfigError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A device cannot be used, for a reason that is not in the configuration.
+    #[error("interface {interface}: {source}")]
     Device {
         /// Of which interface.
         interface: String,
@@ -30,20 +31,10 @@ pub enum DevicesError {
     },
 }
 
-impl fmt::Display for DevicesError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Config(error) => error.fmt(f),
-            Self::Device { interface, source } => write!(f, "interface {interface}: {source}"),
-        }
-    }
-}
-
-impl std::error::Error for DevicesError {}
-
-impl From<ConfigError> for DevicesError {
-    fn from(error: ConfigError) -> Self {
-        Self::Config(error)
+impl DevicesError {
+    /// Something was found that keeps an interface from being used.
+    pub fn found(interface: &Interface, finding: Finding) -> Self {
+        Self::Device { interface: interface.mac.to_string(), source: finding.into() }
     }
 }
 
@@ -66,12 +57,12 @@ pub struct Wired<Q> {
 ///
 /// # Errors
 /// When a CPU or a device is not there, or cannot be used.
-pub fn plan_all(config: &Config) -> Result<Vec<Plan>, DevicesError> {
+pub fn plan_all(config: &Config) -> Result<Vec<DevicePlan>, DevicesError> {
     match CpuMask::online() {
         Ok(existing) => config.check_cpus(&existing)?,
         Err(error) => tracing::warn!(%error, "the CPUs of this host are not known; cpu_mask is not checked"),
     }
-    let plan = |interface| plan::plan(&wanted(interface)).map_err(|error| blame(config, interface, error));
+    let plan = |interface| plan::plan(&request(interface)).map_err(|error| blame(config, interface, error));
     config.interfaces.iter().map(plan).collect()
 }
 
@@ -141,14 +132,20 @@ pub struct OpenDevices {
     /// DPDK must not end on one of those threads.
     #[cfg(feature = "dpdk")]
     pub dpdk: Option<Dpdk>,
+    /// Of the devices that have one: they are ours until nothing of them is open.
+    pub locks: Vec<DeviceLock>,
 }
 
 /// Opens every interface, and starts DPDK if one of them needs it; `plans` is what [`plan_all`] gave for the same
-/// configuration.
+/// configuration. None is touched before all are known to be ours.
 ///
 /// # Errors
-/// When DPDK or a device refuses.
-pub fn open_all(config: &Config, plans: &[Plan]) -> Result<OpenDevices, DevicesError> {
+/// When somebody else owns a device, or DPDK or a device refuses.
+pub fn open_all(config: &Config, plans: &[DevicePlan]) -> Result<OpenDevices, DevicesError> {
+    let locks = take_all(config, plans)?;
+    for (interface, plan) in config.interfaces.iter().zip(plans) {
+        heed(interface, survey::survey_own(plan).map_err(|error| blame(config, interface, error))?)?;
+    }
     let mut opener = Opener::new(plans)?;
     let mut wired = Vec::new();
     for (interface, plan) in config.interfaces.iter().zip(plans) {
@@ -167,7 +164,36 @@ pub fn open_all(config: &Config, plans: &[Plan]) -> Result<OpenDevices, DevicesE
         wired,
         #[cfg(feature = "dpdk")]
         dpdk: opener.dpdk,
+        locks,
     })
+}
+
+fn take_all(config: &Config, plans: &[DevicePlan]) -> Result<Vec<DeviceLock>, DevicesError> {
+    let mut locks = Vec::new();
+    for (interface, plan) in config.interfaces.iter().zip(plans) {
+        locks.extend(DeviceLock::take(plan).map_err(|error| blame(config, interface, error))?);
+    }
+    Ok(locks)
+}
+
+/// Ends the start if one of these keeps a device from being used, and says the others.
+fn heed(interface: &Interface, findings: Vec<Finding>) -> Result<(), DevicesError> {
+    for finding in findings {
+        match finding.severity() {
+            Severity::Refusal => return Err(DevicesError::found(interface, finding)),
+            Severity::Warning => tracing::warn!(interface = %interface.mac, "{finding}"),
+        }
+    }
+    Ok(())
+}
+
+/// What a start with these plans would find, by interface, besides what the plans say themselves.
+///
+/// # Errors
+/// When the host cannot be looked at.
+pub fn survey_all(config: &Config, plans: &[DevicePlan]) -> Result<Vec<Vec<Finding>>, DevicesError> {
+    let look = |(interface, plan)| survey::survey(plan).map_err(|error| blame(config, interface, error));
+    config.interfaces.iter().zip(plans).map(look).collect()
 }
 
 /// Opens devices, of whatever kind they are.
@@ -178,24 +204,25 @@ struct Opener {
 
 #[cfg(feature = "dpdk")]
 impl Opener {
-    fn new(plans: &[Plan]) -> Result<Self, DevicesError> {
-        let Some(first) = plans.iter().find(|plan| plan.way.needs_dpdk()) else { return Ok(Self { dpdk: None }) };
-        let of_dpdk: Vec<Plan> = plans.iter().filter(|plan| plan.way.needs_dpdk()).cloned().collect();
+    fn new(plans: &[DevicePlan]) -> Result<Self, DevicesError> {
+        let Some(first) = plans.iter().find(|plan| plan.backend.needs_dpdk()) else { return Ok(Self { dpdk: None }) };
+        let of_dpdk: Vec<DevicePlan> = plans.iter().filter(|plan| plan.backend.needs_dpdk()).cloned().collect();
         let dpdk = Dpdk::start(&of_dpdk).map_err(|source| device(first, source))?;
         tracing::info!(version = Dpdk::version(), memory = %dpdk.memory(), "DPDK started");
         Ok(Self { dpdk: Some(dpdk) })
     }
 
-    fn open(&mut self, interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
-        let Some(dpdk) = self.dpdk.as_ref().filter(|_| plan.way.needs_dpdk()) else {
+    fn open(&mut self, interface: &Interface, plan: &DevicePlan) -> Result<AnyWired, OpenError> {
+        let Some(dpdk) = self.dpdk.as_ref().filter(|_| plan.backend.needs_dpdk()) else {
             return open_packet(interface, plan);
         };
-        match (dpdk.open(plan), &plan.way) {
+        match (dpdk.open(plan), &plan.backend) {
             (Ok(opened), _) => Ok(AnyWired::Dpdk(wire(interface, plan, opened))),
-            (Err(error), Way::Bifurcated { interface: name, .. }) => {
-                let mut plan = plan.clone();
-                plan.warnings.push(format!("{name} is used through the kernel, which is slower: {error}"));
-                plan.way = Way::AfPacket { interface: name.clone() };
+            (Err(error), Backend::Bifurcated { interface: name, .. }) => {
+                let kernel = Attachment::Kernel(machnet_config::Driver::AfPacket);
+                let mut plan = plan::plan(&InterfaceRequest { attachment: kernel, ..plan.request.clone() })?;
+                plan.findings.extend(survey::survey_own(&plan)?);
+                plan.findings.push(Finding::ThroughKernel { interface: name.clone(), reason: error.to_string() });
                 open_packet(interface, &plan)
             }
             (Err(error), _) => Err(error),
@@ -205,23 +232,23 @@ impl Opener {
 
 #[cfg(not(feature = "dpdk"))]
 impl Opener {
-    fn new(_plans: &[Plan]) -> Result<Self, DevicesError> {
+    fn new(_plans: &[DevicePlan]) -> Result<Self, DevicesError> {
         Ok(Self {})
     }
 
-    fn open(&mut self, interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
+    fn open(&mut self, interface: &Interface, plan: &DevicePlan) -> Result<AnyWired, OpenError> {
         open_packet(interface, plan)
     }
 }
 
-fn open_packet(interface: &Interface, plan: &Plan) -> Result<AnyWired, OpenError> {
-    let Way::AfPacket { interface: name } = &plan.way else { return Err(OpenError::NoDpdk) };
+fn open_packet(interface: &Interface, plan: &DevicePlan) -> Result<AnyWired, OpenError> {
+    let Backend::AfPacket { interface: name } = &plan.backend else { return Err(OpenError::NoDpdk) };
     Ok(AnyWired::Packet(wire(interface, plan, packet::open(plan, name)?)))
 }
 
 /// What the plans mean for the CPUs, by interface: a warning if shards have to share some.
-pub fn crowds(config: &Config, plans: &[Plan]) -> Vec<Option<String>> {
-    let shards = config.interfaces.iter().zip(plans).map(|(interface, plan)| (interface, plan.interface.queues.into()));
+pub fn crowds(config: &Config, plans: &[DevicePlan]) -> Vec<Option<String>> {
+    let shards = config.interfaces.iter().zip(plans).map(|(interface, plan)| (interface, plan.queues.into()));
     crowding::find(&shards.collect::<Vec<_>>(), allowed_cpus())
 }
 
@@ -231,13 +258,13 @@ fn allowed_cpus() -> usize {
     cpus.map_or(usize::MAX, |cpus| usize::try_from(cpus.count()).expect("32 bits fit"))
 }
 
-fn wanted(interface: &Interface) -> InterfacePlan {
-    InterfacePlan {
+fn request(interface: &Interface) -> InterfaceRequest {
+    InterfaceRequest {
         mac: interface.mac,
         ip: Some(interface.ip),
         attachment: interface.attachment.clone(),
         queues: interface.shards,
-        mtu_bytes: interface.mtu_bytes.unwrap_or(MTU_DEFAULT),
+        mtu_bytes: interface.mtu_bytes,
     }
 }
 
@@ -249,6 +276,10 @@ fn blame(config: &Config, interface: &Interface, error: OpenError) -> DevicesErr
         OpenError::NoSuchMac { known, .. } => {
             let remedy = format!("this host has {known}, write the MAC of one of them");
             DevicesError::Config(config.mistake(interface, "", "the MAC of no device", &remedy))
+        }
+        OpenError::Enslaved { interface: name, owner, remedy, .. } => {
+            let what = format!("the MAC of {name}, which belongs to {owner}");
+            DevicesError::Config(config.mistake(interface, "", &what, remedy))
         }
         OpenError::WrongMac { device, .. } => mistake("", format!("not the MAC of {device}")),
         OpenError::NoSuchPciDevice { address } | OpenError::NotBound { address, .. }
@@ -263,12 +294,12 @@ fn blame(config: &Config, interface: &Interface, error: OpenError) -> DevicesErr
 }
 
 #[cfg(feature = "dpdk")]
-fn device(plan: &Plan, source: OpenError) -> DevicesError {
-    DevicesError::Device { interface: plan.interface.mac.to_string(), source }
+fn device(plan: &DevicePlan, source: OpenError) -> DevicesError {
+    DevicesError::Device { interface: plan.request.mac.to_string(), source }
 }
 
-fn wire<Q: NicQueue>(interface: &Interface, plan: &Plan, opened: Opened<Q>) -> Wired<Q> {
-    let Opened { capabilities, queues, counts, warnings } = opened;
+fn wire<Q: NicQueue>(interface: &Interface, plan: &DevicePlan, opened: Opened<Q>) -> Wired<Q> {
+    let Opened { capabilities, queues, counts, findings } = opened;
     tracing::info!(
         ip = %interface.ip,
         device = %plan,
@@ -281,8 +312,8 @@ fn wire<Q: NicQueue>(interface: &Interface, plan: &Plan, opened: Opened<Q>) -> W
         link = if capabilities.link_up { "up" } else { "down" },
         "interface open"
     );
-    for warning in plan.warnings.iter().chain(&warnings) {
-        tracing::warn!(interface = %interface.mac, "{warning}");
+    for finding in plan.findings.iter().chain(&findings) {
+        tracing::warn!(interface = %interface.mac, "{finding}");
     }
     let device = format!("{} by {}", plan.device(), capabilities.driver);
     Wired { interface: interface.clone(), device, capabilities, queues, counts: Some(counts) }

@@ -50,6 +50,9 @@ pub(super) fn flip(bytes: &mut [u8], bit: usize) {
 }
 
 /// A small, fast source of random numbers that a seed replays (SplitMix64; Steele, Lea and Flood, OOPSLA 2014).
+///
+/// Not a crate's: a seed that a failed run printed has to mean the same whatever versions are built later, and crates
+/// change their generators between minor ones (fastrand 2.1).
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 

@@ -2,20 +2,15 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use clap::Args;
-use machnet::daemon::control::Client;
 use machnet_config::{Config, Interface};
 
 use machnet_nic::NicQueue;
 use machnet_nic::devices::Wired;
 use machnet_nic::devices::{DevicesError, WithQueues, open_all, plan_all};
-use machnet_nic::plan::Plan;
-
-/// How long a daemon may take to say what it owns.
-const STATUS_WITHIN: Duration = Duration::from_secs(5);
+use machnet_nic::plan::DevicePlan;
 
 /// Why a tool ends early.
 #[derive(Debug)]
@@ -55,10 +50,6 @@ pub struct NicArgs {
     /// Our address, to choose an interface if the configuration has several
     #[arg(long, value_name = "IP")]
     local_ip: Option<Ipv4Addr>,
-    /// The control socket on which a daemon is asked whether it owns the NIC. Default: $MACHNET_SOCKET, then what the
-    /// configuration says
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
 }
 
 /// An interface that can be opened.
@@ -66,8 +57,7 @@ pub struct NicArgs {
 pub struct Chosen {
     /// With this interface only.
     config: Config,
-    plans: Vec<Plan>,
-    socket: PathBuf,
+    plans: Vec<DevicePlan>,
 }
 
 impl NicArgs {
@@ -81,8 +71,7 @@ impl NicArgs {
         let interface = pick(&config, self.local_ip)?.clone();
         config.interfaces = vec![interface];
         let plans = plan_all(&config)?;
-        let socket = config.socket(self.socket.as_deref());
-        Ok(Chosen { config, plans, socket })
+        Ok(Chosen { config, plans })
     }
 }
 
@@ -125,16 +114,15 @@ impl Chosen {
         })
     }
 
-    /// Opens it, unless a daemon owns it, and does something with its queues. All threads that use them must have ended
-    /// with that.
+    /// Opens it, unless another process owns it, and does something with its queues. All threads that use them must
+    /// have ended with that.
     ///
     /// # Errors
-    /// When a daemon owns the interface, or the device refuses; and those of what is done.
+    /// When another process owns the interface, or the device refuses; and those of what is done.
     pub fn open<W, T>(&self, what: W) -> Result<T, Failure>
     where
         W: WithQueues<Output = Result<T, Failure>>,
     {
-        refuse_if_owned(self.interface(), &self.socket)?;
         let mut devices = open_all(&self.config, &self.plans)?;
         let wired = devices.wired.pop().expect("one for each interface");
         wired.with_queues(WithinMtu(what))
@@ -157,35 +145,10 @@ impl<W: WithQueues> WithQueues for WithinMtu<W> {
     }
 }
 
-/// Two owners of a kernel interface both get every frame, and both answer; of any other device, each takes the other's.
-fn refuse_if_owned(interface: &Interface, socket: &Path) -> Result<(), Failure> {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound};
-    let at = socket.display();
-    let mut client = match Client::connect(socket, STATUS_WITHIN) {
-        Ok(client) => client,
-        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => return Ok(()),
-        Err(error) => {
-            tracing::warn!("whether a daemon owns {} cannot be asked on {at}: {error}", interface.mac);
-            return Ok(());
-        }
-    };
-    let status = client.status(STATUS_WITHIN).map_err(|error| {
-        Failure::new(1, format!("a daemon serves {at} and does not say what it owns ({error}): stop it first"))
-    })?;
-    let mac = interface.mac.to_string();
-    let owns = |status: &serde_json::Value| status["mac"] == *mac;
-    if status["interfaces"].as_array().is_some_and(|interfaces| interfaces.iter().any(owns)) {
-        let sentence = format!(
-            "the daemon that serves {at} owns the interface {mac}: stop it first, two owners would both answer for {}",
-            interface.ip
-        );
-        return Err(Failure::new(1, sentence));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn config(interfaces: &str) -> Config {
@@ -213,7 +176,7 @@ mod tests {
 
     #[test]
     fn the_next_hop_is_the_peer_or_the_gateway() {
-        let chosen = |interface| Chosen { config: config(interface), plans: Vec::new(), socket: PathBuf::new() };
+        let chosen = |interface| Chosen { config: config(interface), plans: Vec::new() };
         let (near, far) = (Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 9, 9, 9));
         assert_eq!(chosen(ONE).next_hop(near).expect("on the link"), near);
         assert_eq!(chosen(TWO).next_hop(far).expect("all are on the link"), far);

@@ -3,7 +3,7 @@
 use super::log;
 use super::pool::pool_bytes;
 use crate::error::OpenError;
-use crate::plan::{Plan, Way};
+use crate::plan::DevicePlan;
 use rustix::thread::{CpuSet, sched_getaffinity};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
@@ -41,12 +41,15 @@ impl Dpdk {
     /// # Errors
     ///
     /// When it was started before in this process, also unsuccessfully, or refuses to start.
-    pub fn start(plans: &[Plan]) -> Result<Self, OpenError> {
+    pub fn start(plans: &[DevicePlan]) -> Result<Self, OpenError> {
         if STARTED.swap(true, Ordering::Relaxed) {
             return Err(OpenError::StartedBefore);
         }
         let memory = Memory::choose(plans);
         let arguments = arguments(memory, plans)?;
+        if plans.iter().any(|plan| plan.backend.driver() == Some("net_af_xdp")) {
+            skip_xdp_dispatcher();
+        }
         if let Err(error) = log::redirect() {
             tracing::warn!("DPDK logs to stderr: its log could not be redirected (errno {})", -error);
         }
@@ -76,6 +79,14 @@ impl Dpdk {
     }
 }
 
+/// Makes libxdp attach its program for XDP sockets as it is. Where a BPF file system is mounted it would attach a
+/// dispatcher that calls it, which the driver does not take away completely and no survey knows by its name.
+fn skip_xdp_dispatcher() {
+    // SAFETY: none of this process's threads reads the environment but through Rust's library, which takes turns; DPDK
+    // and its drivers do from here on, on this thread.
+    unsafe { std::env::set_var("LIBXDP_SKIP_DISPATCHER", "1") };
+}
+
 /// Whether a driver (`net_memif`) is installed. Where the drivers are not where DPDK says they may be linked in.
 ///
 /// # Errors
@@ -103,9 +114,9 @@ impl Drop for Eal {
 
 impl Memory {
     /// Hugepages if enough of them are free, with a spare part for the library itself.
-    fn choose(plans: &[Plan]) -> Self {
+    fn choose(plans: &[DevicePlan]) -> Self {
         let needed = |in_hugepages| {
-            let frames = plans.iter().map(|plan| pool_bytes(plan, in_hugepages) * u64::from(plan.interface.queues));
+            let frames = plans.iter().map(|plan| pool_bytes(plan, in_hugepages) * u64::from(plan.queues));
             let frames: u64 = frames.sum();
             frames + frames / 8 + LIBRARY_BYTES
         };
@@ -141,7 +152,7 @@ fn free_hugepage_bytes(directory: &Path) -> u64 {
     free.sum()
 }
 
-fn arguments(memory: Memory, plans: &[Plan]) -> Result<Vec<CString>, OpenError> {
+fn arguments(memory: Memory, plans: &[DevicePlan]) -> Result<Vec<CString>, OpenError> {
     let mut arguments = vec!["machnet-shards".to_owned(), "--no-telemetry".to_owned()];
     match memory {
         Memory::HugePages => arguments.push("--in-memory".to_owned()),
@@ -150,7 +161,7 @@ fn arguments(memory: Memory, plans: &[Plan]) -> Result<Vec<CString>, OpenError> 
             arguments.push(mebibytes.to_string());
         }
     }
-    if plans.iter().any(|plan| plan.way.is_on_a_bus()) {
+    if plans.iter().any(|plan| plan.backend.is_on_a_bus()) {
         // Only what is probed later: a list of allowed devices that holds nothing but the host bridge.
         arguments.extend(["-a", "0000:00:00.0"].map(str::to_owned));
     } else {
@@ -166,17 +177,6 @@ fn allowed_cpus() -> Result<String, OpenError> {
         .map_err(|error| OpenError::System { step: "tell the CPUs of this thread", error: error.to_string() })?;
     let cpus = (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).map(|cpu| cpu.to_string());
     Ok(cpus.collect::<Vec<_>>().join(","))
-}
-
-impl Way {
-    /// Whether EAL has to look at the host's buses.
-    pub(super) fn is_on_a_bus(&self) -> bool {
-        match self {
-            Self::Pci { .. } | Self::Bifurcated { .. } | Self::Search { .. } => true,
-            Self::AfPacket { .. } | Self::AfXdp { .. } => false,
-            Self::Device { arguments } => !arguments.starts_with("net_") && !arguments.starts_with("eth_"),
-        }
-    }
 }
 
 /// The error for a negative result of DPDK, with what it logged since [`log::forget`].

@@ -1,15 +1,15 @@
 //! Devices run by DPDK. The only module that knows mbufs, mempools, ports and lcores.
 //!
 //! ```text
-//!   Plan ── Dpdk::start(&[Plan]) ── open(&Plan) ──► Capabilities, DpdkQueue 0..N
-//!           (once per process)      (probe, configure, start)
+//!   DevicePlan ── Dpdk::start(&[DevicePlan]) ── open(&DevicePlan) ──► Capabilities, DpdkQueue 0..N
+//!                 (once per process)            (probe, configure, start)
 //! ```
 //!
 //! * [`Dpdk`]: the library, started once per process, without devices; each is added when opened.
 //! * [`DpdkQueue`], [`DpdkFrame`]: what a shard gets.
 //!
 //! A port is stopped and closed when its last queue is dropped. Unsafe code is in `descriptors`, `eal`, `log`, `pool`,
-//! `port`, `queue` and `rss`, nowhere else.
+//! `port`, `program`, `queue` and `rss`, nowhere else.
 
 mod descriptors;
 mod eal;
@@ -17,6 +17,7 @@ mod log;
 mod packet_ring;
 mod pool;
 mod port;
+mod program;
 mod queue;
 mod rss;
 
@@ -24,4 +25,5 @@ pub(super) use descriptors::channels;
 pub(super) use eal::look_for_driver;
 pub use eal::{Dpdk, Memory};
 pub use pool::DpdkFrame;
+pub(super) use program::program_name;
 pub use queue::DpdkQueue;

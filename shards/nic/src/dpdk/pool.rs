@@ -3,7 +3,7 @@
 use super::eal::{Eal, Memory, refused};
 use super::log;
 use crate::error::OpenError;
-use crate::plan::{Plan, Way};
+use crate::plan::{Backend, DevicePlan};
 use crate::{Checksum, Frame};
 use rustix::param::page_size;
 use std::ffi::{CString, c_int};
@@ -86,8 +86,8 @@ pub(super) fn forget_front(frames: &mut Vec<DpdkFrame>, count: usize) {
 }
 
 /// Frames of a queue. AF_XDP keeps 2,048 in its rings and wants as many more to exchange.
-fn frames_of(way: &Way) -> u32 {
-    if matches!(way, Way::AfXdp { .. }) { 8191 } else { 4095 }
+fn frames_of(backend: &Backend) -> u32 {
+    if matches!(backend, Backend::AfXdp { .. }) { 8191 } else { 4095 }
 }
 /// Frames a thread keeps aside in each pool.
 const CACHE_FRAMES: u32 = 256;
@@ -105,13 +105,13 @@ pub(super) fn slot_bytes(mtu_bytes: u16) -> u32 {
 
 /// What the frames of one queue need. A PCI device reads a frame in one piece, which DPDK promises within a page only:
 /// an ordinary one is too small for two frames.
-pub(super) fn pool_bytes(plan: &Plan, in_hugepages: bool) -> u64 {
-    let frame = slot_bytes(plan.interface.mtu_bytes) + HEADROOM_BYTES + OVERHEAD_BYTES;
-    let frame = match plan.way.is_on_a_bus() && !in_hugepages {
+pub(super) fn pool_bytes(plan: &DevicePlan, in_hugepages: bool) -> u64 {
+    let frame = slot_bytes(plan.mtu_bytes) + HEADROOM_BYTES + OVERHEAD_BYTES;
+    let frame = match plan.backend.is_on_a_bus() && !in_hugepages {
         true => (frame as usize).next_multiple_of(page_size()) as u64,
         false => frame.into(),
     };
-    u64::from(frames_of(&plan.way)) * frame
+    u64::from(frames_of(&plan.backend)) * frame
 }
 
 /// The frames of one queue.
@@ -132,13 +132,13 @@ static NEXT_NAME: AtomicU32 = AtomicU32::new(0);
 
 impl Pool {
     /// Makes the pool of one queue, on this NUMA node if it has memory, else anywhere.
-    pub(super) fn new(eal: &Arc<Eal>, plan: &Plan, node: c_int) -> Result<Self, OpenError> {
-        let room = slot_bytes(plan.interface.mtu_bytes) + HEADROOM_BYTES;
+    pub(super) fn new(eal: &Arc<Eal>, plan: &DevicePlan, node: c_int) -> Result<Self, OpenError> {
+        let room = slot_bytes(plan.mtu_bytes) + HEADROOM_BYTES;
         let room = u16::try_from(room).unwrap_or(u16::MAX);
         // PCI devices read buffers by physical address and want each in one piece; sockets do not care, and AF_XDP
         // registers the pool's memory as one area, which only this layout makes it.
-        let is_contiguous = c_int::from(plan.way.is_on_a_bus());
-        let frames = frames_of(&plan.way);
+        let is_contiguous = c_int::from(plan.backend.is_on_a_bus());
+        let frames = frames_of(&plan.backend);
         let any = -1;
         log::forget();
         let mut error = 0;
@@ -196,21 +196,21 @@ impl Drop for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::InterfacePlan;
+    use crate::plan::InterfaceRequest;
     use machnet_core::addr::MacAddr;
 
     #[test]
     fn a_pci_device_needs_whole_pages_where_they_are_small() {
-        let interface = |mtu_bytes| {
-            let mac = MacAddr([2, 0, 0, 0, 0, 1]);
-            InterfacePlan { mac, ip: None, attachment: machnet_config::Attachment::Found, queues: 1, mtu_bytes }
+        let request = |mtu_bytes| {
+            let (mac, attachment) = (MacAddr([2, 0, 0, 0, 0, 1]), machnet_config::Attachment::Found);
+            InterfaceRequest { mac, ip: None, attachment, queues: 1, mtu_bytes: Some(mtu_bytes) }
         };
-        let bytes_per_frame = |way: Way, mtu_bytes, in_hugepages| {
-            let plan = Plan { interface: interface(mtu_bytes), way, warnings: Vec::new() };
-            pool_bytes(&plan, in_hugepages) / u64::from(frames_of(&plan.way))
+        let bytes_per_frame = |backend: Backend, mtu_bytes, in_hugepages| {
+            let plan = DevicePlan::new(request(mtu_bytes), backend);
+            pool_bytes(&plan, in_hugepages) / u64::from(frames_of(&plan.backend))
         };
-        let pci = || Way::Pci { address: "0000:01:00.0".to_owned() };
-        let packet = || Way::AfPacket { interface: "eth0".to_owned() };
+        let pci = || Backend::Pci { address: "0000:01:00.0".to_owned() };
+        let packet = || Backend::AfPacket { interface: "eth0".to_owned() };
         let page = page_size() as u64;
         assert_eq!(bytes_per_frame(pci(), 1500, false) % page, 0);
         assert_eq!(bytes_per_frame(pci(), 4000, false) % page, 0);

@@ -8,7 +8,8 @@ use super::pool::Pool;
 use super::queue::{DpdkQueue, Socket, Waker};
 use super::rss;
 use crate::error::OpenError;
-use crate::plan::{Plan, Way};
+use crate::plan::{Backend, DevicePlan};
+use crate::survey::Finding;
 use crate::{Capabilities, DeviceCounts, DeviceDrops, Opened};
 use machnet_core::addr::MacAddr;
 use rustix::event::epoll;
@@ -87,18 +88,20 @@ impl Dpdk {
     /// # Errors
     ///
     /// One sentence that says what to do. Nothing stays open.
-    pub fn open(&self, plan: &Plan) -> Result<Opened<DpdkQueue>, OpenError> {
-        let (number, before) = match &plan.way {
-            Way::AfXdp { interface } => return self.open_xdp(plan, interface),
-            Way::Device { arguments } => {
+    pub fn open(&self, plan: &DevicePlan) -> Result<Opened<DpdkQueue>, OpenError> {
+        let (number, before) = match &plan.backend {
+            Backend::AfXdp { interface } => return self.open_xdp(plan, interface),
+            Backend::Device { arguments } => {
                 let before = Snapshot::take();
                 (self.probe(arguments)?, before)
             }
-            Way::Pci { address } | Way::Bifurcated { address, .. } => (self.pci_port(plan, address)?, Snapshot::take()),
-            Way::Search { candidates } => (self.search(plan, candidates)?, Snapshot::take()),
-            Way::AfPacket { interface } => return Err(OpenError::BadDevice { device: interface.clone() }),
+            Backend::Pci { address } | Backend::Bifurcated { address, .. } => {
+                (self.pci_port(plan, address)?, Snapshot::take())
+            }
+            Backend::Search { candidates } => (self.search(plan, candidates)?, Snapshot::take()),
+            Backend::AfPacket { interface } => return Err(OpenError::BadDevice { device: interface.clone() }),
         };
-        self.open_port(plan, number, plan.interface.queues, &before).map(|(opened, _)| opened)
+        self.open_port(plan, number, plan.queues, &before).map(|(opened, _)| opened)
     }
 
     /// Two interfaces joined in memory by DPDK's `net_ring`: what one's queue k transmits, the other's queue k
@@ -107,10 +110,10 @@ impl Dpdk {
     /// # Errors
     ///
     /// As for [`open`](Self::open); at most 16 queues.
-    pub fn open_ring_pair(&self, plans: [&Plan; 2]) -> Result<[Opened<DpdkQueue>; 2], OpenError> {
+    pub fn open_ring_pair(&self, plans: [&DevicePlan; 2]) -> Result<[Opened<DpdkQueue>; 2], OpenError> {
         let name = format!("pair{}", NEXT_DEVICE.fetch_add(1, Ordering::Relaxed));
         let name = CString::new(name).expect("no NUL in it");
-        let queues = plans[0].interface.queues;
+        let queues = plans[0].queues;
         let mut ports = [0; 2];
         log::forget();
         // SAFETY: initialized; the name is new and short; `ports` has room for two.
@@ -124,10 +127,10 @@ impl Dpdk {
     }
 
     /// One port for each queue: the driver takes several queues only from some devices.
-    fn open_xdp(&self, plan: &Plan, interface: &str) -> Result<Opened<DpdkQueue>, OpenError> {
+    fn open_xdp(&self, plan: &DevicePlan, interface: &str) -> Result<Opened<DpdkQueue>, OpenError> {
         let mut all: Option<Opened<DpdkQueue>> = None;
         let mut ports = Vec::new();
-        for queue in 0..plan.interface.queues {
+        for queue in 0..plan.queues {
             let before = Snapshot::take();
             let number = self.probe(&format!(
                 "net_af_xdp{},iface={interface},start_queue={queue},queue_count=1",
@@ -141,15 +144,14 @@ impl Dpdk {
             }
         }
         let mut all = all.ok_or_else(|| OpenError::NoQueues { device: plan.device() })?;
-        all.capabilities.queues = plan.interface.queues;
-        all.capabilities.max_queues = plan.interface.queues;
+        all.capabilities.queues = plan.queues;
+        all.capabilities.max_queues = plan.queues;
         all.counts = Box::new(PortCounts(ports));
-        all.warnings.clone_from(&plan.warnings);
         Ok(all)
     }
 
-    fn pci_port(&self, plan: &Plan, address: &str) -> Result<u16, OpenError> {
-        let wanted = plan.interface.mac;
+    fn pci_port(&self, plan: &DevicePlan, address: &str) -> Result<u16, OpenError> {
+        let wanted = plan.request.mac;
         let number = match self.port_with(wanted) {
             Some(number) => number,
             None => {
@@ -166,8 +168,8 @@ impl Dpdk {
     }
 
     /// The port with the MAC, probing the candidates until it is there. Those with another MAC are let go.
-    fn search(&self, plan: &Plan, candidates: &[String]) -> Result<u16, OpenError> {
-        let wanted = plan.interface.mac;
+    fn search(&self, plan: &DevicePlan, candidates: &[String]) -> Result<u16, OpenError> {
+        let wanted = plan.request.mac;
         if let Some(number) = self.port_with(wanted) {
             return Ok(number);
         }
@@ -226,7 +228,7 @@ impl Dpdk {
     /// Sets up and starts a port that was just made; closes it on failure.
     fn open_port(
         &self,
-        plan: &Plan,
+        plan: &DevicePlan,
         number: u16,
         wanted: u16,
         before: &Snapshot,
@@ -245,40 +247,36 @@ impl Dpdk {
         if queues == 0 {
             return Err(OpenError::NoQueues { device: plan.device() });
         }
-        let mut warnings = plan.warnings.clone();
-        if queues < plan.interface.queues && !matches!(plan.way, Way::AfXdp { .. }) {
-            warnings.push(format!(
-                "{} has {queues} of the {} queues asked for, which are used; set \"engine_threads\" to {queues}",
-                plan.device(),
-                plan.interface.queues
-            ));
+        let mut findings = Vec::new();
+        if queues < wanted {
+            findings.push(Finding::FewerQueues { device: plan.device(), queues, asked: wanted });
         }
-        let mtu_bytes = mtu(plan, &found, &mut warnings);
+        let mtu_bytes = mtu(plan, &found, &mut findings);
         let driver = text(&found.driver);
         for _ in 0..queues {
             port.pools.push(Pool::new(&self.0, plan, found.socket)?);
         }
         let has_interrupts = port.start(plan, &found, mtu_bytes)?;
         if is_memif_client(plan) {
-            port.connect_memif(plan, &mut warnings)?;
+            port.connect_memif(plan, &mut findings)?;
         }
         let wakers = port.wakers(plan, &driver, has_interrupts, before)?;
         let capabilities = Capabilities {
-            mac: plan.interface.mac,
+            mac: plan.request.mac,
             mtu_bytes,
             queues,
             max_queues,
-            rss: if queues > 1 { rss::settle(number, plan.way.is_on_a_bus(), &found, queues) } else { None },
-            link_up: link(plan, number, &mut warnings)?,
+            rss: if queues > 1 { rss::settle(number, plan.backend.is_on_a_bus(), &found, queues) } else { None },
+            link_up: link(plan, number, &mut findings)?,
             numa_node: u16::try_from(found.socket).ok(),
             driver,
         };
-        let own = (capabilities.driver == "net_af_packet").then_some(plan.interface.mac);
+        let own = (capabilities.driver == "net_af_packet").then_some(plan.request.mac);
         let port = Arc::new(port);
         let weak = Arc::downgrade(&port);
         let counts = Box::new(PortCounts(vec![weak.clone()]));
         let queues = (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, own));
-        Ok((Opened { capabilities, queues: queues.collect(), counts, warnings }, weak))
+        Ok((Opened { capabilities, queues: queues.collect(), counts, findings }, weak))
     }
 }
 
@@ -300,17 +298,15 @@ fn text(field: &[c_char]) -> String {
 }
 
 /// The MTU to be used: what was asked, if the device can. Only real devices have a limit of their own.
-fn mtu(plan: &Plan, port: &dpdk_sys::Port, warnings: &mut Vec<String>) -> u16 {
-    let wanted = plan.interface.mtu_bytes;
-    if !plan.way.is_on_a_bus() || wanted <= port.max_mtu {
-        return wanted;
+fn mtu(plan: &DevicePlan, port: &dpdk_sys::Port, findings: &mut Vec<Finding>) -> u16 {
+    if !plan.backend.is_on_a_bus() || plan.mtu_bytes <= port.max_mtu {
+        return plan.mtu_bytes;
     }
-    warnings.push(format!(
-        "{} can have an MTU of {limit} bytes, which is used; set \"mtu\" to {limit}, not {wanted}",
-        plan.device(),
-        limit = port.max_mtu
-    ));
-    port.max_mtu
+    let limit_bytes = port.max_mtu;
+    if let Some(asked_bytes) = plan.request.mtu_bytes {
+        findings.push(Finding::MtuLimited { device: plan.device(), limit_bytes, asked_bytes });
+    }
+    limit_bytes
 }
 
 /// How long a real device, which brings its link up anew when it is started, is waited for.
@@ -323,19 +319,16 @@ const MEMIF_AGAIN: Duration = Duration::from_millis(200);
 const MEMIF_STEP: Duration = Duration::from_millis(1);
 
 /// Whether the device is a memif that connects to another one: unless its arguments say that it is the server.
-fn is_memif_client(plan: &Plan) -> bool {
-    let Way::Device { arguments } = &plan.way else { return false };
-    arguments.starts_with("net_memif")
-        && !arguments.split(',').any(|argument| matches!(argument, "role=server" | "role=master"))
+fn is_memif_client(plan: &DevicePlan) -> bool {
+    plan.backend.driver() == Some("net_memif") && !matches!(plan.backend.argument("role"), Some("server" | "master"))
 }
 
 /// Whether the link is up.
-fn link(plan: &Plan, number: u16, warnings: &mut Vec<String>) -> Result<bool, OpenError> {
-    let within = if plan.way.is_on_a_bus() { LINK_WITHIN } else { Duration::ZERO };
+fn link(plan: &DevicePlan, number: u16, findings: &mut Vec<Finding>) -> Result<bool, OpenError> {
+    let within = if plan.backend.is_on_a_bus() { LINK_WITHIN } else { Duration::ZERO };
     let is_up = comes_up(number, within, LINK_STEP)?;
-    if !is_up && plan.way.is_on_a_bus() {
-        let device = plan.device();
-        warnings.push(format!("the link of {device} is down; check its cable, it is used as soon as it is up"));
+    if !is_up && plan.backend.is_on_a_bus() {
+        findings.push(Finding::LinkDown { device: plan.device() });
     }
     Ok(is_up)
 }
@@ -357,8 +350,8 @@ fn comes_up(number: u16, within: Duration, step: Duration) -> Result<bool, OpenE
 impl Port {
     /// Configures and starts, with receive interrupts, a key of ours and checksums made by the device where it has
     /// them; whether it has interrupts.
-    fn start(&mut self, plan: &Plan, found: &dpdk_sys::Port, mtu_bytes: u16) -> Result<bool, OpenError> {
-        let is_real = plan.way.is_on_a_bus();
+    fn start(&mut self, plan: &DevicePlan, found: &dpdk_sys::Port, mtu_bytes: u16) -> Result<bool, OpenError> {
+        let is_real = plan.backend.is_on_a_bus();
         let (key, key_len) = if is_real { rss::random_key(found.hash_key_size) } else { ([0; 64], 0) };
         let plainest = dpdk_sys::Configuration {
             queues: u16::try_from(self.pools.len()).expect("as many as queues"),
@@ -395,14 +388,14 @@ impl Port {
 
     /// The frames to us carry the MAC of config.json, which a device the file names may not know. Devices without a
     /// filter refuse this, and need not do it.
-    fn receive_all(&self, plan: &Plan) {
-        if matches!(plan.way, Way::Device { .. }) {
+    fn receive_all(&self, plan: &DevicePlan) {
+        if matches!(plan.backend, Backend::Device { .. }) {
             // SAFETY: a port.
             unsafe { dpdk_sys::shim_promiscuous(self.number) };
         }
     }
 
-    fn try_start(&self, plan: &Plan, node: c_int, asked: &dpdk_sys::Configuration) -> Result<(), OpenError> {
+    fn try_start(&self, plan: &DevicePlan, node: c_int, asked: &dpdk_sys::Configuration) -> Result<(), OpenError> {
         let check = |step, result| if result == 0 { Ok(()) } else { Err(refused(step, &plan.device(), result)) };
         let number = self.number;
         log::forget();
@@ -418,7 +411,7 @@ impl Port {
     }
 
     /// Starts the port, which is set up. A memif client cannot before its server listens, and waits for that.
-    fn launch(&self, plan: &Plan) -> Result<(), OpenError> {
+    fn launch(&self, plan: &DevicePlan) -> Result<(), OpenError> {
         let patience = if is_memif_client(plan) { MEMIF_WITHIN } else { Duration::ZERO };
         let deadline = Instant::now() + patience;
         loop {
@@ -433,12 +426,12 @@ impl Port {
 
     /// The client of a memif connects when it is started and does not try again, and a server refuses it that is not
     /// started yet, although it listens: starts again until they are connected.
-    fn connect_memif(&self, plan: &Plan, warnings: &mut Vec<String>) -> Result<(), OpenError> {
+    fn connect_memif(&self, plan: &DevicePlan, findings: &mut Vec<Finding>) -> Result<(), OpenError> {
         let deadline = Instant::now() + MEMIF_WITHIN;
         while !comes_up(self.number, MEMIF_AGAIN, MEMIF_STEP)? {
             if Instant::now() >= deadline {
                 let device = plan.device();
-                warnings.push(format!("the server of {device} does not answer; start it, then this daemon again"));
+                findings.push(Finding::ServerSilent { device });
                 return Ok(());
             }
             log::forget();
@@ -452,7 +445,7 @@ impl Port {
     /// How each queue wakes a sleeper.
     fn wakers(
         &mut self,
-        plan: &Plan,
+        plan: &DevicePlan,
         driver: &str,
         has_interrupts: bool,
         before: &Snapshot,
@@ -473,7 +466,7 @@ impl Port {
     /// The sockets the driver opened: one for each queue, in order.
     fn sockets(
         &self,
-        plan: &Plan,
+        plan: &DevicePlan,
         family: AddressFamily,
         before: &Snapshot,
         socket: impl Fn(RawFd) -> Socket,
@@ -505,10 +498,8 @@ impl Port {
 }
 
 /// Slots of a packet socket's transmit ring: ours, unless the file says otherwise.
-fn packet_slots(plan: &Plan) -> u16 {
-    let Way::Device { arguments } = &plan.way else { return packet_ring::SLOTS };
-    let given = arguments.split(',').find_map(|argument| argument.strip_prefix("framecnt="));
-    given.and_then(|slots| slots.parse().ok()).unwrap_or(packet_ring::SLOTS)
+fn packet_slots(plan: &DevicePlan) -> u16 {
+    plan.backend.argument("framecnt").and_then(|slots| slots.parse().ok()).unwrap_or(packet_ring::SLOTS)
 }
 
 /// A tap device is read by the driver, and readable when frames wait; its driver tells the descriptor.
@@ -523,19 +514,19 @@ fn tap_waker(number: u16, queue: u16) -> Waker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::InterfaceRequest;
 
     #[test]
     fn packet_rings_have_the_slots_the_file_says() {
-        let plan = |arguments: &str| Plan {
-            interface: crate::plan::InterfacePlan {
+        let plan = |arguments: &str| {
+            let request = InterfaceRequest {
                 mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 ip: None,
                 attachment: machnet_config::Attachment::Found,
                 queues: 1,
-                mtu_bytes: 1500,
-            },
-            way: Way::Device { arguments: arguments.to_owned() },
-            warnings: Vec::new(),
+                mtu_bytes: None,
+            };
+            DevicePlan::new(request, Backend::Device { arguments: arguments.to_owned() })
         };
         assert_eq!(packet_slots(&plan("net_af_packet0,iface=eth0,framecnt=128")), 128);
         assert_eq!(packet_slots(&plan("net_af_packet0,iface=eth0")), packet_ring::SLOTS);

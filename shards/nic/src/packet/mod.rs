@@ -25,8 +25,9 @@ mod socket;
 use std::fs;
 
 use super::error::OpenError;
-use super::links::{self, Interface};
-use super::plan::Plan;
+use super::host::{Host, Interface};
+use super::plan::DevicePlan;
+use super::survey::Finding;
 use super::{Capabilities, Opened};
 
 pub use frame::PacketFrame;
@@ -47,25 +48,22 @@ const TRAINS_SINCE: (u32, u32) = (6, 2);
 /// # Errors
 ///
 /// One sentence that says what to do. Nothing stays open.
-pub fn open(plan: &Plan, interface: &str) -> Result<Opened<PacketQueue>, OpenError> {
+pub fn open(plan: &DevicePlan, interface: &str) -> Result<Opened<PacketQueue>, OpenError> {
     let kernel = find(interface)?;
-    let wanted = &plan.interface;
-    let queues = wanted.queues.clamp(1, QUEUES_MAX);
-    let mut warnings = plan.warnings.clone();
-    if queues < wanted.queues {
-        warnings.push(format!(
-            "{interface} has {queues} of the {} queues asked for, which are used; set \"engine_threads\" to {queues}",
-            wanted.queues
-        ));
+    let request = &plan.request;
+    let queues = plan.queues.clamp(1, QUEUES_MAX);
+    let mut findings = Vec::new();
+    if queues < plan.queues {
+        findings.push(Finding::FewerQueues { device: plan.device(), queues, asked: plan.queues });
     }
     let has_trains = kernel_release().is_some_and(|release| release >= TRAINS_SINCE);
-    let measures = Measures::new(wanted.mtu_bytes, has_trains, queues);
+    let measures = Measures::new(plan.mtu_bytes, has_trains, queues);
     let system = |step| move |error: std::io::Error| OpenError::System { step, error: error.to_string() };
     let (mut sockets, mut all) = (Vec::new(), Vec::new());
     for _ in 0..queues {
-        let (socket, rings) = PacketSocket::open(&kernel, wanted.ip, &measures)?;
+        let (socket, rings) = PacketSocket::open(&kernel, request.ip, &measures)?;
         sockets.push(socket.try_clone().map_err(system("open one more descriptor"))?);
-        all.push(PacketQueue::new(socket, rings, wanted.mac));
+        all.push(PacketQueue::new(socket, rings, request.mac));
     }
     if let [first, others @ ..] = &sockets[..]
         && !others.is_empty()
@@ -74,22 +72,19 @@ pub fn open(plan: &Plan, interface: &str) -> Result<Opened<PacketQueue>, OpenErr
     }
     let capabilities = Capabilities {
         driver: "af_packet".to_owned(),
-        mac: wanted.mac,
-        mtu_bytes: wanted.mtu_bytes,
+        mac: request.mac,
+        mtu_bytes: plan.mtu_bytes,
         queues,
         max_queues: QUEUES_MAX,
         rss: None,
         link_up: kernel.has_carrier,
         numa_node: None,
     };
-    Ok(Opened { capabilities, queues: all, counts: Box::new(PacketCounts::new(sockets)), warnings })
+    Ok(Opened { capabilities, queues: all, counts: Box::new(PacketCounts::new(sockets)), findings })
 }
 
 fn find(name: &str) -> Result<Interface, OpenError> {
-    let interfaces = links::interfaces()
-        .map_err(|error| OpenError::System { step: "list the network interfaces", error: error.to_string() })?;
-    let is_it = |interface: &Interface| interface.name == name;
-    interfaces.into_iter().find(is_it).ok_or_else(|| OpenError::InterfaceDown { interface: name.to_owned() })
+    Host::look()?.named(name).cloned().ok_or_else(|| OpenError::InterfaceDown { interface: name.to_owned() })
 }
 
 /// The first two numbers of the kernel's release.

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use super::ring::{Measures, Rings};
 use crate::error::OpenError;
-use crate::links::Interface;
+use crate::host::Interface;
 
 /// What frames in flight may take of the kernel's memory, in each direction of the socket. The system may allow less.
 const SEND_BUFFER_BYTES: usize = 16 << 20;

@@ -8,7 +8,7 @@ use machnet_nic::dpdk::{Dpdk, DpdkQueue};
 use machnet_nic::error::OpenError;
 use machnet_nic::memory::{Cable, MemoryNic, Network, NicOptions, Spread};
 use machnet_nic::packet::{self, PacketQueue};
-use machnet_nic::plan::{InterfacePlan, Plan, Way, plan};
+use machnet_nic::plan::{Backend, DevicePlan, InterfaceRequest, plan};
 use machnet_nic::{DeviceDrops, Frame, NicQueue, Opened, Wake};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::net::UdpSocket;
@@ -16,7 +16,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-const NEAR: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 1]);
+pub(crate) const NEAR: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 1]);
 const FAR: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 2]);
 
 pub(crate) fn cable() {
@@ -33,11 +33,8 @@ pub(crate) fn cable() {
 
 pub(crate) fn ring() {
     // The way is not looked at: these devices are made, not found.
-    let plan = |mac, queues| Plan {
-        interface: interface(mac, queues),
-        way: Way::Device { arguments: "net_ring".to_owned() },
-        warnings: Vec::new(),
-    };
+    let plan =
+        |mac, queues| DevicePlan::new(interface(mac, queues), Backend::Device { arguments: "net_ring".to_owned() });
     let plans = [plan(NEAR, 2), plan(FAR, 2)];
     // Memory for the most a device of the test has, 16 queues, and as much again.
     let plans_at_most = [plan(NEAR, 16), plan(FAR, 16)];
@@ -53,7 +50,7 @@ pub(crate) fn ring() {
 }
 
 /// A shard may still hold frames when its device is closed.
-fn frames_outlive_their_device(dpdk: &Dpdk, plans: [&Plan; 2]) {
+fn frames_outlive_their_device(dpdk: &Dpdk, plans: [&DevicePlan; 2]) {
     let [mut near, _far] = dpdk.open_ring_pair(plans).expect("rings need no privilege");
     let mut frame = numbered(&mut near.queues[0], FAR, NEAR, 7, 100).expect("a frame");
     drop(near);
@@ -62,10 +59,10 @@ fn frames_outlive_their_device(dpdk: &Dpdk, plans: [&Plan; 2]) {
 }
 
 /// What cannot be opened says why, and breaks nothing.
-fn refusals(dpdk: &Dpdk, plan: &Plan) {
+fn refusals(dpdk: &Dpdk, plan: &DevicePlan) {
     let open = |arguments: &str| {
-        let way = Way::Device { arguments: arguments.to_owned() };
-        dpdk.open(&Plan { way, ..plan.clone() }).expect_err("there is no such device")
+        let backend = Backend::Device { arguments: arguments.to_owned() };
+        dpdk.open(&DevicePlan { backend, ..plan.clone() }).expect_err("there is no such device")
     };
     assert!(matches!(open(""), OpenError::BadDevice { .. }));
     assert!(matches!(open("net_ring\0"), OpenError::BadDevice { .. }));
@@ -73,16 +70,15 @@ fn refusals(dpdk: &Dpdk, plan: &Plan) {
     assert!(refused.to_string().contains("net_af_packet77"), "{refused}");
     println!("    {refused}");
     println!("    {}", open("net_nosuchdriver0"));
-    fakes(dpdk, plan);
-    limits(dpdk, plan);
+    fakes(dpdk);
+    limits(dpdk);
 }
 
 /// `net_null` claims that it spreads flows, with a table that sends all to one queue.
-fn fakes(dpdk: &Dpdk, plan: &Plan) {
+fn fakes(dpdk: &Dpdk) {
     let open = |device: &str, queues| {
-        let way = Way::Device { arguments: device.to_owned() };
-        dpdk.open(&Plan { way, interface: interface(NEAR, queues), ..plan.clone() })
-            .expect("a device that does nothing")
+        let backend = Backend::Device { arguments: device.to_owned() };
+        dpdk.open(&DevicePlan::new(interface(NEAR, queues), backend)).expect("a device that does nothing")
     };
     assert_eq!(open("net_null0", 1).capabilities.rss, None, "one queue needs no table");
     let two = open("net_null1", 2).capabilities;
@@ -90,15 +86,15 @@ fn fakes(dpdk: &Dpdk, plan: &Plan) {
 }
 
 /// A device with fewer queues than asked is used with what it has; one with more than fit is closed again.
-fn limits(dpdk: &Dpdk, plan: &Plan) {
+fn limits(dpdk: &Dpdk) {
     let open = |device: &str, queues| {
-        let way = Way::Device { arguments: device.to_owned() };
-        dpdk.open(&Plan { way, interface: interface(NEAR, queues), ..plan.clone() })
+        let backend = Backend::Device { arguments: device.to_owned() };
+        dpdk.open(&DevicePlan::new(interface(NEAR, queues), backend))
     };
-    let Opened { capabilities: few, queues, mut counts, warnings } =
+    let Opened { capabilities: few, queues, mut counts, findings } =
         open("net_ring8", 1000).expect("it has some queues");
     assert_eq!((usize::from(few.queues), few.max_queues), (queues.len(), few.queues));
-    assert!(warnings[0].contains("\"engine_threads\""), "{warnings:?}");
+    assert!(findings[0].to_string().contains("\"engine_threads\""), "{findings:?}");
     assert_eq!(counts.drops(), DeviceDrops::default());
     drop(queues);
     assert_eq!(counts.drops(), DeviceDrops::default(), "a closed device counts nothing");
@@ -121,7 +117,7 @@ pub(crate) fn packet() {
 }
 
 pub(crate) fn packet_queues() {
-    let wanted = |mac, queues| InterfacePlan { mtu_bytes: 4000, ..interface(mac, queues) };
+    let wanted = |mac, queues| InterfaceRequest { mtu_bytes: Some(4000), ..interface(mac, queues) };
     let [near, far] = packet_sockets([wanted(NEAR, 1), wanted(FAR, 4)]);
     assert_eq!((far.capabilities.queues, far.capabilities.mtu_bytes), (4, 4000));
     assert_eq!(far.capabilities.rss, None, "the kernel's hash is its secret");
@@ -132,7 +128,7 @@ pub(crate) fn packet_queues() {
 pub(crate) fn dpdk_packet() {
     let wanted = [(NEAR, "net_af_packet0,iface=near"), (FAR, "net_af_packet1,iface=far")];
     let plans = wanted.map(|(mac, device)| {
-        let wanted = InterfacePlan { attachment: Attachment::Device(device.to_owned()), ..interface(mac, 1) };
+        let wanted = InterfaceRequest { attachment: Attachment::Device(device.to_owned()), ..interface(mac, 1) };
         plan(&wanted).expect("the driver is there")
     });
     let [near, far] = start(&plans);
@@ -151,8 +147,10 @@ pub(crate) fn dpdk_packet_stalled() {
     allowed.set(first);
     sched_setaffinity(None, &allowed).expect("one of our CPUs");
     let arguments = "net_af_packet9,iface=near,qpairs=1,qdisc_bypass=0,framecnt=256";
-    let wanted = [(NEAR, arguments), (FAR, "net_af_packet8,iface=far")]
-        .map(|(mac, device)| InterfacePlan { attachment: Attachment::Device(device.to_owned()), ..interface(mac, 1) });
+    let wanted = [(NEAR, arguments), (FAR, "net_af_packet8,iface=far")].map(|(mac, device)| InterfaceRequest {
+        attachment: Attachment::Device(device.to_owned()),
+        ..interface(mac, 1)
+    });
     let plans = wanted.map(|wanted| plan(&wanted).expect("the driver is there"));
     let [near, far] = start(&plans);
     let mut pair = pair(near, far);
@@ -214,11 +212,11 @@ pub(crate) fn tap() {
         return;
     }
     let arguments = "net_tap0,iface=tapped,mac=fixed";
-    let wanted = InterfacePlan { attachment: Attachment::Device(arguments.to_owned()), ..interface(NEAR, 1) };
+    let wanted = InterfaceRequest { attachment: Attachment::Device(arguments.to_owned()), ..interface(NEAR, 1) };
     let near = plan(&wanted).expect("any device may be tried");
     let kernel = MacAddr([0x02, 0, 0, 0, 0, 3]);
     let arguments = "net_af_packet0,iface=tapped";
-    let wanted = InterfacePlan { attachment: Attachment::Device(arguments.to_owned()), ..interface(kernel, 1) };
+    let wanted = InterfaceRequest { attachment: Attachment::Device(arguments.to_owned()), ..interface(kernel, 1) };
     let far = plan(&wanted).expect("any device may be tried");
     let dpdk = Dpdk::start(&[near.clone(), far.clone()]).expect("DPDK starts");
     let near = dpdk.open(&near).unwrap_or_else(|error| panic!("{error}"));
@@ -232,12 +230,12 @@ pub(crate) fn tap() {
 }
 
 pub(crate) fn xdp() {
-    let wanted = |mac| InterfacePlan { attachment: Attachment::Kernel(Driver::AfXdp), ..interface(mac, 2) };
+    let wanted = |mac| InterfaceRequest { attachment: Attachment::Kernel(Driver::AfXdp), ..interface(mac, 2) };
     // The veth has two queues at each end: one shard would leave the other unread.
-    let one = InterfacePlan { queues: 1, ..wanted(NEAR) };
+    let one = InterfaceRequest { queues: 1, ..wanted(NEAR) };
     assert!(matches!(plan(&one), Err(OpenError::QueuesUnread { channels: 2, .. })));
-    let more = plan(&InterfacePlan { queues: 3, ..wanted(NEAR) }).expect("fewer are used");
-    assert_eq!((more.interface.queues, more.warnings.len()), (2, 1));
+    let more = plan(&InterfaceRequest { queues: 3, ..wanted(NEAR) }).expect("fewer are used");
+    assert_eq!((more.queues, more.findings.len()), (2, 1));
     let plans = [NEAR, FAR].map(|mac| plan(&wanted(mac)).expect("the interfaces are there"));
     let [near, far] = start(&plans);
     let mut pair = pair(near, far);
@@ -254,7 +252,7 @@ pub(crate) fn memif() {
     let socket = role.clone().unwrap_or_else(|| socket.to_string_lossy().into_owned());
     let (mac, peer, kind) = if role.is_some() { (FAR, NEAR, "client") } else { (NEAR, FAR, "server") };
     let arguments = format!("net_memif0,role={kind},socket={socket},socket-abstract=no");
-    let wanted = InterfacePlan { attachment: Attachment::Device(arguments), ..interface(mac, 1) };
+    let wanted = InterfaceRequest { attachment: Attachment::Device(arguments), ..interface(mac, 1) };
     let found = plan(&wanted).expect("any device may be tried");
     let dpdk = Dpdk::start(std::slice::from_ref(&found)).expect("DPDK starts");
     let mut opened = dpdk.open(&found).expect("memif needs no privilege");
@@ -374,7 +372,7 @@ fn frames_outlive_their_socket() {
 /// With an address the kernel shows ARP, and IPv4 to that address, and nothing else.
 fn only_what_is_for_us_is_received() {
     let ip = Some(suite::DESTINATION_IP);
-    let [mut near, mut far] = packet_sockets([interface(NEAR, 1), InterfacePlan { ip, ..interface(FAR, 1) }]);
+    let [mut near, mut far] = packet_sockets([interface(NEAR, 1), InterfaceRequest { ip, ..interface(FAR, 1) }]);
     let (near, far) = (&mut near.queues[0], &mut far.queues[0]);
     let mut to_us = suite::datagram(near, FAR, NEAR, 1);
     let mut to_others = suite::datagram(near, FAR, NEAR, 2);
@@ -394,10 +392,10 @@ fn only_what_is_for_us_is_received() {
     assert_eq!(burst.iter().map(|frame| frame.bytes()[59]).collect::<Vec<_>>(), [1, 2]);
 }
 
-fn packet_sockets(wanted: [InterfacePlan; 2]) -> [Opened<PacketQueue>; 2] {
+fn packet_sockets(wanted: [InterfaceRequest; 2]) -> [Opened<PacketQueue>; 2] {
     wanted.map(|wanted| {
         let plan = plan(&wanted).expect("the interfaces are there");
-        let Way::AfPacket { interface } = &plan.way else { panic!("not a kernel interface: {plan}") };
+        let Backend::AfPacket { interface } = &plan.backend else { panic!("not a kernel interface: {plan}") };
         let opened = packet::open(&plan, interface).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(opened.capabilities.queues, wanted.queues);
         assert!(opened.capabilities.link_up);
@@ -405,15 +403,15 @@ fn packet_sockets(wanted: [InterfacePlan; 2]) -> [Opened<PacketQueue>; 2] {
     })
 }
 
-fn interface(mac: MacAddr, queues: u16) -> InterfacePlan {
-    InterfacePlan { mac, ip: None, attachment: Attachment::Found, queues, mtu_bytes: 1500 }
+pub(crate) fn interface(mac: MacAddr, queues: u16) -> InterfaceRequest {
+    InterfaceRequest { mac, ip: None, attachment: Attachment::Found, queues, mtu_bytes: None }
 }
 
-fn start(plans: &[Plan; 2]) -> [Opened<DpdkQueue>; 2] {
+fn start(plans: &[DevicePlan; 2]) -> [Opened<DpdkQueue>; 2] {
     let dpdk = Dpdk::start(plans).expect("DPDK starts");
     plans.each_ref().map(|plan| {
         let opened = dpdk.open(plan).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(opened.capabilities.queues, plan.interface.queues);
+        assert_eq!(opened.capabilities.queues, plan.queues);
         assert!(opened.capabilities.link_up);
         opened
     })
@@ -433,7 +431,7 @@ pub(crate) fn join_near_and_far(mtu_bytes: u16) {
     run("ip", "link set far up");
 }
 
-fn run(program: &str, arguments: &str) {
+pub(crate) fn run(program: &str, arguments: &str) {
     assert!(succeeds(program, arguments), "{program} {arguments}");
 }
 

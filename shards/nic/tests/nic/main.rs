@@ -7,8 +7,10 @@
 //! `cargo test --test nic [FILTER]` runs the devices whose name contains the filter.
 
 mod devices;
+mod owners;
 mod sleeping;
 mod suite;
+mod xdp;
 
 use std::env;
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -16,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// What is run, and in which surroundings.
-const DEVICES: [(&str, Surroundings, fn()); 9] = [
+const DEVICES: [(&str, Surroundings, fn()); 11] = [
     ("cable", Surroundings::Here, devices::cable),
     ("ring", Surroundings::Here, devices::ring),
     ("memif", Surroundings::Here, devices::memif),
@@ -26,6 +28,8 @@ const DEVICES: [(&str, Surroundings, fn()); 9] = [
     ("dpdk_stalled", Surroundings::Namespace, devices::dpdk_packet_stalled),
     ("tap", Surroundings::Namespace, devices::tap),
     ("xdp", Surroundings::RootNamespace, devices::xdp),
+    ("xdp_programs", Surroundings::RootNamespace, xdp::programs_of_others),
+    ("owners", Surroundings::Namespace, owners::one_for_each_device),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -43,6 +47,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    if env::var_os(xdp::OTHER).is_some() {
+        xdp::be_another();
+        return ExitCode::SUCCESS;
+    }
+    if env::var_os(owners::ASKER).is_some() {
+        owners::ask();
+        return ExitCode::SUCCESS;
+    }
     if let Ok(inside) = env::var("NIC_TEST_DEVICE") {
         let (_, surroundings, run) = DEVICES.iter().find(|device| device.0 == inside).expect("set by ourselves below");
         match surroundings {

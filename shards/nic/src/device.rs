@@ -1,0 +1,58 @@
+//! A device that is open, as a whole.
+
+use std::fmt;
+
+use machnet_core::addr::MacAddr;
+use machnet_proto::rss::Rss;
+
+use crate::survey::Finding;
+
+/// A device that is open.
+#[derive(Debug)]
+pub struct Opened<Q> {
+    /// What it turned out to be.
+    pub capabilities: Capabilities,
+    /// As many as `capabilities.queues`, in order.
+    pub queues: Vec<Q>,
+    /// What it loses.
+    pub counts: Box<dyn DeviceCounts>,
+    /// What was found while it was opened.
+    pub findings: Vec<Finding>,
+}
+
+/// What a device as a whole counts. Who asks is none of those that use its queues, and does not disturb them.
+pub trait DeviceCounts: fmt::Debug + Send {
+    /// What the device lost so far. Zeroes when it is closed.
+    fn drops(&mut self) -> DeviceDrops;
+}
+
+/// Frames that reached a device and no queue of ours. Counts since the device was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceDrops {
+    /// The receive ring was full: its shard was too slow, or did not run.
+    pub missed: u64,
+    /// There was no frame to receive into.
+    pub no_frame: u64,
+}
+
+/// What a device turned out to be, once open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The driver that runs it, in DPDK's spelling (`net_af_packet`), or `memory`.
+    pub driver: String,
+    /// The address our frames carry.
+    pub mac: MacAddr,
+    /// The longest IP packet that passes.
+    pub mtu_bytes: u16,
+    /// How many queues were opened: at most what was asked.
+    pub queues: u16,
+    /// How many the device could open.
+    pub max_queues: u16,
+    /// How the device spreads received flows over its queues, if it says so and UDP ports count. `None`: it does not
+    /// spread, not by port, or keeps its key to itself; a flow's queue is then learnt from where its frames land.
+    pub rss: Option<Rss>,
+    /// Whether the link was up when the device was opened. Software devices come up when their peer does.
+    pub link_up: bool,
+    /// The NUMA node the device sits on; its queues' memory is there too. `None`: no matter.
+    pub numa_node: Option<u16>,
+}

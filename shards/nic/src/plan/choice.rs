@@ -1,0 +1,223 @@
+//! The choice among what the host has.
+
+use machnet_config::{Attachment, Driver};
+use machnet_core::addr::MacAddr;
+use machnet_core::payload::MTU_MIN;
+
+use super::{Backend, DevicePlan, InterfaceRequest};
+use crate::error::OpenError;
+use crate::host::{Host, Interface, PciDevice};
+use crate::survey::Finding;
+
+/// The device that is meant, with what is known of it.
+pub(super) fn choose(host: &Host, request: &InterfaceRequest) -> Result<DevicePlan, OpenError> {
+    let backend = match &request.attachment {
+        Attachment::Device(arguments) => Backend::Device { arguments: arguments.clone() },
+        Attachment::Pci(address) => pci_device(host, address)?,
+        Attachment::Kernel(driver) => by_mac(host, request.mac, Some(*driver))?,
+        Attachment::Found => by_mac(host, request.mac, None)?,
+    };
+    let mut plan = DevicePlan::new(request.clone(), backend);
+    let name = plan.backend.kernel_interface().filter(|_| plan.backend.is_through_the_kernel());
+    if let Some(interface) = name.and_then(|name| host.named(name)) {
+        limit_to_mtu(&mut plan, interface)?;
+    }
+    Ok(plan)
+}
+
+/// The kernel interface with the MAC, or else whatever DPDK device has it.
+fn by_mac(host: &Host, mac: MacAddr, driver: Option<Driver>) -> Result<Backend, OpenError> {
+    let Some(interface) = host.with_mac(mac) else {
+        if let Some(interface) = host.enslaved_with_mac(mac) {
+            return Err(enslaved(host, interface));
+        }
+        let candidates = host.buses.pci_candidates();
+        if candidates.is_empty() && !host.buses.has_vmbus_candidate() {
+            return Err(OpenError::NoSuchMac { mac, known: known(host) });
+        }
+        return Ok(Backend::Search { candidates });
+    };
+    if !interface.is_up {
+        return Err(OpenError::InterfaceDown { interface: interface.name.clone() });
+    }
+    Ok(through(host, interface, driver))
+}
+
+fn through(host: &Host, interface: &Interface, driver: Option<Driver>) -> Backend {
+    let name = interface.name.clone();
+    match driver {
+        Some(Driver::AfXdp) => Backend::AfXdp { interface: name },
+        Some(Driver::AfPacket) => Backend::AfPacket { interface: name },
+        None => match host.buses.bifurcated(&name, interface.mac) {
+            Some(address) => Backend::Bifurcated { address, interface: name },
+            None => Backend::AfPacket { interface: name },
+        },
+    }
+}
+
+fn pci_device(host: &Host, address: &str) -> Result<Backend, OpenError> {
+    let address = address.to_ascii_lowercase();
+    let address = if address.matches(':').count() == 1 { format!("0000:{address}") } else { address };
+    match host.buses.pci_device(&address) {
+        PciDevice::Missing => Err(OpenError::NoSuchPciDevice { address }),
+        PciDevice::ForDpdk => Ok(Backend::Pci { address }),
+        PciDevice::Kept { driver } => Err(OpenError::NotBound { address, driver }),
+    }
+}
+
+/// Why an interface cannot be used whose frames another has.
+fn enslaved(host: &Host, interface: &Interface) -> OpenError {
+    let name = &interface.name;
+    let master = interface.master.and_then(|index| host.numbered(index));
+    let kind = master.and_then(|master| master.kind.as_deref());
+    let leave = match kind {
+        Some("openvswitch") => format!("take {name} out of it with `ovs-vsctl del-port {name}`"),
+        _ => format!("take {name} out of it with `ip link set {name} nomaster`"),
+    };
+    let remedy = match master {
+        // That of a virtual switch in user space is not for use.
+        Some(master) if master.is_up => format!("write {}, the MAC of {}, or {leave}", master.mac, master.name),
+        _ => leave,
+    };
+    let owner = match (master, kind) {
+        (Some(master), Some("openvswitch")) => format!("the virtual switch {}", master.name),
+        (Some(master), Some(kind)) => format!("the {kind} {}", master.name),
+        (Some(master), None) => master.name.clone(),
+        (None, _) => "another one".to_owned(),
+    };
+    OpenError::Enslaved { mac: interface.mac, interface: name.clone(), owner, remedy }
+}
+
+/// The interfaces there are, for an error message.
+fn known(host: &Host) -> String {
+    let names: Vec<_> =
+        host.free_interfaces().map(|interface| format!("{} ({})", interface.name, interface.mac)).collect();
+    if names.is_empty() { "no Ethernet interface at all".to_owned() } else { names.join(", ") }
+}
+
+/// Packets are no longer than the interface's. Only who asked for longer ones is told.
+fn limit_to_mtu(plan: &mut DevicePlan, interface: &Interface) -> Result<(), OpenError> {
+    let mtu_bytes = u16::try_from(interface.mtu_bytes).unwrap_or(u16::MAX);
+    if mtu_bytes < MTU_MIN {
+        return Err(Finding::MtuTooSmall { device: interface.name.clone(), mtu_bytes }.into());
+    }
+    if let Some(asked_bytes) = plan.request.mtu_bytes.filter(|asked| *asked > mtu_bytes) {
+        plan.findings.push(Finding::MtuBelowAsked { interface: interface.name.clone(), mtu_bytes, asked_bytes });
+    }
+    plan.mtu_bytes = plan.mtu_bytes.min(mtu_bytes);
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::host::Sysfs;
+    use crate::host::tests::{host, interface};
+
+    pub(in crate::plan) fn request(last: u8) -> InterfaceRequest {
+        let mac = MacAddr([2, 0, 0, 0, 0, last]);
+        InterfaceRequest { mac, ip: None, attachment: Attachment::Found, queues: 2, mtu_bytes: None }
+    }
+
+    #[test]
+    fn the_kernel_interface_with_the_mac_is_found() {
+        let vlan = Interface { lower: Some(2), ..interface(3, "eth0.7", 1) };
+        let function = Interface { master: Some(2), ..interface(1, "enP1", 1) };
+        let host = host(vec![function, vlan, interface(2, "eth0", 1)]);
+        let plan = choose(&host, &request(1)).expect("eth0 is there");
+        assert_eq!(plan.backend, Backend::AfPacket { interface: "eth0".to_owned() });
+        assert_eq!(
+            plan.to_string(),
+            "02:00:00:00:00:01: the kernel interface eth0 by packet sockets, 2 queues, MTU 1500"
+        );
+        let xdp = choose(&host, &InterfaceRequest { attachment: Attachment::Kernel(Driver::AfXdp), ..request(1) });
+        assert_eq!(xdp.expect("eth0 is there").backend, Backend::AfXdp { interface: "eth0".to_owned() });
+    }
+
+    #[test]
+    fn what_the_kernel_interface_lacks_is_said() {
+        let down = Interface { is_up: false, ..interface(1, "eth0", 1) };
+        let host = host(vec![down, interface(2, "eth1", 2)]);
+        assert_eq!(choose(&host, &request(1)), Err(OpenError::InterfaceDown { interface: "eth0".to_owned() }));
+        let unknown = choose(&host, &request(9)).expect_err("nobody has it").to_string();
+        assert!(unknown.contains("eth1 (02:00:00:00:00:02)"), "{unknown}");
+    }
+
+    #[test]
+    fn the_nic_of_a_virtual_switch_names_what_it_belongs_to() {
+        let with_master = |kind: Option<&str>, is_up| {
+            let master = Interface { kind: kind.map(str::to_owned), is_up, ..interface(7, "br0", 7) };
+            let port = Interface { master: Some(7), ..interface(2, "eth1", 2) };
+            choose(&host(vec![port, master]), &request(2)).map_err(|error| error.to_string())
+        };
+        let refused = |kind, is_up| with_master(kind, is_up).expect_err("it is not free");
+        assert_eq!(
+            refused(Some("bridge"), true),
+            "02:00:00:00:00:02 is the MAC of eth1, which belongs to the bridge br0; write 02:00:00:00:00:07, the MAC of \
+             br0, or take eth1 out of it with `ip link set eth1 nomaster`"
+        );
+        assert!(
+            refused(Some("bond"), false)
+                .ends_with("the bond br0; take eth1 out of it with `ip link set eth1 nomaster`")
+        );
+        let switch = "the virtual switch br0; take eth1 out of it with `ovs-vsctl del-port eth1`";
+        assert!(refused(Some("openvswitch"), false).ends_with(switch));
+        assert!(refused(None, true).contains("belongs to br0; write 02:00:00:00:00:07"));
+        // That routes by a table of its own, and leaves the interface its frames.
+        let vrf = with_master(Some("vrf"), true).expect("it is free");
+        assert_eq!(vrf.backend, Backend::AfPacket { interface: "eth1".to_owned() });
+        // Nobody is advised to write the MAC of a port.
+        let port = Interface { master: Some(7), ..interface(2, "eth1", 2) };
+        let unknown = choose(&host(vec![port, interface(7, "br0", 7)]), &request(9)).expect_err("nobody has it");
+        assert_eq!(unknown, OpenError::NoSuchMac { mac: request(9).mac, known: "br0 (02:00:00:00:00:07)".to_owned() });
+    }
+
+    #[test]
+    fn packets_are_as_long_as_the_interface_allows() {
+        let with_mtu = |mtu_bytes| host(vec![Interface { mtu_bytes, ..interface(2, "eth1", 2) }]);
+        let asked = |mtu_bytes| InterfaceRequest { mtu_bytes: Some(mtu_bytes), ..request(2) };
+        let jumbo = choose(&with_mtu(1500), &asked(9000)).expect("eth1 is there");
+        assert_eq!(jumbo.mtu_bytes, 1500);
+        assert!(jumbo.findings[0].to_string().contains("ip link set eth1 mtu 9000"), "{:?}", jumbo.findings);
+        assert_eq!(
+            choose(&with_mtu(9000), &asked(9000)).map(|plan| (plan.mtu_bytes, plan.findings)),
+            Ok((9000, vec![]))
+        );
+        // Who asked for nothing gets what there is, up to what every Ethernet carries, and no advice.
+        for (device, used) in [(1450, 1450), (1500, 1500), (9000, 1500), (65_536, 1500), (576, 576)] {
+            let plan = choose(&with_mtu(device), &request(2)).expect("eth1 is there");
+            assert_eq!((plan.mtu_bytes, plan.findings), (used, vec![]), "{device}");
+        }
+        let named = Attachment::Device("net_af_packet0,iface=eth1".to_owned());
+        let named = choose(&with_mtu(1450), &InterfaceRequest { attachment: named, ..request(9) });
+        assert_eq!(named.expect("eth1 is there").mtu_bytes, 1450);
+    }
+
+    #[test]
+    fn an_interface_too_small_for_every_packet_is_refused() {
+        let tiny = host(vec![Interface { mtu_bytes: 575, ..interface(2, "eth1", 2) }]);
+        let refused = choose(&tiny, &request(2)).expect_err("no host need send so little");
+        assert_eq!(
+            refused.to_string(),
+            "eth1 has an MTU of 575 bytes, less than the 576 that every host must take; \
+             run `ip link set eth1 mtu 1500`"
+        );
+    }
+
+    #[test]
+    fn pci_devices_are_used_when_they_belong_to_dpdk() {
+        let devices = [("0000:01:00.0", Some("vfio-pci")), ("0000:02:00.0", Some("ixgbe")), ("0000:03:00.0", None)];
+        let sysfs = Sysfs::new("pci", &devices);
+        let host = Host { buses: sysfs.buses(), ..host(Vec::new()) };
+        let at = |address: &str| {
+            choose(&host, &InterfaceRequest { attachment: Attachment::Pci(address.to_owned()), ..request(1) })
+        };
+        assert_eq!(at("01:00.0").map(|plan| plan.backend), Ok(Backend::Pci { address: "0000:01:00.0".to_owned() }));
+        let bound = at("0000:02:00.0").expect_err("the kernel has it").to_string();
+        assert!(bound.contains("ixgbe") && bound.contains("dpdk-devbind.py"), "{bound}");
+        assert!(matches!(at("0000:03:00.0"), Err(OpenError::NotBound { driver: None, .. })));
+        assert!(matches!(at("0000:09:00.0"), Err(OpenError::NoSuchPciDevice { .. })));
+        let search = choose(&host, &request(1)).expect("one belongs to DPDK");
+        assert_eq!(search.backend, Backend::Search { candidates: vec!["0000:01:00.0".to_owned()] });
+    }
+}
