@@ -1,7 +1,7 @@
 //! An address that another host has: the newcomer does not take it, and the owner notices nothing of its try.
 
 use std::ffi::OsStr;
-use std::net::IpAddr;
+use std::fmt::Display;
 use std::path::Path;
 
 use machnet::{Delivery, Endpoint};
@@ -9,7 +9,6 @@ use machnet_test_kit::hosts::{Host, Hosts, Link};
 use serde_json::{Value, json};
 
 use crate::conversation::await_opened;
-
 use crate::pair::{NEVER, Pair};
 
 const PORT: u16 = 888;
@@ -44,7 +43,7 @@ fn await_message(endpoint: &mut Endpoint, expected: &[u8]) {
 }
 
 /// The one sentence: whose address it is, and what to do.
-fn sentence(ip: IpAddr, interface: &str, other: &str) -> String {
+fn sentence(ip: impl Display, interface: &str, other: &str) -> String {
     format!(
         "machnet-shards: {ip} is used by another host on the link of interface {interface}, with MAC {other}: \
          give one of the two another address"
@@ -57,7 +56,7 @@ fn a_daemon_whose_address_a_kernel_has_does_not_start_and_says_whose_it_is() {
     let address = format!("{}/24 dev machnet0", left.machnet_ip);
     right.ip(&format!("address add {address}")).unwrap();
     let last = refused(&left, &left.config(), &left.socket());
-    assert_eq!(last, sentence(left.machnet_ip.into(), &left.mac, &right.mac));
+    assert_eq!(last, sentence(left.machnet_ip, &left.mac, &right.mac));
     // The remedy helps.
     right.ip(&format!("address delete {address}")).unwrap();
     left.start_daemon(&left.config()).unwrap();

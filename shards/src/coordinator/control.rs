@@ -19,7 +19,7 @@ pub(super) enum Ask {
     Attach {
         /// Cut to [`NAME_BYTES_MAX`].
         name: String,
-        /// The newest that both sides speak.
+        /// The highest version of the protocol that both speak.
         version: u16,
         /// The shards to which it wants channels.
         binding: Binding,
@@ -79,15 +79,15 @@ impl Ask {
     }
 }
 
-/// An address that an application names. Behind here addresses are those that packets can carry.
-fn carried(address: SocketAddr) -> Result<SocketAddrV4, ControlError> {
-    Ok(SocketAddrV4::new(ipv4(address.ip())?, address.port()))
-}
-
 /// As many whole characters as fit.
 fn cut(name: &str) -> String {
     let fits = |(start, character): &(usize, char)| start + character.len_utf8() <= NAME_BYTES_MAX;
     name.char_indices().take_while(fits).map(|(_, character)| character).collect()
+}
+
+/// An address that an application names. Behind here addresses are those that packets can carry.
+fn carried(address: SocketAddr) -> Result<SocketAddrV4, ControlError> {
+    Ok(SocketAddrV4::new(ipv4(address.ip())?, address.port()))
 }
 
 /// Whether a flow can go there at all.
@@ -104,6 +104,8 @@ fn check_remote(remote: SocketAddrV4) -> Result<(), ControlError> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use machnet::daemon::control::message::Versions;
 
     use super::*;
@@ -111,18 +113,29 @@ mod tests {
     const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
     fn connect(remote: &str, timeout_ms: u32) -> Result<Ask, ControlError> {
-        let remote = remote.parse().expect("an address");
-        Ask::of(Request::Connect { local_ip: HERE.into(), remote, timeout_ms, shard: Some(3) })
+        let remote: SocketAddrV4 = remote.parse().expect("an address");
+        Ask::of(Request::Connect { local_ip: HERE.into(), remote: remote.into(), timeout_ms, shard: Some(3) })
     }
 
     #[test]
     fn names_are_cut_between_characters_and_other_versions_refused() {
         let binding = Binding::LeastLoaded;
         let attach = |name: String, versions| Ask::of(Request::Attach(Attach { name, versions, binding }));
-        let (name, version) = ("ü".repeat(NAME_BYTES_MAX / 2), VERSIONS.highest);
-        assert_eq!(attach("ü".repeat(1000), VERSIONS), Ok(Ask::Attach { name, version, binding }));
-        let newer = Versions { lowest: VERSIONS.highest + 1, highest: u16::MAX };
+        let Versions { lowest, highest } = VERSIONS;
+        let cut = Ask::Attach { name: "ü".repeat(NAME_BYTES_MAX / 2), version: highest, binding };
+        assert_eq!(attach("ü".repeat(1000), Versions { lowest, highest: highest + 1 }), Ok(cut));
+        let newer = Versions { lowest: highest + 1, highest: highest + 1 };
         assert_eq!(attach("x".into(), newer), Err(ControlError::NoCommonVersion(VERSIONS)));
+    }
+
+    #[test]
+    fn ipv6_is_not_carried_yet() {
+        let local = SocketAddr::from((Ipv6Addr::LOCALHOST, 888));
+        let refused = Err(ControlError::NotYetIpv6(Ipv6Addr::LOCALHOST));
+        assert_eq!(Ask::of(Request::Listen { local, shared: false }), refused);
+        let mapped = SocketAddr::from((HERE.to_ipv6_mapped(), 888));
+        let address = SocketAddrV4::new(HERE, 888);
+        assert_eq!(Ask::of(Request::Unlisten { local: mapped }), Ok(Ask::Unlisten { address }));
     }
 
     #[test]

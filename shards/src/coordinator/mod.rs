@@ -44,7 +44,7 @@ mod steering;
 mod tests;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::SocketAddrV4;
 
 use machnet::daemon::control::message::{ControlError, Numbered, Part, Reply, Request};
 use machnet_core::flow::FlowId;
@@ -284,8 +284,7 @@ impl Coordinator {
             }
             Ask::Attach { name, version, binding } => {
                 self.applications.attach(connection, name, binding)?;
-                let addresses = self.interfaces.addresses().map(IpAddr::V4).collect();
-                let daemon = env!("CARGO_PKG_VERSION").into();
+                let (daemon, addresses) = (env!("CARGO_PKG_VERSION").into(), self.interfaces.addresses().collect());
                 actions.reply(connection, id, Reply::Attached { daemon, version, addresses });
             }
             Ask::Listen { address, shared } => self.listen(asker, address, shared, actions)?,

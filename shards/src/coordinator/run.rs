@@ -438,7 +438,7 @@ mod tests {
         });
         assert_eq!(daemon.started.recv_timeout(SOON), Ok(Ok(())));
         let Reply::Attached { addresses, .. } = client.join().expect("no panic") else { panic!("it is let in") };
-        assert_eq!(addresses, [std::net::IpAddr::from(IP)]);
+        assert_eq!(addresses, [IP]);
         daemon.stop();
     }
 

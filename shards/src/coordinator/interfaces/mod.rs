@@ -93,12 +93,12 @@ impl Interfaces {
     /// The interface that has this address; one that is only to have it does not count.
     pub(super) fn with_address(&self, ip: Ipv4Addr) -> Result<InterfaceId, ControlError> {
         let with = self.all.iter().position(|state| state.has_address() && state.interface().ip == ip);
-        with.map(InterfaceId).ok_or_else(|| ControlError::NoSuchAddress(self.addresses().map(IpAddr::V4).collect()))
+        with.map(InterfaceId).ok_or_else(|| ControlError::NoSuchAddress(self.addresses().collect()))
     }
 
     /// All addresses that are ours.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.all.iter().filter(|state| state.has_address()).map(|state| state.interface().ip)
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.all.iter().filter(|state| state.has_address()).map(|state| state.interface().ip.into())
     }
 
     /// All interfaces, in the order of their numbers, and what is known of their links.
@@ -216,7 +216,7 @@ pub(super) mod tests {
         let interfaces = started(two(), 3);
         let second = interfaces.with_address(Ipv4Addr::new(10, 0, 1, 1)).expect("it has one");
         assert_eq!((interfaces.id_of(ShardId(1)), interfaces.of(ShardId(2)).ip), (second, OUR_IP));
-        let ours = vec![OUR_IP.into(), [10, 0, 1, 1].into()];
+        let ours = vec![OUR_IP.into(), Ipv4Addr::new(10, 0, 1, 1).into()];
         assert_eq!(interfaces.with_address(THEIR_IP), Err(ControlError::NoSuchAddress(ours)));
     }
 
