@@ -95,6 +95,12 @@ impl Listeners {
         self.by_address.contains_key(&address)
     }
 
+    /// Whether somebody is about to listen there: some shards accept already, and others do not know of it yet.
+    pub(super) fn is_pending(&self, address: SocketAddrV4) -> bool {
+        let mut present = self.by_address.get(&address).into_iter().flatten();
+        present.any(|id| !self.listeners[id].is_in_force())
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.listeners.len()
@@ -325,9 +331,12 @@ mod tests {
         let mut rig = Rig::new();
         assert_eq!(rig.listen(ONE, 888, None), Ok(888));
         assert_eq!(rig.actions.describe(), ["0: Listen 888", "1: Listen 888"]);
+        assert!(rig.listeners.is_pending(at(888)) && !rig.listeners.is_pending(at(889)));
         assert_eq!(rig.confirm(1, 1), [""; 0]);
         assert_eq!(rig.confirm(1, 1), [""; 0], "said twice is not said by both");
+        assert!(rig.listeners.is_pending(at(888)));
         assert_eq!(rig.confirm(1, 0), ["Listening { port: 888 }"]);
+        assert!(!rig.listeners.is_pending(at(888)));
         assert_eq!(rig.confirm(1, 0), [""; 0], "answered once");
         assert!(rig.listeners.iter_from(at(0)).all(|(_, listener)| listener.is_in_force()));
         assert_eq!(rig.unlisten(TWO, 888), Err(ControlError::NotListening), "not its own");

@@ -201,7 +201,7 @@ impl Coordinator {
             // Nobody is answered before the address is ours.
             ToCoordinator::Unmatched(packet) if !self.interfaces.has_address(packet.landed) => {}
             ToCoordinator::Unmatched(packet) => {
-                self.steering.unmatched(packet, &self.connects, &self.interfaces, actions);
+                self.steering.unmatched(packet, &self.connects, &self.listeners, &self.interfaces, actions);
             }
             ToCoordinator::Yielded { shard, packet, flow } => {
                 self.steering.yielded(shard, (packet, flow), &self.connects, &self.interfaces, actions);

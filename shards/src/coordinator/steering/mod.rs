@@ -13,6 +13,7 @@ mod ended;
 mod hints;
 
 use std::collections::HashSet;
+use std::net::SocketAddrV4;
 
 use machnet_core::flow::CloseReason;
 use machnet_core::time::Instant;
@@ -24,6 +25,7 @@ use machnet_proto::packet::Packet;
 use super::action::{Action, Actions};
 use super::connects::Connects;
 use super::interfaces::{Hold, Interfaces};
+use super::listeners::Listeners;
 use super::plan::Interface;
 use crate::mailbox::{ChannelId, HalfOpenFlow, ShardId, ToShard, UnmatchedPacket};
 
@@ -181,6 +183,7 @@ impl Steering {
         &mut self,
         packet: Box<UnmatchedPacket>,
         connects: &Connects,
+        listeners: &Listeners,
         interfaces: &Interfaces,
         actions: &mut Actions,
     ) {
@@ -195,7 +198,8 @@ impl Steering {
         if packet.confirms {
             self.sought.insert(packet.key);
             self.seek(None, packet, interfaces, actions);
-        } else {
+        } else if !listeners.is_pending(SocketAddrV4::new(packet.key.local_ip, packet.key.local_port)) {
+            // A shard that does not know a listener yet cannot tell that another one is accepting this flow for it.
             answer(&packet, actions);
         }
     }
@@ -301,9 +305,12 @@ mod tests {
     use machnet_core::time::Duration;
 
     use super::*;
+    use crate::coordinator::applications::tests::{ONE, applications};
     use crate::coordinator::interfaces::tests::{FIRST, interfaces};
+    use crate::coordinator::listeners::Wanted;
     use crate::coordinator::plan::tests::{OUR_IP, THEIR_IP};
     use crate::coordinator::tests::steering::RESET;
+    use crate::mailbox::ListenerId;
 
     const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: THEIR_IP, local_port: 888, remote_port: 50_000 };
 
@@ -311,6 +318,7 @@ mod tests {
     struct Rig {
         steering: Steering,
         connects: Connects,
+        listeners: Listeners,
         interfaces: Interfaces,
         actions: Actions,
         now: Instant,
@@ -318,8 +326,14 @@ mod tests {
 
     impl Rig {
         fn new() -> Self {
-            let (connects, interfaces, actions) = (Connects::default(), interfaces(2), Actions::default());
-            Self { steering: Steering::new(2, 3), connects, interfaces, actions, now: Instant::ZERO }
+            Self {
+                steering: Steering::new(2, 3),
+                connects: Connects::default(),
+                listeners: Listeners::default(),
+                interfaces: interfaces(2),
+                actions: Actions::default(),
+                now: Instant::ZERO,
+            }
         }
 
         fn accept(&mut self, shard: u16, landed: u16, key: FlowKey, incarnation: u64) -> Vec<String> {
@@ -340,7 +354,8 @@ mod tests {
 
         fn unmatched(&mut self, packet: &UnmatchedPacket) -> Vec<String> {
             let packet = Box::new(packet.clone());
-            self.steering.unmatched(packet, &self.connects, &self.interfaces, &mut self.actions);
+            let Self { connects, listeners, interfaces, .. } = self;
+            self.steering.unmatched(packet, connects, listeners, interfaces, &mut self.actions);
             self.actions.describe()
         }
 
@@ -426,6 +441,20 @@ mod tests {
         };
         assert!(matches!(posts[..], [Action::Post { shard: ShardId(0), message: ToShard::Send { .. } }]));
         assert!(rig.steering.sought.is_empty());
+    }
+
+    #[test]
+    fn a_packet_is_left_alone_where_somebody_is_about_to_listen() {
+        let mut rig = Rig::new();
+        let address = SocketAddrV4::new(OUR_IP, THEIRS.local_port);
+        let wanted = Wanted { asker: (ONE, 7), address, shared_by: None, home: None };
+        rig.listeners.listen(wanted, rig.interfaces.get(FIRST), &applications(), &mut rig.actions);
+        rig.listeners.confirm(ListenerId(1), ShardId(1), &mut rig.actions);
+        rig.actions.describe();
+        assert_eq!(rig.unmatched(&packet(false)), [""; 0], "shard 1 may be accepting its flow");
+        rig.listeners.confirm(ListenerId(1), ShardId(0), &mut rig.actions);
+        rig.actions.describe();
+        assert_eq!(rig.unmatched(&packet(false)).len(), 1, "nobody is: a RST");
     }
 
     #[test]
