@@ -138,7 +138,10 @@ impl<S, R> Flow<S, R> {
         }
         let mut delay = None;
         if let Some(echo) = echo {
-            self.ask.on_echo(echo);
+            // A CLOSE is answered by its acknowledgement alone: what the peer echoes may be a packet that came after it.
+            if !self.close_sent {
+                self.ask.on_echo(echo);
+            }
             if acked.arrived > 0 || segment.marks.contains(Marks::PROBE_ANSWER) {
                 delay = self.sample(now, echo, segment);
             }

@@ -23,6 +23,24 @@ fn close_delivers_first_and_is_repeated_until_acknowledged() {
 }
 
 #[test]
+fn a_lost_close_is_repeated_whatever_else_the_peer_has_received_meanwhile() {
+    let mut script = Script::established();
+    script.flow.close(CloseReason::Closed);
+    assert_eq!(script.said(), [(Kind::Close, 1)]);
+    // The peer goes on sending; our acknowledgements reach it, as its echoes show, and the CLOSE has not.
+    for seq in 101..=103 {
+        script.at(R);
+        let data = script.data(seq, Position::WHOLE);
+        script.hear(data);
+        assert_eq!(script.said(), [(Kind::Ack, 2)]);
+    }
+    assert!(script.says_until(4 * MS).iter().any(|(_, kind, seq)| (*kind, *seq) == (Kind::Close, 1)));
+    let ack = script.ack(2, &[], 0);
+    script.hear(ack);
+    assert_eq!(script.events(), [closed(CloseReason::Closed, 0)]);
+}
+
+#[test]
 fn a_peer_that_has_forgotten_the_flow_has_taken_the_close() {
     let mut script = Script::established();
     script.flow.close(CloseReason::Closed);
