@@ -229,10 +229,12 @@ impl Checker {
     /// Whether something happened that may end this flow so.
     fn is_excused(&self, id: SideId, reason: CloseReason, now: Instant) -> bool {
         let side = self.side(id);
-        let peers_closed = || {
+        let peers = || {
             let peers = self.by_key.get(&side.key.reversed()).into_iter().flatten();
-            peers.map(|peer| self.side(*peer)).any(|peer| peer.close_called)
+            peers.map(|peer| self.side(*peer))
         };
+        let peers_closed = || peers().any(|peer| peer.close_called);
+        let was_reset = |peer: &Side| matches!(peer.life, Life::Closed { reason: CloseReason::NoSuchFlow, .. });
         let happened = |kind| self.incidents_of(side).any(|incident| incident.kind == kind);
         let application_died = || happened(IncidentKind::ApplicationDied);
         let daemon_ended = || happened(IncidentKind::DaemonEnded);
@@ -241,14 +243,23 @@ impl Checker {
             CloseReason::AppGone => application_died(),
             // The peer has forgotten the flow while this side still waited for the last acknowledgement, or took us for
             // gone a little earlier than we took it, or never had the flow, because its listener ended between our SYN
-            // and the first packet.
+            // and the first packet. Or the peer was told just that, and a copy of its SYN found the port's next
+            // listener here.
             CloseReason::NoSuchFlow => {
                 let never_heard = side.received == 0
                     && (happened(IncidentKind::ListenerEnded { port: side.key.remote_port })
                         || happened(IncidentKind::FewFlows)
                         || self.longest_outage(side, now) >= FORGIVEN_HALF_OPEN);
                 let given_up = self.longest_outage(side, now) >= FORGIVEN;
-                never_heard || given_up || side.close_called || peers_closed() || application_died() || daemon_ended()
+                let was_told =
+                    happened(IncidentKind::ListenerEnded { port: side.key.local_port }) && peers().any(was_reset);
+                was_told
+                    || never_heard
+                    || given_up
+                    || side.close_called
+                    || peers_closed()
+                    || application_died()
+                    || daemon_ended()
             }
             CloseReason::PeerRestarted | CloseReason::Shutdown => daemon_ended(),
             CloseReason::PeerGone => daemon_ended() || self.longest_outage(side, now) >= FORGIVEN,
