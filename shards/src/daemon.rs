@@ -2,7 +2,7 @@
 //! dropped.
 //!
 //! ```text
-//!   Wired interfaces ──▶ Daemon::start ──▶ shard 0..N   one thread each ──┐
+//!    open interfaces ──▶ Daemon::start ──▶ shard 0..N   one thread each ──┐
 //!                              │           coordinator  one thread ───────┼──▶ Daemon::wait
 //!                              └─────────▶ watchdog     one thread        │    the first end that is not
 //!                                                                         │    wanted is the daemon's
@@ -29,7 +29,7 @@ use crate::shard::{self, Settings, Shard};
 use crate::watchdog::{self, Watched};
 use machnet::daemon::sleep::{Clock, StopPipe};
 use machnet_nic::NicQueue;
-use machnet_nic::devices::{AnyWired, Wired, WithQueues};
+use machnet_nic::devices::{AnyInterface, OpenInterface, WithQueues};
 
 /// Messages that may wait for a shard, and for the coordinator, before their posters keep them.
 const TO_SHARD: usize = 1024;
@@ -48,28 +48,28 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Device(Box<dyn Shards>);
 
-impl From<AnyWired> for Device {
-    fn from(wired: AnyWired) -> Self {
+impl From<AnyInterface> for Device {
+    fn from(opened: AnyInterface) -> Self {
         struct IntoDevice;
         impl WithQueues for IntoDevice {
             type Output = Device;
-            fn run<Q>(self, wired: Wired<Q>) -> Device
+            fn run<Q>(self, opened: OpenInterface<Q>) -> Device
             where
                 Q: NicQueue<Frame: Send> + Send + 'static,
             {
-                wired.into()
+                opened.into()
             }
         }
-        wired.with_queues(IntoDevice)
+        opened.with_queues(IntoDevice)
     }
 }
 
-impl<Q> From<Wired<Q>> for Device
+impl<Q> From<OpenInterface<Q>> for Device
 where
     Q: NicQueue<Frame: Send> + Send + 'static,
 {
-    fn from(wired: Wired<Q>) -> Self {
-        Self(Box::new(wired))
+    fn from(opened: OpenInterface<Q>) -> Self {
+        Self(Box::new(opened))
     }
 }
 
@@ -266,7 +266,7 @@ struct Assembly<'a> {
     entries: Vec<EntryKey>,
 }
 
-impl<Q> Shards for Wired<Q>
+impl<Q> Shards for OpenInterface<Q>
 where
     Q: NicQueue<Frame: Send> + Send + 'static,
 {

@@ -61,8 +61,8 @@ pub fn serve(config: &Config, socket: &Path) -> Result<(), LaunchError> {
     // Before any device is touched: a second daemon must not disturb the first.
     let server = bind(config, socket).map_err(LaunchError::Socket)?;
     let stop = stop_on_signals()?;
-    let OpenDevices { wired, .. } = &mut open_all(config, &plans)?;
-    let daemon = Daemon::start(config, wired.drain(..).map(Into::into).collect(), server, stop)?;
+    let OpenDevices { interfaces, .. } = &mut open_all(config, &plans)?;
+    let daemon = Daemon::start(config, interfaces.drain(..).map(Into::into).collect(), server, stop)?;
     if daemon.wait_until_ready()? {
         tracing::info!(socket = %socket.display(), "ready");
     }

@@ -10,8 +10,8 @@ use crate::pair::{NEVER, Pair, Site, set, sum};
 
 const PORT: u16 = 888;
 const JUMBO: u16 = 9_000;
-/// One packet where the path carries long ones. (The kernel lets a train of such pass whatever the MTU is, because it
-/// takes it for something that is still to be cut; so they go one by one.)
+/// One packet where the path carries long ones. (The kernel lets a GSO batch of such pass whatever the MTU is, because
+/// it takes it for something that is still to be cut; so they go one by one.)
 const MESSAGE_BYTES: usize = 8_000;
 
 /// What goes forth and back.

@@ -5,7 +5,7 @@
 
 use machnet_config::Limits;
 use machnet_core::time::Duration;
-use machnet_nic::Trains;
+use machnet_nic::GsoLimits;
 use machnet_nic::faults::{Dice, Faults};
 use machnet_nic::memory::{Link, Spread};
 use machnet_proto::congestion::Congestion;
@@ -93,7 +93,7 @@ fn host(dice: &mut Dice, mtus: &[u16]) -> HostPlan {
         limits,
         flow,
         ring_frames: *pick(dice, &[32, 256, 1024]),
-        trains: *pick(dice, &[None, Some(Trains { bytes_max: 12_000, packets_max: 8 })]),
+        gso_limits: *pick(dice, &[None, Some(GsoLimits { bytes_max: 12_000, packets_max: 8 })]),
         ..HostPlan::default()
     }
 }

@@ -9,7 +9,7 @@ use crate::survey::Finding;
 
 /// A device that is open.
 #[derive(Debug)]
-pub struct Opened<Q> {
+pub struct OpenDevice<Q> {
     /// What it turned out to be.
     pub capabilities: Capabilities,
     /// As many as `capabilities.queues`, in order.

@@ -13,7 +13,7 @@ use crate::lock::DeviceLock;
 use crate::packet::{self, PacketQueue};
 use crate::plan::{self, Backend, DevicePlan, InterfaceRequest};
 use crate::survey::{self, Finding, Severity};
-use crate::{Capabilities, DeviceCounts, NicQueue, Opened};
+use crate::{Capabilities, DeviceCounts, NicQueue, OpenDevice};
 
 /// Why an interface of the configuration cannot be used.
 #[derive(Debug, Error)]
@@ -40,7 +40,7 @@ impl DevicesError {
 
 /// An interface whose device is open.
 #[derive(Debug)]
-pub struct Wired<Q> {
+pub struct OpenInterface<Q> {
     /// What the configuration says about it.
     pub interface: Interface,
     /// The device, for people.
@@ -68,12 +68,12 @@ pub fn plan_all(config: &Config) -> Result<Vec<DevicePlan>, DevicesError> {
 
 /// An interface that is open, by the kind of its device.
 #[derive(Debug)]
-pub enum AnyWired {
+pub enum AnyInterface {
     /// A kernel interface.
-    Packet(Wired<PacketQueue>),
+    Packet(OpenInterface<PacketQueue>),
     /// A device of DPDK's.
     #[cfg(feature = "dpdk")]
-    Dpdk(Wired<DpdkQueue>),
+    Dpdk(OpenInterface<DpdkQueue>),
 }
 
 /// Something that is done with an interface whatever its device.
@@ -82,45 +82,45 @@ pub trait WithQueues {
     type Output;
 
     /// Does it.
-    fn run<Q>(self, wired: Wired<Q>) -> Self::Output
+    fn run<Q>(self, opened: OpenInterface<Q>) -> Self::Output
     where
         Q: NicQueue<Frame: Send> + Send + 'static;
 }
 
-impl AnyWired {
+impl AnyInterface {
     /// Gives the interface to whoever does not care what its device is, with the configured faults between the two.
     pub fn with_queues<W: WithQueues>(self, what: W) -> W::Output {
         match self {
-            Self::Packet(wired) => mistreated(wired, what),
+            Self::Packet(opened) => mistreated(opened, what),
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(wired) => mistreated(wired, what),
+            Self::Dpdk(opened) => mistreated(opened, what),
         }
     }
 
     fn interface(&mut self) -> &mut Interface {
         match self {
-            Self::Packet(wired) => &mut wired.interface,
+            Self::Packet(opened) => &mut opened.interface,
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(wired) => &mut wired.interface,
+            Self::Dpdk(opened) => &mut opened.interface,
         }
     }
 
     fn shards(&self) -> (&Interface, usize) {
         match self {
-            Self::Packet(wired) => (&wired.interface, wired.queues.len()),
+            Self::Packet(opened) => (&opened.interface, opened.queues.len()),
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(wired) => (&wired.interface, wired.queues.len()),
+            Self::Dpdk(opened) => (&opened.interface, opened.queues.len()),
         }
     }
 }
 
-fn mistreated<Q, W: WithQueues>(wired: Wired<Q>, what: W) -> W::Output
+fn mistreated<Q, W: WithQueues>(opened: OpenInterface<Q>, what: W) -> W::Output
 where
     Q: NicQueue<Frame: Send> + Send + 'static,
 {
-    match wired.interface.faults {
-        None => what.run(wired),
-        Some(_) => what.run(with_faults(wired)),
+    match opened.interface.faults {
+        None => what.run(opened),
+        Some(_) => what.run(with_faults(opened)),
     }
 }
 
@@ -128,7 +128,7 @@ where
 #[derive(Debug)]
 pub struct OpenDevices {
     /// In the order of the configuration.
-    pub wired: Vec<AnyWired>,
+    pub interfaces: Vec<AnyInterface>,
     /// DPDK must not end on one of those threads.
     #[cfg(feature = "dpdk")]
     pub dpdk: Option<Dpdk>,
@@ -147,21 +147,21 @@ pub fn open_all(config: &Config, plans: &[DevicePlan]) -> Result<OpenDevices, De
         heed(interface, survey::survey_own(plan).map_err(|error| blame(config, interface, error))?)?;
     }
     let mut opener = Opener::new(plans)?;
-    let mut wired = Vec::new();
+    let mut opened = Vec::new();
     for (interface, plan) in config.interfaces.iter().zip(plans) {
-        wired.push(opener.open(interface, plan).map_err(|error| blame(config, interface, error))?);
+        opened.push(opener.open(interface, plan).map_err(|error| blame(config, interface, error))?);
     }
-    let shards: Vec<_> = wired.iter().map(AnyWired::shards).collect();
+    let shards: Vec<_> = opened.iter().map(AnyInterface::shards).collect();
     let crowds = crowding::find(&shards, allowed_cpus());
-    for (crowd, wired) in crowds.into_iter().zip(&mut wired) {
+    for (crowd, opened) in crowds.into_iter().zip(&mut opened) {
         if let Some(warning) = crowd {
-            let interface = wired.interface();
+            let interface = opened.interface();
             tracing::warn!(interface = %interface.mac, "{warning}");
             interface.poll = Policy::Adaptive;
         }
     }
     Ok(OpenDevices {
-        wired,
+        interfaces: opened,
         #[cfg(feature = "dpdk")]
         dpdk: opener.dpdk,
         locks,
@@ -212,12 +212,12 @@ impl Opener {
         Ok(Self { dpdk: Some(dpdk) })
     }
 
-    fn open(&mut self, interface: &Interface, plan: &DevicePlan) -> Result<AnyWired, OpenError> {
+    fn open(&mut self, interface: &Interface, plan: &DevicePlan) -> Result<AnyInterface, OpenError> {
         let Some(dpdk) = self.dpdk.as_ref().filter(|_| plan.backend.needs_dpdk()) else {
             return open_packet(interface, plan);
         };
         match (dpdk.open(plan), &plan.backend) {
-            (Ok(opened), _) => Ok(AnyWired::Dpdk(wire(interface, plan, opened))),
+            (Ok(opened), _) => Ok(AnyInterface::Dpdk(open_interface(interface, plan, opened))),
             (Err(error), Backend::Bifurcated { interface: name, .. }) => {
                 let kernel = Attachment::Kernel(machnet_config::Driver::AfPacket);
                 let mut plan = plan::plan(&InterfaceRequest { attachment: kernel, ..plan.request.clone() })?;
@@ -236,14 +236,14 @@ impl Opener {
         Ok(Self {})
     }
 
-    fn open(&mut self, interface: &Interface, plan: &DevicePlan) -> Result<AnyWired, OpenError> {
+    fn open(&mut self, interface: &Interface, plan: &DevicePlan) -> Result<AnyInterface, OpenError> {
         open_packet(interface, plan)
     }
 }
 
-fn open_packet(interface: &Interface, plan: &DevicePlan) -> Result<AnyWired, OpenError> {
+fn open_packet(interface: &Interface, plan: &DevicePlan) -> Result<AnyInterface, OpenError> {
     let Backend::AfPacket { interface: name } = &plan.backend else { return Err(OpenError::NoDpdk) };
-    Ok(AnyWired::Packet(wire(interface, plan, packet::open(plan, name)?)))
+    Ok(AnyInterface::Packet(open_interface(interface, plan, packet::open(plan, name)?)))
 }
 
 /// What the plans mean for the CPUs, by interface: a warning if shards have to share some.
@@ -298,8 +298,8 @@ fn device(plan: &DevicePlan, source: OpenError) -> DevicesError {
     DevicesError::Device { interface: plan.request.mac.to_string(), source }
 }
 
-fn wire<Q: NicQueue>(interface: &Interface, plan: &DevicePlan, opened: Opened<Q>) -> Wired<Q> {
-    let Opened { capabilities, queues, counts, findings } = opened;
+fn open_interface<Q: NicQueue>(interface: &Interface, plan: &DevicePlan, opened: OpenDevice<Q>) -> OpenInterface<Q> {
+    let OpenDevice { capabilities, queues, counts, findings } = opened;
     tracing::info!(
         ip = %interface.ip,
         device = %plan,
@@ -316,12 +316,12 @@ fn wire<Q: NicQueue>(interface: &Interface, plan: &DevicePlan, opened: Opened<Q>
         tracing::warn!(interface = %interface.mac, "{finding}");
     }
     let device = format!("{} by {}", plan.device(), capabilities.driver);
-    Wired { interface: interface.clone(), device, capabilities, queues, counts: Some(counts) }
+    OpenInterface { interface: interface.clone(), device, capabilities, queues, counts: Some(counts) }
 }
 
 /// Puts the configured faults between an interface and whoever uses its queues.
-fn with_faults<Q: NicQueue>(wired: Wired<Q>) -> Wired<FaultyQueue<Q>> {
-    let Wired { interface, device, capabilities, queues, counts } = wired;
+fn with_faults<Q: NicQueue>(opened: OpenInterface<Q>) -> OpenInterface<FaultyQueue<Q>> {
+    let OpenInterface { interface, device, capabilities, queues, counts } = opened;
     let (faults, seed) = match &interface.faults {
         None => (Faults::default(), 0),
         Some(faults) => {
@@ -339,7 +339,7 @@ fn with_faults<Q: NicQueue>(wired: Wired<Q>) -> Wired<FaultyQueue<Q>> {
     };
     // Each queue throws dice of its own.
     let queues = (0..).zip(queues).map(|(index, queue)| FaultyQueue::new(queue, faults, seed.wrapping_add(index)));
-    Wired { queues: queues.collect(), interface, device, capabilities, counts }
+    OpenInterface { queues: queues.collect(), interface, device, capabilities, counts }
 }
 
 fn probabilities(faults: &machnet_config::Faults) -> Faults {

@@ -3,9 +3,9 @@
 //! [`Dice`] and [`Faults`] say what happens to a frame; [`FaultyQueue`] does it to the frames any other
 //! queue receives, and [`memory`](super::memory) to the frames on its links.
 
-use super::{Checksum, Drops, Frame, NicQueue, Trains, Wake};
+use super::{Checksum, Drops, Frame, GsoLimits, NicQueue, Wake};
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed};
-use machnet_proto::wire::train;
+use machnet_proto::wire::gso;
 use std::collections::VecDeque;
 
 /// How often each fault strikes: probabilities per frame, 0 to 1, each thrown independently.
@@ -92,7 +92,7 @@ const BURST_FRAMES: usize = 32;
 /// A queue that mistreats what it receives; it transmits faithfully. Put one on each end of a link to have
 /// faults in both directions.
 ///
-/// A train is cut before, so that each of its packets has a fate of its own.
+/// A GSO batch is cut before, so that each of its packets has a fate of its own.
 ///
 /// A late frame is overtaken by up to 8 frames, but never waits for more to come: it is delivered as soon as the
 /// queue below is empty, so that a sleeping shard misses nothing.
@@ -106,7 +106,7 @@ pub struct FaultyQueue<Q: NicQueue> {
     ready: VecDeque<Q::Frame>,
     /// Late frames, each with the number of frames it still lets pass.
     late: VecDeque<(usize, Q::Frame)>,
-    /// A packet of a train; kept for its memory.
+    /// A packet of a GSO batch; kept for its memory.
     packet: Vec<u8>,
 }
 
@@ -139,7 +139,7 @@ impl<Q: NicQueue> FaultyQueue<Q> {
             if frame.checksum() == Checksum::Partial {
                 // As if it had been on a wire, where things happen to frames.
                 if matches!(frame::parse(frame.bytes()), Ok(Parsed::Udp(_))) {
-                    train::complete(frame.bytes_mut());
+                    gso::complete(frame.bytes_mut());
                 }
                 frame.set_offloads(Checksum::Unverified, 0);
             }
@@ -148,12 +148,12 @@ impl<Q: NicQueue> FaultyQueue<Q> {
         self.fresh = fresh;
     }
 
-    /// Mistreats each packet of a train.
+    /// Mistreats each packet of a GSO batch.
     fn cut(&mut self, frame: &Q::Frame) {
         let mut packet = std::mem::take(&mut self.packet);
-        for payload in train::payloads(frame.bytes(), frame.segment_bytes()) {
+        for payload in gso::payloads(frame.bytes(), frame.segment_bytes()) {
             packet.resize(HEADERS_BYTES + payload.len(), 0);
-            train::write_packet(frame.bytes(), payload, &mut packet);
+            gso::write_packet(frame.bytes(), payload, &mut packet);
             if let Some(frame) = self.below.copy_of(&packet, Checksum::Unverified) {
                 self.mistreat(frame);
             }
@@ -211,8 +211,8 @@ impl<Q: NicQueue> NicQueue for FaultyQueue<Q> {
         self.below.copy_of(bytes, checksum)
     }
 
-    fn trains(&self) -> Option<Trains> {
-        self.below.trains()
+    fn gso_limits(&self) -> Option<GsoLimits> {
+        self.below.gso_limits()
     }
 
     fn completes(&self) -> bool {

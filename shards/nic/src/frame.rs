@@ -27,7 +27,8 @@ pub trait Frame: fmt::Debug {
     /// How long the frame can become: at least the MTU and the Ethernet header.
     fn capacity(&self) -> usize;
 
-    /// Of a train: the length of the UDP payload of each of its packets; the last one's may be shorter. 0: no train.
+    /// Of a GSO batch: the length of the UDP payload of each of its packets; the last one's may be shorter. 0: a
+    /// packet.
     fn segment_bytes(&self) -> u16 {
         0
     }
@@ -38,7 +39,7 @@ pub trait Frame: fmt::Debug {
     }
 
     /// Says what is left to the device: the checksum, only for a queue that
-    /// [completes](crate::NicQueue::completes) it, and to cut a train, only for a queue that takes [`Trains`].
+    /// [completes](crate::NicQueue::completes) it, and to cut a GSO batch, only for a queue that takes [`GsoLimits`].
     ///
     /// # Panics
     ///
@@ -62,7 +63,7 @@ pub enum Checksum {
 
 /// What a device takes as one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trains {
+pub struct GsoLimits {
     /// Bytes of the whole frame, at the most.
     pub bytes_max: usize,
     /// Packets, at the most.

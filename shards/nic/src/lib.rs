@@ -15,8 +15,8 @@
 //! * [`memory`]: cables and switches inside one process, in virtual time; deterministic.
 //! * [`faults`]: a wrapper that loses, repeats, reorders and corrupts frames, over any queue.
 //!
-//! A frame may be a **train**: packets of one flow that go out together, with one set of headers before them. A device
-//! that takes trains cuts them itself, or passes them on whole to somebody who takes them too.
+//! A frame may be a **GSO batch**: packets of one flow that go out together, with one set of headers before them. A
+//! device that takes GSO batches cuts them itself, or passes them on whole to somebody who takes them too.
 //!
 //! A queue is used by one thread at a time, and a frame goes back to where it came from by being
 //! dropped; [`NicQueue::recycle`] does the same for a whole burst at once.
@@ -37,6 +37,6 @@ pub mod plan;
 mod queue;
 pub mod survey;
 
-pub use device::{Capabilities, DeviceCounts, DeviceDrops, Opened};
-pub use frame::{Checksum, ETHERNET_HEADER_BYTES, Frame, Trains};
+pub use device::{Capabilities, DeviceCounts, DeviceDrops, OpenDevice};
+pub use frame::{Checksum, ETHERNET_HEADER_BYTES, Frame, GsoLimits};
 pub use queue::{Drops, NicQueue, Wake};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 
-use crate::frame::{Checksum, Frame, Trains};
+use crate::frame::{Checksum, Frame, GsoLimits};
 
 /// One receive queue and one transmit queue of a device, owned by one shard.
 ///
@@ -36,16 +36,16 @@ pub trait NicQueue: fmt::Debug {
         Some(copy)
     }
 
-    /// Whether a frame to be transmitted may be a train, and how large then. `None`: a frame is a packet. The same for
-    /// the life of the queue.
-    fn trains(&self) -> Option<Trains> {
+    /// Whether a frame to be transmitted may be a GSO batch, and how large then. `None`: a frame is a packet. The same
+    /// for the life of the queue.
+    fn gso_limits(&self) -> Option<GsoLimits> {
         None
     }
 
-    /// Whether a frame to be transmitted may leave its checksum to the device, as trains do. The same for the life of
-    /// the queue.
+    /// Whether a frame to be transmitted may leave its checksum to the device, as GSO batches do. The same for the life
+    /// of the queue.
     fn completes(&self) -> bool {
-        self.trains().is_some()
+        self.gso_limits().is_some()
     }
 
     /// Hands over frames from the front of `frames`, in order, and returns how many the device took; the others stay.

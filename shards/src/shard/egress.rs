@@ -1,7 +1,7 @@
 //! Packets on their way out: into frames, and with them to the device, or back to this shard when the peer is this very
 //! interface.
 //!
-//! Packets of one flow that are written one after the other become a train, one frame, where the device takes trains.
+//! Packets of one flow that are written one after the other become a GSO batch, one frame, where the device takes such.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
 
 use super::ingress::packets_in;
 use crate::counters::{Counter, Counts, DropReason};
-use machnet_nic::{Checksum, Frame, NicQueue, Trains};
+use machnet_nic::{Checksum, Frame, GsoLimits, NicQueue};
 
 /// Frames that may wait for the device. A device that takes none stops the flows, not the other way round.
 const OUTGOING_MAX: usize = 128;
@@ -28,7 +28,7 @@ const EARLY_MESSAGES: u16 = 16;
 pub(super) struct Egress<Q: NicQueue> {
     queue: Q,
     /// What the device takes as one frame; `None`: one packet.
-    trains: Option<Trains>,
+    gso_limits: Option<GsoLimits>,
     /// Whether the device completes checksums.
     completes: bool,
     outgoing: Vec<Q::Frame>,
@@ -66,9 +66,9 @@ struct Open<F> {
 
 impl<Q: NicQueue> Egress<Q> {
     pub(super) fn new(queue: Q) -> Self {
-        assert!(queue.completes() || queue.trains().is_none(), "whoever cuts a train completes its packets");
+        assert!(queue.completes() || queue.gso_limits().is_none(), "whoever cuts a GSO batch completes its packets");
         Self {
-            trains: queue.trains(),
+            gso_limits: queue.gso_limits(),
             completes: queue.completes(),
             queue,
             outgoing: Vec::with_capacity(OUTGOING_MAX + 1),
@@ -127,7 +127,7 @@ impl<Q: NicQueue> Egress<Q> {
         if to_ourselves {
             return self.append_looped(bytes, template);
         }
-        let joins = self.open.as_ref().is_some_and(|open| joins(open, bytes, self.trains));
+        let joins = self.open.as_ref().is_some_and(|open| joins(open, bytes, self.gso_limits));
         if !joins {
             self.finish(template);
             let mut frame = self.spare.take().expect("prepared");
@@ -245,7 +245,7 @@ impl<Q: NicQueue> Egress<Q> {
         taken
     }
 
-    /// A train counts as its packets.
+    /// A GSO batch counts as its packets.
     fn hand_over(&mut self, counts: &mut Counts) -> usize {
         if self.outgoing.is_empty() {
             return 0;
@@ -261,12 +261,12 @@ impl<Q: NicQueue> Egress<Q> {
 
 /// Whether a packet of so many bytes can join the frame.
 #[inline]
-fn joins<F: Frame>(open: &Open<F>, bytes: usize, trains: Option<Trains>) -> bool {
+fn joins<F: Frame>(open: &Open<F>, bytes: usize, gso_limits: Option<GsoLimits>) -> bool {
     let len = open.frame.bytes().len();
     // A shorter one is the last.
     let is_open = len == HEADERS_BYTES + open.packets * open.segment_bytes;
-    trains.is_some_and(|trains| {
-        is_open && bytes <= open.segment_bytes && open.packets < trains.packets_max && len + bytes <= trains.bytes_max
+    gso_limits.is_some_and(|limits| {
+        is_open && bytes <= open.segment_bytes && open.packets < limits.packets_max && len + bytes <= limits.bytes_max
     })
 }
 
@@ -306,8 +306,8 @@ mod tests {
             self.below.allocate()
         }
 
-        fn trains(&self) -> Option<Trains> {
-            self.below.trains()
+        fn gso_limits(&self) -> Option<GsoLimits> {
+            self.below.gso_limits()
         }
 
         fn transmit(&mut self, frames: &mut Vec<MemoryFrame>) -> usize {
@@ -324,8 +324,8 @@ mod tests {
         }
     }
 
-    /// The bursts of a turn that writes packets with so many messages each, to a device that takes trains or not.
-    fn bursts(messages: &[u16], trains: Option<Trains>) -> Vec<usize> {
+    /// The bursts of a turn that writes packets with so many messages each, to a device that takes GSO batches or not.
+    fn bursts(messages: &[u16], gso_limits: Option<GsoLimits>) -> Vec<usize> {
         let key = FlowKey {
             local_ip: Ipv4Addr::new(10, 0, 0, 1),
             local_port: 1,
@@ -334,7 +334,7 @@ mod tests {
         };
         let template = Template::new(MacAddr([2; 6]), MacAddr([4; 6]), &key);
         let (_, mut counts) = Registry::default().enter();
-        let near = NicOptions { trains, ..NicOptions::default() };
+        let near = NicOptions { gso_limits, ..NicOptions::default() };
         let far = NicOptions { mac: NicOptions::mac_of(2), ..near.clone() };
         let Cable { near, .. } = Cable::between(Network::new(0), &near, &far);
         let mut egress = Egress::new(Watched { below: near.into_queue(), bursts: Vec::new() });
@@ -360,10 +360,10 @@ mod tests {
         // Packets full of messages, and such of long messages that do not end yet.
         assert_eq!(bursts(&[20, 20, 20], None), [1, 2]);
         assert_eq!(bursts(&[0; 60], None), [60]);
-        // A train leaves with the packets it has.
-        let trains = Some(Trains { bytes_max: 20_000, packets_max: 40 });
-        assert_eq!(bursts(&[1; 15], trains), [1]);
-        assert_eq!(bursts(&[1; 20], trains), [1, 1]);
-        assert_eq!(bursts(&[1; 100], trains), [1, 1, 2]);
+        // A GSO batch leaves with the packets it has.
+        let gso_limits = Some(GsoLimits { bytes_max: 20_000, packets_max: 40 });
+        assert_eq!(bursts(&[1; 15], gso_limits), [1]);
+        assert_eq!(bursts(&[1; 20], gso_limits), [1, 1]);
+        assert_eq!(bursts(&[1; 100], gso_limits), [1, 1, 2]);
     }
 }

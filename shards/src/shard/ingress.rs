@@ -2,7 +2,7 @@
 
 use machnet_nic::{Frame, NicQueue};
 use machnet_proto::wire::frame::HEADERS_BYTES;
-use machnet_proto::wire::train;
+use machnet_proto::wire::gso;
 
 /// Frames taken from the NIC in one call.
 pub const BURST_FRAMES: usize = 32;
@@ -54,10 +54,10 @@ impl<F: Frame> Ingress<F> {
     }
 }
 
-/// Writes one packet of a train as a frame of its own.
-pub(super) fn write_alone(train: &[u8], payload: &[u8], into: &mut Vec<u8>) {
+/// Writes one packet of a GSO batch as a frame of its own.
+pub(super) fn write_alone(batch: &[u8], payload: &[u8], into: &mut Vec<u8>) {
     into.resize(HEADERS_BYTES + payload.len(), 0);
-    train::write_packet(train, payload, into);
+    gso::write_packet(batch, payload, into);
 }
 
 /// How many packets a frame holds.

@@ -355,7 +355,7 @@ impl<Q: NicQueue> Shard<Q> {
             let arrival = Arrival { frame: frame.bytes(), looped: false, verified, landed };
             match frame.segment_bytes() {
                 0 => reception.receive(&arrival),
-                segment_bytes => reception.receive_train(&arrival, segment_bytes, &mut alone),
+                segment_bytes => reception.receive_gso_batch(&arrival, segment_bytes, &mut alone),
             }
         }
         self.ingress.recycle(burst, alone, self.egress.queue());

@@ -14,7 +14,7 @@ use machnet_proto::handshake::admit_without_flow;
 use machnet_proto::packet::{Packet, Segment, Syn, V1Step};
 use machnet_proto::wire::WireError;
 use machnet_proto::wire::frame::{self, Parsed, Template, UdpDatagram};
-use machnet_proto::wire::train;
+use machnet_proto::wire::gso;
 
 use super::budgets::{Budget, Budgets};
 use super::channels::Channels;
@@ -43,18 +43,18 @@ pub(super) struct Reception<'a, Q: NicQueue> {
 }
 
 impl<Q: NicQueue> Reception<'_, Q> {
-    /// Takes each packet of a train.
-    pub(super) fn receive_train(&mut self, arrival: &Arrival<'_>, segment_bytes: u16, alone: &mut Vec<u8>) {
+    /// Takes each packet of a GSO batch.
+    pub(super) fn receive_gso_batch(&mut self, arrival: &Arrival<'_>, segment_bytes: u16, alone: &mut Vec<u8>) {
         match frame::parse(arrival.frame) {
             Ok(Parsed::Udp(datagram)) if self.flows.find(&datagram.key).is_some() => {
-                for payload in train::payloads(arrival.frame, segment_bytes) {
+                for payload in gso::payloads(arrival.frame, segment_bytes) {
                     let dropped = self.receive_datagram(&datagram.with_payload(payload), arrival);
                     self.count_drop(dropped);
                 }
             }
             Ok(Parsed::Udp(_)) => {
                 // Not of a flow that is here. What becomes of it, and of its packets after it, is not always the same.
-                for payload in train::payloads(arrival.frame, segment_bytes) {
+                for payload in gso::payloads(arrival.frame, segment_bytes) {
                     write_alone(arrival.frame, payload, alone);
                     self.receive(&Arrival { frame: alone, ..*arrival });
                 }

@@ -10,7 +10,7 @@ use super::host::Host;
 use super::idle::Idle;
 use super::stop::Stop;
 use machnet_core::wait::Policy;
-use machnet_nic::devices::Wired;
+use machnet_nic::devices::OpenInterface;
 use machnet_nic::{Frame, NicQueue};
 
 /// Frames received at a time.
@@ -53,11 +53,11 @@ impl<'s, Q: NicQueue> Station<'s, Q> {
     ///
     /// # Errors
     /// When the process may not open one more descriptor.
-    pub fn new(wired: Wired<Q>, send_max: usize, stop: &'s Stop) -> io::Result<Self> {
-        let host = Host { mac: wired.capabilities.mac, ip: wired.interface.ip };
-        let policy = wired.interface.poll;
+    pub fn new(opened: OpenInterface<Q>, send_max: usize, stop: &'s Stop) -> io::Result<Self> {
+        let host = Host { mac: opened.capabilities.mac, ip: opened.interface.ip };
+        let policy = opened.interface.poll;
         let lane = |queue| Lane::new(queue, send_max);
-        Self::of_lanes(host, wired.queues.into_iter().map(lane).collect(), send_max, policy, stop)
+        Self::of_lanes(host, opened.queues.into_iter().map(lane).collect(), send_max, policy, stop)
     }
 
     fn of_lanes(host: Host, lanes: Vec<Lane<Q>>, send_max: usize, policy: Policy, stop: &'s Stop) -> io::Result<Self> {

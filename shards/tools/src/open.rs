@@ -8,7 +8,7 @@ use clap::Args;
 use machnet_config::{Config, Interface};
 
 use machnet_nic::NicQueue;
-use machnet_nic::devices::Wired;
+use machnet_nic::devices::OpenInterface;
 use machnet_nic::devices::{DevicesError, WithQueues, open_all, plan_all};
 use machnet_nic::plan::DevicePlan;
 
@@ -124,8 +124,8 @@ impl Chosen {
         W: WithQueues<Output = Result<T, Failure>>,
     {
         let mut devices = open_all(&self.config, &self.plans)?;
-        let wired = devices.wired.pop().expect("one for each interface");
-        wired.with_queues(WithinMtu(what))
+        let opened = devices.interfaces.pop().expect("one for each interface");
+        opened.with_queues(WithinMtu(what))
     }
 }
 
@@ -135,13 +135,13 @@ struct WithinMtu<W>(W);
 impl<W: WithQueues> WithQueues for WithinMtu<W> {
     type Output = W::Output;
 
-    fn run<Q>(self, mut wired: Wired<Q>) -> W::Output
+    fn run<Q>(self, mut opened: OpenInterface<Q>) -> W::Output
     where
         Q: NicQueue<Frame: Send> + Send + 'static,
     {
-        let limit = wired.interface.mtu_bytes.unwrap_or(u16::MAX);
-        wired.capabilities.mtu_bytes = wired.capabilities.mtu_bytes.min(limit);
-        self.0.run(wired)
+        let limit = opened.interface.mtu_bytes.unwrap_or(u16::MAX);
+        opened.capabilities.mtu_bytes = opened.capabilities.mtu_bytes.min(limit);
+        self.0.run(opened)
     }
 }
 

@@ -10,17 +10,23 @@ use std::net::Ipv4Addr;
 use super::pinger::{self, Event, Schedule, Tally};
 use super::{Fate, Host, Probe, Reply, Station, Stop, resolve};
 use machnet::daemon::sleep::Clock;
-use machnet_nic::devices::Wired;
+use machnet_nic::devices::OpenInterface;
 use machnet_nic::memory::{Cable, Link, MemoryNic, MemoryQueue, Network, NicOptions};
 
 const NEAR: Host = Host { mac: NicOptions::mac_of(1), ip: Ipv4Addr::new(10, 0, 0, 1) };
 const FAR: Host = Host { mac: NicOptions::mac_of(2), ip: Ipv4Addr::new(10, 0, 0, 2) };
 
-fn wired(host: Host, nic: MemoryNic) -> Wired<MemoryQueue> {
+fn opened(host: Host, nic: MemoryNic) -> OpenInterface<MemoryQueue> {
     let text = format!(r#"{{"machnet_config": {{"{}": {{"ip": "{}"}}}}}}"#, host.mac, host.ip);
     let config = Config::parse("c.json".as_ref(), text.as_bytes()).unwrap();
     let MemoryNic { capabilities, queues, .. } = nic;
-    Wired { interface: config.interfaces[0].clone(), device: "memory".into(), capabilities, queues, counts: None }
+    OpenInterface {
+        interface: config.interfaces[0].clone(),
+        device: "memory".into(),
+        capabilities,
+        queues,
+        counts: None,
+    }
 }
 
 /// Returns everything until it is stopped; gives how much.
@@ -64,8 +70,8 @@ impl Probe for Plain {
 fn against_a_reflector<T>(queues: u16, lose_every: u64, near: impl FnOnce(Station<'_, MemoryQueue>) -> T) -> (T, u64) {
     let cable = Cable::new(queues);
     let (stop, end) = (Stop::new().unwrap(), Stop::new().unwrap());
-    let far = Station::new(wired(FAR, cable.far), 8, &end).unwrap();
-    let station = Station::new(wired(NEAR, cable.near), 8, &stop).unwrap();
+    let far = Station::new(opened(FAR, cable.far), 8, &end).unwrap();
+    let station = Station::new(opened(NEAR, cable.near), 8, &stop).unwrap();
     thread::scope(|scope| {
         let reflector = scope.spawn(|| reflect(far, lose_every));
         let result = near(station);
@@ -88,7 +94,7 @@ fn a_neighbor_is_found_whichever_queue_its_answer_takes() {
 fn a_search_ends_when_the_user_ends_it() {
     let cable = Cable::new(1);
     let stop = Stop::new().unwrap();
-    let mut near = Station::new(wired(NEAR, cable.near), 8, &stop).unwrap();
+    let mut near = Station::new(opened(NEAR, cable.near), 8, &stop).unwrap();
     stop.ask();
     let failure = resolve(&mut near, FAR.ip).unwrap_err();
     assert!(failure.status == 1 && failure.sentence.contains("10.0.0.2"), "{failure:?}");
@@ -123,7 +129,7 @@ fn a_device_that_takes_nothing_holds_up_so_many_frames_and_no_more() {
     let link = Link { bits_per_second: Some(1), ..Link::default() };
     cable.network.set_link(cable.near.port, link);
     let stop = Stop::new().unwrap();
-    let mut near = Station::new(wired(NEAR, cable.near), 8, &stop).unwrap();
+    let mut near = Station::new(opened(NEAR, cable.near), 8, &stop).unwrap();
     let mut sent = 0;
     for _ in 0..100 {
         sent += u32::from(near.send(60, |frame| Plain.write(frame, 0)));

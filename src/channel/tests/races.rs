@@ -1,4 +1,5 @@
-//! Every interleaving, as loom finds them: `RUSTFLAGS="--cfg loom" cargo test -p machnet-endpoint --lib --release races`.
+//! Every interleaving, as loom finds them: `RUSTFLAGS="--cfg loom" cargo test -p machnet-endpoint --lib --release
+//! races`.
 
 use std::io::IoSlice;
 

@@ -50,7 +50,7 @@ impl Frame for DpdkFrame {
     }
 
     fn set_offloads(&mut self, checksum: Checksum, segment_bytes: u16) {
-        assert_eq!(segment_bytes, 0, "this device cuts no trains");
+        assert_eq!(segment_bytes, 0, "this device cuts no GSO batches");
         self.0.checksum = match checksum {
             Checksum::Unverified => dpdk_sys::UNVERIFIED,
             Checksum::Verified => dpdk_sys::VERIFIED,

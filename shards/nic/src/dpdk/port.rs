@@ -10,7 +10,7 @@ use super::rss;
 use crate::error::OpenError;
 use crate::plan::{Backend, DevicePlan};
 use crate::survey::Finding;
-use crate::{Capabilities, DeviceCounts, DeviceDrops, Opened};
+use crate::{Capabilities, DeviceCounts, DeviceDrops, OpenDevice};
 use machnet_core::addr::MacAddr;
 use rustix::event::epoll;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
@@ -88,7 +88,7 @@ impl Dpdk {
     /// # Errors
     ///
     /// One sentence that says what to do. Nothing stays open.
-    pub fn open(&self, plan: &DevicePlan) -> Result<Opened<DpdkQueue>, OpenError> {
+    pub fn open(&self, plan: &DevicePlan) -> Result<OpenDevice<DpdkQueue>, OpenError> {
         let (number, before) = match &plan.backend {
             Backend::AfXdp { interface } => return self.open_xdp(plan, interface),
             Backend::Device { arguments } => {
@@ -110,7 +110,7 @@ impl Dpdk {
     /// # Errors
     ///
     /// As for [`open`](Self::open); at most 16 queues.
-    pub fn open_ring_pair(&self, plans: [&DevicePlan; 2]) -> Result<[Opened<DpdkQueue>; 2], OpenError> {
+    pub fn open_ring_pair(&self, plans: [&DevicePlan; 2]) -> Result<[OpenDevice<DpdkQueue>; 2], OpenError> {
         let name = format!("pair{}", NEXT_DEVICE.fetch_add(1, Ordering::Relaxed));
         let name = CString::new(name).expect("no NUL in it");
         let queues = plans[0].queues;
@@ -127,8 +127,8 @@ impl Dpdk {
     }
 
     /// One port for each queue: the driver takes several queues only from some devices.
-    fn open_xdp(&self, plan: &DevicePlan, interface: &str) -> Result<Opened<DpdkQueue>, OpenError> {
-        let mut all: Option<Opened<DpdkQueue>> = None;
+    fn open_xdp(&self, plan: &DevicePlan, interface: &str) -> Result<OpenDevice<DpdkQueue>, OpenError> {
+        let mut all: Option<OpenDevice<DpdkQueue>> = None;
         let mut ports = Vec::new();
         for queue in 0..plan.queues {
             let before = Snapshot::take();
@@ -232,7 +232,7 @@ impl Dpdk {
         number: u16,
         wanted: u16,
         before: &Snapshot,
-    ) -> Result<(Opened<DpdkQueue>, Weak<Port>), OpenError> {
+    ) -> Result<(OpenDevice<DpdkQueue>, Weak<Port>), OpenError> {
         let mut port = Port {
             number,
             is_started: false,
@@ -276,7 +276,7 @@ impl Dpdk {
         let weak = Arc::downgrade(&port);
         let counts = Box::new(PortCounts(vec![weak.clone()]));
         let queues = (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, own));
-        Ok((Opened { capabilities, queues: queues.collect(), counts, findings }, weak))
+        Ok((OpenDevice { capabilities, queues: queues.collect(), counts, findings }, weak))
     }
 }
 

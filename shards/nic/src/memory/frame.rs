@@ -2,7 +2,7 @@
 
 use crate::{Checksum, Frame};
 use machnet_proto::wire::frame::HEADERS_BYTES;
-use machnet_proto::wire::train;
+use machnet_proto::wire::gso;
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,10 +75,10 @@ impl MemoryFrame {
     /// frame left.
     pub(super) fn packets(&self) -> impl Iterator<Item = Option<Self>> {
         let segment_bytes = if self.segment_bytes == 0 { u16::MAX } else { self.segment_bytes };
-        train::payloads(self.bytes(), segment_bytes).map(|payload| {
+        gso::payloads(self.bytes(), segment_bytes).map(|payload| {
             let mut packet = self.pool.allocate()?;
             packet.set_len(HEADERS_BYTES + payload.len());
-            train::write_packet(self.bytes(), payload, packet.bytes_mut());
+            gso::write_packet(self.bytes(), payload, packet.bytes_mut());
             Some(packet)
         })
     }

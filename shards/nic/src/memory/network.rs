@@ -4,7 +4,7 @@ use super::frame::{MemoryFrame, Pool};
 use super::queue::{MemoryNic, MemoryQueue};
 use super::spread::{Spread, Spreader};
 use crate::faults::{Dice, Faults, flip};
-use crate::{Capabilities, ETHERNET_HEADER_BYTES, Frame, Trains};
+use crate::{Capabilities, ETHERNET_HEADER_BYTES, Frame, GsoLimits};
 use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
@@ -30,9 +30,10 @@ pub struct NicOptions {
     pub pool_frames: usize,
     /// How it spreads flows over its queues.
     pub spread: Spread,
-    /// Whether it takes trains, and completes checksums, as a packet socket does: what reaches another such NIC over a
-    /// faultless link arrives whole now and then, as between virtual hosts, and cut at other times, as from a wire.
-    pub trains: Option<Trains>,
+    /// Whether it takes GSO batches, and completes checksums, as a packet socket does: what reaches another such NIC
+    /// over a faultless link arrives whole now and then, as between virtual hosts, and cut at other times, as from a
+    /// wire.
+    pub gso_limits: Option<GsoLimits>,
 }
 
 impl NicOptions {
@@ -51,7 +52,7 @@ impl Default for NicOptions {
             ring_frames: 512,
             pool_frames: 4096,
             spread: Spread::Hidden,
-            trains: None,
+            gso_limits: None,
         }
     }
 }
@@ -144,22 +145,22 @@ impl Network {
             numa_node: None,
         };
         let frame_bytes = ETHERNET_HEADER_BYTES + usize::from(options.mtu_bytes);
-        let longest = options.trains.map_or(frame_bytes, |trains| trains.bytes_max.max(frame_bytes));
-        let pool = Pool::new(options.pool_frames, longest, options.trains.is_some());
+        let longest = options.gso_limits.map_or(frame_bytes, |limits| limits.bytes_max.max(frame_bytes));
+        let pool = Pool::new(options.pool_frames, longest, options.gso_limits.is_some());
         let queues = usize::from(options.queues);
         state.ports.push(Port {
             mac: options.mac,
             link: Link::default(),
             spreader,
             frame_bytes,
-            takes_trains: options.trains.is_some(),
+            takes_gso: options.gso_limits.is_some(),
             ring_frames: options.ring_frames,
             rings: (0..queues).map(|_| Rings::default()).collect(),
             up_busy_until: Instant::ZERO,
             down_busy_until: Instant::ZERO,
         });
         drop(state);
-        let queue = |queue| MemoryQueue::new(self.clone(), Arc::clone(&pool), port, queue, options.trains);
+        let queue = |queue| MemoryQueue::new(self.clone(), Arc::clone(&pool), port, queue, options.gso_limits);
         let queues = (0..queues).map(queue).collect();
         MemoryNic { capabilities, queues, port }
     }
@@ -238,7 +239,7 @@ struct Port {
     link: Link,
     spreader: Spreader,
     frame_bytes: usize,
-    takes_trains: bool,
+    takes_gso: bool,
     ring_frames: usize,
     rings: Vec<Rings>,
     /// When the link has sent what the transmit rings hold.
@@ -332,7 +333,7 @@ impl State {
             return self.fly_whole(to, at, frame);
         }
         let port = &self.ports[to.0];
-        let may_stay = port.takes_trains && port.link.faults == Faults::default();
+        let may_stay = port.takes_gso && port.link.faults == Faults::default();
         if may_stay && self.dice.chance(0.5) {
             return self.fly_whole(to, at, frame);
         }

@@ -2,7 +2,7 @@
 
 use super::frame::{MemoryFrame, Pool};
 use super::network::{Network, NicOptions, PortId};
-use crate::{Capabilities, NicQueue, Trains, Wake};
+use crate::{Capabilities, GsoLimits, NicQueue, Wake};
 use std::fmt;
 use std::sync::Arc;
 
@@ -61,12 +61,18 @@ pub struct MemoryQueue {
     pool: Arc<Pool>,
     port: PortId,
     queue: usize,
-    trains: Option<Trains>,
+    gso_limits: Option<GsoLimits>,
 }
 
 impl MemoryQueue {
-    pub(super) fn new(network: Network, pool: Arc<Pool>, port: PortId, queue: usize, trains: Option<Trains>) -> Self {
-        Self { network, pool, port, queue, trains }
+    pub(super) fn new(
+        network: Network,
+        pool: Arc<Pool>,
+        port: PortId,
+        queue: usize,
+        gso_limits: Option<GsoLimits>,
+    ) -> Self {
+        Self { network, pool, port, queue, gso_limits }
     }
 }
 
@@ -94,8 +100,8 @@ impl NicQueue for MemoryQueue {
         self.pool.allocate()
     }
 
-    fn trains(&self) -> Option<Trains> {
-        self.trains
+    fn gso_limits(&self) -> Option<GsoLimits> {
+        self.gso_limits
     }
 
     fn transmit(&mut self, frames: &mut Vec<MemoryFrame>) -> usize {

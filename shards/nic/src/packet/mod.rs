@@ -9,8 +9,8 @@
 //! * A frame is written into the slot from which the kernel sends it, and read from the slot into which the kernel
 //!   has copied it.
 //! * Both rings carry the kernel's virtio header, which brings two things. **Checksums** are left to whoever puts the
-//!   frame on a wire. **Trains**, packets of one flow that go out together, pass through the kernel as one frame (UDP
-//!   segmentation offload, Linux 6.2); between virtual hosts nobody ever cuts them, and a NIC does it by itself.
+//!   frame on a wire. **GSO batches**, packets of one flow that go out together, pass through the kernel as one frame
+//!   (UDP segmentation offload, Linux 6.2); between virtual hosts nobody ever cuts them, and a NIC does it by itself.
 //! * A socket filter lets only ARP and what is for our IP address into the ring: the kernel's own traffic on the same
 //!   interface costs us nothing and wakes nobody.
 //! * With several queues the kernel spreads flows by a hash of its own (PACKET_FANOUT).
@@ -28,7 +28,7 @@ use super::error::OpenError;
 use super::host::{Host, Interface};
 use super::plan::DevicePlan;
 use super::survey::Finding;
-use super::{Capabilities, Opened};
+use super::{Capabilities, OpenDevice};
 
 pub use frame::PacketFrame;
 pub use queue::PacketQueue;
@@ -41,14 +41,14 @@ use socket::PacketSocket;
 const QUEUES_MAX: u16 = 64;
 
 /// The first Linux that knows UDP segmentation in virtio headers.
-const TRAINS_SINCE: (u32, u32) = (6, 2);
+const GSO_SINCE: (u32, u32) = (6, 2);
 
 /// Opens a kernel interface.
 ///
 /// # Errors
 ///
 /// One sentence that says what to do. Nothing stays open.
-pub fn open(plan: &DevicePlan, interface: &str) -> Result<Opened<PacketQueue>, OpenError> {
+pub fn open(plan: &DevicePlan, interface: &str) -> Result<OpenDevice<PacketQueue>, OpenError> {
     let kernel = find(interface)?;
     let request = &plan.request;
     let queues = plan.queues.clamp(1, QUEUES_MAX);
@@ -56,8 +56,8 @@ pub fn open(plan: &DevicePlan, interface: &str) -> Result<Opened<PacketQueue>, O
     if queues < plan.queues {
         findings.push(Finding::FewerQueues { device: plan.device(), queues, asked: plan.queues });
     }
-    let has_trains = kernel_release().is_some_and(|release| release >= TRAINS_SINCE);
-    let measures = Measures::new(plan.mtu_bytes, has_trains, queues);
+    let has_gso = kernel_release().is_some_and(|release| release >= GSO_SINCE);
+    let measures = Measures::new(plan.mtu_bytes, has_gso, queues);
     let system = |step| move |error: std::io::Error| OpenError::System { step, error: error.to_string() };
     let (mut sockets, mut all) = (Vec::new(), Vec::new());
     for _ in 0..queues {
@@ -80,7 +80,7 @@ pub fn open(plan: &DevicePlan, interface: &str) -> Result<Opened<PacketQueue>, O
         link_up: kernel.has_carrier,
         numa_node: None,
     };
-    Ok(Opened { capabilities, queues: all, counts: Box::new(PacketCounts::new(sockets)), findings })
+    Ok(OpenDevice { capabilities, queues: all, counts: Box::new(PacketCounts::new(sockets)), findings })
 }
 
 fn find(name: &str) -> Result<Interface, OpenError> {

@@ -10,7 +10,7 @@ use rustix::net::{SendFlags, send, sockopt};
 use super::frame::PacketFrame;
 use super::ring::{Received, Rings};
 use super::socket::PacketSocket;
-use crate::{Checksum, DeviceCounts, DeviceDrops, Drops, NicQueue, Trains, Wake};
+use crate::{Checksum, DeviceCounts, DeviceDrops, Drops, GsoLimits, NicQueue, Wake};
 
 /// One packet socket with its rings.
 pub struct PacketQueue {
@@ -66,8 +66,8 @@ impl NicQueue for PacketQueue {
         Some(PacketFrame::on_heap(bytes, 0, checksum))
     }
 
-    fn trains(&self) -> Option<Trains> {
-        self.rings.measures().trains()
+    fn gso_limits(&self) -> Option<GsoLimits> {
+        self.rings.measures().gso_limits()
     }
 
     fn transmit(&mut self, frames: &mut Vec<PacketFrame>) -> usize {

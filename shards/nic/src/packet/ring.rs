@@ -16,13 +16,14 @@ use rustix::fd::BorrowedFd;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::frame::{PacketFrame, Slot};
-use crate::{Checksum, ETHERNET_HEADER_BYTES, Frame, Trains};
+use crate::{Checksum, ETHERNET_HEADER_BYTES, Frame, GsoLimits};
 
 /// The longest frame: the kernel cuts what is as long as its `gso_max_size`, 65,536.
-const TRAIN_BYTES_MAX: usize = 65_535;
-/// Packets in a train, at the most. The kernel takes 64 (UDP_MAX_SEGMENTS before Linux 6.9); with fewer the other host
-/// works at the first ones while the last ones are still being sent, and 16 save nearly all of what trains can save.
-const TRAIN_PACKETS_MAX: usize = 16;
+const GSO_BYTES_MAX: usize = 65_535;
+/// Packets in a GSO batch, at the most. The kernel takes 64 (UDP_MAX_SEGMENTS before Linux 6.9); with fewer the other
+/// host works at the first ones while the last ones are still being sent, and 16 save nearly all of what GSO batches
+/// can save.
+const GSO_PACKETS_MAX: usize = 16;
 
 /// Bytes of a slot before a received frame: the kernel's headers, aligned together with an Ethernet header, and its
 /// virtio header. Rounded up.
@@ -80,13 +81,13 @@ pub(super) struct Measures {
     /// The longest frame that fits.
     frame_bytes: usize,
     /// `None`: the kernel's virtio header does not know them, and is not asked for.
-    trains: Option<Trains>,
+    gso_limits: Option<GsoLimits>,
 }
 
 impl Measures {
-    pub(super) fn new(mtu_bytes: u16, has_trains: bool, queues: u16) -> Self {
+    pub(super) fn new(mtu_bytes: u16, has_gso: bool, queues: u16) -> Self {
         let plain = ETHERNET_HEADER_BYTES + usize::from(mtu_bytes);
-        let frame_bytes = if has_trains { TRAIN_BYTES_MAX } else { plain };
+        let frame_bytes = if has_gso { GSO_BYTES_MAX } else { plain };
         let slot_bytes = (frame_bytes + BEFORE_FRAME_BYTES).next_multiple_of(SLOT_ALIGNMENT_BYTES);
         let blocks = INTERFACE_BYTES_MAX / BLOCK_BYTES / usize::from(queues);
         Self {
@@ -95,13 +96,13 @@ impl Measures {
             receive_blocks: (blocks * 2 / 3).clamp(RECEIVE_BLOCKS.0, RECEIVE_BLOCKS.1),
             transmit_blocks: (blocks / 3).clamp(TRANSMIT_BLOCKS.0, TRANSMIT_BLOCKS.1),
             frame_bytes,
-            trains: has_trains.then_some(Trains { bytes_max: TRAIN_BYTES_MAX, packets_max: TRAIN_PACKETS_MAX }),
+            gso_limits: has_gso.then_some(GsoLimits { bytes_max: GSO_BYTES_MAX, packets_max: GSO_PACKETS_MAX }),
         }
     }
 
-    /// What a train may be, if there are trains, and with them the virtio header.
-    pub(super) fn trains(&self) -> Option<Trains> {
-        self.trains
+    /// What a GSO batch may be, if there are any, and with them the virtio header.
+    pub(super) fn gso_limits(&self) -> Option<GsoLimits> {
+        self.gso_limits
     }
 
     /// What the kernel is asked for: the receive ring, the transmit ring.
@@ -150,7 +151,7 @@ struct Refusal {
 }
 
 /// When a frame is given up: after so many pushes, and so long; but at the second push if it is longer than what every
-/// Ethernet carries, and so possibly sent to see whether it passes. (Whatever its length, a train passes a veth.)
+/// Ethernet carries, and so possibly sent to see whether it passes. (Whatever its length, a GSO batch passes a veth.)
 const REFUSALS_MAX: u32 = 16;
 const REFUSED_MAX: Duration = Duration::from_millis(50);
 const ORDINARY_BYTES: usize = ETHERNET_HEADER_BYTES + 1_500;
@@ -229,7 +230,7 @@ impl Rings {
             _ => Checksum::Unverified,
         };
         let mut segment_bytes = 0;
-        if self.measures.trains.is_some() {
+        if self.measures.gso_limits.is_some() {
             let virtio: VirtioHeader = slot.read(at - VIRTIO_HEADER_BYTES);
             if virtio.flags & NEEDS_CHECKSUM != 0 {
                 checksum = Checksum::Partial;
@@ -294,7 +295,7 @@ impl Rings {
     fn submit(&mut self, frame: &PacketFrame) {
         let mut len = frame.bytes().len();
         let slot = self.ahead(0);
-        if self.measures.trains.is_some() {
+        if self.measures.gso_limits.is_some() {
             let mut virtio = VirtioHeader::default();
             if frame.checksum() == Checksum::Partial {
                 virtio.flags = NEEDS_CHECKSUM;
@@ -347,7 +348,7 @@ impl Rings {
     fn is_long_packet(&self, at: usize) -> bool {
         let slot = &self.transmit[at];
         let mut len = slot.read::<tpacket2_hdr>(0).tp_len as usize;
-        if self.measures.trains.is_some() {
+        if self.measures.gso_limits.is_some() {
             len = len.saturating_sub(VIRTIO_HEADER_BYTES);
             if slot.read::<VirtioHeader>(TRANSMIT_AT).segments != 0 {
                 return false;
@@ -364,7 +365,7 @@ impl Rings {
 
     /// An empty frame in a slot of the transmit ring.
     fn frame_in(&self, slot: &Slot) -> PacketFrame {
-        let before = if self.measures.trains.is_some() { VIRTIO_HEADER_BYTES } else { 0 };
+        let before = if self.measures.gso_limits.is_some() { VIRTIO_HEADER_BYTES } else { 0 };
         let capacity = u32::try_from(self.measures.frame_bytes).expect("slots have kilobytes");
         PacketFrame::to_transmit(slot, TRANSMIT_AT + before, capacity)
     }

@@ -38,13 +38,13 @@ impl PacketSocket {
         let socket = Self { fd };
         socket.attach_filter(ip).map_err(refused("filter"))?;
         socket.set(libc::PACKET_VERSION, &TPACKET_V2).map_err(refused("choose the version of"))?;
-        if measures.trains().is_some() {
+        if measures.gso_limits().is_some() {
             socket.set(libc::PACKET_VNET_HDR, &1).map_err(refused("ask for virtio headers on"))?;
         }
         // Frames that the kernel finds malformed are skipped, and do not stop those behind them.
         socket.set(libc::PACKET_LOSS, &1).map_err(refused("set up"))?;
         // The filter drops them, too; so they are not even copied. (PACKET_QDISC_BYPASS is not asked for: without the
-        // queueing discipline, trains are lost at every device that does not cut them itself.)
+        // queueing discipline, GSO batches are lost at every device that does not cut them itself.)
         socket.set(libc::PACKET_IGNORE_OUTGOING, &1).map_err(refused("set up"))?;
         let [receive, transmit] = measures.requests();
         socket.set(libc::PACKET_RX_RING, &receive).map_err(refused("make the receive ring of"))?;

@@ -9,7 +9,7 @@ use machnet_nic::error::OpenError;
 use machnet_nic::memory::{Cable, MemoryNic, Network, NicOptions, Spread};
 use machnet_nic::packet::{self, PacketQueue};
 use machnet_nic::plan::{Backend, DevicePlan, InterfaceRequest, plan};
-use machnet_nic::{DeviceDrops, Frame, NicQueue, Opened, Wake};
+use machnet_nic::{DeviceDrops, Frame, NicQueue, OpenDevice, Wake};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::net::UdpSocket;
 use std::process::Command;
@@ -91,7 +91,7 @@ fn limits(dpdk: &Dpdk) {
         let backend = Backend::Device { arguments: device.to_owned() };
         dpdk.open(&DevicePlan::new(interface(NEAR, queues), backend))
     };
-    let Opened { capabilities: few, queues, mut counts, findings } =
+    let OpenDevice { capabilities: few, queues, mut counts, findings } =
         open("net_ring8", 1000).expect("it has some queues");
     assert_eq!((usize::from(few.queues), few.max_queues), (queues.len(), few.queues));
     assert!(findings[0].to_string().contains("\"engine_threads\""), "{findings:?}");
@@ -107,7 +107,7 @@ fn limits(dpdk: &Dpdk) {
 
 pub(crate) fn packet() {
     let [near, far] = packet_sockets([interface(NEAR, 1), interface(FAR, 1)]);
-    assert!(near.queues[0].trains().is_some(), "this kernel segments UDP");
+    assert!(near.queues[0].gso_limits().is_some(), "this kernel segments UDP");
     let mut pair = pair(near, far);
     suite::run(&mut pair);
     own_frames_are_not_received(&mut pair);
@@ -392,7 +392,7 @@ fn only_what_is_for_us_is_received() {
     assert_eq!(burst.iter().map(|frame| frame.bytes()[59]).collect::<Vec<_>>(), [1, 2]);
 }
 
-fn packet_sockets(wanted: [InterfaceRequest; 2]) -> [Opened<PacketQueue>; 2] {
+fn packet_sockets(wanted: [InterfaceRequest; 2]) -> [OpenDevice<PacketQueue>; 2] {
     wanted.map(|wanted| {
         let plan = plan(&wanted).expect("the interfaces are there");
         let Backend::AfPacket { interface } = &plan.backend else { panic!("not a kernel interface: {plan}") };
@@ -407,7 +407,7 @@ pub(crate) fn interface(mac: MacAddr, queues: u16) -> InterfaceRequest {
     InterfaceRequest { mac, ip: None, attachment: Attachment::Found, queues, mtu_bytes: None }
 }
 
-fn start(plans: &[DevicePlan; 2]) -> [Opened<DpdkQueue>; 2] {
+fn start(plans: &[DevicePlan; 2]) -> [OpenDevice<DpdkQueue>; 2] {
     let dpdk = Dpdk::start(plans).expect("DPDK starts");
     plans.each_ref().map(|plan| {
         let opened = dpdk.open(plan).unwrap_or_else(|error| panic!("{error}"));
@@ -417,8 +417,8 @@ fn start(plans: &[DevicePlan; 2]) -> [Opened<DpdkQueue>; 2] {
     })
 }
 
-fn pair<Q>(near: Opened<Q>, far: Opened<Q>) -> Pair<Q> {
-    let end = |opened: Opened<Q>| End { capabilities: opened.capabilities, queues: opened.queues };
+fn pair<Q>(near: OpenDevice<Q>, far: OpenDevice<Q>) -> Pair<Q> {
+    let end = |opened: OpenDevice<Q>| End { capabilities: opened.capabilities, queues: opened.queues };
     Pair { near: end(near), far: end(far) }
 }
 

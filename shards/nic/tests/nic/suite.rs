@@ -4,7 +4,7 @@ use machnet_core::addr::MacAddr;
 use machnet_nic::{Capabilities, Checksum, ETHERNET_HEADER_BYTES, Frame, NicQueue, Wake};
 use machnet_proto::addr::FlowKey;
 use machnet_proto::wire::frame::{HEADERS_BYTES, Parsed, Template, parse};
-use machnet_proto::wire::train;
+use machnet_proto::wire::gso;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -351,7 +351,7 @@ fn everything_leaves_before_a_sleep<Q: NicQueue>(pair: &mut Pair<Q>) {
     }
 }
 
-/// Checksums, and trains.
+/// Checksums, and GSO batches.
 fn what_is_left_arrives_complete<Q: NicQueue>(pair: &mut Pair<Q>) {
     if !pair.near.queues[0].completes() {
         println!("    this device takes only what is complete");
@@ -367,14 +367,14 @@ fn what_is_left_arrives_complete<Q: NicQueue>(pair: &mut Pair<Q>) {
     let template = Template::new(from, to, &key);
     let longest = usize::from(pair.near.capabilities.mtu_bytes) + ETHERNET_HEADER_BYTES - HEADERS_BYTES;
     let mut cases = vec![(1, 1, 1), (100, 1, 100), (longest, 1, longest)];
-    if let Some(limits) = pair.near.queues[0].trains() {
+    if let Some(limits) = pair.near.queues[0].gso_limits() {
         cases.extend([(100, 2, 100), (longest, 3, 1), (120, limits.packets_max, 7)]);
         let is_short = |(segment, packets, last)| HEADERS_BYTES + segment * (packets - 1) + last <= limits.bytes_max;
         assert!(cases.iter().all(|&case| is_short(case)));
     }
     for (segment, packets, last) in cases {
         let payload_bytes = segment * (packets - 1) + last;
-        send_train(&mut pair.near.queues[0], &template, payload_bytes, if packets == 1 { 0 } else { segment });
+        send_gso_batch(&mut pair.near.queues[0], &template, payload_bytes, if packets == 1 { 0 } else { segment });
         let mut arrived: Vec<Vec<u8>> = Vec::new();
         let mut burst = Vec::with_capacity(64);
         let deadline = Instant::now() + PATIENCE;
@@ -395,7 +395,7 @@ fn what_is_left_arrives_complete<Q: NicQueue>(pair: &mut Pair<Q>) {
     }
 }
 
-fn send_train<Q: NicQueue>(queue: &mut Q, template: &Template, payload_bytes: usize, segment_bytes: usize) {
+fn send_gso_batch<Q: NicQueue>(queue: &mut Q, template: &Template, payload_bytes: usize, segment_bytes: usize) {
     let mut frame = queue.allocate().expect("frames are left");
     frame.set_len(HEADERS_BYTES + payload_bytes);
     frame.bytes_mut()[HEADERS_BYTES..].iter_mut().zip(pattern(7)).for_each(|(byte, value)| *byte = value);
@@ -414,6 +414,6 @@ fn packets_of<F: Frame>(frame: &F) -> Vec<Vec<u8>> {
             assert!(is_good, "a checksum is wrong");
             vec![datagram.payload.to_vec()]
         }
-        segment_bytes => train::payloads(frame.bytes(), segment_bytes).map(<[u8]>::to_vec).collect(),
+        segment_bytes => gso::payloads(frame.bytes(), segment_bytes).map(<[u8]>::to_vec).collect(),
     }
 }

@@ -101,7 +101,7 @@ impl<'a> UdpDatagram<'a> {
         self.segment.has_checksum()
     }
 
-    /// One packet of the train that this is ([`super::train`]), which nobody has to verify.
+    /// One packet of the batch that this is ([`super::gso`]), which nobody has to verify.
     #[must_use]
     pub fn with_payload(&self, payload: &'a [u8]) -> Self {
         Self { payload, is_verified: true, ..*self }

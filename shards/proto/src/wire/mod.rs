@@ -6,9 +6,9 @@ pub mod bounce;
 pub mod checksum;
 pub mod ethernet;
 pub mod frame;
+pub mod gso;
 pub mod icmp;
 pub mod ipv4;
-pub mod train;
 pub mod udp;
 
 /// Why bytes are not what they were taken for.

@@ -42,8 +42,8 @@ impl<Q: NicQueue> Writer<'_, '_, Q> {
         match packet.piece {
             Some(piece) if piece.len > packet.path_bytes => return self.write_fragments(&packet, channel),
             Some(_) => {}
-            // Behind data it would make a train of a packet that may be too long for the path: a veth, which cuts
-            // no trains, lets that pass.
+            // Behind data it would make a GSO batch of a packet that may be too long for the path: a veth, which cuts
+            // no GSO batches, lets that pass.
             None => self.egress.finish(template),
         }
         let into = self.egress.append(HEADER_BYTES + usize::from(payload_bytes), *to_ourselves, template);

@@ -11,7 +11,7 @@ use clap::Parser;
 use machnet_config::flags;
 use machnet_core::addr::MacAddr;
 use machnet_nic::NicQueue;
-use machnet_nic::devices::Wired;
+use machnet_nic::devices::OpenInterface;
 use machnet_nic::devices::WithQueues;
 use machnet_proto::wire::icmp::{ECHO_HEADERS_BYTES, EchoReply, EchoRequest};
 use machnet_tools::log;
@@ -87,21 +87,21 @@ struct Ping<'a> {
 impl WithQueues for Ping<'_> {
     type Output = Result<bool, Failure>;
 
-    fn run<Q: NicQueue>(self, wired: Wired<Q>) -> Result<bool, Failure> {
+    fn run<Q: NicQueue>(self, opened: OpenInterface<Q>) -> Result<bool, Failure> {
         let Self { args, next_hop, stats, stop } = self;
-        ping(args, wired, next_hop, stats, stop)
+        ping(args, opened, next_hop, stats, stop)
     }
 }
 
 fn ping<Q: NicQueue>(
     args: &Args,
-    wired: Wired<Q>,
+    opened: OpenInterface<Q>,
     next_hop: Ipv4Addr,
     mut stats: RttStats,
     stop: &Stop,
 ) -> Result<bool, Failure> {
-    let cpu = wired.interface.shard_cpus.first().copied();
-    let mut station = Station::new(wired, pinger::SEND_MAX, stop).map_err(|error| Failure::system(&error))?;
+    let cpu = opened.interface.shard_cpus.first().copied();
+    let mut station = Station::new(opened, pinger::SEND_MAX, stop).map_err(|error| Failure::system(&error))?;
     station.enter_thread(cpu)?;
     let mac = resolve(&mut station, next_hop)?;
     let Args { remote_ip, icmp_id, .. } = *args;

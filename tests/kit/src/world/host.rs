@@ -6,8 +6,8 @@ use std::sync::Arc;
 use machnet_config::Limits;
 use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
+use machnet_nic::GsoLimits;
 use machnet_nic::NicQueue;
-use machnet_nic::Trains;
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{Link, Network, NicOptions, PortId, Spread};
 use machnet_proto::flow;
@@ -40,8 +40,8 @@ pub struct HostPlan {
     pub ring_frames: usize,
     /// Frames of the whole NIC.
     pub pool_frames: usize,
-    /// Whether the NIC takes trains.
-    pub trains: Option<Trains>,
+    /// Whether the NIC takes GSO batches.
+    pub gso_limits: Option<GsoLimits>,
 }
 
 impl Default for HostPlan {
@@ -54,7 +54,7 @@ impl Default for HostPlan {
             flow: flow::Limits::default(),
             ring_frames: 512,
             pool_frames: 2048,
-            trains: None,
+            gso_limits: None,
         }
     }
 }
@@ -112,7 +112,7 @@ impl Daemon {
             ring_frames: plan.ring_frames,
             pool_frames: plan.pool_frames,
             spread: plan.spread,
-            trains: plan.trains,
+            gso_limits: plan.gso_limits,
         });
         network.set_link(nic.port, host.link);
         let mut secret = [0; 16];

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{MemoryFrame, MemoryQueue};
-use machnet_nic::{Frame, NicQueue, Trains, Wake};
+use machnet_nic::{Frame, GsoLimits, NicQueue, Wake};
 use machnet_proto::dialect;
 use machnet_proto::packet::Packet;
 use machnet_proto::wire::frame::HEADERS_BYTES;
@@ -85,8 +85,8 @@ impl NicQueue for SimQueue {
         if self.refuses(self.device.moods.get().no_frame) { None } else { self.below.allocate() }
     }
 
-    fn trains(&self) -> Option<Trains> {
-        self.below.trains()
+    fn gso_limits(&self) -> Option<GsoLimits> {
+        self.below.gso_limits()
     }
 
     fn transmit(&mut self, frames: &mut Vec<MemoryFrame>) -> usize {

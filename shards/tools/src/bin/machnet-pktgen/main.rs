@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
-use machnet_nic::devices::Wired;
+use machnet_nic::devices::OpenInterface;
 use machnet_nic::devices::WithQueues;
 use machnet_nic::{ETHERNET_HEADER_BYTES, NicQueue};
 use machnet_tools::log;
@@ -56,12 +56,12 @@ struct Run<'a> {
 impl WithQueues for Run<'_> {
     type Output = Result<bool, Failure>;
 
-    fn run<Q>(self, wired: Wired<Q>) -> Result<bool, Failure>
+    fn run<Q>(self, opened: OpenInterface<Q>) -> Result<bool, Failure>
     where
         Q: NicQueue<Frame: Send> + Send + 'static,
     {
         let Self { args, mode, remote, stop } = self;
-        let mtu_bytes = usize::from(wired.capabilities.mtu_bytes);
+        let mtu_bytes = usize::from(opened.capabilities.mtu_bytes);
         let largest = mtu_bytes + ETHERNET_HEADER_BYTES;
         if remote.is_some() && usize::from(args.pkt_size) > largest {
             let size = args.pkt_size;
@@ -69,7 +69,7 @@ impl WithQueues for Run<'_> {
                 format!("--pkt_size {size} does not fit the MTU of {mtu_bytes} bytes: give {largest} at most");
             return Err(Failure::new(2, sentence));
         }
-        work(args, mode, remote, wired, stop)
+        work(args, mode, remote, opened, stop)
     }
 }
 
@@ -77,15 +77,15 @@ fn work<Q>(
     args: &Args,
     mode: Mode,
     remote: Option<(Ipv4Addr, Ipv4Addr)>,
-    wired: Wired<Q>,
+    opened: OpenInterface<Q>,
     stop: &Stop,
 ) -> Result<bool, Failure>
 where
     Q: NicQueue<Frame: Send> + Send,
 {
     match (mode, remote) {
-        (Mode::Ping(_), Some(remote)) => ping::run(args, wired, remote, stop),
-        _ => traffic::run(args, remote, wired, stop).map(|()| true),
+        (Mode::Ping(_), Some(remote)) => ping::run(args, opened, remote, stop),
+        _ => traffic::run(args, remote, opened, stop).map(|()| true),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use machnet_nic::devices::Wired;
+use machnet_nic::devices::OpenInterface;
 use machnet_nic::{ETHERNET_HEADER_BYTES, NicQueue};
 use machnet_proto::addr::FlowKey;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed};
@@ -27,13 +27,13 @@ const SEQUENCE: std::ops::Range<usize> = HEADERS_BYTES..HEADERS_BYTES + 8;
 /// When the remote host is not found, or the log cannot be written.
 pub(crate) fn run<Q: NicQueue>(
     args: &Args,
-    wired: Wired<Q>,
+    opened: OpenInterface<Q>,
     (remote, next_hop): (Ipv4Addr, Ipv4Addr),
     stop: &Stop,
 ) -> Result<bool, Failure> {
     let mut stats = RttStats::new(args.rtt_log.as_deref())?;
-    let cpu = wired.interface.shard_cpus.first().copied();
-    let mut station = Station::new(wired, pinger::SEND_MAX, stop).map_err(|error| Failure::system(&error))?;
+    let cpu = opened.interface.shard_cpus.first().copied();
+    let mut station = Station::new(opened, pinger::SEND_MAX, stop).map_err(|error| Failure::system(&error))?;
     station.enter_thread(cpu)?;
     let mac = resolve(&mut station, next_hop)?;
     let target = Target { host: station.host(), mac, ip: remote };

@@ -12,7 +12,7 @@ use std::time::Duration;
 use machnet::daemon::sleep::Clock;
 use machnet_core::time::Instant;
 use machnet_nic::NicQueue;
-use machnet_nic::devices::Wired;
+use machnet_nic::devices::OpenInterface;
 use machnet_tools::{Failure, Station, Stop, resolve};
 
 use crate::args::Args;
@@ -38,14 +38,14 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 pub(crate) fn run<Q>(
     args: &Args,
     remote: Option<(Ipv4Addr, Ipv4Addr)>,
-    wired: Wired<Q>,
+    opened: OpenInterface<Q>,
     stop: &Stop,
 ) -> Result<(), Failure>
 where
     Q: NicQueue<Frame: Send> + Send,
 {
-    let cpus = wired.interface.shard_cpus.clone();
-    let mut station = Station::new(wired, args.tx_batch_size.into(), stop).map_err(|error| Failure::system(&error))?;
+    let cpus = opened.interface.shard_cpus.clone();
+    let mut station = Station::new(opened, args.tx_batch_size.into(), stop).map_err(|error| Failure::system(&error))?;
     let target = match remote {
         None => None,
         Some((ip, next_hop)) => Some(Target { host: station.host(), mac: resolve(&mut station, next_hop)?, ip }),

@@ -1,33 +1,33 @@
-//! Trains: UDP packets of one flow as one frame, with one set of headers before them, as UDP segmentation offload has
-//! it.
+//! GSO batches: UDP packets of one flow as one frame, with one set of headers before them, as UDP segmentation offload
+//! has it.
 //!
 //! ```text
 //!   Ethernet │ IPv4 │ UDP │ payload, segment_bytes long │ payload, segment_bytes long │ payload, at most so long
 //! ```
 //!
 //! The lengths in the headers are those of the whole frame, and the UDP checksum is that of the pseudo header only.
-//! Whoever puts the packets on a wire cuts the train; here that is done for those who cannot leave it to a device.
+//! Whoever puts the packets on a wire cuts the batch; here that is done for those who cannot leave it to a device.
 
 use zerocopy::FromBytes;
 
 use super::frame::HEADERS_BYTES;
 use super::{ethernet, ipv4, udp};
 
-/// The payloads of a train of IPv4 and UDP frames, in order. Nothing says that its headers are sound.
-pub fn payloads(train: &[u8], segment_bytes: u16) -> impl Iterator<Item = &[u8]> {
-    let all = train.get(HEADERS_BYTES..).unwrap_or_default();
+/// The payloads of a GSO batch of IPv4 and UDP frames, in order. Nothing says that its headers are sound.
+pub fn payloads(batch: &[u8], segment_bytes: u16) -> impl Iterator<Item = &[u8]> {
+    let all = batch.get(HEADERS_BYTES..).unwrap_or_default();
     all.chunks(usize::from(segment_bytes).max(1))
 }
 
-/// Writes the frame of one packet of a train: the train's headers with lengths and checksums of their own, then the
+/// Writes the frame of one packet of a GSO batch: the batch's headers with lengths and checksums of their own, then the
 /// payload.
 ///
 /// # Panics
 ///
-/// If `into` is not as long as headers and payload, or the train shorter than its headers.
-pub fn write_packet(train: &[u8], payload: &[u8], into: &mut [u8]) {
+/// If `into` is not as long as headers and payload, or the batch shorter than its headers.
+pub fn write_packet(batch: &[u8], payload: &[u8], into: &mut [u8]) {
     assert_eq!(into.len(), HEADERS_BYTES + payload.len(), "the frame has room for just this packet");
-    into[..HEADERS_BYTES].copy_from_slice(&train[..HEADERS_BYTES]);
+    into[..HEADERS_BYTES].copy_from_slice(&batch[..HEADERS_BYTES]);
     into[HEADERS_BYTES..].copy_from_slice(payload);
     complete(into);
 }
@@ -63,7 +63,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_train_that_is_cut_is_the_packets_it_was_made_of(
+        fn a_gso_batch_that_is_cut_is_the_packets_it_was_made_of(
             segment_bytes in 1u16..400,
             whole in 0usize..20,
             rest in 1usize..400,
@@ -79,13 +79,13 @@ mod tests {
             let rest = rest.min(usize::from(segment_bytes));
             let len = whole * usize::from(segment_bytes) + rest;
             let bytes: Vec<u8> = (0..=u8::MAX).cycle().map(|byte| byte ^ seed).take(len).collect();
-            let mut train = vec![0; HEADERS_BYTES];
-            train.extend(&bytes);
-            template.write(&mut train);
+            let mut batch = vec![0; HEADERS_BYTES];
+            batch.extend(&bytes);
+            template.write(&mut batch);
             let mut joined: Vec<u8> = Vec::new();
-            for payload in payloads(&train, segment_bytes) {
+            for payload in payloads(&batch, segment_bytes) {
                 let mut cut = vec![0xee; HEADERS_BYTES + payload.len()];
-                write_packet(&train, payload, &mut cut);
+                write_packet(&batch, payload, &mut cut);
                 let mut expected = vec![0; HEADERS_BYTES];
                 expected.extend(payload);
                 template.write(&mut expected);
