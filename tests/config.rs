@@ -1,8 +1,9 @@
 //! `config.json` as its users meet it: what is accepted, and the one sentence for every mistake.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use machnet_config::reference::{self, Key, Section};
 use machnet_config::{Attachment, Config, ConfigError, ControlSocket, CpuMask, Driver, Interface, Limits, Subnet};
 use machnet_core::addr::MacAddr;
 use machnet_core::wait::Policy;
@@ -26,7 +27,7 @@ fn the_smallest_file_has_the_defaults() {
     let config = parse(&one_interface("")).unwrap();
     let expected = Interface {
         mac: MacAddr([2, 0, 0, 0, 0, 1]),
-        ip: Ipv4Addr::new(10, 0, 255, 10),
+        ip: IpAddr::from([10, 0, 255, 10]),
         shards: 1,
         cpu_mask: None,
         shard_cpus: vec![],
@@ -58,7 +59,7 @@ fn every_key_of_ours_is_read() {
     let full = interface(keys);
     assert_eq!(full.attachment, Attachment::Kernel(Driver::AfXdp));
     assert_eq!(full.mtu_bytes, Some(9000));
-    assert_eq!(full.subnet, Some(Subnet { prefix_bits: 16, gateway: Some(Ipv4Addr::new(10, 0, 0, 1)) }));
+    assert_eq!(full.subnet, Some(Subnet { prefix_bits: 16, gateway: Some(IpAddr::from([10, 0, 0, 1])) }));
     assert_eq!(full.poll, Policy::Busy);
     assert_eq!(interface(r#""device": "net_tap0""#).attachment, Attachment::Device("net_tap0".to_owned()));
     assert_eq!(interface(r#""pcie": "3b:00.1""#).attachment, Attachment::Pci("3b:00.1".to_owned()));
@@ -105,15 +106,79 @@ fn the_file_in_the_repository_is_true_and_complete() {
     assert_eq!(config.control, ControlSocket { group: Some("machnet".to_owned()), ..ControlSocket::default() });
 
     let text = std::fs::read_to_string(&file).unwrap();
-    for (path, unknown) in [
-        ("interface", one_interface(r#""?": 0"#)),
-        ("faults", one_interface(r#""faults": {"?": 0}"#)),
-        ("daemon", with_settings(r#""?": 0"#)),
+    for Key { section, name, .. } in reference::keys() {
+        assert!(text.contains(&format!("\"{name}\": ")), "config.json does not show the {section:?} key {name}");
+    }
+}
+
+/// What an error calls the known keys is the table's, too.
+#[test]
+fn an_unknown_key_is_told_the_keys_of_the_table() {
+    for (section, unknown) in [
+        (Section::File, r#"{"?": 0}"#.to_owned()),
+        (Section::Interface, one_interface(r#""?": 0"#)),
+        (Section::Faults, one_interface(r#""faults": {"?": 0}"#)),
+        (Section::Daemon, with_settings(r#""?": 0"#)),
     ] {
-        let ConfigError::Unknown { known, .. } = parse(&unknown).unwrap_err() else { panic!("{path}") };
-        for key in known.split(", ") {
-            assert!(text.contains(&format!("\"{key}\": ")), "config.json does not show the {path} key {key}");
-        }
+        let keys = reference::keys();
+        let known: Vec<_> = keys.iter().filter(|key| key.section == section).map(|key| key.name).collect();
+        let sentence = parse(&unknown).unwrap_err().to_string();
+        let end = format!("\"?\" is not a key: remove it, or use one of {}", known.join(", "));
+        assert!(!known.is_empty() && sentence.ends_with(&end), "{sentence}");
+    }
+}
+
+/// What the table shows is accepted.
+#[test]
+fn every_example_could_stand_there() {
+    for Key { section, name, example, help, kind, .. } in reference::keys() {
+        let entry = format!("\"{name}\": {example}");
+        let file = match (section, name) {
+            (Section::File, "machnet_shards") => {
+                format!("{{{}, {entry}}}", &one_interface("")[1..].strip_suffix('}').unwrap())
+            }
+            (Section::File, _) => format!("{{{entry}}}"),
+            (Section::Interface, "ip") => format!(r#"{{"machnet_config": {{"02:00:00:00:00:01": {{{entry}}}}}}}"#),
+            (Section::Interface, "gateway") => one_interface(&format!("\"prefix\": 24, {entry}")),
+            (Section::Interface, _) => one_interface(&entry),
+            (Section::Faults, _) => one_interface(&format!("\"faults\": {{{entry}}}")),
+            (Section::Daemon, _) => with_settings(&entry),
+        };
+        parse(&file).unwrap_or_else(|mistake| panic!("{mistake}"));
+        assert!(help.ends_with('.') && !kind.is_empty(), "{name}: {help}");
+    }
+}
+
+/// The page of the manual is printed from the table.
+#[test]
+fn the_reference_of_keys_is_up_to_date() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("shards/src/manual/configuration.md");
+    let page = reference::markdown();
+    if std::env::var_os("MACHNET_TEST_RENEW").is_some_and(|value| value == "1") {
+        std::fs::write(&file, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&file).unwrap_or_default();
+    let renew = "renew it with MACHNET_TEST_RENEW=1 cargo test --test config";
+    assert!(written == page, "{} is not what the table of keys says: {renew}", file.display());
+}
+
+#[test]
+fn a_configuration_is_written_as_it_can_be_read() {
+    let file = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.json")).unwrap();
+    let faulty = r#""faults": {"loss_percent": 0.0001, "corruption_percent": 33.3333, "seed": 18446744073709551615}"#;
+    for text in [
+        one_interface(""),
+        one_interface(faulty),
+        one_interface(r#""driver": "af_xdp", "mtu": "9000", "prefix": 16, "gateway": "10.0.0.1", "poll": "busy""#),
+        one_interface(r#""engine_threads": 3, "cpu_mask": "F00000000000000000000000000000001", "pcie": "3b:00.1""#),
+        with_settings(
+            r#""socket": "/s", "socket_mode": "7", "socket_group": "g", "linger_ms": "0", "gone_after_ms": 3001"#,
+        ),
+        file,
+    ] {
+        let config = parse(&text).unwrap();
+        let written = serde_json::to_string_pretty(&config).unwrap();
+        assert_eq!(parse(&written).as_ref(), Ok(&config), "{written}");
     }
 }
 
@@ -131,13 +196,15 @@ fn shards_take_the_cpus_of_their_masks_in_turn() {
 
 #[test]
 fn a_subnet_tells_who_is_on_the_link() {
-    let local = Ipv4Addr::new(10, 0, 255, 10);
+    let local = IpAddr::from([10, 0, 255, 10]);
     let on_link = |prefix_bits, peer: [u8; 4]| Subnet { prefix_bits, gateway: None }.on_link(local, peer.into());
     assert!(on_link(24, [10, 0, 255, 255]) && !on_link(24, [10, 0, 254, 10]));
     assert!(on_link(32, [10, 0, 255, 10]) && !on_link(32, [10, 0, 255, 11]));
     assert!(on_link(1, [127, 0, 0, 1]) && !on_link(1, [128, 0, 0, 1]));
 
-    let (near, far, router) = ([10, 0, 255, 11].into(), [10, 0, 254, 10].into(), [10, 0, 255, 1].into());
+    assert!(!Subnet { prefix_bits: 1, gateway: None }.on_link(local, "a00::1".parse().unwrap()), "another family");
+
+    let [near, far, router] = [[10, 0, 255, 11], [10, 0, 254, 10], [10, 0, 255, 1]].map(IpAddr::from);
     let next_hop = |gateway, peer| Subnet { prefix_bits: 24, gateway }.next_hop(local, peer);
     assert_eq!((next_hop(None, near), next_hop(None, far)), (Some(near), None));
     assert_eq!((next_hop(Some(router), near), next_hop(Some(router), far)), (Some(near), Some(router)));
@@ -182,16 +249,17 @@ fn a_mistake_in_the_document_is_one_sentence() {
 
 #[test]
 fn a_mistake_in_a_mac_is_one_sentence() {
-    for (mac, remedy) in [
-        ("02:00:00:00:00", "write the MAC of the interface, six bytes such as \"02:00:00:00:00:01\""),
-        ("2:0:0:0:0:1", "write the MAC of the interface, six bytes such as \"02:00:00:00:00:01\""),
-        ("02-00-00-00-00-01", "write the MAC of the interface, six bytes such as \"02:00:00:00:00:01\""),
-        ("02:00:00:00:00:+1", "write the MAC of the interface, six bytes such as \"02:00:00:00:00:01\""),
-        ("00:00:00:00:00:00", "write the MAC of the interface, this one belongs to none"),
-        ("ff:ff:ff:ff:ff:ff", "write the MAC of the interface, this one is a group's"),
+    let no_mac = "is no MAC: write the MAC of the interface, six bytes such as \"02:00:00:00:00:01\"";
+    for (mac, complaint) in [
+        ("02:00:00:00:00", no_mac),
+        ("2:0:0:0:0:1", no_mac),
+        ("02-00-00-00-00-01", no_mac),
+        ("02:00:00:00:00:+1", no_mac),
+        ("00:00:00:00:00:00", "is the MAC of no interface: write the MAC of the interface"),
+        ("ff:ff:ff:ff:ff:ff", "is the MAC of a group: write the MAC of the interface"),
     ] {
         let text = format!(r#"{{"machnet_config": {{"{mac}": {{"ip": "10.0.255.10"}}}}}}"#);
-        assert_sentence(&text, &format!("here.json: a name in machnet_config is \"{mac}\": {remedy}"));
+        assert_sentence(&text, &format!("here.json: machnet_config.\"{mac}\" {complaint}"));
     }
     let twice =
         r#"{"machnet_config": {"02:00:00:00:00:0A": {"ip": "10.0.0.1"}, "02:00:00:00:00:0a": {"ip": "10.0.0.2"}}}"#;
@@ -246,7 +314,11 @@ fn a_mistake_in_an_address_is_one_sentence() {
     let host = "write an address that one host can have, such as \"10.0.255.10\"";
     for (ip, shown, remedy) in [
         ("\"10.0.255\"", "\"10.0.255\"", "write an IPv4 address, such as \"10.0.255.10\""),
-        ("\"fe80::1\"", "\"fe80::1\"", "write an IPv4 address, such as \"10.0.255.10\""),
+        (
+            "\"fe80::1\"",
+            "\"fe80::1\"",
+            "fe80::1 is an IPv6 address, which machnet-shards does not carry yet: give an IPv4 address",
+        ),
         ("\"10.0.255.10/24\"", "\"10.0.255.10/24\"", "write an IPv4 address, such as \"10.0.255.10\""),
         ("10", "10", "write a text, such as \"10.0.255.10\""),
         ("\"0.0.0.0\"", "\"0.0.0.0\"", host),
@@ -257,6 +329,10 @@ fn a_mistake_in_an_address_is_one_sentence() {
         let text = format!(r#"{{"machnet_config": {{"02:00:00:00:00:01": {{"ip": {ip}}}}}}}"#);
         assert_sentence(&text, &format!("here.json: machnet_config.\"02:00:00:00:00:01\".ip is {shown}: {remedy}"));
     }
+    assert_sentence(
+        &one_interface(r#""prefix": 24, "gateway": "fe80::1""#),
+        "here.json: machnet_config.\"02:00:00:00:00:01\".gateway is \"fe80::1\": fe80::1 is an IPv6 address, which machnet-shards does not carry yet: give an IPv4 address",
+    );
     assert_sentence(
         r#"{"machnet_config": {"02:00:00:00:00:01": {}}}"#,
         "here.json: machnet_config.\"02:00:00:00:00:01\".ip is missing: give the address of this interface, as in \"10.0.255.10\"",
@@ -333,16 +409,52 @@ fn a_mistake_in_the_settings_is_one_sentence() {
     );
 }
 
+/// A mask, the CPUs that are online, those that are allowed, and the sentence.
 #[test]
-fn a_cpu_that_does_not_exist_is_one_sentence() {
-    let config = parse(&one_interface(r#""cpu_mask": "0x13""#)).unwrap();
-    let cpus = |ranges| CpuMask::from_ranges(ranges).unwrap();
-    assert_eq!(config.check_cpus(&cpus("0-7")), Ok(()));
-    assert_eq!(
-        config.check_cpus(&cpus("0-1,8")).unwrap_err().to_string(),
-        "here.json: machnet_config.\"02:00:00:00:00:01\".cpu_mask is \"0x13\": CPU 4 does not exist here, choose among CPUs 0-1,8"
-    );
+fn a_mask_without_a_cpu_that_can_be_used_is_one_sentence() {
+    let mistake = |mask: &str, online: &str, allowed: &str| {
+        let mut config = parse(&one_interface(&format!(r#""cpu_mask": "{mask}""#))).unwrap();
+        let [online, allowed] = [online, allowed].map(|ranges| CpuMask::from_ranges(ranges).unwrap());
+        config.settle_cpus(&online, &allowed).unwrap_err().to_string()
+    };
+    for (mask, online, allowed, sentence) in [
+        ("0x10", "0-1,8", "0-1,8", "CPU 4 does not exist here, choose among CPUs 0-1,8"),
+        ("0x70", "0-1,8", "0-1,8", "CPUs 4-6 do not exist here, choose among CPUs 0-1,8"),
+        ("0x2", "0-1", "0", "this process may not run on CPU 1 (its cpuset or affinity), choose CPU 0"),
+        (
+            "0x2e",
+            "0-3",
+            "0",
+            "CPU 5 does not exist here and this process may not run on CPUs 1-3 (its cpuset or affinity), choose CPU 0",
+        ),
+    ] {
+        let begin = format!("here.json: machnet_config.\"02:00:00:00:00:01\".cpu_mask is \"{mask}\": ");
+        assert_eq!(mistake(mask, online, allowed), begin + sentence);
+    }
     assert!(CpuMask::online().unwrap().cpus().count() >= 1);
+}
+
+/// Machnet's documented default names more CPUs than most hosts have.
+#[test]
+fn a_mask_keeps_the_cpus_that_can_be_used_and_says_which_it_loses() {
+    let file = r#"{"machnet_config": {
+        "02:00:00:00:00:01": {"ip": "10.0.0.1", "engine_threads": 2, "cpu_mask": "0xffff"},
+        "02:00:00:00:00:02": {"ip": "10.0.0.2", "engine_threads": 2, "cpu_mask": "0x6"},
+        "02:00:00:00:00:03": {"ip": "10.0.0.3"}}}"#;
+    let cpus = |ranges| CpuMask::from_ranges(ranges).unwrap();
+    let mut config = parse(file).unwrap();
+    let as_written = config.clone();
+    assert_eq!(config.settle_cpus(&cpus("0-15"), &cpus("0-15")), Ok(vec![None, None, None]));
+    assert_eq!(config, as_written);
+
+    let told = config.settle_cpus(&cpus("0-3"), &cpus("1-2")).unwrap();
+    let why = "cpu_mask is \"0xffff\": CPUs 4-15 do not exist here and this process may not run on CPUs 0,3 (its cpuset \
+               or affinity), CPUs 1-2 are used";
+    assert_eq!(told, [Some(why.to_owned()), None, None]);
+    let shard_cpus: Vec<_> = config.interfaces.iter().map(|interface| interface.shard_cpus.as_slice()).collect();
+    assert_eq!(shard_cpus, [&[1, 2][..], &[1, 2], &[]]);
+    assert_eq!(config.interfaces[0].cpu_mask, Some(cpus("1-2")));
+    assert_eq!(config.settle_cpus(&cpus("0-3"), &cpus("1-2")), Ok(vec![None, None, None]), "it is settled");
 }
 
 #[test]

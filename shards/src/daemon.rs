@@ -18,6 +18,7 @@ use std::time::Duration;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use machnet::daemon::control::Server;
 use machnet_config::Config;
+use machnet_core::addr::{self, NotYetIpv6};
 use machnet_proto::flow;
 
 use crate::coordinator::run::Started;
@@ -109,6 +110,8 @@ pub enum DaemonError {
     },
     /// Another host has the address of an interface.
     AddressInUse(AddressInUse),
+    /// An interface has an address that is not carried.
+    Address(NotYetIpv6),
     /// A thread ended that should not have.
     Ended {
         /// Whose.
@@ -124,6 +127,7 @@ impl fmt::Display for DaemonError {
             Self::System { doing, source } => write!(f, "the system refused to {doing}: {source}; look at its limits"),
             Self::Executor { thread, why } => write!(f, "the {thread} cannot run: {why}"),
             Self::AddressInUse(conflict) => conflict.fmt(f),
+            Self::Address(error) => error.fmt(f),
             Self::Ended { thread, source } => write!(f, "the {thread} ended: {source}"),
         }
     }
@@ -273,6 +277,7 @@ where
     fn add_to(self: Box<Self>, assembly: &mut Assembly<'_>) -> Result<Interface, DaemonError> {
         let Self { interface, device, capabilities, queues, counts: device_counts } = *self;
         let mtu_bytes = interface.mtu_bytes.map_or(capabilities.mtu_bytes, |mtu| mtu.min(capabilities.mtu_bytes));
+        let ip = addr::ipv4(interface.ip).map_err(DaemonError::Address)?;
         let policy = interface.poll;
         let is_alone = queues.len() == 1;
         let mut ids = Vec::new();
@@ -284,7 +289,7 @@ where
                 id,
                 is_alone,
                 mac: capabilities.mac,
-                ip: interface.ip,
+                ip,
                 mtu_bytes,
                 boot_id: assembly.boot.id,
                 secret: assembly.boot.secret,
@@ -304,7 +309,7 @@ where
         Ok(Interface {
             device,
             mac: capabilities.mac,
-            ip: interface.ip,
+            ip,
             mtu_bytes,
             subnet: interface.subnet,
             shards: ids,

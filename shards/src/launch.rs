@@ -54,15 +54,21 @@ impl LaunchError {
 ///
 /// # Errors
 /// Everything that keeps it from starting, and whatever ends it without a signal.
-pub fn serve(config: &Config, socket: &Path) -> Result<(), LaunchError> {
-    let plans = plan_all(config)?;
+pub fn serve(mut config: Config, socket: &Path) -> Result<(), LaunchError> {
+    let cpus = config.settle_cpus_here().map_err(DevicesError::Config)?;
+    for (interface, warning) in config.interfaces.iter().zip(cpus) {
+        if let Some(warning) = warning {
+            tracing::warn!(interface = %interface.mac, "{warning}");
+        }
+    }
+    let plans = plan_all(&config)?;
     raise_open_files();
     try_executor().map_err(LaunchError::Executor)?;
     // Before any device is touched: a second daemon must not disturb the first.
-    let server = bind(config, socket).map_err(LaunchError::Socket)?;
+    let server = bind(&config, socket).map_err(LaunchError::Socket)?;
     let stop = stop_on_signals()?;
-    let OpenDevices { interfaces, .. } = &mut open_all(config, &plans)?;
-    let daemon = Daemon::start(config, interfaces.drain(..).map(Into::into).collect(), server, stop)?;
+    let OpenDevices { interfaces, .. } = &mut open_all(&config, &plans)?;
+    let daemon = Daemon::start(&config, interfaces.drain(..).map(Into::into).collect(), server, stop)?;
     if daemon.wait_until_ready()? {
         tracing::info!(socket = %socket.display(), "ready");
     }
@@ -81,10 +87,13 @@ pub struct Check {
 }
 
 /// Looks at everything and starts nothing.
-pub fn check(config: &Config, socket: &Path) -> Check {
+pub fn check(mut config: Config, socket: &Path) -> Check {
     let mut text = String::new();
-    let looked = plan_all(config).and_then(|plans| Ok((survey_all(config, &plans)?, plans)));
-    let (surveyed, plans) = match looked {
+    let looked = config.settle_cpus_here().map_err(DevicesError::Config).and_then(|cpus| {
+        let plans = plan_all(&config)?;
+        Ok((cpus, survey_all(&config, &plans)?, plans))
+    });
+    let (cpus, surveyed, plans) = match looked {
         Ok(looked) => looked,
         Err(error) => return Check { text, verdict: Err(error.into()) },
     };
@@ -93,16 +102,17 @@ pub fn check(config: &Config, socket: &Path) -> Check {
         text.push('\n');
     };
     let mut refusal = None;
-    let crowds = devices::crowds(config, &plans);
-    for (((interface, plan), findings), crowd) in config.interfaces.iter().zip(&plans).zip(&surveyed).zip(crowds) {
+    let crowds = devices::crowds(&config, &plans);
+    let warnings = cpus.into_iter().zip(crowds).map(|(cpus, crowd)| cpus.into_iter().chain(crowd));
+    for (((interface, plan), findings), warnings) in config.interfaces.iter().zip(&plans).zip(&surveyed).zip(warnings) {
         line(format!("interface {plan}"));
         line(format!("  address {}, {}", interface.ip, reach(interface)));
         line(format!("  {}", placement(interface)));
         for finding in plan.findings.iter().chain(findings) {
             line(format!("  {}: {finding}", finding.severity()));
         }
-        if let Some(crowd) = crowd {
-            line(format!("  {}: {crowd}", Severity::Warning));
+        for warning in warnings {
+            line(format!("  {}: {warning}", Severity::Warning));
         }
         let refuses = |finding: &&Finding| finding.severity() == Severity::Refusal;
         let found = findings.iter().find(refuses).map(|finding| DevicesError::found(interface, finding.clone()));

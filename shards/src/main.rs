@@ -141,7 +141,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let config = load(arguments)?;
     let socket = config.socket(arguments.socket.as_deref());
     let log = Log::start(arguments.logtostderr).map_err(|error| (1, format!("there is no log: {error}")))?;
-    launch::serve(&config, &socket).map_err(|error| {
+    launch::serve(config, &socket).map_err(|error| {
         if !log.is_on_stderr() {
             tracing::error!("{error}");
         }
@@ -152,7 +152,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
 fn check(arguments: &Arguments) -> Result<(), Failure> {
     let config = load(arguments)?;
     let socket = config.socket(arguments.socket.as_deref());
-    let report = launch::check(&config, &socket);
+    let report = launch::check(config, &socket);
     print(&report.text);
     report.verdict.map_err(|error| failure(&error))
 }

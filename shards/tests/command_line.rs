@@ -65,6 +65,26 @@ fn a_mistake_in_the_configuration_is_one_sentence_and_status_2() {
     }
 }
 
+/// A cpuset, or `taskset`, that leaves out the CPUs of a mask.
+#[test]
+fn a_mask_without_a_cpu_that_may_be_used_is_a_mistake_with_status_2() {
+    let scratch = Scratch::new("cpus");
+    let allowed = rustix::thread::sched_getaffinity(None).expect("the kernel says");
+    let cpu = (0..1024).find(|cpu| allowed.is_set(*cpu)).expect("there is one");
+    let mut only = rustix::thread::CpuSet::new();
+    only.set(cpu);
+    // This thread, and what it starts.
+    rustix::thread::sched_setaffinity(None, &only).expect("it may");
+    let mask = format!("{:#x}", !(1_u128 << cpu));
+    let config =
+        format!(r#"{{"machnet_config": {{"02:00:00:00:00:01": {{"ip": "10.0.0.1", "cpu_mask": "{mask}"}}}}}}"#);
+    let said = scratch.mistake(&config);
+    assert!(said.contains(&format!(".cpu_mask is \"{mask}\": ")), "{said}");
+    assert!(said.ends_with(&format!(", choose CPU {cpu}\n")), "{said}");
+    let check = scratch.run(&["--check"]);
+    assert_eq!((check.status.code(), String::from_utf8(check.stderr).expect("text")), (Some(2), said));
+}
+
 #[test]
 fn a_file_that_is_not_there_is_named_however_the_flag_is_spelled() {
     let scratch = Scratch::new("spelling");

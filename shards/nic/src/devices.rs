@@ -1,6 +1,7 @@
 //! From a configuration to open devices: for the daemon, and for the tools that own a NIC.
 
-use machnet_config::{Attachment, Config, ConfigError, CpuMask, Interface};
+use machnet_config::{Attachment, Config, ConfigError, Interface};
+use machnet_core::addr;
 use machnet_core::wait::Policy;
 use thiserror::Error;
 
@@ -56,12 +57,8 @@ pub struct OpenInterface<Q> {
 /// Which device each interface is. Looks, and changes nothing.
 ///
 /// # Errors
-/// When a CPU or a device is not there, or cannot be used.
+/// When a device is not there, or cannot be used.
 pub fn plan_all(config: &Config) -> Result<Vec<DevicePlan>, DevicesError> {
-    match CpuMask::online() {
-        Ok(existing) => config.check_cpus(&existing)?,
-        Err(error) => tracing::warn!(%error, "the CPUs of this host are not known; cpu_mask is not checked"),
-    }
     let plan = |interface| plan::plan(&request(interface)).map_err(|error| blame(config, interface, error));
     config.interfaces.iter().map(plan).collect()
 }
@@ -261,7 +258,7 @@ fn allowed_cpus() -> usize {
 fn request(interface: &Interface) -> InterfaceRequest {
     InterfaceRequest {
         mac: interface.mac,
-        ip: Some(interface.ip),
+        ip: addr::ipv4(interface.ip).ok(),
         attachment: interface.attachment.clone(),
         queues: interface.shards,
         mtu_bytes: interface.mtu_bytes,

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use machnet::daemon::control::message::ControlError;
 use machnet_config::{Limits, Subnet};
-use machnet_core::addr::MacAddr;
+use machnet_core::addr::{self, MacAddr};
 use machnet_core::payload::{Dialect, payload_budget};
 use machnet_nic::DeviceCounts;
 use machnet_proto::rss::Rss;
@@ -64,7 +64,10 @@ impl Interface {
             return Ok(None);
         }
         match self.subnet {
-            Some(subnet) => subnet.next_hop(self.ip, peer).map(Some).ok_or(ControlError::Unreachable),
+            Some(subnet) => {
+                let next_hop = subnet.next_hop(self.ip.into(), peer.into()).ok_or(ControlError::Unreachable)?;
+                Ok(Some(addr::ipv4(next_hop)?))
+            }
             None => Ok(Some(peer)),
         }
     }
@@ -100,7 +103,7 @@ pub(super) mod tests {
             mac: OURS,
             ip: OUR_IP,
             mtu_bytes: 1500,
-            subnet: Some(Subnet { prefix_bits: 24, gateway: Some(GATEWAY_IP) }),
+            subnet: Some(Subnet { prefix_bits: 24, gateway: Some(GATEWAY_IP.into()) }),
             shards: (0..shards).map(ShardId).collect(),
             rss: None,
             counts: None,

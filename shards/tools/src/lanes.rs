@@ -2,6 +2,7 @@
 
 use std::io;
 
+use machnet_core::addr;
 use machnet_core::time::Instant;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -52,9 +53,10 @@ impl<'s, Q: NicQueue> Station<'s, Q> {
     /// The host on all queues of its interface. `send_max` frames of its own may wait for the device, at the most.
     ///
     /// # Errors
-    /// When the process may not open one more descriptor.
+    /// When the process may not open one more descriptor, or the interface's address is not carried.
     pub fn new(opened: OpenInterface<Q>, send_max: usize, stop: &'s Stop) -> io::Result<Self> {
-        let host = Host { mac: opened.capabilities.mac, ip: opened.interface.ip };
+        let ip = addr::ipv4(opened.interface.ip).map_err(io::Error::other)?;
+        let host = Host { mac: opened.capabilities.mac, ip };
         let policy = opened.interface.poll;
         let lane = |queue| Lane::new(queue, send_max);
         Self::of_lanes(host, opened.queues.into_iter().map(lane).collect(), send_max, policy, stop)

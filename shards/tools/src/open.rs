@@ -1,11 +1,12 @@
 //! The flags that say which interface, and the way from there to open queues.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::Args;
-use machnet_config::{Config, Interface};
+use machnet_config::{Config, Interface, flags};
+use machnet_core::addr;
 
 use machnet_nic::NicQueue;
 use machnet_nic::devices::OpenInterface;
@@ -48,7 +49,7 @@ pub struct NicArgs {
     #[arg(long, visible_alias = "config-file", value_name = "FILE")]
     config_json: Option<PathBuf>,
     /// Our address, to choose an interface if the configuration has several
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = flags::ipv4)]
     local_ip: Option<Ipv4Addr>,
 }
 
@@ -70,6 +71,9 @@ impl NicArgs {
         let mut config = loaded.map_err(DevicesError::Config)?;
         let interface = pick(&config, self.local_ip)?.clone();
         config.interfaces = vec![interface];
+        for warning in config.settle_cpus_here().map_err(DevicesError::Config)?.into_iter().flatten() {
+            tracing::warn!("{warning}");
+        }
         let plans = plan_all(&config)?;
         Ok(Chosen { config, plans })
     }
@@ -84,7 +88,7 @@ fn pick(config: &Config, local_ip: Option<Ipv4Addr>) -> Result<&Interface, Failu
             let addresses = addresses();
             Err(Failure::new(2, format!("{file} has several interfaces: choose one of {addresses} with --local_ip")))
         }
-        (Some(ip), interfaces) => interfaces.iter().find(|interface| interface.ip == ip).ok_or_else(|| {
+        (Some(ip), interfaces) => interfaces.iter().find(|interface| interface.ip == IpAddr::V4(ip)).ok_or_else(|| {
             let addresses = addresses();
             Failure::new(2, format!("{file} has no interface with the IP {ip}: choose among {addresses}"))
         }),
@@ -104,14 +108,15 @@ impl Chosen {
     pub fn next_hop(&self, remote: Ipv4Addr) -> Result<Ipv4Addr, Failure> {
         let Interface { ip, subnet, .. } = *self.interface();
         let file = self.config.file.display();
-        if remote == ip {
+        if IpAddr::V4(remote) == ip {
             return Err(Failure::new(2, format!("{remote} is our own address in {file}: give another host's")));
         }
-        let next_hop = subnet.map_or(Some(remote), |subnet| subnet.next_hop(ip, remote));
-        next_hop.ok_or_else(|| {
+        let next_hop = subnet.map_or(Some(remote.into()), |subnet| subnet.next_hop(ip, remote.into()));
+        let next_hop = next_hop.ok_or_else(|| {
             let sentence = format!("{remote} is not on the link of {ip}, and {file} has no \"gateway\": add one");
             Failure::new(2, sentence)
-        })
+        })?;
+        addr::ipv4(next_hop).map_err(|error| Failure::new(2, error.to_string()))
     }
 
     /// Opens it, unless another process owns it, and does something with its queues. All threads that use them must
@@ -163,7 +168,7 @@ mod tests {
     fn the_interface_is_the_only_one_or_the_one_with_the_address() {
         let both = config(&format!("{ONE}, {TWO}"));
         let ip = |last: [u8; 4]| Some(Ipv4Addr::from(last));
-        assert_eq!(pick(&config(ONE), None).expect("there is one").ip, Ipv4Addr::new(10, 0, 0, 1));
+        assert_eq!(pick(&config(ONE), None).expect("there is one").ip, IpAddr::from([10, 0, 0, 1]));
         assert_eq!(pick(&both, ip([10, 0, 1, 1])).expect("it is there").mac.0[5], 2);
         for (config, local_ip, part) in [
             (&both, None, "choose one of 10.0.0.1, 10.0.1.1 with --local_ip"),

@@ -89,7 +89,7 @@ impl Args {
         let endpoint = Endpoint::attach_to(&socket).map_err(|error| error.to_string())?;
         let local_ip = match (self.local_ip, &config) {
             (Some(ip), _) => ip,
-            (None, Some(config)) => only(config.interfaces.iter().map(|interface| interface.ip.into()), &config.file)?,
+            (None, Some(config)) => only(config.interfaces.iter().map(|interface| interface.ip), &config.file)?,
             (None, None) => only(endpoint.addresses().iter().copied(), &socket)?,
         };
         Ok((endpoint, local_ip))

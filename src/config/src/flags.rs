@@ -2,7 +2,10 @@
 //! two (gflags allows both).
 
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::time::Duration;
+
+use machnet_core::addr;
 
 /// Rewrites the names of all flags to the form `--with-dashes`; values stay as they are, and so does everything after a
 /// lone `--`. One dash and one letter is a short flag and stays, too.
@@ -36,6 +39,17 @@ pub fn seconds(text: &str) -> Result<Duration, &'static str> {
     seconds.filter(|duration| !duration.is_zero()).ok_or("give a number of seconds above 0")
 }
 
+/// The value of a flag that is an address.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn ipv4(text: &str) -> Result<Ipv4Addr, String> {
+    match text.parse() {
+        Ok(ip) => addr::ipv4(ip).map_err(|error| error.to_string()),
+        Err(_) => text.parse::<Ipv4Addr>().map_err(|error| error.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +60,15 @@ mod tests {
         for text in ["0", "-1", "nan", "inf", "1s", ""] {
             assert!(seconds(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_is_ipv4_or_told_so() {
+        assert_eq!(ipv4("10.0.0.1"), Ok(Ipv4Addr::new(10, 0, 0, 1)));
+        assert!(
+            ipv4("fe80::1").is_err_and(|why| why.starts_with("fe80::1 is an IPv6 address, which machnet-shards does"))
+        );
+        assert_eq!(ipv4("10.0.0"), Err("invalid IPv4 address syntax".to_owned()));
     }
 
     fn to(arg: &str) -> String {

@@ -2,19 +2,31 @@
 //!
 //! The file is Machnet's own. `machnet_config` names each interface by its MAC; the keys `ip`, `engine_threads`,
 //! `cpu_mask` and `pcie` mean what they mean there, the others are ours. The optional object `machnet_shards` holds
-//! what concerns the whole daemon. The file in the repository shows every key with its default.
+//! what concerns the whole daemon. The file in the repository shows every key with its default, and [`reference`]
+//! explains each.
 //!
-//! Reading looks at nothing but the file: whether a device exists is the daemon's question, whether a CPU exists is
-//! [`Config::check_cpus`]. Every mistake is one [`ConfigError`], whose text is one sentence with file, key, value and
-//! remedy.
+//! Reading looks at nothing but the file: whether a device exists is the daemon's question, and
+//! [`Config::settle_cpus_here`] settles which of the CPUs can be used. Every mistake is one [`ConfigError`], whose text
+//! is one sentence with file, key, value and remedy.
+//!
+//! ```text
+//!   file ──▶ keys: the table, one type for each object ──▶ interface, limits, faults: what the keys mean together
+//!    ▲        value: kinds of values   object: strictness             │
+//!    └──────────────────────────── Serialize ─────────────────────────┘
+//! ```
 
 mod cpu_mask;
-mod document;
+mod cpus;
 mod error;
 mod faults;
 pub mod flags;
 mod interface;
+mod keys;
 mod limits;
+mod object;
+mod place;
+pub mod reference;
+mod value;
 
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -26,18 +38,20 @@ pub use interface::{Attachment, Driver, Interface, Subnet};
 pub use limits::{ControlSocket, Limits};
 
 use machnet_core::defaults::SOCKET_VARIABLE;
+use serde::ser::{Serialize, Serializer};
 
-use document::{Json, Place};
+use keys::{FileKeys, Interfaces};
+use place::Place;
 
 /// Where a configuration is looked for when nobody names one, in this order.
 pub const DEFAULT_FILES: [&str; 2] = ["config.json", "/etc/machnet/config.json"];
 
 /// The most shards of one daemon, all interfaces together (DPDK's `RTE_MAX_LCORE` on x86-64: each one is a DPDK
 /// thread).
-pub const MAX_SHARDS: u16 = 128;
+pub const SHARDS_MAX: u16 = 128;
 
 /// The longest file that is read; a longer one is no configuration.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A whole configuration, checked: every value is in its range and no two contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +75,7 @@ impl Config {
         let unreadable = |why: &std::io::Error| ConfigError::Unreadable { file: file.to_owned(), why: why.to_string() };
         let mut text = Vec::new();
         let opened = std::fs::File::open(file).map_err(|why| unreadable(&why))?;
-        opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(|why| unreadable(&why))?;
+        opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(|why| unreadable(&why))?;
         Self::parse(file, &text)
     }
 
@@ -84,17 +98,21 @@ impl Config {
     /// # Errors
     /// The first mistake in the text.
     pub fn parse(file: &Path, text: &[u8]) -> Result<Self, ConfigError> {
-        if text.len() as u64 > MAX_FILE_BYTES {
-            return Err(ConfigError::TooLong { file: file.to_owned(), limit_bytes: MAX_FILE_BYTES });
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(ConfigError::TooLong { file: file.to_owned(), limit_bytes: FILE_BYTES_MAX });
         }
-        let root: Json = serde_json::from_slice(text)
-            .map_err(|why| ConfigError::NotJson { file: file.to_owned(), why: why.to_string() })?;
-        let root = Place::root(file, &root);
-        let root = root.object(&["machnet_config", "machnet_shards"])?;
-        let interfaces = root.required("machnet_config", "an object with one entry per interface, named by its MAC")?;
-        let interfaces = interface::read_all(&interfaces)?;
-        let (control, limits) = limits::read(root.optional("machnet_shards").as_ref())?;
-        Ok(Self { file: file.to_owned(), interfaces, control, limits })
+        let FileKeys { machnet_config, machnet_shards } = read(file, text)?;
+        let root = Place::root(file);
+        let place = root.below("machnet_config");
+        let interfaces =
+            machnet_config.ok_or_else(|| place.missing("an object with one entry per interface, named by its MAC"))?;
+        let daemon = machnet_shards.unwrap_or_default();
+        Ok(Self {
+            file: file.to_owned(),
+            interfaces: interface::check(interfaces, &place)?,
+            control: limits::control_socket(&daemon),
+            limits: limits::check(&daemon, &root.below("machnet_shards"))?,
+        })
     }
 
     /// Where the control socket is: what the command line says, else the environment, else this configuration.
@@ -103,29 +121,41 @@ impl Config {
         option.map(Path::to_owned).or(variable).unwrap_or_else(|| self.control.path.clone())
     }
 
-    /// Checks that every CPU of every mask is among `existing`; [`CpuMask::online`] gives this host's.
-    ///
-    /// # Errors
-    /// The first CPU that is not there.
-    pub fn check_cpus(&self, existing: &CpuMask) -> Result<(), ConfigError> {
-        for interface in &self.interfaces {
-            let Some(mask) = &interface.cpu_mask else { continue };
-            if let Some(missing) = mask.cpus().find(|&cpu| !existing.contains(cpu)) {
-                let remedy = format!("CPU {missing} does not exist here, choose among CPUs {}", existing.ranges());
-                return Err(self.mistake(interface, "cpu_mask", &mask.to_string(), &remedy));
-            }
-        }
-        Ok(())
-    }
-
     /// A mistake that only the daemon can find, such as a device that is not there, in the form of all the others.
     /// `key` is a key of the interface, or empty for the interface itself.
     pub fn mistake(&self, interface: &Interface, key: &str, value: &str, remedy: &str) -> ConfigError {
-        let mut place = format!("machnet_config.\"{}\"", interface.mac);
-        if !key.is_empty() {
-            place.push('.');
-            place.push_str(key);
-        }
-        ConfigError::Wrong { file: self.file.clone(), key: place, value: value.to_owned(), remedy: remedy.to_owned() }
+        let place = Place::root(&self.file).below("machnet_config").below(&interface.mac.to_string());
+        let place = if key.is_empty() { place } else { place.below(key) };
+        place.mistake(format_args!("is {value}: {remedy}"))
     }
+}
+
+/// What [`Config::parse`] reads, with every key that has a value; [`Config::file`] is no part of it.
+impl Serialize for Config {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let keys = FileKeys {
+            machnet_config: Some(Interfaces(self.interfaces.iter().map(Interface::keys).collect())),
+            machnet_shards: Some(limits::keys(&self.control, &self.limits)),
+        };
+        keys.serialize(serializer)
+    }
+}
+
+/// Reads the keys, each by itself: whether they fit together is checked later.
+fn read(file: &Path, text: &[u8]) -> Result<FileKeys, ConfigError> {
+    let not_json = |why: &serde_json::Error| ConfigError::NotJson { file: file.to_owned(), why: why.to_string() };
+    // All of it, before anything is said of a part.
+    let _: serde_json::Value = serde_json::from_slice(text).map_err(|why| not_json(&why))?;
+    let mut document = serde_json::Deserializer::from_slice(text);
+    serde_path_to_error::deserialize(&mut document).map_err(|error| {
+        let why = error.inner();
+        if !why.is_data() {
+            return not_json(why);
+        }
+        // A key names the place better.
+        let complaint = why.to_string();
+        let position = format!(" at line {} column {}", why.line(), why.column());
+        let complaint = complaint.strip_suffix(&position).unwrap_or(&complaint);
+        Place::at(file, error.path()).mistake(complaint)
+    })
 }

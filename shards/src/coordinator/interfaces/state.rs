@@ -187,7 +187,7 @@ impl InterfaceState {
     fn neighbor_changed(&self, change: &Change, actions: &mut Actions) {
         let Change { ip, mac, previous } = *change;
         if let Some(previous) = previous {
-            let is_gateway = self.interface.subnet.and_then(|subnet| subnet.gateway) == Some(ip);
+            let is_gateway = self.interface.subnet.and_then(|subnet| subnet.gateway) == Some(ip.into());
             let peer = (!is_gateway).then_some(ip);
             tracing::info!(neighbor = %ip, from = %previous, to = %mac, "a neighbor's MAC changed");
             for shard in &self.interface.shards {

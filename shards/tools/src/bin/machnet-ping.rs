@@ -35,7 +35,7 @@ struct Args {
     #[command(flatten)]
     nic: NicArgs,
     /// Who is pinged
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = flags::ipv4)]
     remote_ip: Ipv4Addr,
     /// The identifier in the requests
     #[arg(long, value_name = "ID", default_value_t = 777)]

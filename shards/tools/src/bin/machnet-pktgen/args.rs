@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) nic: NicArgs,
     /// The other host's address, with --active_generator or --ping
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = flags::ipv4)]
     remote_ip: Option<Ipv4Addr>,
     /// Send as fast as the device takes, and count what comes back
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
