@@ -26,6 +26,9 @@ pub enum LaunchError {
     /// The configuration, or a device.
     #[error(transparent)]
     Devices(#[from] DevicesError),
+    /// The configured group of the control socket does not exist.
+    #[error("the group {0} does not exist: create it, or configure another")]
+    NoSuchGroup(String),
     /// The control socket cannot be used.
     #[error(transparent)]
     Socket(BindError),
@@ -65,7 +68,8 @@ pub fn serve(mut config: Config, socket: &Path) -> Result<(), LaunchError> {
     raise_open_files();
     try_executor().map_err(LaunchError::Executor)?;
     // Before any device is touched: a second daemon must not disturb the first.
-    let server = bind(&config, socket).map_err(LaunchError::Socket)?;
+    let access = Access { mode: config.control.mode, group: owning_group(config.control.group.as_deref())? };
+    let server = bind(socket, &access).map_err(LaunchError::Socket)?;
     let stop = stop_on_signals()?;
     let OpenDevices { interfaces, .. } = &mut open_all(&config, &plans)?;
     let daemon = Daemon::start(&config, interfaces.drain(..).map(Into::into).collect(), server, stop)?;
@@ -126,12 +130,26 @@ pub fn check(mut config: Config, socket: &Path) -> Check {
     Check { text, verdict: verdict.and(refusal.map_or(Ok(()), |refusal| Err(refusal.into()))) }
 }
 
+/// The group of the control socket that is not configured, if the host has it.
+const GROUP: &str = "machnet";
+
+/// The number of the group that the control socket shall have; `None` leaves the daemon's own.
+fn owning_group(configured: Option<&str>) -> Result<Option<u32>, LaunchError> {
+    let number = |name: &str| uzers::get_group_by_name(name).map(|group| group.gid());
+    match configured {
+        None => Ok(number(GROUP)),
+        Some(name) => match number(name).or_else(|| name.parse().ok()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(LaunchError::NoSuchGroup(name.to_owned())),
+        },
+    }
+}
+
 /// Binds the control socket; waits a little for a daemon that is about to be gone.
-fn bind(config: &Config, socket: &Path) -> Result<Server, BindError> {
-    let access = Access { mode: config.control.mode, group: config.control.group.clone() };
+fn bind(socket: &Path, access: &Access) -> Result<Server, BindError> {
     let deadline = Instant::now() + SOCKET_WITHIN;
     loop {
-        match Server::bind(socket, &access) {
+        match Server::bind(socket, access) {
             Err(BindError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(SOCKET_RETRY),
             bound => return bound,
         }
@@ -193,5 +211,20 @@ fn hugepages() -> String {
     match free.is_empty() {
         true => "no free hugepages: ordinary memory is used (more: `sysctl vm.nr_hugepages=512`)".into(),
         false => format!("free hugepages: {}", free.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_a_name_of_the_host_or_a_number() {
+        let group = |configured| owning_group(configured).expect("it exists");
+        assert_eq!(group(Some("root")), Some(0));
+        assert_eq!(group(Some("54321")), Some(54_321));
+        let missing = owning_group(Some("no-such-group")).expect_err("nobody has it");
+        assert_eq!(missing.to_string(), "the group no-such-group does not exist: create it, or configure another");
+        assert_eq!(missing.exit_status(), 1);
     }
 }

@@ -22,8 +22,8 @@ const BACKLOG: i32 = 128;
 pub struct Access {
     /// The socket file's permission bits; to write is to connect.
     pub mode: u32,
-    /// The socket file's group. `None`: the group `machnet` if the host has it, else the daemon's own.
-    pub group: Option<String>,
+    /// The number of the socket file's group; `None`: the daemon's own.
+    pub group: Option<u32>,
 }
 
 impl Default for Access {
@@ -50,8 +50,6 @@ pub enum BindError {
     InUse(PathBuf),
     /// What is there is not a socket, and it is not ours to remove.
     NotASocket(PathBuf),
-    /// The configured group does not exist.
-    NoSuchGroup(String),
     /// Anything else the host said, and what we did then.
     System {
         /// What we did, with the path.
@@ -72,7 +70,6 @@ impl std::fmt::Display for BindError {
             Self::NotASocket(path) => {
                 write!(f, "{} is not a socket: remove it, or choose another path with --socket", path.display())
             }
-            Self::NoSuchGroup(group) => write!(f, "the group {group} does not exist: create it, or configure another"),
             Self::System { doing, source } => write!(f, "cannot {doing}: {source}"),
         }
     }
@@ -102,7 +99,6 @@ impl Server {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let group = owning_group(access)?;
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o755).create(directory).map_err(doing("make the directory", directory))?;
         // Two daemons that start at once must not both find the same stale file and both replace it.
@@ -115,7 +111,7 @@ impl Server {
         let metadata = std::fs::symlink_metadata(path).map_err(doing("look at", path))?;
         // From here on a failure drops the server, which removes the file.
         let server = Self { socket, path: path.to_owned(), file: (metadata.dev(), metadata.ino()), spare: spare() };
-        if let Some(group) = group {
+        if let Some(group) = access.group {
             std::os::unix::fs::chown(path, None, Some(group)).map_err(doing("give the group to", path))?;
         }
         let mode = std::fs::Permissions::from_mode(access.mode);
@@ -297,26 +293,4 @@ fn lock(directory: &Path) -> io::Result<OwnedFd> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// The number of the group that the socket file shall have; `None` leaves the daemon's own.
-fn owning_group(access: &Access) -> Result<Option<u32>, BindError> {
-    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
-    match &access.group {
-        None => Ok(group_number(&groups, "machnet")),
-        Some(name) => match group_number(&groups, name).or_else(|| name.parse().ok()) {
-            Some(number) => Ok(Some(number)),
-            None => Err(BindError::NoSuchGroup(name.clone())),
-        },
-    }
-}
-
-/// Looks a group up in the text of `/etc/group`.
-fn group_number(groups: &str, name: &str) -> Option<u32> {
-    groups.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let found = fields.next()? == name;
-        let number = fields.nth(1)?;
-        found.then(|| number.parse().ok()).flatten()
-    })
 }

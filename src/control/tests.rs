@@ -299,10 +299,8 @@ fn the_socket_file_has_the_configured_rights() {
     drop(server);
 
     let own = rustix::process::getgid().as_raw();
-    let _server = Server::bind(&path, &Access { mode: 0o600, group: Some(own.to_string()) }).unwrap();
+    let _server = Server::bind(&path, &Access { mode: 0o600, group: Some(own) }).unwrap();
     assert_eq!((mode(), group()), (0o600, own));
-    let missing = Access { mode: 0o600, group: Some("no-such-group".into()) };
-    assert!(matches!(Server::bind(&path, &missing), Err(BindError::NoSuchGroup(_))));
 }
 
 #[test]
