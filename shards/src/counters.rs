@@ -1,152 +1,21 @@
-//! What is counted, and where any thread may read it.
+//! What is counted, and where any thread may read it; what each number means is in `table`.
 //!
 //! A shard counts in plain memory of its own and copies the sums into its entry of the [`Registry`] when it has time:
 //! a reader never disturbs it.
 
+mod table;
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Serialize;
+use machnet::daemon::control::report::NamedCounts;
 use sharded_slab::Slab;
-use std::sync::Arc;
 
-macro_rules! counters {
-    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal,)* }) => {
-        $(#[$outer])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(usize)]
-        pub enum $name { $($(#[$doc])* $variant,)* }
-
-        impl $name {
-            /// All of them, in the order of their numbers.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-            /// Their names in `status`.
-            pub const LABELS: &'static [&'static str] = &[$($label,)*];
-
-            /// The name in `status`.
-            pub fn label(self) -> &'static str {
-                Self::LABELS[self as usize]
-            }
-        }
-    };
-}
-
-counters! {
-    /// What a shard counts.
-    Counter {
-        /// Turns of the shard's loop.
-        Turns = "turns",
-        /// Turns that did anything.
-        BusyTurns = "busy_turns",
-        /// Times the shard slept.
-        Sleeps = "sleeps",
-        /// Nanoseconds of turns that did something, including the time in which another thread had the CPU.
-        BusyNs = "busy_ns",
-        /// Nanoseconds of turns that found nothing to do, including the time that was given to others.
-        IdleNs = "idle_ns",
-        /// Nanoseconds of sleeps that are over.
-        AsleepNs = "asleep_ns",
-        /// Frames received.
-        RxFrames = "rx_frames",
-        /// Bytes of the frames received.
-        RxBytes = "rx_bytes",
-        /// Frames handed to the device.
-        TxFrames = "tx_frames",
-        /// Bytes of the frames handed to the device.
-        TxBytes = "tx_bytes",
-        /// Frames this shard sent to itself: same-host flows.
-        LoopFrames = "loop_frames",
-        /// Packets with a piece of a message, sent the first time.
-        TxPieces = "tx_pieces",
-        /// Packets with a piece of a message, sent again.
-        Retransmissions = "retransmissions",
-        /// Packets that went out in fragments, because their path had become too narrow.
-        Fragmented = "fragmented",
-        /// Times that a flow found that its path carries longer packets; a search may take several steps.
-        PathsWidened = "paths_widened",
-        /// Times that a flow found that its path carries no long packets any more.
-        PathsNarrowed = "paths_narrowed",
-        /// Pieces that arrived and were kept.
-        RxPieces = "rx_pieces",
-        /// Whole messages published to applications.
-        RxMessages = "rx_messages",
-        /// Whole messages taken from applications.
-        TxMessages = "tx_messages",
-        /// Flows opened by our applications.
-        FlowsConnected = "flows_connected",
-        /// Flows opened by peers.
-        FlowsAccepted = "flows_accepted",
-        /// Flows that ended.
-        FlowsClosed = "flows_closed",
-        /// Turns in which the device took fewer frames than there were.
-        TxBackpressure = "tx_backpressure",
-        /// Turns in which no frame could be allocated.
-        NoFrame = "no_frame",
-        /// Frames of ARP and ICMP passed to the coordinator.
-        ToCoordinator = "to_coordinator",
-        /// Channels closed because their application broke the rules.
-        ChannelsBroken = "channels_broken",
-        /// Answers of RST to packets of unknown flows.
-        ResetsSent = "resets_sent",
-        /// Packets of flows that are not here, reported to the coordinator.
-        Strays = "strays",
-        /// Frames handed over to the shard that has their flow.
-        HandedOver = "frames_handed_over",
-        /// Frames that other shards handed over.
-        TakenOver = "frames_taken_over",
-    }
-}
-
-counters! {
-    /// Why a frame was dropped: a received one, except where it says otherwise.
-    DropReason {
-        /// Not a frame this stack understands: too short, contradictory lengths, a field out of range.
-        Malformed = "malformed",
-        /// A wrong checksum.
-        BadChecksum = "bad_checksum",
-        /// A protocol this stack does not speak (IPv6, TCP and others).
-        OtherProtocol = "other_protocol",
-        /// For another MAC or IP address.
-        NotForUs = "not_for_us",
-        /// Our own frame, which the kernel shows us again.
-        OwnFrame = "own_frame",
-        /// Longer than the MTU allows, or in several pieces.
-        Oversized = "oversized",
-        /// To be sent, and refused by the device for so long that it was given up: the other end of a veth has a
-        /// smaller MTU, for example.
-        Refused = "refused",
-        /// A UDP datagram that is not Machnet's.
-        NotMachnet = "not_machnet",
-        /// A packet of a flow that is not here.
-        UnknownFlow = "unknown_flow",
-        /// A SYN to a port nobody listens on.
-        NoListener = "no_listener",
-        /// A SYN from a host that does not speak the extension.
-        NoExtension = "no_extension",
-        /// A SYN beyond the limits of half-open or open flows.
-        FlowLimit = "flow_limit",
-        /// A piece that had arrived before.
-        Duplicate = "duplicate",
-        /// A piece outside the receive window.
-        OutOfWindow = "out_of_window",
-        /// A piece for which there was no receive buffer.
-        NoBuffer = "no_buffer",
-        /// A part of a packet without the parts before it.
-        Fragment = "fragment",
-        /// A packet that contradicts its flow's state.
-        Invalid = "invalid",
-        /// ARP, ICMP, SYN or unknown tuples beyond what the token buckets allow.
-        RateLimited = "rate_limited",
-        /// The coordinator's mailbox was full.
-        MailboxFull = "mailbox_full",
-        /// The ring to the shard that has the flow was full, or not there yet.
-        HandoverFull = "handover_full",
-        /// The queue of frames this shard sends to itself was full.
-        LoopFull = "loop_full",
-    }
-}
+pub use table::{Counter, Description, DeviceDrop, DropReason, Gauge, Kind, markdown};
 
 const COUNTERS: usize = Counter::ALL.len();
 const REASONS: usize = DropReason::ALL.len();
+const GAUGES: usize = Gauge::ALL.len();
 
 /// A shard's counts, in its own memory.
 #[derive(Debug)]
@@ -162,30 +31,10 @@ pub struct Counts {
 pub struct Published {
     counters: [AtomicU64; COUNTERS],
     drops: [AtomicU64; REASONS],
-    gauges: [AtomicU64; Gauge::ALL.len()],
+    gauges: [AtomicU64; GAUGES],
 }
 
 const _: () = assert!(align_of::<Published>() == 128 && align_of::<PublishedChannel>() == 128);
-
-counters! {
-    /// What a shard has at the moment.
-    Gauge {
-        /// Flows in its table.
-        Flows = "flows",
-        /// Flows half open.
-        HalfOpen = "half_open",
-        /// Channels.
-        Channels = "channels",
-        /// Channels it polls every turn.
-        HotChannels = "hot_channels",
-        /// Receive buffers free, over all channels.
-        FreeBuffers = "free_receive_buffers",
-        /// The CPU it ran on when it published its counts.
-        Cpu = "cpu",
-        /// Whether it runs on that CPU only: 1 or 0.
-        Pinned = "pinned",
-    }
-}
 
 impl Counts {
     /// Adds one.
@@ -238,14 +87,47 @@ impl Counts {
 }
 
 /// A shard's counts as somebody read them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// By [`Counter::label`].
-    pub counters: Vec<(&'static str, u64)>,
-    /// By [`DropReason::label`].
-    pub drops: Vec<(&'static str, u64)>,
-    /// By [`Gauge::label`].
-    pub gauges: Vec<(&'static str, u64)>,
+    counters: [u64; COUNTERS],
+    drops: [u64; REASONS],
+    gauges: [u64; GAUGES],
+}
+
+impl Snapshot {
+    /// What was counted.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize]
+    }
+
+    /// How many frames were dropped for this reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    /// How much there was of something.
+    pub fn gauge(&self, gauge: Gauge) -> u64 {
+        self.gauges[gauge as usize]
+    }
+
+    /// All counters, for a report.
+    pub fn counters(&self) -> NamedCounts {
+        named(Counter::TABLE, &self.counters)
+    }
+
+    /// All reasons for drops, for a report.
+    pub fn drops(&self) -> NamedCounts {
+        named(DropReason::TABLE, &self.drops)
+    }
+
+    /// All gauges, for a report.
+    pub fn gauges(&self) -> NamedCounts {
+        named(Gauge::TABLE, &self.gauges)
+    }
+}
+
+fn named(table: &'static [Description], counts: &[u64]) -> NamedCounts {
+    table.iter().map(|entry| entry.name).zip(counts.iter().copied()).collect()
 }
 
 /// What a shard says of one channel. Belongs to whoever serves the channel, until it is dropped.
@@ -302,7 +184,7 @@ impl Drop for ChannelCounts {
 }
 
 /// A channel's counts as somebody read them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChannelSnapshot {
     /// Its flows.
     pub flows: u64,
@@ -371,15 +253,12 @@ impl Registry {
     /// Reads a shard's entry.
     pub fn read(&self, key: EntryKey) -> Option<Snapshot> {
         let entry = self.shards.get(key.0)?;
-        let read = |labels: &[&'static str], cells: &[AtomicU64]| {
-            labels.iter().copied().zip(cells.iter().map(|cell| cell.load(Ordering::Relaxed))).collect()
-        };
-        Some(Snapshot {
-            counters: read(Counter::LABELS, &entry.counters),
-            drops: read(DropReason::LABELS, &entry.drops),
-            gauges: read(Gauge::LABELS, &entry.gauges),
-        })
+        Some(Snapshot { counters: load(&entry.counters), drops: load(&entry.drops), gauges: load(&entry.gauges) })
     }
+}
+
+fn load<const N: usize>(cells: &[AtomicU64; N]) -> [u64; N] {
+    std::array::from_fn(|index| cells[index].load(Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -387,45 +266,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_counter_has_a_name_of_its_own() {
-        for labels in [Counter::LABELS, DropReason::LABELS, Gauge::LABELS] {
-            let mut names = labels.to_vec();
-            names.sort_unstable();
-            names.dedup();
-            assert_eq!(names.len(), labels.len());
-        }
-        assert_eq!(Counter::Turns.label(), "turns");
-        assert_eq!(DropReason::LoopFull.label(), "loop_full");
-    }
-
-    #[test]
     fn counts_are_seen_once_published() {
         let registry = Registry::default();
         let (key, mut counts) = registry.enter();
         counts.add(Counter::RxFrames, 3);
         counts.drop(DropReason::Malformed);
-        let seen = |name| {
-            let snapshot = registry.read(key).expect("there is an entry");
-            snapshot
-                .counters
-                .into_iter()
-                .chain(snapshot.drops)
-                .find(|(label, _)| *label == name)
-                .map(|(_, value)| value)
-        };
-        assert_eq!(seen("rx_frames"), Some(0));
+        counts.gauge(Gauge::Flows, 7);
+        let seen = || registry.read(key).expect("there is an entry");
+        assert_eq!((seen().counter(Counter::RxFrames), seen().gauge(Gauge::Flows)), (0, 7));
         counts.publish();
-        assert_eq!((seen("rx_frames"), seen("malformed")), (Some(3), Some(1)));
+        assert_eq!((seen().counter(Counter::RxFrames), seen().dropped(DropReason::Malformed)), (3, 1));
+        let (counters, drops, gauges) = (seen().counters(), seen().drops(), seen().gauges());
+        let all = [counters.iter().count(), drops.iter().count(), gauges.iter().count()];
+        assert_eq!(all, [COUNTERS, REASONS, GAUGES]);
+        let read = (Counter::RxFrames.of(&counters), DropReason::Malformed.of(&drops), Gauge::Flows.of(&gauges));
+        assert_eq!((read, Gauge::Cpu.of(&drops)), ((3, 1, 7), 0));
     }
 
     #[test]
     fn a_shard_has_the_free_buffers_of_all_its_channels() {
         let registry = Registry::default();
         let (shard, counts) = registry.enter();
-        let sum = || {
-            let gauges = registry.read(shard).expect("there is an entry").gauges;
-            gauges.into_iter().find(|(label, _)| *label == Gauge::FreeBuffers.label()).map(|(_, value)| value)
-        };
+        let sum = || registry.read(shard).map(|snapshot| snapshot.gauge(Gauge::FreeBuffers));
         let (first_key, mut first) = registry.enter_channel();
         let (_, mut second) = registry.enter_channel();
         first.begin(&counts, 10);

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags};
-use serde_json::Value;
+use thiserror::Error;
 
 use super::message::{ControlError, Numbered, PACKET_BYTES_MAX, Part, Query, Reply, Request};
+use super::report::{Body, FullReport, List, Report, Rows};
 use super::socket::{self, Packet};
 use crate::error::Disconnected;
 
@@ -18,29 +19,14 @@ use crate::error::Disconnected;
 const PAGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Why there is no report.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReportError {
     /// There is no daemon any more, or no answer.
-    Disconnected(Disconnected),
+    #[error(transparent)]
+    Disconnected(#[from] Disconnected),
     /// The daemon answered that it will not.
+    #[error(transparent)]
     Failed(ControlError),
-}
-
-impl std::fmt::Display for ReportError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Disconnected(end) => end.fmt(f),
-            Self::Failed(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for ReportError {}
-
-impl From<Disconnected> for ReportError {
-    fn from(end: Disconnected) -> Self {
-        Self::Disconnected(end)
-    }
 }
 
 /// One connection to a daemon.
@@ -103,53 +89,63 @@ impl Client {
         }
     }
 
-    /// Asks for a report from the page that `query` names on, one JSON document. It ends with the page that reaches
-    /// `rows_max`: then its `next` says where the rest begins, and is null otherwise. Each page may take `timeout`.
+    /// Asks for a report from the page that `query` names on. It ends with the page that reaches `rows_max`: then its
+    /// `next` says where the rest begins. Each page may take `timeout`.
     ///
     /// # Errors
     /// [`ReportError`].
-    pub fn report(&mut self, query: &Query, rows_max: usize, timeout: Duration) -> Result<Value, ReportError> {
+    pub fn report(&mut self, query: &Query, rows_max: usize, timeout: Duration) -> Result<Report, ReportError> {
         let mut query = query.clone();
         let mut report = self.page(&query, timeout)?;
-        let Some(key) = query.part.key() else { return Ok(report) };
-        loop {
-            query.from = serde_json::from_value(report["next"].take()).map_err(|_| Disconnected::Unreadable)?;
-            let Value::Array(rows) = &mut report[key] else { return Err(Disconnected::Unreadable.into()) };
-            if query.from.is_none() || rows.len() >= rows_max {
-                report["next"] = serde_json::json!(query.from);
-                return Ok(report);
+        while let Body::List(list) = &mut report.body
+            && list.next.is_some()
+            && list.rows.len() < rows_max
+        {
+            query.from = list.next;
+            let Body::List(more) = self.page(&query, timeout)?.body else {
+                return Err(Disconnected::Unreadable.into());
+            };
+            if !list.rows.append(more.rows) {
+                return Err(Disconnected::Unreadable.into());
             }
-            let mut page = self.page(&query, timeout)?;
-            let Value::Array(more) = &mut page[key] else { return Err(Disconnected::Unreadable.into()) };
-            rows.append(more);
-            report["next"] = page["next"].take();
+            list.next = more.next;
         }
+        Ok(report)
     }
 
-    /// Asks for all parts of the report in one document.
+    /// Asks for all parts of the report, with all rows.
     ///
     /// # Errors
     /// [`ReportError`].
-    pub fn status(&mut self, timeout: Duration) -> Result<Value, ReportError> {
-        let mut status = self.report(&Query::default(), usize::MAX, timeout)?;
+    pub fn status(&mut self, timeout: Duration) -> Result<FullReport, ReportError> {
+        let Report { daemon, body } = self.report(&Query::default(), usize::MAX, timeout)?;
+        let Body::Summary(summary) = body else { return Err(Disconnected::Unreadable.into()) };
+        let (mut channels, mut flows, mut listeners, mut neighbors) = Default::default();
         for part in [Part::Channels, Part::Flows, Part::Listeners, Part::Neighbors] {
-            let mut report = self.report(&Query::of(part), usize::MAX, timeout)?;
-            let key = part.key().expect("only the summary has none");
-            status[key] = report[key].take();
+            let Body::List(List { rows, .. }) = self.report(&Query::of(part), usize::MAX, timeout)?.body else {
+                continue;
+            };
+            match rows {
+                Rows::Channels(rows) => channels = rows,
+                Rows::Flows(rows) => flows = rows,
+                Rows::Listeners(rows) => listeners = rows,
+                Rows::Neighbors(rows) => neighbors = rows,
+            }
         }
-        Ok(status)
+        Ok(FullReport { daemon, summary, channels, flows, listeners, neighbors })
     }
 
-    fn page(&mut self, query: &Query, timeout: Duration) -> Result<Value, ReportError> {
+    fn page(&mut self, query: &Query, timeout: Duration) -> Result<Report, ReportError> {
         let deadline = Instant::now() + timeout;
         let id = self.send(Request::Status(query.clone()))?;
         let (reply, mut fds) = self.receive(deadline)?;
         match (reply, fds.pop()) {
             (Numbered { id: answered, body: Reply::Status {} }, Some(file)) if answered == id => {
-                let mut report = std::fs::File::from(file);
-                io::Seek::rewind(&mut report).map_err(|_| Disconnected::Unreadable)?;
-                let report = io::BufReader::new(io::Read::take(report, PAGE_BYTES_MAX));
-                Ok(serde_json::from_reader(report).map_err(|_| Disconnected::Unreadable)?)
+                let mut page = std::fs::File::from(file);
+                io::Seek::rewind(&mut page).map_err(|_| Disconnected::Unreadable)?;
+                let page = io::BufReader::new(io::Read::take(page, PAGE_BYTES_MAX));
+                let page: Report = serde_json::from_reader(page).map_err(|_| Disconnected::Unreadable)?;
+                if page.part() == query.part { Ok(page) } else { Err(Disconnected::Unreadable.into()) }
             }
             (Numbered { body: Reply::Failed { error }, .. }, _) => Err(ReportError::Failed(error)),
             _ => Err(Disconnected::Unreadable.into()),

@@ -111,7 +111,7 @@ impl Query {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cursor(pub u64, pub u64);
 
-/// What a report is about; its list has this name.
+/// What a report is about. A list has the name of its part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
@@ -126,19 +126,6 @@ pub enum Part {
     Listeners,
     /// What is known of the links' other hosts.
     Neighbors,
-}
-
-impl Part {
-    /// The key of the part's list in a report; `None` for the summary, which has several.
-    pub fn key(self) -> Option<&'static str> {
-        match self {
-            Self::Summary => None,
-            Self::Channels => Some("channels"),
-            Self::Flows => Some("flows"),
-            Self::Listeners => Some("listeners"),
-            Self::Neighbors => Some("neighbors"),
-        }
-    }
 }
 
 /// The shards of each interface to which an endpoint has channels, once it uses the interface.

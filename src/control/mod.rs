@@ -11,7 +11,7 @@
 //! beside it. The connection is the lifetime of everything it was given: the daemon takes it all back
 //! when the connection ends. Nothing else ever travels here; messages go through the channels.
 //!
-//! * [`message`]: requests and replies.
+//! * [`message`]: requests and replies; [`report`]: what a daemon reports of itself.
 //! * [`socket`]: packets with descriptors beside them, and who is at the other end.
 //! * [`server`]: the daemon's side, which never blocks.
 //! * [`client`]: the application's side, which waits for an answer, but never for ever.
@@ -23,6 +23,7 @@ use machnet_core::defaults::{SOCKET, SOCKET_VARIABLE};
 pub mod client;
 mod error;
 pub mod message;
+pub mod report;
 #[cfg(any(feature = "daemon", test))]
 pub mod server;
 pub mod socket;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
+use thiserror::Error;
 
 use super::message::{ControlError, Numbered, PACKET_BYTES_MAX, Reply, Request};
 use super::socket::{self, Packet, Peer};
@@ -44,44 +45,22 @@ pub struct Server {
 }
 
 /// Why there is no [`Server`].
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum BindError {
     /// Another daemon answers on that path.
+    #[error("another daemon serves {}: stop it, or give this one another socket with --socket", .0.display())]
     InUse(PathBuf),
     /// What is there is not a socket, and it is not ours to remove.
+    #[error("{} is not a socket: remove it, or choose another path with --socket", .0.display())]
     NotASocket(PathBuf),
     /// Anything else the host said, and what we did then.
+    #[error("cannot {doing}: {source}")]
     System {
         /// What we did, with the path.
         doing: String,
         /// What the host said.
         source: io::Error,
     },
-}
-
-impl std::fmt::Display for BindError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::InUse(path) => write!(
-                f,
-                "another daemon serves {}: stop it, or give this one another socket with --socket",
-                path.display()
-            ),
-            Self::NotASocket(path) => {
-                write!(f, "{} is not a socket: remove it, or choose another path with --socket", path.display())
-            }
-            Self::System { doing, source } => write!(f, "cannot {doing}: {source}"),
-        }
-    }
-}
-
-impl std::error::Error for BindError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::System { source, .. } => Some(source),
-            _ => None,
-        }
-    }
 }
 
 impl Server {

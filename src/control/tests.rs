@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::message::{ChannelGeometry, ControlError, Cursor, Numbered, PACKET_BYTES_MAX, Part, Query, Reply, Request};
+use super::report::{Body, BootId, ChannelReport, ControlReport, DaemonReport, List, Report, Rows, Summary};
 use super::*;
 use crate::error::Disconnected;
 
@@ -157,7 +158,7 @@ fn an_application_that_never_reads_is_an_error_not_a_wait() {
 /// Serves one client: answers each request for a report by what `answer` makes of the query.
 fn reporting(
     mut server: Server,
-    answer: impl Fn(&Query) -> Result<serde_json::Value, ControlError> + Send + 'static,
+    answer: impl Fn(&Query) -> Result<String, ControlError> + Send + 'static,
 ) -> std::thread::JoinHandle<usize> {
     std::thread::spawn(move || {
         let deadline = soon();
@@ -171,7 +172,7 @@ fn reporting(
         while Instant::now() < deadline {
             match connection.receive() {
                 Incoming::Request(Numbered { id, body: Request::Status(query) }) => match answer(&query) {
-                    Ok(report) => connection.send_status(id, &report.to_string()).unwrap(),
+                    Ok(report) => connection.send_status(id, &report).unwrap(),
                     Err(error) => connection.send(&Numbered { id, body: Reply::Failed { error } }, &[]).unwrap(),
                 },
                 Incoming::Nothing => continue,
@@ -184,16 +185,32 @@ fn reporting(
     })
 }
 
+fn daemon_report() -> DaemonReport {
+    let version = "1.2.3".to_owned();
+    DaemonReport { version, pid: 7, uptime_s: 1, uptime_ns: 1_000_000_000, boot_id: BootId(1), stopping: false }
+}
+
+/// A page of channels with these numbers.
+fn channels(numbers: impl IntoIterator<Item = u64>, next: Option<Cursor>) -> Report {
+    let channel = |number| ChannelReport { channel: Some(number), ..ChannelReport::default() };
+    let rows = Rows::Channels(numbers.into_iter().map(channel).collect());
+    Report { daemon: daemon_report(), body: Body::List(List { rows, next }) }
+}
+
+fn summary() -> Report {
+    let summary = Summary { interfaces: vec![], shards: vec![], control: ControlReport::default() };
+    Report { daemon: daemon_report(), body: Body::Summary(summary) }
+}
+
 #[test]
 fn a_report_of_any_length() {
     let directory = Directory::new("report");
     let path = directory.socket();
     let rows = 100_000;
-    let daemon =
-        reporting(bind(&path), move |_| Ok(serde_json::json!({ "flows": vec!["a flow"; rows], "next": null })));
+    let daemon = reporting(bind(&path), move |_| Ok(channels(0..rows, None).to_json(true)));
     let mut client = Client::connect(&path, Duration::from_secs(1)).unwrap();
-    let report = client.report(&Query::of(Part::Flows), usize::MAX, Duration::from_secs(5)).unwrap();
-    assert_eq!(report["flows"].as_array().map(Vec::len), Some(rows));
+    let report = client.report(&Query::of(Part::Channels), usize::MAX, Duration::from_secs(5)).unwrap();
+    assert_eq!(report, channels(0..rows, None));
     drop(client);
     assert_eq!(daemon.join().unwrap(), 1);
 }
@@ -204,19 +221,20 @@ fn the_pages_of_a_report_are_put_together_up_to_the_rows_wanted() {
     let path = directory.socket();
     // Ten pages of two rows each; the summary has one page.
     let daemon = reporting(bind(&path), |query| {
-        let Some(key) = query.part.key() else { return Ok(serde_json::json!({ "daemon": "d" })) };
+        if query.part == Part::Summary {
+            return Ok(summary().to_json(true));
+        }
         let page = query.from.map_or(0, |from| from.0);
         assert!(page < 10 && query.shard == Some(3));
         let next = (page < 9).then_some(Cursor(page + 1, 0));
-        Ok(serde_json::json!({ "daemon": "d", key: [2 * page, 2 * page + 1], "next": next }))
+        Ok(channels([2 * page, 2 * page + 1], next).to_json(true))
     });
     let mut client = Client::connect(&path, Duration::from_secs(1)).unwrap();
     let query = Query { shard: Some(3), ..Query::of(Part::Channels) };
     let mut ask = |query: &Query, rows| client.report(query, rows, Duration::from_secs(5)).unwrap();
-    let all: Vec<u64> = (0..20).collect();
-    assert_eq!(ask(&query, usize::MAX), serde_json::json!({ "daemon": "d", "channels": all, "next": null }));
-    assert_eq!(ask(&query, 3), serde_json::json!({ "daemon": "d", "channels": all[..4], "next": [2, 0] }));
-    assert_eq!(ask(&Query { shard: Some(3), ..Query::default() }, 3), serde_json::json!({ "daemon": "d" }));
+    assert_eq!(ask(&query, usize::MAX), channels(0..20, None));
+    assert_eq!(ask(&query, 3), channels(0..4, Some(Cursor(2, 0))));
+    assert_eq!(ask(&Query { shard: Some(3), ..Query::default() }, 3), summary());
     drop(client);
     assert_eq!(daemon.join().unwrap(), 10 + 2 + 1);
 }
@@ -227,14 +245,17 @@ fn a_report_that_is_refused_or_unreadable_is_an_error() {
     let path = directory.socket();
     let daemon = reporting(bind(&path), |query| match query.part {
         Part::Summary => Err(ControlError::Limit("one at a time".into())),
-        _ => Ok(serde_json::json!({ "flows": "many", "next": null })),
+        // Not what was asked for.
+        Part::Listeners => Ok(channels([1], None).to_json(true)),
+        _ => Ok(r#"{ "flows": "many", "next": null }"#.to_owned()),
     });
     let mut client = Client::connect(&path, Duration::from_secs(1)).unwrap();
     let mut ask = |part| client.report(&Query::of(part), usize::MAX, Duration::from_secs(5)).unwrap_err();
     assert_eq!(ask(Part::Summary), ReportError::Failed(ControlError::Limit("one at a time".into())));
     assert_eq!(ask(Part::Flows), ReportError::Disconnected(Disconnected::Unreadable));
+    assert_eq!(ask(Part::Listeners), ReportError::Disconnected(Disconnected::Unreadable));
     drop(client);
-    assert_eq!(daemon.join().unwrap(), 2);
+    assert_eq!(daemon.join().unwrap(), 3);
 }
 
 #[test]

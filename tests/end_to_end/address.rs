@@ -83,7 +83,7 @@ fn a_second_daemon_with_the_address_of_another_does_not_start_and_the_first_goes
         await_message(&mut listener, &[round; 5000]);
     }
     let status = left.status();
-    assert_eq!(status["interfaces"][0]["address_conflicts"], 0, "who only asked has claimed nothing");
+    assert_eq!(status.summary.interfaces[0].address_conflicts, 0, "who only asked has claimed nothing");
     // Whoever knew the owner's MAC still does.
     right.host.ping(left.host.machnet_ip, 56, 1).unwrap();
 }
@@ -101,9 +101,7 @@ fn an_owner_counts_a_claim_and_its_flows_live_on() {
     right.host.ip(&format!("address add {}/24 dev machnet0", left.ip())).unwrap();
     let from = ["-n", "-c1", "-W1", "-I", &left.ip().to_string(), "10.0.255.77"].map(str::to_owned);
     let mut ping = right.host.start("ping", from).unwrap();
-    left.await_status("a conflict", |status| {
-        status["interfaces"][0]["address_conflicts"].as_u64().is_some_and(|conflicts| conflicts > 0)
-    });
+    left.await_status("a conflict", |status| status.summary.interfaces[0].address_conflicts > 0);
     ping.wait(NEVER).unwrap();
     let log = left.daemon().stderr();
     assert!(log.contains(&format!("other={}", right.host.mac)), "{log}");

@@ -2,7 +2,9 @@
 
 use std::process::ExitStatus;
 
+use machnet::daemon::control::report::Report;
 use machnet_config::CpuMask;
+use machnet_shards::counters::Gauge;
 use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -46,9 +48,9 @@ fn a_mask_with_more_cpus_than_there_are_is_used_as_far_as_it_goes_with_one_warni
     let log = daemon.wait_until("the log", NEVER, is_ready).unwrap();
     assert_eq!(log.lines().filter(|line| line.contains(&warning) && line.contains("WARN")).count(), 1, "{log}");
     let shown = left.start_ours("machnet-shards", ["status", "--json"]).unwrap().finish(NEVER).unwrap();
-    let shown: Value = serde_json::from_str(&shown).unwrap();
-    let gauges = &shown["shards"][0]["gauges"];
-    assert_eq!((&gauges["pinned"], &gauges["cpu"]), (&1.into(), &cpu.into()), "{shown:#}");
+    let shown: Report = serde_json::from_str(&shown).unwrap();
+    let gauges = &shown.summary().unwrap().shards[0].gauges;
+    assert_eq!((Gauge::Pinned.of(gauges), Gauge::Cpu.of(gauges)), (1, cpu as u64), "{shown:#?}");
     daemon.signal(Signal::TERM);
     assert!(daemon.wait(NEVER).unwrap().success(), "{}", daemon.failure("was to stop well"));
 }

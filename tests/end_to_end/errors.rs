@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use machnet::{AttachError, ConnectError, ConnectOptions, Endpoint, Flow, ListenError};
+use machnet_shards::counters::Gauge;
 use serde_json::json;
 
 use crate::conversation::await_opened;
-use crate::pair::{NEVER, Pair, Site, number};
+use crate::pair::{NEVER, Pair, Site, gauge};
 
 const PORT: u16 = 888;
 /// On the link, and nobody's.
@@ -48,7 +49,7 @@ fn a_connect_that_fails_says_why() {
     await_opened(&mut listener, NEVER);
     listener.unlisten(right.at(PORT)).unwrap();
     assert_eq!(connect(&mut endpoint, left, right.at(PORT), 60_000), Err(ConnectError::Refused));
-    left.await_status("the one flow", |status| number(status, "gauges", "flows") == 1);
+    left.await_status("the one flow", |status| gauge(status, Gauge::Flows) == 1);
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn a_listener_has_its_address_for_itself() {
     assert_eq!(other.listen(site.at(PORT)), Ok(site.at(PORT)));
     // The end of an endpoint frees what it had.
     drop(other);
-    site.await_status("a free port", |status| status["listeners"] == json!([]));
+    site.await_status("a free port", |status| status.listeners.is_empty());
     assert_eq!(one.listen(site.at(PORT)), Ok(site.at(PORT)));
 }
 
@@ -96,8 +97,8 @@ fn a_limit_is_an_error_that_names_it() {
         other => panic!("{other:?}"),
     }
     drop(two);
-    left.await_status("memory that is given back", |status| number(status, "gauges", "channels") == 1);
-    left.await_status("a channel that is gone", |status| status["control"]["channels_ending"] == 0);
+    left.await_status("memory that is given back", |status| gauge(status, Gauge::Channels) == 1);
+    left.await_status("a channel that is gone", |status| status.summary.control.channels_ending == 0);
     assert_eq!(three.listen(left.at(3)), Ok(left.at(3)));
 
     // A shard has as many flows as it may: whoever opens one more is told.
@@ -113,9 +114,7 @@ fn a_limit_is_an_error_that_names_it() {
     one.close(flows[0]);
     for site in [left, right] {
         // To its shard and to the coordinator, which hears of it from the shard.
-        site.await_status("one flow less", |status| {
-            number(status, "gauges", "flows") == 4 && status["flows"].as_array().is_some_and(|flows| flows.len() == 4)
-        });
+        site.await_status("one flow less", |status| gauge(status, Gauge::Flows) == 4 && status.flows.len() == 4);
     }
     connect(&mut one, left, right.at(PORT), 60_000).unwrap();
 }

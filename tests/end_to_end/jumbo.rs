@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use machnet::{Delivery, Endpoint, Event, Flow};
+use machnet_shards::counters::{Counter, DropReason};
 use machnet_test_kit::hosts::Link;
 
 use crate::conversation::{Direction, fill, is_as_filled};
-use crate::pair::{NEVER, Pair, Site, set, sum};
+use crate::pair::{NEVER, Pair, Site, counted, dropped, set};
 
 const PORT: u16 = 888;
 const JUMBO: u16 = 9_000;
@@ -47,10 +48,10 @@ impl Echo {
     }
 
     /// Messages, one after the other, until this many paths of a daemon have changed so.
-    fn until(&mut self, site: &Site, counter: &str, least: u64) {
+    fn until(&mut self, site: &Site, counter: Counter, least: u64) {
         let deadline = Instant::now() + NEVER;
-        while sum(&site.status(), "counters", counter) < least {
-            assert!(Instant::now() < deadline, "{counter} is not {least} yet: {:#}", site.status());
+        while counted(&site.status(), counter) < least {
+            assert!(Instant::now() < deadline, "{counter:?} is not {least} yet: {:#?}", site.status());
             self.once();
         }
     }
@@ -79,9 +80,9 @@ fn long_packets_are_used_given_up_and_taken_up_again() {
     let Pair { left, right, .. } = &pair;
     let mut echo = Echo::between(left, right);
     for site in [left, right] {
-        echo.until(site, "paths_widened", 1);
+        echo.until(site, Counter::PathsWidened, 1);
     }
-    let pieces = || sum(&left.status(), "counters", "tx_pieces");
+    let pieces = || counted(&left.status(), Counter::TxPieces);
     let before = pieces();
     for _ in 0..10 {
         echo.once();
@@ -93,15 +94,15 @@ fn long_packets_are_used_given_up_and_taken_up_again() {
         far.host.ip("link set machnet0 mtu 1500").unwrap();
         let stalled = echo.once();
         assert!(stalled < Duration::from_secs(2), "{stalled:?} until what is lost comes in fragments");
-        echo.until(near, "paths_narrowed", 1);
-        assert!(sum(&near.status(), "drops", "refused") > 0);
+        echo.until(near, Counter::PathsNarrowed, 1);
+        assert!(dropped(&near.status(), DropReason::Refused) > 0);
     }
 
     for site in [left, right] {
         site.host.ip(&format!("link set machnet0 mtu {JUMBO}")).unwrap();
     }
     for site in [left, right] {
-        echo.until(site, "paths_widened", 2);
+        echo.until(site, Counter::PathsWidened, 2);
     }
-    assert_eq!(sum(&left.status(), "counters", "flows_closed"), 0);
+    assert_eq!(counted(&left.status(), Counter::FlowsClosed), 0);
 }

@@ -6,13 +6,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use machnet::daemon::control::report::FullReport;
 use machnet::{CloseReason, Delivery, Endpoint, Event, Flow, ListenError, SendError};
 use machnet_nic::faults::Dice;
+use machnet_shards::counters::Gauge;
 use machnet_test_kit::hosts::Program;
 use serde_json::{Value, json};
 
 use crate::conversation::{Direction, await_opened, fill, is_as_filled};
-use crate::pair::{NEVER, Pair, RECEIVE_BUFFERS, Site, kill, number};
+use crate::pair::{NEVER, Pair, RECEIVE_BUFFERS, Site, gauge, kill};
 use crate::times::{Times, kills};
 
 /// Where the application listens that is killed.
@@ -177,7 +179,7 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
     // Waits for the victim's port. Its channel is there already, so that what is measured is the port alone.
     let mut heir = pair.left.attach();
     heir.listen(pair.left.at(VICTIM + 1)).unwrap();
-    let is_idle = |status: &Value| number(status, "gauges", "flows") == 0 && number(status, "gauges", "channels") == 1;
+    let is_idle = |status: &FullReport| gauge(status, Gauge::Flows) == 0 && gauge(status, Gauge::Channels) == 1;
     for site in [&pair.left, &pair.right] {
         site.await_status("a quiet start", is_idle);
     }
@@ -216,9 +218,9 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
         heir.unlisten(pair.left.at(VICTIM)).unwrap();
 
         let never = Instant::now() + NEVER;
-        let is_over = |status: &Value| is_idle(status) && status["control"]["channels_ending"] == 0;
+        let is_over = |status: &FullReport| is_idle(status) && status.summary.control.channels_ending == 0;
         while !is_over(&pair.left.status()) || survivor.open.is_some() {
-            assert!(Instant::now() < never, "the victim's flow or channel is still there: {:#}", pair.left.status());
+            assert!(Instant::now() < never, "the victim's flow or channel is still there: {:#?}", pair.left.status());
             survivor.turn();
         }
         survivor.turn();
@@ -236,7 +238,7 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
             (Some(published), None) => panic!("{published} messages were published and no flow was seen"),
         }
         for site in [&pair.left, &pair.right] {
-            let all_free = |status: &Value| number(status, "gauges", "free_receive_buffers") == RECEIVE_BUFFERS;
+            let all_free = |status: &FullReport| gauge(status, Gauge::FreeBuffers) == RECEIVE_BUFFERS;
             site.await_status("all receive buffers free", |status| is_idle(status) && all_free(status));
         }
     }

@@ -4,14 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
+use machnet::daemon::control::report::FullReport;
 use machnet::{
     CloseReason, ConnectError, ConnectOptions, Delivery, Disconnected, Endpoint, Event, Flow, RecvError, SendError,
 };
 use machnet_nic::faults::Dice;
-use serde_json::Value;
+use machnet_shards::counters::Gauge;
 
 use crate::conversation::{await_closed, await_opened};
-use crate::pair::{NEVER, Pair, RECEIVE_BUFFERS, Site, number};
+use crate::pair::{NEVER, Pair, RECEIVE_BUFFERS, Site, gauge};
 use crate::times::{Times, kills};
 
 const PORT: u16 = 888;
@@ -162,7 +163,7 @@ fn a_daemon_killed_at_any_moment_is_an_error_for_its_applications_and_a_reset_fo
     // One more flow without any traffic: its peer learns of the restart by its own next packet.
     let mut quiet = right.attach();
     quiet.listen(right.at(PORT + 1)).unwrap();
-    let is_idle = |status: &Value| number(status, "gauges", "flows") == 0 && number(status, "gauges", "channels") == 2;
+    let is_idle = |status: &FullReport| gauge(status, Gauge::Flows) == 0 && gauge(status, Gauge::Channels) == 2;
     right.await_status("a quiet start", is_idle);
 
     let mut noticed = Times::of("an application has its error after its daemon was killed");
@@ -216,7 +217,7 @@ fn a_daemon_killed_at_any_moment_is_an_error_for_its_applications_and_a_reset_fo
         for reason in peer.reasons.drain(..) {
             assert!(matches!(reason, CloseReason::NoSuchFlow | CloseReason::PeerRestarted), "{reason:?}");
         }
-        let all_free = |status: &Value| number(status, "gauges", "free_receive_buffers") == 2 * RECEIVE_BUFFERS;
+        let all_free = |status: &FullReport| gauge(status, Gauge::FreeBuffers) == 2 * RECEIVE_BUFFERS;
         right.await_status("all buffers and flows free", |status| is_idle(status) && all_free(status));
     }
     noticed.report(Duration::from_millis(100));

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use machnet::daemon::control::report::FullReport;
 use machnet_test_kit::hosts::Host;
-use serde_json::Value;
 
 use crate::pair::{NEVER, Pair};
 
@@ -30,9 +30,10 @@ fn await_kernel_neighbor(host: &Host, ip: IpAddr, mac: &str) {
     }
 }
 
-/// What a daemon knows of `ip`.
-fn neighbor<'a>(status: &'a Value, ip: &str) -> Option<&'a Value> {
-    status["neighbors"].as_array()?.iter().find(|neighbor| neighbor["ip"] == ip)
+/// The MAC that a daemon knows of `ip`.
+fn mac_of(status: &FullReport, ip: IpAddr) -> Option<String> {
+    let neighbor = status.neighbors.iter().find(|neighbor| neighbor.ip == ip)?;
+    neighbor.mac.map(|mac| mac.to_string())
 }
 
 #[test]
@@ -74,8 +75,7 @@ fn arp_is_answered_and_learnt() {
     listener.listen(right.at(PORT)).unwrap();
     left.attach().connect(left.ip(), right.at(PORT)).unwrap();
     let status = left.status();
-    let entry = neighbor(&status, &right.ip().to_string());
-    assert!(entry.is_some_and(|entry| entry["mac"] == *right.host.mac), "{status:#}");
+    assert_eq!(mac_of(&status, right.ip()), Some(right.host.mac.clone()), "{status:#?}");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_daemon_that_starts_announces_itself() {
 fn a_changed_mac_is_noticed_and_flows_are_opened_to_the_new_one() {
     const NEW_MAC: &str = "02:00:00:00:07:02";
     let Some(mut pair) = Pair::start(|_| ()) else { return };
-    let peer = pair.right.ip().to_string();
+    let peer = pair.right.ip();
     let open = |pair: &Pair| {
         let mut listener = pair.right.attach();
         listener.listen(pair.right.at(PORT)).unwrap();
@@ -105,7 +105,7 @@ fn a_changed_mac_is_noticed_and_flows_are_opened_to_the_new_one() {
     };
     open(&pair);
     let status = pair.left.status();
-    assert_eq!(neighbor(&status, &peer).expect("we are talking")["mac"], *pair.right.host.mac);
+    assert_eq!(mac_of(&status, peer), Some(pair.right.host.mac.clone()), "we are talking");
 
     // The host gets another network card, so to say.
     pair.right.kill_daemon();
@@ -118,7 +118,7 @@ fn a_changed_mac_is_noticed_and_flows_are_opened_to_the_new_one() {
     pair.right.start();
 
     // By its announcement, without a packet of ours.
-    let is_new = |status: &Value| neighbor(status, &peer).is_some_and(|entry| entry["mac"] == NEW_MAC);
+    let is_new = |status: &FullReport| mac_of(status, peer).is_some_and(|mac| mac == NEW_MAC);
     pair.left.await_status("the new MAC", is_new);
     open(&pair);
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use machnet::{MESSAGE_BYTES_MAX, SendError};
+use machnet_shards::counters::{Counter, DropReason};
 use serde_json::{Value, json};
 
 use crate::conversation::{self, Speaker, await_opened};
-use crate::pair::{NEVER, Pair, Site, faults, number, with_faults};
+use crate::pair::{NEVER, Pair, Site, counted, dropped, faults, with_faults};
 
 const PORT: u16 = 888;
 
@@ -21,12 +22,12 @@ fn converse(here: &Site, there: &Site, flows: usize, sizes: &[usize], limit: Dur
 }
 
 /// What the daemons of a pair counted: for a test that needs faults to have struck.
-fn assert_struck(pair: &Pair, drops: &[&str]) {
+fn assert_struck(pair: &Pair, drops: &[DropReason]) {
     for site in [&pair.left, &pair.right] {
         let status = site.status();
-        assert!(number(&status, "counters", "retransmissions") > 0, "{status:#}");
+        assert!(counted(&status, Counter::Retransmissions) > 0, "{status:#?}");
         for reason in drops {
-            assert!(number(&status, "drops", reason) > 0, "no frame was dropped as {reason}: {status:#}");
+            assert!(dropped(&status, *reason) > 0, "no frame was dropped as {reason:?}: {status:#?}");
         }
     }
 }
@@ -41,7 +42,7 @@ fn messages_of_every_size_arrive_both_ways() {
 fn messages_of_every_size_arrive_through_faults() {
     let Some(pair) = Pair::start(with_faults) else { return };
     converse(&pair.left, &pair.right, 1, &SIZES, NEVER);
-    assert_struck(&pair, &["duplicate"]);
+    assert_struck(&pair, &[DropReason::Duplicate]);
 }
 
 #[test]
@@ -50,7 +51,7 @@ fn a_damaged_frame_is_dropped_and_counted_never_delivered() {
     let damage = |config: &mut Value| faults(config, json!({ "corruption_percent": 2.0, "seed": 3 }));
     let Some(pair) = Pair::start(damage) else { return };
     converse(&pair.left, &pair.right, 4, &[1, 1418, 1419, 64 << 10, 1 << 20], NEVER);
-    assert_struck(&pair, &["bad_checksum"]);
+    assert_struck(&pair, &[DropReason::BadChecksum]);
 }
 
 #[test]
@@ -77,7 +78,7 @@ fn a_thousand_flows_of_one_endpoint_talk_at_once_through_faults() {
         connector.converse(NEVER);
         drop(other.join().unwrap());
     });
-    assert_struck(&pair, &["duplicate"]);
+    assert_struck(&pair, &[DropReason::Duplicate]);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use machnet::Endpoint;
 use machnet::daemon::control::Client;
+use machnet::daemon::control::report::FullReport;
+use machnet_shards::counters::{Counter, DropReason, Gauge};
 use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -151,35 +153,38 @@ impl Site {
     }
 
     /// What `machnet-shards status` would show.
-    pub(crate) fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> FullReport {
         let mut client = Client::connect(&self.host.socket(), STATUS_WITHIN).unwrap();
         client.status(STATUS_WITHIN).unwrap()
     }
 
     /// Waits until the status is as it should be.
-    pub(crate) fn await_status(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn await_status(&self, what: &str, is_so: impl Fn(&FullReport) -> bool) -> FullReport {
         let deadline = Instant::now() + NEVER;
         loop {
             let status = self.status();
             if is_so(&status) {
                 return status;
             }
-            assert!(Instant::now() < deadline, "{what} has not come about: {status:#}");
+            assert!(Instant::now() < deadline, "{what} has not come about: {status:#?}");
             std::thread::sleep(LOOK_AGAIN);
         }
     }
 }
 
-/// A number in the status of the first shard.
-pub(crate) fn number(status: &Value, group: &str, name: &str) -> u64 {
-    let number = &status["shards"][0][group][name];
-    number.as_u64().unwrap_or_else(|| panic!("{group}.{name} is {number}, not a number"))
+/// A counter, summed over all shards.
+pub(crate) fn counted(status: &FullReport, counter: Counter) -> u64 {
+    status.summary.shards.iter().map(|shard| counter.of(&shard.counters)).sum()
 }
 
-/// A number in the status, summed over all shards.
-pub(crate) fn sum(status: &Value, group: &str, name: &str) -> u64 {
-    let shards = status["shards"].as_array().expect("the shards");
-    shards.iter().map(|shard| shard[group][name].as_u64().unwrap_or_else(|| panic!("{group}.{name}"))).sum()
+/// The frames that all shards dropped for a reason.
+pub(crate) fn dropped(status: &FullReport, reason: DropReason) -> u64 {
+    status.summary.shards.iter().map(|shard| reason.of(&shard.drops)).sum()
+}
+
+/// What the first shard has at the moment.
+pub(crate) fn gauge(status: &FullReport, gauge: Gauge) -> u64 {
+    gauge.of(&status.summary.shards[0].gauges)
 }
 
 /// Kills a program by signal 9. Gives when that was, and when it was seen to have ended: the kernel has closed all it

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use machnet::daemon::control::report::{FullReport, ShardReport};
 use machnet::{AttachOptions, Binding, Delivery, Endpoint, Event, ListenOptions, Received};
+use machnet_shards::counters::Counter;
 use machnet_test_kit::hosts::{Link, Program};
-use serde_json::Value;
 
 use crate::conversation::converse;
-use crate::pair::{NEVER, Pair, Side, Site, set, sum};
+use crate::pair::{NEVER, Pair, Side, Site, counted, set};
 
 const PORT: u16 = 888;
 
@@ -36,21 +37,21 @@ fn talk(pair: &Pair, flows: usize, binding: Binding) {
 }
 
 /// Whether no flow is left, and no hint. (The parts of a status are not of one moment.)
-fn is_over(status: &Value) -> bool {
-    let mut shards = status["shards"].as_array().expect("the shards").iter();
-    let is_free = shards.all(|shard| shard["flows"] == 0 && shard["hints"] == 0);
-    is_free && status["flows"].as_array().is_some_and(Vec::is_empty)
+fn is_over(status: &FullReport) -> bool {
+    let is_free = status.summary.shards.iter().all(|shard| shard.flows == 0 && shard.hints == 0);
+    is_free && status.flows.is_empty()
+}
+
+/// Whether a shard ever had a flow.
+fn had_flows(shard: &ShardReport) -> bool {
+    [Counter::FlowsConnected, Counter::FlowsAccepted].iter().any(|counter| counter.of(&shard.counters) > 0)
 }
 
 /// Every shard of the site had a part in it, and nothing of it is left.
 fn assert_shared(site: &Site, shards: usize) {
     let status = site.await_status("the end of all flows and hints", is_over);
-    let rows = status["shards"].as_array().expect("the shards");
-    assert_eq!(rows.len(), shards);
-    for row in rows {
-        let [connected, accepted] = ["flows_connected", "flows_accepted"].map(|name| row["counters"][name].as_u64());
-        assert!(connected.max(accepted) > Some(0), "a shard had no flow: {status:#}");
-    }
+    assert_eq!(status.summary.shards.len(), shards);
+    assert!(status.summary.shards.iter().all(had_flows), "a shard had no flow: {status:#?}");
 }
 
 #[test]
@@ -95,12 +96,9 @@ fn an_endpoint_of_one_shard_gets_flows_that_land_on_any() {
         talk(&pair, 40, binding);
         for site in [&pair.left, &pair.right] {
             let status = site.await_status("the end of all flows and hints", is_over);
-            assert!(sum(&status, "counters", "frames_taken_over") > 0, "{status:#}");
-            let rows = status["shards"].as_array().expect("the shards");
-            let owners = rows
-                .iter()
-                .filter(|row| ["flows_connected", "flows_accepted"].iter().any(|name| row["counters"][name] != 0));
-            assert_eq!(owners.count(), 1, "one shard has all flows: {status:#}");
+            assert!(counted(&status, Counter::TakenOver) > 0, "{status:#?}");
+            let owners = status.summary.shards.iter().filter(|shard| had_flows(shard));
+            assert_eq!(owners.count(), 1, "one shard has all flows: {status:#?}");
         }
     }
 }
@@ -126,7 +124,7 @@ fn endpoints_share_a_port_and_the_others_go_on_when_one_is_killed() {
     assert!(flows.iter().all(|flows| *flows >= 5), "the flows are spread: {flows:?}");
 
     drop(sharers.remove(0));
-    let is_two = |status: &Value| status["listeners"].as_array().is_some_and(|listeners| listeners.len() == 2);
+    let is_two = |status: &FullReport| status.listeners.len() == 2;
     pair.right.await_status("the end of a listener", is_two);
     for _ in 0..20 {
         connect();

@@ -161,7 +161,7 @@ fn a_hostile_name_neither_moves_the_cursor_nor_forges_a_line() {
     assert_eq!(ask(listen), Reply::Listening { port: PORT });
     let mut peer = pair.right.attach();
     peer.connect(pair.right.ip(), pair.left.at(PORT)).unwrap();
-    pair.left.await_status("a flow", |status| status["control"]["flows"] != 0);
+    pair.left.await_status("a flow", |status| status.summary.control.flows != 0);
     for command in ["flows", "channels", "listeners"] {
         for arguments in [&[command][..], &[command, "--json"]] {
             let text = show(&pair.left, arguments);

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use machnet::daemon::control::report::Report;
 use machnet_test_kit::Failure;
 use machnet_test_kit::hosts::{Host, Program};
 use serde_json::{Value, json};
@@ -140,7 +141,7 @@ impl Guest {
     }
 
     /// What the daemon says about itself (`status`), or about its `flows`.
-    pub(crate) fn ask(&mut self, command: &str) -> Result<Value, Failure> {
+    pub(crate) fn ask(&mut self, command: &str) -> Result<Report, Failure> {
         let text = self.run(&format!("machnet-shards {command} --json"))?;
         serde_json::from_str(&text).map_err(|why| self.failure(&format!("gave no {command} ({why}) but {text}")))
     }

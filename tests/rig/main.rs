@@ -15,10 +15,12 @@ mod packages;
 
 use std::time::{Duration, Instant};
 
+use machnet::daemon::control::report::{OpenedBy, Report};
+use machnet_shards::counters::Counter;
 use machnet_test_kit::Failure;
 use machnet_test_kit::hosts::{Host, Program, lone_host};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use guest::{Guest, Nic, WIRE_MTU_BYTES};
 use packages::Packages;
@@ -73,10 +75,11 @@ fn on(nic: Nic) -> Result<(), Failure> {
     open_flows_from_host(&host, &mut guest)?;
     let status = check(&mut guest, 2)?;
     // The first messages of a flow come in three pieces each, before the path has been tried.
-    let [pieces, messages] = ["rx_pieces", "rx_messages"].map(|label| counters(&status, label).iter().sum::<u64>());
+    let [pieces, messages] =
+        [Counter::RxPieces, Counter::RxMessages].map(|counter| counters(&status, counter).iter().sum::<u64>());
     if pieces >= 2 * messages {
         return Err(
-            guest.failure(&format!("got messages in pieces, though the MTU has room for all of one: {status:#}"))
+            guest.failure(&format!("got messages in pieces, though the MTU has room for all of one: {status:#?}"))
         );
     }
     guest.kill_daemon()?;
@@ -123,14 +126,14 @@ fn open_flows_from_guest(host: &Host, server: &mut Program, guest: &mut Guest, s
     if opened.iter().all(|flows| *flows == CLIENTS / shards) {
         return Ok(());
     }
-    Err(guest.failure(&format!("had its flows at the shards {opened:?}, where it did not want them: {flows:#}")))
+    Err(guest.failure(&format!("had its flows at the shards {opened:?}, where it did not want them: {flows:#?}")))
 }
 
 /// How many of the flows that the daemon's own applications opened are at each shard.
-fn opened_by_us(flows: &Value, shards: u64) -> Vec<u64> {
-    let flows = flows["flows"].as_array().into_iter().flatten().filter(|flow| flow["opened_by"] == "us");
-    let at: Vec<&Value> = flows.map(|flow| &flow["shard"]).collect();
-    (0..shards).map(|shard| at.iter().map(|at| u64::from(**at == shard)).sum()).collect()
+fn opened_by_us(report: &Report, shards: u64) -> Vec<u64> {
+    let flows = report.flows().iter().filter(|flow| flow.opened_by == OpenedBy::Us);
+    let at: Vec<u64> = flows.map(|flow| flow.shard.into()).collect();
+    (0..shards).map(|shard| at.iter().map(|at| u64::from(*at == shard)).sum()).collect()
 }
 
 /// Applications at the host open flows to one in the guest, and get their answers.
@@ -150,14 +153,14 @@ fn open_flows_from_host(host: &Host, guest: &mut Guest) -> Result<(), Failure> {
 }
 
 /// Whether the guest's daemon knows its NIC, and the NIC used all of its queues; the daemon's status.
-fn check(guest: &mut Guest, shards: u64) -> Result<Value, Failure> {
+fn check(guest: &mut Guest, shards: u64) -> Result<Report, Failure> {
     let status = guest.ask("status")?;
-    let interface = &status["interfaces"][0];
-    let predictions = ["predictions_right", "predictions_wrong"].map(|key| interface[key].as_u64());
-    let accepted = counters(&status, "flows_accepted");
-    let wrong = if interface["rss_known"] != true {
+    let interface = status.summary().and_then(|summary| summary.interfaces.first());
+    let Some(interface) = interface else { return Err(guest.failure("has no interface")) };
+    let accepted = counters(&status, Counter::FlowsAccepted);
+    let wrong = if !interface.rss_known {
         "does not know the key or the table of its NIC"
-    } else if predictions != [Some(CLIENTS), Some(0)] {
+    } else if (interface.predictions_right, interface.predictions_wrong) != (CLIENTS, 0) {
         "was wrong about the queue of a flow"
     } else if accepted.len() as u64 != shards || accepted.iter().sum::<u64>() != CLIENTS * ROUNDS {
         "misses a flow"
@@ -167,7 +170,7 @@ fn check(guest: &mut Guest, shards: u64) -> Result<Value, Failure> {
         ""
     };
     if !wrong.is_empty() {
-        return Err(guest.failure(&format!("{wrong}: {status:#}")));
+        return Err(guest.failure(&format!("{wrong}: {status:#?}")));
     }
     guest.run("grep 'checksums=.by the device' /run/log")?;
     // The first is for everything that is not a queue.
@@ -179,7 +182,7 @@ fn check(guest: &mut Guest, shards: u64) -> Result<Value, Failure> {
 }
 
 /// A counter of each shard.
-fn counters(status: &Value, label: &str) -> Vec<u64> {
-    let shards = status["shards"].as_array().into_iter().flatten();
-    shards.map(|shard| shard["counters"][label].as_u64().unwrap_or(0)).collect()
+fn counters(status: &Report, counter: Counter) -> Vec<u64> {
+    let shards = status.summary().into_iter().flat_map(|summary| &summary.shards);
+    shards.map(|shard| counter.of(&shard.counters)).collect()
 }

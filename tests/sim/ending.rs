@@ -1,8 +1,9 @@
 //! The end of every run. The faults have stopped: what is owed arrives within a bound, everybody goes, nothing is left.
 
+use machnet::daemon::control::report::ControlReport;
 use machnet_core::time::Duration;
 use machnet_nic::faults::Dice;
-use machnet_shards::counters::Counter;
+use machnet_shards::counters::{Counter, Gauge};
 use machnet_test_kit::world::{AppId, SideId, World};
 
 /// How long flows and channels may take to end when nothing is lost: the linger of a second, and the lifetime of a flow
@@ -79,18 +80,16 @@ pub(crate) fn part(world: &mut World, dice: &mut Dice) {
 fn remains(world: &mut World, host: usize) -> Vec<String> {
     let now = world.now;
     let Some(daemon) = &mut world.hosts[host].daemon else { return Vec::new() };
-    let gauges = ["flows", "half_open", "channels"].map(|label| (label, daemon.gauge(label)));
+    let gauges = [Gauge::Flows, Gauge::HalfOpen, Gauge::Channels].map(|gauge| (gauge.name(), daemon.gauge(gauge)));
     let mut remains: Vec<String> =
         gauges.iter().filter(|(_, value)| *value > 0).map(|(label, value)| format!("{label}: {value}")).collect();
     if !remains.is_empty() {
         return remains; // the coordinator will not know better
     }
     let Some(status) = daemon.status(now) else { return vec!["something it will tell later".into()] };
-    for count in
-        ["endpoints", "channels", "flows", "listeners", "connects_under_way", "channels_ending", "channel_bytes_ending"]
-    {
-        let is_zero = status["control"][count].as_u64() == Some(0);
-        remains.extend((!is_zero).then(|| format!("{count}: {}", status["control"][count])));
-    }
+    // Neighbors stay, and what was counted is no remainder.
+    let ControlReport { neighbors, frames_dropped_in_outboxes, hints_refused, .. } = status.control;
+    let nothing = ControlReport { neighbors, frames_dropped_in_outboxes, hints_refused, ..ControlReport::default() };
+    remains.extend((status.control != nothing).then(|| format!("{:?}", status.control)));
     remains
 }

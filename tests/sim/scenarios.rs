@@ -281,7 +281,7 @@ fn a_daemon_whose_address_another_host_has_does_not_start_and_the_other_goes_on(
     for side in [side, back] {
         assert_eq!((world.checker.side(side).life, world.checker.side(side).is_silent), (Life::Open, false));
     }
-    assert_eq!(world.status(1)["interfaces"][0]["address_conflicts"], 0, "nobody claimed it");
+    assert_eq!(world.status(1).interfaces[0].address_conflicts, 0, "nobody claimed it");
     finish(world, Duration::from_secs(1));
 }
 

@@ -427,7 +427,7 @@ impl Coordinator {
             steering: &self.steering,
             outboxes: &self.outboxes,
         };
-        let report = parts.report(&query, now).to_string();
+        let report = parts.report(&query, now).to_json(true);
         self.effects.push_back(Effect::Status { connection, id: request, report });
     }
 

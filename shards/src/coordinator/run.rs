@@ -417,7 +417,7 @@ mod tests {
         let (listening, _) = client.receive(Moment::now() + SOON).expect("it answers");
         assert_eq!(listening, Numbered { id, body: Reply::Listening { port: 888 } });
         let status = client.status(SOON).expect("it answers");
-        assert_eq!(status["listeners"][0]["port"], 888);
+        assert_eq!(status.listeners[0].port, 888);
 
         drop(client);
         let noticed = daemon.wait_for(|message| matches!(message, ToShard::Unlisten { port: 888, .. }));

@@ -1,11 +1,15 @@
-//! What a report on the daemon holds: JSON documents whose keys are stable. The README explains them.
+//! What a report on the daemon holds.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use machnet::daemon::control::message::{Cursor, Part, Query};
+use machnet::daemon::control::report::{
+    Body, BootId, ChannelReport, ControlReport, DaemonReport, FlowReport, InterfaceReport, List, ListenerReport,
+    NeighborReport, OpenedBy, OwnerReport, Report, Rows, ShardReport, Summary,
+};
 use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::Role;
-use serde_json::{Map, Value, json};
-use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::ConnectionId;
 use super::applications::{Application, Applications, Channel};
@@ -15,18 +19,18 @@ use super::listeners::Listeners;
 use super::outboxes::Outboxes;
 use super::reports::{LOOKED_AT_MAX, ROWS_MAX};
 use super::steering::{FlowEntry, Steering};
-use crate::counters::{Counter, EntryKey, Registry, Snapshot};
+use crate::counters::{Counter, DeviceDrop, EntryKey, Registry, Snapshot};
 use crate::mailbox::{ChannelId, ShardId};
 
 /// Rows of a page, and where the next one begins.
-struct Page {
-    rows: Vec<Value>,
+struct Page<R> {
+    rows: Vec<R>,
     next: Option<Cursor>,
 }
 
-impl Page {
+impl<R> Page<R> {
     /// The first rows that `row` makes of `items`, each with its place; `None` is left out.
-    fn of<T>(items: impl Iterator<Item = (Cursor, T)>, row: impl Fn(T) -> Option<Value>) -> Self {
+    fn of<T>(items: impl Iterator<Item = (Cursor, T)>, row: impl Fn(T) -> Option<R>) -> Self {
         let mut page = Self { rows: Vec::new(), next: None };
         for (looked_at, (place, item)) in items.enumerate() {
             if page.rows.len() == ROWS_MAX || looked_at == LOOKED_AT_MAX {
@@ -36,6 +40,11 @@ impl Page {
             page.rows.extend(row(item));
         }
         page
+    }
+
+    /// As a part of a report; `rows` says what they are.
+    fn into_body(self, rows: impl FnOnce(Vec<R>) -> Rows) -> Body {
+        Body::List(List { rows: rows(self.rows), next: self.next })
     }
 }
 
@@ -61,101 +70,73 @@ pub(super) struct Parts<'a> {
 
 impl Parts<'_> {
     /// The page of the daemon's state, as it is now, that is asked for.
-    pub(super) fn report(&self, query: &Query, now: Instant) -> Value {
-        let mut report = Map::new();
-        report.insert("daemon".into(), self.daemon(now));
-        let page = match query.part {
-            Part::Summary => {
-                self.summary(&mut report, now);
-                None
-            }
-            Part::Channels => Some(self.channels(query)),
-            Part::Flows => Some(self.flows(query, now)),
-            Part::Listeners => Some(self.listeners(query)),
-            Part::Neighbors => Some(self.neighbors(query, now)),
+    pub(super) fn report(&self, query: &Query, now: Instant) -> Report {
+        let body = match query.part {
+            Part::Summary => Body::Summary(self.summary(now)),
+            Part::Channels => self.channels(query).into_body(Rows::Channels),
+            Part::Flows => self.flows(query, now).into_body(Rows::Flows),
+            Part::Listeners => self.listeners(query).into_body(Rows::Listeners),
+            Part::Neighbors => self.neighbors(query, now).into_body(Rows::Neighbors),
         };
-        if let (Some(key), Some(page)) = (query.part.key(), page) {
-            report.insert(key.into(), page.rows.into());
-            report.insert("next".into(), json!(page.next));
-        }
-        report.into()
+        Report { daemon: self.daemon(now), body }
     }
 
-    fn daemon(&self, now: Instant) -> Value {
+    fn daemon(&self, now: Instant) -> DaemonReport {
         let uptime = now - self.started;
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "pid": std::process::id(),
-            "uptime_s": uptime.as_secs(),
-            "uptime_ns": u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
-            "boot_id": format!("{:016x}", self.boot_id),
-            "stopping": self.is_stopping,
-        })
-    }
-
-    fn summary(&self, report: &mut Map<String, Value>, now: Instant) {
-        let uptime_ns = report["daemon"]["uptime_ns"].as_u64().unwrap_or_default();
-        let shards = (0..).zip(self.entries).map(|(id, _)| self.shard(ShardId(id), uptime_ns));
-        report.insert("shards".into(), shards.collect());
-        let (ending_channels, ending_bytes) = self.applications.channels().ending();
-        report.insert(
-            "control".into(),
-            json!({
-                "endpoints": self.applications.endpoints(),
-                "channels": self.applications.channels().len(),
-                "flows": self.steering.directory().len(),
-                "listeners": self.listeners.len(),
-                "neighbors": self.interfaces.iter().map(|state| state.neighbors().len()).sum::<usize>(),
-                "connects_under_way": self.connects.len(),
-                "channels_ending": ending_channels,
-                "channel_bytes_ending": ending_bytes,
-                "frames_dropped_in_outboxes": self.outboxes.dropped_frames(),
-                "hints_refused": self.steering.refused(),
-            }),
-        );
-        let interfaces = self.interfaces.iter().map(|state| self.interface(state, now));
-        report.insert("interfaces".into(), interfaces.collect());
-    }
-
-    fn interface(&self, state: &InterfaceState, now: Instant) -> Value {
-        let drops = state.device_drops();
-        let interface = state.interface();
-        json!({
-            "mac": interface.mac.to_string(),
-            "ip": interface.ip.to_string(),
-            "device": interface.device,
-            "mtu_bytes": interface.mtu_bytes,
-            "rss_known": state.believed_rss(now).is_some(),
-            "predictions_right": state.predictions().right(),
-            "predictions_wrong": state.predictions().wrong(),
-            "shards": interface.shards.iter().map(|shard| shard.0).collect::<Vec<_>>(),
-            "address_conflicts": state.conflicts(),
-            "device_drops": { "missed": drops.missed, "no_frame": drops.no_frame },
-        })
-    }
-
-    fn shard(&self, id: ShardId, uptime_ns: u64) -> Value {
-        let interface = self.interfaces.of(id);
-        let mut shard = Map::new();
-        shard.insert("shard".into(), id.0.into());
-        shard.insert("interface".into(), interface.mac.to_string().into());
-        shard.insert("ip".into(), interface.ip.to_string().into());
-        shard.insert("queue".into(), interface.queue_of(id).into());
-        shard.insert("device".into(), interface.device.clone().into());
-        shard.insert("flows".into(), self.steering.directory().count(id).into());
-        shard.insert("hints".into(), self.steering.hints(id).into());
-        if let Some(published) = self.registry.read(self.entries[usize::from(id.0)]) {
-            shard.extend(cost(&published, uptime_ns));
-            shard.insert("counters".into(), object(published.counters));
-            shard.insert("drops".into(), object(published.drops));
-            shard.insert("gauges".into(), object(published.gauges));
+        DaemonReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: uptime.as_secs(),
+            uptime_ns: u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
+            boot_id: BootId(self.boot_id),
+            stopping: self.is_stopping,
         }
-        shard.into()
+    }
+
+    fn summary(&self, now: Instant) -> Summary {
+        let uptime_ns = self.daemon(now).uptime_ns;
+        let (ending_channels, ending_bytes) = self.applications.channels().ending();
+        Summary {
+            interfaces: self.interfaces.iter().map(|state| interface(state, now)).collect(),
+            shards: (0..).zip(self.entries).filter_map(|(id, _)| self.shard(ShardId(id), uptime_ns)).collect(),
+            control: ControlReport {
+                endpoints: self.applications.endpoints() as u64,
+                channels: self.applications.channels().len() as u64,
+                flows: self.steering.directory().len() as u64,
+                listeners: self.listeners.len() as u64,
+                neighbors: self.interfaces.iter().map(|state| state.neighbors().len() as u64).sum(),
+                connects_under_way: self.connects.len() as u64,
+                channels_ending: ending_channels as u64,
+                channel_bytes_ending: ending_bytes,
+                frames_dropped_in_outboxes: self.outboxes.dropped_frames(),
+                hints_refused: self.steering.refused(),
+            },
+        }
+    }
+
+    fn shard(&self, id: ShardId, uptime_ns: u64) -> Option<ShardReport> {
+        let interface = self.interfaces.of(id);
+        let published = self.registry.read(self.entries[usize::from(id.0)])?;
+        let (busy_share, ns_per_packet) = cost(&published, uptime_ns);
+        Some(ShardReport {
+            shard: id.0,
+            interface: interface.mac,
+            ip: interface.ip.into(),
+            queue: interface.queue_of(id),
+            device: interface.device.clone(),
+            flows: self.steering.directory().count(id) as u64,
+            hints: self.steering.hints(id) as u64,
+            busy_share,
+            ns_per_packet,
+            counters: published.counters(),
+            drops: published.drops(),
+            gauges: published.gauges(),
+        })
     }
 
     /// Endpoints in the order of their numbers, each with a row for every channel, or one row without; then channels
     /// whose endpoint is gone.
-    fn channels(&self, query: &Query) -> Page {
+    fn channels(&self, query: &Query) -> Page<ChannelReport> {
         let from = query.from.unwrap_or(Cursor(0, 0));
         let is_wanted = |endpoint: Option<u64>, shard: Option<ShardId>| {
             query.endpoint.is_none_or(|wanted| endpoint == Some(wanted))
@@ -190,57 +171,55 @@ impl Parts<'_> {
         })
     }
 
-    fn channel(&self, endpoint: Option<(ConnectionId, &Application)>, channel: Option<(ChannelId, &Channel)>) -> Value {
-        let mut row = Map::new();
-        self.name_endpoint(&mut row, endpoint);
-        row.insert("uid".into(), json!(endpoint.map(|(_, endpoint)| endpoint.peer().uid)));
-        row.insert("listeners".into(), json!(endpoint.map(|(id, _)| self.listeners.count_of(id))));
-        row.insert("connects_under_way".into(), json!(endpoint.map(|(id, _)| self.connects.count_of(id))));
+    fn channel(
+        &self,
+        endpoint: Option<(ConnectionId, &Application)>,
+        channel: Option<(ChannelId, &Channel)>,
+    ) -> ChannelReport {
         let (id, channel) = channel.unzip();
-        row.insert("channel".into(), json!(id.map(|id| id.0)));
-        row.insert("shard".into(), json!(channel.map(|channel| channel.shard.0)));
-        row.insert("index".into(), json!(channel.map(|channel| channel.index)));
-        row.insert("bytes".into(), json!(channel.map(|channel| channel.bytes)));
-        row.insert("ending".into(), json!(channel.map(|channel| channel.ending)));
         let counts = channel.and_then(|channel| self.registry.read_channel(channel.entry));
-        row.insert("flows".into(), json!(counts.map(|counts| counts.flows)));
-        row.insert("free_receive_buffers".into(), json!(counts.map(|counts| counts.free_receive_buffers)));
-        row.insert("rx_messages".into(), json!(counts.map(|counts| counts.rx_messages)));
-        row.insert("tx_messages".into(), json!(counts.map(|counts| counts.tx_messages)));
-        row.into()
+        ChannelReport {
+            owner: owner(endpoint),
+            uid: endpoint.map(|(_, endpoint)| endpoint.peer().uid),
+            listeners: endpoint.map(|(id, _)| self.listeners.count_of(id) as u64),
+            connects_under_way: endpoint.map(|(id, _)| self.connects.count_of(id) as u64),
+            channel: id.map(|id| id.0),
+            shard: channel.map(|channel| channel.shard.0),
+            index: channel.map(|channel| channel.index),
+            bytes: channel.map(|channel| channel.bytes),
+            ending: channel.map(|channel| channel.ending),
+            flows: counts.map(|counts| counts.flows),
+            free_receive_buffers: counts.map(|counts| counts.free_receive_buffers),
+            rx_messages: counts.map(|counts| counts.rx_messages),
+            tx_messages: counts.map(|counts| counts.tx_messages),
+        }
     }
 
-    /// Number, name and pid of an endpoint; all null if it is gone.
-    fn name_endpoint(&self, row: &mut Map<String, Value>, endpoint: Option<(ConnectionId, &Application)>) {
-        row.insert("endpoint".into(), json!(endpoint.map(|(id, _)| id.0)));
-        let endpoint = endpoint.map(|(_, endpoint)| endpoint);
-        row.insert("name".into(), json!(endpoint.and_then(Application::name)));
-        let pid = endpoint.and_then(|endpoint| endpoint.peer().pid).map(std::num::NonZeroU32::get);
-        row.insert("pid".into(), json!(pid));
+    fn owner(&self, id: ConnectionId) -> OwnerReport {
+        owner(self.applications.find(id).map(|endpoint| (id, endpoint)))
     }
 
-    fn listeners(&self, query: &Query) -> Page {
+    fn listeners(&self, query: &Query) -> Page<ListenerReport> {
         let from = query.from.unwrap_or(Cursor(0, 0));
         let items = self.listeners.iter_from(address_at(from)).map(|(number, listener)| {
             let (ip, port) = (listener.address.ip(), listener.address.port());
             (Cursor(u64::from(ip.to_bits()) << 16 | u64::from(port), number as u64), listener)
         });
         Page::of(items.skip_while(|(place, _)| *place < from), |listener| {
-            let (address, owner) = (listener.address, listener.owner);
-            if query.endpoint.is_some_and(|wanted| wanted != owner.0) {
+            if query.endpoint.is_some_and(|wanted| wanted != listener.owner.0) {
                 return None;
             }
-            let mut row = Map::new();
-            row.insert("ip".into(), address.ip().to_string().into());
-            row.insert("port".into(), address.port().into());
-            self.name_endpoint(&mut row, self.applications.find(owner).map(|endpoint| (owner, endpoint)));
-            row.insert("shared".into(), listener.shared_by.is_some().into());
-            row.insert("in_force".into(), listener.is_in_force().into());
-            Some(row.into())
+            Some(ListenerReport {
+                ip: (*listener.address.ip()).into(),
+                port: listener.address.port(),
+                owner: self.owner(listener.owner),
+                shared: listener.shared_by.is_some(),
+                in_force: listener.is_in_force(),
+            })
         })
     }
 
-    fn flows(&self, query: &Query, now: Instant) -> Page {
+    fn flows(&self, query: &Query, now: Instant) -> Page<FlowReport> {
         let items = self.steering.directory().iter_from(query.from.map(flow_at));
         Page::of(items.map(|(key, flow)| (place_of(key), (key, flow))), |(key, flow)| {
             let owner = flow.channel.and_then(|channel| Some(self.applications.channels().get(channel)?.owner));
@@ -250,37 +229,65 @@ impl Parts<'_> {
         })
     }
 
-    fn flow(&self, key: &FlowKey, flow: &FlowEntry, owner: Option<ConnectionId>, now: Instant) -> Value {
-        let mut row = Map::new();
-        row.insert("local".into(), format!("{}:{}", key.local_ip, key.local_port).into());
-        row.insert("remote".into(), format!("{}:{}", key.remote_ip, key.remote_port).into());
-        row.insert("shard".into(), flow.shard.0.into());
-        self.name_endpoint(&mut row, owner.and_then(|id| Some((id, self.applications.find(id)?))));
-        row.insert("opened_by".into(), if flow.role == Role::Connector { "us" } else { "peer" }.into());
-        row.insert("age_s".into(), now.saturating_since(flow.opened).as_secs().into());
-        row.into()
+    fn flow(&self, key: &FlowKey, flow: &FlowEntry, owner: Option<ConnectionId>, now: Instant) -> FlowReport {
+        FlowReport {
+            local: SocketAddr::new(key.local_ip.into(), key.local_port),
+            remote: SocketAddr::new(key.remote_ip.into(), key.remote_port),
+            shard: flow.shard.0,
+            owner: owner.map(|id| self.owner(id)).unwrap_or_default(),
+            opened_by: if flow.role == Role::Connector { OpenedBy::Us } else { OpenedBy::Peer },
+            age_s: now.saturating_since(flow.opened).as_secs(),
+        }
     }
 
-    fn neighbors(&self, query: &Query, now: Instant) -> Page {
+    fn neighbors(&self, query: &Query, now: Instant) -> Page<NeighborReport> {
         let from = query.from.unwrap_or(Cursor(0, 0));
         let skipped = usize::try_from(from.0).unwrap_or(usize::MAX);
         let first = Ipv4Addr::from_bits(u32::try_from(from.1).unwrap_or(u32::MAX));
         let items = (0..).zip(self.interfaces.iter()).skip(skipped).flat_map(|(number, state)| {
             let first = if number == from.0 { first } else { Ipv4Addr::UNSPECIFIED };
-            let interface = state.interface().ip;
+            let interface: IpAddr = state.interface().ip.into();
             let neighbors = state.neighbors().iter_from(first);
             neighbors.map(move |neighbor| (Cursor(number, neighbor.ip.to_bits().into()), (interface, neighbor)))
         });
         Page::of(items, |(interface, neighbor)| {
-            Some(json!({
-                "interface": interface.to_string(),
-                "ip": neighbor.ip.to_string(),
-                "mac": neighbor.mac.map(|mac| mac.to_string()),
-                "state": neighbor.state,
-                "confirmed_s": neighbor.confirmed.map(|confirmed| now.saturating_since(confirmed).as_secs()),
-                "flows": neighbor.holders,
-            }))
+            Some(NeighborReport {
+                interface,
+                ip: neighbor.ip.into(),
+                mac: neighbor.mac,
+                state: neighbor.state.into(),
+                confirmed_s: neighbor.confirmed.map(|confirmed| now.saturating_since(confirmed).as_secs()),
+                flows: neighbor.holders.into(),
+            })
         })
+    }
+}
+
+fn interface(state: &InterfaceState, now: Instant) -> InterfaceReport {
+    let drops = state.device_drops();
+    let drops = [(DeviceDrop::Missed, drops.missed), (DeviceDrop::NoFrame, drops.no_frame)];
+    let interface = state.interface();
+    InterfaceReport {
+        mac: interface.mac,
+        ip: interface.ip.into(),
+        device: interface.device.clone(),
+        mtu_bytes: interface.mtu_bytes,
+        rss_known: state.believed_rss(now).is_some(),
+        predictions_right: state.predictions().right(),
+        predictions_wrong: state.predictions().wrong(),
+        shards: interface.shards.iter().map(|shard| shard.0).collect(),
+        address_conflicts: state.conflicts(),
+        device_drops: drops.into_iter().map(|(reason, frames)| (reason.name(), frames)).collect(),
+    }
+}
+
+/// Number, name and pid of an endpoint.
+fn owner(endpoint: Option<(ConnectionId, &Application)>) -> OwnerReport {
+    let Some((id, endpoint)) = endpoint else { return OwnerReport::default() };
+    OwnerReport {
+        endpoint: Some(id.0),
+        name: endpoint.name().map(str::to_owned),
+        pid: endpoint.peer().pid.map(std::num::NonZeroU32::get),
     }
 }
 
@@ -289,17 +296,11 @@ const GONE: u64 = u64::MAX;
 
 /// What a shard's work costs: the share of its life in which it worked, and of that how much for a packet.
 #[allow(clippy::cast_precision_loss)] // a share and a mean
-fn cost(published: &Snapshot, uptime_ns: u64) -> [(String, Value); 2] {
-    let count = |counter: Counter| published.counters[counter as usize].1;
-    let busy_ns = count(Counter::BusyNs) as f64;
-    let packets = count(Counter::RxFrames) + count(Counter::TxFrames);
+fn cost(published: &Snapshot, uptime_ns: u64) -> (f64, Option<f64>) {
+    let busy_ns = published.counter(Counter::BusyNs) as f64;
+    let packets = published.counter(Counter::RxFrames) + published.counter(Counter::TxFrames);
     let share = (busy_ns / uptime_ns.max(1) as f64).min(1.0);
-    let per_packet = (packets > 0).then(|| (busy_ns / packets as f64).round());
-    [("busy_share".into(), json!((share * 1e6).round() / 1e6)), ("ns_per_packet".into(), json!(per_packet))]
-}
-
-fn object(pairs: Vec<(&'static str, u64)>) -> Value {
-    Value::Object(pairs.into_iter().map(|(label, value)| (label.to_owned(), value.into())).collect())
+    ((share * 1e6).round() / 1e6, (packets > 0).then(|| (busy_ns / packets as f64).round()))
 }
 
 /// Listeners stand in the order of their addresses and ports; any number gives one.

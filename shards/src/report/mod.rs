@@ -10,28 +10,26 @@ mod lists;
 mod status;
 mod table;
 
-use machnet::daemon::control::message::Part;
-use serde_json::Value;
+use machnet::daemon::control::report::{Body, Report, Rows};
 
 /// A report, and what it can be compared with.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading<'a> {
     /// The report.
-    now: &'a Value,
+    now: &'a Report,
     /// The same some time ago. `None`: what was counted is shown as sums, and shares are those of the daemon's life.
-    before: Option<&'a Value>,
+    before: Option<&'a Report>,
 }
 
 impl<'a> Reading<'a> {
     /// What the daemon has counted since it started.
-    pub fn since_start(now: &'a Value) -> Self {
+    pub fn since_start(now: &'a Report) -> Self {
         Self { now, before: None }
     }
 
     /// What it counted since `before`, per second. A report of another life of the daemon is nothing to compare with.
-    pub fn since(before: &'a Value, now: &'a Value) -> Self {
-        let id = |report: &Value| report["daemon"]["boot_id"].clone();
-        Self { now, before: Some(before).filter(|before| id(before) == id(now)) }
+    pub fn since(before: &'a Report, now: &'a Report) -> Self {
+        Self { now, before: Some(before).filter(|before| before.daemon.boot_id == now.daemon.boot_id) }
     }
 
     /// Whether numbers are per second.
@@ -41,18 +39,17 @@ impl<'a> Reading<'a> {
 
     /// How long it took to count what is shown.
     fn nanos(self) -> u64 {
-        let uptime = |report: &Value| report["daemon"]["uptime_ns"].as_u64().unwrap_or_default();
-        uptime(self.now).saturating_sub(self.before.map_or(0, uptime))
+        self.now.daemon.uptime_ns.saturating_sub(self.before.map_or(0, |before| before.daemon.uptime_ns))
     }
 
     /// How much a count has grown; `at` finds it in a report.
-    fn grown(self, at: impl Fn(&Value) -> Option<u64>) -> u64 {
+    fn grown(self, at: impl Fn(&Report) -> Option<u64>) -> u64 {
         let before = self.before.and_then(&at).unwrap_or_default();
         at(self.now).unwrap_or_default().saturating_sub(before)
     }
 
     /// The sum, or how much it grows per second; `at` finds it in a report.
-    fn figure(self, at: impl Fn(&Value) -> Option<u64>) -> f64 {
+    fn figure(self, at: impl Fn(&Report) -> Option<u64>) -> f64 {
         self.figure_of(self.grown(at))
     }
 
@@ -64,26 +61,30 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The tables of a part. `with_counters`: also everything a shard counts.
-pub fn text(part: Part, reading: Reading<'_>, with_counters: bool) -> String {
+/// The tables of a report. `with_counters`: also everything a shard counts.
+pub fn text(reading: Reading<'_>, with_counters: bool) -> String {
     let mut text = status::daemon(reading);
-    text += &match part {
-        Part::Summary => status::tables(reading, with_counters),
-        Part::Channels => lists::channels(reading),
-        Part::Flows => lists::flows(reading),
-        Part::Listeners => lists::listeners(reading),
-        Part::Neighbors => lists::neighbors(reading),
-    };
-    if !reading.now["next"].is_null() {
-        text += "  ... and more: --shard and --endpoint choose, --json without --watch has all\n";
+    match &reading.now.body {
+        Body::Summary(summary) => text += &status::tables(reading, summary, with_counters),
+        Body::List(list) => {
+            text += &match &list.rows {
+                Rows::Channels(rows) => lists::channels(reading, rows),
+                Rows::Flows(rows) => lists::flows(rows),
+                Rows::Listeners(rows) => lists::listeners(rows),
+                Rows::Neighbors(rows) => lists::neighbors(rows),
+            };
+            if list.next.is_some() {
+                text += "  ... and more: --shard and --endpoint choose, --json without --watch has all\n";
+            }
+        }
     }
     text
 }
 
 /// A report as JSON, in several lines or in one. What an application calls itself may hold characters that JSON does
 /// not escape and a terminal obeys.
-pub fn json(report: &Value, in_one_line: bool) -> String {
-    let text = if in_one_line { report.to_string() } else { format!("{report:#}") };
+pub fn json(report: &Report, in_one_line: bool) -> String {
+    let text = report.to_json(in_one_line);
     let mut safe = String::with_capacity(text.len() + 1);
     for character in text.chars() {
         // Line breaks are JSON's own; others stand in strings only, where they may be written like this.
@@ -106,18 +107,9 @@ fn is_printable(character: char) -> bool {
     format!("a{character}").escape_debug().eq(['a', character])
 }
 
-/// The rows of a list.
-fn rows(list: &Value) -> impl Iterator<Item = &Value> {
-    list.as_array().into_iter().flatten()
-}
-
-/// A value as it stands in a table.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".into(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
+/// A value as it stands in a table, if there is one.
+fn cell(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
 }
 
 #[cfg(test)]

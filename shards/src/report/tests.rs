@@ -1,17 +1,34 @@
-use serde_json::json;
+use machnet::daemon::control::report::BootId;
+use serde_json::{Value, json};
 
 use super::*;
 
+/// What a reader makes of a daemon's document.
+fn report(document: Value) -> Report {
+    serde_json::from_str(&document.to_string()).unwrap_or_else(|error| panic!("{error}: {document:#}"))
+}
+
+/// What stands in every report.
+fn daemon(uptime_ns: u64) -> Value {
+    json!({
+        "version": "1.2.3", "pid": 7, "uptime_s": uptime_ns / 1_000_000_000, "uptime_ns": uptime_ns, "boot_id": "b",
+        "stopping": false,
+    })
+}
+
 /// A daemon with one interface and two shards, after so many seconds; shard 1 has done all the work.
-fn summary(seconds: u64, busy_ms: u64, frames: u64, drops: u64) -> Value {
+fn summary(seconds: u64, busy_ms: u64, frames: u64, drops: u64) -> Report {
     let shard = |id: u64, work: u64| {
         json!({
             "shard": id,
+            "interface": "02:00:00:00:00:01",
             "ip": "10.0.0.1",
             "queue": id,
             "device": "machnet0 by net_af_packet",
             "flows": 3,
             "hints": 8,
+            "busy_share": 0.5,
+            "ns_per_packet": null,
             "counters": {
                 "new": 1,
                 "rx_frames": work * frames,
@@ -27,11 +44,8 @@ fn summary(seconds: u64, busy_ms: u64, frames: u64, drops: u64) -> Value {
             "gauges": { "flows": 3, "channels": 1, "cpu": 7, "pinned": work },
         })
     };
-    json!({
-        "daemon": {
-            "version": "1.2.3", "pid": 7, "uptime_s": seconds, "uptime_ns": seconds * 1_000_000_000, "boot_id": "b",
-            "stopping": false,
-        },
+    report(json!({
+        "daemon": daemon(seconds * 1_000_000_000),
         "interfaces": [{
             "mac": "02:00:00:00:00:01", "ip": "10.0.0.1", "mtu_bytes": 1500, "rss_known": false, "shards": [0, 1],
             "predictions_right": 12, "predictions_wrong": 3,
@@ -39,8 +53,11 @@ fn summary(seconds: u64, busy_ms: u64, frames: u64, drops: u64) -> Value {
             "device_drops": { "missed": 5, "no_frame": 0 },
         }],
         "shards": [shard(0, 0), shard(1, 1)],
-        "control": { "endpoints": 1, "channels": 2, "flows": 3, "listeners": 4, "neighbors": 5, "channels_ending": 0 },
-    })
+        "control": {
+            "endpoints": 1, "channels": 2, "flows": 3, "listeners": 4, "neighbors": 5, "connects_under_way": 0,
+            "channels_ending": 0, "channel_bytes_ending": 0, "frames_dropped_in_outboxes": 0, "hints_refused": 0,
+        },
+    }))
 }
 
 fn lines<'a>(text: &'a str, title: &str) -> Vec<&'a str> {
@@ -55,7 +72,7 @@ fn cells(line: &str) -> Vec<&str> {
 #[test]
 fn since_the_start_sums_and_the_share_of_its_life() {
     let now = summary(90_061, 9_006_100, 1_000_000, 4);
-    let text = text(Part::Summary, Reading::since_start(&now), false);
+    let text = text(Reading::since_start(&now), false);
     assert!(text.starts_with("machnet-shards 1.2.3, pid 7, up 1d01h\n1 endpoints, 2 channels, 3 flows"), "{text}");
     let shards = lines(&text, "Shards");
     let names = cells(shards[0]).join("|");
@@ -78,7 +95,7 @@ fn since_the_start_sums_and_the_share_of_its_life() {
 #[test]
 fn between_two_reports_rates_and_the_share_of_the_interval() {
     let (before, now) = (summary(10, 1_000, 1_000, 4), summary(12, 2_000, 201_000, 10));
-    let text = text(Part::Summary, Reading::since(&before, &now), true);
+    let text = text(Reading::since(&before, &now), true);
     assert!(text.lines().next().is_some_and(|line| line.ends_with("up 12s; the last 2.0 s")), "{text}");
     let shards = lines(&text, "Shards");
     assert!(shards[0].contains("rx packets/s") && shards[0].contains("drops/s"), "{text}");
@@ -96,8 +113,8 @@ fn between_two_reports_rates_and_the_share_of_the_interval() {
 #[test]
 fn another_life_of_the_daemon_is_nothing_to_compare_with() {
     let (mut before, now) = (summary(1_000, 900_000, 1_000_000, 4), summary(2, 1_000, 10, 0));
-    before["daemon"]["boot_id"] = "a".into();
-    let text = text(Part::Summary, Reading::since(&before, &now), false);
+    before.daemon.boot_id = BootId(0xa);
+    let text = text(Reading::since(&before, &now), false);
     assert!(lines(&text, "Shards")[2].contains("50%"), "{text}");
     assert!(lines(&text, "Shards")[0].contains("rx packets  "), "{text}");
 }
@@ -111,11 +128,13 @@ fn channels_by_their_numbers() {
             "tx_messages": 5, "listeners": 1, "connects_under_way": 0,
         })
     };
-    let report = |uptime_ns: u64, channels: Vec<Value>| json!({ "daemon": { "boot_id": "b", "uptime_ns": uptime_ns }, "channels": channels, "next": null });
+    let list = |uptime_ns: u64, channels: Vec<Value>| {
+        report(json!({ "daemon": daemon(uptime_ns), "channels": channels, "next": null }))
+    };
     let gone = json!({ "endpoint": null, "name": null, "channel": 9, "ending": true, "rx_messages": null });
-    let before = report(1_000_000_000, vec![channel(1, 100), channel(2, 100)]);
-    let now = report(2_000_000_000, vec![channel(2, 350), channel(3, 7), gone]);
-    let text = text(Part::Channels, Reading::since(&before, &now), false);
+    let before = list(1_000_000_000, vec![channel(1, 100), channel(2, 100)]);
+    let now = list(2_000_000_000, vec![channel(2, 350), channel(3, 7), gone]);
+    let text = text(Reading::since(&before, &now), false);
     let rows: Vec<_> = lines(&text, "Channels").into_iter().map(cells).collect();
     assert_eq!(rows[1], ["4", "db?[2J", "99", "0", "0", "16.0", "2", "10", "250", "0", "1", "open"]);
     assert_eq!(rows[2][8], "7");
@@ -124,35 +143,39 @@ fn channels_by_their_numbers() {
 
 #[test]
 fn the_other_lists() {
-    let shown = |part, report: &Value| text(part, Reading::since_start(report), false);
+    let shown = |name: &str, rows: Value, next: Value| {
+        let list = report(json!({ "daemon": daemon(1), name: rows, "next": next }));
+        text(Reading::since_start(&list), false)
+    };
     let flow = json!({
         "local": "10.0.0.1:888", "remote": "10.0.0.2:50000", "shard": 1, "endpoint": 3, "name": "db", "pid": 9,
         "opened_by": "peer", "age_s": 61,
     });
-    let text = shown(Part::Flows, &json!({ "flows": [flow], "next": [1, 2] }));
+    let text = shown("flows", json!([flow]), json!([1, 2]));
     let row = ["10.0.0.1:888", "10.0.0.2:50000", "1", "3", "db", "9", "peer", "1m01s"];
     assert_eq!(cells(lines(&text, "Flows")[1]), row);
     assert!(text.contains("and more"), "{text}");
     let listener = json!({ "ip": "10.0.0.1", "port": 888, "endpoint": 3, "name": "db", "pid": 9, "shared": true, "in_force": false });
-    let text = shown(Part::Listeners, &json!({ "listeners": [listener] }));
+    let text = shown("listeners", json!([listener]), Value::Null);
     assert_eq!(cells(lines(&text, "Listeners")[1]), ["10.0.0.1", "888", "3", "db", "9", "yes", "starting"]);
     assert!(!text.contains("and more"), "{text}");
     let neighbor = json!({
         "interface": "10.0.0.1", "ip": "10.0.0.2", "mac": null, "state": "incomplete", "confirmed_s": null, "flows": 2,
     });
-    let text = shown(Part::Neighbors, &json!({ "neighbors": [neighbor] }));
+    let text = shown("neighbors", json!([neighbor]), Value::Null);
     assert_eq!(cells(lines(&text, "Neighbors")[1]), ["10.0.0.2", "-", "incomplete", "-", "2", "10.0.0.1"]);
-    let none = shown(Part::Neighbors, &json!({ "neighbors": [] }));
+    let none = shown("neighbors", json!([]), Value::Null);
     assert_eq!(lines(&none, "Neighbors").len(), 1, "an empty table shows that there is nothing: {none}");
 }
 
 #[test]
 fn json_holds_what_json_does_not_escape_and_a_terminal_obeys() {
     let name = "a\u{1b}[2J\u{9b}31m\u{7f}ä\u{202e}\u{e0001}🙂";
-    let report = json!({ "name": name, "list": [1, 2] });
+    let channel = json!({ "endpoint": 4, "name": name, "channel": 1, "ending": false });
+    let report = report(json!({ "daemon": daemon(1), "channels": [channel.clone(), channel] }));
     for in_one_line in [false, true] {
         let text = json(&report, in_one_line);
-        assert_eq!(serde_json::from_str::<Value>(&text).expect("it is still JSON"), report);
+        assert_eq!(serde_json::from_str::<Report>(&text).expect("it is still JSON"), report);
         assert!(text.chars().all(|character| character == '\n' || is_printable(character)), "{text:?}");
         assert_eq!(text.lines().count() == 1, in_one_line);
     }

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use machnet::daemon::control::message::Query;
+use machnet::daemon::control::report::Report;
 use machnet::daemon::control::{Client, ReportError};
-use serde_json::Value;
 
 use crate::report::{self, Reading};
 use screen::Screen;
@@ -66,7 +66,7 @@ impl Show {
         signals: &Signals,
     ) -> Result<(), String> {
         let rows_max = if screen.is_terminal() { TERMINAL_ROWS_MAX } else { usize::MAX };
-        let mut before: Option<Value> = None;
+        let mut before: Option<Report> = None;
         let mut next = Instant::now();
         loop {
             let now = self.ask(client, rows_max)?;
@@ -92,11 +92,11 @@ impl Show {
         }
     }
 
-    fn render(&self, reading: Reading<'_>, report: &Value) -> String {
+    fn render(&self, reading: Reading<'_>, report: &Report) -> String {
         match self.json {
             // A line for each report of a watch, for programs that read lines.
             true => report::json(report, self.every.is_some()),
-            false => report::text(self.query.part, reading, self.counters),
+            false => report::text(reading, self.counters),
         }
     }
 
@@ -110,15 +110,9 @@ impl Show {
         })
     }
 
-    fn ask(&self, client: &mut Client, rows_max: usize) -> Result<Value, String> {
+    fn ask(&self, client: &mut Client, rows_max: usize) -> Result<Report, String> {
         let report = client.report(&self.query, rows_max, ANSWER_WITHIN);
-        let mut report = report.map_err(|error: ReportError| format!("{}: {error}", self.socket.display()))?;
-        // What is shown whole has no next page to speak of.
-        match &mut report {
-            Value::Object(report) if report.get("next").is_some_and(Value::is_null) => drop(report.remove("next")),
-            _ => {}
-        }
-        Ok(report)
+        report.map_err(|error: ReportError| format!("{}: {error}", self.socket.display()))
     }
 }
 

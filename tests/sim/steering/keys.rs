@@ -15,9 +15,8 @@ const FLOWS: usize = 1000;
 
 /// The connecting host's predictions of where answers arrive: how many were right, and how many were wrong.
 fn predictions(world: &mut World) -> (u64, u64) {
-    let interface = &world.status(0)["interfaces"][0];
-    let number = |name: &str| interface[name].as_u64().expect("a number");
-    (number("predictions_right"), number("predictions_wrong"))
+    let interface = &world.status(0).interfaces[0];
+    (interface.predictions_right, interface.predictions_wrong)
 }
 
 #[test]

@@ -106,7 +106,5 @@ fn assert_all_landed_well(world: &World) {
 
 /// How many flows each shard of a host has.
 fn flows_by_shard(world: &mut World, host: usize) -> Vec<u64> {
-    let status = world.status(host);
-    let shards = status["shards"].as_array().expect("a list");
-    shards.iter().map(|shard| shard["flows"].as_u64().expect("a number")).collect()
+    world.status(host).shards.iter().map(|shard| shard.flows).collect()
 }

@@ -5,7 +5,7 @@ use machnet_core::flow::CloseReason;
 use machnet_core::time::Duration;
 use machnet_nic::faults::{Dice, Faults};
 use machnet_nic::memory::{Link, Spread};
-use machnet_shards::counters::{Counter, DropReason};
+use machnet_shards::counters::{Counter, DropReason, Gauge};
 use machnet_test_kit::world::{Life, SideId, World};
 
 use super::{SHARDS, connect_all, exchange, expect_connected, rounds, world};
@@ -88,13 +88,13 @@ fn a_syn_that_reaches_two_shards_opens_one_flow() {
         world.set_link(1, Link { faults: twice, lateness, ..link() });
         let mut reached_two = 0;
         for _ in 0..200 {
-            let before = world.daemon(1).gauge("half_open") + world.daemon(1).gauge("flows");
+            let before = world.daemon(1).gauge(Gauge::HalfOpen) + world.daemon(1).gauge(Gauge::Flows);
             ask_to_connect(&mut world, from, to, None);
             let mut most = 0;
             while !world.apps[&from].asked.is_empty() {
                 world.run_for(up_to(&mut dice, Duration::from_micros(1), Duration::from_micros(20)));
                 world.respread(1);
-                let now = world.daemon(1).gauge("half_open") + world.daemon(1).gauge("flows");
+                let now = world.daemon(1).gauge(Gauge::HalfOpen) + world.daemon(1).gauge(Gauge::Flows);
                 most = most.max(now.saturating_sub(before));
             }
             expect_connected(&mut world, from);

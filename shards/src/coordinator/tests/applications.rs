@@ -30,8 +30,8 @@ fn attach_tells_the_addresses_and_uses_the_highest_version_that_both_speak() {
     rig.ask(connection, Request::attach("ü".repeat(1000), Binding::All));
     let (daemon, addresses) = (env!("CARGO_PKG_VERSION").into(), vec![OUR_IP.into()]);
     assert_eq!(rig.reply(connection), Reply::Attached { daemon, version: highest, addresses });
-    let channels = &rig.status(Part::Channels)["channels"];
-    assert_eq!(channels[0]["name"], "ü".repeat(32), "long names are cut");
+    let report = rig.status(Part::Channels);
+    assert_eq!(report.channels()[0].owner.name, Some("ü".repeat(32)), "long names are cut");
     rig.quiet();
 }
 
@@ -158,7 +158,7 @@ fn memory_is_limited_by_user_and_comes_back_when_the_shards_have_let_go() {
     rig.handle(Event::Disconnected { connection: first });
     rig.listen(second, 889);
     assert!(matches!(rig.error(second), ControlError::Limit(_)), "the shards still have it");
-    assert_eq!(rig.status(Part::Summary)["control"]["channels_ending"], 2);
+    assert_eq!(rig.summary().control.channels_ending, 2);
     for channel in 1..=2 {
         rig.mail(ToCoordinator::ChannelGone { shard: ShardId(0), channel: ChannelId(channel) });
     }

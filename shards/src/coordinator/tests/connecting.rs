@@ -147,7 +147,7 @@ fn an_endpoint_that_ends_leaves_nothing_behind_at_any_stage() {
         rig.mail(ToCoordinator::Closed { shard: ShardId(1), key });
         assert_eq!(rig.coordinator.steering.directory().len(), 0);
         assert_eq!(rig.coordinator.connects.len(), 0);
-        assert_eq!(rig.status(Part::Neighbors)["neighbors"][0]["flows"], 0);
+        assert_eq!(rig.status(Part::Neighbors).neighbors()[0].flows, 0);
     }
 }
 

@@ -114,7 +114,7 @@ fn another_host_with_our_address_is_counted_and_our_address_defended() {
     assert_eq!(rig.posts(0), ["announcement"]);
     rig.arp(arp::Packet::announcement(PEER, OUR_IP));
     rig.quiet();
-    assert_eq!(rig.status(Part::Summary)["interfaces"][0]["address_conflicts"], 2);
+    assert_eq!(rig.summary().interfaces[0].address_conflicts, 2);
     rig.pass(Duration::from_secs(10));
     rig.arp(arp::Packet::announcement(PEER, OUR_IP));
     assert_eq!(rig.posts(0), ["announcement"], "once in ten seconds");

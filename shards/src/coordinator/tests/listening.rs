@@ -21,8 +21,8 @@ fn endpoints_that_all_want_to_share_a_port_share_it() {
     let mut rig = Rig::new();
     let first = rig.sharer();
     let second = rig.sharer();
-    assert_eq!(rig.status(Part::Listeners)["listeners"].as_array().map(Vec::len), Some(2));
-    assert_eq!(rig.status(Part::Listeners)["listeners"][1]["shared"], true);
+    assert_eq!(rig.status(Part::Listeners).listeners().len(), 2);
+    assert!(rig.status(Part::Listeners).listeners()[1].shared);
     rig.handle(Event::Disconnected { connection: first });
     let Some(ToShard::Unlisten { port: 888, listener: ListenerId(1) }) = rig.take(0).into_iter().next() else {
         panic!("only its own listener ends")

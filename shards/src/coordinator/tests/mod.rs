@@ -12,6 +12,7 @@ mod stopping;
 use machnet::daemon::channel::Violation;
 use machnet::daemon::control::Peer;
 use machnet::daemon::control::message::{Binding, ControlError, Part, Query};
+use machnet::daemon::control::report::{Report, Summary};
 use machnet_config::{Limits, Subnet};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
@@ -269,11 +270,15 @@ impl Rig {
     }
 
     /// The first page.
-    fn status(&mut self, part: Part) -> serde_json::Value {
+    fn status(&mut self, part: Part) -> Report {
         self.report(&Query::of(part))
     }
 
-    fn report(&mut self, query: &Query) -> serde_json::Value {
+    fn summary(&mut self) -> Summary {
+        self.status(Part::Summary).summary().expect("it is one").clone()
+    }
+
+    fn report(&mut self, query: &Query) -> Report {
         let connection = self.connection();
         self.ask(connection, Request::Status(query.clone()));
         match self.coordinator.poll_effect() {

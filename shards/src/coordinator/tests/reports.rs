@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use machnet::daemon::control::message::Cursor;
-use serde_json::Value;
+use machnet::daemon::control::report::OpenedBy;
 
 use super::*;
 use crate::coordinator::reports::ROWS_MAX;
+use crate::counters::{Counter, DeviceDrop};
 
 /// A flow that the listener's shard 1 accepted from a host of its own.
 fn accept(rig: &mut Rig, number: u32) {
@@ -16,10 +17,6 @@ fn accept(rig: &mut Rig, number: u32) {
     rig.skip_posts();
 }
 
-fn rows<'a>(report: &'a Value, key: &str) -> &'a [Value] {
-    report[key].as_array().expect("a list")
-}
-
 #[test]
 fn a_report_shows_what_there_is() {
     let mut rig = Rig::new();
@@ -27,38 +24,33 @@ fn a_report_shows_what_there_is() {
     rig.connected();
     rig.pass(Duration::from_secs(2));
     let summary = rig.status(Part::Summary);
-    assert_eq!(summary["daemon"]["uptime_s"], 12);
-    assert_eq!(summary["daemon"]["uptime_ns"], 12_000_000_000_u64);
-    assert_eq!(summary["interfaces"][0]["ip"], OUR_IP.to_string());
-    assert_eq!(summary["interfaces"][0]["device_drops"]["missed"], 0);
-    assert_eq!(summary["shards"][1]["flows"], 1);
-    assert_eq!(summary["shards"][1]["queue"], 1);
-    assert_eq!(summary["shards"][1]["counters"]["rx_frames"], 0);
-    assert_eq!(summary["shards"][1]["busy_share"], 0.0);
-    assert_eq!(summary["shards"][1]["ns_per_packet"], Value::Null);
-    for (count, expected) in [("endpoints", 2), ("channels", 4), ("flows", 1), ("listeners", 1), ("neighbors", 1)] {
-        assert_eq!(summary["control"][count], expected, "{count}");
-    }
+    assert_eq!((summary.daemon.uptime_s, summary.daemon.uptime_ns), (12, 12_000_000_000));
+    let Summary { interfaces, shards, control } = summary.summary().expect("it is one");
+    assert_eq!(interfaces[0].ip, OUR_IP);
+    assert_eq!(interfaces[0].device_drops.get(DeviceDrop::Missed.name()), Some(0));
+    assert_eq!((shards[1].flows, shards[1].queue, shards[1].hints), (1, Some(1), 0));
+    assert_eq!(shards[1].counters.get(Counter::RxFrames.name()), Some(0));
+    assert_eq!((shards[1].busy_share, shards[1].ns_per_packet), (0.0, None));
+    assert_eq!((control.endpoints, control.channels, control.flows), (2, 4, 1));
+    assert_eq!((control.listeners, control.neighbors), (1, 1));
     let listeners = rig.status(Part::Listeners);
-    assert_eq!(listeners["listeners"][0]["port"], 888);
-    assert_eq!(listeners["listeners"][0]["endpoint"], owner.0);
-    assert_eq!(listeners["listeners"][0]["name"], "test");
+    let listener = &listeners.listeners()[0];
+    assert_eq!(
+        (listener.port, listener.owner.endpoint, listener.owner.name.as_deref()),
+        (888, Some(owner.0), Some("test"))
+    );
     let flows = rig.status(Part::Flows);
-    assert_eq!(flows["flows"][0]["remote"], "10.0.0.2:888");
-    assert_eq!(flows["flows"][0]["opened_by"], "us");
-    assert_eq!(flows["flows"][0]["age_s"], 2);
-    assert_eq!(summary["shards"][1]["hints"], 0);
+    let flow = &flows.flows()[0];
+    assert_eq!((flow.remote.to_string(), flow.opened_by, flow.age_s), ("10.0.0.2:888".to_owned(), OpenedBy::Us, 2));
     let neighbors = rig.status(Part::Neighbors);
-    assert_eq!(neighbors["neighbors"][0]["mac"], PEER.to_string());
-    assert_eq!(neighbors["neighbors"][0]["confirmed_s"], 2);
+    assert_eq!((neighbors.neighbors()[0].mac, neighbors.neighbors()[0].confirmed_s), (Some(PEER), Some(2)));
     let channels = rig.status(Part::Channels);
-    assert_eq!(rows(&channels, "channels").len(), 4);
-    assert_eq!(channels["channels"][1]["shard"], 1);
-    assert_eq!(channels["channels"][1]["endpoint"], owner.0);
-    assert_eq!(channels["channels"][1]["listeners"], 1);
-    for part in [summary, listeners, flows, neighbors, channels] {
-        assert_eq!(part["daemon"]["version"], env!("CARGO_PKG_VERSION"), "every part says whose it is");
-        assert_eq!(part["next"], Value::Null);
+    assert_eq!(channels.channels().len(), 4);
+    let channel = &channels.channels()[1];
+    assert_eq!((channel.shard, channel.owner.endpoint, channel.listeners), (Some(1), Some(owner.0), Some(1)));
+    for report in [summary, listeners, flows, neighbors, channels] {
+        assert_eq!(report.daemon.version, env!("CARGO_PKG_VERSION"), "every part says whose it is");
+        assert_eq!(report.list().and_then(|list| list.next), None);
     }
 }
 
@@ -71,10 +63,7 @@ fn an_endpoint_without_channels_and_channels_without_endpoint_are_listed() {
     rig.handle(Event::Disconnected { connection: gone });
     rig.skip_posts();
     let report = rig.status(Part::Channels);
-    let listed: Vec<_> = rows(&report, "channels")
-        .iter()
-        .map(|row| (row["endpoint"].as_u64(), row["channel"].as_u64(), row["ending"].as_bool()))
-        .collect();
+    let listed: Vec<_> = report.channels().iter().map(|row| (row.owner.endpoint, row.channel, row.ending)).collect();
     assert_eq!(listed, [(Some(idle.0), None, None), (None, Some(1), Some(true)), (None, Some(2), Some(true))]);
 }
 
@@ -90,15 +79,15 @@ fn flows_come_in_pages_that_together_hold_each_once() {
     let mut seen = BTreeSet::new();
     for page in 0.. {
         let report = rig.report(&query);
-        let flows = rows(&report, "flows");
+        let flows = report.flows();
         assert_eq!(flows.len(), if page < 3 { ROWS_MAX } else { 7 });
         for flow in flows {
-            assert!(seen.insert(flow["remote"].to_string()), "{flow} twice");
+            assert!(seen.insert(flow.remote), "{flow:?} twice");
         }
         // What comes and goes in between neither stops the reader nor makes it see the rest twice.
         accept(&mut rig, 0);
         rig.pass(MILLISECOND * 10);
-        match serde_json::from_value::<Option<Cursor>>(report["next"].clone()).expect("a cursor") {
+        match report.list().expect("a list").next {
             None => break,
             next => query.from = next,
         }
@@ -116,8 +105,8 @@ fn a_page_of_listeners_may_begin_among_those_that_share_a_place() {
     }
     let place = |port: u64| u64::from(OUR_IP.to_bits()) << 16 | port;
     let report = rig.report(&Query { from: Some(Cursor(place(888), 1)), ..Query::of(Part::Listeners) });
-    let listed: Vec<_> = rows(&report, "listeners").iter().map(|row| (&row["port"], &row["endpoint"])).collect();
-    assert_eq!(listed, [(&888.into(), &3.into()), (&888.into(), &4.into()), (&889.into(), &5.into())]);
+    let listed: Vec<_> = report.listeners().iter().map(|row| (row.port, row.owner.endpoint)).collect();
+    assert_eq!(listed, [(888, Some(3)), (888, Some(4)), (889, Some(5))]);
 }
 
 #[test]
@@ -128,7 +117,7 @@ fn a_filter_leaves_out_what_is_not_wanted() {
     let (other, _) = rig.connected();
     let mut count = |part: Part, shard, endpoint: Option<ConnectionId>| {
         let query = Query { shard, endpoint: endpoint.map(|endpoint| endpoint.0), ..Query::of(part) };
-        rows(&rig.report(&query), part.key().expect("a list")).len()
+        rig.report(&query).list().expect("a list").rows.len()
     };
     assert_eq!(count(Part::Flows, None, None), 2);
     assert_eq!(count(Part::Flows, Some(1), None), 2);

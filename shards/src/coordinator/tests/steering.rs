@@ -51,8 +51,8 @@ impl Rig {
         (rig, key)
     }
 
-    fn hints(&mut self, shard: usize) -> serde_json::Value {
-        self.status(Part::Summary)["shards"][shard]["hints"].clone()
+    fn hints(&mut self, shard: usize) -> u64 {
+        self.summary().shards[shard].hints
     }
 }
 
@@ -82,14 +82,12 @@ fn hints_are_bounded_and_what_is_refused_is_counted() {
         rig.mail(accepted(1, key(remote_port), 1));
         rig.unmatched(unmatched(0, key(remote_port)));
     }
-    let counts = |status: serde_json::Value| {
-        (status["shards"][0]["hints"].as_u64(), status["control"]["hints_refused"].as_u64())
-    };
-    assert_eq!(counts(rig.status(Part::Summary)), (Some(4), Some(0)));
+    let counts = |summary: Summary| (summary.shards[0].hints, summary.control.hints_refused);
+    assert_eq!(counts(rig.summary()), (4, 0));
     // A connect that was begun before brings one flow more.
     let hint = |rig: &mut Rig| rig.coordinator.steering.hint(&key(5), ShardId(1), ShardId(0), &mut Actions::default());
     assert!(!hint(&mut rig));
-    assert_eq!(counts(rig.status(Part::Summary)), (Some(4), Some(1)));
+    assert_eq!(counts(rig.summary()), (4, 1));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: key(1) });
     assert!(hint(&mut rig), "there is room again");
 }
@@ -173,7 +171,7 @@ fn of_two_shards_that_accepted_the_same_flow_the_first_keeps_it() {
     assert_eq!(rig.coordinator.steering.directory().find(&THEIRS).map(|flow| flow.shard), Some(ShardId(1)));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: THEIRS });
     assert!(rig.coordinator.steering.directory().find(&THEIRS).is_none());
-    assert_eq!(rig.status(Part::Neighbors)["neighbors"][0]["flows"], 0);
+    assert_eq!(rig.status(Part::Neighbors).neighbors()[0].flows, 0);
 }
 
 #[test]
@@ -188,7 +186,7 @@ fn a_peer_that_has_restarted_gets_its_new_flow_on_whichever_shard() {
     rig.mail(accepted(0, THEIRS, 3));
     assert_eq!(rig.posts(0), ["Keep"], "a shard replaces its own flow by itself");
     rig.mail(ToCoordinator::Closed { shard: ShardId(0), key: THEIRS });
-    assert_eq!(rig.status(Part::Neighbors)["neighbors"][0]["flows"], 0);
+    assert_eq!(rig.status(Part::Neighbors).neighbors()[0].flows, 0);
 }
 
 #[test]
@@ -283,21 +281,20 @@ fn predictions_are_judged_and_a_nic_that_does_not_do_as_it_says_is_not_believed(
     };
     connect(&mut rig, true);
     connect(&mut rig, false);
-    let status = rig.status(Part::Summary);
-    let seen = &status["interfaces"][0];
-    assert_eq!((&seen["predictions_right"], &seen["predictions_wrong"]), (&1.into(), &1.into()));
-    assert_eq!(seen["rss_known"], true);
+    let seen = rig.summary().interfaces.remove(0);
+    assert_eq!((seen.predictions_right, seen.predictions_wrong), (1, 1));
+    assert!(seen.rss_known);
     connect(&mut rig, true);
     for _ in 0..32 {
         connect(&mut rig, false);
     }
-    assert_eq!(rig.status(Part::Summary)["interfaces"][0]["rss_known"], false);
-    assert_eq!(rig.status(Part::Summary)["interfaces"][0]["predictions_wrong"], 33);
+    assert!(!rig.summary().interfaces[0].rss_known);
+    assert_eq!(rig.summary().interfaces[0].predictions_wrong, 33);
     // Its table may have changed, and what it says be true by now.
     rig.pass(Duration::from_secs(61));
     rig.neighbor(PEER_IP, PEER);
     connect(&mut rig, true);
-    assert_eq!(rig.status(Part::Summary)["interfaces"][0]["rss_known"], true);
+    assert!(rig.summary().interfaces[0].rss_known);
 }
 
 #[test]

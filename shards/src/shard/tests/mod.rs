@@ -330,8 +330,8 @@ impl Rig {
     fn free_receive_buffers(&self) -> usize {
         let channels = &self.shard.channels;
         let free = (0..channels.slots()).filter_map(|slot| Some(channels.get(slot)?.end().free_buffers())).sum();
-        let seen = self.registry.read(self.entry).unwrap().gauges;
-        assert!(seen.contains(&(Gauge::FreeBuffers.label(), free as u64)), "{free} are free, {seen:?} are seen");
+        let seen = self.registry.read(self.entry).unwrap().gauge(Gauge::FreeBuffers);
+        assert_eq!(seen, free as u64, "free, and seen to be");
         free
     }
 

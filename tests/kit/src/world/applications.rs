@@ -6,6 +6,7 @@ use machnet::daemon::control::message::{Binding, Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::{Duration, Instant};
 use machnet_shards::coordinator::{ConnectionId, Event};
+use machnet_shards::counters::Gauge;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -163,7 +164,7 @@ impl World {
         let apps = self.apps.values().filter(|app| app.host == host);
         let all: usize = apps.flat_map(|app| &app.channels).map(|channel| channel.rx_buffers).sum();
         let Some(daemon) = &mut self.hosts[host].daemon else { return 0 };
-        all.abs_diff(usize::try_from(daemon.gauge("free_receive_buffers")).expect("they are in memory"))
+        all.abs_diff(usize::try_from(daemon.gauge(Gauge::FreeBuffers)).expect("they are in memory"))
     }
 
     /// For the message of a failure.

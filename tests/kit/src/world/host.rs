@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use machnet::daemon::control::report::{Report, Summary};
 use machnet_config::Limits;
 use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use machnet_nic::faults::Dice;
 use machnet_nic::memory::{Link, Network, NicOptions, PortId, Spread};
 use machnet_proto::flow;
 use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Event, Interface, Plan};
-use machnet_shards::counters::{Counter, DropReason, EntryKey, Registry};
+use machnet_shards::counters::{Counter, DropReason, EntryKey, Gauge, Registry};
 use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
 use machnet_shards::shard::{Settings, Shard};
 use std::net::Ipv4Addr;
@@ -245,13 +246,12 @@ impl Daemon {
         self.shards.iter().map(|runner| runner.shard.counts().dropped(reason)).sum()
     }
 
-    /// The sum over all shards of what there is at the moment, by the name it has in `status`.
-    pub fn gauge(&mut self, label: &str) -> u64 {
+    /// The sum over all shards of what there is at the moment.
+    pub fn gauge(&mut self, gauge: Gauge) -> u64 {
         for runner in &mut self.shards {
             runner.shard.publish_counts();
         }
-        let gauges = self.entries.iter().flat_map(|entry| self.registry.read(*entry).expect("it was entered").gauges);
-        gauges.filter(|(name, _)| *name == label).map(|(_, value)| value).sum()
+        self.entries.iter().map(|entry| self.registry.read(*entry).expect("it was entered").gauge(gauge)).sum()
     }
 
     /// Every shard looks at all its channels.
@@ -261,8 +261,9 @@ impl Daemon {
         }
     }
 
-    /// What `machnet-shards status` would show; `None` if so many were asked for lately that this one has to wait.
-    pub fn status(&mut self, now: Instant) -> Option<serde_json::Value> {
+    /// The summary that `machnet-shards status` would show; `None` if so many were asked for lately that this one has
+    /// to wait.
+    pub fn status(&mut self, now: Instant) -> Option<Summary> {
         use machnet::daemon::control::Peer;
         use machnet::daemon::control::message::{Numbered, Query, Request};
         let connection = ConnectionId(u64::MAX);
@@ -274,7 +275,10 @@ impl Daemon {
         let mut others = Vec::new();
         while let Some(effect) = self.coordinator.poll_effect() {
             match effect {
-                Effect::Status { report, .. } => status = Some(serde_json::from_str(&report).expect("JSON")),
+                Effect::Status { report, .. } => {
+                    let report: Report = serde_json::from_str(&report).expect("a report");
+                    status = report.summary().cloned();
+                }
                 other => others.push(other),
             }
         }

@@ -23,6 +23,7 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use machnet::daemon::control::message::Reply;
+use machnet::daemon::control::report::Summary;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{Counts, Link, Network};
@@ -339,7 +340,7 @@ impl World {
     }
 
     /// What `machnet-shards status` would show on a host.
-    pub fn status(&mut self, host: usize) -> serde_json::Value {
+    pub fn status(&mut self, host: usize) -> Summary {
         let now = self.now;
         self.daemon(host).status(now).expect("nobody has asked for it lately")
     }
