@@ -1,6 +1,6 @@
 //! Lines of aligned columns.
 
-use std::fmt::Write;
+use comfy_table::{CellAlignment, presets};
 
 use super::is_printable;
 
@@ -14,54 +14,47 @@ pub(super) enum Column<'a> {
 }
 use Column::{Left, Right};
 
+/// Blanks before each column.
+const GAP: u16 = 2;
+
 /// A table under a title.
 pub(super) struct Table {
     title: String,
-    is_right: Vec<bool>,
-    /// The first one is the header.
-    lines: Vec<Vec<String>>,
+    columns: usize,
+    grid: comfy_table::Table,
 }
 
 impl Table {
     pub(super) fn new(title: impl Into<String>, columns: &[Column<'_>]) -> Self {
-        let (names, is_right) = columns
+        let (names, alignments): (Vec<_>, Vec<_>) = columns
             .iter()
             .map(|column| match *column {
-                Left(name) => (name.to_owned(), false),
-                Right(name) => (name.to_owned(), true),
+                Left(name) => (name, CellAlignment::Left),
+                Right(name) => (name, CellAlignment::Right),
             })
             .unzip();
-        Self { title: title.into(), is_right, lines: vec![names] }
+        let mut grid = comfy_table::Table::new();
+        grid.load_style(presets::NOTHING).set_header(names);
+        for (column, alignment) in grid.column_iter_mut().zip(alignments) {
+            column.set_padding((GAP, 0)).set_cell_alignment(alignment);
+        }
+        Self { title: title.into(), columns: columns.len(), grid }
     }
 
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let line: Vec<String> = cells.into_iter().map(harmless).collect();
-        debug_assert_eq!(line.len(), self.is_right.len(), "a cell for each column");
-        self.lines.push(line);
+        let cells: Vec<String> = cells.into_iter().map(harmless).collect();
+        debug_assert_eq!(cells.len(), self.columns, "a cell for each column");
+        self.grid.add_row(cells);
     }
 
     /// Empty without rows.
     pub(super) fn text_if_any(&self) -> String {
-        if self.lines.len() == 1 { String::new() } else { self.text() }
+        if self.grid.is_empty() { String::new() } else { self.text() }
     }
 
     /// The header alone without rows.
     pub(super) fn text(&self) -> String {
-        let width = |column: usize| self.lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..self.is_right.len()).map(width).collect();
-        let mut text = format!("\n{}\n", self.title);
-        for line in &self.lines {
-            let mut printed = String::new();
-            for ((cell, width), is_right) in line.iter().zip(&widths).zip(&self.is_right) {
-                let _ = match is_right {
-                    true => write!(printed, "  {cell:>width$}"),
-                    false => write!(printed, "  {cell:<width$}"),
-                };
-            }
-            text += printed.trim_end();
-            text.push('\n');
-        }
-        text
+        format!("\n{}\n{}\n", self.title, self.grid.trim_fmt())
     }
 }
 
@@ -81,12 +74,22 @@ mod tests {
         assert_eq!(table.text(), "\nListeners\n  ip  port  name\n");
         table.row(["10.0.0.1", "888", "x"].map(str::to_owned));
         table.row(["10.0.0.100", "50000", "größer"].map(str::to_owned));
+        table.row(["10.0.0.101", "1", ""].map(str::to_owned));
         let expected = "\nListeners\n  \
                         ip           port  name\n  \
                         10.0.0.1      888  x\n  \
-                        10.0.0.100  50000  größer\n";
+                        10.0.0.100  50000  größer\n  \
+                        10.0.0.101      1\n";
         assert_eq!(table.text(), expected);
         assert_eq!(table.text_if_any(), expected);
+    }
+
+    #[test]
+    fn a_column_is_as_wide_as_its_characters_are_on_a_terminal() {
+        let mut table = Table::new("Channels", &[Left("name"), Right("pid")]);
+        table.row(["データ", "1"].map(str::to_owned));
+        table.row(["data", "10"].map(str::to_owned));
+        assert_eq!(table.text(), "\nChannels\n  name    pid\n  データ    1\n  data     10\n");
     }
 
     #[test]

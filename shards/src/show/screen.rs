@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use unicode_width::UnicodeWidthChar;
+
 /// The other screen of a terminal, so that what stood there before comes back; no cursor.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 /// The opposite.
@@ -75,15 +77,25 @@ fn painted(text: &str, lines: usize, columns: usize) -> String {
         if index > 0 {
             painted.push('\n');
         }
-        painted.extend(line.chars().take(columns));
+        painted += cut(line, columns);
         painted += ERASE_LINE;
     }
     if all > lines {
-        let more = format!("\n  ... and {} lines more", all - shown);
-        painted.extend(more.chars().take(columns + 1));
+        painted.push('\n');
+        painted += cut(&format!("  ... and {} lines more", all - shown), columns);
         painted += ERASE_LINE;
     }
     painted + ERASE_BELOW
+}
+
+/// The beginning of a line that fits into so many columns of a terminal.
+fn cut(line: &str, columns: usize) -> &str {
+    let mut width = 0;
+    let end = line.char_indices().find(|(_, character)| {
+        width += character.width().unwrap_or_default();
+        width > columns
+    });
+    end.map_or(line, |(end, _)| &line[..end])
 }
 
 /// Lines and columns of the terminal.
@@ -110,6 +122,8 @@ mod tests {
         assert_eq!(painted("abcd\nef\n", 2, 3), "\x1b[Habc\x1b[K\nef\x1b[K\x1b[J");
         let long = "line\n".repeat(5);
         assert_eq!(painted(&long, 3, 80), "\x1b[Hline\x1b[K\nline\x1b[K\n  ... and 3 lines more\x1b[K\x1b[J");
+        assert_eq!(painted("データ\n", 2, 5), "\x1b[Hデー\x1b[K\x1b[J", "two columns each");
+        assert_eq!(painted("e\u{301}data\n", 2, 4), "\x1b[He\u{301}dat\x1b[K\x1b[J", "an accent has none of its own");
         assert!(!painted(&long, 1, 80).contains("line\x1b"), "no line is left for the report itself");
     }
 }
