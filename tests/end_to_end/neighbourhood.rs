@@ -6,7 +6,8 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::jumbo::Echo;
-use crate::pair::{MACHINE, NEVER, Pair, set, sum};
+use crate::pair::{MACHINE, NEVER, Pair, counted, set};
+use machnet_shards::counters::Counter;
 use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
 
 /// A message and its answer may take this long on a busy machine; a flow whose host is disturbed takes longer.
@@ -65,7 +66,7 @@ fn a_second_owner_is_refused_and_the_first_goes_on() {
     }
     assert!(!left.host.directory().join(ANOTHER_SOCKET).exists(), "a refused start leaves nothing behind");
     echo.once();
-    assert_eq!(sum(&left.status(), "counters", "flows_closed"), 0);
+    assert_eq!(counted(&left.status(), Counter::FlowsClosed), 0);
 }
 
 #[test]
