@@ -42,7 +42,6 @@ mod ring;
 mod segment;
 #[cfg(any(feature = "daemon", test))]
 mod shard_end;
-mod spell;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -65,7 +64,6 @@ pub use layout::Geometry;
 pub use opened::Opened;
 #[cfg(any(feature = "daemon", test))]
 pub use shard_end::{FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
-pub use spell::Spell;
 
 /// Whether a side that wanted to sleep may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,18 +1,21 @@
-//! Waiting: a short spell of giving way, then a sleep.
+//! How a thread of the application waits: it looks on, giving way to others, then sleeps.
 //!
 //! Application and daemon often share cores. Giving way to the other (`sched_yield`) for some rounds answers as fast as
 //! spinning does, and a sleep after that leaves an idle machine idle; a sleep at once costs several times the latency.
+//! How long it looks on is [`Wait`]'s to say.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{Timespec, epoll};
+use machnet_core::wait::{Next, Policy, Seen, Sleep, Wait};
+use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::liveness::Liveness;
-use crate::channel::{Alarm, AppEnd, AppReceiver, AppSender, Armed, Broken, Spell};
+use crate::channel::{Alarm, AppEnd, AppReceiver, AppSender, Armed, Broken};
 use crate::error::Disconnected;
+use crate::sleep::{Clock, timeout};
 
 /// Bells heard in one go; the others are heard in the next.
 const BELLS_AT_ONCE: usize = 16;
@@ -91,16 +94,14 @@ pub(super) trait Waitable {
 pub(super) struct Waiter {
     epoll: OwnedFd,
     liveness: Arc<Liveness>,
-    spell: Spell,
-    /// Since when nothing has come that was waited for, over waits whose time was up.
-    silent_since: Option<Instant>,
+    wait: Wait,
 }
 
 impl Waiter {
     pub(super) fn new(liveness: Arc<Liveness>) -> Result<Self, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, liveness.as_fd(), epoll::EventData::new_u64(DAEMON), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, liveness, spell: Spell::default(), silent_since: None })
+        Ok(Self { epoll, liveness, wait: Wait::new(Policy::Adaptive, Clock.now()) })
     }
 
     /// Listens to the bell of one more channel.
@@ -109,56 +110,58 @@ impl Waiter {
     }
 
     /// Waits until what is wanted is there (true), or the time is up or a signal came (false).
-    ///
-    /// How long to look on before a sleep is decided here and nowhere else.
     pub(super) fn wait<E: Waitable>(
         &mut self,
         ends: &mut [E],
         want: Want,
         timeout: Option<Duration>,
     ) -> Result<bool, Disconnected> {
-        let began = Instant::now();
-        // A moment that cannot be expressed is further away than any wait.
-        let deadline = timeout.and_then(|timeout| began.checked_add(timeout));
-        let mut has_slept = self.silent_since.is_some();
-        let silent_since = *self.silent_since.get_or_insert(began);
-        let is_there = loop {
-            if self.is_ready(ends, want)? {
-                break true;
+        let began = Clock.now();
+        let deadline = timeout.map(|timeout| began + timeout);
+        self.wait.begin(began);
+        let mut is_interrupted = false;
+        loop {
+            let now = Clock.now();
+            self.wait.look(now);
+            let is_there = self.is_ready(ends, want)?;
+            let next = self.wait.next(Seen { worked: is_there, has_come: is_there, ..Seen::default() }, now);
+            if is_there {
+                if next == Next::Disarm {
+                    ends.iter_mut().for_each(E::disarm);
+                }
+                return Ok(true);
             }
             self.liveness.check()?;
-            let now = Instant::now();
-            if deadline.is_some_and(|deadline| now >= deadline) {
-                break false;
+            let is_over = is_interrupted || deadline.is_some_and(|deadline| deadline <= now);
+            match next {
+                _ if is_over && !self.wait.is_armed() => {
+                    self.wait.give_up(now);
+                    return Ok(false);
+                }
+                Next::Look | Next::Spin | Next::Yield => {
+                    self.wait.leave(now);
+                    rustix::thread::sched_yield();
+                }
+                Next::Arm => match self.arm(ends, want)? {
+                    false => self.wait.armed(true),
+                    true => self.wait.refused(now),
+                },
+                Next::Disarm => ends.iter_mut().for_each(E::disarm),
+                Next::Sleep => {
+                    let length = self.wait.sleep(now, deadline, false);
+                    // The program may want to look at what its signal handler did.
+                    is_interrupted = self.hear(ends, length).is_err();
+                    ends.iter_mut().for_each(E::disarm);
+                    self.wait.woke(false);
+                }
             }
-            if now.duration_since(began) < self.spell.length() {
-                rustix::thread::sched_yield();
-                continue;
-            }
-            if self.arm(ends, want)? {
-                break true;
-            }
-            has_slept = true;
-            let slept = self.hear(ends, deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())));
-            ends.iter_mut().for_each(E::disarm);
-            if slept.is_err() {
-                // The program may want to look at what its signal handler did.
-                break self.is_ready(ends, want)?;
-            }
-        };
-        if is_there {
-            self.silent_since = None;
         }
-        if has_slept {
-            self.spell.slept_through(silent_since.elapsed(), is_there);
-        }
-        Ok(is_there)
     }
 
     /// Prepares a sleep on [`Waiter::as_fd`]: true if what is wanted is there already, and nothing is armed.
     pub(super) fn prepare<E: Waitable>(&self, ends: &mut [E], want: Want) -> Result<bool, Disconnected> {
         // What rang since the last sleep would end the next one at once. An interrupted look is as good as none.
-        let _ = self.hear(ends, Some(Duration::ZERO));
+        let _ = self.hear(ends, Sleep::Not);
         if self.is_ready(ends, want)? {
             return Ok(true);
         }
@@ -188,11 +191,10 @@ impl Waiter {
     }
 
     /// Sleeps until a bell rings or the daemon is gone, drains the bells and notes the end. An error is a signal.
-    fn hear<E: Waitable>(&self, ends: &mut [E], timeout: Option<Duration>) -> Result<(), Errno> {
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    fn hear<E: Waitable>(&self, ends: &mut [E], length: Sleep) -> Result<(), Errno> {
         let nothing = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(DAEMON) };
         let mut events = [nothing; BELLS_AT_ONCE];
-        let heard = epoll::wait(&self.epoll, &mut events, timeout.as_ref())?;
+        let heard = epoll::wait(&self.epoll, &mut events, timeout(length).as_ref())?;
         for &epoll::Event { flags, data } in &events[..heard] {
             let end = usize::try_from(data.u64()).ok().and_then(|channel| ends.get_mut(channel));
             match end {

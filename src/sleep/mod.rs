@@ -2,6 +2,8 @@
 
 mod clock;
 mod stop;
+mod timeout;
 
 pub use clock::Clock;
 pub use stop::StopPipe;
+pub use timeout::timeout;

@@ -94,6 +94,7 @@ fn host(dice: &mut Dice, mtus: &[u16]) -> HostPlan {
         flow,
         ring_frames: *pick(dice, &[32, 256, 1024]),
         gso_limits: *pick(dice, &[None, Some(GsoLimits { bytes_max: 12_000, packets_max: 8 })]),
+        has_bells: dice.chance(0.8),
         ..HostPlan::default()
     }
 }
@@ -143,7 +144,11 @@ fn storm(dice: &mut Dice) -> Storm {
         reordering: some(0.4, &[0.01, 0.1, 0.5]),
         corruption: some(0.3, &[0.001, 0.01, 0.1]),
     };
-    let moods = Moods { no_frame: some(0.2, &[0.01, 0.1]), ring_full: some(0.2, &[0.05, 0.3]) };
+    let moods = Moods {
+        no_frame: some(0.2, &[0.01, 0.1]),
+        ring_full: some(0.2, &[0.05, 0.3]),
+        no_bell: some(0.2, &[0.05, 0.5]),
+    };
     Storm {
         faults,
         lateness_max: *pick(dice, &[Duration::from_micros(20), Duration::from_millis(1)]),

@@ -17,22 +17,25 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use machnet::daemon::control::message::{Numbered, Reply};
 use machnet::daemon::control::{Connection, Incoming, Server};
 use machnet_core::time::Instant;
+use machnet_core::wait::{Next, Seen, Sleep, Wait};
 use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::{AddressInUse, ConnectionId, Coordinator, Effect, Event};
 use crate::budget::Cooldown;
 use crate::mailbox::{Inlet, ToCoordinator};
-use machnet::daemon::sleep::{Clock, StopPipe};
+use machnet::daemon::sleep::{Clock, StopPipe, timeout};
 
 /// glommio's preempt timer. No task is ever to be preempted here, and only a timer that does not fire cannot make the
 /// executor park before its task has begun.
 const PREEMPT: Duration = Duration::from_secs(3600);
 
-/// Messages of shards, connections and requests of one application that are handled before the others have their turn.
+/// Messages of shards, connections, other events and requests of one application that are handled before the others
+/// have their turn.
 const MAIL_PER_TURN: usize = 256;
 const ACCEPTS_PER_TURN: usize = 64;
+const EVENTS_MAX: usize = 64;
 const REQUESTS_PER_TURN: usize = 16;
 
 /// How often the log says that an application could not be accepted.
@@ -77,20 +80,24 @@ fn run(
     start: Sender<Started>,
 ) -> io::Result<()> {
     let mut turns = Turns::new(coordinator, inlet, server, stop, start)?;
-    let mut events = Vec::with_capacity(64);
+    let mut wait = Wait::sleeper(Clock.now());
     loop {
         let now = Clock.now();
-        turns.take_mail(now);
+        wait.look(now);
+        let worked = turns.look(now);
         if turns.carry_out(now)? {
             return Ok(());
         }
-        turns.sleep(now, &mut events)?;
-        let now = Clock.now();
-        for event in events.drain(..) {
-            turns.look_at(event.data.u64(), now);
-        }
-        if turns.coordinator.deadline().is_some_and(|deadline| deadline <= now) {
-            turns.coordinator.handle(Event::Deadline, now);
+        match wait.next(Seen { worked, ..Seen::default() }, now) {
+            Next::Arm if turns.inlet.arm() => wait.armed(true),
+            Next::Arm => wait.refused(now),
+            Next::Disarm => turns.inlet.disarm(),
+            Next::Sleep => {
+                turns.hear(wait.sleep(now, turns.coordinator.deadline(), false))?;
+                turns.inlet.disarm();
+                wait.woke(false);
+            }
+            Next::Look | Next::Spin | Next::Yield => turns.hear(Sleep::Not)?,
         }
     }
 }
@@ -104,6 +111,8 @@ struct Turns {
     stop: Arc<StopPipe>,
     start: Sender<Started>,
     epoll: OwnedFd,
+    /// What was heard and not looked at yet.
+    events: Vec<epoll::Event>,
     connections: BTreeMap<ConnectionId, Application>,
     next_connection: u64,
     /// Of the log's saying that an application could not be accepted.
@@ -135,17 +144,30 @@ impl Turns {
             stop,
             start,
             epoll,
+            events: Vec::with_capacity(EVENTS_MAX),
             connections: BTreeMap::new(),
             next_connection: FIRST_CONNECTION,
             warned: Cooldown::new(WARN_INTERVAL),
         })
     }
 
-    fn take_mail(&mut self, now: Instant) {
+    /// Sees to what was heard, to the mail and to the deadline; whether there was any.
+    fn look(&mut self, now: Instant) -> bool {
+        let mut worked = !self.events.is_empty();
+        for index in 0..self.events.len() {
+            self.look_at(self.events[index].data.u64(), now);
+        }
+        self.events.clear();
         for _ in 0..MAIL_PER_TURN {
             let Some(mail) = self.inlet.take() else { break };
             self.coordinator.handle(Event::Mail(mail), now);
+            worked = true;
         }
+        if self.coordinator.deadline().is_some_and(|deadline| deadline <= now) {
+            self.coordinator.handle(Event::Deadline, now);
+            worked = true;
+        }
+        worked
     }
 
     /// Does what the coordinator wants done; `true` if the daemon has stopped.
@@ -189,19 +211,9 @@ impl Turns {
         let _ = self.start.send(started);
     }
 
-    /// Sleeps until something happens, the deadline at the latest; not at all if there is mail already.
-    fn sleep(&mut self, now: Instant, events: &mut Vec<epoll::Event>) -> io::Result<()> {
-        let longest = match self.inlet.arm() {
-            true => self.coordinator.deadline().map(|deadline| deadline.saturating_since(now)),
-            false => Some(Duration::ZERO),
-        };
-        let timeout = longest.map(|longest| Timespec {
-            tv_sec: i64::try_from(longest.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: longest.subsec_nanos().into(),
-        });
-        let waited = epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref());
-        self.inlet.disarm();
-        match waited {
+    /// Hears what has happened, or waits so long for something to happen.
+    fn hear(&mut self, length: Sleep) -> io::Result<()> {
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout(length).as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }

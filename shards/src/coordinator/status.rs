@@ -100,7 +100,7 @@ impl Parts<'_> {
             interfaces: self.interfaces.iter().map(|state| interface(state, now)).collect(),
             shards: (0..).zip(self.entries).filter_map(|(id, _)| self.shard(ShardId(id), uptime_ns)).collect(),
             control: ControlReport {
-                endpoints: self.applications.endpoints() as u64,
+                endpoints: self.applications.endpoints(),
                 channels: self.applications.channels().len() as u64,
                 flows: self.steering.directory().len() as u64,
                 listeners: self.listeners.len() as u64,

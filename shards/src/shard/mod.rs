@@ -34,6 +34,7 @@ mod settings;
 mod steering;
 mod turn;
 mod work;
+mod worker;
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub use channels::BellChange;
 pub use ingress::BURST_FRAMES;
 pub use settings::Settings;
 pub use work::Work;
+pub use worker::{Rest, Worker};
 
 use std::os::fd::BorrowedFd;
 

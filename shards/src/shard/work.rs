@@ -1,5 +1,7 @@
 //! What a turn was worth.
 
+use machnet_core::wait::Seen;
+
 /// What one turn did; all zero means that the shard is idle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
@@ -27,8 +29,14 @@ impl Work {
         self == Self::default()
     }
 
-    /// Whether something came that may be a question or an answer, as buffers that are given back are not.
-    pub fn has_input(self) -> bool {
-        self.mail + self.received + self.from_applications > 0
+    /// What matters of it for how to wait; buffers that are given back are no question and no answer.
+    pub(super) fn seen(self, is_answer_due: bool) -> Seen {
+        Seen {
+            worked: !self.is_none(),
+            has_come: self.mail + self.received + self.from_applications > 0,
+            has_delivered: self.channels_with_input > 0,
+            is_answer_due,
+            has_asked: self.deadlines > 0,
+        }
     }
 }

@@ -1,16 +1,16 @@
-//! What a station without work does: it looks on for a spell, yielding, then sleeps.
+//! What a station without work does: it looks on for a while, yielding, then sleeps.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-use machnet::daemon::channel::Spell;
-use machnet_core::time::{Duration, Instant};
-use rustix::event::{Timespec, epoll};
+use machnet::daemon::sleep::{Clock, timeout};
+use machnet_core::time::Instant;
+use machnet_core::wait::{Next, Policy, Seen, Sleep, Wait};
+use machnet_nic::{NicQueue, Wake};
+use rustix::event::epoll;
 
 use super::lanes::Lane;
-use machnet_core::wait::{Policy, STEP_MAX, STEP_MIN};
-use machnet_nic::{NicQueue, Wake};
 
 /// Wakes for this are looked at by whoever slept.
 const TOKEN_STOP: u64 = u64::MAX;
@@ -18,24 +18,12 @@ const TOKEN_STOP: u64 = u64::MAX;
 /// Events taken from one sleep; the next one finds what is left.
 const EVENTS_MAX: usize = 16;
 
-/// The sleep of one thread.
+/// How one thread waits.
 pub(super) struct Idle {
     epoll: OwnedFd,
-    policy: Policy,
-    last_work: Instant,
-    phase: Phase,
-    /// The next sleep's length when nothing wakes us.
-    step: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Looking,
-    /// The queues will wake us, if they can; whoever owns them looks once more, for what came in between makes no
-    /// sound.
-    Armed {
-        wakes: bool,
-    },
+    wait: Wait,
+    /// Nobody pushes before a sleep that never comes.
+    is_busy: bool,
 }
 
 impl Idle {
@@ -48,65 +36,59 @@ impl Idle {
                 epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
             }
         }
-        Ok(Self { epoll, policy, last_work: Instant::ZERO, phase: Phase::Looking, step: STEP_MIN })
+        Ok(Self { epoll, wait: Wait::new(policy, Clock.now()), is_busy: policy == Policy::Busy })
     }
 
-    /// There was work: looking on for a while is worth it.
-    pub(super) fn worked<Q: NicQueue>(&mut self, lanes: &mut [Lane<Q>], now: Instant) {
-        self.last_work = now;
-        self.step = STEP_MIN;
-        self.disarm(lanes);
-    }
-
-    /// There was no work. Yields, or arms the queues for one more look, or sleeps: until a frame arrives, the run shall
-    /// end, or this moment.
+    /// After a look that began at `now` and found work or none: returns at once, yields, arms the queues for one more
+    /// look, or sleeps: until a frame arrives, the run shall end, or `until`.
     pub(super) fn rest<Q: NicQueue>(
         &mut self,
         lanes: &mut [Lane<Q>],
+        worked: bool,
         now: Instant,
         until: Option<Instant>,
     ) -> io::Result<()> {
-        let longest = until.map(|until| until.saturating_since(now));
-        if self.policy == Policy::Busy {
-            // Nobody pushes before a sleep that never comes.
-            for lane in lanes {
+        self.wait.look(now);
+        let next = self.wait.next(Seen { worked, has_come: worked, ..Seen::default() }, now);
+        if self.is_busy && matches!(next, Next::Spin | Next::Yield) {
+            for lane in &mut *lanes {
                 let _ = lane.queue.flush();
             }
-            std::hint::spin_loop();
-        } else if now.saturating_since(self.last_work) < Spell::LONG {
-            rustix::thread::sched_yield();
-        } else if let Phase::Armed { wakes } = self.phase {
-            if longest != Some(Duration::ZERO) {
-                self.sleep(lanes, wakes, longest)?;
+        }
+        match next {
+            Next::Look => {}
+            Next::Spin => std::hint::spin_loop(),
+            Next::Yield => {
+                self.wait.leave(Clock.now());
+                rustix::thread::sched_yield();
             }
-            self.disarm(lanes);
-        } else {
-            let mut wakes = true;
-            for lane in lanes {
-                wakes &= matches!(lane.queue.wake(), Wake::Fd(_)) && lane.queue.arm();
+            Next::Arm => {
+                let mut rings = true;
+                for lane in lanes {
+                    rings &= matches!(lane.queue.wake(), Wake::Fd(_)) && lane.queue.arm();
+                }
+                self.wait.armed(rings);
             }
-            self.phase = Phase::Armed { wakes };
+            Next::Disarm => lanes.iter_mut().for_each(|lane| lane.queue.disarm()),
+            Next::Sleep => {
+                let mut is_flushed = true;
+                for lane in &mut *lanes {
+                    is_flushed &= lane.is_flushed();
+                }
+                let length = self.wait.sleep(now, until, !is_flushed);
+                if length != Sleep::Not {
+                    self.sleep(lanes, length)?;
+                }
+                lanes.iter_mut().for_each(|lane| lane.queue.disarm());
+                self.wait.woke(false);
+            }
         }
         Ok(())
     }
 
-    fn sleep<Q: NicQueue>(
-        &mut self,
-        lanes: &mut [Lane<Q>],
-        wakes: bool,
-        mut longest: Option<Duration>,
-    ) -> io::Result<()> {
-        let mut is_flushed = true;
-        for lane in &mut *lanes {
-            is_flushed &= lane.is_flushed();
-        }
-        if !wakes || !is_flushed {
-            longest = Some(longest.map_or(self.step, |longest| longest.min(self.step)));
-            self.step = (self.step * 2).min(STEP_MAX);
-        }
-        let timeout = longest.and_then(|longest| Timespec::try_from(longest).ok());
+    fn sleep<Q: NicQueue>(&mut self, lanes: &mut [Lane<Q>], length: Sleep) -> io::Result<()> {
         let mut events = [MaybeUninit::uninit(); EVENTS_MAX];
-        let happened: &[epoll::Event] = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+        let happened: &[epoll::Event] = match epoll::wait(&self.epoll, &mut events, timeout(length).as_ref()) {
             Ok((happened, _)) => happened,
             Err(rustix::io::Errno::INTR) => &[],
             Err(error) => return Err(error.into()),
@@ -118,12 +100,5 @@ impl Idle {
             }
         }
         Ok(())
-    }
-
-    fn disarm<Q: NicQueue>(&mut self, lanes: &mut [Lane<Q>]) {
-        if self.phase != Phase::Looking {
-            self.phase = Phase::Looking;
-            lanes.iter_mut().for_each(|lane| lane.queue.disarm());
-        }
     }
 }

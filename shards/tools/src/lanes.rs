@@ -150,11 +150,7 @@ impl<'s, Q: NicQueue> Station<'s, Q> {
     /// # Errors
     /// When the kernel does not let it sleep.
     pub fn rest(&mut self, had_work: bool, now: Instant, until: Option<Instant>) -> io::Result<()> {
-        if had_work {
-            self.idle.worked(&mut self.lanes, now);
-            return Ok(());
-        }
-        self.idle.rest(&mut self.lanes, now, until)
+        self.idle.rest(&mut self.lanes, had_work, now, until)
     }
 }
 

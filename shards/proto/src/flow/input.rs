@@ -138,7 +138,7 @@ impl<S, R> Flow<S, R> {
         }
         let mut delay = None;
         if let Some(echo) = echo {
-            // A CLOSE is answered by its acknowledgement alone: what the peer echoes may be a packet that came after it.
+            // Its acknowledgement alone answers a CLOSE: what the peer echoes may be a packet that came after it.
             if !self.close_sent {
                 self.ask.on_echo(echo);
             }

@@ -8,12 +8,14 @@ use std::os::fd::OwnedFd;
 use machnet::daemon::channel::{AppEnd, AppHandles, Armed, ChannelSendError, FromShard, Geometry, Opened};
 use machnet::daemon::control::message::{ChannelGeometry, Numbered, Reply, Request};
 use machnet_core::flow::FlowId;
-use machnet_core::time::Instant;
+use machnet_core::time::{Duration, Instant};
+use machnet_core::wait::{Next, Policy, Seen, Wait};
+use machnet_nic::faults::Dice;
 use machnet_proto::addr::FlowKey;
 use machnet_shards::coordinator::ConnectionId;
 
 use super::checker::SideId;
-use super::runner::readable;
+use super::runner::{YIELD_NANOS_MAX, readable};
 
 /// An application of a world. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,9 +35,9 @@ pub struct Application {
     pub(crate) ready_at: Instant,
     /// It does not look at what arrives before.
     pub(crate) reads_from: Instant,
-    /// Whether it sleeps when nothing has arrived, or looks on.
-    pub(crate) likes_to_sleep: bool,
-    pub(crate) is_asleep: bool,
+    /// How it waits when nothing has arrived; without this it looks on and on.
+    wait: Option<Wait>,
+    is_asleep: bool,
     /// Where it listens: as it asked, and as far as it was answered.
     pub listens: Vec<u16>,
 }
@@ -126,7 +128,7 @@ impl Application {
             last_request: 0,
             ready_at: now,
             reads_from: now,
-            likes_to_sleep,
+            wait: likes_to_sleep.then(|| Wait::new(Policy::Adaptive, now)),
             is_asleep: false,
             listens: Vec::new(),
         }
@@ -156,15 +158,40 @@ impl Application {
         self.asked.remove(&reply.id).unwrap_or_else(|| panic!("an answer nobody waits for: {reply:?}"))
     }
 
-    /// Goes to sleep over all bells if nothing has arrived.
-    pub(crate) fn try_to_sleep(&mut self) {
+    /// After a look that took something or nothing: looks on or goes to sleep, as the library's threads do. Says
+    /// whether another look follows at once.
+    pub(crate) fn rest(&mut self, took: bool, now: Instant, dice: &mut Dice) -> bool {
+        let Some(wait) = &mut self.wait else { return took };
+        wait.look(now);
+        match wait.next(Seen { worked: took, has_come: took, ..Seen::default() }, now) {
+            Next::Look => {}
+            Next::Disarm => self.channels.iter_mut().for_each(|channel| channel.end.disarm()),
+            Next::Spin | Next::Yield => {
+                wait.leave(now);
+                self.ready_at = now + Duration::from_nanos(1 + dice.below(YIELD_NANOS_MAX) as u64);
+                return false;
+            }
+            Next::Arm => match self.arm() {
+                true => self.wait.as_mut().expect("it waits").armed(true),
+                false => self.wait.as_mut().expect("it waits").refused(now),
+            },
+            Next::Sleep => {
+                self.is_asleep = true;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Asks for the bells of all channels; or for none, if something has arrived.
+    fn arm(&mut self) -> bool {
         for index in 0..self.channels.len() {
             if self.channels[index].end.arm().expect("the daemon keeps the channel whole") == Armed::Ready {
                 self.channels[..index].iter_mut().for_each(|channel| channel.end.disarm());
-                return;
+                return false;
             }
         }
-        self.is_asleep = true;
+        true
     }
 
     /// Wakes if a bell rings; says whether it is awake.
@@ -177,7 +204,9 @@ impl Application {
 
     /// A bell rang, or there was something on the control socket.
     pub(crate) fn wake(&mut self) {
-        if std::mem::take(&mut self.is_asleep) {
+        self.is_asleep = false;
+        if let Some(wait) = self.wait.as_mut().filter(|wait| wait.is_armed()) {
+            wait.woke(false);
             for channel in &mut self.channels {
                 channel.end.drain_bell();
                 channel.end.disarm();

@@ -209,10 +209,8 @@ impl World {
         let application = self.apps.get_mut(&app).expect("it lives");
         if took {
             application.ready_at = now + Duration::from_nanos(self.dice.below(10_000) as u64);
-        } else if application.likes_to_sleep {
-            application.try_to_sleep();
         }
-        took
+        application.rest(took, now, &mut self.dice)
     }
 
     /// Something came out of a channel; a message's bytes are in `self.message`.

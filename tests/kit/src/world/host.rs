@@ -7,6 +7,7 @@ use machnet::daemon::control::report::{Report, Summary};
 use machnet_config::Limits;
 use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
+use machnet_core::wait::{Next, Seen, Wait};
 use machnet_nic::GsoLimits;
 use machnet_nic::NicQueue;
 use machnet_nic::faults::Dice;
@@ -19,7 +20,7 @@ use machnet_shards::shard::{Settings, Shard};
 use std::net::Ipv4Addr;
 
 use super::queue::{Device, SimQueue};
-use super::runner::Runner;
+use super::runner::{Runner, readable, until};
 
 /// Messages a mailbox holds: few, so that it is full at times.
 const MAILBOX_MESSAGES: usize = 64;
@@ -43,6 +44,8 @@ pub struct HostPlan {
     pub pool_frames: usize,
     /// Whether the NIC takes GSO batches.
     pub gso_limits: Option<GsoLimits>,
+    /// Whether its NIC tells a sleeper that a frame has come.
+    pub has_bells: bool,
 }
 
 impl Default for HostPlan {
@@ -56,6 +59,7 @@ impl Default for HostPlan {
             ring_frames: 512,
             pool_frames: 2048,
             gso_limits: None,
+            has_bells: true,
         }
     }
 }
@@ -93,6 +97,9 @@ pub struct Daemon {
     events: VecDeque<Event>,
     /// All addresses are its own: it lets applications in.
     pub(crate) is_ready: bool,
+    wait: Wait,
+    /// How the coordinator sleeps, if it does: until it hears something, or this moment.
+    asleep: Option<Option<Instant>>,
     /// The coordinator does nothing before.
     ready_at: Instant,
     shards: Vec<Runner>,
@@ -139,7 +146,7 @@ impl Daemon {
                 half_open_max: 1024,
                 flow: Arc::new(plan.flow.clone()),
             };
-            let queue = SimQueue::new(queue, device.clone(), dice.throw());
+            let queue = SimQueue::new(queue, plan.has_bells, device.clone(), dice.throw());
             let shard = Shard::new(settings, queue, from_coordinator, outlet.clone(), counts, now);
             shards.push(Runner::new(shard, dice.throw(), now));
             outlets.push(to_shard);
@@ -163,6 +170,8 @@ impl Daemon {
             inlet,
             events: VecDeque::from([Event::Deadline]),
             is_ready: false,
+            wait: Wait::sleeper(now),
+            asleep: None,
             ready_at: now,
             shards,
             registry,
@@ -187,7 +196,7 @@ impl Daemon {
     }
 
     fn turn_coordinator(&mut self, now: Instant, effects: &mut Vec<Effect>) -> bool {
-        if now < self.ready_at {
+        if now < self.ready_at || !self.coordinator_is_awake(now) {
             return false;
         }
         let mut handled = 0;
@@ -206,21 +215,60 @@ impl Daemon {
         if handled > 0 {
             self.ready_at = now + Duration::from_nanos(self.dice.below(20_000) as u64);
         }
-        handled > 0
+        self.wait.look(now);
+        match self.wait.next(Seen { worked: handled > 0, ..Seen::default() }, now) {
+            Next::Arm if self.inlet.arm() => self.wait.armed(true),
+            Next::Arm => self.wait.refused(now),
+            Next::Disarm => self.inlet.disarm(),
+            Next::Sleep => {
+                self.asleep = Some(until(self.wait.sleep(now, self.coordinator.deadline(), false), now));
+                return false;
+            }
+            Next::Look | Next::Spin | Next::Yield => {}
+        }
+        true
+    }
+
+    /// Whether the coordinator does not sleep, or something has just woken it: its deadline, its mail's bell, or its
+    /// control socket, which always rings.
+    fn coordinator_is_awake(&mut self, now: Instant) -> bool {
+        let Some(until) = self.asleep else { return true };
+        let has_mail = readable([self.inlet.fd()].into_iter()) == [true];
+        let is_due = until.is_some_and(|until| until <= now);
+        if !has_mail && !is_due && self.next_event_at().is_none() {
+            let overlooked = self.inlet.take();
+            assert!(
+                overlooked.is_none(),
+                "a wake-up of the coordinator was lost: {overlooked:?} lay there and rang not"
+            );
+            return false;
+        }
+        if has_mail {
+            self.inlet.quiet();
+        }
+        self.asleep = None;
+        self.inlet.disarm();
+        self.wait.woke(false);
+        true
     }
 
     /// What the coordinator hears next but mail. Applications wait at the daemon's socket until it is ready.
     fn next_event(&mut self) -> Option<Event> {
-        let is_let_in = |event: &Event| self.is_ready || matches!(event, Event::Deadline | Event::Stop);
-        let next = self.events.iter().position(is_let_in)?;
+        let next = self.next_event_at()?;
         self.events.remove(next)
+    }
+
+    fn next_event_at(&self) -> Option<usize> {
+        let is_let_in = |event: &Event| self.is_ready || matches!(event, Event::Deadline | Event::Stop);
+        self.events.iter().position(is_let_in)
     }
 
     /// The next moment at which somebody wants to run, if nothing happens before.
     pub(crate) fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        let coordinator = match self.ready_at > now {
-            true => Some(self.ready_at),
-            false => self.coordinator.deadline(),
+        let coordinator = match self.asleep {
+            _ if self.ready_at > now => Some(self.ready_at),
+            Some(until) => until,
+            None => Some(now),
         };
         self.shards.iter_mut().filter_map(|shard| shard.deadline(now)).chain(coordinator).min()
     }
@@ -238,18 +286,18 @@ impl Daemon {
 
     /// The sum of a counter over all shards.
     pub fn count(&self, counter: Counter) -> u64 {
-        self.shards.iter().map(|runner| runner.shard.counts().get(counter)).sum()
+        self.shards.iter().map(|runner| runner.shard_ref().counts().get(counter)).sum()
     }
 
     /// How many frames all shards dropped for this reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.shards.iter().map(|runner| runner.shard.counts().dropped(reason)).sum()
+        self.shards.iter().map(|runner| runner.shard_ref().counts().dropped(reason)).sum()
     }
 
     /// The sum over all shards of what there is at the moment.
     pub fn gauge(&mut self, gauge: Gauge) -> u64 {
         for runner in &mut self.shards {
-            runner.shard.publish_counts();
+            runner.shard().publish_counts();
         }
         self.entries.iter().map(|entry| self.registry.read(*entry).expect("it was entered").gauge(gauge)).sum()
     }
@@ -289,7 +337,7 @@ impl Daemon {
 
     /// Frames of the NIC's pool that are in nobody's hands, up to `limit`.
     pub(crate) fn free_frames(&mut self, limit: usize) -> usize {
-        let queue = self.shards[0].shard.queue();
+        let queue = self.shards[0].shard().queue();
         let frames: Vec<_> = std::iter::from_fn(|| queue.allocate()).take(limit).collect();
         frames.len()
     }

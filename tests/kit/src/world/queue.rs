@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use machnet_nic::faults::Dice;
@@ -10,6 +11,8 @@ use machnet_nic::{Frame, GsoLimits, NicQueue, Wake};
 use machnet_proto::dialect;
 use machnet_proto::packet::Packet;
 use machnet_proto::wire::frame::HEADERS_BYTES;
+
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::trace::Trace;
 
@@ -20,6 +23,8 @@ pub struct Moods {
     pub no_frame: f64,
     /// It takes a part of the burst only.
     pub ring_full: f64,
+    /// It cannot tell a sleeper that a frame has come.
+    pub no_bell: f64,
 }
 
 /// What all queues of a world share.
@@ -31,11 +36,20 @@ pub struct Device {
     /// SYNs that went out.
     pub syns: Rc<Cell<u64>>,
     pub(crate) trace: Rc<Trace>,
+    /// Stands for those of all queues; nobody reads or polls it.
+    descriptor: Rc<OwnedFd>,
 }
 
 impl Device {
     pub(crate) fn new(trace: Rc<Trace>) -> Self {
-        Self { moods: Rc::default(), refusals: Rc::default(), syns: Rc::default(), trace }
+        let descriptor = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
+        Self {
+            moods: Rc::default(),
+            refusals: Rc::default(),
+            syns: Rc::default(),
+            trace,
+            descriptor: Rc::new(descriptor),
+        }
     }
 }
 
@@ -46,21 +60,39 @@ pub(crate) struct SimQueue {
     /// Taken from below to see whether there is something, and not given to the shard yet.
     ahead: VecDeque<MemoryFrame>,
     look: Vec<MemoryFrame>,
+    /// Frames that were there when it was armed, and made no sound.
+    armed_after: Option<usize>,
+    /// Its device tells a sleeper that a frame has come.
+    has_bell: bool,
     device: Device,
     dice: Dice,
 }
 
 impl SimQueue {
-    pub(crate) fn new(below: MemoryQueue, device: Device, seed: u64) -> Self {
-        Self { below, ahead: VecDeque::new(), look: Vec::with_capacity(1), device, dice: Dice::new(seed) }
+    pub(crate) fn new(below: MemoryQueue, has_bell: bool, device: Device, seed: u64) -> Self {
+        let dice = Dice::new(seed);
+        let look = Vec::with_capacity(1);
+        Self { below, ahead: VecDeque::new(), look, armed_after: None, has_bell, device, dice }
     }
 
-    /// Whether a frame waits: what would make a device's descriptor readable.
-    pub(crate) fn has_arrived(&mut self) -> bool {
-        if self.ahead.is_empty() {
-            self.below.receive(&mut self.look, 1);
-            self.ahead.extend(self.look.drain(..));
+    /// Whether a frame has come since the queue was armed: what makes a device's descriptor readable.
+    pub(crate) fn has_rung(&mut self) -> bool {
+        let Some(there) = self.armed_after else { return false };
+        if self.ahead.len() <= there {
+            self.take_ahead();
         }
+        self.ahead.len() > there
+    }
+
+    /// Whether whoever sleeps has to look again soon, for nothing rings.
+    pub(crate) fn wakes_in_steps(&self) -> bool {
+        self.armed_after.is_none()
+    }
+
+    /// Takes one frame from below, if there is one.
+    fn take_ahead(&mut self) -> bool {
+        self.below.receive(&mut self.look, 1);
+        self.ahead.extend(self.look.drain(..));
         !self.ahead.is_empty()
     }
 
@@ -109,7 +141,23 @@ impl NicQueue for SimQueue {
     }
 
     fn wake(&self) -> Wake<'_> {
-        self.below.wake()
+        if self.has_bell { Wake::Fd(self.device.descriptor.as_fd()) } else { Wake::Steps }
+    }
+
+    fn arm(&mut self) -> bool {
+        if self.refuses(self.device.moods.get().no_bell) {
+            return false;
+        }
+        let mut before = self.ahead.len();
+        while self.take_ahead() && self.ahead.len() > before {
+            before = self.ahead.len();
+        }
+        self.armed_after = Some(before);
+        true
+    }
+
+    fn disarm(&mut self) {
+        self.armed_after = None;
     }
 }
 

@@ -1,148 +1,175 @@
-//! What runs a shard in the place of its thread: turns, spells, sleep.
+//! What runs a shard in the place of its thread: turns, and waits in virtual time.
 
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
 use machnet_core::time::{Duration, Instant};
-use machnet_nic::NicQueue;
+use machnet_core::wait::{Policy, Sleep};
 use machnet_nic::faults::Dice;
-use machnet_shards::shard::{BellChange, Shard};
+use machnet_shards::shard::{BellChange, Rest, Shard, Work, Worker};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::queue::SimQueue;
 
-/// An awake shard looks at the bells of cold channels about once in so many turns, as the daemon's does.
+/// An awake shard looks at the bells of cold channels about once in so many turns.
 const TURNS_PER_LOOK_AT_BELLS: usize = 64;
 
-/// The longest a shard without work looks on before it sleeps.
-const SPELL_NANOS_MAX: usize = 100_000;
+/// The longest yield of a thread that looks on: some are too short to have let anybody run, some are not.
+pub(crate) const YIELD_NANOS_MAX: usize = 20_000;
 
-/// How long a shard sleeps that waits for something that makes no sound: its device still has frames to send, or an
-/// application's ring is full of events.
-const STEP: Duration = Duration::from_micros(10);
+/// How long a thread that was woken takes to run, at the most.
+const WAKE_NANOS_MAX: usize = 30_000;
 
-/// Runs one shard as `shard::run` does, with virtual time in the place of epoll.
+/// Of so many looks at a shard that sleeps one makes sure that it has overlooked nothing.
+const LOOKS_PER_CHECK: usize = 64;
+
+/// Runs one shard as `shard::run` does, with virtual time in the place of system calls.
 pub(crate) struct Runner {
-    pub(crate) shard: Shard<SimQueue>,
-    state: State,
-    /// It does nothing before: it has just been woken, or lost its CPU.
+    worker: Worker<SimQueue>,
+    /// How it sleeps, if it does: until a bell, mail or a frame rings, or this moment.
+    asleep: Option<Option<Instant>>,
+    /// It does nothing before: it has given way, has just been woken, or lost its CPU.
     pub(crate) ready_at: Instant,
     /// Slots whose bells are watched.
     bells: BTreeSet<usize>,
     dice: Dice,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Takes every turn; tries to sleep from then on.
-    Awake { until: Instant },
-    /// Waits for a bell, mail, a frame or its deadline.
-    Asleep { deadline: Option<Instant> },
-}
-
 impl Runner {
     pub(crate) fn new(shard: Shard<SimQueue>, seed: u64, now: Instant) -> Self {
-        Self { shard, state: State::Awake { until: now }, ready_at: now, bells: BTreeSet::new(), dice: Dice::new(seed) }
+        let worker = Worker::new(shard, Policy::Adaptive, now);
+        Self { worker, asleep: None, ready_at: now, bells: BTreeSet::new(), dice: Dice::new(seed) }
     }
 
+    pub(crate) fn shard(&mut self) -> &mut Shard<SimQueue> {
+        self.worker.shard()
+    }
+
+    pub(crate) fn shard_ref(&self) -> &Shard<SimQueue> {
+        self.worker.shard_ref()
+    }
+
+    /// Takes its turn, if it is its turn; says whether another one should follow at once.
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
-        if now < self.ready_at || self.shard.has_stopped() {
+        if now < self.ready_at || self.shard().has_stopped() {
             return false;
         }
-        match self.state {
-            State::Asleep { deadline } => {
-                let rung = self.hear_bells();
-                if !(rung || deadline.is_some_and(|deadline| deadline <= now) || self.shard.queue().has_arrived()) {
-                    return false;
-                }
+        if let Some(until) = self.asleep {
+            if self.hears_something() || until.is_some_and(|until| until <= now) {
                 self.wake(now);
-                self.ready_at = now + Duration::from_nanos(self.dice.below(30_000) as u64);
-                true
+                return true;
             }
-            State::Awake { until } => {
-                if self.shard.has_cold_channels() && self.dice.below(TURNS_PER_LOOK_AT_BELLS) == 0 {
-                    self.hear_bells();
-                }
-                let worked = self.poll(now);
-                if worked {
-                    let spell = Duration::from_nanos(self.dice.below(SPELL_NANOS_MAX) as u64);
-                    self.state = State::Awake { until: now + spell };
-                } else if until <= now {
-                    // There is something to do first, or a bell may have rung before: another turn at once.
-                    self.try_to_sleep(now);
-                    return true;
-                }
-                worked
+            if self.dice.below(LOOKS_PER_CHECK) == 0 {
+                self.assert_nothing_is_overlooked(now);
             }
+            return false;
         }
+        let looks_at_bells = self.shard().has_cold_channels() && !self.worker.is_armed();
+        if looks_at_bells && self.dice.below(TURNS_PER_LOOK_AT_BELLS) == 0 {
+            self.hear_bells();
+        }
+        let work = self.look(now);
+        match self.worker.rest(work, now) {
+            Rest::None => return true,
+            Rest::Spin | Rest::Yield => {
+                self.worker.leave(now);
+                self.ready_at = now + Duration::from_nanos(1 + self.dice.below(YIELD_NANOS_MAX) as u64);
+            }
+            Rest::Sleep(length) => self.asleep = Some(until(length, now)),
+        }
+        !work.is_none()
     }
 
     /// Its bells ring without a cause, which must do no harm: the shard looks at all its channels.
     pub(crate) fn ring_all_bells(&mut self, now: Instant) {
-        self.bells.iter().for_each(|slot| self.shard.bell_rang(*slot));
+        for slot in &self.bells {
+            self.worker.shard().bell_rang(*slot);
+        }
         self.wake(now);
     }
 
+    /// A sleep ends, and its thread runs soon.
     fn wake(&mut self, now: Instant) {
-        if matches!(self.state, State::Asleep { .. }) {
-            self.shard.finish_sleep();
-            self.state = State::Awake { until: now };
+        if self.asleep.take().is_some() {
+            self.worker.woke();
+            self.ready_at = now + Duration::from_nanos(self.dice.below(WAKE_NANOS_MAX) as u64);
         }
     }
 
+    /// Whatever a sleeping shard waits for and makes a sound when it comes must have rung: a shard that looks although
+    /// nothing has rung finds none of it.
+    fn assert_nothing_is_overlooked(&mut self, now: Instant) {
+        if self.shard().queue().wakes_in_steps() {
+            return;
+        }
+        for slot in &self.bells {
+            self.worker.shard().bell_rang(*slot);
+        }
+        self.asleep = None;
+        self.worker.woke();
+        let work = self.look(now);
+        let Work { mail, received, from_applications, .. } = work;
+        assert_eq!(
+            (mail, received, from_applications),
+            (0, 0, 0),
+            "a wake-up was lost: {work:?} lay there and rang not"
+        );
+        // It goes to sleep again by the same steps as ever.
+        let _ = self.worker.rest(work, now);
+    }
+
     /// One turn of the shard.
-    fn poll(&mut self, now: Instant) -> bool {
-        let work = self.shard.poll_once(now);
-        for change in self.shard.take_bell_changes() {
+    fn look(&mut self, now: Instant) -> Work {
+        let work = self.worker.turn(now);
+        for change in self.worker.shard().take_bell_changes() {
             match change {
                 BellChange::Watch(slot) => self.bells.insert(slot),
                 BellChange::Gone(slot) => self.bells.remove(&slot),
             };
         }
-        !work.is_none()
-    }
-
-    /// The steps of the daemon's sleeper, in its order.
-    fn try_to_sleep(&mut self, now: Instant) {
-        if !self.shard.prepare_sleep() {
-            return;
-        }
-        if self.poll(now) {
-            self.shard.finish_sleep();
-            return;
-        }
-        let is_flushed = self.shard.queue().flush();
-        let push = (!is_flushed || self.shard.waits_in_silence()).then(|| now + STEP);
-        self.state = State::Asleep { deadline: self.shard.deadline().into_iter().chain(push).min() };
+        work
     }
 
     /// When it next wants to run by itself.
     pub(crate) fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        if self.shard.has_stopped() {
+        if self.shard().has_stopped() {
             return None;
         }
-        let due = match self.state {
-            State::Asleep { deadline } => deadline,
-            State::Awake { until } => Some(until).into_iter().chain(self.shard.deadline()).min(),
-        };
-        match self.ready_at > now {
-            true => Some(self.ready_at),
-            false => due,
+        match self.asleep {
+            _ if self.ready_at > now => Some(self.ready_at),
+            Some(until) => until,
+            None => Some(now),
         }
+    }
+
+    /// What would end the sleep of its thread.
+    fn hears_something(&mut self) -> bool {
+        let rang = self.hear_bells();
+        rang | self.shard().queue().has_rung()
     }
 
     /// Passes on the bells that ring; says whether there was one.
     fn hear_bells(&mut self) -> bool {
-        let bells = self.bells.iter().filter_map(|slot| Some((*slot, self.shard.bell(*slot)?)));
+        let shard = self.worker.shard();
+        let bells = self.bells.iter().filter_map(|slot| Some((*slot, shard.bell(*slot)?)));
         let (slots, bells): (Vec<usize>, Vec<BorrowedFd<'_>>) = bells.unzip();
-        let rings = readable(bells.into_iter().chain([self.shard.mail_bell()]));
+        let rings = readable(bells.into_iter().chain([shard.mail_bell()]));
         for (index, _) in rings.iter().enumerate().filter(|(_, rings)| **rings) {
             match slots.get(index) {
-                Some(slot) => self.shard.bell_rang(*slot),
-                None => self.shard.mail_rang(),
+                Some(slot) => shard.bell_rang(*slot),
+                None => shard.mail_rang(),
             }
         }
         rings.contains(&true)
+    }
+}
+
+/// The end of a sleep that begins now, if nothing rings.
+pub(crate) fn until(length: Sleep, now: Instant) -> Option<Instant> {
+    match length {
+        Sleep::Not => Some(now),
+        Sleep::For(length) => Some(now + length),
+        Sleep::UntilItRings => None,
     }
 }
 
