@@ -206,7 +206,8 @@ fn summary() -> Report {
 fn a_report_of_any_length() {
     let directory = Directory::new("report");
     let path = directory.socket();
-    let rows = 100_000;
+    // Some megabytes: many times what the socket holds.
+    let rows = 20_000;
     let daemon = reporting(bind(&path), move |_| Ok(channels(0..rows, None).to_json(true)));
     let mut client = Client::connect(&path, Duration::from_secs(1)).unwrap();
     let report = client.report(&Query::of(Part::Channels), usize::MAX, Duration::from_secs(5)).unwrap();
