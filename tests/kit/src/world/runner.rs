@@ -17,6 +17,11 @@ const TURNS_PER_LOOK_AT_BELLS: usize = 64;
 /// The longest yield of a thread that looks on: some are too short to have let anybody run, some are not.
 pub(crate) const YIELD_NANOS_MAX: usize = 20_000;
 
+/// How long a turn takes at the most, of which others see that it takes time; and how many are over at once for each of
+/// those. What comes during a turn is what a sleep could overlook.
+const TURN_NANOS_MAX: usize = 3_000;
+const SHORT_TURNS: usize = 3;
+
 /// How long a thread that was woken takes to run, at the most.
 const WAKE_NANOS_MAX: usize = 30_000;
 
@@ -26,6 +31,8 @@ const LOOKS_PER_CHECK: usize = 64;
 /// Runs one shard as `shard::run` does, with virtual time in the place of system calls.
 pub(crate) struct Runner {
     worker: Worker<SimQueue>,
+    /// A turn that is over, and when it began: what to do then is not decided yet.
+    turned: Option<(Work, Instant)>,
     /// How it sleeps, if it does: until a bell, mail or a frame rings, or this moment.
     asleep: Option<Option<Instant>>,
     /// It does nothing before: it has given way, has just been woken, or lost its CPU.
@@ -38,7 +45,7 @@ pub(crate) struct Runner {
 impl Runner {
     pub(crate) fn new(shard: Shard<SimQueue>, seed: u64, now: Instant) -> Self {
         let worker = Worker::new(shard, Policy::Adaptive, now);
-        Self { worker, asleep: None, ready_at: now, bells: BTreeSet::new(), dice: Dice::new(seed) }
+        Self { worker, turned: None, asleep: None, ready_at: now, bells: BTreeSet::new(), dice: Dice::new(seed) }
     }
 
     pub(crate) fn shard(&mut self) -> &mut Shard<SimQueue> {
@@ -64,12 +71,25 @@ impl Runner {
             }
             return false;
         }
+        if let Some((work, began)) = self.turned.take() {
+            return self.rest(work, began, now);
+        }
         let looks_at_bells = self.shard().has_cold_channels() && !self.worker.is_armed();
         if looks_at_bells && self.dice.below(TURNS_PER_LOOK_AT_BELLS) == 0 {
             self.hear_bells();
         }
         let work = self.look(now);
-        match self.worker.rest(work, now) {
+        if self.dice.below(SHORT_TURNS + 1) == 0 {
+            self.turned = Some((work, now));
+            self.ready_at = now + Duration::from_nanos(1 + self.dice.below(TURN_NANOS_MAX) as u64);
+            return !work.is_none();
+        }
+        self.rest(work, now, now)
+    }
+
+    /// What follows a turn that began then; says whether another one should follow at once.
+    fn rest(&mut self, work: Work, began: Instant, now: Instant) -> bool {
+        match self.worker.rest(work, began) {
             Rest::None => return true,
             Rest::Spin | Rest::Yield => {
                 self.worker.leave(now);
@@ -108,14 +128,13 @@ impl Runner {
         self.asleep = None;
         self.worker.woke();
         let work = self.look(now);
+        self.turned = Some((work, now));
         let Work { mail, received, from_applications, .. } = work;
         assert_eq!(
             (mail, received, from_applications),
             (0, 0, 0),
             "a wake-up was lost: {work:?} lay there and rang not"
         );
-        // It goes to sleep again by the same steps as ever.
-        let _ = self.worker.rest(work, now);
     }
 
     /// One turn of the shard.
