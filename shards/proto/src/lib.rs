@@ -21,6 +21,8 @@ pub mod neighbor;
 pub mod packet;
 pub mod rss;
 pub mod seq;
+#[cfg(feature = "serde")]
+pub mod state;
 pub mod wire;
 
 pub use incarnation::Incarnation;

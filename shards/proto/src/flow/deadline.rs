@@ -1,13 +1,18 @@
 //! Time passes: tail loss probes, timeouts, and the peer's silence.
 
+#[cfg(feature = "serde")]
+use super::limits::WINDOW_PACKETS_MAX;
 use super::state::{State, Step};
 use super::{Flow, Limits};
 use crate::seq::SeqNo;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure, ensure_near, ensure_past};
 use machnet_core::flow::CloseReason;
 use machnet_core::time::{Duration, Instant};
 
 /// The moments at which something must be sent again.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Alarms {
     /// The retransmission timeout (RFC 6298); armed while anything is not acknowledged.
     timeout_at: Option<Instant>,
@@ -31,6 +36,7 @@ pub(super) struct Alarms {
 
 /// A timeout of which it is not known yet whether the network lost packets or only delayed them (RFC 3522).
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Doubt {
     /// When the first packet was sent again; an answer to anything earlier resolves the doubt.
     retransmitted_at: Option<Instant>,
@@ -66,6 +72,18 @@ impl Alarms {
         self.timeout_at.is_some()
     }
 
+    /// Whether what was read can be, of a flow that has sent `outstanding` packets from `una` on.
+    #[cfg(feature = "serde")]
+    pub(super) fn check(&self, now: Instant, una: SeqNo, outstanding: u32) -> Result<(), Unsound> {
+        let is_armed = self.timeout_at.is_some() || outstanding == 0;
+        ensure(is_armed, "packets are under way, and nothing would repair their loss")?;
+        let is_near = |end: SeqNo| end.is_near(una, 0, u32::from(WINDOW_PACKETS_MAX));
+        ensure(self.tail_end.is_none_or(is_near), "a tail loss probe covers packets that were not sent")?;
+        let retransmitted_at = self.doubt.and_then(|doubt| doubt.retransmitted_at);
+        ensure_past(now, &[retransmitted_at, Some(self.transmitted_at), self.distrusted_until])?;
+        ensure_near(now, &[self.timeout_at, self.tail_at, self.suspects_at])
+    }
+
     fn deadline(&self) -> Option<Instant> {
         earliest(earliest(self.timeout_at, self.tail_at), self.suspects_at)
     }
@@ -73,6 +91,7 @@ impl Alarms {
 
 /// How long the peer has been silent, and how often it was asked meanwhile.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Silence {
     heard_at: Instant,
     /// Transmissions that want an answer since `heard_at`.
@@ -106,6 +125,12 @@ impl Silence {
 
     pub(super) fn is_silent(&self) -> bool {
         self.is_silent
+    }
+
+    /// Whether what was read can be.
+    #[cfg(feature = "serde")]
+    pub(super) fn check(&self, now: Instant) -> Result<(), Unsound> {
+        ensure_past(now, &[Some(self.heard_at)])
     }
 
     fn lasts(&self, now: Instant, length: Duration) -> bool {

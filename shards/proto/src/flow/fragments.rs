@@ -20,6 +20,7 @@ pub struct Fragments {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Begun {
     flow: FlowId,
     seq: SeqNo,

@@ -27,6 +27,8 @@ mod piece;
 mod receive;
 mod recovery;
 mod rtt;
+#[cfg(feature = "serde")]
+mod saved;
 mod send;
 mod state;
 mod table;
@@ -37,6 +39,8 @@ pub use limits::{Birth, Limits, Role};
 pub use outcome::{Event, Verdict, Violation};
 pub use path::BASE_PAYLOAD_BYTES;
 pub use piece::{Need, Outgoing, Piece, Refusal};
+#[cfg(feature = "serde")]
+pub use saved::SavedFlow;
 pub use table::{FLOWS_MAX, FlowTable, InsertError};
 pub use timer::Timers;
 
@@ -96,6 +100,7 @@ pub struct Flow<S, R = S> {
 
 /// What the next packets must carry.
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Owed {
     /// An acknowledgement; any packet pays it.
     ack: bool,
@@ -122,6 +127,7 @@ impl Owed {
 
 /// What the caller has not been told yet.
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Untold {
     confirmed: bool,
     closed: bool,

@@ -4,6 +4,8 @@
 //! PROBEs with padding; the answer says how long one arrived. When long packets vanish again and again while the peer
 //! answers short ones, the flow goes back, and asks again later.
 
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure, ensure_lengths, ensure_near, ensure_past};
 use machnet_core::payload::{Dialect, MTU_DEFAULT, payload_budget};
 use machnet_core::time::{Duration, Instant};
 
@@ -33,6 +35,7 @@ const LOSSES_THAT_PROVE: u8 = 8;
 
 /// See the [module](self). Lengths are those of payloads.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Path {
     /// What both hosts could use.
     most: u16,
@@ -52,6 +55,7 @@ pub(super) struct Path {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 enum Stage {
     /// There is nothing to be found.
     Settled,
@@ -209,6 +213,33 @@ impl Path {
             self.go(Stage::Resting, Some(now + self.retry_after));
         }
         Suspicion::Proven
+    }
+
+    /// Whether what was read can be, of a flow that both hosts could use `most` for.
+    #[cfg(feature = "serde")]
+    pub(super) fn check(&self, now: Instant, most: u16, probes: bool) -> Result<(), Unsound> {
+        let Self { passes, fails, ref stage, due, patience, retry_after, long_sent_at, .. } = *self;
+        let is_range = self.most == most && passes >= most.min(BASE_PAYLOAD_BYTES) && passes <= most && passes < fails;
+        ensure(is_range && fails <= most.saturating_add(1), "the path carries what it does not carry")?;
+        let searches = probes && passes < most;
+        let is_stage = match *stage {
+            Stage::Settled => due.is_none(),
+            Stage::Stopped => due.is_none(),
+            Stage::Unheard => searches && due.is_none(),
+            Stage::Wanted { bytes, tries } => {
+                searches && due.is_none() && tries < PROBES_MAX && passes < bytes && bytes <= most
+            }
+            Stage::Asked { bytes, tries, .. } => searches && tries <= PROBES_MAX && passes < bytes && bytes <= most,
+            Stage::Resting => searches && due.is_some(),
+        };
+        ensure(is_stage, "a search for the longest packet is nowhere")?;
+        let sent_at = match *stage {
+            Stage::Asked { sent_at, .. } => Some(sent_at),
+            _ => None,
+        };
+        ensure_lengths(&[patience, retry_after])?;
+        ensure_past(now, &[Some(long_sent_at), sent_at])?;
+        ensure_near(now, &[due])
     }
 }
 

@@ -6,12 +6,17 @@
 //! judged.
 
 use super::Rtt;
+#[cfg(feature = "serde")]
+use super::limits::WINDOW_PACKETS_MAX;
 use super::send::{Fate, Sender, Sent};
 use crate::seq::SeqNo;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure, ensure_lengths, ensure_past};
 use machnet_core::time::{Duration, Instant};
 
 /// What is known about the order of arrivals.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Rack {
     /// Of all packets known to have arrived, when the one sent last was sent, and its number.
     latest: Option<(Instant, SeqNo)>,
@@ -139,6 +144,19 @@ impl Rack {
     /// What SACK has reported is doubted: its second report must not be taken for reordering.
     pub(super) fn forget_order(&mut self) {
         self.highest = None;
+    }
+
+    /// Whether what was read can be, of a flow whose first packet not acknowledged is `una`.
+    #[cfg(feature = "serde")]
+    pub(super) fn check(&self, now: Instant, una: SeqNo) -> Result<(), Unsound> {
+        let is_sent = |seq: SeqNo| seq.is_before(una + u32::from(WINDOW_PACKETS_MAX));
+        ensure(self.highest.is_none_or(is_sent), "a packet has arrived that was not sent")?;
+        let is_near = |end: SeqNo| end.is_near(una, 0, u32::from(WINDOW_PACKETS_MAX));
+        ensure(self.recovery_end.is_none_or(is_near), "losses are repaired of packets that were not sent")?;
+        let quarters = self.window_quarters;
+        ensure(quarters >= 1 && quarters <= WINDOW_QUARTERS_MAX, "the reordering window is none")?;
+        ensure_lengths(&[self.rtt])?;
+        ensure_past(now, &[self.latest.map(|(sent_at, _)| sent_at)])
     }
 
     /// How much later than one sent after it a packet may arrive (RFC 8985, section 6.2, step 4).

@@ -2,6 +2,7 @@
 
 /// Where a flow stands. It is born after the handshake, so nothing here knows of SYNs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum State {
     /// An acceptor's flow whose peer has not shown yet that it knows our nonce: nothing may be sent.
     Unconfirmed,

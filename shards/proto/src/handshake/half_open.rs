@@ -14,6 +14,7 @@ const LIFETIME: Duration = Duration::from_secs(3);
 
 /// What a SYN left behind at the shard that answered it, until the peer shows that it has the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct HalfOpenFlow<T> {
     /// The peer's nonce.
     pub(super) remote_nonce: u32,
