@@ -213,6 +213,14 @@ pub(crate) fn ensure_near(now: Instant, deadlines: &[Option<Instant>]) -> Result
     ensure(deadlines.iter().flatten().all(|deadline| *deadline <= latest), "a deadline is more than a day away")
 }
 
+/// What a state is read as, for tests: `R` from what is written of `state`.
+#[cfg(test)]
+pub(crate) fn reread<T: Serialize + ?Sized, R: DeserializeOwned>(state: &T) -> R {
+    let format = Format { name: *b"a test\0\0", version: 1, bytes_max: 1 << 20 };
+    let bytes = format.save(state).expect("not too long");
+    format.load(&bytes).expect("just written")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

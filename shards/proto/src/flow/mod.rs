@@ -41,6 +41,8 @@ pub use path::BASE_PAYLOAD_BYTES;
 pub use piece::{Need, Outgoing, Piece, Refusal};
 #[cfg(feature = "serde")]
 pub use saved::SavedFlow;
+#[cfg(feature = "serde")]
+pub use table::SavedTable;
 pub use table::{FLOWS_MAX, FlowTable, InsertError};
 pub use timer::Timers;
 

@@ -19,7 +19,11 @@ mod acceptor;
 mod connector;
 mod half_open;
 
+#[cfg(feature = "serde")]
+pub use acceptor::SavedAcceptor;
 pub use acceptor::{Acceptor, NotConfirmed};
+#[cfg(feature = "serde")]
+pub use connector::SavedConnector;
 pub use connector::{Answer, Connector, Patience};
 pub use half_open::HalfOpenFlow;
 
