@@ -24,6 +24,9 @@ use siphasher::sip::SipHasher13;
 
 use machnet_core::time::{Duration, Instant};
 
+/// Counts up with every change of what this crate writes, so that a format that has any of it can count up too.
+pub const VERSION: u16 = 1;
+
 /// What the bytes of one kind of state begin with, and how many they may be.
 ///
 /// ```text
@@ -35,7 +38,7 @@ use machnet_core::time::{Duration, Instant};
 pub struct Format {
     /// Whose state it is.
     pub name: [u8; 8],
-    /// Counts up with every change of what is written.
+    /// Counts up with every change of what is written, [`VERSION`] included.
     pub version: u16,
     /// The most bytes that are written or read.
     pub bytes_max: usize,

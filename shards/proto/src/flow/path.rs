@@ -52,6 +52,8 @@ pub(super) struct Path {
     retry_after: Duration,
     /// Of all long packets known to have arrived, when the last one was sent.
     long_sent_at: Instant,
+    /// How long packets may be has changed, and nobody was told.
+    untold: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +88,25 @@ impl Path {
             patience: PATIENCE_MIN,
             retry_after: earliest + (latest - earliest) / 1_024 * (number % 1_024),
             long_sent_at: Instant::ZERO,
+            untold: false,
         }
+    }
+
+    /// The longest payload that both hosts could use.
+    #[inline]
+    pub(super) fn most(&self) -> u16 {
+        self.most
+    }
+
+    /// Whether [`take_change`](Self::take_change) has something.
+    #[inline]
+    pub(super) fn has_event(&self) -> bool {
+        self.untold
+    }
+
+    /// How long packets may be, if that has changed and was not told; it is told now.
+    pub(super) fn take_change(&mut self) -> Option<u16> {
+        core::mem::take(&mut self.untold).then_some(self.passes)
     }
 
     /// The longest payload that a packet may have.
@@ -145,7 +165,7 @@ impl Path {
         if !is_searching || arrived <= self.passes || arrived > self.most {
             return false;
         }
-        self.passes = arrived;
+        (self.passes, self.untold) = (arrived, true);
         if self.fails <= arrived {
             self.fails = self.most.saturating_add(1);
         }
@@ -208,18 +228,19 @@ impl Path {
         if heard_at <= lost.sent_at {
             return Suspicion::Unproven;
         }
-        self.passes = BASE_PAYLOAD_BYTES;
+        (self.passes, self.untold) = (BASE_PAYLOAD_BYTES, true);
         if self.stage != Stage::Stopped {
             self.go(Stage::Resting, Some(now + self.retry_after));
         }
         Suspicion::Proven
     }
 
-    /// Whether what was read can be, of a flow that both hosts could use `most` for.
+    /// Whether what was read can be; `probes`: whether the peer answers probes with padding.
     #[cfg(feature = "serde")]
-    pub(super) fn check(&self, now: Instant, most: u16, probes: bool) -> Result<(), Unsound> {
-        let Self { passes, fails, ref stage, due, patience, retry_after, long_sent_at, .. } = *self;
-        let is_range = self.most == most && passes >= most.min(BASE_PAYLOAD_BYTES) && passes <= most && passes < fails;
+    pub(super) fn check(&self, now: Instant, probes: bool) -> Result<(), Unsound> {
+        let Self { most, passes, fails, ref stage, due, patience, retry_after, long_sent_at, .. } = *self;
+        ensure(most != 0, "packets carry nothing")?;
+        let is_range = passes >= most.min(BASE_PAYLOAD_BYTES) && passes <= most && passes < fails;
         ensure(is_range && fails <= most.saturating_add(1), "the path carries what it does not carry")?;
         let searches = probes && passes < most;
         let is_stage = match *stage {

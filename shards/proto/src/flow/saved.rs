@@ -5,19 +5,16 @@ use alloc::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ask::Ask;
-use super::deadline::{Alarms, Silence};
-use super::limits::WINDOW_PACKETS_MAX;
+use super::flight::Flight;
+use super::owed::Owed;
 use super::path::Path;
 use super::receive::Receiver;
-use super::rtt::Rtt;
-use super::send::Sender;
-use super::state::State;
+use super::silence::Silence;
+use super::state::{Life, State};
 use super::timestamps::Timestamps;
-use super::{Flow, Limits, Owed, Untold};
-use crate::congestion::Control;
+use super::{Flow, Limits};
 use crate::handshake::Features;
-use crate::state::{Unsound, ensure, ensure_near, ensure_past};
-use machnet_core::flow::CloseReason;
+use crate::state::{Unsound, ensure, ensure_past};
 use machnet_core::time::Instant;
 
 /// A [`Flow`] that was written and read, and is still to be [restored](Self::restore). Tokens are as they were written.
@@ -30,25 +27,15 @@ pub struct SavedFlow<S, R = S>(Flow<S, R>);
 struct Written<S, R> {
     #[serde(skip)]
     limits: Arc<Limits>,
-    state: State,
-    max_payload: u16,
-    window_packets: u16,
+    life: Life,
     features: Features,
-    confirmed: bool,
-    close_sent: bool,
     waiting: bool,
-    limited: bool,
     owed: Owed,
-    untold: Untold,
-    reason: CloseReason,
-    sender: Sender<S>,
+    flight: Flight<S>,
     receiver: Receiver<R>,
     timestamps: Timestamps,
-    rtt: Rtt,
-    control: Control,
     path: Path,
     ask: Ask,
-    alarms: Alarms,
     silence: Silence,
     moved_at: Instant,
 }
@@ -82,59 +69,30 @@ impl<S, R> SavedFlow<S, R> {
         received: impl FnMut(R) -> Result<U, Unsound>,
     ) -> Result<Flow<T, U>, Unsound> {
         let Self(flow) = self;
-        flow.check_saved(now)?;
-        let Flow { max_payload, .. } = flow;
+        let Flow { life, features, waiting, owed, flight, receiver, timestamps, path, ask, silence, moved_at, .. } =
+            flow;
+        let is_open = matches!(life.state(), State::Established | State::Closing);
+        life.check(flight.sender().outstanding())?;
+        ensure(receiver.is_discarding() || life.state() != State::Closing, "the flow closes, but somebody reads")?;
+        owed.check(now)?;
+        timestamps.check(now)?;
+        path.check(now, features.contains(Features::PATH_PROBES))?;
+        ask.check(now)?;
+        silence.check(now)?;
+        ensure_past(now, &[Some(moved_at)])?;
         Ok(Flow {
             limits: Arc::clone(limits),
-            sender: flow.sender.restore(now, max_payload, sent)?,
-            receiver: flow.receiver.restore(max_payload, received)?,
-            state: flow.state,
-            max_payload,
-            window_packets: flow.window_packets,
-            features: flow.features,
-            confirmed: flow.confirmed,
-            close_sent: flow.close_sent,
-            waiting: flow.waiting,
-            limited: flow.limited,
-            owed: flow.owed,
-            untold: flow.untold,
-            reason: flow.reason,
-            timestamps: flow.timestamps,
-            rtt: flow.rtt,
-            control: flow.control,
-            path: flow.path,
-            ask: flow.ask,
-            alarms: flow.alarms,
-            silence: flow.silence,
-            moved_at: flow.moved_at,
+            life,
+            features,
+            waiting,
+            owed,
+            flight: flight.restore(now, path.most(), is_open, sent)?,
+            receiver: receiver.restore(path.most(), received)?,
+            timestamps,
+            path,
+            ask,
+            silence,
+            moved_at,
         })
-    }
-}
-
-impl<S, R> Flow<S, R> {
-    /// Whether what was read can be, as far as it is not for sender and receiver to know.
-    fn check_saved(&self, now: Instant) -> Result<(), Unsound> {
-        let (state, outstanding) = (self.state, self.sender.outstanding());
-        let window = self.window_packets;
-        ensure((1..=WINDOW_PACKETS_MAX).contains(&window), "a window of no packets, or of too many")?;
-        ensure(outstanding <= window.into(), "more packets are under way than the window allows")?;
-        ensure(self.max_payload != 0, "packets carry nothing")?;
-        let is_open = matches!(state, State::Established | State::Closing);
-        ensure(self.confirmed || !is_open, "the flow is open, but the peer has not confirmed it")?;
-        let is_silent = !self.confirmed && outstanding == 0 && !self.close_sent;
-        ensure(is_silent || state != State::Unconfirmed, "something was sent before the peer confirmed the flow")?;
-        let may_close = matches!(state, State::Closing | State::Closed) && outstanding == 0;
-        ensure(may_close || !self.close_sent, "CLOSE was sent before all that comes before it had arrived")?;
-        ensure(self.receiver.is_discarding() || state != State::Closing, "the flow closes, but somebody reads")?;
-        ensure(state == State::Closed || !self.untold.closed, "the end of a flow is to be told that has not ended")?;
-        self.timestamps.check(now)?;
-        self.rtt.check()?;
-        self.control.check(now, window)?;
-        self.path.check(now, self.max_payload, self.features.contains(Features::PATH_PROBES))?;
-        self.ask.check(now)?;
-        self.alarms.check(now, self.sender.una(), if is_open { outstanding } else { 0 })?;
-        self.silence.check(now)?;
-        ensure_past(now, &[Some(self.moved_at)])?;
-        ensure_near(now, &[self.owed.ack_at])
     }
 }

@@ -4,14 +4,15 @@ use alloc::collections::VecDeque;
 
 #[cfg(feature = "serde")]
 use super::limits::WINDOW_PACKETS_MAX;
-use super::recovery::Rack;
+use super::recovery::{Found, Rack};
+use super::rtt::Rtt;
 use super::timestamps::stamp;
-use super::{BASE_PAYLOAD_BYTES, Piece, Rtt};
+use super::{BASE_PAYLOAD_BYTES, Piece};
 use crate::packet::Segment;
 use crate::seq::SeqNo;
 #[cfg(feature = "serde")]
 use crate::state::{Unsound, ensure, ensure_past};
-use machnet_core::time::Instant;
+use machnet_core::time::{Duration, Instant};
 
 /// What is known of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ struct Arrival {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Sender<S> {
     /// `ring[i]` is the packet `una + i`. At most the flow's window of them; allocated on first use.
-    pub(super) ring: VecDeque<Sent<S>>,
+    ring: VecDeque<Sent<S>>,
     /// The first packet that is not acknowledged (RFC 9293's SND.UNA).
     una: SeqNo,
     /// The first packet the peer has not granted.
@@ -91,17 +92,17 @@ pub(super) struct Sender<S> {
     /// How many in `ring` are [`Fate::Arrived`], [`Fate::Lost`] and retransmitted: what makes the loss-free case
     /// free of scans.
     #[cfg_attr(feature = "serde", serde(skip))]
-    pub(super) arrived: u32,
+    arrived: u32,
     #[cfg_attr(feature = "serde", serde(skip))]
-    pub(super) lost: u32,
+    lost: u32,
     #[cfg_attr(feature = "serde", serde(skip))]
-    pub(super) retransmitted: u32,
+    retransmitted: u32,
     /// Packets ever acknowledged, saturating.
     acknowledged_packets: u32,
     acknowledged_messages: u64,
     /// Tokens the caller has not taken back yet.
     freed: VecDeque<S>,
-    pub(super) rack: Rack,
+    rack: Rack,
     /// When the last packet was sent, of those acknowledged without timestamps, that was sent only once.
     sent_once_at: Option<Instant>,
 }
@@ -291,6 +292,28 @@ impl<S> Sender<S> {
         }
         self.lost = 0;
         self.rack.leave_recovery();
+    }
+
+    /// Whether something is under way, and nothing speaks for a hole in it: what is lost can only be its end.
+    pub(super) fn is_tail_all(&self) -> bool {
+        self.arrived == 0 && self.lost == 0 && !self.rack.is_recovering() && self.outstanding() > 0
+    }
+
+    /// Marks what is lost by now.
+    #[inline]
+    pub(super) fn find_lost(&mut self, now: Instant, rtt: &Rtt, smoothed: Duration) -> Found {
+        // Without retransmissions the ring is in the order of sending.
+        let in_order = self.retransmitted == 0;
+        if !self.rack.suspects(&self.ring, self.una, in_order) {
+            return Found::default();
+        }
+        let patience = self.rack.patience(self.arrived, rtt, smoothed);
+        let found = self.rack.find_lost(&mut self.ring, self.una, in_order, now, patience);
+        self.lost += found.lost;
+        if found.lost > 0 {
+            self.rack.enter_recovery(self.next());
+        }
+        found
     }
 
     /// The first lost packet the peer would take.
