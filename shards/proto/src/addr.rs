@@ -5,6 +5,7 @@ use core::net::Ipv4Addr;
 
 /// What names a flow: the UDP/IPv4 4-tuple, seen from this host.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct FlowKey {
     /// Our address.
     pub local_ip: Ipv4Addr,

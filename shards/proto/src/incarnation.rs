@@ -8,6 +8,7 @@ use crate::seq::SeqNo;
 /// Between hosts with the extension it is the peer's nonce, which is random and new with each SYN; a host without one
 /// gets a name of our own making.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Incarnation(pub u64);
 
 impl Incarnation {

@@ -23,6 +23,9 @@ use core::net::Ipv4Addr;
 use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
 
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure, ensure_near, ensure_past};
+
 /// How long, how often, how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -301,12 +304,47 @@ impl NeighborCache {
     }
 }
 
+/// Who is known or searched for, and how often held; address and limits are its owner's. Read it as a
+/// [`SavedNeighbors`].
+#[cfg(feature = "serde")]
+impl serde::Serialize for NeighborCache {
+    fn serialize<Z: serde::Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        self.entries.serialize(serializer)
+    }
+}
+
+/// A [`NeighborCache`] that was written and read, and is still to be [restored](Self::restore).
+#[cfg(feature = "serde")]
+#[derive(Debug, serde::Deserialize)]
+pub struct SavedNeighbors(BTreeMap<Ipv4Addr, Entry>);
+
+#[cfg(feature = "serde")]
+impl SavedNeighbors {
+    /// The cache, if what was read can be one; otherwise as [`NeighborCache::new`]. Who was held is held as often:
+    /// whoever holds must be read back too.
+    ///
+    /// # Errors
+    /// [`Unsound`]
+    pub fn restore(self, local_ip: Ipv4Addr, limits: Limits, now: Instant) -> Result<NeighborCache, Unsound> {
+        let Self(entries) = self;
+        let mut cache = NeighborCache::new(local_ip, limits);
+        ensure(entries.len() <= limits.entries, "there are more neighbors than may be known")?;
+        for (ip, entry) in entries {
+            ensure(is_one_host(ip), "a neighbor's address is not that of one host")?;
+            entry.check(now)?;
+            cache.insert(ip, entry);
+        }
+        Ok(cache)
+    }
+}
+
 /// Whether an address can be one host's on this link.
 const fn is_one_host(ip: Ipv4Addr) -> bool {
     !(ip.is_unspecified() || ip.is_broadcast() || ip.is_multicast() || ip.is_loopback())
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Entry {
     state: State,
     /// Holds not yet released. Never `Stale` while there are some.
@@ -318,6 +356,7 @@ struct Entry {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 enum State {
     /// Everybody was asked `asked` times; `next`: again.
     Incomplete { asked: u8, next: Instant },
@@ -413,6 +452,18 @@ impl Entry {
         }
         let last = self.known_last.replace(mac);
         (previous != Some(mac)).then_some(previous.or(last).filter(|&other| other != mac))
+    }
+
+    /// Whether what was read can be.
+    #[cfg(feature = "serde")]
+    fn check(&self, now: Instant) -> Result<(), Unsound> {
+        ensure_past(now, &[Some(self.used)])?;
+        match self.state {
+            State::Incomplete { next, .. } | State::Probing { next, .. } => ensure_near(now, &[Some(next)]),
+            State::Reachable { confirmed, .. } => ensure_past(now, &[Some(confirmed)]),
+            State::Stale { .. } => ensure(self.holders == 0, "a neighbor is held, and not kept fresh"),
+            State::Failed { until } => ensure_near(now, &[Some(until)]),
+        }
     }
 
     fn on_due(&mut self, limits: &Limits, now: Instant) -> Turn {

@@ -8,6 +8,7 @@ use core::ops::{Add, AddAssign, Sub};
 /// Deliberately not `Ord`: modular order is not transitive. Use the methods, which are right as
 /// long as two numbers are less than 2^31 apart (RFC 9293, section 3.4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SeqNo(u32);
 
 impl SeqNo {
@@ -42,6 +43,12 @@ impl SeqNo {
     pub const fn distance_from(self, earlier: Self) -> Option<u32> {
         let distance = self.signed_distance(earlier);
         if distance < 0 { None } else { Some(distance as u32) }
+    }
+
+    /// Whether this number is at most so far behind `other`, and at most so far ahead of it.
+    #[cfg(feature = "serde")]
+    pub(crate) fn is_near(self, other: Self, behind: u32, ahead: u32) -> bool {
+        (-i64::from(behind)..=i64::from(ahead)).contains(&i64::from(self.signed_distance(other)))
     }
 }
 

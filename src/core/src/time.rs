@@ -8,7 +8,10 @@ pub use core::time::Duration;
 ///
 /// The protocol never reads a clock: the caller reads it once a turn and passes it down, so that
 /// a simulator can own time.
+///
+/// Written as a number, it says something only to whoever reads the same clock: on one host, between two boots.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Instant(u64);
 
 impl Instant {

@@ -6,9 +6,13 @@
 mod fixed;
 mod swift;
 
-pub use fixed::Fixed;
-pub use swift::{Swift, SwiftTargets};
+pub use swift::SwiftTargets;
 
+use fixed::Fixed;
+use swift::Swift;
+
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure};
 use machnet_core::time::{Duration, Instant};
 
 /// Which control a flow uses, and its settings.
@@ -28,20 +32,21 @@ impl Default for Congestion {
 
 /// What an acknowledgement says about the network.
 #[derive(Clone, Copy, Debug)]
-pub struct Feedback {
+pub(crate) struct Feedback {
     /// Packets that are now known to have arrived.
-    pub arrived_packets: u32,
+    pub(crate) arrived_packets: u32,
     /// The round trip without the time the packet waited at the peer; `None` if it cannot be trusted (somebody slept).
-    pub fabric_delay: Option<Duration>,
+    pub(crate) fabric_delay: Option<Duration>,
     /// The smoothed round trip.
-    pub rtt: Duration,
+    pub(crate) rtt: Duration,
     /// Whether the window held the sender back; a window that is not used must not grow.
-    pub limited: bool,
+    pub(crate) limited: bool,
 }
 
 /// The state of one flow's congestion control.
 #[derive(Clone, Debug)]
-pub enum Control {
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) enum Control {
     /// See [`Congestion::Fixed`].
     Fixed(Fixed),
     /// See [`Congestion::Swift`].
@@ -50,7 +55,7 @@ pub enum Control {
 
 impl Control {
     /// A control for a new flow that never has more than `max_packets` in flight.
-    pub fn new(congestion: &Congestion, max_packets: u16) -> Self {
+    pub(crate) fn new(congestion: &Congestion, max_packets: u16) -> Self {
         match congestion {
             Congestion::Fixed(packets) => Self::Fixed(Fixed::new((*packets).min(max_packets))),
             Congestion::Swift(targets) => Self::Swift(Swift::new(*targets, max_packets)),
@@ -58,7 +63,7 @@ impl Control {
     }
 
     /// Packets that may be in the network; at least 1.
-    pub fn window_packets(&self) -> u32 {
+    pub(crate) fn window_packets(&self) -> u32 {
         match self {
             Self::Fixed(fixed) => fixed.window_packets(),
             Self::Swift(swift) => swift.window_packets(),
@@ -66,7 +71,7 @@ impl Control {
     }
 
     /// An acknowledgement came.
-    pub fn on_feedback(&mut self, now: Instant, feedback: &Feedback) {
+    pub(crate) fn on_feedback(&mut self, now: Instant, feedback: &Feedback) {
         match self {
             Self::Fixed(_) => {}
             Self::Swift(swift) => swift.on_feedback(now, feedback),
@@ -74,7 +79,7 @@ impl Control {
     }
 
     /// `packets` were found lost.
-    pub fn on_loss(&mut self, now: Instant, packets: u32, rtt: Duration) {
+    pub(crate) fn on_loss(&mut self, now: Instant, packets: u32, rtt: Duration) {
         match self {
             Self::Fixed(_) => {}
             Self::Swift(swift) => swift.on_loss(now, packets, rtt),
@@ -82,7 +87,7 @@ impl Control {
     }
 
     /// The network marked a packet instead of dropping it (RFC 3168).
-    pub fn on_mark(&mut self, now: Instant, rtt: Duration) {
+    pub(crate) fn on_mark(&mut self, now: Instant, rtt: Duration) {
         match self {
             Self::Fixed(_) => {}
             Self::Swift(swift) => swift.on_mark(now, rtt),
@@ -90,7 +95,7 @@ impl Control {
     }
 
     /// A retransmission timeout: nothing is known about the network any more.
-    pub fn on_timeout(&mut self, now: Instant) {
+    pub(crate) fn on_timeout(&mut self, now: Instant) {
         match self {
             Self::Fixed(_) => {}
             Self::Swift(swift) => swift.on_timeout(now),
@@ -98,10 +103,19 @@ impl Control {
     }
 
     /// The last timeout was a mistake: only the answer was late (RFC 4015).
-    pub fn on_timeout_undone(&mut self) {
+    pub(crate) fn on_timeout_undone(&mut self) {
         match self {
             Self::Fixed(_) => {}
             Self::Swift(swift) => swift.on_timeout_undone(),
+        }
+    }
+
+    /// Whether what was read can be, of a flow that never has more than `max_packets` in flight.
+    #[cfg(feature = "serde")]
+    pub(crate) fn check(&self, now: Instant, max_packets: u16) -> Result<(), Unsound> {
+        match self {
+            Self::Fixed(fixed) => ensure(fixed.is_sound(max_packets), "a window of no packets, or of too many"),
+            Self::Swift(swift) => swift.check(now, max_packets),
         }
     }
 }

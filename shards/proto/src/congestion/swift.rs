@@ -13,10 +13,13 @@
 use machnet_core::time::{Duration, Instant, nanos};
 
 use super::Feedback;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure, ensure_lengths, ensure_past};
 
 /// The delay Swift aims for. Defaults suit virtual NICs and software switches, where tens of microseconds are
 /// scheduling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SwiftTargets {
     /// The target for a large window.
     pub base: Duration,
@@ -33,7 +36,8 @@ impl Default for SwiftTargets {
 
 /// See [`Congestion::Swift`](super::Congestion::Swift).
 #[derive(Clone, Debug)]
-pub struct Swift {
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) struct Swift {
     targets: SwiftTargets,
     /// In units of 1 / [`ONE`] packet, from `ONE` to `max`.
     window: u32,
@@ -67,7 +71,7 @@ const LOSS_ONE_IN: u32 = 16;
 
 impl Swift {
     /// A control that never allows more than `max_packets`.
-    pub fn new(targets: SwiftTargets, max_packets: u16) -> Self {
+    pub(crate) fn new(targets: SwiftTargets, max_packets: u16) -> Self {
         let max = u32::from(max_packets.max(1)) * ONE;
         Self {
             targets,
@@ -84,12 +88,12 @@ impl Swift {
     }
 
     /// Packets that may be in the network.
-    pub fn window_packets(&self) -> u32 {
+    pub(crate) fn window_packets(&self) -> u32 {
         self.window / ONE
     }
 
     /// See [`Control::on_feedback`](super::Control::on_feedback).
-    pub fn on_feedback(&mut self, now: Instant, feedback: &Feedback) {
+    pub(crate) fn on_feedback(&mut self, now: Instant, feedback: &Feedback) {
         if now.saturating_since(self.round_start) > feedback.rtt {
             (self.round_start, self.round_arrived, self.round_lost) = (now, 0, 0);
         }
@@ -113,7 +117,7 @@ impl Swift {
     }
 
     /// See [`Control::on_loss`](super::Control::on_loss).
-    pub fn on_loss(&mut self, now: Instant, packets: u32, rtt: Duration) {
+    pub(crate) fn on_loss(&mut self, now: Instant, packets: u32, rtt: Duration) {
         self.round_lost += packets;
         let sent = self.round_lost + self.round_arrived;
         let heavy = self.round_lost >= LOSS_PACKETS && self.round_lost * LOSS_ONE_IN > sent;
@@ -123,12 +127,12 @@ impl Swift {
     }
 
     /// See [`Control::on_mark`](super::Control::on_mark).
-    pub fn on_mark(&mut self, now: Instant, rtt: Duration) {
+    pub(crate) fn on_mark(&mut self, now: Instant, rtt: Duration) {
         self.decrease(now, rtt, 50);
     }
 
     /// See [`Control::on_timeout`](super::Control::on_timeout).
-    pub fn on_timeout(&mut self, now: Instant) {
+    pub(crate) fn on_timeout(&mut self, now: Instant) {
         // A second timeout before anything arrived must not forget the window before the first.
         if self.window > ONE || self.before_timeout.is_none() {
             self.before_timeout = Some((self.window, self.threshold));
@@ -139,7 +143,7 @@ impl Swift {
     }
 
     /// See [`Control::on_timeout_undone`](super::Control::on_timeout_undone).
-    pub fn on_timeout_undone(&mut self) {
+    pub(crate) fn on_timeout_undone(&mut self) {
         if let Some((window, threshold)) = self.before_timeout.take() {
             self.window = self.window.max(window);
             self.threshold = threshold;
@@ -170,6 +174,21 @@ impl Swift {
         self.last_decrease = Some(now);
         self.window = (self.window - self.window / 100 * percent).max(ONE);
         self.threshold = self.window;
+    }
+
+    /// Whether what was read can be.
+    #[cfg(feature = "serde")]
+    pub(super) fn check(&self, now: Instant, max_packets: u16) -> Result<(), Unsound> {
+        // Counted anew with every round trip, in which a flow has no more than its window in flight.
+        const ROUND_PACKETS_MAX: u32 = 1 << 24;
+        let is_window = |window: u32| (ONE..=self.max).contains(&window);
+        let before = self.before_timeout.is_none_or(|(window, _)| is_window(window));
+        let has_max = self.max == u32::from(max_packets.max(1)) * ONE;
+        ensure(has_max && is_window(self.window) && before, "a window of no packets, or of too many")?;
+        let counted = self.round_arrived.max(self.round_lost);
+        ensure(counted <= ROUND_PACKETS_MAX, "more packets in a round trip than there can be")?;
+        ensure_lengths(&[self.targets.base, self.targets.scaling])?;
+        ensure_past(now, &[Some(self.round_start), self.last_decrease])
     }
 }
 

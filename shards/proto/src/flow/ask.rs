@@ -1,10 +1,13 @@
 //! Packets that ask for an answer, and are repeated until there is one: PROBE and CLOSE.
 
 use super::timestamps::stamp;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure_near, ensure_past};
 use machnet_core::time::{Duration, Instant};
 
 /// The question a flow may have open; there is never more than one, since any answer tells everything.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Ask {
     /// To be transmitted as soon as the caller polls.
     wanted: bool,
@@ -74,6 +77,13 @@ impl Ask {
     /// Something has changed: the next question starts with the shortest interval.
     pub(super) fn reset_backoff(&mut self) {
         self.backoff = 0;
+    }
+
+    /// Whether what was read can be.
+    #[cfg(feature = "serde")]
+    pub(super) fn check(&self, now: Instant) -> Result<(), Unsound> {
+        ensure_past(now, &[self.sent_at])?;
+        ensure_near(now, &[self.due])
     }
 
     /// When [`take_due`](Self::take_due) will say yes.

@@ -5,6 +5,8 @@ use core::ops::Range;
 
 use crate::packet::{Body, Data, Fragment, Segment};
 use crate::seq::SeqNo;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure};
 use machnet_core::flow::FlowId;
 
 /// Packets of different flows that are being put together at a time. The fragments of a packet are sent one right after
@@ -14,16 +16,44 @@ const PACKETS_MAX: usize = 64;
 /// Packets of many flows, one of each, put together in the order in which their fragments were sent. One that is
 /// missing makes the others useless: the peer sends all of them again.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Fragments {
     /// At most [`PACKETS_MAX`], the latest begun last.
     begun: Vec<Begun>,
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Begun {
     flow: FlowId,
     seq: SeqNo,
     bytes: Vec<u8>,
+}
+
+/// [`Fragments`] that were written and read, and are still to be [restored](Self::restore).
+#[cfg(feature = "serde")]
+#[derive(Debug, serde::Deserialize)]
+pub struct SavedFragments {
+    begun: Vec<Begun>,
+}
+
+#[cfg(feature = "serde")]
+impl SavedFragments {
+    /// The fragments, if what was read can be some.
+    ///
+    /// # Errors
+    /// [`Unsound`]
+    pub fn restore(self) -> Result<Fragments, Unsound> {
+        let Self { begun } = self;
+        ensure(begun.len() <= PACKETS_MAX, "more packets are put together than may be")?;
+        let is_packet = |bytes: &Vec<u8>| !bytes.is_empty() && bytes.len() <= usize::from(u16::MAX);
+        ensure(begun.iter().all(|begun| is_packet(&begun.bytes)), "a fragment is empty, or longer than a packet")?;
+        let mut flows: Vec<_> = begun.iter().map(|begun| begun.flow).collect();
+        flows.sort_unstable();
+        flows.dedup();
+        ensure(flows.len() == begun.len(), "two packets of one flow are put together")?;
+        Ok(Fragments { begun })
+    }
 }
 
 /// The fragment does not continue those before it, or makes the packet too long.
@@ -90,6 +120,7 @@ fn with_fragment(segment: &Segment, fragment: Option<Fragment>) -> Segment {
 mod tests {
     use super::*;
     use crate::packet::{Marks, Sack, Times};
+    use crate::state::reread;
     use alloc::vec;
     use machnet_core::message::Content;
 
@@ -164,5 +195,21 @@ mod tests {
         assert_eq!(fragments.begun.len(), PACKETS_MAX);
         assert_eq!(fragments.add(FlowId(0), seq, last, b"def", 8), Err(Unfit), "long gone");
         assert_eq!(fragments.add(FlowId(99_999), seq, last, b"def", 8), Ok(Some(b"abcdef".to_vec())));
+    }
+
+    #[test]
+    fn fragments_that_were_read_back_are_put_together() {
+        let mut before = Fragments::default();
+        assert_eq!(add(&mut before, 7, 0, true, b"abc"), Ok(None));
+        let mut after = reread::<_, SavedFragments>(&before).restore().expect("they are some");
+        assert_eq!(add(&mut after, 7, 3, false, b"def"), Ok(Some(b"abcdef".to_vec())));
+
+        let begun = |flow, bytes: &[u8]| Begun { flow: FlowId(flow), seq: SeqNo::new(1), bytes: bytes.to_vec() };
+        let restored = |begun| SavedFragments { begun }.restore().map(|fragments| fragments.begun.len());
+        assert_eq!(restored((0..64).map(|flow| begun(flow, b"a")).collect()), Ok(64));
+        assert!(restored((0..65).map(|flow| begun(flow, b"a")).collect()).is_err());
+        assert!(restored(vec![begun(1, b"a"), begun(2, b"a"), begun(1, b"a")]).is_err());
+        assert!(restored(vec![begun(1, b"")]).is_err());
+        assert!(restored(vec![begun(1, &[0; 65_536])]).is_err());
     }
 }

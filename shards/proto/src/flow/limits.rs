@@ -68,6 +68,7 @@ const _: () = assert!(WINDOW_PACKETS_MAX as u32 == SACK_PACKETS);
 
 /// Which side of the handshake this flow was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Role {
     /// It sent the SYN. Its first packet is a PROBE, repeated until the peer has answered anything.
     Connector,
@@ -77,6 +78,7 @@ pub enum Role {
 
 /// What a flow is born with: what its handshake agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Birth {
     /// Which side we were.
     pub role: Role,

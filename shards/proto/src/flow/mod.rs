@@ -16,18 +16,22 @@
 //! its own absence for loss. After any of the calls on the left, the polls on the right may have something.
 
 mod ask;
-mod deadline;
+mod flight;
 pub mod fragments;
 mod input;
 mod limits;
 mod outcome;
 mod output;
+mod owed;
 mod path;
 mod piece;
 mod receive;
 mod recovery;
 mod rtt;
+#[cfg(feature = "serde")]
+mod saved;
 mod send;
+mod silence;
 mod state;
 mod table;
 mod timer;
@@ -37,6 +41,10 @@ pub use limits::{Birth, Limits, Role};
 pub use outcome::{Event, Verdict, Violation};
 pub use path::BASE_PAYLOAD_BYTES;
 pub use piece::{Need, Outgoing, Piece, Refusal};
+#[cfg(feature = "serde")]
+pub use saved::SavedFlow;
+#[cfg(feature = "serde")]
+pub use table::SavedTable;
 pub use table::{FLOWS_MAX, FlowTable, InsertError};
 pub use timer::Timers;
 
@@ -45,15 +53,14 @@ use alloc::sync::Arc;
 use machnet_core::flow::CloseReason;
 
 use ask::Ask;
-use deadline::{Alarms, Silence};
+use flight::Flight;
+use owed::Owed;
 use path::Path;
 use receive::{Opening, Receiver};
-use rtt::Rtt;
-use send::Sender;
-use state::{State, Step};
+use silence::{Finding, Silence, probe_after};
+use state::{Life, State, Step};
 use timestamps::Timestamps;
 
-use crate::congestion::Control;
 use crate::handshake::Features;
 use crate::packet::Segment;
 use machnet_core::time::{Duration, Instant};
@@ -62,112 +69,41 @@ use machnet_core::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Flow<S, R = S> {
     limits: Arc<Limits>,
-    state: State,
-    /// Bytes that both hosts could use; what arrives is not longer.
-    max_payload: u16,
-    /// Packets that may be sent and not acknowledged.
-    window_packets: u16,
+    life: Life,
     /// What both hosts can do.
     features: Features,
-    /// The peer has shown that it knows our nonce.
-    confirmed: bool,
-    /// CLOSE has been transmitted: the number after the last piece is taken.
-    close_sent: bool,
     /// The source had something when it was looked at last.
     waiting: bool,
-    /// The congestion window, not the source, ended the last run of transmissions.
-    limited: bool,
     owed: Owed,
-    untold: Untold,
-    /// Why the application has closed the flow, or why it has ended.
-    reason: CloseReason,
-    sender: Sender<S>,
+    flight: Flight<S>,
     receiver: Receiver<R>,
     timestamps: Timestamps,
-    rtt: Rtt,
-    control: Control,
     path: Path,
     ask: Ask,
-    alarms: Alarms,
     silence: Silence,
     /// When a new piece was sent or a piece came in.
     moved_at: Instant,
-}
-
-/// What the next packets must carry.
-#[derive(Clone, Copy, Debug, Default)]
-struct Owed {
-    /// An acknowledgement; any packet pays it.
-    ack: bool,
-    /// The same, when nothing has paid it by then.
-    ack_at: Option<Instant>,
-    /// Packets with data that came since the last was paid.
-    unacknowledged: u16,
-    /// The answer to a PROBE.
-    probe_answer: bool,
-    /// The longest padding of those PROBEs.
-    padding_bytes: u16,
-    /// The echo of a congestion mark.
-    ecn_echo: bool,
-    /// An RST, because the peer broke the protocol.
-    reset: bool,
-}
-
-impl Owed {
-    /// Whether any packet would pay anything.
-    fn is_anything(&self) -> bool {
-        self.ack || self.ack_at.is_some() || self.padding_bytes > 0 || self.probe_answer || self.ecn_echo
-    }
-}
-
-/// What the caller has not been told yet.
-#[derive(Clone, Copy, Debug, Default)]
-struct Untold {
-    confirmed: bool,
-    closed: bool,
-    /// How long packets may be has changed.
-    max_payload: bool,
-    /// The last of silent and alive that was told was silent.
-    told_silent: bool,
 }
 
 impl<S, R> Flow<S, R> {
     /// A flow whose handshake has just ended. `limits` are shared by all flows of a daemon.
     pub fn new(birth: &Birth, limits: &Arc<Limits>, now: Instant) -> Self {
         let window_packets = limits.window_packets.clamp(1, limits::WINDOW_PACKETS_MAX);
-        let mut rtt = Rtt::default();
-        if let Some(sample) = birth.rtt {
-            rtt.on_sample(sample);
-        }
         let mut ask = Ask::default();
-        let state = match birth.role {
-            Role::Connector => {
-                ask.want();
-                State::Established
-            }
-            Role::Acceptor => State::Unconfirmed,
-        };
+        if birth.role == Role::Connector {
+            ask.want();
+        }
         Self {
             limits: Arc::clone(limits),
-            state,
-            max_payload: birth.max_payload,
-            window_packets,
+            life: Life::new(birth.role),
             features: birth.features,
-            confirmed: birth.role == Role::Connector,
-            close_sent: false,
             waiting: false,
-            limited: false,
             owed: Owed::default(),
-            untold: Untold::default(),
-            reason: CloseReason::Other,
-            sender: Sender::new(birth.send_from, birth.peer_window_packets),
+            flight: Flight::new(birth.send_from, birth.peer_window_packets, window_packets, limits, birth.rtt),
             receiver: Receiver::new(birth.receive_from),
             timestamps: Timestamps::default(),
-            rtt,
-            control: Control::new(&limits.congestion, window_packets),
             path: Path::new(birth.max_payload, birth.features.contains(Features::PATH_PROBES), birth.send_from.get()),
             ask,
-            alarms: Alarms::default(),
             silence: Silence::new(now),
             moved_at: now,
         }
@@ -180,32 +116,30 @@ impl<S, R> Flow<S, R> {
 
     /// The token of a piece that the peer has acknowledged, in the order they were pulled.
     pub fn poll_freed(&mut self) -> Option<S> {
-        self.sender.poll_freed()
+        self.flight.poll_freed()
     }
 
     /// Whether [`poll_event`](Self::poll_event) has something.
     #[inline]
     pub fn has_event(&self) -> bool {
-        let Untold { confirmed, max_payload, closed, told_silent, .. } = self.untold;
-        confirmed | max_payload | closed | (told_silent != self.silence.is_silent())
+        self.life.has_event() | self.silence.has_event() | self.path.has_event()
     }
 
     /// What happened to the flow since the last call. [`Event::Closed`] is the last; pieces that arrived before it are
     /// still delivered after it.
     pub fn poll_event(&mut self) -> Option<Event> {
-        if core::mem::take(&mut self.untold.confirmed) {
+        if self.life.take_confirmed() {
             return Some(Event::Confirmed);
         }
-        if self.untold.told_silent != self.silence.is_silent() {
-            self.untold.told_silent = self.silence.is_silent();
-            return Some(if self.untold.told_silent { Event::Silent } else { Event::Alive });
+        if let Some(event) = self.silence.poll_event() {
+            return Some(event);
         }
-        if core::mem::take(&mut self.untold.max_payload) {
-            return Some(Event::MaxPayload { bytes: self.path.payload_bytes() });
+        if let Some(bytes) = self.path.take_change() {
+            return Some(Event::MaxPayload { bytes });
         }
-        core::mem::take(&mut self.untold.closed).then_some(Event::Closed {
-            reason: self.reason,
-            acknowledged_messages: self.sender.acknowledged_messages(),
+        self.life.take_end().then_some(Event::Closed {
+            reason: self.life.reason(),
+            acknowledged_messages: self.acknowledged_messages(),
         })
     }
 
@@ -214,12 +148,12 @@ impl<S, R> Flow<S, R> {
     /// opens usefully; the reopening of one that was shut is announced by a PROBE, which is repeated until it is
     /// answered.
     pub fn grant(&mut self, buffers: u16) {
-        if self.state == State::Closed {
+        if self.life.state() == State::Closed {
             return;
         }
         match self.receiver.grant(buffers) {
             Opening::Small => {}
-            Opening::Useful => self.owed.ack = self.state != State::Unconfirmed,
+            Opening::Useful => self.owed.owe_ack_if(self.life.state() != State::Unconfirmed),
             Opening::Reopened => self.ask.want(),
         }
     }
@@ -235,15 +169,10 @@ impl<S, R> Flow<S, R> {
     ///
     /// How long the peer may take is the caller's decision: [`abort`](Self::abort) ends the wait.
     pub fn close(&mut self, reason: CloseReason) {
-        if self.state == State::Established {
-            self.reason = reason;
-        }
         self.receiver.discard();
         self.step(Step::CloseCalled, reason);
-        if self.state == State::Closing {
-            // A peer that waits for window must learn that it will not have to.
-            self.owed.ack = true;
-        }
+        // A peer that waits for window must learn that it will not have to.
+        self.owed.owe_ack_if(self.life.state() == State::Closing);
     }
 
     /// Ends the flow at once; gives the RST to transmit.
@@ -257,7 +186,7 @@ impl<S, R> Flow<S, R> {
     /// Asks the peer for a sign of life at once: for when something speaks for its having been restarted. If it was,
     /// its RST ends the flow.
     pub fn probe(&mut self) {
-        if matches!(self.state, State::Established | State::Closing) {
+        if self.is_open() {
             self.ask.want();
         }
     }
@@ -273,7 +202,7 @@ impl<S, R> Flow<S, R> {
     /// is answered now.
     pub fn skip_gap(&mut self, gap: Duration) {
         self.silence.skip(gap);
-        self.alarms.distrust_delays();
+        self.flight.distrust_delays();
     }
 
     /// The longest payload that the path is known to carry in one packet, in bytes. A piece that is longer (the path
@@ -290,28 +219,33 @@ impl<S, R> Flow<S, R> {
 
     /// Whether the flow has ended.
     pub fn is_closed(&self) -> bool {
-        self.state == State::Closed
+        self.life.state() == State::Closed
+    }
+
+    /// Whether packets go both ways.
+    fn is_open(&self) -> bool {
+        matches!(self.life.state(), State::Established | State::Closing)
     }
 
     /// Whether the peer is known to know our nonce; a connector's flow is confirmed from birth.
     pub fn is_confirmed(&self) -> bool {
-        self.confirmed
+        self.life.is_confirmed()
     }
 
     /// How many of our messages the peer's daemon has acknowledged.
     pub fn acknowledged_messages(&self) -> u64 {
-        self.sender.acknowledged_messages()
+        self.flight.sender().acknowledged_messages()
     }
 
     /// Packets in the network, as far as is known.
     pub fn in_flight(&self) -> u32 {
-        self.sender.in_flight()
+        self.flight.sender().in_flight()
     }
 
     /// Whether the peer is to answer or to be answered, whatever the application does: data is not acknowledged yet, or
     /// an acknowledgement is owed.
     pub fn is_unsettled(&self) -> bool {
-        self.state != State::Closed && (self.sender.outstanding() > 0 || self.owed.ack || self.owed.ack_at.is_some())
+        !self.is_closed() && (self.flight.sender().outstanding() > 0 || self.owed.owes_ack())
     }
 
     /// Pieces that wait for earlier ones.
@@ -321,12 +255,12 @@ impl<S, R> Flow<S, R> {
 
     /// The smoothed round trip; the initial timeout before the first was measured.
     pub fn rtt(&self) -> Duration {
-        self.rtt.smoothed(&self.limits)
+        self.flight.rtt().smoothed(&self.limits)
     }
 
     /// Every token to send that the flow still has; for when it ends.
     pub fn drain_sent(&mut self) -> impl Iterator<Item = S> + '_ {
-        self.sender.drain()
+        self.flight.drain()
     }
 
     /// Every received token that the flow still has; for when it ends.
@@ -334,36 +268,105 @@ impl<S, R> Flow<S, R> {
         self.receiver.drain()
     }
 
-    /// Moves to the state after `step`, if there is one; `reason` counts if that ends the flow.
+    /// When [`on_deadline`](Self::on_deadline) wants to be called; cheap, to be read again after every turn of the
+    /// flow. It may lie in the past.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.life.state() {
+            State::Closed => None,
+            State::Unconfirmed => Some(self.silence.heard_at() + self.limits.silent_after),
+            State::Established | State::Closing => {
+                let alarms = earliest(self.flight.deadline(), self.owed.deadline());
+                let questions = earliest(self.ask.deadline(), self.path.deadline());
+                // What is to be asked will be asked anyway, and an open question is repeated.
+                let is_asking = self.ask.is_wanted() || self.ask.is_open();
+                earliest(earliest(alarms, questions), self.silence.deadline(&self.limits, is_asking))
+            }
+        }
+    }
+
+    /// The deadline has passed. Drain the receive queue before, so that an answer that waits there is not missed;
+    /// poll for transmission after. Calls that come too early do nothing.
+    pub fn on_deadline(&mut self, now: Instant) {
+        match self.life.state() {
+            State::Closed => return,
+            State::Unconfirmed => {
+                if self.silence.lasts(now, self.limits.silent_after) {
+                    self.step(Step::End, CloseReason::PeerGone);
+                }
+                return;
+            }
+            State::Established | State::Closing => {}
+        }
+        if self.flight.on_deadline(now, &self.limits) {
+            self.silence.on_asked();
+        }
+        self.owed.on_deadline(now);
+        if self.ask.take_due(now) {
+            let sender = self.flight.sender();
+            let is_blocked = sender.is_shut() && (self.waiting || sender.outstanding() > 0);
+            if self.ask.is_open() || is_blocked {
+                self.ask.want();
+            }
+        }
+        if self.path.on_deadline(now, self.silence.heard_at()) {
+            self.ask_unless_open();
+        }
+        match self.silence.on_deadline(now, &self.limits) {
+            Finding::None => {}
+            Finding::AskPeer if self.ask.is_open() => {}
+            Finding::AskPeer => {
+                self.ask.want();
+                self.rest_if_idle(now);
+            }
+            Finding::Gone => self.step(Step::End, CloseReason::PeerGone),
+        }
+    }
+
+    /// Asks the peer for a sign of life, unless that is under way.
+    fn ask_unless_open(&mut self) {
+        if !self.ask.is_open() {
+            self.ask.want();
+        }
+    }
+
+    /// Gives memory back when no data has moved for so long that one side probes: a host may have many idle flows.
+    fn rest_if_idle(&mut self, now: Instant) {
+        if now.saturating_since(self.moved_at) >= probe_after(&self.limits) {
+            self.flight.rest();
+            self.receiver.rest();
+        }
+    }
+
+    /// Moves to the state after `step`, if there is one; `reason` counts if that closes or ends the flow.
     fn step(&mut self, step: Step, reason: CloseReason) {
-        let Some(next) = self.state.after(step) else { return };
-        self.state = next;
+        let Some(next) = self.life.step(step, reason) else { return };
         if next != State::Established {
             self.path.stop();
         }
         if next == State::Closed {
-            self.reason = reason;
-            self.owed.ack |= self.owed.ack_at.take().is_some();
-            self.untold.closed = true;
+            self.owed.hurry();
             self.ask = Ask::default();
-            self.alarms = Alarms::default();
+            self.flight.stop();
         }
+    }
+}
+
+fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 
 #[cfg(test)]
 impl<S, R> Flow<S, R> {
     fn memory_slots(&self) -> usize {
-        self.sender.memory_slots() + self.receiver.memory_slots()
+        self.flight.memory_slots() + self.receiver.memory_slots()
     }
 
     /// What must be true between any two calls.
     fn check_invariants(&self) {
-        self.sender.check_invariants();
-        assert!(self.sender.outstanding() <= u32::from(self.window_packets));
-        if self.state != State::Closed {
-            assert!(self.sender.outstanding() == 0 || self.alarms.is_timeout_armed(), "nothing would repair a loss");
-        }
+        self.flight.check_invariants(!self.is_closed());
     }
 }
 

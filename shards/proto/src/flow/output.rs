@@ -1,10 +1,10 @@
 //! A packet goes out.
 
-use super::path::{Lost, Suspicion};
+use super::path::Suspicion;
 use super::state::State;
 use super::timestamps::stamp;
 use super::{Flow, Outgoing, Piece};
-use crate::packet::{Body, Data, Marks, Segment, Stamp, Times};
+use crate::packet::{Body, Data, Segment, Stamp, Times};
 use crate::seq::SeqNo;
 use machnet_core::flow::CloseReason;
 use machnet_core::time::Instant;
@@ -21,7 +21,7 @@ impl<S, R> Flow<S, R> {
         waiting: bool,
         mut source: impl FnMut() -> Option<Piece<S>>,
     ) -> Option<Outgoing<'_, S>> {
-        match self.state {
+        match self.life.state() {
             State::Unconfirmed => return None,
             State::Closed => return self.last_words(now).map(bare),
             State::Established | State::Closing => {}
@@ -31,10 +31,9 @@ impl<S, R> Flow<S, R> {
             return Some(self.data(now, index, true));
         }
         if let Some(piece) = self.pull(&mut source) {
-            debug_assert!(piece.len != 0 && piece.len <= self.max_payload);
-            let index = self.sender.push(piece, now);
+            debug_assert!(piece.len != 0 && piece.len <= self.path.most());
+            let index = self.flight.push(piece, now, &self.limits);
             self.moved_at = now;
-            self.on_transmit(now);
             return Some(self.data(now, index, false));
         }
         self.plan_questions(now);
@@ -44,7 +43,7 @@ impl<S, R> Flow<S, R> {
         let padding = self.path.wanted();
         // A packet with padding may well be lost. It carries nothing that is owed, and nothing goes out behind it that
         // might pass as one frame with it.
-        let owes = self.owed.ack || self.owed.padding_bytes > 0 || padding.is_some() && self.owed.is_anything();
+        let owes = self.owed.wants_packet() || padding.is_some() && self.owed.is_anything();
         if owes {
             return Some(bare(self.acknowledgement(now)));
         }
@@ -53,37 +52,28 @@ impl<S, R> Flow<S, R> {
 
     /// The packet to send once more, if there is one and the windows allow it.
     fn next_repeated(&mut self, now: Instant) -> Option<usize> {
-        if self.alarms.is_tail_due() {
-            return self.next_tail_probe(now);
+        if self.flight.take_tail_probe() {
+            return self.tail_probe(now);
         }
-        let index = self.sender.next_lost()?;
-        if self.sender.in_flight() >= self.control.window_packets() {
-            return None;
-        }
+        let index = self.flight.next_lost()?;
         self.repeat(index, now);
         Some(index)
     }
 
     /// The packet at `index` goes out once more.
     fn repeat(&mut self, index: usize, now: Instant) {
-        let (sent_at, repeats) = self.sender.retransmit(index, now);
-        let lost = Lost { payload_bytes: self.sender.piece(index).len, repeats, sent_at };
-        match self.path.on_loss(now, self.silence.heard_at(), &lost) {
-            Suspicion::None => {}
-            Suspicion::Unproven => self.ask_unless_open(),
-            Suspicion::Proven => self.untold.max_payload = true,
+        let lost = self.flight.repeat(index, now, &self.limits);
+        if self.path.on_loss(now, self.silence.heard_at(), &lost) == Suspicion::Unproven {
+            self.ask_unless_open();
         }
-        self.on_retransmit(now);
     }
 
-    /// A tail loss probe repeats the last packet, whatever the congestion window says (RFC 8985, section 7.3). Where
-    /// new data may be sent, that is as good a probe.
-    fn next_tail_probe(&mut self, now: Instant) -> Option<usize> {
-        self.alarms.on_tail_probe(self.sender.next());
+    /// A tail loss probe repeats the last packet. Where new data may be sent, that is as good a probe.
+    fn tail_probe(&mut self, now: Instant) -> Option<usize> {
         if self.waiting && self.may_send_new() {
             return None;
         }
-        let Some(index) = self.sender.last_unknown() else {
+        let Some(index) = self.flight.sender().last_unknown() else {
             // The peer has taken back the window it was sent under: ask instead.
             self.ask.want();
             return None;
@@ -93,9 +83,7 @@ impl<S, R> Flow<S, R> {
     }
 
     fn may_send_new(&mut self) -> bool {
-        let is_open = self.sender.is_granted() && self.sender.outstanding() < u32::from(self.window_packets);
-        self.limited = is_open && self.sender.in_flight() >= self.control.window_packets();
-        is_open && !self.limited && !self.close_sent
+        self.flight.may_send_new() && !self.life.is_close_sent()
     }
 
     fn pull(&mut self, source: &mut impl FnMut() -> Option<Piece<S>>) -> Option<Piece<S>> {
@@ -109,69 +97,72 @@ impl<S, R> Flow<S, R> {
 
     /// Nothing can be sent now; see whether the peer must be asked something.
     fn plan_questions(&mut self, now: Instant) {
-        let idle = self.sender.outstanding() == 0;
-        if self.state == State::Closing && idle && !self.waiting && !self.close_sent {
-            self.close_sent = true;
+        let sender = self.flight.sender();
+        let idle = sender.outstanding() == 0;
+        let is_last = self.life.state() == State::Closing && idle && !self.waiting;
+        if is_last && !self.life.is_close_sent() {
+            self.life.on_close_sent();
             self.ask.want();
-        } else if self.sender.is_shut() && (self.waiting || !idle) && self.ask.is_quiet() {
+        } else if sender.is_shut() && (self.waiting || !idle) && self.ask.is_quiet() {
             // The peer announces when its window opens, but that packet may be lost (RFC 9293, section 3.8.6.1).
-            let interval = self.rtt.timeout(&self.limits, self.ask.backoff());
+            let interval = self.flight.rtt().timeout(&self.limits, self.ask.backoff());
             self.ask.plan(now + interval);
         }
     }
 
     /// PROBE, or CLOSE once everything is acknowledged.
     fn question(&mut self, now: Instant) -> Segment {
-        self.ask.on_transmit(now, self.rtt.timeout(&self.limits, self.ask.backoff()));
+        self.ask.on_transmit(now, self.flight.rtt().timeout(&self.limits, self.ask.backoff()));
         self.silence.on_asked();
-        let close = Body::Close { reason: self.reason };
-        let body = if self.close_sent { close } else { Body::Probe { padding_bytes: 0 } };
-        self.segment(now, self.sender.next(), body)
+        let close = Body::Close { reason: self.life.reason() };
+        let body = if self.life.is_close_sent() { close } else { Body::Probe { padding_bytes: 0 } };
+        self.segment(now, self.flight.sender().next(), body)
     }
 
     /// Asks whether the path carries packets as long as this one becomes by its padding.
     fn padded_probe(&mut self, now: Instant, padding_bytes: u16) -> Segment {
-        self.path.on_transmit(now, self.rtt.timeout(&self.limits, 0));
-        self.segment(now, self.sender.next(), Body::Probe { padding_bytes })
+        self.path.on_transmit(now, self.flight.rtt().timeout(&self.limits, 0));
+        self.segment(now, self.flight.sender().next(), Body::Probe { padding_bytes })
     }
 
     fn acknowledgement(&mut self, now: Instant) -> Segment {
-        let seq = self.sender.next() + u32::from(self.close_sent);
-        let padding_bytes = core::mem::take(&mut self.owed.padding_bytes);
-        self.segment(now, seq, Body::Ack { padding_bytes })
+        let padding_bytes = self.owed.take_padding();
+        self.segment(now, self.next_number(), Body::Ack { padding_bytes })
+    }
+
+    /// The number after all that are taken.
+    fn next_number(&self) -> SeqNo {
+        self.flight.sender().next() + self.life.extra_numbers()
     }
 
     /// What is still owed by a flow that has ended.
     fn last_words(&mut self, now: Instant) -> Option<Segment> {
-        if core::mem::take(&mut self.owed.reset) {
-            return Some(self.reset(now, self.reason));
+        if self.owed.take_reset() {
+            return Some(self.reset(now, self.life.reason()));
         }
-        self.owed.ack.then(|| self.acknowledgement(now))
+        self.owed.is_due().then(|| self.acknowledgement(now))
     }
 
     fn data(&mut self, now: Instant, index: usize, is_retransmission: bool) -> Outgoing<'_, S> {
         // Nothing more goes out before something is heard.
         let answer_now = is_retransmission || !self.may_send_new();
-        let data = Data { content: self.sender.piece(index).content, answer_now, fragment: None };
-        let segment = self.segment(now, self.sender.seq(index), Body::Data(data));
+        let data = Data { content: self.flight.sender().piece(index).content, answer_now, fragment: None };
+        let segment = self.segment(now, self.flight.sender().seq(index), Body::Data(data));
         let path_bytes = self.path.payload_bytes();
-        Outgoing { segment, piece: Some(self.sender.piece(index)), path_bytes, is_retransmission }
+        Outgoing { segment, piece: Some(self.flight.sender().piece(index)), path_bytes, is_retransmission }
     }
 
     /// An RST that tells where we are in both sequences.
     pub(super) fn reset(&mut self, now: Instant, reason: CloseReason) -> Segment {
-        let seq = self.sender.next() + u32::from(self.close_sent);
+        let seq = self.next_number();
         Segment { window_packets: 0, ..self.segment(now, seq, Body::Reset { reason }) }
     }
 
     /// Every packet carries all that the peer may want to know; so each pays what is owed.
     fn segment(&mut self, now: Instant, seq: SeqNo, body: Body) -> Segment {
-        let mut marks = Marks::empty();
-        marks.set(Marks::ECN_ECHO, core::mem::take(&mut self.owed.ecn_echo));
-        marks.set(Marks::PROBE_ANSWER, core::mem::take(&mut self.owed.probe_answer));
-        (self.owed.ack, self.owed.ack_at, self.owed.unacknowledged) = (false, None, 0);
+        let marks = self.owed.pay();
         let stamp = stamp(now);
-        self.alarms.on_transmit(stamp);
+        self.flight.on_transmit(stamp);
         Segment {
             seq,
             ack: self.receiver.next(),

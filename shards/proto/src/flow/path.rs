@@ -4,6 +4,8 @@
 //! PROBEs with padding; the answer says how long one arrived. When long packets vanish again and again while the peer
 //! answers short ones, the flow goes back, and asks again later.
 
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure, ensure_lengths, ensure_near, ensure_past};
 use machnet_core::payload::{Dialect, MTU_DEFAULT, payload_budget};
 use machnet_core::time::{Duration, Instant};
 
@@ -33,6 +35,7 @@ const LOSSES_THAT_PROVE: u8 = 8;
 
 /// See the [module](self). Lengths are those of payloads.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Path {
     /// What both hosts could use.
     most: u16,
@@ -49,9 +52,12 @@ pub(super) struct Path {
     retry_after: Duration,
     /// Of all long packets known to have arrived, when the last one was sent.
     long_sent_at: Instant,
+    /// How long packets may be has changed, and nobody was told.
+    untold: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 enum Stage {
     /// There is nothing to be found.
     Settled,
@@ -82,7 +88,25 @@ impl Path {
             patience: PATIENCE_MIN,
             retry_after: earliest + (latest - earliest) / 1_024 * (number % 1_024),
             long_sent_at: Instant::ZERO,
+            untold: false,
         }
+    }
+
+    /// The longest payload that both hosts could use.
+    #[inline]
+    pub(super) fn most(&self) -> u16 {
+        self.most
+    }
+
+    /// Whether [`take_change`](Self::take_change) has something.
+    #[inline]
+    pub(super) fn has_event(&self) -> bool {
+        self.untold
+    }
+
+    /// How long packets may be, if that has changed and was not told; it is told now.
+    pub(super) fn take_change(&mut self) -> Option<u16> {
+        core::mem::take(&mut self.untold).then_some(self.passes)
     }
 
     /// The longest payload that a packet may have.
@@ -141,7 +165,7 @@ impl Path {
         if !is_searching || arrived <= self.passes || arrived > self.most {
             return false;
         }
-        self.passes = arrived;
+        (self.passes, self.untold) = (arrived, true);
         if self.fails <= arrived {
             self.fails = self.most.saturating_add(1);
         }
@@ -204,11 +228,39 @@ impl Path {
         if heard_at <= lost.sent_at {
             return Suspicion::Unproven;
         }
-        self.passes = BASE_PAYLOAD_BYTES;
+        (self.passes, self.untold) = (BASE_PAYLOAD_BYTES, true);
         if self.stage != Stage::Stopped {
             self.go(Stage::Resting, Some(now + self.retry_after));
         }
         Suspicion::Proven
+    }
+
+    /// Whether what was read can be; `probes`: whether the peer answers probes with padding.
+    #[cfg(feature = "serde")]
+    pub(super) fn check(&self, now: Instant, probes: bool) -> Result<(), Unsound> {
+        let Self { most, passes, fails, ref stage, due, patience, retry_after, long_sent_at, .. } = *self;
+        ensure(most != 0, "packets carry nothing")?;
+        let is_range = passes >= most.min(BASE_PAYLOAD_BYTES) && passes <= most && passes < fails;
+        ensure(is_range && fails <= most.saturating_add(1), "the path carries what it does not carry")?;
+        let searches = probes && passes < most;
+        let is_stage = match *stage {
+            Stage::Settled => due.is_none(),
+            Stage::Stopped => due.is_none(),
+            Stage::Unheard => searches && due.is_none(),
+            Stage::Wanted { bytes, tries } => {
+                searches && due.is_none() && tries < PROBES_MAX && passes < bytes && bytes <= most
+            }
+            Stage::Asked { bytes, tries, .. } => searches && tries <= PROBES_MAX && passes < bytes && bytes <= most,
+            Stage::Resting => searches && due.is_some(),
+        };
+        ensure(is_stage, "a search for the longest packet is nowhere")?;
+        let sent_at = match *stage {
+            Stage::Asked { sent_at, .. } => Some(sent_at),
+            _ => None,
+        };
+        ensure_lengths(&[patience, retry_after])?;
+        ensure_past(now, &[Some(long_sent_at), sent_at])?;
+        ensure_near(now, &[due])
     }
 }
 

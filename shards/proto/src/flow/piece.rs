@@ -3,12 +3,15 @@
 use machnet_core::message::Content;
 
 use crate::packet::{Body, Segment};
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure};
 
 /// A piece of a message, or several whole messages: at most one packet's payload.
 ///
 /// `T` stands for the bytes (the caller's buffer). A flow moves tokens and gives every one of them back;
 /// it never clones or drops one, except when the flow itself is dropped.
 #[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Piece<T> {
     /// The bytes, as the caller knows them.
     pub token: T,
@@ -16,6 +19,21 @@ pub struct Piece<T> {
     pub len: u16,
     /// What they are.
     pub content: Content,
+}
+
+#[cfg(feature = "serde")]
+impl<T> Piece<T> {
+    /// What was read, if it can be, with the token that it stands for.
+    pub(super) fn restore<U>(
+        self,
+        max_payload: u16,
+        claim: &mut impl FnMut(T) -> Result<U, Unsound>,
+    ) -> Result<Piece<U>, Unsound> {
+        let Self { token, len, content } = self;
+        ensure(len != 0 && len <= max_payload, "a piece is empty, or longer than both hosts can use")?;
+        ensure(content != Content::Records(0), "a packet carries no record")?;
+        Ok(Piece { token: claim(token)?, len, content })
+    }
 }
 
 /// Why a piece that fits the sequence was not taken.

@@ -6,6 +6,8 @@ use super::limits::WINDOW_PACKETS_MAX;
 use super::{Need, Piece, Refusal, Verdict, Violation};
 use crate::packet::{SACK_PACKETS, Sack};
 use crate::seq::SeqNo;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure};
 use machnet_core::message::{Content, MESSAGE_BYTES_MAX, Position};
 
 /// What a grant means for a peer that waits.
@@ -21,6 +23,7 @@ pub(super) enum Opening {
 
 /// See the [module](self).
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Receiver<R> {
     /// The next packet expected: all before it have arrived (RFC 9293's RCV.NXT).
     next: SeqNo,
@@ -34,9 +37,12 @@ pub(super) struct Receiver<R> {
     told_shut: bool,
     /// `held[i]` is the packet `next + 1 + i`: SACK's bit `i`. Empty, or its last entry is there.
     held: VecDeque<Option<Piece<R>>>,
+    #[cfg_attr(feature = "serde", serde(skip))]
     held_pieces: u32,
     /// What `held` looks like on the wire; rebuilt when somebody asks and it has changed.
+    #[cfg_attr(feature = "serde", serde(skip))]
     sack: Sack,
+    #[cfg_attr(feature = "serde", serde(skip))]
     sack_is_stale: bool,
     /// In order, and not yet delivered.
     ready: VecDeque<Piece<R>>,
@@ -85,6 +91,12 @@ impl<R> Receiver<R> {
     /// Whether this is a number that packets on their way may have.
     pub(super) fn is_in_reach(&self, seq: SeqNo) -> bool {
         seq.distance_from(self.next).is_some_and(|ahead| ahead <= SACK_PACKETS)
+    }
+
+    /// Whether nobody reads any more.
+    #[cfg(feature = "serde")]
+    pub(super) fn is_discarding(&self) -> bool {
+        self.discarding
     }
 
     /// Packets granted beyond those in order.
@@ -204,6 +216,7 @@ impl<R> Receiver<R> {
             if let Err(violation) = self.check_message(arrived.content, arrived.len) {
                 // Never delivered; kept where `drain` finds it.
                 self.held.push_front(Some(arrived));
+                self.held_pieces += 1;
                 return Verdict::Invalid(violation);
             }
             self.ready.push_back(arrived);
@@ -230,10 +243,7 @@ impl<R> Receiver<R> {
 
     /// Pieces must form messages: first, more, last, and no more than [`MESSAGE_BYTES_MAX`] together.
     fn check_message(&mut self, content: Content, len: u16) -> Result<(), Violation> {
-        let position = match content {
-            Content::Piece(position) => position,
-            Content::Records(_) => Position::WHOLE,
-        };
+        let position = position(content);
         if position.first != self.message_bytes.is_none() {
             return Err(Violation::Message);
         }
@@ -282,6 +292,67 @@ impl<R> Receiver<R> {
         self.held_pieces = 0;
         self.sack_is_stale = true;
         self.ready.drain(..).chain(self.held.drain(..).flatten()).map(|piece| piece.token)
+    }
+}
+
+/// Where this stands in its message.
+const fn position(content: Content) -> Position {
+    match content {
+        Content::Piece(position) => position,
+        Content::Records(_) => Position::WHOLE,
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<R> Receiver<R> {
+    /// What was read, if it can be, with the tokens that it stands for.
+    pub(super) fn restore<T>(
+        self,
+        max_payload: u16,
+        mut claim: impl FnMut(R) -> Result<T, Unsound>,
+    ) -> Result<Receiver<T>, Unsound> {
+        self.check()?;
+        let mut claim = |piece: Piece<R>| piece.restore(max_payload, &mut claim);
+        let ready = self.ready.into_iter().map(&mut claim).collect::<Result<_, _>>()?;
+        let held: VecDeque<_> =
+            self.held.into_iter().map(|slot| slot.map(&mut claim).transpose()).collect::<Result<_, _>>()?;
+        Ok(Receiver {
+            next: self.next,
+            edge: self.edge,
+            announced: self.announced,
+            promised: self.promised,
+            told_shut: self.told_shut,
+            held_pieces: held.iter().map(|slot| u32::from(slot.is_some())).sum(),
+            held,
+            sack: Sack::EMPTY,
+            sack_is_stale: true,
+            ready,
+            message_bytes: self.message_bytes,
+            discarding: self.discarding,
+            received_packets: self.received_packets,
+        })
+    }
+
+    fn check(&self) -> Result<(), Unsound> {
+        // The peer is told with every packet that goes out; one that sends on without hearing any fills our buffers.
+        const UNTOLD_PACKETS_MAX: u32 = 1 << 20;
+        let is_told = |edge: SeqNo| edge.is_near(self.next, UNTOLD_PACKETS_MAX, SACK_PACKETS);
+        let is_window =
+            self.edge.is_near(self.next, 0, SACK_PACKETS) && is_told(self.announced) && is_told(self.promised);
+        ensure(is_window, "the window reaches farther than it can, or lies behind what has arrived")?;
+        let is_ending = self.held.back().is_none_or(Option::is_some);
+        // One more if what was in order turned out to break the rules.
+        ensure(
+            is_ending && self.held.len() <= SACK_PACKETS as usize + 1,
+            "packets wait beyond those that may be sent",
+        )?;
+        let in_message = self.message_bytes;
+        ensure(in_message.is_none_or(|bytes| bytes as usize <= MESSAGE_BYTES_MAX), "a message is too long")?;
+        let end = |piece: &Piece<R>| position(piece.content).last;
+        let pairs = self.ready.iter().zip(self.ready.iter().skip(1));
+        let are_messages = pairs.into_iter().all(|(one, next)| end(one) == position(next.content).first)
+            && self.ready.back().is_none_or(|last| end(last) == in_message.is_none());
+        ensure(are_messages || self.discarding, "pieces that wait to be delivered are no messages")
     }
 }
 

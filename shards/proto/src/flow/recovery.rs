@@ -5,13 +5,20 @@
 //! packet that found no buffer, proves that something sent at that moment has arrived, so everything sent before is
 //! judged.
 
-use super::Rtt;
-use super::send::{Fate, Sender, Sent};
+use alloc::collections::VecDeque;
+
+#[cfg(feature = "serde")]
+use super::limits::WINDOW_PACKETS_MAX;
+use super::rtt::Rtt;
+use super::send::{Fate, Sent};
 use crate::seq::SeqNo;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure, ensure_lengths, ensure_past};
 use machnet_core::time::{Duration, Instant};
 
 /// What is known about the order of arrivals.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Rack {
     /// Of all packets known to have arrived, when the one sent last was sent, and its number.
     latest: Option<(Instant, SeqNo)>,
@@ -141,6 +148,19 @@ impl Rack {
         self.highest = None;
     }
 
+    /// Whether what was read can be, of a flow whose first packet not acknowledged is `una`.
+    #[cfg(feature = "serde")]
+    pub(super) fn check(&self, now: Instant, una: SeqNo) -> Result<(), Unsound> {
+        let is_sent = |seq: SeqNo| seq.is_before(una + u32::from(WINDOW_PACKETS_MAX));
+        ensure(self.highest.is_none_or(is_sent), "a packet has arrived that was not sent")?;
+        let is_near = |end: SeqNo| end.is_near(una, 0, u32::from(WINDOW_PACKETS_MAX));
+        ensure(self.recovery_end.is_none_or(is_near), "losses are repaired of packets that were not sent")?;
+        let quarters = self.window_quarters;
+        ensure((1..=WINDOW_QUARTERS_MAX).contains(&quarters), "the reordering window is none")?;
+        ensure_lengths(&[self.rtt])?;
+        ensure_past(now, &[self.latest.map(|(sent_at, _)| sent_at)])
+    }
+
     /// How much later than one sent after it a packet may arrive (RFC 8985, section 6.2, step 4).
     fn reordering_window(&self, sacked: u32, rtt: &Rtt, smoothed: Duration) -> Duration {
         if !self.reordering_seen && (self.is_recovering() || sacked >= SACKED_THRESHOLD) {
@@ -148,25 +168,32 @@ impl Rack {
         }
         (rtt.min() * u32::from(self.window_quarters) / 4).min(smoothed)
     }
-}
 
-fn was_sent_before((at, seq): (Instant, SeqNo), (other_at, other_seq): (Instant, SeqNo)) -> bool {
-    at < other_at || (at == other_at && seq.is_before(other_seq))
-}
+    /// Whether something was sent before what has arrived, so that it may be lost: one comparison if `ring`, whose first
+    /// packet is `first`, is in the order of sending.
+    #[inline]
+    pub(super) fn suspects<S>(&self, ring: &VecDeque<Sent<S>>, first: SeqNo, in_order: bool) -> bool {
+        let (Some(latest), Some(sent)) = (self.latest, ring.front()) else { return false };
+        !in_order || was_sent_before((sent.at, first), latest)
+    }
 
-impl<S> Sender<S> {
-    /// Marks what is lost by now. Costs one comparison while nothing speaks for loss.
-    pub(super) fn find_lost(&mut self, now: Instant, rtt: &Rtt, smoothed: Duration) -> Found {
+    /// How long after its sending a packet is lost.
+    pub(super) fn patience(&self, sacked: u32, rtt: &Rtt, smoothed: Duration) -> Duration {
+        self.rtt + self.reordering_window(sacked, rtt, smoothed)
+    }
+
+    /// Marks what is lost by now in `ring`.
+    pub(super) fn find_lost<S>(
+        &self,
+        ring: &mut VecDeque<Sent<S>>,
+        first: SeqNo,
+        in_order: bool,
+        now: Instant,
+        patience: Duration,
+    ) -> Found {
         let mut found = Found::default();
-        let Some(latest) = self.rack.latest else { return found };
-        let first = self.una();
-        // Without retransmissions the ring is in the order of sending, and the rest was sent later still.
-        let in_order = self.retransmitted == 0;
-        if self.ring.front().is_none_or(|sent| in_order && !was_sent_before((sent.at, first), latest)) {
-            return found;
-        }
-        let patience = self.rack.rtt + self.rack.reordering_window(self.arrived, rtt, smoothed);
-        for (seq, sent) in (0..).map(|index| first + index).zip(&mut self.ring) {
+        let Some(latest) = self.latest else { return found };
+        for (seq, sent) in (0..).map(|index| first + index).zip(ring) {
             if !was_sent_before((sent.at, seq), latest) {
                 if in_order {
                     break;
@@ -184,10 +211,10 @@ impl<S> Sender<S> {
                 found.suspects_at = found.suspects_at.max(Some(lost_at));
             }
         }
-        self.lost += found.lost;
-        if found.lost > 0 {
-            self.rack.enter_recovery(self.next());
-        }
         found
     }
+}
+
+fn was_sent_before((at, seq): (Instant, SeqNo), (other_at, other_seq): (Instant, SeqNo)) -> bool {
+    at < other_at || (at == other_at && seq.is_before(other_seq))
 }

@@ -1,10 +1,13 @@
 //! Round-trip times and the retransmission timeout (RFC 6298).
 
 use super::Limits;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure, ensure_lengths};
 use machnet_core::time::Duration;
 
 /// What a flow knows of its round trip.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Rtt {
     smoothed: Option<Duration>,
     variation: Duration,
@@ -50,6 +53,15 @@ impl Rtt {
             Some(smoothed) => (smoothed * 2).max(limits.tail_min),
             None => limits.rto_initial,
         }
+    }
+
+    /// Whether what was read can be.
+    #[cfg(feature = "serde")]
+    pub(super) fn check(&self) -> Result<(), Unsound> {
+        let Self { smoothed, variation, min } = *self;
+        let is_measured = smoothed.is_some() || variation.is_zero() && min.is_zero();
+        ensure(is_measured && min <= smoothed.unwrap_or_default(), "the shortest round trip is longer than the mean")?;
+        ensure_lengths(&[smoothed.unwrap_or_default(), variation])
     }
 }
 

@@ -2,15 +2,21 @@
 
 use alloc::collections::VecDeque;
 
-use super::recovery::Rack;
+#[cfg(feature = "serde")]
+use super::limits::WINDOW_PACKETS_MAX;
+use super::recovery::{Found, Rack};
+use super::rtt::Rtt;
 use super::timestamps::stamp;
-use super::{BASE_PAYLOAD_BYTES, Piece, Rtt};
+use super::{BASE_PAYLOAD_BYTES, Piece};
 use crate::packet::Segment;
 use crate::seq::SeqNo;
-use machnet_core::time::Instant;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure, ensure_past};
+use machnet_core::time::{Duration, Instant};
 
 /// What is known of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum Fate {
     /// In the network, as far as is known.
     InFlight,
@@ -22,6 +28,7 @@ pub(super) enum Fate {
 
 /// A packet sent and not yet acknowledged.
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Sent<S> {
     pub(super) piece: Piece<S>,
     /// When it was sent last.
@@ -74,24 +81,28 @@ struct Arrival {
 
 /// See the [module](self).
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Sender<S> {
     /// `ring[i]` is the packet `una + i`. At most the flow's window of them; allocated on first use.
-    pub(super) ring: VecDeque<Sent<S>>,
+    ring: VecDeque<Sent<S>>,
     /// The first packet that is not acknowledged (RFC 9293's SND.UNA).
     una: SeqNo,
     /// The first packet the peer has not granted.
     edge: SeqNo,
     /// How many in `ring` are [`Fate::Arrived`], [`Fate::Lost`] and retransmitted: what makes the loss-free case
     /// free of scans.
-    pub(super) arrived: u32,
-    pub(super) lost: u32,
-    pub(super) retransmitted: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    arrived: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    lost: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    retransmitted: u32,
     /// Packets ever acknowledged, saturating.
     acknowledged_packets: u32,
     acknowledged_messages: u64,
     /// Tokens the caller has not taken back yet.
     freed: VecDeque<S>,
-    pub(super) rack: Rack,
+    rack: Rack,
     /// When the last packet was sent, of those acknowledged without timestamps, that was sent only once.
     sent_once_at: Option<Instant>,
 }
@@ -283,6 +294,28 @@ impl<S> Sender<S> {
         self.rack.leave_recovery();
     }
 
+    /// Whether something is under way, and nothing speaks for a hole in it: what is lost can only be its end.
+    pub(super) fn is_tail_all(&self) -> bool {
+        self.arrived == 0 && self.lost == 0 && !self.rack.is_recovering() && self.outstanding() > 0
+    }
+
+    /// Marks what is lost by now.
+    #[inline]
+    pub(super) fn find_lost(&mut self, now: Instant, rtt: &Rtt, smoothed: Duration) -> Found {
+        // Without retransmissions the ring is in the order of sending.
+        let in_order = self.retransmitted == 0;
+        if !self.rack.suspects(&self.ring, self.una, in_order) {
+            return Found::default();
+        }
+        let patience = self.rack.patience(self.arrived, rtt, smoothed);
+        let found = self.rack.find_lost(&mut self.ring, self.una, in_order, now, patience);
+        self.lost += found.lost;
+        if found.lost > 0 {
+            self.rack.enter_recovery(self.next());
+        }
+        found
+    }
+
     /// The first lost packet the peer would take.
     pub(super) fn next_lost(&self) -> Option<usize> {
         if self.lost == 0 {
@@ -353,6 +386,55 @@ impl<S> Sender<S> {
     pub(super) fn drain(&mut self) -> impl Iterator<Item = S> + '_ {
         (self.arrived, self.lost, self.retransmitted) = (0, 0, 0);
         self.freed.drain(..).chain(self.ring.drain(..).map(|sent| sent.piece.token))
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<S> Sender<S> {
+    /// What was read, if it can be, with the tokens that it stands for.
+    pub(super) fn restore<T>(
+        self,
+        now: Instant,
+        max_payload: u16,
+        mut claim: impl FnMut(S) -> Result<T, Unsound>,
+    ) -> Result<Sender<T>, Unsound> {
+        let reaches =
+            self.edge.is_near(self.una, STALE_PACKETS + u32::from(WINDOW_PACKETS_MAX), u32::from(u16::MAX) + 1);
+        ensure(reaches, "the peer grants packets that are far from all that were sent")?;
+        let has_gap = self.ring.front().is_none_or(|first| first.fate != Fate::Arrived);
+        ensure(has_gap, "the first packet that is not acknowledged has arrived")?;
+        self.rack.check(now, self.una)?;
+        ensure_past(now, &[self.sent_once_at])?;
+        let ring: VecDeque<_> =
+            self.ring.into_iter().map(|sent| sent.restore(now, max_payload, &mut claim)).collect::<Result<_, _>>()?;
+        let count = |is: fn(&Sent<T>) -> bool| ring.iter().map(|sent| u32::from(is(sent))).sum();
+        Ok(Sender {
+            una: self.una,
+            edge: self.edge,
+            arrived: count(|sent| sent.fate == Fate::Arrived),
+            lost: count(|sent| sent.fate == Fate::Lost),
+            retransmitted: count(Sent::was_repeated),
+            ring,
+            acknowledged_packets: self.acknowledged_packets,
+            acknowledged_messages: self.acknowledged_messages,
+            freed: self.freed.into_iter().map(claim).collect::<Result<_, _>>()?,
+            rack: self.rack,
+            sent_once_at: self.sent_once_at,
+        })
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<S> Sent<S> {
+    fn restore<T>(
+        self,
+        now: Instant,
+        max_payload: u16,
+        claim: &mut impl FnMut(S) -> Result<T, Unsound>,
+    ) -> Result<Sent<T>, Unsound> {
+        let Self { piece, at, fate, repeats } = self;
+        ensure_past(now, &[Some(at)])?;
+        Ok(Sent { piece: piece.restore(max_payload, claim)?, at, fate, repeats })
     }
 }
 

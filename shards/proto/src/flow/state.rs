@@ -1,7 +1,13 @@
-//! The states of a flow, in one table.
+//! Where a flow stands: its states, in one table, and its life among them.
+
+use super::Role;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure};
+use machnet_core::flow::CloseReason;
 
 /// Where a flow stands. It is born after the handshake, so nothing here knows of SYNs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum State {
     /// An acceptor's flow whose peer has not shown yet that it knows our nonce: nothing may be sent.
     Unconfirmed,
@@ -45,6 +51,110 @@ impl State {
     }
 }
 
+/// Where a flow stands, why it ends, and what of that its owner has not been told.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct Life {
+    state: State,
+    /// The peer has shown that it knows our nonce.
+    confirmed: bool,
+    /// CLOSE has been transmitted: the number after the last piece is taken.
+    close_sent: bool,
+    /// Why the application has closed the flow, or why it has ended.
+    reason: CloseReason,
+    /// Nobody was told yet that the peer has confirmed the flow, or that it has ended.
+    untold_confirmed: bool,
+    untold_end: bool,
+}
+
+impl Life {
+    /// After the handshake.
+    pub(super) fn new(role: Role) -> Self {
+        let confirmed = role == Role::Connector;
+        Self {
+            state: if confirmed { State::Established } else { State::Unconfirmed },
+            confirmed,
+            close_sent: false,
+            reason: CloseReason::Other,
+            untold_confirmed: false,
+            untold_end: false,
+        }
+    }
+
+    #[inline]
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    #[inline]
+    pub(super) fn reason(&self) -> CloseReason {
+        self.reason
+    }
+
+    #[inline]
+    pub(super) fn is_close_sent(&self) -> bool {
+        self.close_sent
+    }
+
+    /// Numbers taken beyond those of pieces.
+    #[inline]
+    pub(super) fn extra_numbers(&self) -> u32 {
+        u32::from(self.close_sent)
+    }
+
+    /// Takes `step`, if that is possible here, and gives the state after it. `reason` counts if the flow closes or
+    /// ends with it.
+    pub(super) fn step(&mut self, step: Step, reason: CloseReason) -> Option<State> {
+        let next = self.state.after(step)?;
+        self.state = next;
+        match next {
+            State::Unconfirmed => {}
+            State::Established => (self.confirmed, self.untold_confirmed) = (true, true),
+            State::Closing => self.reason = reason,
+            State::Closed => (self.reason, self.untold_end) = (reason, true),
+        }
+        Some(next)
+    }
+
+    /// CLOSE is transmitted now.
+    pub(super) fn on_close_sent(&mut self) {
+        self.close_sent = true;
+    }
+
+    /// Whether somebody is to be told something.
+    #[inline]
+    pub(super) fn has_event(&self) -> bool {
+        self.untold_confirmed | self.untold_end
+    }
+
+    /// Whether it is to be told that the peer has confirmed the flow; it is told now.
+    pub(super) fn take_confirmed(&mut self) -> bool {
+        core::mem::take(&mut self.untold_confirmed)
+    }
+
+    /// Whether the end is to be told; it is told now.
+    pub(super) fn take_end(&mut self) -> bool {
+        core::mem::take(&mut self.untold_end)
+    }
+
+    /// Whether what was read can be, of a flow that has sent `outstanding` packets that are not acknowledged.
+    #[cfg(feature = "serde")]
+    pub(super) fn check(&self, outstanding: u32) -> Result<(), Unsound> {
+        let state = self.state;
+        let is_open = matches!(state, State::Established | State::Closing);
+        ensure(self.confirmed || !is_open, "the flow is open, but the peer has not confirmed it")?;
+        let is_silent = !self.confirmed && outstanding == 0 && !self.close_sent;
+        ensure(is_silent || state != State::Unconfirmed, "something was sent before the peer confirmed the flow")?;
+        let may_close = matches!(state, State::Closing | State::Closed) && outstanding == 0;
+        ensure(may_close || !self.close_sent, "CLOSE was sent before all that comes before it had arrived")?;
+        ensure(state == State::Closed || !self.untold_end, "the end of a flow is to be told that has not ended")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +172,24 @@ mod tests {
         for (state, row) in table {
             assert_eq!(steps.map(|step| state.after(step)), row, "{state:?}");
         }
+    }
+
+    #[test]
+    fn what_happens_is_told_once_and_the_first_reason_counts() {
+        let mut life = Life::new(Role::Acceptor);
+        assert!(!life.is_confirmed() && !life.has_event());
+        assert_eq!(life.step(Step::CloseAcknowledged, CloseReason::Closed), None);
+        assert_eq!(life.step(Step::Confirm, CloseReason::Other), Some(State::Established));
+        assert!(life.is_confirmed() && life.has_event() && life.take_confirmed());
+        assert!(!life.has_event() && !life.take_confirmed() && !life.take_end());
+        assert_eq!(life.step(Step::CloseCalled, CloseReason::AppGone), Some(State::Closing));
+        assert_eq!(life.step(Step::CloseCalled, CloseReason::Closed), None);
+        assert_eq!((life.reason(), life.has_event(), life.extra_numbers()), (CloseReason::AppGone, false, 0));
+        life.on_close_sent();
+        assert_eq!(life.extra_numbers(), 1);
+        assert_eq!(life.step(Step::End, CloseReason::Reset), Some(State::Closed));
+        assert_eq!(life.step(Step::End, CloseReason::PeerGone), None);
+        assert_eq!((life.reason(), life.take_end(), life.take_end()), (CloseReason::Reset, true, false));
+        assert!(Life::new(Role::Connector).is_confirmed() && !Life::new(Role::Connector).has_event());
     }
 }

@@ -10,6 +10,8 @@ use machnet_core::flow::FlowId;
 use siphasher::sip::SipHasher13;
 
 use crate::addr::FlowKey;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure};
 
 /// A [`FlowId`] is a slot of its table, and how often the slot was used before. One of a flow that was removed finds
 /// nothing, until its slot has been reused 4,096 times; nor does one that never existed, whoever wrote it.
@@ -71,6 +73,7 @@ pub struct FlowTable<F> {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Slot<F> {
     generation: u32,
     flow: Option<(FlowKey, F)>,
@@ -103,13 +106,18 @@ impl<F> FlowTable<F> {
             }
             None => return Err((InsertError::Full, flow)),
         };
+        self.slots[slot].flow = Some((key, flow));
+        self.index_slot(slot, &key);
+        Ok(id_of(slot, self.slots[slot].generation))
+    }
+
+    /// The slot is found by this key from now on.
+    fn index_slot(&mut self, slot: usize, key: &FlowKey) {
         let Self { seed, slots, index, .. } = self;
-        slots[slot].flow = Some((key, flow));
-        index.insert_unique(hash(*seed, &key), slot, |&other| match &slots[other].flow {
+        index.insert_unique(hash(*seed, key), slot, |&other| match &slots[other].flow {
             Some((key, _)) => hash(*seed, key),
             None => unreachable!("the index names occupied slots only"),
         });
-        Ok(id_of(slot, slots[slot].generation))
     }
 
     /// The flow with this key.
@@ -198,6 +206,63 @@ impl<F> Slot<F> {
     }
 }
 
+/// All flows with their handles, and which slots are free; what it holds at most, and its seed, are its owner's. Read it
+/// as a [`SavedTable`].
+#[cfg(feature = "serde")]
+impl<F: serde::Serialize> serde::Serialize for FlowTable<F> {
+    fn serialize<Z: serde::Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        (&self.slots, &self.free).serialize(serializer)
+    }
+}
+
+/// A [`FlowTable`] that was written and read, and is still to be [restored](Self::restore). Its flows are as they were
+/// read.
+#[cfg(feature = "serde")]
+#[derive(Debug, serde::Deserialize)]
+pub struct SavedTable<F> {
+    slots: Vec<Slot<F>>,
+    free: Vec<usize>,
+}
+
+#[cfg(feature = "serde")]
+impl<F> SavedTable<F> {
+    /// The table, if what was read can be one; otherwise as [`FlowTable::new`]. Every flow keeps its handle; `restore`
+    /// makes of each what it is to be.
+    ///
+    /// # Errors
+    /// [`Unsound`]; also what `restore` says.
+    pub fn restore<G>(
+        self,
+        capacity: usize,
+        seed: (u64, u64),
+        mut restore: impl FnMut(FlowId, &FlowKey, F) -> Result<G, Unsound>,
+    ) -> Result<FlowTable<G>, Unsound> {
+        let Self { slots, free } = self;
+        let mut table = FlowTable::new(capacity, seed);
+        ensure(slots.len() <= table.capacity, "there are more flows than the table may hold")?;
+        let mut taken: Vec<_> = slots.iter().map(|slot| slot.flow.is_some()).collect();
+        for &slot in &free {
+            ensure(taken.get(slot) == Some(&false), "a slot is free that has a flow, or twice, or that is not there")?;
+            taken[slot] = true;
+        }
+        ensure(!taken.contains(&false), "a slot has no flow, and is not free")?;
+        table.slots.reserve(slots.len());
+        for (index, Slot { generation, flow }) in slots.into_iter().enumerate() {
+            ensure(generation < GENERATIONS, "a slot was used more often than can be told")?;
+            let Some((key, flow)) = flow else {
+                table.slots.push(Slot { generation, flow: None });
+                continue;
+            };
+            ensure(table.find(&key).is_none(), "two flows have the same addresses and ports")?;
+            let flow = restore(id_of(index, generation), &key, flow)?;
+            table.slots.push(Slot { generation, flow: Some((key, flow)) });
+            table.index_slot(index, &key);
+        }
+        table.free = free;
+        Ok(table)
+    }
+}
+
 fn hash(seed: (u64, u64), key: &FlowKey) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(seed.0, seed.1);
     key.hash(&mut hasher);
@@ -207,6 +272,7 @@ fn hash(seed: (u64, u64), key: &FlowKey) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::reread;
     use core::net::Ipv4Addr;
 
     fn key(remote_port: u16) -> FlowKey {
@@ -279,5 +345,46 @@ mod tests {
             assert_eq!(table.find(&key(1)), Some(id));
             assert!(table.remove(id).is_some());
         }
+    }
+
+    #[test]
+    fn a_table_that_was_read_back_finds_the_same_flows_and_gives_out_the_same_handles() {
+        let mut before = FlowTable::new(8, (1, 2));
+        let ids: Vec<_> = (0..6u16).map(|port| before.insert(key(port), port).expect("room")).collect();
+        for at in [4, 1] {
+            before.remove(ids[at]);
+        }
+        let (_, ports): (Vec<_>, Vec<_>) = before.iter().map(|(id, key, _)| (id, key.remote_port)).unzip();
+        let read = || reread::<_, SavedTable<u16>>(&before);
+        let mut after = read().restore(8, (3, 4), |id, key, port| Ok((id, *key, port))).expect("it is one");
+        assert_eq!(after.len(), ports.len());
+        for port in ports {
+            let id = after.find(&key(port)).expect("still there");
+            assert_eq!((id, after.get(id)), (ids[usize::from(port)], Some(&(id, key(port), port))));
+        }
+        for port in 10..14 {
+            let id = before.insert(key(port), port).expect("room");
+            assert_eq!(after.insert(key(port), (id, key(port), port)), Ok(id));
+        }
+        assert!(after.insert(key(20), (ids[0], key(20), 20)).is_err(), "full");
+    }
+
+    #[test]
+    fn bytes_that_are_no_table_are_told() {
+        let slot = |port: Option<u16>| Slot { generation: 0, flow: port.map(|port| (key(port), port)) };
+        let restored = |slots, free: &[usize]| {
+            let saved = SavedTable { slots, free: free.to_vec() };
+            saved.restore(3, (1, 2), |_, _, port| Ok(port)).map(|table| table.len())
+        };
+        let one_free = || alloc::vec![slot(Some(1)), slot(None)];
+        assert_eq!(restored(one_free(), &[1]), Ok(1));
+        for free in [&[][..], &[0], &[1, 1], &[1, 2], &[0, 1]] {
+            assert!(restored(one_free(), free).is_err(), "{free:?}");
+        }
+        assert!(restored(alloc::vec![slot(Some(1)), slot(Some(1))], &[]).is_err(), "one key twice");
+        assert!(restored((0..4).map(|port| slot(Some(port))).collect(), &[]).is_err(), "more than capacity");
+        assert!(restored(alloc::vec![Slot { generation: GENERATIONS, ..slot(Some(1)) }], &[]).is_err());
+        let refused = SavedTable { slots: one_free(), free: alloc::vec![1] };
+        assert_eq!(refused.restore(3, (1, 2), |_, _, _| Err::<(), _>(Unsound("no"))).err(), Some(Unsound("no")));
     }
 }

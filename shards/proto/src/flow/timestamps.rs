@@ -1,6 +1,8 @@
 //! Timestamps in headers: 32 bits of nanoseconds, and what their echoes prove.
 
 use crate::packet::{Stamp, Times};
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure_past};
 use machnet_core::time::{Duration, Instant};
 
 /// The moment a packet transmitted at `now` is remembered by: its timestamp on the wire, which is never 0.
@@ -12,6 +14,7 @@ pub(super) fn stamp(now: Instant) -> Instant {
 
 /// The timestamps of the peer's packets.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Timestamps {
     /// The latest by the peer's own clock, so that a packet the network has reordered does not count as news;
     /// `None` before the first.
@@ -48,6 +51,12 @@ impl Timestamps {
             return u16::MAX;
         }
         u16::try_from(now.saturating_since(self.arrived_at).as_micros()).unwrap_or(u16::MAX)
+    }
+
+    /// Whether what was read can be.
+    #[cfg(feature = "serde")]
+    pub(super) fn check(&self, now: Instant) -> Result<(), Unsound> {
+        ensure_past(now, &[Some(self.arrived_at)])
     }
 }
 

@@ -6,6 +6,8 @@ use machnet_core::flow::CloseReason;
 use machnet_core::time::Instant;
 use siphasher::sip::SipHasher24;
 
+#[cfg(feature = "serde")]
+use super::half_open::SavedHalfOpen;
 use super::half_open::{HalfOpen, HalfOpenFlow};
 use super::{FIRST_WINDOW_PACKETS, Terms};
 use crate::addr::FlowKey;
@@ -13,6 +15,8 @@ use crate::flow::{Birth, Role};
 use crate::incarnation::{Incarnation, first_seq};
 use crate::packet::{Packet, Refuse, Segment, Syn, SynAck};
 use crate::seq::SeqNo;
+#[cfg(feature = "serde")]
+use crate::state::Unsound;
 
 /// Answers SYNs, and knows which of the answers have not been confirmed yet.
 ///
@@ -164,6 +168,39 @@ impl<T> Acceptor<T> {
     }
 }
 
+/// The flows that are half open; secret and terms are its owner's. Read it as a [`SavedAcceptor`].
+#[cfg(feature = "serde")]
+impl<T: serde::Serialize> serde::Serialize for Acceptor<T> {
+    fn serialize<Z: serde::Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        self.half_open.serialize(serializer)
+    }
+}
+
+/// An [`Acceptor`] that was written and read, and is still to be [restored](Self::restore).
+#[cfg(feature = "serde")]
+#[derive(Debug, serde::Deserialize)]
+pub struct SavedAcceptor<T>(SavedHalfOpen<T>);
+
+#[cfg(feature = "serde")]
+impl<T> SavedAcceptor<T> {
+    /// The acceptor, if what was read can be one's that had the same secret; otherwise as [`Acceptor::new`].
+    ///
+    /// # Errors
+    /// [`Unsound`]
+    pub fn restore(
+        self,
+        secret: [u8; 16],
+        ours: Terms,
+        half_open_max: usize,
+        now: Instant,
+    ) -> Result<Acceptor<T>, Unsound> {
+        let acceptor = Acceptor::new(secret, ours, half_open_max);
+        let knows = |key: &FlowKey, flow: &HalfOpenFlow<T>| flow.local_nonce == acceptor.nonce(key, flow.remote_nonce);
+        let half_open = self.0.restore(&secret, half_open_max, now, knows)?;
+        Ok(Acceptor { half_open, ..acceptor })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use core::net::Ipv4Addr;
@@ -171,6 +208,7 @@ mod tests {
     use super::super::{Features, Offer, VERSION, agree};
     use super::*;
     use crate::packet::{Body, Marks, Sack, Stamp, Times};
+    use crate::state::reread;
 
     const SECRET: [u8; 16] = *b"0123456789abcdef";
     const KEY: FlowKey = FlowKey {
@@ -277,5 +315,18 @@ mod tests {
         acceptor.accept(&KEY, &newer, (), Instant::ZERO);
         assert_eq!(acceptor.half_open(), 1);
         assert!(acceptor.has_answered(&KEY, &newer) && !acceptor.has_answered(&KEY, &SYN));
+    }
+
+    #[test]
+    fn an_acceptor_that_was_read_back_knows_what_it_answered_if_it_has_the_secret() {
+        let mut before = acceptor(SECRET, TERMS);
+        let ours = terms_of(before.accept(&KEY, &SYN, (), Instant::ZERO));
+        let read = || reread::<_, SavedAcceptor<()>>(&before);
+        let after = read().restore(SECRET, TERMS, 10, Instant::ZERO).expect("it is one");
+        assert!(after.has_answered(&KEY, &SYN) && after.deadline() == before.deadline());
+        let first = probe(first_seq(TERMS.offer.nonce), first_seq(ours.offer.nonce));
+        assert!(Acceptor::confirm(after.find(&KEY).expect("known"), &first, || Some(true)).is_ok());
+        let stranger = read().restore([0; 16], TERMS, 10, Instant::ZERO);
+        assert!(stranger.is_err(), "its answers would be others");
     }
 }

@@ -7,6 +7,8 @@ use super::{FIRST_WINDOW_PACKETS, Terms, agree};
 use crate::flow::{Birth, Role};
 use crate::incarnation::{Incarnation, first_seq};
 use crate::packet::{Packet, Syn, V1Step};
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure_lengths, ensure_near, ensure_past};
 
 /// The longest time between two SYNs, so that a host that comes up is found soon.
 const WAIT_MAX: Duration = Duration::from_millis(500);
@@ -24,6 +26,7 @@ const FIRST_WAIT_MAX: Duration = Duration::from_millis(100);
 ///              └──────────────── on_packet ──► accepted, or refused
 /// ```
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Connector {
     ours: Terms,
     /// When the caller wants an answer.
@@ -33,6 +36,7 @@ pub struct Connector {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Asking {
     /// When the first SYN was to be sent.
     since: Instant,
@@ -127,6 +131,32 @@ impl Connector {
     }
 }
 
+/// A [`Connector`] that was written and read, and is still to be [restored](Self::restore).
+#[cfg(feature = "serde")]
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct SavedConnector {
+    ours: Terms,
+    expires: Instant,
+    asking: Option<Asking>,
+}
+
+#[cfg(feature = "serde")]
+impl SavedConnector {
+    /// The connector, if what was read can be one.
+    ///
+    /// # Errors
+    /// [`Unsound`]
+    pub fn restore(self, now: Instant) -> Result<Connector, Unsound> {
+        let Self { ours, expires, asking } = self;
+        ensure_near(now, &[Some(expires), asking.map(|asking| asking.due)])?;
+        if let Some(Asking { since, wait, .. }) = asking {
+            ensure_past(now, &[Some(since)])?;
+            ensure_lengths(&[wait])?;
+        }
+        Ok(Connector { ours, expires, asking })
+    }
+}
+
 /// How long answers to SYNs take lately: a mean that moves by an eighth with each.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Patience {
@@ -151,6 +181,7 @@ mod tests {
     use super::*;
     use crate::packet::{Refuse, SynAck, V1Handshake};
     use crate::seq::SeqNo;
+    use crate::state::reread;
     use alloc::vec::Vec;
 
     const OURS: Terms =
@@ -220,5 +251,25 @@ mod tests {
             patience.note_answer(Duration::from_secs(1));
         }
         assert_eq!(patience.first_wait(), FIRST_WAIT_MAX);
+    }
+
+    #[test]
+    fn a_connector_that_was_read_back_goes_on_asking() {
+        let mut before = Connector::new(OURS, ms(3_000));
+        let unbegun = reread::<_, SavedConnector>(&before).restore(ms(0)).expect("it is one");
+        assert!(!unbegun.has_begun() && unbegun.deadline() == ms(3_000));
+        before.begin(Duration::from_millis(5), ms(0));
+        before.poll_transmit(ms(0));
+        let mut after = reread::<_, SavedConnector>(&before).restore(ms(1)).expect("it is one");
+        for millis in 0..4_000 {
+            assert_eq!(after.poll_transmit(ms(millis)), before.poll_transmit(ms(millis)));
+            assert_eq!(after.deadline(), before.deadline());
+        }
+        let read = || reread::<_, SavedConnector>(&before);
+        assert!(read().restore(ms(0)).is_ok());
+        let later = SavedConnector { asking: read().asking.map(|asking| Asking { since: ms(9), ..asking }), ..read() };
+        assert!(later.restore(ms(1)).is_err(), "it has begun later than now");
+        let long = SavedConnector { expires: ms(1_000_000_000), ..read() };
+        assert!(long.restore(ms(0)).is_err(), "nobody waits for so long");
     }
 }

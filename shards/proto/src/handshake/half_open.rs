@@ -1,6 +1,8 @@
 //! Flows whose handshake is half done: a SYN came, the SYN-ACK went.
 
 use alloc::collections::VecDeque;
+#[cfg(feature = "serde")]
+use alloc::vec::Vec;
 
 use hashbrown::HashMap;
 use machnet_core::time::{Duration, Instant};
@@ -8,12 +10,15 @@ use siphasher::sip::SipHasher13;
 
 use super::{Agreed, Terms};
 use crate::addr::FlowKey;
+#[cfg(feature = "serde")]
+use crate::state::{Unsound, ensure};
 
 /// How long a peer has to answer a SYN-ACK; its own retries end about then.
 const LIFETIME: Duration = Duration::from_secs(3);
 
 /// What a SYN left behind at the shard that answered it, until the peer shows that it has the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct HalfOpenFlow<T> {
     /// The peer's nonce.
     pub(super) remote_nonce: u32,
@@ -78,13 +83,17 @@ impl<T> HalfOpen<T> {
 
     /// Remembers a flow; another one with the same tuple is replaced (its SYN had another nonce).
     pub(super) fn insert(&mut self, key: FlowKey, flow: HalfOpenFlow<T>, now: Instant) {
-        self.last_number += 1;
-        self.flows.insert(key, (flow, self.last_number));
-        self.order.push_back((now + LIFETIME, key, self.last_number));
+        self.insert_until(key, flow, now + LIFETIME);
         while self.flows.len() > self.max || self.order.len() > 2 * self.max {
             let Some((_, key, number)) = self.order.pop_front() else { break };
             self.remove_if(&key, number);
         }
+    }
+
+    fn insert_until(&mut self, key: FlowKey, flow: HalfOpenFlow<T>, deadline: Instant) {
+        self.last_number += 1;
+        self.flows.insert(key, (flow, self.last_number));
+        self.order.push_back((deadline, key, self.last_number));
     }
 
     pub(super) fn remove(&mut self, key: &FlowKey) -> Option<HalfOpenFlow<T>> {
@@ -109,10 +118,56 @@ impl<T> HalfOpen<T> {
         self.order.front().map(|(deadline, ..)| *deadline)
     }
 
+    /// All flows with their deadlines, the next first.
+    #[cfg(feature = "serde")]
+    fn iter(&self) -> impl Iterator<Item = (&FlowKey, &HalfOpenFlow<T>, Instant)> {
+        self.order.iter().filter_map(|(deadline, key, number)| {
+            let (flow, of_flow) = self.flows.get(key)?;
+            (of_flow == number).then_some((key, flow, *deadline))
+        })
+    }
+
     fn remove_if(&mut self, key: &FlowKey, number: u64) {
         if self.flows.get(key).is_some_and(|(_, of_flow)| *of_flow == number) {
             self.flows.remove(key);
         }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<T: serde::Serialize> serde::Serialize for HalfOpen<T> {
+    fn serialize<Z: serde::Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        let flows: Vec<_> = self.iter().collect();
+        flows.serialize(serializer)
+    }
+}
+
+/// Half-open flows as they were read.
+#[cfg(feature = "serde")]
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct SavedHalfOpen<T>(Vec<(FlowKey, HalfOpenFlow<T>, Instant)>);
+
+#[cfg(feature = "serde")]
+impl<T> SavedHalfOpen<T> {
+    /// The table, if what was read can be one: `knows` says whether a flow's nonces belong together.
+    pub(super) fn restore(
+        self,
+        secret: &[u8; 16],
+        max: usize,
+        now: Instant,
+        knows: impl Fn(&FlowKey, &HalfOpenFlow<T>) -> bool,
+    ) -> Result<HalfOpen<T>, Unsound> {
+        let Self(flows) = self;
+        ensure(flows.len() <= max, "more flows are half open than may be")?;
+        ensure(flows.is_sorted_by_key(|(_, _, deadline)| *deadline), "half-open flows are out of order")?;
+        let mut half_open = HalfOpen::new(secret, max);
+        for (key, flow, deadline) in flows {
+            ensure(deadline <= now + LIFETIME, "a half-open flow has more time than any")?;
+            ensure(half_open.get(&key).is_none(), "a flow is half open twice")?;
+            ensure(knows(&key, &flow), "a half-open flow has a nonce that does not follow from its secret")?;
+            half_open.insert_until(key, flow, deadline);
+        }
+        Ok(half_open)
     }
 }
 
@@ -122,6 +177,7 @@ mod tests {
 
     use super::super::{Features, Offer};
     use super::*;
+    use crate::state::reread;
 
     const TERMS: Terms =
         Terms { offer: Offer { version: 1, features: Features::empty(), nonce: 7 }, max_payload: 1_000, boot_id: 1 };
@@ -160,5 +216,30 @@ mod tests {
         assert_eq!(due, Instant::ZERO + LIFETIME / 2 + LIFETIME);
         half_open.expire(due);
         assert_eq!((half_open.len(), half_open.next_deadline()), (0, None));
+    }
+
+    #[test]
+    fn a_table_that_was_read_back_holds_the_same_flows_as_long() {
+        let mut half_open = HalfOpen::new(&[1; 16], 10);
+        for (port, nanos) in [(1, 0), (2, 7), (1, 9), (3, 9)] {
+            half_open.insert(key(port), flow(port), Instant::from_nanos(nanos));
+        }
+        half_open.remove(&key(3));
+        let now = Instant::from_nanos(10);
+        let read = || reread::<_, SavedHalfOpen<u16>>(&half_open);
+        let mut same = read().restore(&[2; 16], 10, now, |_, _| true).expect("it is one");
+        let flows: Vec<_> =
+            same.iter().map(|(key, flow, deadline)| (key.remote_port, flow.attached, deadline)).collect();
+        assert_eq!(flows, [(2, 2, Instant::from_nanos(7) + LIFETIME), (1, 1, Instant::from_nanos(9) + LIFETIME)]);
+        same.expire(Instant::from_nanos(8) + LIFETIME);
+        assert_eq!((same.len(), same.get(&key(1))), (1, Some(&flow(1))));
+
+        assert!(read().restore(&[1; 16], 1, now, |_, _| true).is_err(), "two are more than one");
+        assert!(read().restore(&[1; 16], 10, Instant::ZERO, |_, _| true).is_err(), "from the future");
+        assert!(read().restore(&[1; 16], 10, now, |_, _| false).is_err());
+        let twice = [(key(1), flow(1), now), (key(1), flow(1), now)];
+        assert!(reread::<_, SavedHalfOpen<u16>>(&twice[..]).restore(&[1; 16], 10, now, |_, _| true).is_err());
+        let unordered = [(key(1), flow(1), now), (key(2), flow(2), Instant::ZERO)];
+        assert!(reread::<_, SavedHalfOpen<u16>>(&unordered[..]).restore(&[1; 16], 10, now, |_, _| true).is_err());
     }
 }

@@ -19,7 +19,11 @@ mod acceptor;
 mod connector;
 mod half_open;
 
+#[cfg(feature = "serde")]
+pub use acceptor::SavedAcceptor;
 pub use acceptor::{Acceptor, NotConfirmed};
+#[cfg(feature = "serde")]
+pub use connector::SavedConnector;
 pub use connector::{Answer, Connector, Patience};
 pub use half_open::HalfOpenFlow;
 
@@ -38,6 +42,7 @@ const FIRST_WINDOW_PACKETS: u16 = 1;
 bitflags! {
     /// What a flow may use if both sides offer it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
     pub struct Features: u8 {
         /// A packet may carry several small messages.
         const RECORDS = 1 << 0;
@@ -62,6 +67,7 @@ impl Features {
 
 /// What one side offers in its SYN, or accepts in its SYN-ACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Offer {
     /// The highest version of the extension the sender speaks.
     pub version: u8,
@@ -73,6 +79,7 @@ pub struct Offer {
 
 /// What one side brings into a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Terms {
     /// Version, features and nonce.
     pub offer: Offer,
@@ -98,6 +105,7 @@ impl Terms {
 
 /// What both sides of a flow hold to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Agreed {
     /// The lower of the two versions.
     pub version: u8,

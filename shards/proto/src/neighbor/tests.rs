@@ -1,4 +1,6 @@
 use super::*;
+use crate::state::reread;
+use alloc::format;
 use alloc::vec::Vec;
 use proptest::prelude::*;
 
@@ -321,6 +323,8 @@ enum Step {
     Arp(Packet),
     Sleep(Duration),
     SleepUntilDeadline,
+    /// Written, and read back.
+    HandOver,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -344,6 +348,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => arp.prop_map(Step::Arp),
         2 => (0u64..100_000).prop_map(|ms| Step::Sleep(Duration::from_millis(ms))),
         3 => Just(Step::SleepUntilDeadline),
+        1 => Just(Step::HandOver),
     ]
 }
 
@@ -385,6 +390,11 @@ proptest! {
                 },
                 Step::Sleep(length) => now += length,
                 Step::SleepUntilDeadline => now = cache.deadline().map_or(now, |deadline| deadline.max(now)),
+                Step::HandOver => {
+                    let before = format!("{cache:?}");
+                    cache = reread::<_, SavedNeighbors>(&cache).restore(US, cache.limits, now).expect("it is one");
+                    prop_assert_eq!(format!("{cache:?}"), before);
+                }
             }
             check(&cache);
             let polled = actions(&mut cache, now);
@@ -416,4 +426,28 @@ fn a_neighbor_that_comes_back_with_another_mac_tells_where_flows_still_send() {
     }
     let change = cache.on_arp(&reply(PEER, NEW_MAC), ms(now + 1));
     assert_eq!(change, Some(Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) }));
+}
+
+#[test]
+fn bytes_that_are_no_cache_are_told() {
+    let entry = |state, holders| Entry { state, holders, used: ms(0), known_last: Some(MAC) };
+    let restored = |entries: &[(Ipv4Addr, Entry)], entries_max| {
+        let entries: BTreeMap<_, _> = entries.iter().map(|(ip, entry)| (*ip, entry)).collect();
+        let saved: SavedNeighbors = reread(&entries);
+        saved.restore(US, Limits { entries: entries_max, ..Limits::default() }, ms(1)).map(|cache| cache.len())
+    };
+    let reachable = || entry(State::Reachable { mac: MAC, confirmed: ms(1) }, 1);
+    assert_eq!(restored(&[(PEER, reachable()), (host(1), entry(State::Stale { mac: MAC }, 0))], 2), Ok(2));
+    assert!(restored(&[(PEER, reachable()), (host(1), reachable())], 1).is_err(), "more than may be known");
+    assert!(restored(&[(Ipv4Addr::BROADCAST, reachable())], 2).is_err());
+    for cannot_be in [
+        entry(State::Stale { mac: MAC }, 1),
+        entry(State::Reachable { mac: MAC, confirmed: ms(9) }, 1),
+        entry(State::Failed { until: ms(1_000_000_000) }, 0),
+        entry(State::searched_from(ms(1_000_000_000)), 0),
+        Entry { used: ms(9), ..reachable() },
+    ] {
+        let shown = format!("{cannot_be:?}");
+        assert!(restored(&[(PEER, cannot_be)], 2).is_err(), "{shown}");
+    }
 }

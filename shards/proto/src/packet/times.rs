@@ -22,6 +22,7 @@ impl Times {
 
 /// A moment by some host's clock: the low 32 bits of its nanoseconds. Never 0, because the lowest bit is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Stamp(NonZeroU32);
 
 impl Stamp {

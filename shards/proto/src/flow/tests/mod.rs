@@ -1,4 +1,5 @@
 //! The flow as a whole.
 
+mod handover;
 mod scripts;
 mod soak;

@@ -9,6 +9,9 @@ extern crate std;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::hash::Hasher;
+
+use siphasher::sip::SipHasher13;
 
 use crate::congestion::Congestion;
 use crate::dialect::{self, HEADER_BYTES};
@@ -22,34 +25,34 @@ use machnet_core::message::{Content, Position};
 use machnet_core::time::{Duration, Instant};
 
 /// SplitMix64: small, and the same everywhere.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
-    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u64) as usize]
     }
 
-    fn percent(&mut self, percent: u64) -> bool {
+    pub(super) fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 }
 
 /// Tokens: not `Clone`, so that the flow can only give back what it got.
-#[derive(Debug, PartialEq, Eq)]
-struct Tx(u32);
-#[derive(Debug, PartialEq, Eq)]
-struct Rx(u32);
+#[derive(Debug, PartialEq, Eq, serde::Serialize)]
+pub(super) struct Tx(pub(super) u32);
+#[derive(Debug, PartialEq, Eq, serde::Serialize)]
+pub(super) struct Rx(pub(super) u32);
 
 struct Faults {
     loss_percent: u64,
@@ -80,8 +83,8 @@ impl Faults {
     }
 }
 
-struct Host {
-    flow: Flow<Tx, Rx>,
+pub(super) struct Host {
+    pub(super) flow: Flow<Tx, Rx>,
     source: VecDeque<Piece<Tx>>,
     pieces: u32,
     pulled: u32,
@@ -106,11 +109,15 @@ struct Travelling {
     payload: Option<(u32, u16)>,
 }
 
-struct World {
+pub(super) struct World {
     random: Random,
     faults: Faults,
-    now: Instant,
-    hosts: [Host; 2],
+    pub(super) now: Instant,
+    pub(super) hosts: [Host; 2],
+    /// What a flow goes on as, after a turn and after a packet.
+    pub(super) replace: fn(&Flow<Tx, Rx>, Instant) -> Option<Flow<Tx, Rx>>,
+    /// Of all that was transmitted, and when.
+    pub(super) trace: SipHasher13,
 
     pipe: BTreeMap<(Instant, u64), Travelling>,
     sent: u64,
@@ -181,6 +188,8 @@ impl World {
             faults,
             now: Instant::ZERO,
             hosts,
+            replace: |_, _| None,
+            trace: SipHasher13::new(),
             pipe: BTreeMap::new(),
             sent: 0,
             bottleneck_free_at: [Instant::ZERO; 2],
@@ -211,12 +220,15 @@ impl World {
         // An RST may come too late to prove anything.
         let may_be_invalid = segment.kind() == Kind::Reset;
         assert!(may_be_invalid || !matches!(verdict, Verdict::Invalid(_)), "{verdict:?} {segment:?}");
+        self.replace(packet.to);
     }
 
     /// Puts a packet into the pipe, if it gets there.
     fn launch(&mut self, to: usize, segment: &Segment, payload: Option<(u32, u16)>) {
         let mut bytes = [0; HEADER_BYTES];
         dialect::write_segment(segment, &mut bytes);
+        self.trace.write_u64(self.now.as_nanos());
+        self.trace.write(&bytes);
         let copies = if self.random.percent(self.faults.duplicate_percent) { 2 } else { 1 };
         for _ in 0..copies {
             let (from, until) = self.faults.blackout;
@@ -298,14 +310,22 @@ impl World {
         }
     }
 
-    fn check(&self, at: usize) {
+    fn replace(&mut self, at: usize) {
+        let flow = &mut self.hosts[at].flow;
+        if let Some(replacement) = (self.replace)(flow, self.now) {
+            *flow = replacement;
+        }
+    }
+
+    fn check(&mut self, at: usize) {
+        self.replace(at);
         let host = &self.hosts[at];
         host.flow.check_invariants();
         assert_eq!(host.free + host.unread.len() as u64 + u64::from(host.flow.held()), host.buffers);
     }
 
     /// Moves to the next thing that happens and lets the hosts it concerns have a turn.
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         let arrival = self.pipe.first_key_value().map(|((at, _), _)| *at);
         let host_times = self.hosts.iter().flat_map(|host| {
             let reads = (!host.unread.is_empty()).then_some(host.reads_from);
@@ -393,7 +413,7 @@ fn limits(random: &mut Random) -> Limits {
     }
 }
 
-fn world(seed: u64) -> World {
+pub(super) fn world(seed: u64) -> World {
     let mut random = Random(seed);
     let blackout_from = Instant::from_nanos(random.below(3_000_000));
     let faults = Faults {
@@ -413,7 +433,11 @@ fn world(seed: u64) -> World {
 }
 
 fn soak(seed: u64) {
-    let mut world = world(seed);
+    live(&mut world(seed));
+}
+
+/// All is sent, then one side or both close, until both flows have ended.
+pub(super) fn live(world: &mut World) {
     world.run();
     assert_eq!(world.hosts.each_ref().map(|host| host.flow.in_flight()), [0, 0]);
     let closers = world.random.pick(&[&[0][..], &[1], &[0, 1]]);
@@ -451,7 +475,7 @@ fn soak_ending_early(seed: u64) {
     }
 }
 
-fn with_seeds(default: core::ops::Range<u64>, test: fn(u64)) {
+pub(super) fn with_seeds(default: core::ops::Range<u64>, test: fn(u64)) {
     if let Some(seed) = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) {
         return test(seed);
     }
@@ -512,62 +536,23 @@ fn swift_fills_a_bottleneck_without_filling_its_queue() {
     assert!(world.queued_longest < Duration::from_millis(1), "{:?}", world.queued_longest);
 }
 
-/// Segments from somebody who knows the sequence numbers and means harm.
 fn harm(seed: u64) {
+    be_harmed(seed, |_, _| None);
+}
+
+pub(super) fn be_harmed(seed: u64, replace: fn(&Flow<Tx, Rx>, Instant) -> Option<Flow<Tx, Rx>>) {
     let mut random = Random(seed);
     let limits = Limits::default();
     let mut host = host(&mut random, Role::Acceptor, 300, 100, &limits);
     let mut now = Instant::ZERO;
     let mut accepted = 0u64;
     for _ in 0..300 {
-        let near =
-            |random: &mut Random, base: u32| SeqNo::new(base.wrapping_add(random.below(400) as u32).wrapping_sub(100));
-        let mut sack = Sack::EMPTY;
-        for _ in 0..random.pick(&[0, 0, 3, 200]) {
-            sack.set(random.below(192) as u32);
-        }
-        let position = Position { first: random.percent(90), last: random.percent(90) };
-        let content = match random.pick(&[0, 0, 0, 1]) {
-            0 => Content::Piece(position),
-            records => Content::Records(records),
-        };
-        let number = random.below(20) as u16;
-        let reason = CloseReason::from_wire(number);
-        let body = match random.below(100) {
-            0 => Body::Reset { reason },
-            1 => Body::Close { reason },
-            2..20 => Body::Probe { padding_bytes: number },
-            20..50 => Body::Ack { padding_bytes: number },
-            _ => Body::Data(Data { content, answer_now: random.percent(50), fragment: None }),
-        };
-        let segment = Segment {
-            seq: near(&mut random, u32::MAX - 20),
-            ack: if random.percent(30) { SeqNo::new(8) } else { near(&mut random, 8) },
-            sack,
-            window_packets: random.pick(&[0, 1, 100, u16::MAX]),
-            marks: Marks::from_bits_truncate(random.below(16) as u16),
-            times: Times {
-                ts: Stamp::new(random.next() as u32).filter(|_| random.percent(90)),
-                echo: Stamp::new(if random.percent(50) { random.next() as u32 } else { now.low_nanos() }),
-                hold_us: random.pick(&[0, 1_000, u16::MAX]),
-            },
-            body,
-        };
-        let len = random.pick(&[0, 1, 1_000, 1_000, 1_001]);
-        host.flow.on_packet(now, &segment, len, random.percent(5), |_| {
-            accepted += 1;
-            Ok(Rx(0))
-        });
-        now += Duration::from_nanos(random.below(random_gap(seed)));
-        host.flow.on_deadline(now);
-        while host.flow.poll_event().is_some() {}
-        host.flow.grant(random.below(250) as u16);
-        for sent in 0.. {
-            assert!(sent < 1_000, "a turn without end");
-            let waiting = !host.source.is_empty();
-            if host.flow.poll_transmit(now, waiting, || host.source.pop_front()).is_none() {
-                break;
-            }
+        let numbers = (SeqNo::new(u32::MAX - 20), SeqNo::new(8));
+        let gap = Duration::from_nanos(random.below(random_gap(seed)));
+        accepted += u64::from(harm_once(&mut random, &mut host.flow, &mut host.source, numbers, now, gap));
+        now += gap;
+        if let Some(replacement) = replace(&host.flow, now) {
+            host.flow = replacement;
         }
         host.flow.check_invariants();
         if random.percent(2) {
@@ -580,6 +565,72 @@ fn harm(seed: u64) {
     let delivered = core::iter::from_fn(|| host.flow.poll_deliver()).count();
     let left = host.flow.drain_received().count();
     assert_eq!((delivered + left) as u64, accepted, "every token accepted is back");
+}
+
+/// A segment from somebody who knows the sequence numbers and means harm, and all that follows from it `gap` later.
+/// `numbers`: where the peer is about to be, and where we are. Says whether a piece was accepted.
+pub(super) fn harm_once(
+    random: &mut Random,
+    flow: &mut Flow<Tx, Rx>,
+    source: &mut VecDeque<Piece<Tx>>,
+    numbers: (SeqNo, SeqNo),
+    now: Instant,
+    gap: Duration,
+) -> bool {
+    let segment = harmful(random, numbers, now);
+    let len = random.pick(&[0, 1, 1_000, 1_000, 1_001]);
+    let mut accepted = false;
+    flow.on_packet(now, &segment, len, random.percent(5), |_| {
+        accepted = true;
+        Ok(Rx(0))
+    });
+    let now = now + gap;
+    flow.on_deadline(now);
+    while flow.poll_event().is_some() {}
+    flow.grant(random.below(250) as u16);
+    for sent in 0.. {
+        assert!(sent < 1_000, "a turn without end");
+        let waiting = !source.is_empty();
+        if flow.poll_transmit(now, waiting, || source.pop_front()).is_none() {
+            break;
+        }
+    }
+    accepted
+}
+
+fn harmful(random: &mut Random, (peer, we): (SeqNo, SeqNo), now: Instant) -> Segment {
+    let near = |random: &mut Random, base: SeqNo| base + random.below(400) as u32 - 100;
+    let mut sack = Sack::EMPTY;
+    for _ in 0..random.pick(&[0, 0, 3, 200]) {
+        sack.set(random.below(192) as u32);
+    }
+    let position = Position { first: random.percent(90), last: random.percent(90) };
+    let content = match random.pick(&[0, 0, 0, 1]) {
+        0 => Content::Piece(position),
+        records => Content::Records(records),
+    };
+    let number = random.below(20) as u16;
+    let reason = CloseReason::from_wire(number);
+    let body = match random.below(100) {
+        0 => Body::Reset { reason },
+        1 => Body::Close { reason },
+        2..20 => Body::Probe { padding_bytes: number },
+        20..50 => Body::Ack { padding_bytes: number },
+        _ => Body::Data(Data { content, answer_now: random.percent(50), fragment: None }),
+    };
+    Segment {
+        seq: near(random, peer),
+        ack: if random.percent(30) { we } else { near(random, we) },
+        sack,
+        window_packets: random.pick(&[0, 1, 100, u16::MAX]),
+        marks: Marks::from_bits_truncate(random.below(16) as u16),
+        times: Times {
+            ts: Stamp::new(random.next() as u32).filter(|_| random.percent(90)),
+            echo: Stamp::new(if random.percent(50) { random.next() as u32 } else { now.low_nanos() }),
+            hold_us: random.pick(&[0, 1_000, u16::MAX]),
+        },
+        body,
+    }
 }
 
 /// Packets may come in bursts, or seconds apart.

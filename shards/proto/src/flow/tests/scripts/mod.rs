@@ -10,6 +10,7 @@ mod receiving;
 mod recovery;
 mod sending;
 mod silence;
+mod timeless;
 mod violations;
 mod windows;
 use alloc::collections::VecDeque;
