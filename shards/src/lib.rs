@@ -24,6 +24,7 @@ mod budget;
 pub mod coordinator;
 pub mod counters;
 pub mod daemon;
+pub mod executor;
 pub mod handover;
 pub mod launch;
 pub mod log;

@@ -106,7 +106,6 @@ fn check(host: &Host) -> (i32, String) {
 fn warnings(daemon: &mut Program) -> Vec<String> {
     let ready = |daemon: &Program| Some(daemon.stderr()).filter(|log| log.contains("ready"));
     let log = daemon.wait_until("its start", NEVER, ready).unwrap();
-    // glommio warns, too, where little memory may be locked.
     log.lines().filter(|line| line.contains(" WARN machnet_nic")).map(str::to_owned).collect()
 }
 
