@@ -37,7 +37,7 @@ pub use limits::{Birth, Limits, Role};
 pub use outcome::{Event, Verdict, Violation};
 pub use path::BASE_PAYLOAD_BYTES;
 pub use piece::{Need, Outgoing, Piece, Refusal};
-pub use table::{FLOWS_MAX, FlowTable, InsertError};
+pub use table::{FLOWS_MAX, FlowTable, InsertError, slot_of};
 pub use timer::Timers;
 
 use alloc::sync::Arc;

@@ -46,6 +46,8 @@ pub(super) struct Flows {
     timers: Timers,
     /// Flows that may have something to deliver or to transmit; each stands here once.
     ready: VecDeque<FlowId>,
+    /// Flows whose numbers others have not seen yet; each stands here once.
+    unpublished: Vec<FlowId>,
     /// Flows whose peer is to answer or to be answered.
     unsettled: usize,
     fragments: Fragments,
@@ -82,6 +84,7 @@ impl Flows {
             table: FlowTable::new(flows_max, seed),
             timers: Timers::new(),
             ready: VecDeque::new(),
+            unpublished: Vec::new(),
             unsettled: 0,
             fragments: Fragments::default(),
             packet: Vec::new(),
@@ -139,7 +142,10 @@ impl Flows {
         let index = channel.add_flow(id);
         if let Some(entry) = self.table.get_mut(id) {
             entry.place.index = index;
+            entry.record = Some(turn.counts.enter_flow(id, key));
         }
+        // Not when packets come.
+        self.unpublished.reserve(self.table.len().saturating_sub(self.unpublished.len()));
         if is_kept {
             self.announce(id, channels);
         }
@@ -297,6 +303,18 @@ impl Flows {
         make_ready(&mut self.ready, id, entry);
     }
 
+    // ---- For others to see -----------------------------------------------------------------------------------------
+
+    /// Lets others see the numbers of the flows that have been served since the last call.
+    pub(super) fn publish(&mut self) {
+        for id in self.unpublished.drain(..) {
+            if let Some(entry) = self.table.get_mut(id) {
+                entry.lists.is_unpublished = false;
+                entry.publish_counts();
+            }
+        }
+    }
+
     // ---- Time ------------------------------------------------------------------------------------------------------
 
     /// When the first flow wants to be looked at.
@@ -395,8 +413,14 @@ impl Flows {
         }
         entry.learn_absences(self.absences);
         let is_deliverable = entry.is_deliverable(channel);
+        if !std::mem::replace(&mut entry.lists.is_unpublished, true) {
+            self.unpublished.push(id);
+        }
         while is_deliverable && let Some(piece) = entry.flow.poll_deliver() {
-            turn.counts.add(Counter::RxMessages, u64::from(piece.content.messages()));
+            let messages = u64::from(piece.content.messages());
+            turn.counts.add(Counter::RxMessages, messages);
+            entry.counts.rx_messages += messages;
+            entry.counts.rx_bytes += u64::from(piece.len);
             channel.publish(id, piece);
         }
         while let Some(load) = entry.flow.poll_freed() {
@@ -409,7 +433,7 @@ impl Flows {
         }
         entry.flow.grant(grant);
         let wants_buffers = channel.wants_buffers();
-        let Entry { flow, waiting, way, lists, .. } = entry;
+        let Entry { flow, waiting, way, lists, counts, .. } = entry;
         let takes_records = flow.features().contains(Features::RECORDS);
         let together_bytes = if takes_records { flow.payload_bytes() } else { 0 };
         let mut writer = Writer { egress, way, turn, whole: &mut self.packet };
@@ -423,6 +447,7 @@ impl Flows {
             let is_waiting = !waiting.is_empty();
             let source = || channel.pop_waiting(waiting, together_bytes);
             let Some(packet) = flow.poll_transmit(writer.turn.now, is_waiting, source) else { break };
+            counts.retransmissions += u64::from(packet.is_retransmission);
             sent += writer.write(packet, channel);
         }
         writer.finish();
