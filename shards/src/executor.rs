@@ -254,6 +254,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use machnet_config::CpuMask;
+    use rustix::process::{Rlimit, setrlimit};
     use rustix::thread::sched_getaffinity;
 
     use super::*;
@@ -332,6 +333,18 @@ mod tests {
                 thread.join().expect("no error");
             }
         }
+    }
+
+    #[test]
+    fn a_thread_whose_executor_cannot_be_made_any_more_runs_without() {
+        let limit = getrlimit(Resource::Memlock);
+        setrlimit(Resource::Memlock, Rlimit { current: Some(0), ..limit }).expect("less is allowed");
+        let (tell, told) = channel();
+        let task = move || Ok(tell.send(()).expect("the test listens"));
+        let thread = Executor { obstacle: None }.spawn("late", None, task);
+        setrlimit(Resource::Memlock, limit).expect("it was allowed before");
+        thread.expect("a thread").join().expect("no error");
+        assert_eq!(told.recv(), Ok(()));
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub struct Log {
 
 impl Log {
     /// Starts the log: on stderr if `to_stderr` or the environment says so, otherwise in a file, whose name is then the
-    /// one line on stderr. `RUST_LOG` says what is worth a line; the default is `info`, and nothing of glommio, whose
-    /// warnings are of what is not used here.
+    /// one line on stderr. `RUST_LOG` says what is worth a line; the default is `info`. Nothing of glommio is: it
+    /// warns of what nobody here uses.
     ///
     /// # Errors
     /// When no file can be made.
@@ -46,8 +46,9 @@ impl Log {
             if std::env::var_os(EnvFilter::DEFAULT_ENV).is_some() {
                 eprintln!("machnet-shards: RUST_LOG is not understood ({error}): info is used");
             }
-            EnvFilter::new("info,glommio=off")
+            EnvFilter::new("info")
         });
+        let filter = filter.add_directive("glommio=off".parse().expect("it is a directive"));
         let colors = is_on_stderr && io::stderr().is_terminal();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colors).init();
         Ok(Self { _writer: guard, is_on_stderr })

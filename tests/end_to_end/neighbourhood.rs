@@ -96,7 +96,7 @@ fn forward(host: &Host, whether: bool) {
 }
 
 /// The exit status of `--check`, and what it says.
-fn check(host: &Host) -> (i32, String) {
+pub(crate) fn check(host: &Host) -> (i32, String) {
     let mut check = start_another(host, &host.config_file(), &["--check"]);
     let status = check.wait(NEVER).unwrap().code().expect("it ended by itself");
     (status, check.stdout() + &check.stderr())

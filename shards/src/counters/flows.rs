@@ -196,6 +196,8 @@ mod tests {
     use super::super::{Counts, Registry};
     use super::*;
 
+    const LAST_SLOT: u32 = (1 << 20) - 1;
+
     fn key(remote_port: u16) -> FlowKey {
         let [local_ip, remote_ip] = [1, 2].map(|host| Ipv4Addr::new(10, 0, 0, host));
         FlowKey { local_ip, remote_ip, local_port: 888, remote_port }
@@ -225,7 +227,7 @@ mod tests {
         let (other, _) = registry.enter();
         assert_eq!(registry.flows(shard), []);
         // In three chunks.
-        let records = [3, 5_000, FLOWS_MAX as u32 - 1].map(|flow| (flow, open(&counts, flow)));
+        let records = [3, 5_000, LAST_SLOT].map(|flow| (flow, open(&counts, flow)));
         for (flow, record) in &records {
             record.publish(&counted(u64::from(*flow)));
         }
@@ -236,11 +238,11 @@ mod tests {
             assert_eq!((seen(*flow), registry.read_flow(other, FlowId(*flow))), (Some(expected), None));
         }
         let flows = |shard| registry.flows(shard).iter().map(|seen| seen.flow.0).collect::<Vec<_>>();
-        assert_eq!((flows(shard), flows(other)), (vec![3, 5_000, FLOWS_MAX as u32 - 1], vec![]));
+        assert_eq!((flows(shard), flows(other)), (vec![3, 5_000, LAST_SLOT], vec![]));
         drop(records);
         assert_eq!((seen(3), seen(4), flows(shard)), (None, None, vec![]));
         // Another flow in the slot of the first: the old handle does not name it.
-        let again = FLOWS_MAX as u32 + 3;
+        let again = 1 << 20 | 3;
         let _record = open(&counts, again);
         assert_eq!((seen(3), seen(again).map(|seen| seen.counts)), (None, Some(FlowCounts::default())));
     }
