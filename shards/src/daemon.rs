@@ -145,8 +145,8 @@ struct End {
 }
 
 impl Daemon {
-    /// Starts shards on the queues, and the coordinator behind `server`: all of them run when this returns. Applications
-    /// are served when [`Daemon::wait_until_ready`] has returned.
+    /// Starts shards on the queues, and the coordinator behind `server`: all of them run when this returns.
+    /// Applications are served when [`Daemon::wait_until_ready`] has returned.
     ///
     /// # Errors
     /// When threads, CPUs or descriptors are not to be had. What was started ends with the process.

@@ -1,10 +1,10 @@
 //! The coordinator at work: its thread, and the one place where it sleeps.
 //!
 //! The thread is `executor`'s: glommio runs the coordinator's one task, where it can run. The task never waits inside
-//! glommio, for three reasons: it cannot wait for a descriptor that somebody else made, and all of ours are (mailbox, control socket,
-//! pidfds, signals); its park adds 10 to 35 µs to a wake and interrupts every core of the daemon; and it can park with
-//! work to do when its preempt timer fires before the first task has run. So the task sleeps in one `epoll_pwait2` over
-//! everything that can wake it, as the shards do.
+//! glommio, for three reasons: it cannot wait for a descriptor that somebody else made, and all of ours are (mailbox,
+//! control socket, pidfds, signals); its park adds 10 to 35 µs to a wake and interrupts every core of the daemon; and
+//! it can park with work to do when its preempt timer fires before the first task has run. So the task sleeps in one
+//! `epoll_pwait2` over everything that can wake it, as the shards do.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,10 +1,11 @@
 //! A shard at work: its thread, its turns, its sleep.
 //!
-//! The thread is `executor`'s: glommio runs the shard's one task, where it can run. The task never waits inside glommio:
-//! its park costs a membarrier to every core of the daemon and adds 10 to 35 µs to a wake, and glommio 0.9 can park with
-//! work to do when its preempt timer fires at the wrong moment. So the shard sleeps in one `ppoll` over everything that
-//! can wake it: its NIC queue, an epoll over the bells of its channels and its mailbox, and the next deadline. The
-//! queue's descriptor is in no epoll: there the kernel would take a lock at each frame, also while the shard is awake.
+//! The thread is `executor`'s: glommio runs the shard's one task, where it can run. The task never waits inside
+//! glommio: its park costs a membarrier to every core of the daemon and adds 10 to 35 µs to a wake, and glommio 0.9 can
+//! park with work to do when its preempt timer fires at the wrong moment. So the shard sleeps in one `ppoll` over
+//! everything that can wake it: its NIC queue, an epoll over the bells of its channels and its mailbox, and the next
+//! deadline. The queue's descriptor is in no epoll: there the kernel would take a lock at each frame, also while the
+//! shard is awake.
 
 use std::io;
 use std::sync::Arc;

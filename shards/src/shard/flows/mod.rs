@@ -2,6 +2,7 @@
 //! out, what is over ends.
 
 mod entry;
+mod publication;
 mod writer;
 
 use std::collections::VecDeque;
@@ -29,6 +30,7 @@ use super::turn::Turn;
 use crate::counters::{Counter, DropReason};
 use crate::mailbox::{NotCreated, ToCoordinator};
 use entry::{Entry, Origin};
+use publication::Unpublished;
 use writer::Writer;
 
 /// Packets one flow may send in one turn while others wait.
@@ -46,8 +48,7 @@ pub(super) struct Flows {
     timers: Timers,
     /// Flows that may have something to deliver or to transmit; each stands here once.
     ready: VecDeque<FlowId>,
-    /// Flows whose numbers others have not seen yet; each stands here once.
-    unpublished: Vec<FlowId>,
+    unpublished: Unpublished,
     /// Flows whose peer is to answer or to be answered.
     unsettled: usize,
     fragments: Fragments,
@@ -84,7 +85,7 @@ impl Flows {
             table: FlowTable::new(flows_max, seed),
             timers: Timers::new(),
             ready: VecDeque::new(),
-            unpublished: Vec::new(),
+            unpublished: Unpublished::default(),
             unsettled: 0,
             fragments: Fragments::default(),
             packet: Vec::new(),
@@ -144,8 +145,7 @@ impl Flows {
             entry.place.index = index;
             entry.record = Some(turn.counts.enter_flow(id, key));
         }
-        // Not when packets come.
-        self.unpublished.reserve(self.table.len().saturating_sub(self.unpublished.len()));
+        self.unpublished.make_room(self.table.len());
         if is_kept {
             self.announce(id, channels);
         }
@@ -307,12 +307,7 @@ impl Flows {
 
     /// Lets others see the numbers of the flows that have been served since the last call.
     pub(super) fn publish(&mut self) {
-        for id in self.unpublished.drain(..) {
-            if let Some(entry) = self.table.get_mut(id) {
-                entry.lists.is_unpublished = false;
-                entry.publish_counts();
-            }
-        }
+        self.unpublished.publish(&mut self.table);
     }
 
     // ---- Time ------------------------------------------------------------------------------------------------------
@@ -413,9 +408,7 @@ impl Flows {
         }
         entry.learn_absences(self.absences);
         let is_deliverable = entry.is_deliverable(channel);
-        if !std::mem::replace(&mut entry.lists.is_unpublished, true) {
-            self.unpublished.push(id);
-        }
+        self.unpublished.add(id, entry);
         while is_deliverable && let Some(piece) = entry.flow.poll_deliver() {
             let messages = u64::from(piece.content.messages());
             turn.counts.add(Counter::RxMessages, messages);
