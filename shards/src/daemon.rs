@@ -269,8 +269,14 @@ impl Drop for Daemon {
 /// A shard that is about to be started.
 struct ReadyShard {
     id: ShardId,
-    spawn: Box<dyn FnOnce(&Executor, Arc<Heartbeat>) -> Result<Thread, SpawnError>>,
+    spawn: Box<Spawn>,
 }
+
+/// Starts a shard's thread.
+type Spawn = dyn FnOnce(&Executor, Arc<Heartbeat>) -> Spawned;
+
+/// A thread whose task has begun, or why it has not.
+type Spawned = Result<Thread, SpawnError>;
 
 /// Shards that are about to be started, and what they share.
 struct Assembly<'a> {
@@ -340,7 +346,7 @@ where
 const COORDINATOR: &str = "coordinator";
 
 /// Tells when a thread ends. One more thread waits for each: the first end cannot be waited for otherwise.
-fn join_later(thread: String, spawned: Result<Thread, SpawnError>, ended: &Sender<End>) -> Result<(), DaemonError> {
+fn join_later(thread: String, spawned: Spawned, ended: &Sender<End>) -> Result<(), DaemonError> {
     let spawned = match spawned {
         Ok(spawned) => spawned,
         Err(source) => return Err(DaemonError::Spawn { thread, source }),

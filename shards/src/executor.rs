@@ -340,7 +340,10 @@ mod tests {
         let limit = getrlimit(Resource::Memlock);
         setrlimit(Resource::Memlock, Rlimit { current: Some(0), ..limit }).expect("less is allowed");
         let (tell, told) = channel();
-        let task = move || Ok(tell.send(()).expect("the test listens"));
+        let task = move || {
+            tell.send(()).expect("the test listens");
+            Ok(())
+        };
         let thread = Executor { obstacle: None }.spawn("late", None, task);
         setrlimit(Resource::Memlock, limit).expect("it was allowed before");
         thread.expect("a thread").join().expect("no error");
