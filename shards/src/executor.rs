@@ -76,7 +76,7 @@ enum Obstacle {
     Refused { call: &'static str, error: io::Error },
     #[error("this kernel's io_uring lacks what it needs")]
     Operations,
-    #[error("it says: {0}")]
+    #[error("its executor cannot be made ({0})")]
     Other(String),
 }
 
@@ -359,7 +359,7 @@ mod tests {
             (Obstacle::Locked(0), "no memory may be locked, and it wants 512 KiB (`ulimit -l`)"),
             (Obstacle::Locked(64 << 10), "only 64 KiB of memory may be locked, and it wants 512 KiB (`ulimit -l`)"),
             (Obstacle::Operations, "this kernel's io_uring lacks what it needs"),
-            (Obstacle::Other("no".into()), "it says: no"),
+            (Obstacle::Other("no".into()), "its executor cannot be made (no)"),
         ];
         for (obstacle, why) in obstacles {
             let executor = Executor { obstacle: Some(obstacle) };
