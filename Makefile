@@ -1,5 +1,6 @@
 # make            build everything, optimized
-# make demo       two hosts on this machine: ours against kernel TCP, in one table
+# make demo       two hosts on this machine: ours against kernel TCP, in one table; DEMO=--without-io-uring confines
+#                 them as containers are
 # make test       every test; installs and sets up what it needs
 # make test-rig   the daemon on PCI NICs of virtual machines; fetches a kernel and QEMU, needs no KVM
 # make bench      the whole path beside other stacks, in one table; BENCH="memif --baseline DIR" picks and compares
@@ -28,7 +29,7 @@ deps:
 	@sh .ci/deps
 
 demo: build
-	@cargo run --quiet --release --example demo
+	@cargo run --quiet --release --example demo -- $(DEMO)
 
 # Tests start the programs, so those are built first. loom replaces the atomics, so it has a build of its own; a filter
 # that matches nothing would pass, so it is asked for its tests first.

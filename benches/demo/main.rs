@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use machnet_test_kit::Failure;
-use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
+use machnet_test_kit::hosts::{Confinement, Host, Hosts, Link, Program};
 use machnet_test_kit::measurement::{Measurement, size};
 use machnet_test_kit::tcp;
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use table::{Row, print_table, summary};
@@ -30,6 +31,9 @@ struct Arguments {
     /// Shards of each daemon.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     shards: u16,
+    /// Keeps io_uring from both hosts, as the seccomp profiles of containers do.
+    #[arg(long)]
+    without_io_uring: bool,
     #[command(subcommand)]
     part: Option<tcp::Part>,
 }
@@ -73,7 +77,12 @@ impl Demo {
     fn run(arguments: &Arguments) -> Result<(), Failure> {
         let started = Instant::now();
         progress(started, "making two hosts, network namespaces joined by veth");
-        let hosts = Hosts::new(Link { queues: arguments.shards, ..Link::default() })?;
+        let mut hosts = Hosts::new(Link { queues: arguments.shards, ..Link::default() })?;
+        if arguments.without_io_uring {
+            for host in [&mut hosts.left, &mut hosts.right] {
+                host.confinement = Some(Confinement::WithoutIoUring(Errno::PERM));
+            }
+        }
         progress(started, "starting machnet-shards on each");
         let daemons = [start_daemon(&hosts.left, arguments.shards)?, start_daemon(&hosts.right, arguments.shards)?];
         let mut demo = Self { started, seconds: arguments.seconds, hosts, daemons };

@@ -3,14 +3,20 @@
 //! A shard counts in plain memory of its own and copies the sums into its entry of the [`Registry`] when it has time:
 //! a reader never disturbs it.
 
+mod flows;
 mod table;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use machnet::daemon::control::report::NamedCounts;
+use machnet_core::flow::FlowId;
+use machnet_proto::addr::FlowKey;
 use sharded_slab::Slab;
 
+use flows::{FlowIndex, FlowSlab};
+
+pub use flows::{FlowCounts, FlowRecord, FlowSnapshot};
 pub use table::{Counter, Description, DeviceDrop, DropReason, Gauge, Kind, markdown};
 
 const COUNTERS: usize = Counter::ALL.len();
@@ -23,6 +29,7 @@ pub struct Counts {
     counters: [u64; COUNTERS],
     drops: [u64; REASONS],
     published: Arc<Published>,
+    flows: Arc<FlowIndex>,
 }
 
 /// What others may read of a shard.
@@ -73,6 +80,11 @@ impl Counts {
     /// Says how much there is of something at the moment.
     pub fn gauge(&self, gauge: Gauge, value: usize) {
         self.published.gauges[gauge as usize].store(value as u64, Ordering::Relaxed);
+    }
+
+    /// Makes an entry for a flow that has just been put into the shard's table.
+    pub fn enter_flow(&self, flow: FlowId, key: &FlowKey) -> FlowRecord {
+        FlowRecord::new(&self.flows, flow, *key)
     }
 
     /// Lets others see the counts.
@@ -196,11 +208,19 @@ pub struct ChannelSnapshot {
     pub tx_messages: u64,
 }
 
-/// All that any thread may read: an entry per shard and per channel, lock-free.
+/// All that any thread may read: an entry per shard, per channel and per flow, lock-free.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    shards: Arc<Slab<Arc<Published>>>,
+    shards: Arc<Slab<ShardEntry>>,
     channels: Arc<Slab<Arc<PublishedChannel>>>,
+    flows: FlowSlab,
+}
+
+/// What others may read of a shard, and where its flows have their entries.
+#[derive(Debug)]
+struct ShardEntry {
+    published: Arc<Published>,
+    flows: Arc<FlowIndex>,
 }
 
 /// Names a shard's entry in the registry.
@@ -220,9 +240,10 @@ impl Registry {
             gauges: std::array::from_fn(|_| AtomicU64::new(0)),
         };
         let published = Arc::new(zeros);
-        let key = self.shards.insert(Arc::clone(&published));
-        let key = key.expect("the slab holds more entries than a host has cores");
-        (EntryKey(key), Counts { counters: [0; COUNTERS], drops: [0; REASONS], published })
+        let flows = Arc::new(FlowIndex::new(Arc::clone(&self.flows)));
+        let entry = ShardEntry { published: Arc::clone(&published), flows: Arc::clone(&flows) };
+        let key = self.shards.insert(entry).expect("the slab holds more entries than a host has cores");
+        (EntryKey(key), Counts { counters: [0; COUNTERS], drops: [0; REASONS], published, flows })
     }
 
     /// Makes an entry for a channel: the counts go to its shard.
@@ -253,7 +274,18 @@ impl Registry {
     /// Reads a shard's entry.
     pub fn read(&self, key: EntryKey) -> Option<Snapshot> {
         let entry = self.shards.get(key.0)?;
-        Some(Snapshot { counters: load(&entry.counters), drops: load(&entry.drops), gauges: load(&entry.gauges) })
+        let Published { counters, drops, gauges } = &*entry.published;
+        Some(Snapshot { counters: load(counters), drops: load(drops), gauges: load(gauges) })
+    }
+
+    /// Reads the entry of a shard's flow; `None` once it is no more.
+    pub fn read_flow(&self, shard: EntryKey, flow: FlowId) -> Option<FlowSnapshot> {
+        self.shards.get(shard.0)?.flows.read(flow)
+    }
+
+    /// Reads the entries of all flows of a shard. Those that come and go meanwhile may be among them or not.
+    pub fn flows(&self, shard: EntryKey) -> Vec<FlowSnapshot> {
+        self.shards.get(shard.0).map_or_else(Vec::new, |entry| entry.flows.read_all())
     }
 }
 

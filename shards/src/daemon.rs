@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use machnet::daemon::control::Server;
 use machnet_config::Config;
 use machnet_core::addr::{self, NotYetIpv6};
@@ -24,6 +23,7 @@ use machnet_proto::flow;
 use crate::coordinator::run::Started;
 use crate::coordinator::{self, AddressInUse, Boot, Coordinator, Interface, Plan};
 use crate::counters::{EntryKey, Registry};
+use crate::executor::{Executor, SpawnError, Thread};
 use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard, mailbox};
 use crate::shard::run::Heartbeat;
 use crate::shard::{self, Settings, Shard};
@@ -89,6 +89,8 @@ pub struct Daemon {
     ends: Receiver<End>,
     /// Threads that have not ended.
     running: usize,
+    /// How long they may take for that, once the coordinator has.
+    patience: Option<Duration>,
 }
 
 /// Why a daemon did not start, or ended without being asked to.
@@ -101,12 +103,12 @@ pub enum DaemonError {
         /// Its answer.
         source: io::Error,
     },
-    /// glommio could not start an executor.
-    Executor {
-        /// For whom.
+    /// A thread does not run.
+    Spawn {
+        /// Whose.
         thread: String,
-        /// Why, with the remedy if it is known.
-        why: String,
+        /// Why.
+        source: SpawnError,
     },
     /// Another host has the address of an interface.
     AddressInUse(AddressInUse),
@@ -125,7 +127,7 @@ impl fmt::Display for DaemonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::System { doing, source } => write!(f, "the system refused to {doing}: {source}; look at its limits"),
-            Self::Executor { thread, why } => write!(f, "the {thread} cannot run: {why}"),
+            Self::Spawn { thread, source } => write!(f, "the {thread} cannot run: {source}"),
             Self::AddressInUse(conflict) => conflict.fmt(f),
             Self::Address(error) => error.fmt(f),
             Self::Ended { thread, source } => write!(f, "the {thread} ended: {source}"),
@@ -143,11 +145,11 @@ struct End {
 }
 
 impl Daemon {
-    /// Starts shards on the queues, and the coordinator behind `server`. Applications are served when
-    /// [`Daemon::wait_until_ready`] has returned.
+    /// Starts shards on the queues, and the coordinator behind `server`: all of them run when this returns.
+    /// Applications are served when [`Daemon::wait_until_ready`] has returned.
     ///
     /// # Errors
-    /// When threads, executors or descriptors are not to be had. What was started ends with the process.
+    /// When threads, CPUs or descriptors are not to be had. What was started ends with the process.
     pub fn start(config: &Config, devices: Vec<Device>, server: Server, stop: StopPipe) -> Result<Self, DaemonError> {
         let stop = Arc::new(stop);
         let boot = new_boot()?;
@@ -174,6 +176,10 @@ impl Daemon {
         let Assembly { registry, shards, outlets, entries, .. } = assembly;
         let coordinator = Coordinator::new(plan, outlets.clone(), registry, entries, Clock.now());
 
+        let executor = Executor::look();
+        if !executor.is_glommio() {
+            tracing::info!("{executor}");
+        }
         let (ended, ends) = channel();
         let (start_ends, start) = channel();
         let mut watched = Vec::new();
@@ -181,23 +187,30 @@ impl Daemon {
         for (ReadyShard { id, spawn }, outlet) in shards.into_iter().zip(outlets) {
             let heartbeat = Arc::new(Heartbeat::default());
             watched.push(Watched { shard: id, heartbeat: Arc::clone(&heartbeat), outlet });
-            join_later(format!("shard {}", id.0), spawn(heartbeat), &ended)?;
+            join_later(format!("shard {}", id.0), spawn(&executor, heartbeat), &ended)?;
             running += 1;
         }
-        let coordinator = coordinator::run::spawn(coordinator, from_shards, server, Arc::clone(&stop), start_ends);
+        let stopped = Arc::clone(&stop);
+        let coordinator = coordinator::run::spawn(&executor, coordinator, from_shards, server, stopped, start_ends);
         join_later(COORDINATOR.into(), coordinator, &ended)?;
         watchdog::spawn(watched).map_err(system("start a thread"))?;
-        Ok(Self { stop, start, ends, running: running + 1 })
+        Ok(Self { stop, start, ends, running: running + 1, patience: None })
     }
 
     /// Waits until every interface has its address, which takes 100 to 175 ms from the start: each link is asked first.
     /// `false` if the daemon was asked to stop before, and never is ready.
     ///
     /// # Errors
-    /// When another host has one of the addresses. The daemon has no address then, and ends.
-    pub fn wait_until_ready(&self) -> Result<bool, DaemonError> {
+    /// When another host has one of the addresses: the daemon has no address then, and ends. Or when a thread has ended
+    /// already.
+    pub fn wait_until_ready(&mut self) -> Result<bool, DaemonError> {
         match self.start.recv() {
-            Ok(Ok(())) => Ok(true),
+            Ok(Ok(())) => {
+                while let Ok(end) = self.ends.try_recv() {
+                    self.count_end(end)?;
+                }
+                Ok(true)
+            }
             Ok(Err(conflict)) => Err(DaemonError::AddressInUse(conflict)),
             Err(RecvError) => Ok(false),
         }
@@ -217,21 +230,26 @@ impl Daemon {
     }
 
     /// Waits for all threads, each for so long at the most; after the coordinator not long in any case.
-    fn wait_for_ends(&mut self, mut patience: Option<Duration>) -> Result<(), DaemonError> {
+    fn wait_for_ends(&mut self, patience: Option<Duration>) -> Result<(), DaemonError> {
         while self.running > 0 {
-            let end = match patience {
+            let end = match self.patience.or(patience) {
                 None => self.ends.recv().map_err(RecvTimeoutError::from),
                 Some(patience) => self.ends.recv_timeout(patience),
             };
-            let Ok(End { thread, result }) = end else {
+            let Ok(end) = end else {
                 tracing::warn!(threads = self.running, "threads did not end in time; the process ends without them");
                 return Ok(());
             };
-            self.running -= 1;
-            result?;
-            if thread == COORDINATOR {
-                patience = Some(END_WITHIN);
-            }
+            self.count_end(end)?;
+        }
+        Ok(())
+    }
+
+    fn count_end(&mut self, end: End) -> Result<(), DaemonError> {
+        self.running -= 1;
+        end.result?;
+        if end.thread == COORDINATOR {
+            self.patience = Some(END_WITHIN);
         }
         Ok(())
     }
@@ -251,11 +269,14 @@ impl Drop for Daemon {
 /// A shard that is about to be started.
 struct ReadyShard {
     id: ShardId,
-    spawn: Box<dyn FnOnce(Arc<Heartbeat>) -> Spawned>,
+    spawn: Box<Spawn>,
 }
 
-/// A thread that has been started, or why not.
-type Spawned = glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()>;
+/// Starts a shard's thread.
+type Spawn = dyn FnOnce(&Executor, Arc<Heartbeat>) -> Spawned;
+
+/// A thread whose task has begun, or why it has not.
+type Spawned = Result<Thread, SpawnError>;
 
 /// Shards that are about to be started, and what they share.
 struct Assembly<'a> {
@@ -300,7 +321,9 @@ where
             };
             let shard = Shard::new(settings, queue, inlet, assembly.to_coordinator.clone(), counts, Clock.now());
             let cpu = interface.shard_cpus.get(index).copied();
-            let spawn = Box::new(move |heartbeat| shard::run::spawn(shard, cpu, policy, heartbeat));
+            let spawn = Box::new(move |executor: &Executor, heartbeat| {
+                shard::run::spawn(executor, shard, cpu, policy, heartbeat)
+            });
             assembly.shards.push(ReadyShard { id, spawn });
             assembly.outlets.push(outlet);
             assembly.entries.push(entry);
@@ -322,46 +345,20 @@ where
 
 const COORDINATOR: &str = "coordinator";
 
-/// Tells when a thread ends. One more thread waits for each: an executor's end cannot be waited for otherwise.
+/// Tells when a thread ends. One more thread waits for each: the first end cannot be waited for otherwise.
 fn join_later(thread: String, spawned: Spawned, ended: &Sender<End>) -> Result<(), DaemonError> {
-    let failed = |thread: &str, error: &dyn fmt::Display| DaemonError::Executor {
-        thread: thread.into(),
-        why: explained(&error.to_string()),
+    let spawned = match spawned {
+        Ok(spawned) => spawned,
+        Err(source) => return Err(DaemonError::Spawn { thread, source }),
     };
-    let handle = spawned.map_err(|error| failed(&thread, &error))?;
     let ended = ended.clone();
     let wait = move || {
-        let result = match handle.join() {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(source)) => Err(DaemonError::Ended { thread: thread.clone(), source }),
-            Err(error) => Err(failed(&thread, &error)),
-        };
+        let result = spawned.join().map_err(|source| DaemonError::Ended { thread: thread.clone(), source });
         // Nobody listens any more if the daemon was given up.
         let _ = ended.send(End { thread, result });
     };
     std::thread::Builder::new().name("end".into()).spawn(wait).map_err(system("start a thread"))?;
     Ok(())
-}
-
-/// Whether an executor can run here.
-///
-/// # Errors
-/// One sentence that says why not, and what to do.
-pub fn try_executor() -> Result<(), String> {
-    LocalExecutorBuilder::new(Placement::Unbound).make().map(drop).map_err(|error| explained(&error.to_string()))
-}
-
-/// What glommio says, with the usual remedy.
-fn explained(error: &str) -> String {
-    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
-    match disabled.trim() {
-        "1" => format!("{error}; io_uring is for root only, run as root or set `sysctl kernel.io_uring_disabled=0`"),
-        "2" => format!("{error}; io_uring is disabled, set `sysctl kernel.io_uring_disabled=0`"),
-        _ => format!(
-            "{error}; allow io_uring_setup (a container's seccomp profile may forbid it, as Docker's does) and at \
-             least 8 MiB of locked memory per thread (`ulimit -l`)"
-        ),
-    }
 }
 
 fn new_boot() -> Result<Boot, DaemonError> {

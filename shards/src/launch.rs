@@ -13,7 +13,8 @@ use thiserror::Error;
 use machnet_nic::devices::{self, DevicesError, OpenDevices, open_all, plan_all, survey_all};
 use machnet_nic::survey::{Finding, Severity};
 
-use crate::daemon::{Daemon, DaemonError, try_executor};
+use crate::daemon::{Daemon, DaemonError};
+use crate::executor::Executor;
 
 /// How long a socket that somebody serves is tried again: a daemon that was killed listens until the kernel has closed
 /// its packet sockets one by one, which takes tens of milliseconds each.
@@ -32,9 +33,6 @@ pub enum LaunchError {
     /// The control socket cannot be used.
     #[error(transparent)]
     Socket(BindError),
-    /// No executor can run.
-    #[error("the threads of the daemon cannot run: {0}")]
-    Executor(String),
     /// A signal cannot be caught.
     #[error("SIGINT and SIGTERM cannot be caught: {0}")]
     Signals(std::io::Error),
@@ -66,13 +64,12 @@ pub fn serve(mut config: Config, socket: &Path) -> Result<(), LaunchError> {
     }
     let plans = plan_all(&config)?;
     raise_open_files();
-    try_executor().map_err(LaunchError::Executor)?;
     // Before any device is touched: a second daemon must not disturb the first.
     let access = Access { mode: config.control.mode, group: owning_group(config.control.group.as_deref())? };
     let server = bind(socket, &access).map_err(LaunchError::Socket)?;
     let stop = stop_on_signals()?;
     let OpenDevices { interfaces, .. } = &mut open_all(&config, &plans)?;
-    let daemon = Daemon::start(&config, interfaces.drain(..).map(Into::into).collect(), server, stop)?;
+    let mut daemon = Daemon::start(&config, interfaces.drain(..).map(Into::into).collect(), server, stop)?;
     if daemon.wait_until_ready()? {
         tracing::info!(socket = %socket.display(), "ready");
     }
@@ -124,10 +121,8 @@ pub fn check(mut config: Config, socket: &Path) -> Check {
     }
     line(hugepages());
     line(format!("control socket {}", socket.display()));
-    let executor = try_executor();
-    line(format!("io_uring_setup is {}", if executor.is_ok() { "allowed" } else { "not allowed" }));
-    let verdict = executor.map_err(LaunchError::Executor);
-    Check { text, verdict: verdict.and(refusal.map_or(Ok(()), |refusal| Err(refusal.into()))) }
+    line(Executor::look().to_string());
+    Check { text, verdict: refusal.map_or(Ok(()), |refusal| Err(refusal.into())) }
 }
 
 /// The group of the control socket that is not configured, if the host has it.

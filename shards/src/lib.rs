@@ -13,6 +13,7 @@
 //! | indices and slots of a [`handover`] ring | two shards | per frame that the NIC put at the wrong shard |
 //! | published [`counters`] of a shard | the shard, and whoever reads them | every 64 turns, and before a sleep |
 //! | those of a channel | as above | when its buffers are taken or given back, and with what is published |
+//! | those of a flow | as above | every 64 turns, and before a sleep, of flows that were served |
 //! | a heartbeat ([`shard::run::Heartbeat`]) | a shard, read by the watchdog | once a turn |
 //! | the rings of a packet socket (`machnet_nic::packet`) | a shard and the kernel | a slot's status, per frame |
 //! | a channel's segment (`daemon::channel`) | a shard and one application | per burst; each side's indices apart |
@@ -24,6 +25,7 @@ mod budget;
 pub mod coordinator;
 pub mod counters;
 pub mod daemon;
+pub mod executor;
 pub mod handover;
 pub mod launch;
 pub mod log;

@@ -27,7 +27,8 @@ pub struct Log {
 
 impl Log {
     /// Starts the log: on stderr if `to_stderr` or the environment says so, otherwise in a file, whose name is then the
-    /// one line on stderr. `RUST_LOG` says what is worth a line; the default is `info`.
+    /// one line on stderr. `RUST_LOG` says what is worth a line; the default is `info`. Nothing of glommio is: it
+    /// warns of what nobody here uses.
     ///
     /// # Errors
     /// When no file can be made.
@@ -47,6 +48,7 @@ impl Log {
             }
             EnvFilter::new("info")
         });
+        let filter = filter.add_directive("glommio=off".parse().expect("it is a directive"));
         let colors = is_on_stderr && io::stderr().is_terminal();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colors).init();
         Ok(Self { _writer: guard, is_on_stderr })

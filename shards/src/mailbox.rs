@@ -284,6 +284,8 @@ pub enum ToCoordinator {
     Accepted {
         /// By this shard.
         shard: ShardId,
+        /// Its handle there.
+        flow: FlowId,
         /// The flow's tuple.
         key: FlowKey,
         /// The listening endpoint's channel.

@@ -96,7 +96,7 @@ fn forward(host: &Host, whether: bool) {
 }
 
 /// The exit status of `--check`, and what it says.
-fn check(host: &Host) -> (i32, String) {
+pub(crate) fn check(host: &Host) -> (i32, String) {
     let mut check = start_another(host, &host.config_file(), &["--check"]);
     let status = check.wait(NEVER).unwrap().code().expect("it ended by itself");
     (status, check.stdout() + &check.stderr())
@@ -106,7 +106,6 @@ fn check(host: &Host) -> (i32, String) {
 fn warnings(daemon: &mut Program) -> Vec<String> {
     let ready = |daemon: &Program| Some(daemon.stderr()).filter(|log| log.contains("ready"));
     let log = daemon.wait_until("its start", NEVER, ready).unwrap();
-    // glommio warns, too, where little memory may be locked.
     log.lines().filter(|line| line.contains(" WARN machnet_nic")).map(str::to_owned).collect()
 }
 

@@ -9,7 +9,7 @@ use machnet::Endpoint;
 use machnet::daemon::control::Client;
 use machnet::daemon::control::report::FullReport;
 use machnet_shards::counters::{Counter, DropReason, Gauge};
-use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
+use machnet_test_kit::hosts::{Confinement, Host, Hosts, Link, Program};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
@@ -87,6 +87,16 @@ impl Pair {
         Self::start_in(turn, Link::default(), |_, config| change(config))
     }
 
+    /// The same, while this is kept from all programs of both hosts.
+    pub(crate) fn start_confined(confinement: Option<Confinement>, change: impl Fn(&mut Value)) -> Option<Self> {
+        let turn = Turn::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
+        let mut hosts = Hosts::or_skip(Link::default())?;
+        for host in [&mut hosts.left, &mut hosts.right] {
+            host.confinement = confinement;
+        }
+        Some(Self::start_on(hosts, turn, |_, config| change(config)))
+    }
+
     /// The same over another wire, and with another change for each host.
     pub(crate) fn start_over(link: Link, change: impl Fn(Side, &mut Value)) -> Option<Self> {
         let turn = Turn::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
@@ -94,7 +104,10 @@ impl Pair {
     }
 
     fn start_in(turn: Turn, link: Link, change: impl Fn(Side, &mut Value)) -> Option<Self> {
-        let Hosts { left, right } = Hosts::or_skip(link)?;
+        Some(Self::start_on(Hosts::or_skip(link)?, turn, change))
+    }
+
+    fn start_on(Hosts { left, right }: Hosts, turn: Turn, change: impl Fn(Side, &mut Value)) -> Self {
         let [left, right] = [(Side::Left, left), (Side::Right, right)].map(|(side, host)| {
             let mut config = host.config();
             change(side, &mut config);
@@ -103,7 +116,7 @@ impl Pair {
         let mut pair = Self { left, right, _turn: turn };
         pair.left.start();
         pair.right.start();
-        Some(pair)
+        pair
     }
 }
 

@@ -210,8 +210,8 @@ impl Coordinator {
             ToCoordinator::Created { shard, connect, outcome } => {
                 self.created(shard, connect, outcome, now, actions);
             }
-            ToCoordinator::Accepted { shard, key, channel, incarnation, landed } => {
-                let flow = AcceptedFlow { shard, key, channel, incarnation, landed };
+            ToCoordinator::Accepted { shard, flow, key, channel, incarnation, landed } => {
+                let flow = AcceptedFlow { shard, flow, key, channel, incarnation, landed };
                 self.accepted(&flow, now, actions);
             }
             ToCoordinator::Closed { shard, key } => self.steering.closed(shard, &key, now, actions),
@@ -468,6 +468,7 @@ impl Coordinator {
         let channel = asker.and_then(|(connection, _)| self.applications.channel_on(connection, shard));
         let entry = FlowEntry {
             shard,
+            flow,
             channel: channel.map(|(id, _)| id),
             neighbor,
             role: Role::Connector,

@@ -1,10 +1,10 @@
 //! The coordinator at work: its thread, and the one place where it sleeps.
 //!
-//! glommio places the thread and runs the coordinator's one task. The task never waits inside glommio, for three
-//! reasons: glommio cannot wait for a descriptor that somebody else made, and all of ours are (mailbox, control socket,
-//! pidfds, signals); its park adds 10 to 35 µs to a wake and interrupts every core of the daemon; and it can park with
-//! work to do when its preempt timer fires before the first task has run. So the task sleeps in one `epoll_pwait2` over
-//! everything that can wake it, as the shards do.
+//! The thread is `executor`'s: glommio runs the coordinator's one task, where it can run. The task never waits inside
+//! glommio, for three reasons: it cannot wait for a descriptor that somebody else made, and all of ours are (mailbox,
+//! control socket, pidfds, signals); its park adds 10 to 35 µs to a wake and interrupts every core of the daemon; and
+//! it can park with work to do when its preempt timer fires before the first task has run. So the task sleeps in one
+//! `epoll_pwait2` over everything that can wake it, as the shards do.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use machnet::daemon::control::message::{Numbered, Reply};
 use machnet::daemon::control::{Connection, Incoming, Server};
 use machnet_core::time::Instant;
@@ -24,12 +23,9 @@ use rustix::io::Errno;
 
 use super::{AddressInUse, ConnectionId, Coordinator, Effect, Event};
 use crate::budget::Cooldown;
+use crate::executor::{Executor, SpawnError, Thread};
 use crate::mailbox::{Inlet, ToCoordinator};
 use machnet::daemon::sleep::{Clock, StopPipe, timeout};
-
-/// glommio's preempt timer. No task is ever to be preempted here, and only a timer that does not fire cannot make the
-/// executor park before its task has begun.
-const PREEMPT: Duration = Duration::from_secs(3600);
 
 /// Messages of shards, connections, other events and requests of one application that are handled before the others
 /// have their turn.
@@ -54,18 +50,16 @@ const FIRST_CONNECTION: u64 = 2;
 /// not be; or it is dropped, if the daemon was stopped before.
 ///
 /// # Errors
-/// When glommio cannot start an executor: io_uring is not allowed, or too little memory may be locked.
+/// When there can be no thread.
 pub fn spawn(
+    executor: &Executor,
     coordinator: Coordinator,
     inlet: Inlet<ToCoordinator>,
     server: Server,
     stop: Arc<StopPipe>,
     start: Sender<Started>,
-) -> glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()> {
-    LocalExecutorBuilder::new(Placement::Unbound)
-        .name("coordinator")
-        .preempt_timer(PREEMPT)
-        .spawn(move || async move { run(coordinator, inlet, server, stop, start) })
+) -> Result<Thread, SpawnError> {
+    executor.spawn("coordinator", None, move || run(coordinator, inlet, server, stop, start))
 }
 
 /// How the start ended.

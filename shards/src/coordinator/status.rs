@@ -230,6 +230,8 @@ impl Parts<'_> {
     }
 
     fn flow(&self, key: &FlowKey, flow: &FlowEntry, owner: Option<ConnectionId>, now: Instant) -> FlowReport {
+        let counts = self.registry.read_flow(self.entries[usize::from(flow.shard.0)], flow.flow);
+        let counts = counts.map(|snapshot| snapshot.counts);
         FlowReport {
             local: SocketAddr::new(key.local_ip.into(), key.local_port),
             remote: SocketAddr::new(key.remote_ip.into(), key.remote_port),
@@ -237,6 +239,14 @@ impl Parts<'_> {
             owner: owner.map(|id| self.owner(id)).unwrap_or_default(),
             opened_by: if flow.role == Role::Connector { OpenedBy::Us } else { OpenedBy::Peer },
             age_s: now.saturating_since(flow.opened).as_secs(),
+            rx_messages: counts.map(|counts| counts.rx_messages),
+            rx_bytes: counts.map(|counts| counts.rx_bytes),
+            tx_messages: counts.map(|counts| counts.tx_messages),
+            tx_bytes: counts.map(|counts| counts.tx_bytes),
+            acknowledged_messages: counts.map(|counts| counts.acknowledged_messages),
+            retransmissions: counts.map(|counts| counts.retransmissions),
+            in_flight_packets: counts.map(|counts| counts.in_flight_packets),
+            rtt_ns: counts.map(|counts| counts.rtt_ns),
         }
     }
 

@@ -20,6 +20,18 @@ pub(super) fn count(value: f64) -> String {
     format!("{value:.decimals$} {unit}")
 }
 
+/// A count that is no rate.
+#[allow(clippy::cast_precision_loss)] // for people
+pub(super) fn whole(value: u64) -> String {
+    count(value as f64)
+}
+
+/// A time that is short.
+#[allow(clippy::cast_precision_loss)] // for people
+pub(super) fn microseconds(ns: u64) -> String {
+    format!("{:.1}", ns as f64 / 1_000.0)
+}
+
 /// A share of one.
 pub(super) fn percent(share: f64) -> String {
     let percent = share * 100.0;
@@ -73,5 +85,6 @@ mod tests {
         let ages = [0, 59, 60, 3_599, 3_600, 86_399, 86_400, 700_000].map(age);
         assert_eq!(ages, ["0s", "59s", "1m00s", "59m59s", "1h00m", "23h59m", "1d00h", "8d02h"]);
         assert_eq!(mebibytes(16_800_000), "16.0");
+        assert_eq!((microseconds(41_349), whole(12_345)), ("41.3".to_owned(), "12.3 K".to_owned()));
     }
 }

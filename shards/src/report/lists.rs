@@ -71,12 +71,30 @@ pub(super) fn flows(rows: &[FlowReport]) -> String {
         Right("pid"),
         Left("opened by"),
         Right("age"),
+        Right("rx messages"),
+        Right("tx messages"),
+        Right("sent again"),
+        Right("rtt µs"),
     ];
     let mut table = Table::new("Flows", &columns);
     for row in rows {
         let [endpoint, name, pid] = owner(&row.owner);
         let (local, remote, shard) = (row.local.to_string(), row.remote.to_string(), row.shard.to_string());
-        table.row([local, remote, shard, endpoint, name, pid, row.opened_by.as_str().into(), figures::age(row.age_s)]);
+        let count = |count: Option<u64>| cell(count.map(figures::whole));
+        table.row([
+            local,
+            remote,
+            shard,
+            endpoint,
+            name,
+            pid,
+            row.opened_by.as_str().into(),
+            figures::age(row.age_s),
+            count(row.rx_messages),
+            count(row.tx_messages),
+            count(row.retransmissions),
+            cell(row.rtt_ns.map(figures::microseconds)),
+        ]);
     }
     table.text()
 }

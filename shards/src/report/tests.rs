@@ -149,10 +149,11 @@ fn the_other_lists() {
     };
     let flow = json!({
         "local": "10.0.0.1:888", "remote": "10.0.0.2:50000", "shard": 1, "endpoint": 3, "name": "db", "pid": 9,
-        "opened_by": "peer", "age_s": 61,
+        "opened_by": "peer", "age_s": 61, "rx_messages": 12_345, "tx_messages": 7, "retransmissions": 0,
+        "rtt_ns": 41_349,
     });
     let text = shown("flows", json!([flow]), json!([1, 2]));
-    let row = ["10.0.0.1:888", "10.0.0.2:50000", "1", "3", "db", "9", "peer", "1m01s"];
+    let row = ["10.0.0.1:888", "10.0.0.2:50000", "1", "3", "db", "9", "peer", "1m01s", "12.3 K", "7", "0", "41.3"];
     assert_eq!(cells(lines(&text, "Flows")[1]), row);
     assert!(text.contains("and more"), "{text}");
     let listener = json!({ "ip": "10.0.0.1", "port": 888, "endpoint": 3, "name": "db", "pid": 9, "shared": true, "in_force": false });

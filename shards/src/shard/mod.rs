@@ -1,7 +1,7 @@
 //! A shard: one NIC queue, the flows that live on it, the channels that were given to it. It takes no lock and
 //! touches no other shard's memory but the rings through which frames are handed over.
 //!
-//! [`Shard::poll_once`] is one turn, and is all there is to run it: `run` does so under glommio, the simulator
+//! [`Shard::poll_once`] is one turn, and is all there is to run it: `run` does so on a thread of its own, the simulator
 //! and the benches without an executor.
 //!
 //! ```text
@@ -501,6 +501,7 @@ impl<Q: NicQueue> Shard<Q> {
         self.counts.add_drops(DropReason::OwnFrame, drops.own - before.own);
         self.counts.add_drops(DropReason::Oversized, drops.oversized - before.oversized);
         self.counts.add_drops(DropReason::Refused, drops.refused - before.refused);
+        self.flows.publish();
         self.counts.publish();
     }
 

@@ -283,7 +283,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
         };
         self.turn.counts.count(Counter::FlowsAccepted);
         let (shard, landed, incarnation) = (self.turn.settings.id, arrival.landed, birth.incarnation);
-        self.post.tell(ToCoordinator::Accepted { shard, key, channel, incarnation, landed });
+        self.post.tell(ToCoordinator::Accepted { shard, flow: id, key, channel, incarnation, landed });
         Ok(id)
     }
 

@@ -1,16 +1,16 @@
 //! A shard at work: its thread, its turns, its sleep.
 //!
-//! glommio places the thread and runs the shard's one task. The task never waits inside glommio: its park costs a
-//! membarrier to every core of the daemon and adds 10 to 35 µs to a wake, and glommio 0.9 can park with work to do
-//! when its preempt timer fires at the wrong moment. So the shard sleeps in one `ppoll` over everything that can wake
-//! it: its NIC queue, an epoll over the bells of its channels and its mailbox, and the next deadline. The queue's
-//! descriptor is in no epoll: there the kernel would take a lock at each frame, also while the shard is awake.
+//! The thread is `executor`'s: glommio runs the shard's one task, where it can run. The task never waits inside
+//! glommio: its park costs a membarrier to every core of the daemon and adds 10 to 35 µs to a wake, and glommio 0.9 can
+//! park with work to do when its preempt timer fires at the wrong moment. So the shard sleeps in one `ppoll` over
+//! everything that can wake it: its NIC queue, an epoll over the bells of its channels and its mailbox, and the next
+//! deadline. The queue's descriptor is in no epoll: there the kernel would take a lock at each frame, also while the
+//! shard is awake.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use machnet_core::time::{Duration, Instant};
 use machnet_core::wait::{Policy, Sleep};
 use rustix::buffer::spare_capacity;
@@ -20,11 +20,9 @@ use rustix::io::Errno;
 
 use super::{BellChange, Rest, Shard, Worker};
 use crate::counters::{Counter, Gauge};
+use crate::executor::{Executor, SpawnError, Thread};
 use machnet::daemon::sleep::{Clock, timeout};
 use machnet_nic::{NicQueue, Wake};
-
-/// glommio's preempt timer. It must be 10 ms or more (see the module's documentation), and nothing waits for it.
-const PREEMPT: Duration = Duration::from_millis(100);
 
 /// How often a shard that does not sleep looks at the bells of cold channels: as soon as a sleeping one would wake. A
 /// turn takes from well under a microsecond to a hundred, so this is not counted in turns.
@@ -57,23 +55,20 @@ impl Heartbeat {
 /// Starts a shard's thread, pinned to `cpu` or anywhere in the process's affinity.
 ///
 /// # Errors
-/// When glommio cannot start an executor: io_uring is not allowed, too little memory may be locked, or the CPU does not
-/// exist.
+/// When there can be no thread, or it may not run on that CPU.
 pub fn spawn<Q>(
+    executor: &Executor,
     shard: Shard<Q>,
     cpu: Option<usize>,
     policy: Policy,
     heartbeat: Arc<Heartbeat>,
-) -> glommio::Result<ExecutorJoinHandle<io::Result<()>>, ()>
+) -> Result<Thread, SpawnError>
 where
     Q: NicQueue + Send + 'static,
     Q::Frame: Send,
 {
-    let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
-    LocalExecutorBuilder::new(placement)
-        .name(&format!("shard-{}", shard.id().0))
-        .preempt_timer(PREEMPT)
-        .spawn(move || async move { run(shard, cpu.is_some(), policy, &heartbeat) })
+    let name = format!("shard-{}", shard.id().0);
+    executor.spawn(&name, cpu, move || run(shard, cpu.is_some(), policy, &heartbeat))
 }
 
 /// Takes turns until the shard has stopped.

@@ -45,7 +45,7 @@ pub use piece::{Need, Outgoing, Piece, Refusal};
 pub use saved::SavedFlow;
 #[cfg(feature = "serde")]
 pub use table::SavedTable;
-pub use table::{FLOWS_MAX, FlowTable, InsertError};
+pub use table::{FLOWS_MAX, FlowTable, InsertError, slot_of};
 pub use timer::Timers;
 
 use alloc::sync::Arc;

@@ -22,7 +22,7 @@ const GENERATIONS: u32 = 1 << (u32::BITS - SLOT_BITS);
 pub const FLOWS_MAX: usize = 1 << SLOT_BITS;
 
 /// The slot, from 0: smaller than the table's capacity. Flows that live at the same time have different ones.
-pub(super) const fn slot_of(id: FlowId) -> usize {
+pub const fn slot_of(id: FlowId) -> usize {
     (id.0 % (1 << SLOT_BITS)) as usize
 }
 

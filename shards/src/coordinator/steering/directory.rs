@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
+use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
@@ -27,6 +28,8 @@ pub(crate) struct Directory {
 pub(crate) struct FlowEntry {
     /// Its owner.
     pub(crate) shard: ShardId,
+    /// Its handle there.
+    pub(crate) flow: FlowId,
     /// The endpoint's channel there; `None` if the endpoint has ended.
     pub(crate) channel: Option<ChannelId>,
     /// The hold on its next hop; `None` for a flow within this host.
@@ -112,6 +115,7 @@ mod tests {
     fn on(shard: u16) -> FlowEntry {
         FlowEntry {
             shard: ShardId(shard),
+            flow: FlowId(1),
             channel: None,
             neighbor: None,
             role: Role::Connector,

@@ -15,7 +15,7 @@ mod hints;
 use std::collections::HashSet;
 use std::net::SocketAddrV4;
 
-use machnet_core::flow::CloseReason;
+use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::time::Instant;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
@@ -55,6 +55,8 @@ pub(super) struct Steering {
 pub(super) struct AcceptedFlow {
     /// Its shard.
     pub(super) shard: ShardId,
+    /// Its handle there.
+    pub(super) flow: FlowId,
     /// Its tuple.
     pub(super) key: FlowKey,
     /// The listening endpoint's channel.
@@ -137,9 +139,9 @@ impl Steering {
         now: Instant,
         actions: &mut Actions,
     ) {
-        let AcceptedFlow { shard, key, channel, incarnation, landed } = *flow;
+        let AcceptedFlow { shard, flow, key, channel, incarnation, landed } = *flow;
         let (channel, role, hinted) = (Some(channel), Role::Acceptor, Vec::new());
-        let entry = FlowEntry { shard, channel, neighbor, role, incarnation, hinted, opened: now };
+        let entry = FlowEntry { shard, flow, channel, neighbor, role, incarnation, hinted, opened: now };
         self.directory.enter(key, entry).expect("a flow that was admitted is the only one with its tuple");
         if interface.shards.len() > 1 {
             self.hint_flow(&key, landed, actions);
@@ -338,7 +340,7 @@ mod tests {
 
         fn accept(&mut self, shard: u16, landed: u16, key: FlowKey, incarnation: u64) -> Vec<String> {
             let (shard, landed, incarnation) = (ShardId(shard), ShardId(landed), Incarnation(incarnation));
-            let flow = AcceptedFlow { shard, key, channel: ChannelId(1), incarnation, landed };
+            let flow = AcceptedFlow { shard, flow: FlowId(1), key, channel: ChannelId(1), incarnation, landed };
             if self.steering.admit(&flow, &self.connects, self.now, &mut self.actions) {
                 let neighbor = self.interfaces.hold(FIRST, Some(THEIR_IP), self.now);
                 let interface = self.interfaces.get(FIRST);
@@ -409,6 +411,7 @@ mod tests {
         let mut rig = Rig::new();
         let mut entry = || FlowEntry {
             shard: ShardId(1),
+            flow: FlowId(1),
             channel: None,
             neighbor: rig.interfaces.hold(FIRST, Some(THEIR_IP), Instant::ZERO),
             role: Role::Connector,

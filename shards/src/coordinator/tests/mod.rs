@@ -295,7 +295,7 @@ fn shard_id(shard: usize) -> ShardId {
 /// A peer has opened a flow.
 fn accepted(shard: u16, key: FlowKey, incarnation: u64) -> ToCoordinator {
     let (shard, incarnation) = (ShardId(shard), Incarnation(incarnation));
-    ToCoordinator::Accepted { shard, key, channel: ChannelId(1), incarnation, landed: shard }
+    ToCoordinator::Accepted { shard, flow: FlowId(7), key, channel: ChannelId(1), incarnation, landed: shard }
 }
 
 /// What a peer that accepts answers to a SYN of the flow `key`.

@@ -317,7 +317,7 @@ fn a_flow_accepted_for_another_shard_has_its_hint_at_once() {
     let mut rig = Rig::new();
     rig.neighbor(PEER_IP, PEER);
     let (shard, landed, channel, incarnation) = (ShardId(1), ShardId(0), ChannelId(1), Incarnation(1));
-    rig.mail(ToCoordinator::Accepted { shard, key: THEIRS, channel, incarnation, landed });
+    rig.mail(ToCoordinator::Accepted { shard, flow: FlowId(7), key: THEIRS, channel, incarnation, landed });
     assert_eq!(rig.posts(0), ["HandTo 1", "Hint 1"]);
     assert_eq!(rig.posts(1), ["TakeFrom 0", "Keep"]);
 }

@@ -13,7 +13,7 @@ use machnet_proto::wire::frame::Template;
 
 use super::super::channels::{Channel, Load, Notice, WaitingList};
 use super::super::turn::Turn;
-use crate::counters::Counter;
+use crate::counters::{Counter, FlowCounts, FlowRecord};
 
 /// A flow and what the shard keeps about it.
 pub(super) struct Entry {
@@ -29,6 +29,10 @@ pub(super) struct Entry {
     pub(super) waiting: WaitingList,
     pub(super) lists: Lists,
     pub(super) standing: Standing,
+    /// What others are to see of it, as far as it is counted here.
+    pub(super) counts: FlowCounts,
+    /// Where they see it; `None` until it is in the table.
+    pub(super) record: Option<FlowRecord>,
     /// The channel's epoch in which data of this flow was counted last.
     pub(super) epoch_seen: u32,
     /// How long the shard had not run, over all its life, when the flow was told of it last.
@@ -62,6 +66,8 @@ pub(super) struct Lists {
     pub(super) is_starved: bool,
     /// Those whose peer is to answer or to be answered: a count.
     pub(super) is_unsettled: bool,
+    /// Those whose numbers others have not seen yet.
+    pub(super) is_unpublished: bool,
 }
 
 /// Who knows of a flow.
@@ -117,6 +123,8 @@ impl Entry {
                 is_kept: birth.role == Role::Connector || settings.is_alone,
                 is_announced: false,
             },
+            counts: FlowCounts::default(),
+            record: None,
             epoch_seen: u32::MAX,
             absences_seen: absences,
         }
@@ -165,9 +173,22 @@ impl Entry {
         if matches!(piece.content, Content::Records(_)) && !self.takes_records() {
             return Err(Violation::ImpossibleRecords);
         }
-        turn.counts.add(Counter::TxMessages, u64::from(piece.content.messages()));
+        let messages = u64::from(piece.content.messages());
+        turn.counts.add(Counter::TxMessages, messages);
+        self.counts.tx_messages += messages;
+        self.counts.tx_bytes += u64::from(piece.len);
         channel.push_waiting(&mut self.waiting, piece);
         Ok(())
+    }
+
+    /// Lets others see its numbers.
+    pub(super) fn publish_counts(&mut self) {
+        self.counts.acknowledged_messages = self.flow.acknowledged_messages();
+        self.counts.in_flight_packets = self.flow.in_flight().into();
+        self.counts.rtt_ns = u64::try_from(self.flow.rtt().as_nanos()).unwrap_or(u64::MAX);
+        if let Some(record) = &self.record {
+            record.publish(&self.counts);
+        }
     }
 
     /// Ends the flow in order; nothing that arrived or arrives is delivered any more.

@@ -2,6 +2,7 @@
 //! out, what is over ends.
 
 mod entry;
+mod publication;
 mod writer;
 
 use std::collections::VecDeque;
@@ -29,6 +30,7 @@ use super::turn::Turn;
 use crate::counters::{Counter, DropReason};
 use crate::mailbox::{NotCreated, ToCoordinator};
 use entry::{Entry, Origin};
+use publication::Unpublished;
 use writer::Writer;
 
 /// Packets one flow may send in one turn while others wait.
@@ -46,6 +48,7 @@ pub(super) struct Flows {
     timers: Timers,
     /// Flows that may have something to deliver or to transmit; each stands here once.
     ready: VecDeque<FlowId>,
+    unpublished: Unpublished,
     /// Flows whose peer is to answer or to be answered.
     unsettled: usize,
     fragments: Fragments,
@@ -82,6 +85,7 @@ impl Flows {
             table: FlowTable::new(flows_max, seed),
             timers: Timers::new(),
             ready: VecDeque::new(),
+            unpublished: Unpublished::default(),
             unsettled: 0,
             fragments: Fragments::default(),
             packet: Vec::new(),
@@ -139,7 +143,9 @@ impl Flows {
         let index = channel.add_flow(id);
         if let Some(entry) = self.table.get_mut(id) {
             entry.place.index = index;
+            entry.record = Some(turn.counts.enter_flow(id, key));
         }
+        self.unpublished.make_room(self.table.len());
         if is_kept {
             self.announce(id, channels);
         }
@@ -297,6 +303,13 @@ impl Flows {
         make_ready(&mut self.ready, id, entry);
     }
 
+    // ---- For others to see -----------------------------------------------------------------------------------------
+
+    /// Lets others see the numbers of the flows that have been served since the last call.
+    pub(super) fn publish(&mut self) {
+        self.unpublished.publish(&mut self.table);
+    }
+
     // ---- Time ------------------------------------------------------------------------------------------------------
 
     /// When the first flow wants to be looked at.
@@ -395,8 +408,12 @@ impl Flows {
         }
         entry.learn_absences(self.absences);
         let is_deliverable = entry.is_deliverable(channel);
+        self.unpublished.add(id, entry);
         while is_deliverable && let Some(piece) = entry.flow.poll_deliver() {
-            turn.counts.add(Counter::RxMessages, u64::from(piece.content.messages()));
+            let messages = u64::from(piece.content.messages());
+            turn.counts.add(Counter::RxMessages, messages);
+            entry.counts.rx_messages += messages;
+            entry.counts.rx_bytes += u64::from(piece.len);
             channel.publish(id, piece);
         }
         while let Some(load) = entry.flow.poll_freed() {
@@ -409,7 +426,7 @@ impl Flows {
         }
         entry.flow.grant(grant);
         let wants_buffers = channel.wants_buffers();
-        let Entry { flow, waiting, way, lists, .. } = entry;
+        let Entry { flow, waiting, way, lists, counts, .. } = entry;
         let takes_records = flow.features().contains(Features::RECORDS);
         let together_bytes = if takes_records { flow.payload_bytes() } else { 0 };
         let mut writer = Writer { egress, way, turn, whole: &mut self.packet };
@@ -423,6 +440,7 @@ impl Flows {
             let is_waiting = !waiting.is_empty();
             let source = || channel.pop_waiting(waiting, together_bytes);
             let Some(packet) = flow.poll_transmit(writer.turn.now, is_waiting, source) else { break };
+            counts.retransmissions += u64::from(packet.is_retransmission);
             sent += writer.write(packet, channel);
         }
         writer.finish();

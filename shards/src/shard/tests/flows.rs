@@ -95,6 +95,37 @@ fn a_message_arrives_and_is_acknowledged_and_its_buffers_come_back_when_it_is_re
 }
 
 #[test]
+fn what_a_flow_has_done_is_seen_once_published_and_until_its_end() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    let seen = |rig: &mut Rig| {
+        rig.shard.publish_counts();
+        let seen = rig.registry.read_flow(rig.entry, flow);
+        assert_eq!(rig.registry.flows(rig.entry), seen.into_iter().collect::<Vec<_>>(), "there is one flow");
+        seen
+    };
+    let birth = seen(&mut rig).expect("there is an entry");
+    assert_eq!((birth.flow, birth.key, birth.counts.tx_messages), (flow, OURS, 0));
+    send(&mut app, flow, b"request");
+    rig.turn();
+    let unpublished = rig.registry.read_flow(rig.entry, flow);
+    assert_eq!(unpublished, Some(birth), "not before the shard has time");
+    let counts = seen(&mut rig).expect("there is an entry").counts;
+    assert_eq!((counts.tx_messages, counts.tx_bytes, counts.in_flight_packets), (1, 7, 1));
+    assert_eq!((counts.acknowledged_messages, counts.retransmissions, counts.rx_messages), (0, 0, 0));
+    rig.pass(Duration::from_millis(500));
+    let repeated = rig.packets(&OURS).len() as u64 - 1;
+    assert_eq!(seen(&mut rig).map(|seen| seen.counts.retransmissions), Some(repeated));
+    assert!(repeated > 0);
+    rig.receive_data(&OURS, 201, 102, b"an answer");
+    let counts = seen(&mut rig).expect("there is an entry").counts;
+    assert_eq!((counts.rx_messages, counts.rx_bytes, counts.acknowledged_messages), (1, 9, 1));
+    assert_eq!((counts.tx_messages, counts.in_flight_packets), (1, 0));
+    rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason: CloseReason::AppGone, linger: Duration::ZERO });
+    rig.pass(Duration::from_millis(10));
+    assert_eq!(seen(&mut rig), None);
+}
+
+#[test]
 fn a_long_message_goes_out_in_pieces_and_comes_in_the_same_way() {
     let (mut rig, mut app, flow) = Rig::connected();
     let message: Vec<u8> = (0..=u8::MAX).cycle().take(2 * usize::from(MAX_PAYLOAD) + 1).collect();

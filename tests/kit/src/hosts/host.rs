@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Ground, Link, Program};
+use super::{Confinement, Ground, Link, Program};
 use crate::Failure;
 
 /// The interface of every host; each has a network of its own, so the name need not be unique.
@@ -32,6 +32,8 @@ pub struct Host {
     pub kernel_ip: Ipv4Addr,
     /// The CPU that all programs started from now on run on; by default any.
     pub cpu: Option<usize>,
+    /// What is kept from all programs started from now on; by default nothing.
+    pub confinement: Option<Confinement>,
     directory: PathBuf,
     ground: Arc<Ground>,
     programs_started: AtomicU32,
@@ -48,7 +50,16 @@ impl Host {
         std::fs::create_dir(&directory)
             .map_err(|why| Failure::io(&format!("cannot make {}", directory.display()), &why))?;
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-        Ok(Self { mac, machnet_ip, kernel_ip, cpu: None, directory, ground, programs_started: AtomicU32::new(0) })
+        Ok(Self {
+            mac,
+            machnet_ip,
+            kernel_ip,
+            cpu: None,
+            confinement: None,
+            directory,
+            ground,
+            programs_started: AtomicU32::new(0),
+        })
     }
 
     /// Lays the wire: an interface in each host, with its MAC and the kernel's address.
@@ -118,6 +129,9 @@ impl Host {
         let number = self.programs_started.fetch_add(1, Ordering::Relaxed);
         let mut command = self.ground.namespace.command(&path, &self.directory, self.cpu);
         command.args(arguments).env("MACHNET_SOCKET", self.socket());
+        if let Some(confinement) = self.confinement {
+            confinement.apply(&mut command);
+        }
         Program::start(&name, command, &self.directory.join(format!("{name}-{number}")), Arc::clone(&self.ground))
     }
 

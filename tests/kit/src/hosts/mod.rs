@@ -20,6 +20,7 @@
 //!
 //! Root makes the namespaces directly; an ordinary user makes them inside a user namespace, where the kernel allows it.
 
+mod confinement;
 mod host;
 mod namespace;
 mod program;
@@ -28,6 +29,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+pub use confinement::Confinement;
 pub use host::Host;
 pub use program::Program;
 
