@@ -14,7 +14,7 @@ pub struct OpenDevice<Q> {
     pub capabilities: Capabilities,
     /// As many as `capabilities.queues`, in order.
     pub queues: Vec<Q>,
-    /// What it loses.
+    /// Counts the frames that it loses.
     pub counts: Box<dyn DeviceCounts>,
     /// What was found while it was opened.
     pub findings: Vec<Finding>,

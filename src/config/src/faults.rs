@@ -63,7 +63,7 @@ impl Faults {
         rates.into_iter().any(|rate| rate > Rate::default()).then_some(faults)
     }
 
-    /// The other direction.
+    /// The keys from which [`Faults`] are made that are the same.
     pub(super) fn keys(self) -> FaultKeys {
         FaultKeys {
             loss_percent: Some(self.loss),
