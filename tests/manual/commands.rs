@@ -257,6 +257,7 @@ fn run(world: World, shards: u16) {
             } else {
                 let mut program = start(host, text);
                 program.wait_until(says, NEVER, |program| said(program).contains(says).then_some(())).unwrap();
+                check_headings(text, &said(&program));
                 staying.push((text, program));
             }
         }
@@ -279,9 +280,24 @@ fn end(host: &Host, text: &str, says: &str) {
         let status = program.wait(NEVER).unwrap();
         assert!(status.success(), "{}", program.failure(&format!("({text}) ended with {status}")));
         if said(&program).contains(says) {
-            return;
+            return check_headings(text, &said(&program));
         }
         assert!(Instant::now() < deadline, "{}", program.failure(&format!("({text}) does not say {says:?}")));
+    }
+}
+
+/// Checks that every table that is shown and was printed now has the same columns.
+fn check_headings(text: &str, said: &str) {
+    let plain = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let printed: Vec<String> = said.lines().map(plain).collect();
+    for shown in pages().iter().flat_map(|page| page.commands()).filter(|command| command.text == text) {
+        for lines in shown.printed.windows(2) {
+            let [title, heading] = [&lines[0], &lines[1]];
+            let is_table = !title.is_empty() && !title.starts_with(' ') && heading.starts_with("  ");
+            if is_table && !heading.contains(char::is_numeric) && printed.contains(&plain(title)) {
+                assert!(printed.contains(&plain(heading)), "`{text}` shows no\n{heading}\nbut\n{said}");
+            }
+        }
     }
 }
 

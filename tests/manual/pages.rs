@@ -28,6 +28,8 @@ pub(crate) struct Block<'a> {
 pub(crate) struct Command {
     pub(crate) line: usize,
     pub(crate) text: String,
+    /// What it printed, in a `console` block.
+    pub(crate) printed: Vec<String>,
 }
 
 /// Programs whose names, with something behind them, are a command in running text, too.
@@ -105,7 +107,10 @@ impl Page {
                 };
                 let text = shown.map_or("", |shown| shown.split(" #").next().unwrap_or_default().trim());
                 if !text.is_empty() {
-                    commands.push(Command { line: block.line + 1 + index, text: text.to_owned() });
+                    let later = block.lines[index + 1..].iter().take_while(|line| !line.starts_with("$ "));
+                    let printed = later.filter(|_| block.language == "console").map(|line| (*line).to_owned());
+                    let (line, printed) = (block.line + 1 + index, printed.collect());
+                    commands.push(Command { line, text: text.to_owned(), printed });
                 }
             }
         }
@@ -113,7 +118,7 @@ impl Page {
             // Every second part stands between backticks.
             for span in text.split('`').skip(1).step_by(2) {
                 if span.split_once(' ').is_some_and(|(program, _)| PROGRAMS.contains(&program)) {
-                    commands.push(Command { line, text: span.to_owned() });
+                    commands.push(Command { line, text: span.to_owned(), printed: Vec::new() });
                 }
             }
         }
@@ -146,7 +151,8 @@ impl Page {
 fn a_page_is_taken_apart() {
     let text = "# A title, two\nsee `make x` and `make`, [here](a.md#b)\n```sh\nmake y  # why\n\n```\n```console\n$ ls -l\nmake z\n```\n[n]: c::d\n";
     let page = Page { path: "p.md".to_owned(), text: text.to_owned() };
-    let commands: Vec<_> = page.commands().into_iter().map(|Command { line, text }| (line, text)).collect();
+    assert_eq!(page.commands()[1].printed, ["make z"]);
+    let commands: Vec<_> = page.commands().into_iter().map(|Command { line, text, .. }| (line, text)).collect();
     assert_eq!(commands, [(4, "make y"), (8, "ls -l"), (2, "make x")].map(|(line, text)| (line, text.to_owned())));
     assert_eq!(page.links(), [(2, "a.md#b".to_owned()), (11, "c::d".to_owned())]);
     assert_eq!(page.anchors(), ["a-title-two"]);
