@@ -48,7 +48,7 @@ use World::{Bare, Daemons};
 /// All commands. Those of a world run in this order.
 const COMMANDS: &[(&str, How)] = &[
     ("machnet-shards --config_file FILE", Rests { on: "tests/kit/src/hosts/host.rs", words: "\"--config_file\"" }),
-    ("machnet-shards --config_file config.json --check", Ends(Daemons, &[Left], "io_uring_setup is allowed")),
+    ("machnet-shards --config_file config.json --check", Ends(Daemons, &[Left], "control socket ")),
     ("machnet-shards --config_file config.json", Stays(Daemons, &[Left, Right], "ready socket=")),
     ("hello_world --local 10.0.255.2", Stays(Daemons, &[Right], "Listening on")),
     ("msg_gen --local_ip 10.0.255.2", Stays(Daemons, &[Right], "")),

@@ -38,7 +38,8 @@ pub struct DeviceDrops {
 /// What a device turned out to be, once open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// The driver that runs it, in DPDK's spelling (`net_af_packet`), or `memory`.
+    /// The driver that runs it: `af_packet` for packet sockets, DPDK's name for a driver of DPDK's (`net_af_xdp`), or
+    /// `memory`.
     pub driver: String,
     /// The address our frames carry.
     pub mac: MacAddr,
