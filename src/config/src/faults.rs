@@ -63,7 +63,7 @@ impl Faults {
         rates.into_iter().any(|rate| rate > Rate::default()).then_some(faults)
     }
 
-    /// The keys from which [`Faults`] are made that are the same.
+    /// The keys that say the same.
     pub(super) fn keys(self) -> FaultKeys {
         FaultKeys {
             loss_percent: Some(self.loss),
