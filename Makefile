@@ -6,7 +6,8 @@
 # make bench      the whole path beside other stacks, in one table; BENCH="memif --baseline DIR" picks and compares
 # make benches    every benchmark
 # make counts     instructions of each part of the way, into benches/counts/table.txt; needs valgrind
-# make lint       rustfmt, clippy and rustdoc, warnings are errors; the library also as applications link it
+# make lint       rustfmt, clippy and rustdoc, warnings are errors; the library as applications link it, and the daemon
+#                 without DPDK
 # make publish-check  whether the packages for the registry could be published
 # make install    to PREFIX (default /usr/local), under DESTDIR if that is set
 # make clean
@@ -62,6 +63,7 @@ lint: deps
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --package machnet-endpoint -- -D warnings
+	cargo clippy --package machnet-shards --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --package machnet-endpoint --no-deps
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 

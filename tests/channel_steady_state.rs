@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::io::IoSlice;
 
 use machnet::daemon::channel::{AppEnd, FromApp, FromShard, ShardEnd};
-use machnet_test_kit::mirror::{FLOW, MAX_PAYLOAD, ends};
+use machnet_test_kit::mirror::{FLOW, PAYLOAD_BYTES_MAX, ends};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -35,7 +35,7 @@ static COUNTING: Counting = Counting;
 fn round_trip(app: &mut AppEnd, shard: &mut ShardEnd, descriptors: &mut Vec<FromApp>, message: &[u8]) {
     let (first, second) = message.split_at(message.len() / 3);
     app.send(FLOW, &[IoSlice::new(first), IoSlice::new(second)]).expect("room");
-    let mut frame = [0; MAX_PAYLOAD as usize];
+    let mut frame = [0; PAYLOAD_BYTES_MAX as usize];
     while shard.poll_tx(descriptors).expect("no violation") > 0 {
         for descriptor in descriptors.drain(..) {
             let FromApp::Piece { flow, buffer, len, content } = descriptor else { panic!("only messages") };

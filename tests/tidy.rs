@@ -102,6 +102,23 @@ const TEST_KIT: &str = "machnet-test-kit";
 /// Module names that say nothing.
 const EMPTY_NAMES: [&str; 5] = ["utils", "util", "common", "types", "helpers"];
 
+/// Docs that say nothing: whoever reads them knows as much as before.
+const EMPTY_DOCS: [&str; 13] = [
+    "Which.",
+    "What.",
+    "Who.",
+    "Whose.",
+    "Why.",
+    "How.",
+    "Where.",
+    "When.",
+    "What it is.",
+    "Whose it is.",
+    "Its name.",
+    "The same.",
+    "The other direction.",
+];
+
 /// One file.
 struct Source {
     /// From the top of the repository, with slashes.
@@ -157,6 +174,8 @@ fn check(source: &Source) -> Vec<String> {
         complaints.extend(included_by_path(source));
         complaints.extend(empty_name(source));
         complaints.extend(bench_without_question(source));
+        complaints.extend(empty_docs(source));
+        complaints.extend(limits_by_another_name(source));
     }
     complaints
 }
@@ -269,6 +288,33 @@ fn bench_without_question(source: &Source) -> Option<String> {
     let asks = source.text.lines().next().is_some_and(|first| first.starts_with("//! ") && first.ends_with('?'));
     (is_bench && !asks)
         .then(|| source.complaint(1, "a benchmark without its question", "ask it in the first line, //! ...?"))
+}
+
+fn empty_docs(source: &Source) -> Vec<String> {
+    // A doc of several lines may begin or end with such words.
+    let doc = |line: &str| line.trim().strip_prefix("///").map(|text| text.trim().to_owned());
+    let docs: Vec<_> = source.text.lines().map(doc).collect();
+    let alone = |index: usize| {
+        let before = index.checked_sub(1).and_then(|before| docs[before].as_deref());
+        before.is_none() && docs.get(index + 1).is_none_or(Option::is_none)
+    };
+    let says_nothing = |doc: &Option<String>| doc.as_deref().is_some_and(|doc| EMPTY_DOCS.contains(&doc));
+    let empty = docs.iter().enumerate().filter(|(index, doc)| says_nothing(doc) && alone(*index));
+    let remedy = "say meaning, unit, or where it comes from";
+    empty.map(|(index, _)| source.complaint(index + 1, "a doc that says nothing", remedy)).collect()
+}
+
+fn limits_by_another_name(source: &Source) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (index, line) in source.code.lines().enumerate() {
+        for end in ["MAX", "MIN"] {
+            if line.contains(&format!("const {end}_")) {
+                let remedy = &format!("put _{end} at the end");
+                complaints.push(source.complaint(index + 1, &format!("a limit that begins with {end}_"), remedy));
+            }
+        }
+    }
+    complaints
 }
 
 fn heavy_dependencies(source: &Source) -> Vec<String> {
@@ -474,6 +520,8 @@ fn every_rule_can_fail() {
             "2: machnet-test-kit in [dependencies]: only",
         ),
         ("Cargo.toml", "[dependencies]\nrustix = \"1\"\ntokio.workspace = true\n", "3: tokio for everybody who links"),
+        ("src/a.rs", "    /// Which.\n    pub shard: u16,\n", "1: a doc that says nothing: say meaning"),
+        ("tests/a.rs", "const MAX_FLOWS: u8 = 1;\n", "1: a limit that begins with MAX_: put _MAX"),
         ("README.md", "see /home/me/x\n", "1: /home/ exists on one machine only: name it"),
     ] {
         let found = complaints(path, text);
@@ -500,6 +548,7 @@ fn what_is_allowed_passes() {
         ("benches/ring.rs", "//! How long does a descriptor take from end to end?\n"),
         ("Cargo.toml", "[dependencies]\n# x\nserde = \"1\"\nclap = { optional = true }\n\n[features]\nx = []\n"),
         ("shards/Cargo.toml", "[dev-dependencies]\nmachnet-test-kit.workspace = true\n"),
+        ("src/a.rs", "/// One of them.\n/// Which.\nconst FLOWS_MAX: u8 = 1; // MAX_PROBES of RFC 8899\n"),
         ("README.md", "see https://example.org/home/me and ~/work/x\n"),
     ] {
         assert_eq!(complaints(path, text), [""; 0], "{path}: {text}");

@@ -107,7 +107,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// What was counted.
+    /// The value of a counter when this was taken.
     pub fn counter(&self, counter: Counter) -> u64 {
         self.counters[counter as usize]
     }

@@ -37,7 +37,7 @@ const TO_SHARD: usize = 1024;
 const TO_COORDINATOR: usize = 4096;
 
 /// Flows of a shard whose handshake is half done, at the most.
-const MAX_HALF_OPEN: usize = 4096;
+const HALF_OPEN_MAX: usize = 4096;
 
 /// How long the threads may take to end once the coordinator has.
 const END_WITHIN: Duration = Duration::from_millis(500);
@@ -116,9 +116,9 @@ pub enum DaemonError {
     Address(NotYetIpv6),
     /// A thread ended that should not have.
     Ended {
-        /// Whose.
+        /// The name of the thread.
         thread: String,
-        /// Why.
+        /// The error that ended it.
         source: io::Error,
     },
 }
@@ -316,7 +316,7 @@ where
                 secret: assembly.boot.secret,
                 table_seed: (random()?, random()?),
                 flows_max: usize::try_from(assembly.config.limits.max_flows_per_shard).expect("32 bits fit"),
-                half_open_max: MAX_HALF_OPEN,
+                half_open_max: HALF_OPEN_MAX,
                 flow: Arc::clone(&assembly.flow),
             };
             let shard = Shard::new(settings, queue, inlet, assembly.to_coordinator.clone(), counts, Clock.now());

@@ -1,4 +1,4 @@
-//! The daemon.
+//! The daemon. [`manual`] is how to run and use it.
 //!
 //! # What threads share
 //!
@@ -30,6 +30,7 @@ pub mod handover;
 pub mod launch;
 pub mod log;
 pub mod mailbox;
+pub mod manual;
 pub mod report;
 pub mod shard;
 pub mod show;

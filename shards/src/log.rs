@@ -16,7 +16,7 @@ const TO_STDERR_VARIABLE: &str = "GLOG_logtostderr";
 const DIRECTORY: &str = "/tmp";
 
 /// Files of the same name that may be there already: process ids come round, and in containers often.
-const MAX_NAMESAKES: u32 = 1000;
+const NAMESAKES_MAX: u32 = 1000;
 
 /// Keeps the log going; what is still to be written is written when it is dropped.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ fn is_set(value: Option<&str>) -> bool {
 fn create_file() -> io::Result<(File, PathBuf)> {
     let host = rustix::system::uname().nodename().to_string_lossy().replace('/', "_");
     let stem = format!("{DIRECTORY}/machnet-shards.{host}.{}", std::process::id());
-    for namesakes in 0..MAX_NAMESAKES {
+    for namesakes in 0..NAMESAKES_MAX {
         let path = match namesakes {
             0 => PathBuf::from(format!("{stem}.log")),
             _ => PathBuf::from(format!("{stem}.{namesakes}.log")),

@@ -95,7 +95,7 @@ pub enum ToShard {
     /// The channel's application is gone or misbehaved: accept nothing new for it, deliver what it published within
     /// `linger`, close its flows with `reason`, free it, answer [`ToCoordinator::ChannelGone`].
     RemoveChannel {
-        /// Which.
+        /// The channel.
         channel: ChannelId,
         /// What the peers are told.
         reason: CloseReason,
@@ -130,7 +130,7 @@ pub enum ToShard {
         next_hop: MacAddr,
         /// The tuple of the flow it is about.
         key: FlowKey,
-        /// What it says.
+        /// The packet, read.
         packet: Packet,
     },
     /// A SYN was sent for this tuple: pass answers to it on, as [`ToCoordinator::Answer`].
@@ -187,14 +187,14 @@ pub enum ToShard {
     },
     /// From now on frames can be handed over to this shard.
     HandTo {
-        /// Which.
+        /// The shard that takes the frames.
         owner: ShardId,
         /// The way there.
         producer: handover::Producer,
     },
     /// From now on frames may be handed over by this shard.
     TakeFrom {
-        /// Which.
+        /// The shard on which the frames landed.
         landed: ShardId,
         /// The way from there.
         consumer: handover::Consumer,
@@ -232,7 +232,7 @@ pub enum ToCoordinator {
     Arp {
         /// Where it was received.
         shard: ShardId,
-        /// What it says.
+        /// The packet, read.
         packet: arp::Packet,
     },
     /// An ICMP packet to the interface's address. At most as many per second as the shard's budget allows.
@@ -250,7 +250,7 @@ pub enum ToCoordinator {
         key: FlowKey,
         /// Who sent the frame.
         source_mac: MacAddr,
-        /// What it says.
+        /// The packet, read.
         packet: Packet,
     },
     /// A packet of no flow of this shard came in. At most as many per second as the shard's token buckets allow.
@@ -259,7 +259,7 @@ pub enum ToCoordinator {
     Yielded {
         /// By this shard.
         shard: ShardId,
-        /// What was asked.
+        /// The packet that was asked about.
         packet: Box<UnmatchedPacket>,
         /// The half-open flow; `None` if it is not here.
         flow: Option<HalfOpenFlow>,
@@ -304,16 +304,16 @@ pub enum ToCoordinator {
     },
     /// The application broke the rules of its channel, which is now closed; its endpoint should be ended.
     Broken {
-        /// Which channel.
+        /// The channel.
         channel: ChannelId,
-        /// Which rule.
+        /// The rule that was broken.
         violation: Violation,
     },
     /// The channel is free: nothing of it is left on the shard.
     ChannelGone {
         /// On this shard.
         shard: ShardId,
-        /// Which.
+        /// The channel.
         channel: ChannelId,
     },
     /// The peer of a flow is silent: its MAC address may have changed.
@@ -325,7 +325,7 @@ pub enum ToCoordinator {
     },
     /// The shard has told its peers and will not run again.
     Stopped {
-        /// Which.
+        /// The shard that has stopped.
         shard: ShardId,
     },
 }

@@ -13,7 +13,7 @@ use machnet_shards::launch::{self, LaunchError};
 use machnet_shards::log::Log;
 use machnet_shards::show::Show;
 
-/// The machnet-shards daemon: reliable messages between hosts, over a NIC that it owns by DPDK.
+/// The machnet-shards daemon: reliable messages between hosts, over a network interface that it owns.
 ///
 /// In the names of flags, - and _ are alike.
 #[derive(Debug, Parser)]

@@ -25,9 +25,9 @@ const REPEAT_AFTER: Duration = Duration::from_secs(60);
 /// A shard under watch.
 #[derive(Debug)]
 pub struct Watched {
-    /// Which.
+    /// Its number.
     pub shard: ShardId,
-    /// What it shows.
+    /// Where it shows that it runs.
     pub heartbeat: Arc<Heartbeat>,
     /// How it is nudged.
     pub outlet: Outlet<ToShard>,

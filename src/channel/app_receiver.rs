@@ -66,9 +66,9 @@ pub struct AppReceiver {
 pub enum FromShard<'a> {
     /// A flow is established.
     Opened {
-        /// Its name.
+        /// The name of the flow.
         flow: FlowId,
-        /// What it is.
+        /// Its ends, and what may be sent over it.
         opened: Opened,
     },
     /// A message arrived.

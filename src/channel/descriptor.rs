@@ -19,7 +19,7 @@ const SILENT: u8 = 6;
 const ALIVE: u8 = 7;
 const CLOSED: u8 = 8;
 const RECORDS: u8 = 9;
-const MAX_PAYLOAD: u8 = 10;
+const PAYLOAD_MAX: u8 = 10;
 
 const FIRST: u8 = 1 << 0;
 const LAST: u8 = 1 << 1;
@@ -74,7 +74,7 @@ impl Descriptor {
             Self::Address { flow, word } => [head(ADDRESS, 0, 0, flow), word],
             Self::Silent { flow } => [head(SILENT, 0, 0, flow), 0],
             Self::Alive { flow } => [head(ALIVE, 0, 0, flow), 0],
-            Self::MaxPayload { flow, max_payload } => [head(MAX_PAYLOAD, 0, max_payload, flow), 0],
+            Self::MaxPayload { flow, max_payload } => [head(PAYLOAD_MAX, 0, max_payload, flow), 0],
             Self::Closed { flow, reason, acknowledged_messages } => {
                 [head(CLOSED, 0, reason, flow), acknowledged_messages]
             }
@@ -113,7 +113,7 @@ impl Descriptor {
             ADDRESS => Self::Address { flow, word: body },
             SILENT => Self::Silent { flow },
             ALIVE => Self::Alive { flow },
-            MAX_PAYLOAD => Self::MaxPayload { flow, max_payload: number },
+            PAYLOAD_MAX => Self::MaxPayload { flow, max_payload: number },
             CLOSED => Self::Closed { flow, reason: number, acknowledged_messages: body },
             _ => return None,
         })

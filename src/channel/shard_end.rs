@@ -71,13 +71,13 @@ pub enum FromApp {
     /// Send this as one packet. Pieces of a message come in order; those of other flows may lie between them. Whether
     /// there are as many records as it says is for whoever reads them to see.
     Piece {
-        /// Whose it is.
+        /// The flow it is to go out on.
         flow: FlowId,
         /// Where it lies.
         buffer: TxBuffer,
         /// Its bytes, at least one and at most what a buffer holds.
         len: u16,
-        /// What it is.
+        /// Which part of a message it is, or how many records it holds.
         content: Content,
     },
     /// Nothing more will be sent: close the flow once everything has arrived.

@@ -212,7 +212,7 @@ impl<T: Serialize> Numbered<T> {
 }
 
 impl<T: for<'de> Deserialize<'de>> Numbered<T> {
-    /// The other direction.
+    /// Reads what [`encode`](Self::encode) has written.
     ///
     /// # Errors
     /// [`ControlError::Malformed`] with the reason; every input is either a message or that.

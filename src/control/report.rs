@@ -17,7 +17,7 @@ use super::message::{Cursor, Part};
 /// A report, or a page of one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Whose it is.
+    /// The daemon that made the report.
     pub daemon: DaemonReport,
     /// The part that was asked for.
     #[serde(flatten)]
@@ -37,7 +37,7 @@ pub enum Body {
 /// A list, or a page of one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct List {
-    /// What it lists.
+    /// The rows, under the name of their part.
     #[serde(flatten)]
     pub rows: Rows,
     /// Where the next page begins; `None`: there are no more rows.
@@ -62,7 +62,7 @@ pub enum Rows {
 /// All parts of a report.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FullReport {
-    /// Whose it is.
+    /// The daemon that made the report.
     pub daemon: DaemonReport,
     /// Interfaces, shards, and how much there is of everything.
     pub summary: Summary,
@@ -83,7 +83,7 @@ impl Report {
         write(self).expect("a report has string keys and no fallible serializers")
     }
 
-    /// What it is about.
+    /// The part of a report that it holds.
     pub fn part(&self) -> Part {
         match &self.body {
             Body::Summary(_) => Part::Summary,
@@ -141,7 +141,7 @@ impl Report {
 }
 
 impl Rows {
-    /// What they are about.
+    /// The part of a report that they belong to.
     pub fn part(&self) -> Part {
         match self {
             Self::Channels(_) => Part::Channels,
@@ -276,11 +276,11 @@ pub struct ShardReport {
     pub busy_share: f64,
     /// Busy time for each packet received or sent; `None` without any.
     pub ns_per_packet: Option<f64>,
-    /// What it counts.
+    /// Its counters, by name.
     pub counters: NamedCounts,
     /// Frames dropped, by reason.
     pub drops: NamedCounts,
-    /// What it has at the moment.
+    /// Its gauges, by name.
     pub gauges: NamedCounts,
 }
 
@@ -301,7 +301,7 @@ pub struct ControlReport {
     pub connects_under_way: u64,
     /// Channels whose endpoint is gone or going, and whose messages are still delivered.
     pub channels_ending: u64,
-    /// Their memory.
+    /// The memory of these channels, in bytes.
     pub channel_bytes_ending: u64,
     /// Frames that the coordinator could not hand to a shard.
     pub frames_dropped_in_outboxes: u64,
@@ -338,7 +338,7 @@ pub struct ChannelReport {
     pub shard: Option<u16>,
     /// Its number within the endpoint.
     pub index: Option<u16>,
-    /// Its memory.
+    /// Its memory, in bytes.
     pub bytes: Option<u64>,
     /// Whether its endpoint is gone or going, and its messages are still delivered.
     pub ending: Option<bool>,
@@ -361,7 +361,7 @@ pub struct FlowReport {
     pub remote: SocketAddr,
     /// The shard that has it.
     pub shard: u16,
-    /// Whose it is.
+    /// The endpoint that has it.
     #[serde(flatten)]
     pub owner: OwnerReport,
     /// Who asked for it.
@@ -397,7 +397,7 @@ pub enum OpenedBy {
 }
 
 impl OpenedBy {
-    /// The word for it.
+    /// Its word in JSON and in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Us => "us",

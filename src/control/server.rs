@@ -178,7 +178,7 @@ impl Connection {
         Ok(Self { socket, peer, buffer: vec![0; PACKET_BYTES_MAX].into() })
     }
 
-    /// Who connected.
+    /// The process that connected, as the kernel knows it.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }

@@ -100,7 +100,7 @@ pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8], fds: Option<&mut 
     })
 }
 
-/// Who connected.
+/// The process at the other end, as the kernel knows it.
 pub(super) fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
     // `struct ucred` is three 32-bit words: pid, uid, gid. rustix's own call cannot express the pid 0 of a peer
     // in a pid namespace that is not ours.

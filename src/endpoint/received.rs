@@ -31,7 +31,7 @@ pub enum Event {
     Opened {
         /// The new flow.
         flow: Flow,
-        /// Whom it connects.
+        /// The addresses and ports of both ends.
         tuple: Tuple,
         /// The other side connected to an address that this endpoint listens on; otherwise this endpoint connected, and
         /// `connect` has given the flow already.

@@ -14,7 +14,7 @@ pub struct OpenDevice<Q> {
     pub capabilities: Capabilities,
     /// As many as `capabilities.queues`, in order.
     pub queues: Vec<Q>,
-    /// What it loses.
+    /// Counts the frames that it loses.
     pub counts: Box<dyn DeviceCounts>,
     /// What was found while it was opened.
     pub findings: Vec<Finding>,
@@ -38,7 +38,8 @@ pub struct DeviceDrops {
 /// What a device turned out to be, once open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// The driver that runs it, in DPDK's spelling (`net_af_packet`), or `memory`.
+    /// The driver that runs it: `af_packet` for packet sockets, DPDK's name for a driver of DPDK's (`net_af_xdp`), or
+    /// `memory`.
     pub driver: String,
     /// The address our frames carry.
     pub mac: MacAddr,

@@ -25,9 +25,9 @@ pub enum DevicesError {
     /// A device cannot be used, for a reason that is not in the configuration.
     #[error("interface {interface}: {source}")]
     Device {
-        /// Of which interface.
+        /// The MAC of the interface.
         interface: String,
-        /// Why.
+        /// Why the device cannot be used.
         source: OpenError,
     },
 }

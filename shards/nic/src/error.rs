@@ -29,7 +29,7 @@ pub enum OpenError {
         interface: String,
         /// Whose frames they are.
         owner: String,
-        /// What to do.
+        /// A clause that says what to do.
         remedy: String,
     },
     /// No PCI device has this address.
@@ -55,15 +55,15 @@ pub enum OpenError {
     WrongMac {
         /// The device.
         device: String,
-        /// What it has.
+        /// The MAC that it has.
         found: MacAddr,
-        /// What was asked for.
+        /// The MAC that was asked for.
         wanted: MacAddr,
     },
     /// The kernel interface is down.
     #[error("the interface {interface} is down; bring it up with `ip link set {interface} up`")]
     InterfaceDown {
-        /// Its name.
+        /// The name of the interface.
         interface: String,
     },
     /// Raw packet sockets are not allowed.
@@ -96,7 +96,7 @@ pub enum OpenError {
     XdpNotAllowed {
         /// The interface.
         interface: String,
-        /// What is missing.
+        /// A clause that says which right or which kernel feature is missing.
         missing: &'static str,
     },
     /// The kernel interface takes frames that do not fit into AF_XDP's.
@@ -143,7 +143,7 @@ pub enum OpenError {
     /// The device arguments are not text DPDK can take.
     #[error("{device:?} is no device argument; write it like \"net_memif0,role=server\"")]
     BadDevice {
-        /// What they are.
+        /// The arguments.
         device: String,
     },
     /// There is not enough memory for the frames.
@@ -172,7 +172,7 @@ pub enum OpenError {
     Refused {
         /// What was asked of it.
         step: &'static str,
-        /// Of which device.
+        /// The device.
         device: String,
         /// The error number, positive.
         errno: i32,

@@ -80,7 +80,7 @@ pub enum Resolution {
 /// A neighbor whose MAC is new or different.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Whose.
+    /// The neighbor.
     pub ip: Ipv4Addr,
     /// Its MAC from now on.
     pub mac: MacAddr,

@@ -62,7 +62,7 @@ pub struct SynAck {
 pub struct Refuse {
     /// The nonce of the SYN it answers, as in a SYN-ACK.
     pub echo: u32,
-    /// Why.
+    /// Why the flow is not accepted.
     pub reason: CloseReason,
 }
 
@@ -140,7 +140,7 @@ pub enum Body {
     },
     /// The sender has nothing more to send and will not read any more.
     Close {
-        /// Why.
+        /// Why the flow is closed.
         reason: CloseReason,
     },
     /// Asks for an answer at once.
@@ -150,7 +150,7 @@ pub enum Body {
     },
     /// The sender has no such flow, or gives it up.
     Reset {
-        /// Why.
+        /// Why the flow is given up.
         reason: CloseReason,
     },
 }

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use crate::addr::FlowKey;
 
 /// Bytes of key that hashing two addresses and two ports takes: one for each of the 12 bytes, and 32 bits beyond.
-const MIN_KEY_BYTES: usize = 12 + 4;
+const KEY_BYTES_MIN: usize = 12 + 4;
 
 /// The Toeplitz hash: for every bit set in `input`, the 32 bits of `key` that start at the same place, all XORed.
 ///
@@ -47,7 +47,7 @@ pub struct Rss {
 impl Rss {
     /// With the secret key, the indirection table (hash to queue) and the input the NIC reports.
     pub fn new(key: &[u8], table: &[u16], input: HashInput) -> Result<Self, RssError> {
-        if key.len() < MIN_KEY_BYTES {
+        if key.len() < KEY_BYTES_MIN {
             return Err(RssError::ShortKey);
         }
         if table.is_empty() {

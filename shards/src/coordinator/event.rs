@@ -14,7 +14,7 @@ use crate::mailbox::ToCoordinator;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
-/// What happened.
+/// What the coordinator is told.
 #[derive(Debug)]
 pub enum Event {
     /// A shard posted something.
@@ -23,7 +23,7 @@ pub enum Event {
     Connected {
         /// Its connection from now on.
         connection: ConnectionId,
-        /// Who it is.
+        /// The process that connected.
         peer: Peer,
     },
     /// An application asks for something.

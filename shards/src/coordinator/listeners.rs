@@ -40,7 +40,7 @@ pub(super) struct Listeners {
 pub(super) struct Listener {
     /// Where it listens.
     pub(super) address: SocketAddrV4,
-    /// Whose it is.
+    /// The connection of its endpoint.
     pub(super) owner: ConnectionId,
     /// The user it may share its address and port with; `None`: with nobody.
     pub(super) shared_by: Option<u32>,

@@ -70,13 +70,13 @@ table! {
         IdleNs = "idle_ns",
         /// Nanoseconds of sleeps that are over.
         AsleepNs = "asleep_ns",
-        /// Frames received.
+        /// Frames received; packets that pass as one frame count one by one.
         RxFrames = "rx_frames",
-        /// Bytes of the frames received.
+        /// Bytes of the frames received; packets that pass as one frame count as one.
         RxBytes = "rx_bytes",
-        /// Frames handed to the device.
+        /// Frames handed to the device; packets that pass as one frame count one by one.
         TxFrames = "tx_frames",
-        /// Bytes of the frames handed to the device.
+        /// Bytes of the frames handed to the device; packets that pass as one frame count as one.
         TxBytes = "tx_bytes",
         /// Frames this shard sent to itself, of flows within this host.
         LoopFrames = "loop_frames",

@@ -149,7 +149,7 @@ fn cpu(gauges: &NamedCounts) -> String {
 /// What a shard's work costs.
 #[derive(Debug, PartialEq)]
 pub(super) struct Cost {
-    /// Of the time that is shown.
+    /// The busy part of the time that is shown, from 0 to 1.
     pub(super) busy_share: f64,
     /// Busy time; `None` if there were no packets.
     pub(super) ns_per_packet: Option<f64>,

@@ -21,7 +21,7 @@ pub enum Rest {
     Sleep(Sleep),
 }
 
-/// See the [module](self).
+/// A shard that takes turns, and how it waits when there is nothing to do. Whoever has it makes the system calls.
 pub struct Worker<Q: NicQueue> {
     shard: Shard<Q>,
     wait: Wait,

@@ -76,7 +76,7 @@ impl<'s, Q: NicQueue> Station<'s, Q> {
         lanes.into_iter().map(|lane| Station::of_lanes(host, vec![lane], send_max, policy, stop)).collect()
     }
 
-    /// Who this is.
+    /// The addresses that this answers for.
     pub fn host(&self) -> Host {
         self.host
     }

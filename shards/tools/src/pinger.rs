@@ -34,12 +34,12 @@ pub struct Schedule {
     pub duration: Option<Duration>,
 }
 
-/// What happens.
+/// What became of a probe.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// A probe came back, in its turn.
     Reply {
-        /// What came back.
+        /// The answer.
         reply: Reply,
         /// How long it took.
         rtt: Duration,

@@ -63,7 +63,7 @@ impl Faults {
         rates.into_iter().any(|rate| rate > Rate::default()).then_some(faults)
     }
 
-    /// The other direction.
+    /// The keys that say the same.
     pub(super) fn keys(self) -> FaultKeys {
         FaultKeys {
             loss_percent: Some(self.loss),

@@ -277,9 +277,9 @@ pub(super) struct Interfaces(pub(super) Vec<NamedInterface>);
 /// An interface, and how it is called in the file.
 #[derive(Clone, Debug)]
 pub(super) struct NamedInterface {
-    /// As it is written there.
+    /// Its MAC as it is written in the file.
     pub(super) name: String,
-    /// What that means.
+    /// The MAC that `name` stands for.
     pub(super) mac: MacAddr,
     /// What stands under the name.
     pub(super) keys: InterfaceKeys,

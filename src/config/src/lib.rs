@@ -2,7 +2,7 @@
 //!
 //! The file is Machnet's own. `machnet_config` names each interface by its MAC; the keys `ip`, `engine_threads`,
 //! `cpu_mask` and `pcie` mean what they mean there, the others are ours. The optional object `machnet_shards` holds
-//! what concerns the whole daemon. The file in the repository shows every key with its default, and [`reference`]
+//! what concerns the whole daemon. The file in the repository shows every key with its default, and [`mod@reference`]
 //! explains each.
 //!
 //! Reading looks at nothing but the file: whether a device exists is the daemon's question, and

@@ -39,7 +39,7 @@ impl Section {
 pub struct Key {
     /// Where it stands.
     pub section: Section,
-    /// Its name.
+    /// The name of the key.
     pub name: &'static str,
     /// What may stand there.
     pub kind: String,

@@ -98,7 +98,7 @@ impl<T: Named> Word<T> {
         T::WORDS.iter().map(|(word, _)| format!("{mark}{word:?}{mark}")).collect::<Vec<_>>().join(" or ")
     }
 
-    /// The word.
+    /// The word as it stands in the file.
     pub(super) fn as_str(&self) -> &'static str {
         let (word, _) = T::WORDS.iter().find(|(_, meaning)| *meaning == self.0).expect("each has a word");
         word
@@ -135,7 +135,7 @@ pub(super) trait Textual: Sized {
     /// Reads it, or says what to write instead.
     fn read(text: &str) -> Result<Self, String>;
 
-    /// The other direction.
+    /// The text from which [`read`](Self::read) makes the same.
     fn text(&self) -> String;
 }
 

@@ -33,7 +33,7 @@ const TURNS_PER_LOOK_AT_BELLS: u32 = 64;
 const TURNS_MAX: u32 = 100_000;
 
 const MTU_BYTES: u16 = 1_500;
-const MAX_PAYLOAD_BYTES: u16 = 1_418;
+const PAYLOAD_BYTES_MAX: u16 = 1_418;
 /// The first port that the server listens on; every [`FLOWS_PER_PORT`] flows take one more.
 const FIRST_PORT: u16 = 888;
 const FIRST_LOCAL_PORT: u16 = 1_024;
@@ -89,7 +89,7 @@ impl Member {
         };
         let ((_, counts), (_, channel_counts)) = (plan.registry.enter(), plan.registry.enter_channel());
         let geometry =
-            Geometry::for_payload(MAX_PAYLOAD_BYTES, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
+            Geometry::for_payload(PAYLOAD_BYTES_MAX, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
         let (end, handles) = ShardEnd::create(geometry).expect("a channel");
         let app = AppEnd::open(geometry, handles).expect("the channel's other end");
         let member = Self { shard: Shard::new(settings, queue, inlet, outlet, counts, now), app, to_shard, from_shard };
@@ -283,7 +283,7 @@ impl BackToBack {
     /// Rounds with at least so many packets with data, both ways together; gives how many packets those were.
     #[inline]
     pub fn run(&mut self, message: &[u8], window: usize, packets: u64) -> u64 {
-        let packets_per_round = 2 * (window * message.len().div_ceil(MAX_PAYLOAD_BYTES.into())) as u64;
+        let packets_per_round = 2 * (window * message.len().div_ceil(PAYLOAD_BYTES_MAX.into())) as u64;
         let rounds = packets.div_ceil(packets_per_round);
         for _ in 0..rounds {
             self.round(message, window);

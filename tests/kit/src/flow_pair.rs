@@ -17,7 +17,7 @@ use machnet_proto::packet::Segment;
 use machnet_proto::seq::SeqNo;
 use std::net::Ipv4Addr;
 
-const MAX_PAYLOAD_BYTES: u16 = 1_418;
+const PAYLOAD_BYTES_MAX: u16 = 1_418;
 /// From one host to the other.
 const ONE_WAY: Duration = Duration::from_micros(5);
 /// Receive buffers granted to each flow.
@@ -46,7 +46,7 @@ impl Host {
             incarnation: Incarnation(1),
             send_from: SeqNo::new(send_from),
             receive_from: SeqNo::new(receive_from),
-            max_payload: MAX_PAYLOAD_BYTES,
+            max_payload: PAYLOAD_BYTES_MAX,
             peer_window_packets: GRANT_PACKETS,
             rtt: None,
             features: Features::CHECKSUM,
@@ -146,7 +146,7 @@ impl FlowPair {
         let number = self.next;
         self.next = (number + 1) % self.flows;
         let (here, there) = (key(Role::Connector, number), key(Role::Acceptor, number));
-        let piece = Piece { token: 7, len: MAX_PAYLOAD_BYTES, content: Content::WHOLE };
+        let piece = Piece { token: 7, len: PAYLOAD_BYTES_MAX, content: Content::WHOLE };
         self.connector.serve(&here, self.now, Some(piece), &mut self.wire);
         self.now += ONE_WAY;
         self.acceptor.receive(&mut self.wire, self.now);

@@ -14,20 +14,21 @@ use crate::cpus::pin;
 /// The flow of every channel.
 pub const FLOW: FlowId = FlowId(1);
 /// Bytes of a piece.
-pub const MAX_PAYLOAD: u16 = 1418;
+pub const PAYLOAD_BYTES_MAX: u16 = 1418;
 /// Descriptors a shard takes at a time.
 pub const BURST: usize = 32;
 
 /// A channel with the open flow [`FLOW`]: its two ends.
 #[inline]
 pub fn ends() -> (ShardEnd, AppEnd) {
-    let geometry = Geometry::for_payload(MAX_PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
+    let geometry =
+        Geometry::for_payload(PAYLOAD_BYTES_MAX, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
     let (mut end, handles) = ShardEnd::create(geometry).expect("a channel");
     let mut app = AppEnd::open(geometry, handles).expect("its other end");
     let opened = Opened {
         local: ([127, 0, 0, 1], 1).into(),
         remote: ([127, 0, 0, 1], 2).into(),
-        max_payload: MAX_PAYLOAD,
+        max_payload: PAYLOAD_BYTES_MAX,
         accepted: false,
         takes_records: true,
     };

@@ -79,7 +79,7 @@ pub(crate) struct Address {
     pub(crate) interface: String,
 }
 
-/// What there is.
+/// The interfaces and addresses of this host, as the kernel knows them.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) interfaces: Vec<Interface>,

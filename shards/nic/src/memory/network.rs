@@ -72,7 +72,7 @@ pub struct Link {
     pub latency: Duration,
     /// How much later than its time a late frame arrives, at most (`faults.reordering`). Zero disables reordering.
     pub lateness: Duration,
-    /// What befalls frames.
+    /// How often frames are lost, repeated, late or damaged.
     pub faults: Faults,
 }
 

@@ -17,7 +17,7 @@ pub enum Finding {
     Owned {
         /// The device.
         device: String,
-        /// Who.
+        /// The process that owns it.
         owner: Owner,
     },
     /// DPDK's driver would take away an XDP program that is not its own.
@@ -41,7 +41,7 @@ pub enum Finding {
     MtuTooSmall {
         /// The device.
         device: String,
-        /// What it has.
+        /// The MTU that it has.
         mtu_bytes: u16,
     },
     /// The kernel answers for our address, too.
@@ -76,9 +76,9 @@ pub enum Finding {
     MtuBelowAsked {
         /// The interface.
         interface: String,
-        /// What it has.
+        /// The MTU that it has.
         mtu_bytes: u16,
-        /// What was asked for.
+        /// The MTU that was asked for.
         asked_bytes: u16,
     },
     /// A device cannot have packets as long as were asked for.
@@ -88,9 +88,9 @@ pub enum Finding {
     MtuLimited {
         /// The device.
         device: String,
-        /// What it can have.
+        /// The largest MTU that it can have.
         limit_bytes: u16,
-        /// What was asked for.
+        /// The MTU that was asked for.
         asked_bytes: u16,
     },
     /// A device has fewer queues than were asked for.

@@ -2,11 +2,11 @@
 //! again. Types somebody does not know are skipped, so that later versions can add some.
 
 use super::written::Written;
-use crate::handshake::{Features, MIN_PAYLOAD_BYTES, Offer, Terms};
+use crate::handshake::{Features, Offer, PAYLOAD_BYTES_MIN, Terms};
 use crate::wire::WireError;
 
 /// A detail's type; its value's length is fixed, its numbers are big-endian.
-const MAX_PAYLOAD: u8 = 1;
+const PAYLOAD_MAX: u8 = 1;
 const BOOT_ID: u8 = 2;
 const ECHO: u8 = 3;
 const REASON: u8 = 4;
@@ -27,7 +27,7 @@ impl Details {
             let (&length, rest) = rest.split_first().ok_or(WireError::Truncated)?;
             let (value, rest) = rest.split_at_checked(usize::from(length)).ok_or(WireError::Truncated)?;
             match *kind {
-                MAX_PAYLOAD => set_once(&mut details.max_payload, value, u16::from_be_bytes)?,
+                PAYLOAD_MAX => set_once(&mut details.max_payload, value, u16::from_be_bytes)?,
                 BOOT_ID => set_once(&mut details.boot_id, value, u64::from_be_bytes)?,
                 ECHO => set_once(&mut details.echo, value, u32::from_be_bytes)?,
                 REASON => set_once(&mut details.reason, value, u16::from_be_bytes)?,
@@ -43,7 +43,7 @@ impl Details {
         let (Some(max_payload), Some(boot_id)) = (self.max_payload, self.boot_id) else {
             return Err(WireError::Truncated);
         };
-        if max_payload < MIN_PAYLOAD_BYTES {
+        if max_payload < PAYLOAD_BYTES_MIN {
             return Err(WireError::BadField);
         }
         let offer = Offer { version, features: Features::from_bits_retain(features), nonce };
@@ -70,7 +70,7 @@ fn set_once<T, const N: usize>(
 }
 
 pub(super) fn write_terms(terms: &Terms, into: &mut Written) {
-    into.push(MAX_PAYLOAD, &terms.max_payload.to_be_bytes());
+    into.push(PAYLOAD_MAX, &terms.max_payload.to_be_bytes());
     into.push(BOOT_ID, &terms.boot_id.to_be_bytes());
 }
 

@@ -57,7 +57,7 @@ pub enum Event {
     /// [`Flow::poll_transmit`](super::Flow::poll_transmit) still has (an acknowledgement or a reset), take back every
     /// token, drop the flow.
     Closed {
-        /// Why.
+        /// What ended it.
         reason: CloseReason,
         /// How many of our messages the peer's daemon has acknowledged: these, the first ones, arrived there whole.
         /// Whether its application has read them is not known.

@@ -17,7 +17,7 @@ pub struct Piece<T> {
     pub token: T,
     /// How many bytes, from 1 to the flow's largest payload.
     pub len: u16,
-    /// What they are.
+    /// Which part of a message the bytes are, or how many records they hold.
     pub content: Content,
 }
 

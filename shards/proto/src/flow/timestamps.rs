@@ -40,7 +40,7 @@ impl Timestamps {
         true
     }
 
-    /// What to echo.
+    /// The timestamp to echo; `None` until one has come.
     pub(super) fn latest(&self) -> Option<Stamp> {
         self.latest
     }

@@ -34,7 +34,7 @@ use machnet_core::payload::{Dialect, MTU_MIN, payload_budget};
 pub const VERSION: u8 = 1;
 
 /// The least a host may offer as its largest payload.
-pub const MIN_PAYLOAD_BYTES: u16 = payload_budget(MTU_MIN, Dialect::Extended, 0);
+pub const PAYLOAD_BYTES_MIN: u16 = payload_budget(MTU_MIN, Dialect::Extended, 0);
 
 /// Packets that a peer is taken to have buffers for until its first segment says so: it overcommits one for each flow.
 const FIRST_WINDOW_PACKETS: u16 = 1;
@@ -83,7 +83,7 @@ pub struct Offer {
 pub struct Terms {
     /// Version, features and nonce.
     pub offer: Offer,
-    /// The largest payload it can receive in one packet, in bytes; at least [`MIN_PAYLOAD_BYTES`].
+    /// The largest payload it can receive in one packet, in bytes; at least [`PAYLOAD_BYTES_MIN`].
     pub max_payload: u16,
     /// Random, new with every start of its daemon: tells a restarted host from a slow one.
     pub boot_id: u64,
@@ -109,7 +109,7 @@ impl Terms {
 pub struct Agreed {
     /// The lower of the two versions.
     pub version: u8,
-    /// What both offered.
+    /// The features that both offered.
     pub features: Features,
     /// The lower of the two largest payloads, in bytes.
     pub max_payload: u16,

@@ -29,7 +29,7 @@ pub enum Operation {
 /// An ARP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// What it wants.
+    /// Whether it asks or answers.
     pub operation: Operation,
     /// The MAC of who sent it; one host.
     pub sender_mac: MacAddr,

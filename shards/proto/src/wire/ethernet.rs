@@ -27,7 +27,7 @@ pub struct Header {
     pub destination: MacAddr,
     /// From whom; one host.
     pub source: MacAddr,
-    /// What follows.
+    /// The protocol of the bytes behind this header.
     pub ether_type: EtherType,
 }
 

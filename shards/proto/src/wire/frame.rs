@@ -13,7 +13,7 @@ use machnet_core::addr::MacAddr;
 pub const HEADERS_BYTES: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + udp::HEADER_BYTES;
 
 /// The longest frame whose length IPv4 can write down.
-pub const MAX_BYTES: usize = ethernet::HEADER_BYTES + u16::MAX as usize;
+pub const BYTES_MAX: usize = ethernet::HEADER_BYTES + u16::MAX as usize;
 
 /// Takes a received frame apart, without its frame check sequence; it may be padded.
 #[inline(always)] // what it gives is large, and the caller needs a part of it
@@ -63,7 +63,7 @@ pub enum Parsed<'a> {
         destination_mac: MacAddr,
         /// Whom the packet is for.
         destination_ip: Ipv4Addr,
-        /// Who sent it.
+        /// The address of the sender.
         source_ip: Ipv4Addr,
     },
     /// UDP over IPv4.
@@ -170,7 +170,7 @@ impl Template {
     ///
     /// # Panics
     ///
-    /// If `frame` has no room for the headers or is longer than [`MAX_BYTES`].
+    /// If `frame` has no room for the headers or is longer than [`BYTES_MAX`].
     pub fn write(&self, frame: &mut [u8]) {
         let (total_bytes, segment_bytes) = lengths(frame);
         let mut headers = self.headers;
@@ -207,8 +207,8 @@ impl Template {
 
 /// The lengths that IPv4 and UDP write down for a frame of ours.
 fn lengths(frame: &[u8]) -> (u16, u16) {
-    assert!((HEADERS_BYTES..=MAX_BYTES).contains(&frame.len()), "no frame has {} bytes", frame.len());
-    #[allow(clippy::cast_possible_truncation)] // at most MAX_BYTES - 14 = u16::MAX
+    assert!((HEADERS_BYTES..=BYTES_MAX).contains(&frame.len()), "no frame has {} bytes", frame.len());
+    #[allow(clippy::cast_possible_truncation)] // at most BYTES_MAX - 14 = u16::MAX
     let after = |headers_bytes: usize| (frame.len() - headers_bytes) as u16;
     (after(ethernet::HEADER_BYTES), after(ethernet::HEADER_BYTES + ipv4::HEADER_BYTES))
 }
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn the_longest_frame_fits_and_the_next_does_not() {
-        let longest = frame(&KEY, &alloc::vec![7; MAX_BYTES - HEADERS_BYTES]);
+        let longest = frame(&KEY, &alloc::vec![7; BYTES_MAX - HEADERS_BYTES]);
         assert_eq!(udp(&longest).payload.len(), 65_507);
         assert_eq!(udp(&longest).checksum_is_good(), Some(true));
     }
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "no frame has 65550 bytes")]
     fn a_frame_too_long_for_ipv4_is_our_mistake() {
-        Template::new(US, THEM, &KEY).write(&mut [0; MAX_BYTES + 1]);
+        Template::new(US, THEM, &KEY).write(&mut [0; BYTES_MAX + 1]);
     }
 
     #[test]

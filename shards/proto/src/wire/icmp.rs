@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::checksum::Sum;
 use super::ethernet::{self, EtherType};
-use super::frame::MAX_BYTES;
+use super::frame::BYTES_MAX;
 use super::ipv4::{self, Protocol};
 use machnet_core::addr::MacAddr;
 
@@ -56,7 +56,7 @@ pub struct EchoRequest {
     pub destination_mac: MacAddr,
     /// Our IP.
     pub source_ip: Ipv4Addr,
-    /// Who is asked.
+    /// The IP that is asked.
     pub destination_ip: Ipv4Addr,
     /// Comes back unchanged: who asks.
     pub identifier: u16,
@@ -69,9 +69,9 @@ impl EchoRequest {
     ///
     /// # Panics
     ///
-    /// If `frame` has no room for the headers or is longer than [`MAX_BYTES`].
+    /// If `frame` has no room for the headers or is longer than [`BYTES_MAX`].
     pub fn write(&self, frame: &mut [u8]) {
-        assert!((ECHO_HEADERS_BYTES..=MAX_BYTES).contains(&frame.len()), "no echo has {} bytes", frame.len());
+        assert!((ECHO_HEADERS_BYTES..=BYTES_MAX).contains(&frame.len()), "no echo has {} bytes", frame.len());
         let (headers, data) = frame.split_at_mut(ECHO_HEADERS_BYTES);
         let ethernet = ethernet::Header {
             destination: self.destination_mac,
@@ -86,7 +86,7 @@ impl EchoRequest {
             ecn: 0,
         });
         let total_bytes = headers.len() - ethernet::HEADER_BYTES + data.len();
-        ip.set_length(u16::try_from(total_bytes).expect("at most MAX_BYTES without the Ethernet header"), ip_sum);
+        ip.set_length(u16::try_from(total_bytes).expect("at most BYTES_MAX without the Ethernet header"), ip_sum);
         let mut echo = RawEcho {
             kind: ECHO_REQUEST,
             code: 0,
@@ -110,7 +110,7 @@ pub struct EchoReply<'a> {
     pub destination_mac: MacAddr,
     /// Whom the packet is for.
     pub destination_ip: Ipv4Addr,
-    /// Who answers.
+    /// The IP that answers.
     pub source_ip: Ipv4Addr,
     /// The request's.
     pub identifier: u16,

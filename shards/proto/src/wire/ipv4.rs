@@ -37,7 +37,7 @@ pub struct Header {
     pub source: Ipv4Addr,
     /// To whom.
     pub destination: Ipv4Addr,
-    /// What follows.
+    /// The protocol of the bytes behind this header.
     pub protocol: Protocol,
     /// Differentiated services, 6 bits (RFC 2474).
     pub dscp: u8,

@@ -77,7 +77,7 @@ enum State {
     Ours {
         /// The next announcement; `None` after the last.
         announcement: Option<Announcement>,
-        /// Of its defence.
+        /// How long it is until the address may be defended again.
         defended: Cooldown,
     },
     /// Another host has it.

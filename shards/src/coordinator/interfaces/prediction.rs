@@ -17,7 +17,7 @@ pub(crate) struct Predictions {
     right: u64,
     wrong: u64,
     wrong_in_a_row: u32,
-    /// Of the last time that too many in a row were wrong.
+    /// Until when no prediction is believed, because too many in a row were wrong.
     disbelieved_until: Option<Instant>,
 }
 

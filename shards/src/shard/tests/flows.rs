@@ -12,7 +12,10 @@ fn a_flow_that_is_created_probes_first() {
         panic!("{told:?}")
     };
     let (named, opened) = opened(&mut app);
-    assert_eq!((named, opened.accepted, opened.local.port(), opened.max_payload), (flow, false, 50_000, MAX_PAYLOAD));
+    assert_eq!(
+        (named, opened.accepted, opened.local.port(), opened.max_payload),
+        (flow, false, 50_000, PAYLOAD_BYTES_MAX)
+    );
     assert_eq!(rig.packets(&OURS), [bare(Kind::Probe, 101, 201)]);
     rig.assert_quiet();
     // Asked again until something comes.
@@ -128,8 +131,8 @@ fn what_a_flow_has_done_is_seen_once_published_and_until_its_end() {
 #[test]
 fn a_long_message_goes_out_in_pieces_and_comes_in_the_same_way() {
     let (mut rig, mut app, flow) = Rig::connected();
-    let message: Vec<u8> = (0..=u8::MAX).cycle().take(2 * usize::from(MAX_PAYLOAD) + 1).collect();
-    let pieces: Vec<_> = message.chunks(MAX_PAYLOAD.into()).collect();
+    let message: Vec<u8> = (0..=u8::MAX).cycle().take(2 * usize::from(PAYLOAD_BYTES_MAX) + 1).collect();
+    let pieces: Vec<_> = message.chunks(PAYLOAD_BYTES_MAX.into()).collect();
     send(&mut app, flow, &message);
     rig.turn();
     let expected = [data(101, 201, pieces[0]), data(102, 201, pieces[1]), data(103, 201, pieces[2])];

@@ -44,8 +44,8 @@ fn parts_that_do_not_fit_are_dropped_and_keep_nothing() {
     let far_away = part(&rig, 5_000, 0, true);
     rig.receive(&OURS, &far_away, b"abc");
     let first = part(&rig, 201, 0, true);
-    rig.receive(&OURS, &first, &[0; MAX_PAYLOAD as usize]);
-    let one_too_many = part(&rig, 201, MAX_PAYLOAD, false);
+    rig.receive(&OURS, &first, &[0; PAYLOAD_BYTES_MAX as usize]);
+    let one_too_many = part(&rig, 201, PAYLOAD_BYTES_MAX, false);
     rig.receive(&OURS, &one_too_many, b"x");
     assert_eq!(rig.drops(), [(DropReason::Fragment, 2), (DropReason::Invalid, 1)]);
     assert_eq!((messages(&mut app), rig.free_receive_buffers()), (vec![], free));

@@ -74,7 +74,7 @@ fn a_probe_after_the_syn_ack_establishes() {
     let expected = Opened {
         local: (OUR_IP, PORT).into(),
         remote: (PEER_IP, THEIRS.remote_port).into(),
-        max_payload: MAX_PAYLOAD,
+        max_payload: PAYLOAD_BYTES_MAX,
         accepted: true,
         takes_records: true,
     };

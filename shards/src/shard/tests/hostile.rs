@@ -164,7 +164,7 @@ fn a_buffer_sent_twice_is_noticed() {
 fn a_piece_longer_than_its_flow_allows_is_noticed() {
     let mut scene = Scene::new();
     let [slot, _] = scene.send_two();
-    let longer = u64::from(MAX_PAYLOAD + 1) << 32;
+    let longer = u64::from(PAYLOAD_BYTES_MAX + 1) << 32;
     scene.write(slot, scene.read(slot) & !(0xffff << 32) | longer);
     assert_eq!(scene.verdict(), Some(Violation::LengthTooLarge));
 }

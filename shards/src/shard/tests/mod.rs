@@ -53,7 +53,7 @@ const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_po
 /// A flow that we open.
 const OURS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 50_000, remote_port: PORT };
 const SECRET: [u8; 16] = *b"0123456789abcdef";
-const MAX_PAYLOAD: u16 = 1_418;
+const PAYLOAD_BYTES_MAX: u16 = 1_418;
 /// Buffers of a channel to send and to receive.
 const TX_BUFFERS: u32 = 32;
 const RX_BUFFERS: u32 = 64;
@@ -73,7 +73,7 @@ const WHOLE: Body = carrying(Content::Piece(Position::WHOLE));
 /// What the peer brings into a flow it opens.
 const PEER_TERMS: Terms = Terms {
     offer: Offer { version: VERSION, features: Features::SUPPORTED, nonce: CONNECTOR },
-    max_payload: MAX_PAYLOAD,
+    max_payload: PAYLOAD_BYTES_MAX,
     boot_id: 7,
 };
 
@@ -175,7 +175,7 @@ impl Rig {
 
     /// Also gives the memory, for somebody who scribbles over it.
     fn add_channel_and_segment(&mut self, number: u64) -> (AppEnd, OwnedFd) {
-        let buffer_bytes = u32::from(MAX_PAYLOAD).next_multiple_of(64);
+        let buffer_bytes = u32::from(PAYLOAD_BYTES_MAX).next_multiple_of(64);
         let geometry = Geometry::from_parts(buffer_bytes, TX_BUFFERS, RX_BUFFERS).unwrap();
         let (end, handles) = ShardEnd::create(geometry).unwrap();
         let segment = handles.segment.try_clone().unwrap();
@@ -196,7 +196,7 @@ impl Rig {
             incarnation: Incarnation::of_nonce(ACCEPTOR),
             send_from: SeqNo::new(CONNECTOR + 1),
             receive_from: SeqNo::new(ACCEPTOR + 1),
-            max_payload: MAX_PAYLOAD,
+            max_payload: PAYLOAD_BYTES_MAX,
             peer_window_packets: 1,
             rtt: None,
             features,

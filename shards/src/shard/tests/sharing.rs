@@ -45,9 +45,9 @@ fn a_message_alone_has_no_length_before_it() {
 #[test]
 fn packets_are_filled_and_long_messages_keep_their_place() {
     let (mut rig, mut app, flow) = Rig::sharing();
-    let half = vec![1; usize::from(MAX_PAYLOAD) / 2 - 2];
-    let long = vec![2; usize::from(MAX_PAYLOAD) + 1];
-    let (begin, end) = long.split_at(MAX_PAYLOAD.into());
+    let half = vec![1; usize::from(PAYLOAD_BYTES_MAX) / 2 - 2];
+    let long = vec![2; usize::from(PAYLOAD_BYTES_MAX) + 1];
+    let (begin, end) = long.split_at(PAYLOAD_BYTES_MAX.into());
     for message in [&half[..], &half, b"more", &long, b"last"] {
         send(&mut app, flow, message);
     }

@@ -22,7 +22,7 @@ use machnet_tools::{Failure, Host, NicArgs, Probe, Reply, RttReport, RttStats, S
 const FRAME_BYTES: usize = 64;
 
 /// Warnings after which further ones are left out: a host that answers everything twice shall not fill a terminal.
-const MAX_WARNINGS: u32 = 100;
+const WARNINGS_MAX: u32 = 100;
 
 /// Sends an echo request each second, from an interface that no daemon and no kernel owns, and measures how long the
 /// answers take.
@@ -119,8 +119,8 @@ fn ping<Q: NicQueue>(
         Event::OutOfSequence { sequence } => {
             warnings += 1;
             match warnings {
-                ..MAX_WARNINGS => note(format_args!("icmp_seq={sequence} is out of sequence and not counted")),
-                MAX_WARNINGS => note("many answers are out of sequence; no more will be reported"),
+                ..WARNINGS_MAX => note(format_args!("icmp_seq={sequence} is out of sequence and not counted")),
+                WARNINGS_MAX => note("many answers are out of sequence; no more will be reported"),
                 _ => {}
             }
         }

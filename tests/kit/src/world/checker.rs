@@ -50,7 +50,7 @@ pub enum Life {
     Open,
     /// Its application was told that it ended.
     Closed {
-        /// Why.
+        /// The reason that the application was given.
         reason: CloseReason,
         /// Its messages that the peer has acknowledged.
         acknowledged: u64,

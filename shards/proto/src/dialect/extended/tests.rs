@@ -205,7 +205,7 @@ fn numbers_of_the_extension_are_those_v1_needs() {
 }
 
 fn any_terms() -> impl Strategy<Value = Terms> {
-    (1u8.., any::<u8>(), any::<u32>(), crate::handshake::MIN_PAYLOAD_BYTES.., any::<u64>()).prop_map(
+    (1u8.., any::<u8>(), any::<u32>(), crate::handshake::PAYLOAD_BYTES_MIN.., any::<u64>()).prop_map(
         |(version, features, nonce, max_payload, boot_id)| Terms {
             offer: Offer { version, features: Features::from_bits_retain(features), nonce },
             max_payload,

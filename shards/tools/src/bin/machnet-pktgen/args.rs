@@ -10,7 +10,7 @@ use machnet_config::flags;
 use machnet_tools::NicArgs;
 
 /// The smallest frame: Ethernet's 64 bytes, which Machnet counts without the frame check sequence.
-pub(crate) const MIN_PKT_SIZE: u16 = 64;
+pub(crate) const PKT_SIZE_MIN: u16 = 64;
 
 /// Sends raw UDP frames (--active_generator), measures their round trips (--ping), or returns what other hosts send
 /// (neither of them), over an interface that no daemon and no kernel owns.
@@ -34,8 +34,8 @@ pub(crate) struct Args {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     ping: bool,
     /// Bytes of a frame, with its Ethernet header: from 64 to 14 more than the MTU
-    #[arg(long, value_name = "BYTES", default_value_t = MIN_PKT_SIZE,
-          value_parser = clap::value_parser!(u16).range(i64::from(MIN_PKT_SIZE)..))]
+    #[arg(long, value_name = "BYTES", default_value_t = PKT_SIZE_MIN,
+          value_parser = clap::value_parser!(u16).range(i64::from(PKT_SIZE_MIN)..))]
     pub(crate) pkt_size: u16,
     /// Frames handed to the device at a time, at the most
     #[arg(long, value_name = "FRAMES", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -65,7 +65,7 @@ pub(crate) struct Args {
     pub(crate) json: bool,
 }
 
-/// What to do.
+/// What the flags ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Return what others send.

@@ -12,7 +12,7 @@ pub(crate) const PORT: u16 = 6666;
 /// Where frames go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
-    /// Who sends.
+    /// Our own addresses.
     pub(crate) host: Host,
     /// The next hop.
     pub(crate) mac: MacAddr,
