@@ -105,9 +105,9 @@ pub enum DaemonError {
     },
     /// A thread does not run.
     Spawn {
-        /// Whose.
+        /// The name of the thread.
         thread: String,
-        /// Why.
+        /// What the system answered.
         source: SpawnError,
     },
     /// Another host has the address of an interface.
