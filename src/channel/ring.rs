@@ -143,7 +143,7 @@ impl Extras {
         self.at.iter().copied().collect()
     }
 
-    /// Goes on in a ring in which so many entries have been published, of which these may not have been taken. `None` if
+    /// Goes on in a ring of which so many entries have been published and these may not have been taken; `None` if
     /// that cannot be.
     #[cfg(not(loom))]
     pub(super) fn resume(&mut self, at: Vec<u64>, published: u64) -> Option<()> {
