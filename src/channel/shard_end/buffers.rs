@@ -15,7 +15,9 @@ pub struct TxBuffer(u32);
 
 /// A receive buffer that the shard owns, until it is [published](super::ShardEnd::publish) or
 /// [given back](super::ShardEnd::give_back).
-#[derive(Debug, PartialEq, Eq)]
+///
+/// It is written as its number; whoever reads that asks [`Lent`](super::Lent) for the buffer.
+#[derive(Debug, PartialEq, Eq, serde::Serialize)]
 #[must_use = "a buffer that is neither published nor given back is lost"]
 pub struct RxBuffer(u32);
 

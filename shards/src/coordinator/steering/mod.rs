@@ -12,7 +12,7 @@ mod directory;
 mod ended;
 mod hints;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddrV4;
 
 use machnet_core::flow::{CloseReason, FlowId};
@@ -65,7 +65,7 @@ impl Serialize for Steering {
 pub(super) struct SavedSteering {
     directory: SavedDirectory,
     ended: SavedEnded,
-    ways: HashSet<(ShardId, ShardId)>,
+    ways: BTreeSet<(ShardId, ShardId)>,
     refused: u64,
 }
 
@@ -75,7 +75,7 @@ impl SavedSteering {
         self,
         shards: usize,
         flows_max: usize,
-    ) -> Result<(Steering, HashSet<(ShardId, ShardId)>), Unsound> {
+    ) -> Result<(Steering, BTreeSet<(ShardId, ShardId)>), Unsound> {
         let Self { directory, ended, ways, refused } = self;
         let directory = directory.restore(shards, flows_max)?;
         let are_there = ways.iter().flat_map(|(landed, owner)| [landed, owner]).all(|it| usize::from(it.0) < shards);
