@@ -101,7 +101,6 @@ impl SavedCoordinator {
             effects: VecDeque::new(),
             identity: Identity { boot, started, registry, entries },
         };
-        // What was in the rings is lost, as on any wire; the rings are new.
         ways.into_iter().for_each(|(landed, owner)| coordinator.make_way(landed, owner));
         Ok((coordinator, counts))
     }

@@ -143,13 +143,20 @@ impl<Q: NicQueue> Shard<Q> {
         }
     }
 
-    /// Carries out what the coordinator has posted, and tells it what it is to hear, without a turn; says whether there
-    /// was anything. Before a shard is [saved](Shard::save) both go on with it until there is nothing more.
-    pub fn attend_mail(&mut self, now: Instant) -> bool {
-        let is_waiting = !self.post.is_empty();
-        let taken = self.take_mail(now);
+    /// Carries out what the coordinator has posted, takes the frames that other shards have handed over, and tells the
+    /// coordinator what it is to hear, without a turn; says whether there was anything. Before a daemon is saved its
+    /// shards and its coordinator go on with this until there is nothing more.
+    pub fn wind_up(&mut self, now: Instant) -> bool {
+        let was_waiting = !self.post.is_empty();
+        let mut taken = self.take_mail(now);
+        while self.steering.begin_round() {
+            match self.take_over(now) {
+                0 => break,
+                frames => taken += frames,
+            }
+        }
         self.post.send();
-        taken > 0 || is_waiting
+        taken > 0 || was_waiting
     }
 
     /// Whether nothing waits for room in the coordinator's mailbox, and the shard is not to stop: then, if the mailboxes

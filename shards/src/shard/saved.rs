@@ -1,8 +1,9 @@
 //! A shard that is written to bytes, and read back by whoever takes over.
 //!
-//! What need not survive is not written: frames that the device has not taken or that are on their way between shards
-//! (lost, as on any wire), fragments of packets that have not come whole (sent again), and what is learnt anew within
-//! milliseconds: shares of buffers, budgets, lists of who is to be served. Messages in mailboxes are carried out before.
+//! What need not survive is not written: frames that the device has not taken (lost, as on any wire), fragments of
+//! packets that have not come whole (sent again), and what is learnt anew within milliseconds: shares of buffers,
+//! budgets, lists of who is to be served. Messages in mailboxes, and frames on their way between shards, are taken
+//! [before](Shard::wind_up).
 
 use std::collections::BTreeMap;
 

@@ -30,8 +30,7 @@ pub(super) struct Arrival<'frame> {
 
 /// Where frames are handed over to and taken from.
 ///
-/// What is written of it are the hints; the ways are made anew by the coordinator, and frames in them are lost, as on any
-/// wire.
+/// What is written of it are the hints; the ways are empty then, and made anew by the coordinator.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Steering {
     /// Flows of other shards whose frames arrive here.

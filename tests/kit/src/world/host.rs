@@ -142,6 +142,8 @@ pub struct Daemon {
     dice: Dice,
     /// It was asked to stop, and has.
     pub(crate) has_stopped: bool,
+    /// How often a newer daemon has taken over.
+    pub handovers: u64,
 }
 
 impl Daemon {
@@ -192,6 +194,7 @@ impl Daemon {
             entries,
             dice: Dice::new(dice.throw()),
             has_stopped: false,
+            handovers: 0,
         }
     }
 
@@ -199,11 +202,11 @@ impl Daemon {
     /// kernel would pass on: queues, memory and bells of channels, connections with what they hold. The new one begins
     /// to run after `pause`. One that is to stop is not handed over.
     pub(crate) fn hand_over(mut self, host: &Host, pause: Duration, now: Instant, effects: &mut Vec<Effect>) -> Self {
-        self.finish_mail(now, effects);
+        self.wind_up(now, effects);
         if !self.coordinator.is_quiet() || self.shards.iter().any(|runner| !runner.shard_ref().is_quiet()) {
             return self;
         }
-        let Self { port, rss, coordinator, events, is_ready, shards, mut dice, .. } = self;
+        let Self { port, rss, coordinator, events, is_ready, shards, mut dice, handovers, .. } = self;
         let (mut states, mut queues, mut handles) = (Vec::new(), Vec::new(), Vec::new());
         for runner in shards {
             let (state, queue, of_channels) = runner.into_shard().save();
@@ -255,11 +258,12 @@ impl Daemon {
             entries,
             dice,
             has_stopped: false,
+            handovers: handovers + 1,
         }
     }
 
     /// Nothing new begins; what is under way between the coordinator and the shards is brought to its end.
-    fn finish_mail(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    fn wind_up(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let mut is_under_way = true;
         while is_under_way {
             is_under_way = false;
@@ -275,7 +279,7 @@ impl Daemon {
                 effects.push(effect);
             }
             for runner in &mut self.shards {
-                is_under_way |= runner.shard().attend_mail(now);
+                is_under_way |= runner.shard().wind_up(now);
             }
         }
     }
