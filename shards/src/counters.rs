@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use machnet::daemon::control::report::NamedCounts;
 use machnet_core::flow::FlowId;
 use machnet_proto::addr::FlowKey;
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize};
 use sharded_slab::Slab;
 
 use flows::{FlowIndex, FlowSlab};
@@ -43,7 +45,31 @@ pub struct Published {
 
 const _: () = assert!(align_of::<Published>() == 128 && align_of::<PublishedChannel>() == 128);
 
+/// What a shard counted, as it is written down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SavedCounts {
+    counters: Vec<u64>,
+    drops: Vec<u64>,
+}
+
 impl Counts {
+    /// What was counted so far, to be written down.
+    pub fn save(&self) -> SavedCounts {
+        SavedCounts { counters: self.counters.into(), drops: self.drops.into() }
+    }
+
+    /// Goes on counting from there.
+    ///
+    /// # Errors
+    /// [`Unsound`]: something else was counted then.
+    pub fn resume(&mut self, saved: &SavedCounts) -> Result<(), Unsound> {
+        let SavedCounts { counters, drops } = saved;
+        ensure(counters.len() == COUNTERS && drops.len() == REASONS, "other things were counted")?;
+        self.counters.copy_from_slice(counters);
+        self.drops.copy_from_slice(drops);
+        Ok(())
+    }
+
     /// Adds one.
     #[inline]
     pub fn count(&mut self, counter: Counter) {

@@ -34,4 +34,5 @@ pub mod manual;
 pub mod report;
 pub mod shard;
 pub mod show;
+pub mod state;
 pub mod watchdog;

@@ -59,6 +59,12 @@ impl Ear {
         Ok(Self(fd))
     }
 
+    /// The descriptor, to be passed on.
+    #[cfg(any(feature = "daemon", test))]
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
     /// Readable when the bell rang.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -77,6 +83,12 @@ impl Bell {
     pub(super) fn received(fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         Ok(Self(fd))
+    }
+
+    /// The descriptor, to be passed on.
+    #[cfg(any(feature = "daemon", test))]
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.0
     }
 
     /// Wakes whoever polls the other end.

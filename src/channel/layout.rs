@@ -43,7 +43,8 @@ const SPARE_SLOTS: u32 = 2;
 const FLOW_PAYLOAD_MIN: u16 = 1024;
 
 /// The measures of a channel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "(u32, u32, u32)", into = "(u32, u32, u32)")]
 pub struct Geometry {
     buffer_bytes: u32,
     tx_buffers: u32,
@@ -54,6 +55,20 @@ pub struct Geometry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("these are not the measures of a channel: use a daemon and a library of the same release")]
 pub struct BadGeometry;
+
+impl TryFrom<(u32, u32, u32)> for Geometry {
+    type Error = BadGeometry;
+
+    fn try_from((buffer_bytes, tx_buffers, rx_buffers): (u32, u32, u32)) -> Result<Self, BadGeometry> {
+        Self::from_parts(buffer_bytes, tx_buffers, rx_buffers)
+    }
+}
+
+impl From<Geometry> for (u32, u32, u32) {
+    fn from(Geometry { buffer_bytes, tx_buffers, rx_buffers }: Geometry) -> Self {
+        (buffer_bytes, tx_buffers, rx_buffers)
+    }
+}
 
 impl Geometry {
     /// The measures for an interface whose pieces have at most `max_payload` bytes, and pools of about so many bytes.

@@ -64,6 +64,8 @@ pub use layout::Geometry;
 pub use opened::Opened;
 #[cfg(any(feature = "daemon", test))]
 pub use shard_end::{FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
+#[cfg(all(any(feature = "daemon", test), not(loom)))]
+pub use shard_end::{Lent, NotAdopted, ShardEndState, ShardHandles};
 
 /// Whether a side that wanted to sleep may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -12,7 +12,7 @@ pub(super) const ADDRESS_WORDS_MAX: usize = 4;
 pub(super) const SLOTS_MAX: usize = 1 + ADDRESS_WORDS_MAX;
 
 /// A flow is established.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Opened {
     /// Our address and UDP port.
     pub local: SocketAddr,

@@ -53,6 +53,12 @@ impl<const WORDS: usize> Producer<WORDS> {
         }
     }
 
+    /// Goes on in a ring in which so many entries have been published.
+    #[cfg(not(loom))]
+    pub(super) fn resume(&mut self, published: u64) {
+        (self.tail, self.published, self.head_seen) = (published, published, 0);
+    }
+
     /// Whether `entries` more find room. Looks at the consumer's count only if they did not when it last looked.
     #[inline]
     pub(super) fn has_room(&mut self, entries: u64) -> Result<bool, RanAway> {
@@ -131,6 +137,23 @@ impl Extras {
         Self { at: VecDeque::new(), most: layout.slots - buffers as usize }
     }
 
+    /// The numbers of those that may still be in the ring, in ascending order.
+    #[cfg(not(loom))]
+    pub(super) fn save(&self) -> Vec<u64> {
+        self.at.iter().copied().collect()
+    }
+
+    /// Goes on in a ring of which so many entries have been published and these may not have been taken; `None` if
+    /// that cannot be.
+    #[cfg(not(loom))]
+    pub(super) fn resume(&mut self, at: Vec<u64>, published: u64) -> Option<()> {
+        let can_be = at.len() <= self.most
+            && at.is_sorted_by(|one, next| one < next)
+            && at.last().is_none_or(|last| *last < published);
+        self.at = can_be.then(|| at.into())?;
+        Some(())
+    }
+
     /// Whether `entries` more find room. Looks at the consumer's count only if they did not when it last looked.
     pub(super) fn have_room<const WORDS: usize>(
         &mut self,
@@ -175,6 +198,12 @@ impl<const WORDS: usize> Consumer<WORDS> {
             head: 0,
             published: 0,
         }
+    }
+
+    /// Goes on in a ring of which so many entries have been taken, and given back.
+    #[cfg(not(loom))]
+    pub(super) fn resume(&mut self, taken: u64) {
+        (self.head, self.published) = (taken, taken);
     }
 
     /// Takes the next entry, if there is one.

@@ -1,6 +1,8 @@
 //! Tests of the channel: what both ends promise each other.
 
 #[cfg(not(loom))]
+mod adoption;
+#[cfg(not(loom))]
 mod bells;
 #[cfg(not(loom))]
 mod caches;
@@ -26,7 +28,7 @@ mod both {
     use std::io::IoSlice;
 
     use crate::channel::{
-        AppEnd, ChannelSendError, FromApp, FromShard, Geometry, Opened, ShardEnd, TxBuffer, Violation,
+        AppEnd, ChannelSendError, FromApp, FromShard, Geometry, Opened, RxBuffer, ShardEnd, TxBuffer, Violation,
     };
     use machnet_core::flow::FlowId;
     use machnet_core::message::{Content, Position};
@@ -206,6 +208,26 @@ mod both {
             let count = u16::try_from(messages.len()).expect("a few");
             self.end.publish(flow, buffer, len, Content::Records(count));
             self.end.flush();
+        }
+
+        /// The same shard as another process goes on with it: its end through bytes, what the kernel holds passed on.
+        /// The buffers that it held are its again.
+        pub(super) fn handed_over(self, transmit: &mut [TxBuffer], receive: &mut [RxBuffer]) -> Self {
+            let (state, handles) = self.end.save();
+            let bytes = postcard::to_allocvec(&state).expect("a state can be written");
+            let read = postcard::from_bytes(&bytes).expect("a state can be read");
+            assert_eq!(read, state);
+            let (end, mut lent) = ShardEnd::adopt(read, handles).expect("a good state");
+            for buffer in transmit {
+                *buffer = lent.take_tx(buffer.index()).expect("it was held");
+                assert_eq!(lent.take_tx(buffer.index()), None, "once");
+            }
+            for buffer in receive {
+                *buffer = lent.take_rx(buffer.index()).expect("it was held");
+                assert_eq!(lent.take_rx(buffer.index()), None, "once");
+            }
+            assert!(lent.is_empty());
+            Self { end, partial: self.partial }
         }
 
         pub(super) fn has_partial(&self) -> bool {

@@ -16,7 +16,7 @@ use rustix::net::{
 use super::message::{CHANNEL_FDS, PACKET_BYTES_MAX};
 
 /// The process at the other end of a connection, as the kernel saw it when it connected.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Peer {
     /// Its process id; `None` when it lives in a pid namespace that this process cannot see into.
     pub pid: Option<NonZeroU32>,

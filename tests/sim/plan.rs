@@ -54,6 +54,7 @@ pub(crate) struct Weights {
     pub(crate) deschedule: u32,
     pub(crate) respread: u32,
     pub(crate) end_daemon: u32,
+    pub(crate) hand_over: u32,
 }
 
 /// What may go wrong outside the hosts.
@@ -124,6 +125,7 @@ fn habits(dice: &mut Dice) -> Habits {
         deschedule: some(0.5, &[3, 10]),
         respread: some(0.3, &[3, 10, 50]),
         end_daemon: some(0.2, &[1, 3]),
+        hand_over: some(0.4, &[3, 10, 50]),
     };
     Habits {
         packets: 1_000 + dice.below(4_000) as u64,

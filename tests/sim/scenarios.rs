@@ -12,7 +12,8 @@ use machnet_test_kit::world::{HostPlan, Life, SideId, World};
 
 use crate::ending;
 use crate::script::{
-    PORT, attach_pair, connect, connect_many, finish, has_arrived, link, listen, peer_of, send, two_hosts,
+    PORT, ask_to_connect, attach_pair, connect, connect_many, finish, has_arrived, link, listen, peer_of, send,
+    two_hosts,
 };
 
 #[test]
@@ -344,5 +345,62 @@ fn an_idle_world_hardly_ever_wakes() {
     world.run_for(Duration::from_secs(seconds));
     let per_second = (world.steps - steps) / seconds;
     assert!(per_second < 1_000, "{per_second} steps a second for 10 idle flows");
+    finish(world, Duration::from_secs(1));
+}
+
+/// A newer daemon takes over from each host's again and again, under load and loss: every message arrives once and in
+/// order, and no flow ends.
+#[test]
+fn nobody_notices_that_daemons_are_handed_over() {
+    const ROUNDS: usize = 60;
+    for shards in [1, 3] {
+        let plan = HostPlan { shards, ..HostPlan::default() };
+        let faults = Faults { loss: 0.01, duplication: 0.01, reordering: 0.05, ..Faults::default() };
+        let link = Link { faults, ..link() };
+        let mut world = World::new(7, vec![(plan.clone(), link), (plan, link)]);
+        let (near, far) = attach_pair(&mut world);
+        let sides = connect_many(&mut world, near, far, 12);
+        let peers: Vec<_> = sides.iter().map(|side| peer_of(&mut world, *side)).collect();
+        for round in 0..ROUNDS {
+            for side in [sides[round % sides.len()], peers[(round * 5) % peers.len()]] {
+                for len in [64 << 10, 1, 100, 1_419, 9_000] {
+                    send(&mut world, side, len);
+                }
+            }
+            world.run_for(Duration::from_micros(round as u64 * 3));
+            world.hand_over(round % 2, Duration::from_micros(if round % 7 == 0 { 250_000 } else { 20 }));
+        }
+        let handovers: u64 = [0, 1].iter().map(|host| world.daemon(*host).handovers).sum();
+        assert_eq!(handovers, ROUNDS as u64, "each of them took place");
+        ending::deliver(&mut world, Duration::from_secs(10));
+        for side in sides.into_iter().chain(peers) {
+            assert_eq!(world.checker.side(side).life, Life::Open, "{side:?}");
+            assert!(has_arrived(&world, side));
+        }
+        finish(world, Duration::from_secs(1));
+    }
+}
+
+/// A connect that is under way, and one that waits for its first answer, end as if nothing had happened.
+#[test]
+fn a_connect_survives_a_handover_of_both_hosts() {
+    let mut world = two_hosts(2);
+    let (near, far) = attach_pair(&mut world);
+    world.set_link(1, Link { is_connected: false, ..link() });
+    ask_to_connect(&mut world, near, far, None);
+    for _ in 0..5 {
+        world.run_for(Duration::from_millis(3));
+        world.hand_over(0, Duration::from_micros(50));
+        world.hand_over(1, Duration::from_micros(50));
+    }
+    world.set_link(1, link());
+    for _ in 0..20 {
+        world.run_for(Duration::from_micros(30));
+        world.hand_over(0, Duration::from_micros(1));
+        world.hand_over(1, Duration::from_micros(1));
+    }
+    assert!(matches!(world.answer(near, Duration::from_secs(3)), Reply::Connected { .. }));
+    let side = world.apps[&near].sides().next().expect("it is connected");
+    send(&mut world, side, 10_000);
     finish(world, Duration::from_secs(1));
 }

@@ -22,6 +22,9 @@ const BURST_MESSAGES: usize = 12;
 /// The longest time without a CPU.
 const DESCHEDULED_MAX: Duration = Duration::from_millis(300);
 
+/// The longest time that nothing runs while a newer daemon takes over.
+const HANDOVER_MAX: Duration = Duration::from_millis(250);
+
 /// The longest time an application does not read, and a host has no daemon.
 const ABSENCE_MAX: Duration = Duration::from_secs(2);
 
@@ -56,6 +59,7 @@ enum Action {
     Deschedule,
     Respread,
     EndDaemon,
+    HandOver,
 }
 
 impl Workload {
@@ -119,6 +123,7 @@ impl Workload {
             Action::Deschedule => self.deschedule(world),
             Action::Respread => self.respread(world),
             Action::EndDaemon => self.end_daemon(world),
+            Action::HandOver => self.hand_over(world),
         }
     }
 
@@ -136,6 +141,7 @@ impl Workload {
             (weights.deschedule, Action::Deschedule),
             (weights.respread, Action::Respread),
             (weights.end_daemon, Action::EndDaemon),
+            (weights.hand_over, Action::HandOver),
         ];
         let total: u32 = actions.iter().map(|(weight, _)| weight).sum();
         let mut drawn = u32::try_from(self.dice.below(total as usize)).expect("below a u32");
@@ -338,6 +344,13 @@ impl Workload {
         }
         let absence = up_to(&mut self.dice, Duration::from_micros(10), ABSENCE_MAX);
         self.restart.push((world.now + absence, host));
+        self.disturbances += 1;
+    }
+    /// A newer daemon takes over, and nobody notices.
+    fn hand_over(&mut self, world: &mut World) {
+        let host = self.dice.below(world.hosts.len());
+        let pause = up_to(&mut self.dice, Duration::from_nanos(100), HANDOVER_MAX);
+        world.hand_over(host, pause);
         self.disturbances += 1;
     }
 }

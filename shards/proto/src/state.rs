@@ -190,7 +190,10 @@ impl fmt::Display for Unsound {
 impl core::error::Error for Unsound {}
 
 /// `sentence` unless this is so.
-pub(crate) const fn ensure(is_so: bool, sentence: &'static str) -> Result<(), Unsound> {
+///
+/// # Errors
+/// [`Unsound`]
+pub const fn ensure(is_so: bool, sentence: &'static str) -> Result<(), Unsound> {
     if is_so { Ok(()) } else { Err(Unsound(sentence)) }
 }
 
@@ -211,7 +214,10 @@ pub(crate) fn ensure_past(now: Instant, moments: &[Option<Instant>]) -> Result<(
 }
 
 /// Whether all of these deadlines are near, where there are any. They may have passed.
-pub(crate) fn ensure_near(now: Instant, deadlines: &[Option<Instant>]) -> Result<(), Unsound> {
+///
+/// # Errors
+/// [`Unsound`]
+pub fn ensure_near(now: Instant, deadlines: &[Option<Instant>]) -> Result<(), Unsound> {
     let latest = now + LENGTH_MAX;
     ensure(deadlines.iter().flatten().all(|deadline| *deadline <= latest), "a deadline is more than a day away")
 }

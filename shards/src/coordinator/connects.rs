@@ -21,8 +21,10 @@ use machnet_core::time::Instant;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::Birth;
-use machnet_proto::handshake::{Answer, Connector, Patience};
+use machnet_proto::handshake::{Answer, Connector, Patience, SavedConnector};
 use machnet_proto::packet::Packet;
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::ConnectionId;
 use super::action::{Action, Actions};
@@ -39,19 +41,46 @@ const CONNECTS_OF_ENDPOINT_MAX: usize = 4096;
 ///
 /// An event costs what it is about: one connect; those of an endpoint that ends; those that wait for the neighbor that
 /// was found, moved or was given up; all of them when the daemon stops.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Connects {
     connects: BTreeMap<ConnectId, Connect>,
+    #[serde(skip)]
     by_key: HashMap<FlowKey, ConnectId>,
+    #[serde(skip)]
     by_asker: BTreeMap<ConnectionId, BTreeSet<ConnectId>>,
+    #[serde(skip)]
     by_next_hop: BTreeSet<(InterfaceId, Ipv4Addr, ConnectId)>,
     /// How many go out through each shard.
+    #[serde(skip)]
     by_shard: HashMap<ShardId, usize>,
     /// Every connect that waits for the network, by the moment at which it has to be looked at.
+    #[serde(skip)]
     timers: BTreeSet<(Instant, ConnectId)>,
-    /// How long answers take lately.
+    /// How long answers take lately: learnt anew by whoever takes over.
+    #[serde(skip)]
     patience: Patience,
     last: u64,
+}
+
+/// [`Connects`] as they were read.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedConnects {
+    connects: BTreeMap<ConnectId, Connect<SavedConnector>>,
+    last: u64,
+}
+
+impl SavedConnects {
+    pub(super) fn restore(self, now: Instant) -> Result<Connects, Unsound> {
+        let Self { connects: saved, last } = self;
+        ensure(saved.len() <= CONNECTS_MAX, "more connects are under way than may be")?;
+        let mut connects = Connects { last, ..Connects::default() };
+        for (id, connect) in saved {
+            ensure(id.0 <= last, "a connect has a number that was not given yet")?;
+            ensure(!connects.is_under_way(&connect.key), "two connects are for the same flow")?;
+            connects.insert(id, connect.restore(now)?);
+        }
+        Ok(connects)
+    }
 }
 
 /// A connect that begins.
@@ -78,8 +107,8 @@ pub(super) struct Opening {
 }
 
 /// A connect under way.
-#[derive(Debug)]
-struct Connect {
+#[derive(Debug, Serialize, Deserialize)]
+struct Connect<C = Connector> {
     /// The endpoint and the number of its request; `None` when it has ended meanwhile.
     asker: Option<(ConnectionId, u32)>,
     key: FlowKey,
@@ -89,15 +118,15 @@ struct Connect {
     via: ShardId,
     owner: Option<ShardId>,
     is_predicted: bool,
-    stage: Stage,
+    stage: Stage<C>,
 }
 
-#[derive(Debug)]
-enum Stage {
+#[derive(Debug, Serialize, Deserialize)]
+enum Stage<C = Connector> {
     /// It waits for the MAC of its next hop.
-    Resolving { connector: Connector },
+    Resolving { connector: C },
     /// It waits for an answer to its SYN, which goes to this MAC.
-    Asking { connector: Connector, mac: MacAddr },
+    Asking { connector: C, mac: MacAddr },
     /// It waits for its shard to create the flow. Another shard may have a hint for it already.
     Creating { incarnation: Incarnation, hinted: Option<ShardId> },
 }
@@ -110,6 +139,31 @@ impl Stage {
             Self::Creating { .. } => None,
         }
     }
+}
+
+impl Connect<SavedConnector> {
+    fn restore(self, now: Instant) -> Result<Connect, Unsound> {
+        let Self { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage } = self;
+        let stage = match stage {
+            Stage::Resolving { connector } => Stage::Resolving { connector: connector.restore(now)? },
+            Stage::Asking { connector, mac } => Stage::Asking { connector: connector.restore(now)?, mac },
+            Stage::Creating { .. } => return Err(Unsound("a connect waits for a shard, which has answered long ago")),
+        };
+        Ok(Connect { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage })
+    }
+}
+
+/// What a connect rests on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Basis<'a> {
+    /// The endpoint that asked; `None` if it has ended meanwhile.
+    pub(super) asker: Option<ConnectionId>,
+    pub(super) interface: InterfaceId,
+    /// The shard that transmits the SYN.
+    pub(super) via: ShardId,
+    /// The shard that shall have the flow; `None`: the one where the answer arrives.
+    pub(super) owner: Option<ShardId>,
+    pub(super) neighbor: Option<&'a Hold>,
 }
 
 /// A peer has accepted: a shard is to create the flow, by [`Connects::create`].
@@ -145,6 +199,19 @@ impl Connects {
     /// Whether a flow with this tuple is about to be.
     pub(super) fn is_under_way(&self, key: &FlowKey) -> bool {
         self.by_key.contains_key(key)
+    }
+
+    /// Whether a shard is creating a flow for one of them.
+    pub(super) fn wait_for_shards(&self) -> bool {
+        self.connects.values().any(|connect| matches!(connect.stage, Stage::Creating { .. }))
+    }
+
+    /// What all of them rest on.
+    pub(super) fn bases(&self) -> impl Iterator<Item = Basis<'_>> {
+        self.connects.values().map(|connect| {
+            let &Connect { asker, interface, via, owner, ref neighbor, .. } = connect;
+            Basis { asker: asker.map(|(asker, _)| asker), interface, via, owner, neighbor: neighbor.as_ref() }
+        })
     }
 
     /// How many are under way.
@@ -188,15 +255,8 @@ impl Connects {
         let Opening { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, connector } = opening;
         self.last += 1;
         let id = ConnectId(self.last);
-        self.by_key.insert(key, id);
-        self.by_asker.entry(asker.0).or_default().insert(id);
-        self.by_next_hop.extend(next_hop.map(|ip| (interface, ip, id)));
-        *self.by_shard.entry(via).or_default() += 1;
-        self.timers.insert((connector.deadline(), id));
-        let stage = Stage::Resolving { connector };
-        let asker = Some(asker);
-        let connect = Connect { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage };
-        self.connects.insert(id, connect);
+        let (asker, stage) = (Some(asker), Stage::Resolving { connector });
+        self.insert(id, Connect { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage });
         if let Some(mac) = mac {
             self.ask(id, mac, now, actions);
         }
@@ -393,6 +453,17 @@ impl Connects {
         if let (Some((connection, request)), Some(error)) = (asker, failure) {
             actions.fail(connection, request, error);
         }
+    }
+
+    fn insert(&mut self, id: ConnectId, connect: Connect) {
+        self.by_key.insert(connect.key, id);
+        if let Some((asker, _)) = connect.asker {
+            self.by_asker.entry(asker).or_default().insert(id);
+        }
+        self.by_next_hop.extend(connect.next_hop.map(|ip| (connect.interface, ip, id)));
+        *self.by_shard.entry(connect.via).or_default() += 1;
+        self.timers.extend(connect.stage.due().map(|due| (due, id)));
+        self.connects.insert(id, connect);
     }
 
     fn remove(&mut self, id: ConnectId) -> Option<Connect> {

@@ -11,7 +11,7 @@ use machnet_core::addr::MacAddr;
 use crate::mailbox::ToCoordinator;
 
 /// A connection of an application to the control socket. Never used twice in a daemon's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct ConnectionId(pub u64);
 
 /// What the coordinator is told.

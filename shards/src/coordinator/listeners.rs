@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use machnet::daemon::control::message::{ControlError, Reply};
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::ConnectionId;
 use super::action::{Action, Actions};
@@ -25,10 +27,12 @@ const FIRST_FREE_PORT: u16 = 49_152;
 ///
 /// An event costs what it is about: one listener, or those of an endpoint that ends; a search for a free port looks at
 /// the dynamic ports that are taken, 16,384 at the most; the daemon's stop looks at all listeners.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(super) struct Listeners {
     listeners: BTreeMap<ListenerId, Listener>,
+    #[serde(skip)]
     by_address: BTreeMap<SocketAddrV4, Vec<ListenerId>>,
+    #[serde(skip)]
     by_owner: BTreeMap<ConnectionId, BTreeMap<SocketAddrV4, ListenerId>>,
     last: u64,
     /// Where the next search for a free port begins.
@@ -36,7 +40,7 @@ pub(super) struct Listeners {
 }
 
 /// A listener, in force or about to be.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Listener {
     /// Where it listens.
     pub(super) address: SocketAddrV4,
@@ -44,7 +48,8 @@ pub(super) struct Listener {
     pub(super) owner: ConnectionId,
     /// The user it may share its address and port with; `None`: with nobody.
     pub(super) shared_by: Option<u32>,
-    /// `None` when it is in force.
+    /// `None` when it is in force. When the coordinator's state is written all shards have answered.
+    #[serde(skip)]
     pending: Option<Pending>,
 }
 
@@ -61,6 +66,33 @@ impl Listener {
     /// Whether every shard accepts for it.
     pub(super) fn is_in_force(&self) -> bool {
         self.pending.is_none()
+    }
+}
+
+/// [`Listeners`] as they were read.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedListeners {
+    listeners: BTreeMap<ListenerId, Listener>,
+    last: u64,
+    next_free_port: u16,
+}
+
+impl SavedListeners {
+    /// All of them in force, whose owners are `attached`.
+    pub(super) fn restore(self, attached: impl Fn(ConnectionId) -> bool) -> Result<Listeners, Unsound> {
+        let Self { listeners: saved, last, next_free_port } = self;
+        ensure(next_free_port >= FIRST_FREE_PORT, "free ports are sought among those that are not free")?;
+        let mut listeners = Listeners { last, next_free_port, ..Listeners::default() };
+        for (id, listener) in saved {
+            ensure(id.0 <= last, "a listener has a number that was not given yet")?;
+            ensure(attached(listener.owner), "a listener is nobody's")?;
+            let of_owner = listeners.by_owner.entry(listener.owner).or_default();
+            let is_only_one = of_owner.insert(listener.address, id).is_none();
+            ensure(is_only_one, "an endpoint listens twice at the same address and port")?;
+            listeners.by_address.entry(listener.address).or_default().push(id);
+            listeners.listeners.insert(id, listener);
+        }
+        Ok(listeners)
     }
 }
 
@@ -99,6 +131,11 @@ impl Listeners {
     pub(super) fn is_pending(&self, address: SocketAddrV4) -> bool {
         let mut present = self.by_address.get(&address).into_iter().flatten();
         present.any(|id| !self.listeners[id].is_in_force())
+    }
+
+    /// Whether every shard accepts for all of them.
+    pub(super) fn are_in_force(&self) -> bool {
+        self.listeners.values().all(Listener::is_in_force)
     }
 
     /// How many there are.

@@ -37,6 +37,7 @@ mod ports;
 mod random;
 mod reports;
 pub mod run;
+mod saved;
 mod shutdown;
 mod status;
 mod steering;
@@ -61,6 +62,7 @@ use crate::mailbox::{ConnectId, NotCreated, Outlet, ShardId, ToCoordinator, ToSh
 
 pub use event::{AddressInUse, ConnectionId, Effect, Event};
 pub use plan::{Boot, Interface, Plan};
+pub use saved::SavedCoordinator;
 
 use action::{Action, Actions};
 use applications::Applications;
@@ -97,7 +99,7 @@ pub struct Coordinator {
 /// What tells this daemon from others, and where its shards say how they are.
 #[derive(Debug)]
 struct Identity {
-    boot_id: u64,
+    boot: Boot,
     started: Instant,
     registry: Registry,
     /// By the number of the shard.
@@ -135,7 +137,7 @@ impl Coordinator {
             shutdown: Shutdown::default(),
             random,
             effects: VecDeque::new(),
-            identity: Identity { boot_id: boot.id, started: now, registry, entries },
+            identity: Identity { boot, started: now, registry, entries },
         }
     }
 
@@ -167,6 +169,15 @@ impl Coordinator {
             self.shutdown.deadline(),
         ];
         of_parts.into_iter().flatten().min()
+    }
+
+    /// Whether nothing is under way between the coordinator and its shards, as far as it knows, and nothing is left to
+    /// be done for applications: then, if the mailboxes are empty too, it may be written down. Never once the daemon is
+    /// to stop.
+    pub fn is_quiet(&self) -> bool {
+        let asks_shards =
+            self.connects.wait_for_shards() || !self.listeners.are_in_force() || self.steering.is_searching();
+        !asks_shards && self.outboxes.is_empty() && self.effects.is_empty() && !self.shutdown.has_begun()
     }
 
     fn route(&mut self, event: Event, now: Instant, actions: &mut Actions) {
@@ -365,7 +376,7 @@ impl Coordinator {
         };
         let (key, is_predicted) = self.claim_port(id, remote, via, now).ok_or(ControlError::NoPorts)?;
         let neighbor = self.interfaces.hold(id, next_hop, now);
-        let terms = Terms::of_interface(mtu_bytes, self.identity.boot_id).with_nonce(self.random.next_u32());
+        let terms = Terms::of_interface(mtu_bytes, self.identity.boot.id).with_nonce(self.random.next_u32());
         let connector = Connector::new(terms, now + timeout);
         let opening = Opening { asker, key, interface: id, next_hop, neighbor, via, owner, is_predicted, connector };
         self.connects.begin(opening, mac, now, actions);
@@ -413,9 +424,9 @@ impl Coordinator {
         if query.part == Part::Summary {
             self.interfaces.ask_devices(now);
         }
-        let Identity { boot_id, started, registry, entries } = &self.identity;
+        let Identity { boot, started, registry, entries } = &self.identity;
         let parts = Parts {
-            boot_id: *boot_id,
+            boot_id: boot.id,
             started: *started,
             is_stopping: self.shutdown.has_begun(),
             registry,

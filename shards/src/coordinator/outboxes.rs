@@ -101,6 +101,11 @@ impl Outboxes {
         self.backlogged > 0
     }
 
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+
     /// Frames dropped because too many waited for a shard.
     pub(super) fn dropped_frames(&self) -> u64 {
         self.dropped_frames

@@ -44,7 +44,7 @@ pub struct Interface {
 }
 
 /// What tells this start of the daemon from all others. Random.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Boot {
     /// Shown to peers.
     pub id: u64,

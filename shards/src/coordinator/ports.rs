@@ -6,6 +6,8 @@ use std::ops::RangeInclusive;
 
 use machnet_core::time::{Duration, Instant};
 use machnet_proto::addr::FlowKey;
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::random::Random;
 
@@ -28,11 +30,27 @@ const TRIES_MAX: u32 = 1024;
 /// Which tuples our own flows use: from the first SYN until [`REST`] after the end.
 ///
 /// At most as many as there are connects and flows, plus [`RESTING_MAX`].
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Ports {
     taken: HashSet<FlowKey>,
     /// Released, in the order of their release; still in `taken`.
     resting: VecDeque<(Instant, FlowKey)>,
+}
+
+/// [`Ports`] as they were read.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedPorts {
+    taken: HashSet<FlowKey>,
+    resting: VecDeque<(Instant, FlowKey)>,
+}
+
+impl SavedPorts {
+    pub(super) fn restore(self) -> Result<Ports, Unsound> {
+        let Self { taken, resting } = self;
+        ensure(resting.len() <= RESTING_MAX, "more ports rest than may")?;
+        ensure(resting.iter().all(|(_, key)| taken.contains(key)), "a port rests that was never taken")?;
+        Ok(Ports { taken, resting })
+    }
 }
 
 impl Ports {

@@ -28,11 +28,21 @@ impl Random {
         Self { key, counter: 0 }
     }
 
+    /// The sequence that belongs to `secret`, from where another one [was](Random::drawn).
+    pub(super) fn resume(secret: &[u8; 16], drawn: u64) -> Self {
+        Self { counter: drawn, ..Self::new(secret) }
+    }
+
+    /// How often something was drawn.
+    pub(super) fn drawn(&self) -> u64 {
+        self.counter
+    }
+
     /// 64 random bits.
     pub(super) fn next(&mut self) -> u64 {
         let mut hasher = SipHasher24::new_with_key(&self.key);
         hasher.write_u64(self.counter);
-        self.counter += 1;
+        self.counter = self.counter.wrapping_add(1);
         hasher.finish()
     }
 
@@ -71,6 +81,10 @@ mod tests {
         };
         let first = draw(&[1; 16]);
         assert_eq!(first, draw(&[1; 16]));
+        let mut before = Random::new(&[1; 16]);
+        before.next();
+        let mut after = Random::resume(&[1; 16], before.drawn());
+        assert_eq!([after.next(), after.next()], first[1..]);
         assert_ne!(first, draw(&[2; 16]));
         assert!(first[0] != first[1] && first[1] != first[2]);
     }

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 use machnet::daemon::control::message::{ControlError, Query};
 use machnet_core::time::Instant;
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::ConnectionId;
 use crate::budget::TokenBucket;
@@ -24,17 +26,38 @@ const PER_SECOND: u64 = 500;
 const BURST: u64 = 16;
 
 /// Requests that wait: one of each connection at most.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(super) struct Reports {
     /// In the order they were asked for.
     waiting: BTreeMap<u64, Asked>,
+    #[serde(skip)]
     by_connection: BTreeMap<ConnectionId, u64>,
+    #[serde(skip)]
     last: u64,
+    #[serde(skip)]
     budget: TokenBucket,
 }
 
+/// [`Reports`] as they were read.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedReports {
+    waiting: BTreeMap<u64, Asked>,
+}
+
+impl SavedReports {
+    /// Whoever waits is `connected`.
+    pub(super) fn restore(self, connected: impl Fn(ConnectionId) -> bool, now: Instant) -> Result<Reports, Unsound> {
+        let mut reports = Reports::new(now);
+        for asked in self.waiting.into_values() {
+            ensure(connected(asked.connection), "nobody waits for a report")?;
+            reports.ask(asked).map_err(|_| Unsound("a connection waits for two reports"))?;
+        }
+        Ok(reports)
+    }
+}
+
 /// Somebody asks for a report.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Asked {
     pub(super) connection: ConnectionId,
     /// The number of its request.

@@ -22,7 +22,7 @@ const CHUNK_SLOTS: usize = 1024;
 const CHUNKS: usize = FLOWS_MAX / CHUNK_SLOTS;
 
 /// What a flow has done since it was opened, and how it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FlowCounts {
     /// Whole messages published to the application.
     pub rx_messages: u64,

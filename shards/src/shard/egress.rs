@@ -80,6 +80,11 @@ impl<Q: NicQueue> Egress<Q> {
         }
     }
 
+    /// The queue. Frames that the device has not taken are lost, as on any wire.
+    pub(super) fn into_queue(self) -> Q {
+        self.queue
+    }
+
     pub(super) fn queue(&mut self) -> &mut Q {
         &mut self.queue
     }

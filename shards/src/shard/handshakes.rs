@@ -7,21 +7,45 @@ use machnet_core::flow::CloseReason;
 use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::Birth;
-use machnet_proto::handshake::{Acceptor, HalfOpenFlow, NotConfirmed, Terms};
+use machnet_proto::handshake::{Acceptor, HalfOpenFlow, NotConfirmed, SavedAcceptor, Terms};
 use machnet_proto::packet::{Packet, Segment, Syn};
+use machnet_proto::state::Unsound;
 use machnet_proto::wire::frame::UdpDatagram;
+use serde::{Deserialize, Serialize};
 
 use super::Settings;
-use super::listeners::Listeners;
+use super::listeners::{Listeners, SavedListeners};
 use crate::counters::DropReason;
 use crate::mailbox::{AcceptTarget, ChannelId, ListenerId};
 
 /// Who listens, which flows are half open, and whose answers are awaited.
+#[derive(Serialize)]
 pub(super) struct Handshakes {
     acceptor: Acceptor<MacAddr>,
     listeners: Listeners,
     /// Tuples that a SYN of ours was sent for.
     expected: HashSet<FlowKey>,
+}
+
+/// [`Handshakes`] as they were read.
+#[derive(Deserialize)]
+pub(super) struct SavedHandshakes {
+    acceptor: SavedAcceptor<MacAddr>,
+    listeners: SavedListeners,
+    expected: HashSet<FlowKey>,
+}
+
+impl SavedHandshakes {
+    /// Otherwise as [`Handshakes::new`].
+    pub(super) fn restore(self, settings: &Settings, now: Instant) -> Result<Handshakes, Unsound> {
+        let Self { acceptor, listeners, expected } = self;
+        let terms = Terms::of_interface(settings.mtu_bytes, settings.boot_id);
+        Ok(Handshakes {
+            acceptor: acceptor.restore(settings.secret, terms, settings.half_open_max, now)?,
+            listeners: listeners.restore(settings.secret)?,
+            expected,
+        })
+    }
 }
 
 impl Handshakes {

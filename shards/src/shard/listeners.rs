@@ -4,15 +4,34 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use machnet_proto::addr::FlowKey;
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::mailbox::{AcceptTarget, ChannelId, ListenerId};
 
 /// The listeners of a shard's interface, as far as this shard is concerned.
+#[derive(Serialize)]
 pub(super) struct Listeners {
     /// Several listeners of one port share its flows.
     ports: HashMap<u16, Vec<(ListenerId, AcceptTarget)>>,
     /// The same on all shards of a daemon, so that they choose alike.
+    #[serde(skip)]
     secret: [u8; 16],
+}
+
+/// [`Listeners`] as they were read.
+#[derive(Deserialize)]
+pub(super) struct SavedListeners {
+    ports: HashMap<u16, Vec<(ListenerId, AcceptTarget)>>,
+}
+
+impl SavedListeners {
+    /// Otherwise as [`Listeners::new`].
+    pub(super) fn restore(self, secret: [u8; 16]) -> Result<Listeners, Unsound> {
+        let Self { ports } = self;
+        ensure(ports.values().all(|listeners| !listeners.is_empty()), "a port is listened on by nobody")?;
+        Ok(Listeners { ports, secret })
+    }
 }
 
 impl Listeners {

@@ -30,6 +30,7 @@ mod pace;
 mod post;
 mod reception;
 pub mod run;
+mod saved;
 mod settings;
 mod steering;
 mod turn;
@@ -39,8 +40,9 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use channels::BellChange;
+pub use channels::{BellChange, Foundations};
 pub use ingress::BURST_FRAMES;
+pub use saved::{NotRestored, SavedShard, ShardState};
 pub use settings::Settings;
 pub use work::Work;
 pub use worker::{Rest, Worker};
@@ -139,6 +141,28 @@ impl<Q: NicQueue> Shard<Q> {
             stage: Stage::Running,
             settings,
         }
+    }
+
+    /// Carries out what the coordinator has posted, takes the frames that other shards have handed over, and tells the
+    /// coordinator what it is to hear, without a turn; says whether there was anything. Before a daemon is saved its
+    /// shards and its coordinator go on with this until there is nothing more.
+    pub fn wind_up(&mut self, now: Instant) -> bool {
+        let was_waiting = !self.post.is_empty();
+        let mut taken = self.take_mail(now);
+        while self.steering.begin_round() {
+            match self.take_over(now) {
+                0 => break,
+                frames => taken += frames,
+            }
+        }
+        self.post.send();
+        taken > 0 || was_waiting
+    }
+
+    /// Whether nothing waits for room in the coordinator's mailbox, and the shard is not to stop: then, if the mailboxes
+    /// are empty too, it may be saved.
+    pub fn is_quiet(&self) -> bool {
+        self.post.is_empty() && self.stage == Stage::Running
     }
 
     /// One turn: takes what has come, does what is due, hands over what is to go. Never blocks.

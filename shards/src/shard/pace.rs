@@ -1,6 +1,7 @@
 //! How regularly a shard runs.
 
 use machnet_core::time::{Duration, Instant};
+use serde::{Deserialize, Serialize};
 
 /// Turns in a row that deadlines may wait for a receive queue that never runs empty.
 const TURNS_WITHOUT_DEADLINES_MAX: u32 = 16;
@@ -10,11 +11,14 @@ const TURNS_WITHOUT_DEADLINES_MAX: u32 = 16;
 const ABSENCE_MIN: Duration = Duration::from_millis(100);
 
 /// When a shard ran, and when it should have.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Pace {
-    /// When the shard should have run at the latest, as far as it knew.
+    /// When the shard should have run at the latest, as far as it knew. Kept by whoever takes over: the time between
+    /// is an absence like any other.
     expected: Option<Instant>,
+    #[serde(skip)]
     turns_without_deadlines: u32,
+    #[serde(skip)]
     has_just_woken: bool,
 }
 

@@ -13,6 +13,7 @@ use super::turn::Turn;
 use crate::counters::{Counter, DropReason};
 use crate::handover::{Consumer, Mark, Producer};
 use crate::mailbox::ShardId;
+use serde::{Deserialize, Serialize};
 
 /// How a frame came to this shard.
 #[derive(Clone, Copy, Debug)]
@@ -28,16 +29,22 @@ pub(super) struct Arrival<'frame> {
 }
 
 /// Where frames are handed over to and taken from.
-#[derive(Default)]
+///
+/// What is written of it are the hints; the ways are empty then, and made anew by the coordinator.
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Steering {
     /// Flows of other shards whose frames arrive here.
     hints: HashMap<FlowKey, ShardId>,
     /// By the number of the owner.
+    #[serde(skip)]
     ways_out: Vec<Option<Producer>>,
     /// Owners that were handed something in this turn.
+    #[serde(skip)]
     unflushed: Vec<ShardId>,
+    #[serde(skip)]
     ways_in: Vec<(ShardId, Consumer)>,
     /// Where frames are taken from in this turn.
+    #[serde(skip)]
     round: Round,
 }
 

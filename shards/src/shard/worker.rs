@@ -45,6 +45,11 @@ impl<Q: NicQueue> Worker<Q> {
         &self.shard
     }
 
+    /// The shard, which takes no more turns here.
+    pub fn into_shard(self) -> Shard<Q> {
+        self.shard
+    }
+
     /// Takes a turn.
     #[inline]
     pub fn turn(&mut self, now: Instant) -> Work {

@@ -96,6 +96,8 @@ enum Step {
     TakeBack,
     /// Both arm, and are awake again.
     Sleep,
+    /// Another process goes on with the shard's end.
+    HandOver,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -112,6 +114,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0..12_usize).prop_map(Step::Receive),
         Just(Step::TakeBack),
         Just(Step::Sleep),
+        Just(Step::HandOver),
     ]
 }
 
@@ -210,6 +213,7 @@ proptest! {
                     prop_assert_eq!(is_idle, delivered.is_empty());
                     app.disarm();
                 }
+                Step::HandOver => shard = shard.handed_over(&mut held, &mut []),
             }
             shard.assert_no_receive_buffer_lost();
             prop_assert_eq!(shard.end.tx_buffers_held(), held.len());

@@ -211,6 +211,12 @@ impl<S, R> Flow<S, R> {
         self.path.payload_bytes()
     }
 
+    /// What both hosts can take in one packet, in bytes. The path between them may carry less.
+    #[inline]
+    pub fn max_payload(&self) -> u16 {
+        self.path.most()
+    }
+
     /// What both hosts can do.
     #[inline]
     pub fn features(&self) -> Features {

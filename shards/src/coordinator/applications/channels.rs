@@ -3,22 +3,66 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::coordinator::ConnectionId;
-use crate::counters::ChannelKey;
+use crate::counters::{ChannelCounts, ChannelKey, Registry};
 use crate::mailbox::{ChannelId, ShardId};
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize};
 
 /// All channels. Their number is bounded by what users may have.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Channels {
     channels: BTreeMap<ChannelId, Channel>,
     /// How many each shard has.
+    #[serde(skip)]
     by_shard: HashMap<ShardId, usize>,
     /// Those that shards have been asked to remove, and their bytes.
+    #[serde(skip)]
     ending: (usize, u64),
     last: u64,
 }
 
+/// [`Channels`] as they were read.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedChannels {
+    channels: BTreeMap<ChannelId, SavedChannel>,
+    last: u64,
+}
+
+/// A [`Channel`] as it was read: all of it but where its shard says how it is, which is an entry of another registry
+/// now.
+#[derive(Debug, Deserialize)]
+struct SavedChannel {
+    owner: ConnectionId,
+    uid: u32,
+    bytes: u64,
+    shard: ShardId,
+    index: u16,
+    ending: bool,
+}
+
+impl SavedChannels {
+    /// The channels to so many shards, entered into the registry; with each what its shard counts it in.
+    pub(super) fn restore(
+        self,
+        shards: usize,
+        registry: &Registry,
+    ) -> Result<(Channels, BTreeMap<ChannelId, ChannelCounts>), Unsound> {
+        let Self { channels: saved, last } = self;
+        let mut channels = Channels { last, ..Channels::default() };
+        let mut all_counts = BTreeMap::new();
+        for (id, SavedChannel { owner, uid, bytes, shard, index, ending }) in saved {
+            ensure(id.0 <= last, "a channel has a number that was not given yet")?;
+            ensure(usize::from(shard.0) < shards, "a channel leads to a shard that there is not")?;
+            let (entry, counts) = registry.enter_channel();
+            channels.insert(id, Channel { owner, uid, bytes, shard, index, entry, ending });
+            all_counts.insert(id, counts);
+        }
+        Ok((channels, all_counts))
+    }
+}
+
 /// Memory that an endpoint shares with a shard.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Channel {
     /// The endpoint; it may have ended.
     pub(crate) owner: ConnectionId,
@@ -31,6 +75,7 @@ pub(crate) struct Channel {
     /// The application's name for it.
     pub(crate) index: u16,
     /// Where its shard says how it is.
+    #[serde(skip)]
     pub(crate) entry: ChannelKey,
     /// Whether the shard has been asked to remove it.
     pub(crate) ending: bool,
@@ -57,6 +102,11 @@ impl Channels {
         self.ending
     }
 
+    /// All of them, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ChannelId, &Channel)> {
+        self.iter_from(ChannelId(0))
+    }
+
     /// The channels from this one on, oldest first.
     pub(crate) fn iter_from(&self, first: ChannelId) -> impl Iterator<Item = (ChannelId, &Channel)> {
         self.channels.range(first..).map(|(id, channel)| (*id, channel))
@@ -65,9 +115,17 @@ impl Channels {
     pub(super) fn add(&mut self, channel: Channel) -> ChannelId {
         self.last += 1;
         let id = ChannelId(self.last);
-        *self.by_shard.entry(channel.shard).or_default() += 1;
-        self.channels.insert(id, channel);
+        self.insert(id, channel);
         id
+    }
+
+    fn insert(&mut self, id: ChannelId, channel: Channel) {
+        *self.by_shard.entry(channel.shard).or_default() += 1;
+        if channel.ending {
+            self.ending.0 += 1;
+            self.ending.1 += channel.bytes;
+        }
+        self.channels.insert(id, channel);
     }
 
     /// A shard is asked to remove a channel. Gives the shard, or `None` if it has been asked before.

@@ -14,16 +14,19 @@ use machnet::daemon::control::message::{Binding, ChannelGeometry, ControlError, 
 use machnet_config::Limits;
 use machnet_core::flow::CloseReason;
 use machnet_core::time::{Duration, Instant};
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::action::{Action, Actions};
 use super::plan::Interface;
 use super::{ConnectionId, Effect};
 use crate::budget::Cooldown;
-use crate::counters::Registry;
+use crate::counters::{ChannelCounts, Registry};
 use crate::mailbox::{ChannelId, ShardId, ToShard};
 
 pub(super) use channels::{Channel, Channels};
 
+use channels::SavedChannels;
 use users::Users;
 
 /// Connections at the same time, over all users. The descriptors of a process are the scarcer good: see `daemon.rs`.
@@ -48,8 +51,50 @@ pub(super) struct Applications {
     turned_away: Cooldown,
 }
 
+/// Who is connected, and all channels. What users have follows from that.
+impl Serialize for Applications {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.connections, &self.channels).serialize(serializer)
+    }
+}
+
+/// [`Applications`] as they were read.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedApplications {
+    connections: BTreeMap<ConnectionId, Application>,
+    channels: SavedChannels,
+}
+
+impl SavedApplications {
+    /// Otherwise as [`Applications::new`]. Users keep what they have, also beyond limits that are lower than they were.
+    /// Gives what the shards count each channel in.
+    pub(super) fn restore(
+        self,
+        shards: usize,
+        limits: &Limits,
+        registry: Registry,
+    ) -> Result<(Applications, BTreeMap<ChannelId, ChannelCounts>), Unsound> {
+        let mut applications = Applications::new(limits, registry);
+        let (channels, counts) = self.channels.restore(shards, &applications.registry)?;
+        let owned: usize = self.connections.values().map(|application| application.channels().len()).sum();
+        let open = channels.iter().filter(|(_, channel)| !channel.ending).count();
+        ensure(owned == open, "a channel is nobody's, or has two owners")?;
+        for (connection, application) in &self.connections {
+            applications.users.restore_connection(application.peer.uid, application.endpoint.is_some());
+            for (index, id) in application.channels().iter().enumerate() {
+                let channel = channels.get(*id).ok_or(Unsound("an endpoint has a channel that there is not"))?;
+                let is_its = channel.owner == *connection && usize::from(channel.index) == index && !channel.ending;
+                ensure(is_its, "an endpoint has a channel that is another's")?;
+            }
+        }
+        channels.iter().for_each(|(_, channel)| applications.users.add_channel(channel.uid, channel.bytes));
+        (applications.connections, applications.channels) = (self.connections, channels);
+        Ok((applications, counts))
+    }
+}
+
 /// A connected application.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Application {
     peer: Peer,
     /// `None` before it has attached.
@@ -57,7 +102,7 @@ pub(super) struct Application {
 }
 
 /// What a connection becomes when its application attaches.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Endpoint {
     name: String,
     binding: Binding,

@@ -45,6 +45,14 @@ impl Users {
         has_room
     }
 
+    /// There is one more connection, or endpoint, whatever the limits are now.
+    pub(super) fn restore_connection(&mut self, uid: u32, is_endpoint: bool) {
+        let usage = self.by_uid.entry(uid).or_default();
+        usage.connections += 1;
+        usage.endpoints += u32::from(is_endpoint);
+        self.endpoints += u64::from(is_endpoint);
+    }
+
     /// A connection becomes an endpoint.
     pub(super) fn add_endpoint(&mut self, uid: u32) -> Result<(), ControlError> {
         let limit = self.endpoints_max;

@@ -21,7 +21,9 @@ use std::net::Ipv4Addr;
 
 use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
+use machnet_proto::state::{Unsound, ensure, ensure_near};
 use machnet_proto::wire::arp;
+use serde::{Deserialize, Serialize};
 
 use crate::budget::Cooldown;
 use crate::coordinator::event::AddressInUse;
@@ -85,11 +87,46 @@ enum State {
 }
 
 /// An announcement to be made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Announcement {
     /// Counted from 1.
     number: u32,
     due: Instant,
+}
+
+/// What is written of an [`Address`]: how far it has got, and how often another host claimed it. When it was defended
+/// last is not: the next defence comes early at worst.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct SavedAddress {
+    state: SavedState,
+    conflicts: u64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum SavedState {
+    Probing { sent: u32, next: Instant },
+    Ours { announcement: Option<Announcement> },
+    Taken,
+}
+
+impl SavedAddress {
+    /// The state of `ip`, which is to be that of the interface with this MAC.
+    pub(super) fn restore(self, mac: MacAddr, ip: Ipv4Addr, now: Instant) -> Result<Address, Unsound> {
+        let Self { state, conflicts } = self;
+        let state = match state {
+            SavedState::Probing { sent, next } => {
+                ensure(sent <= PROBE_NUM, "an address was asked for more often than any")?;
+                ensure_near(now, &[Some(next)])?;
+                State::Probing { sent, next }
+            }
+            SavedState::Ours { announcement } => {
+                ensure_near(now, &[announcement.map(|announcement| announcement.due)])?;
+                State::Ours { announcement, defended: Cooldown::new(DEFEND_INTERVAL) }
+            }
+            SavedState::Taken => State::Taken,
+        };
+        Ok(Address { mac, ip, state, conflicts, logged: Cooldown::new(LOG_INTERVAL) })
+    }
 }
 
 /// What an ARP packet of another host means for our address.
@@ -108,6 +145,16 @@ impl Address {
     pub(super) fn new(mac: MacAddr, ip: Ipv4Addr, random: &mut Random, now: Instant) -> Self {
         let next = now + random.duration(Duration::ZERO, PROBE_WAIT);
         Self { mac, ip, state: State::Probing { sent: 0, next }, conflicts: 0, logged: Cooldown::new(LOG_INTERVAL) }
+    }
+
+    /// What is to be written of it.
+    pub(super) fn save(&self) -> SavedAddress {
+        let state = match self.state {
+            State::Probing { sent, next } => SavedState::Probing { sent, next },
+            State::Ours { announcement, .. } => SavedState::Ours { announcement },
+            State::Taken => SavedState::Taken,
+        };
+        SavedAddress { state, conflicts: self.conflicts }
     }
 
     /// Whether we have it.

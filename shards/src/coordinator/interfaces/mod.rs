@@ -8,42 +8,83 @@ mod address;
 mod prediction;
 mod state;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use machnet::daemon::control::message::ControlError;
 use machnet_config::Limits;
 use machnet_core::time::Instant;
 use machnet_proto::neighbor::Resolution;
+use machnet_proto::state::{Unsound, ensure};
 use machnet_proto::wire::arp;
 
 use super::action::{Action, Actions};
 use super::plan::Interface;
 use super::random::Random;
 use crate::mailbox::ShardId;
+use serde::{Deserialize, Serialize};
 
 pub(super) use state::InterfaceState;
+use state::SavedInterface;
 
 /// The number of an interface, counted from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct InterfaceId(usize);
 
 /// A neighbor that is kept, and kept fresh, for a flow or a connect, until this is given back to
 /// [`Interfaces::release`].
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Hold {
     interface: InterfaceId,
     ip: Ipv4Addr,
 }
 
 /// All interfaces. There are as many as the configuration names, each with one shard at least.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(super) struct Interfaces {
     /// By the number of the interface.
     all: Vec<InterfaceState>,
     /// The interface of each shard.
+    #[serde(skip)]
     of_shards: Vec<InterfaceId>,
     /// Whether it was said that all of them have their addresses.
     have_addresses: bool,
+}
+
+/// [`Interfaces`] as they were read.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedInterfaces {
+    all: Vec<SavedInterface>,
+    have_addresses: bool,
+}
+
+impl SavedInterfaces {
+    /// What is known of these interfaces; otherwise as [`Interfaces::new`].
+    pub(super) fn restore(
+        self,
+        interfaces: Vec<Interface>,
+        shards: usize,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<Interfaces, Unsound> {
+        let Self { all, have_addresses } = self;
+        ensure(all.len() == interfaces.len(), "there are more interfaces than there were, or fewer")?;
+        let of_shards = of_shards(&interfaces, shards);
+        let restored = all.into_iter().zip(interfaces).enumerate();
+        let restored = restored.map(|(number, (saved, it))| saved.restore(InterfaceId(number), it, limits, now));
+        Ok(Interfaces { all: restored.collect::<Result<_, _>>()?, of_shards, have_addresses })
+    }
+}
+
+/// The interface of each shard.
+fn of_shards(interfaces: &[Interface], shards: usize) -> Vec<InterfaceId> {
+    let mut of_shards = vec![None; shards];
+    for (number, interface) in interfaces.iter().enumerate() {
+        for shard in &interface.shards {
+            of_shards[usize::from(shard.0)] = Some(InterfaceId(number));
+        }
+    }
+    of_shards.into_iter().map(|id| id.expect("every shard belongs to an interface")).collect()
 }
 
 impl Interfaces {
@@ -58,16 +99,31 @@ impl Interfaces {
         random: &mut Random,
         now: Instant,
     ) -> Self {
-        let mut of_shards = vec![None; shards];
-        for (number, interface) in interfaces.iter().enumerate() {
-            for shard in &interface.shards {
-                of_shards[usize::from(shard.0)] = Some(InterfaceId(number));
-            }
-        }
-        let of_shards = of_shards.into_iter().map(|id| id.expect("every shard belongs to an interface")).collect();
+        let of_shards = of_shards(&interfaces, shards);
         let states = interfaces.into_iter().enumerate();
         let state = |(number, it)| InterfaceState::new(InterfaceId(number), it, limits, random, now);
         Self { all: states.map(state).collect(), of_shards, have_addresses: false }
+    }
+
+    /// Whether there is an interface with this number.
+    pub(super) fn has(&self, id: InterfaceId) -> bool {
+        id.0 < self.all.len()
+    }
+
+    /// Whether neighbors are held as often as these holds say, and no others.
+    pub(super) fn are_held_by<'a>(&self, holds: impl Iterator<Item = &'a Hold>) -> bool {
+        let mut counts = HashMap::<_, u32>::new();
+        for hold in holds {
+            *counts.entry((hold.interface, hold.ip)).or_default() += 1;
+        }
+        let neighbors = self.all.iter().enumerate().flat_map(|(number, state)| {
+            state
+                .neighbors()
+                .iter_from(Ipv4Addr::UNSPECIFIED)
+                .map(move |neighbor| (InterfaceId(number), neighbor.ip, neighbor.holders))
+        });
+        let mut held = neighbors.filter(|(.., holders)| *holders > 0);
+        held.all(|(id, ip, holders)| counts.remove(&(id, ip)) == Some(holders)) && counts.is_empty()
     }
 
     /// An interface.

@@ -12,7 +12,7 @@ const WRONG_IN_A_ROW_MAX: u32 = 32;
 const DISBELIEF: Duration = Duration::from_secs(60);
 
 /// What became of predictions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Predictions {
     right: u64,
     wrong: u64,

@@ -6,18 +6,20 @@ use machnet_config::Limits;
 use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::DeviceDrops;
-use machnet_proto::neighbor::{self, Change, NeighborCache, Resolution};
+use machnet_proto::neighbor::{self, Change, NeighborCache, Resolution, SavedNeighbors};
 use machnet_proto::rss::Rss;
+use machnet_proto::state::{Unsound, ensure};
 use machnet_proto::wire::{arp, icmp};
 
 use super::InterfaceId;
-use super::address::{Address, Heard};
+use super::address::{Address, Heard, SavedAddress};
 use super::prediction::Predictions;
 use crate::budget::Cooldown;
 use crate::coordinator::action::{Action, Actions};
 use crate::coordinator::plan::Interface;
 use crate::coordinator::random::Random;
 use crate::mailbox::{ShardId, ToShard};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// How often the device is asked for its counts at the most.
 const ASK_DEVICE_EVERY: Duration = Duration::from_millis(100);
@@ -35,6 +37,51 @@ pub(crate) struct InterfaceState {
     asked: Cooldown,
 }
 
+/// Which interface it is, and what is known of its link. What its device lost is asked for again.
+impl Serialize for InterfaceState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Interface { mac, ip, shards, .. } = &self.interface;
+        ((mac, ip, shards), self.address.save(), &self.neighbors, self.predictions).serialize(serializer)
+    }
+}
+
+/// An [`InterfaceState`] as it was read.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedInterface {
+    of: (MacAddr, Ipv4Addr, Vec<ShardId>),
+    address: SavedAddress,
+    neighbors: SavedNeighbors,
+    predictions: Predictions,
+}
+
+impl SavedInterface {
+    /// The state of this interface; otherwise as [`InterfaceState::new`].
+    pub(super) fn restore(
+        self,
+        id: InterfaceId,
+        interface: Interface,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<InterfaceState, Unsound> {
+        let (mac, ip) = (interface.mac, interface.ip);
+        ensure(self.of == (mac, ip, interface.shards.clone()), "an interface has another address, or other shards")?;
+        Ok(InterfaceState {
+            id,
+            address: self.address.restore(mac, ip, now)?,
+            neighbors: self.neighbors.restore(ip, neighbor_limits(limits), now)?,
+            interface,
+            predictions: self.predictions,
+            drops: DeviceDrops::default(),
+            asked: Cooldown::new(ASK_DEVICE_EVERY),
+        })
+    }
+}
+
+fn neighbor_limits(limits: &Limits) -> neighbor::Limits {
+    let entries = usize::try_from(limits.max_neighbors).expect("32 bits fit");
+    neighbor::Limits { entries, ..neighbor::Limits::default() }
+}
+
 impl InterfaceState {
     pub(super) fn new(
         id: InterfaceId,
@@ -43,12 +90,10 @@ impl InterfaceState {
         random: &mut Random,
         now: Instant,
     ) -> Self {
-        let entries = usize::try_from(limits.max_neighbors).expect("32 bits fit");
-        let limits = neighbor::Limits { entries, ..neighbor::Limits::default() };
         Self {
             id,
             address: Address::new(interface.mac, interface.ip, random, now),
-            neighbors: NeighborCache::new(interface.ip, limits),
+            neighbors: NeighborCache::new(interface.ip, neighbor_limits(limits)),
             interface,
             predictions: Predictions::default(),
             drops: DeviceDrops::default(),

@@ -9,22 +9,45 @@ use machnet_core::time::Instant;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::Role;
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::coordinator::interfaces::Hold;
 use crate::mailbox::{ChannelId, ShardId};
 
 /// The flows of all shards, from their establishment until a shard says that they are no more.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Directory {
     /// In the order of their tuples, so that a report can go on where its last page ended.
     flows: BTreeMap<FlowKey, FlowEntry>,
     /// Flows by shard.
+    #[serde(skip)]
     counts: Vec<usize>,
+    #[serde(skip)]
     limit: usize,
 }
 
+/// A [`Directory`] as it was read.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedDirectory {
+    flows: BTreeMap<FlowKey, FlowEntry>,
+}
+
+impl SavedDirectory {
+    /// Otherwise as [`Directory::new`].
+    pub(super) fn restore(self, shards: usize, limit: usize) -> Result<Directory, Unsound> {
+        let mut directory = Directory::new(shards, limit);
+        for (key, flow) in self.flows {
+            let are_there = flow.hinted.iter().chain([&flow.shard]).all(|shard| usize::from(shard.0) < shards);
+            ensure(are_there, "a flow is at a shard that there is not")?;
+            directory.enter(key, flow).map_err(|_| Unsound("two flows have the same addresses and ports"))?;
+        }
+        Ok(directory)
+    }
+}
+
 /// An established flow.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FlowEntry {
     /// Its owner.
     pub(crate) shard: ShardId,

@@ -8,6 +8,8 @@ use std::collections::{HashSet, VecDeque};
 use machnet_core::time::{Duration, Instant};
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize};
 
 /// Longer than a shard remembers a half-open flow.
 const REMEMBERED: Duration = Duration::from_secs(4);
@@ -16,11 +18,28 @@ const REMEMBERED: Duration = Duration::from_secs(4);
 const ENDED_MAX: usize = 1 << 16;
 
 /// Flows by tuple and incarnation, which tells them from later ones with the same tuple.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Ended {
+    #[serde(skip)]
     flows: HashSet<(FlowKey, Incarnation)>,
     /// In the order of their ends.
     order: VecDeque<(Instant, FlowKey, Incarnation)>,
+}
+
+/// What [`Ended`] was read as.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedEnded {
+    order: VecDeque<(Instant, FlowKey, Incarnation)>,
+}
+
+impl SavedEnded {
+    pub(super) fn restore(self) -> Result<Ended, Unsound> {
+        let Self { order } = self;
+        ensure(order.len() <= ENDED_MAX, "more flows are remembered that have ended than may be")?;
+        let flows: HashSet<_> = order.iter().map(|(_, key, incarnation)| (*key, *incarnation)).collect();
+        ensure(flows.len() == order.len(), "a flow has ended twice")?;
+        Ok(Ended { flows, order })
+    }
 }
 
 impl Ended {

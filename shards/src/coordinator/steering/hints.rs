@@ -28,6 +28,19 @@ impl Hints {
         self.refused
     }
 
+    /// As [`Hints::new`], where these shards have one each, and so many could not be had.
+    pub(super) fn restore(
+        shards: usize,
+        at_shard_max: usize,
+        all: impl Iterator<Item = ShardId>,
+        refused: u64,
+    ) -> Self {
+        let mut hints = Self { refused, ..Self::new(shards, at_shard_max) };
+        // One that is beyond a lower limit stays all the same.
+        all.for_each(|shard| hints.by_shard[usize::from(shard.0)] += 1);
+        hints
+    }
+
     /// A shard is to have one more; `false`, which is counted, if it has as many as it may.
     pub(super) fn add(&mut self, shard: ShardId) -> bool {
         let count = &mut self.by_shard[usize::from(shard.0)];

@@ -12,7 +12,7 @@ mod directory;
 mod ended;
 mod hints;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddrV4;
 
 use machnet_core::flow::{CloseReason, FlowId};
@@ -21,6 +21,8 @@ use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::Role;
 use machnet_proto::packet::Packet;
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::action::{Action, Actions};
 use super::connects::Connects;
@@ -31,7 +33,8 @@ use crate::mailbox::{ChannelId, HalfOpenFlow, ShardId, ToShard, UnmatchedPacket}
 
 pub(super) use directory::{Directory, FlowEntry};
 
-use ended::Ended;
+use directory::SavedDirectory;
+use ended::{Ended, SavedEnded};
 use hints::Hints;
 
 /// Searches for half-open flows at a time.
@@ -48,6 +51,41 @@ pub(super) struct Steering {
     ways: HashSet<(ShardId, ShardId)>,
     /// Half-open flows that shards are being asked for; at most [`SOUGHT_MAX`], and each search ends.
     sought: HashSet<FlowKey>,
+}
+
+/// Flows, and which ways there are. Hints follow from the flows, and no search is under way when state is written.
+impl Serialize for Steering {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.directory, &self.ended, &self.ways, self.hints.refused()).serialize(serializer)
+    }
+}
+
+/// [`Steering`] as it was read.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedSteering {
+    directory: SavedDirectory,
+    ended: SavedEnded,
+    ways: BTreeSet<(ShardId, ShardId)>,
+    refused: u64,
+}
+
+impl SavedSteering {
+    /// Otherwise as [`Steering::new`]. Gives also the ways that there were, which are to be made again.
+    pub(super) fn restore(
+        self,
+        shards: usize,
+        flows_max: usize,
+    ) -> Result<(Steering, BTreeSet<(ShardId, ShardId)>), Unsound> {
+        let Self { directory, ended, ways, refused } = self;
+        let directory = directory.restore(shards, flows_max)?;
+        let are_there = ways.iter().flat_map(|(landed, owner)| [landed, owner]).all(|it| usize::from(it.0) < shards);
+        ensure(are_there, "a way leads to a shard that there is not")?;
+        let hinted = directory.iter_from(None).flat_map(|(_, flow)| flow.hinted.iter().copied());
+        let hints = Hints::restore(shards, flows_max, hinted, refused);
+        let steering =
+            Steering { hints, directory, ended: ended.restore()?, ways: HashSet::new(), sought: HashSet::new() };
+        Ok((steering, ways))
+    }
 }
 
 /// A flow that a shard has accepted from a peer.
@@ -87,6 +125,11 @@ impl Steering {
     /// How many hints a shard has.
     pub(super) fn hints(&self, shard: ShardId) -> usize {
         self.hints.count(shard)
+    }
+
+    /// Whether shards are being asked for half-open flows.
+    pub(super) fn is_searching(&self) -> bool {
+        !self.sought.is_empty()
     }
 
     /// Frames that were dropped because their shard had as many hints as it may.

@@ -3,6 +3,7 @@
 mod applications;
 mod connecting;
 mod flows;
+mod handover;
 mod link;
 mod listening;
 mod reports;

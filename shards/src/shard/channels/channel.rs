@@ -1,17 +1,24 @@
 //! A channel: where the protocol's flows meet one application's memory.
 
-use machnet::daemon::channel::{Armed, FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
+use std::sync::Arc;
+
+use machnet::daemon::channel::{
+    Armed, FromApp, Lent, RxBuffer, ShardEnd, ShardEndState, ShardHandles, TxBuffer, Violation,
+};
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::message::Content;
 use machnet_core::records;
 use machnet_core::time::Instant;
-use machnet_proto::flow::{Need, Piece, Refusal};
+use machnet_proto::flow::{Flow, Limits, Need, Piece, Refusal, SavedFlow};
+use machnet_proto::state::{Unsound, ensure, ensure_near};
+use serde::{Deserialize, Serialize};
 
-use super::lists::{Load, TxLists, WaitingList};
+use super::lists::{Load, SavedLink, TxLists, Unclaimed, WaitingList};
 use super::notices::{Notice, Notices};
 use super::share::ReceiveShare;
 use crate::counters::{ChannelCounts, Counts};
 use crate::mailbox::ChannelId;
+use crate::shard::saved::NotRestored;
 
 /// Descriptors taken from one channel in one turn.
 pub(in crate::shard) const DESCRIPTORS_PER_CHANNEL: usize = 128;
@@ -40,7 +47,7 @@ pub(in crate::shard) struct Channel {
 }
 
 /// Where a channel is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::shard) enum Stage {
     /// Its application is there.
     Open,
@@ -79,6 +86,98 @@ struct Traffic {
     rx_messages: u64,
     tx_messages: u64,
     counts: ChannelCounts,
+}
+
+/// A [`Channel`] as it is written, without what the kernel holds of it. Who receives and who waits for buffers is learnt
+/// anew: every flow is served once.
+#[derive(Serialize, Deserialize)]
+pub(in crate::shard) struct SavedChannel {
+    id: ChannelId,
+    end: ShardEndState,
+    stage: Stage,
+    flows: Vec<FlowId>,
+    links: Vec<SavedLink>,
+    notices: Notices,
+    rx_messages: u64,
+    tx_messages: u64,
+}
+
+impl SavedChannel {
+    pub(in crate::shard) fn id(&self) -> ChannelId {
+        self.id
+    }
+
+    /// The channel, whose flows are still to be restored.
+    pub(super) fn restore(
+        self,
+        (handles, mut counts): (ShardHandles, ChannelCounts),
+        shard_counts: &Counts,
+        now: Instant,
+    ) -> Result<Reclaiming, NotRestored> {
+        let Self { id, end, stage, flows, links, notices, rx_messages, tx_messages } = self;
+        if let Stage::Leaving { until, .. } | Stage::Broken { until, .. } = stage {
+            ensure_near(now, &[Some(until)])?;
+        }
+        let (end, mut lent) = ShardEnd::adopt(end, handles)?;
+        let geometry = *end.geometry();
+        let transmit = (geometry.tx_buffers() as usize, geometry.buffer_bytes() as usize);
+        let (lists, unclaimed) = TxLists::restore(transmit, &links, &mut lent)?;
+        let kept_back = geometry.rx_buffers_kept_back() as usize;
+        counts.begin(shard_counts, end.free_buffers());
+        counts.publish(flows.len(), rx_messages, tx_messages);
+        let channel = Channel {
+            id,
+            end,
+            stage,
+            flows,
+            lists,
+            notices,
+            share: ReceiveShare::new(geometry.rx_buffers() as usize, kept_back, now),
+            heat: Heat::Hot { idle_turns: 0 },
+            is_dirty: false,
+            polls_without_fill: 0,
+            traffic: Traffic { rx_messages, tx_messages, counts },
+        };
+        Ok(Reclaiming { channel, lent, unclaimed })
+    }
+}
+
+/// A channel that goes on, while its flows take back the buffers that they had.
+pub(in crate::shard) struct Reclaiming {
+    channel: Channel,
+    lent: Lent,
+    unclaimed: Unclaimed,
+}
+
+impl Reclaiming {
+    /// The flows that it had, each at its place.
+    pub(in crate::shard) fn flows(&self) -> &[FlowId] {
+        &self.channel.flows
+    }
+
+    /// A flow of the channel, and what waited for its window.
+    pub(in crate::shard) fn restore_flow(
+        &mut self,
+        flow: SavedFlow<u32>,
+        waiting: WaitingList,
+        limits: &Arc<Limits>,
+        now: Instant,
+    ) -> Result<(Flow<Load, RxBuffer>, WaitingList), Unsound> {
+        let Self { channel, lent, unclaimed } = self;
+        let waiting = channel.lists.claim_list(waiting, unclaimed)?;
+        let load = |first| channel.lists.claim_load(first, unclaimed);
+        let buffer = |index| lent.take_rx(index).ok_or(Unsound("a flow has a buffer that is not lent"));
+        let flow = flow.restore(limits, now, load, buffer)?;
+        let fits = u32::from(flow.max_payload()) <= channel.end.geometry().buffer_bytes();
+        ensure(fits, "a flow carries more in a packet than a buffer holds")?;
+        Ok((flow, waiting))
+    }
+
+    /// The channel, if its flows have taken back all that was lent.
+    pub(super) fn finish(self) -> Result<Channel, Unsound> {
+        ensure(self.unclaimed.is_empty() && self.lent.is_empty(), "buffers were lent to nobody")?;
+        Ok(self.channel)
+    }
 }
 
 /// What an application had published.
@@ -121,6 +220,15 @@ impl Channel {
             polls_without_fill: 0,
             traffic: Traffic { rx_messages: 0, tx_messages: 0, counts },
         }
+    }
+
+    /// Takes the channel apart into what is written and what the kernel holds. Its flows are written by themselves.
+    pub(super) fn save(self) -> (SavedChannel, ShardHandles) {
+        let Self { id, end, stage, flows, lists, notices, traffic, .. } = self;
+        let links = lists.save();
+        let (end, handles) = end.save();
+        let Traffic { rx_messages, tx_messages, .. } = traffic;
+        (SavedChannel { id, end, stage, flows, links, notices, rx_messages, tx_messages }, handles)
     }
 
     pub(in crate::shard) fn id(&self) -> ChannelId {

@@ -4,10 +4,14 @@
 //! the buffer's index. It waits in its flow's list for the window, and hangs, when it goes out together with others, on
 //! the first of them until the packet is acknowledged.
 
-use machnet::daemon::channel::{ShardEnd, TxBuffer};
+use std::collections::HashSet;
+
+use machnet::daemon::channel::{Lent, ShardEnd, TxBuffer};
 use machnet_core::message::Content;
 use machnet_core::records;
 use machnet_proto::flow::Piece;
+use machnet_proto::state::{Unsound, ensure};
+use serde::{Deserialize, Serialize};
 
 /// By index of the transmit buffer: what lies in it, as long as the shard has it.
 pub(super) struct TxLists(Box<[Link]>);
@@ -23,12 +27,14 @@ struct Link {
 
 /// What one packet carries: the first of its buffers, on which the others hang. Whoever has it gives it back to its
 /// channel. Neither `Clone` nor `Copy`.
-#[derive(Debug, PartialEq, Eq)]
+///
+/// It is written as the number of its first buffer; whoever reads that [claims](TxLists::claim_load) the load.
+#[derive(Debug, PartialEq, Eq, Serialize)]
 #[must_use = "a load that is not completed is lost to the application"]
 pub(in crate::shard) struct Load(u32);
 
 /// What one flow's application has published and waits for the flow's window, oldest first: a list of links.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(in crate::shard) struct WaitingList {
     ends: Option<(u32, u32)>,
 }
@@ -36,6 +42,26 @@ pub(in crate::shard) struct WaitingList {
 impl WaitingList {
     pub(in crate::shard) fn is_empty(self) -> bool {
         self.ends.is_none()
+    }
+}
+
+/// A [`Link`] with something in it, as it is written.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct SavedLink {
+    index: u32,
+    len: u16,
+    content: Content,
+    next: Option<u32>,
+}
+
+/// Links that were read, and stand in no flow's list or load so far.
+#[derive(Debug)]
+pub(super) struct Unclaimed(HashSet<u32>);
+
+impl Unclaimed {
+    /// Whether every link has found its list or load.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -60,6 +86,54 @@ impl TxLists {
     /// For so many transmit buffers, all of them the application's.
     pub(super) fn new(buffers: usize) -> Self {
         Self((0..buffers).map(|_| Link { piece: None, next: None }).collect())
+    }
+
+    /// What lies in the shard's buffers, to be written.
+    pub(super) fn save(&self) -> Vec<SavedLink> {
+        let saved = |link: &Link| {
+            let Piece { token, len, content } = link.piece.as_ref()?;
+            Some(SavedLink { index: token.index(), len: *len, content: *content, next: link.next })
+        };
+        self.0.iter().filter_map(saved).collect()
+    }
+
+    /// For so many transmit buffers of so many bytes, of which the shard has those of these links, and no others.
+    pub(super) fn restore(
+        (buffers, buffer_bytes): (usize, usize),
+        saved: &[SavedLink],
+        lent: &mut Lent,
+    ) -> Result<(Self, Unclaimed), Unsound> {
+        let mut lists = Self::new(buffers);
+        for &SavedLink { index, len, content, next } in saved {
+            let token = lent.take_tx(index).ok_or(Unsound("something lies in a buffer that is the application's"))?;
+            ensure((1..=buffer_bytes).contains(&usize::from(len)), "a piece is empty, or longer than its buffer")?;
+            lists.0[index as usize] = Link { piece: Some(Piece { token, len, content }), next };
+        }
+        Ok((lists, Unclaimed(saved.iter().map(|link| link.index).collect())))
+    }
+
+    /// The load that begins with this buffer.
+    pub(super) fn claim_load(&self, first: u32, unclaimed: &mut Unclaimed) -> Result<Load, Unsound> {
+        self.claim(first, unclaimed)?;
+        Ok(Load(first))
+    }
+
+    /// The list that was read, if it is one.
+    pub(super) fn claim_list(&self, list: WaitingList, unclaimed: &mut Unclaimed) -> Result<WaitingList, Unsound> {
+        if let Some((first, last)) = list.ends {
+            ensure(self.claim(first, unclaimed)? == last, "a list of pieces ends elsewhere than it says")?;
+        }
+        Ok(list)
+    }
+
+    /// Claims the links from this one on, each for the first time; gives the last.
+    fn claim(&self, first: u32, unclaimed: &mut Unclaimed) -> Result<u32, Unsound> {
+        let (mut last, mut next) = (first, Some(first));
+        while let Some(index) = next {
+            ensure(unclaimed.0.remove(&index), "a piece is in two lists, or in a buffer without one")?;
+            (last, next) = (index, self.0[index as usize].next);
+        }
+        Ok(last)
     }
 
     /// How many buffers there are.
@@ -123,9 +197,10 @@ impl TxLists {
         while let Some(index) = next {
             let link = &self.0[index as usize];
             let Piece { token, len, .. } = link.piece();
-            let (length, behind) = rest.split_first_chunk_mut().expect("the piece has room for its records");
+            // The piece has room for its records, unless a state was read that says otherwise.
+            let Some((length, behind)) = rest.split_first_chunk_mut() else { break };
             *length = len.to_be_bytes();
-            let (message, behind) = behind.split_at_mut(usize::from(*len));
+            let Some((message, behind)) = behind.split_at_mut_checked(usize::from(*len)) else { break };
             end.copy_from(token, message);
             (next, rest) = (link.next, behind);
         }

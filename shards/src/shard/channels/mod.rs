@@ -6,18 +6,21 @@ mod notices;
 mod share;
 
 use channel::DESCRIPTORS_PER_CHANNEL;
-pub(super) use channel::{Channel, Polled, Stage};
+pub(super) use channel::{Channel, Polled, Reclaiming, SavedChannel, Stage};
 pub(super) use lists::{Load, WaitingList};
 pub(super) use notices::Notice;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::BorrowedFd;
 
-use machnet::daemon::channel::FromApp;
+use machnet::daemon::channel::{FromApp, ShardHandles};
 use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;
+use machnet_proto::state::{Unsound, ensure};
 
+use crate::counters::{ChannelCounts, Counts};
 use crate::mailbox::ChannelId;
+use crate::shard::saved::NotRestored;
 
 /// A channel's bell has come or gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +53,82 @@ pub(super) struct Channels {
     descriptors: Vec<FromApp>,
 }
 
+/// What a shard's channels rest on: by name, what the kernel holds of them, and what they are counted in.
+pub type Foundations = BTreeMap<ChannelId, (ShardHandles, ChannelCounts)>;
+
+/// Channels that were read, by their slots, whose flows are still to be restored.
+pub(super) struct ReclaimingChannels(Vec<Option<Reclaiming>>);
+
+impl ReclaimingChannels {
+    pub(super) fn new(
+        saved: Vec<Option<SavedChannel>>,
+        mut foundations: Foundations,
+        counts: &Counts,
+        now: Instant,
+    ) -> Result<Self, NotRestored> {
+        let mut slots = Vec::new();
+        for saved in saved {
+            let restore = |saved: SavedChannel| {
+                let foundation = foundations.remove(&saved.id());
+                saved.restore(foundation.ok_or(Unsound("a channel is passed on without its memory"))?, counts, now)
+            };
+            slots.push(saved.map(restore).transpose()?);
+        }
+        ensure(foundations.is_empty(), "a channel's memory is passed on without its state")?;
+        Ok(Self(slots))
+    }
+
+    /// The channel in this slot.
+    pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Reclaiming> {
+        self.0.get_mut(slot)?.as_mut()
+    }
+
+    /// Where each flow stands: the slot of its channel, and its index among the channel's flows.
+    pub(super) fn places(&self) -> Result<HashMap<FlowId, (usize, usize)>, Unsound> {
+        let mut places = HashMap::new();
+        for (slot, channel) in self.0.iter().enumerate().filter_map(|(slot, it)| Some((slot, it.as_ref()?))) {
+            for (index, flow) in channel.flows().iter().enumerate() {
+                ensure(places.insert(*flow, (slot, index)).is_none(), "a flow is in two channels")?;
+            }
+        }
+        Ok(places)
+    }
+
+    /// The channels, now that all flows have taken back what they had; all of them are looked at.
+    pub(super) fn finish(self) -> Result<Channels, Unsound> {
+        let mut channels = Channels::default();
+        for (slot, reclaiming) in self.0.into_iter().enumerate() {
+            let channel = reclaiming.map(Reclaiming::finish).transpose()?;
+            if let Some(channel) = &channel {
+                ensure(channels.by_id.insert(channel.id(), slot).is_none(), "a channel is there twice")?;
+                if channel.is_open() {
+                    channels.hot.push(slot);
+                    channels.bells.push(BellChange::Watch(slot));
+                } else {
+                    channels.ending.push(slot);
+                }
+            }
+            channels.slots.push(channel);
+        }
+        Ok(channels)
+    }
+}
+
 impl Channels {
+    /// Takes all channels apart, by their slots, into what is written and what the kernel holds.
+    pub(super) fn save(self) -> (Vec<Option<SavedChannel>>, BTreeMap<ChannelId, ShardHandles>) {
+        let mut all_handles = BTreeMap::new();
+        let save = |channel: Channel| {
+            let id = channel.id();
+            let (saved, handles) = channel.save();
+            all_handles.insert(id, handles);
+            saved
+        };
+        let mut save = save;
+        let saved = self.slots.into_iter().map(|channel| channel.map(&mut save)).collect();
+        (saved, all_handles)
+    }
+
     /// Serves this channel from now on.
     pub(super) fn add(&mut self, channel: Channel) {
         let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {

@@ -4,13 +4,14 @@ use std::collections::{HashSet, VecDeque};
 
 use machnet::daemon::channel::{Opened, ShardEnd};
 use machnet_core::flow::{CloseReason, FlowId};
+use serde::{Deserialize, Serialize};
 
 /// Flows a channel may have that are closed but that its application has not looked at yet. At the limit no flow is
 /// accepted into the channel: an application that never reads cannot make the shard remember without end.
 pub(in crate::shard) const UNRELEASED_MAX: usize = 4096;
 
 /// An event of a flow that the application is to hear of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(in crate::shard) enum Notice {
     Opened { flow: FlowId, opened: Opened },
     Silent { flow: FlowId },
@@ -20,7 +21,7 @@ pub(in crate::shard) enum Notice {
 }
 
 /// Events that wait for room in the ring, and flows whose end the application has not said that it knows. None is lost.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Notices {
     /// Flows that have ended, until the application says that it knows.
     unreleased: HashSet<FlowId>,

@@ -4,47 +4,99 @@ use machnet::daemon::channel::{Opened, RxBuffer, TxBuffer, Violation};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::message::Content;
-use machnet_core::time::Duration;
+use machnet_core::time::{Duration, Instant};
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
-use machnet_proto::flow::{Birth, Flow, Piece, Role};
+use machnet_proto::flow::{Birth, Flow, Piece, Role, SavedFlow};
 use machnet_proto::handshake::Features;
+use machnet_proto::state::Unsound;
 use machnet_proto::wire::frame::Template;
+use serde::{Deserialize, Serialize};
 
-use super::super::channels::{Channel, Load, Notice, WaitingList};
+use super::super::Settings;
+use super::super::channels::{Channel, Load, Notice, Reclaiming, WaitingList};
 use super::super::turn::Turn;
 use crate::counters::{Counter, FlowCounts, FlowRecord};
 
-/// A flow and what the shard keeps about it.
+/// A flow and what the shard keeps about it. Read it as a [`SavedEntry`].
+#[derive(Serialize)]
 pub(super) struct Entry {
     pub(super) flow: Flow<Load, RxBuffer>,
+    #[serde(skip)]
     pub(super) key: FlowKey,
     /// Tells this flow from another one with the same tuple.
     pub(super) incarnation: Incarnation,
     pub(super) way: Way,
-    /// What both hosts can take in one packet, in bytes. The path between them may carry less.
-    max_payload: u16,
+    #[serde(skip)]
     pub(super) place: Place,
     /// Pieces its application published that wait for the window.
     pub(super) waiting: WaitingList,
+    #[serde(skip)]
     pub(super) lists: Lists,
     pub(super) standing: Standing,
     /// What others are to see of it, as far as it is counted here.
     pub(super) counts: FlowCounts,
     /// Where they see it; `None` until it is in the table.
+    #[serde(skip)]
     pub(super) record: Option<FlowRecord>,
     /// The channel's epoch in which data of this flow was counted last.
+    #[serde(skip)]
     pub(super) epoch_seen: u32,
     /// How long the shard had not run, over all its life, when the flow was told of it last.
     absences_seen: Duration,
 }
 
-/// Where a flow's frames go.
+/// An [`Entry`] as it was read: what does not follow from its tuple, its place and the shard's settings.
+#[derive(Deserialize)]
+pub(super) struct SavedEntry {
+    flow: SavedFlow<u32>,
+    incarnation: Incarnation,
+    next_hop: MacAddr,
+    waiting: WaitingList,
+    standing: Standing,
+    counts: FlowCounts,
+    absences_seen: Duration,
+}
+
+impl SavedEntry {
+    /// The entry of the flow with this tuple, at this place of its channel.
+    pub(super) fn restore(
+        self,
+        key: &FlowKey,
+        place: Place,
+        channel: &mut Reclaiming,
+        settings: &Settings,
+        now: Instant,
+    ) -> Result<Entry, Unsound> {
+        let Self { flow, incarnation, next_hop, waiting, standing, counts, absences_seen } = self;
+        let (flow, waiting) = channel.restore_flow(flow, waiting, &settings.flow, now)?;
+        Ok(Entry {
+            flow,
+            key: *key,
+            incarnation,
+            way: Way::new(key, next_hop, settings),
+            place,
+            waiting,
+            lists: Lists::default(),
+            standing,
+            counts,
+            record: None,
+            epoch_seen: u32::MAX,
+            absences_seen,
+        })
+    }
+}
+
+/// Where a flow's frames go. Written as the next hop.
+#[derive(Serialize)]
+#[serde(transparent)]
 pub(super) struct Way {
+    #[serde(skip)]
     pub(super) template: Template,
     /// The MAC address in `template`.
     next_hop: MacAddr,
     /// The peer is this very interface.
+    #[serde(skip)]
     pub(super) to_ourselves: bool,
 }
 
@@ -71,6 +123,7 @@ pub(super) struct Lists {
 }
 
 /// Who knows of a flow.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Standing {
     pub(super) origin: Origin,
     /// Whether no other shard can have the flow. A SYN that came twice may have left it half open at two shards; the
@@ -83,7 +136,7 @@ pub(super) struct Standing {
 }
 
 /// Who opened a flow, and who knows of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Origin {
     /// Our application: it has the answer to its connect.
     Connected,
@@ -106,12 +159,7 @@ impl Entry {
             flow: Flow::new(birth, &settings.flow, turn.now),
             key: *key,
             incarnation: birth.incarnation,
-            way: Way {
-                template: Template::new(settings.mac, next_hop, key),
-                next_hop,
-                to_ourselves: key.remote_ip == settings.ip,
-            },
-            max_payload: birth.max_payload,
+            way: Way::new(key, next_hop, settings),
             place: Place { slot, index: 0 },
             waiting: WaitingList::default(),
             lists: Lists::default(),
@@ -132,7 +180,7 @@ impl Entry {
 
     /// What both hosts can take in one packet, in bytes.
     pub(super) fn max_payload(&self) -> u16 {
-        self.max_payload
+        self.flow.max_payload()
     }
 
     /// Whether several messages may share a packet.
@@ -167,7 +215,7 @@ impl Entry {
         piece: Piece<TxBuffer>,
         turn: &mut Turn<'_>,
     ) -> Result<(), Violation> {
-        if piece.len > self.max_payload {
+        if piece.len > self.max_payload() {
             return Err(Violation::LengthTooLarge);
         }
         if matches!(piece.content, Content::Records(_)) && !self.takes_records() {
@@ -211,6 +259,11 @@ impl Entry {
 }
 
 impl Way {
+    fn new(key: &FlowKey, next_hop: MacAddr, settings: &Settings) -> Self {
+        let template = Template::new(settings.mac, next_hop, key);
+        Self { template, next_hop, to_ourselves: key.remote_ip == settings.ip }
+    }
+
     /// A valid packet of an accepted flow came from this address. The one in the peer's SYN is all that is known of the
     /// way back, and no checksum covers it; the peer may also have moved since.
     #[inline]

@@ -3,6 +3,7 @@
 
 mod entry;
 mod publication;
+mod saved;
 mod writer;
 
 use std::collections::VecDeque;
@@ -31,6 +32,8 @@ use crate::counters::{Counter, DropReason};
 use crate::mailbox::{NotCreated, ToCoordinator};
 use entry::{Entry, Origin};
 use publication::Unpublished;
+pub(super) use saved::SavedFlows;
+use serde::{Deserialize, Serialize};
 use writer::Writer;
 
 /// Packets one flow may send in one turn while others wait.
@@ -42,17 +45,25 @@ const PLACES_PER_TURN: usize = 256;
 /// Changes of next hops that are told a part each turn; beyond, the oldest is told at once.
 const MOVES_MAX: usize = 64;
 
-/// The flows that live on a shard.
+/// The flows that live on a shard. Read them as [`SavedFlows`]; a packet of which only some fragments have come is sent
+/// again.
+#[derive(Serialize)]
 pub(super) struct Flows {
     table: FlowTable<Entry>,
+    #[serde(skip)]
     timers: Timers,
     /// Flows that may have something to deliver or to transmit; each stands here once.
+    #[serde(skip)]
     ready: VecDeque<FlowId>,
+    #[serde(skip)]
     unpublished: Unpublished,
     /// Flows whose peer is to answer or to be answered.
+    #[serde(skip)]
     unsettled: usize,
+    #[serde(skip)]
     fragments: Fragments,
     /// A packet that is to be cut; kept for its memory.
+    #[serde(skip)]
     packet: Vec<u8>,
     /// How long the shard has not run although it should have, over all its life.
     absences: Duration,
@@ -61,7 +72,7 @@ pub(super) struct Flows {
 }
 
 /// A neighbor has another address.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Move {
     /// The address that flows to this peer used so far.
     pub(super) previous: MacAddr,

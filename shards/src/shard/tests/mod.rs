@@ -9,6 +9,7 @@ mod ending;
 mod flows;
 mod fragments;
 mod frames;
+mod handover;
 mod handshakes;
 mod hostile;
 mod same_host;

@@ -13,10 +13,12 @@ use machnet_nic::NicQueue;
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{Link, Network, NicOptions, PortId, Spread};
 use machnet_proto::flow;
+use machnet_proto::rss::Rss;
 use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Event, Interface, Plan};
 use machnet_shards::counters::{Counter, DropReason, EntryKey, Gauge, Registry};
 use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
 use machnet_shards::shard::{Settings, Shard};
+use machnet_shards::state::{DaemonState, FORMAT, SavedDaemon};
 use std::net::Ipv4Addr;
 
 use super::queue::{Device, SimQueue};
@@ -82,6 +84,37 @@ impl Host {
         Self { ip: Ipv4Addr::new(10, 0, 0, number), mac: NicOptions::mac_of(number), plan, link, daemon: None }
     }
 
+    fn settings(&self, id: ShardId, boot: &Boot, dice: &mut Dice) -> Settings {
+        let plan = &self.plan;
+        Settings {
+            is_alone: plan.shards == 1,
+            id,
+            mac: self.mac,
+            ip: self.ip,
+            mtu_bytes: plan.mtu_bytes,
+            boot_id: boot.id,
+            secret: boot.secret,
+            table_seed: (dice.throw(), dice.throw()),
+            flows_max: usize::try_from(plan.limits.max_flows_per_shard).expect("32 bits fit"),
+            half_open_max: 1024,
+            flow: Arc::new(plan.flow.clone()),
+        }
+    }
+
+    fn daemon_plan(&self, rss: Option<Rss>, boot: Boot) -> Plan {
+        let interface = Interface {
+            device: "memory".into(),
+            mac: self.mac,
+            ip: self.ip,
+            mtu_bytes: self.plan.mtu_bytes,
+            subnet: None,
+            shards: (0..self.plan.shards).map(ShardId).collect(),
+            rss,
+            counts: None,
+        };
+        Plan { interfaces: vec![interface], limits: self.plan.limits.clone(), boot }
+    }
+
     /// Starts a daemon.
     pub fn start(&mut self, network: &Network, device: &Device, dice: &mut Dice, now: Instant) {
         self.daemon = Some(Daemon::start(self, network, device, dice, now));
@@ -91,6 +124,7 @@ impl Host {
 /// One life of a daemon.
 pub struct Daemon {
     pub(crate) port: PortId,
+    rss: Option<Rss>,
     coordinator: Coordinator,
     inlet: Inlet<ToCoordinator>,
     /// From applications, and for itself.
@@ -108,6 +142,8 @@ pub struct Daemon {
     dice: Dice,
     /// It was asked to stop, and has.
     pub(crate) has_stopped: bool,
+    /// How often a newer daemon has taken over.
+    pub handovers: u64,
 }
 
 impl Daemon {
@@ -133,39 +169,19 @@ impl Daemon {
         for (id, queue) in (0..).zip(nic.queues) {
             let (to_shard, from_coordinator) = mailbox(MAILBOX_MESSAGES).expect("a descriptor");
             let (entry, counts) = registry.enter();
-            let settings = Settings {
-                is_alone: plan.shards == 1,
-                id: ShardId(id),
-                mac: host.mac,
-                ip: host.ip,
-                mtu_bytes: plan.mtu_bytes,
-                boot_id: boot.id,
-                secret,
-                table_seed: (dice.throw(), dice.throw()),
-                flows_max: usize::try_from(plan.limits.max_flows_per_shard).expect("32 bits fit"),
-                half_open_max: 1024,
-                flow: Arc::new(plan.flow.clone()),
-            };
+            let settings = host.settings(ShardId(id), &boot, dice);
             let queue = SimQueue::new(queue, plan.has_bells, device.clone(), dice.throw());
             let shard = Shard::new(settings, queue, from_coordinator, outlet.clone(), counts, now);
             shards.push(Runner::new(shard, dice.throw(), now));
             outlets.push(to_shard);
             entries.push(entry);
         }
-        let interface = Interface {
-            device: "memory".into(),
-            mac: host.mac,
-            ip: host.ip,
-            mtu_bytes: plan.mtu_bytes,
-            subnet: None,
-            shards: (0..plan.shards).map(ShardId).collect(),
-            rss: nic.capabilities.rss,
-            counts: None,
-        };
-        let plan = Plan { interfaces: vec![interface], limits: plan.limits.clone(), boot };
+        let rss = nic.capabilities.rss;
+        let plan = host.daemon_plan(rss.clone(), boot);
         let coordinator = Coordinator::new(plan, outlets, registry.clone(), entries.clone(), now);
         Self {
             port: nic.port,
+            rss,
             coordinator,
             inlet,
             events: VecDeque::from([Event::Deadline]),
@@ -178,6 +194,93 @@ impl Daemon {
             entries,
             dice: Dice::new(dice.throw()),
             has_stopped: false,
+            handovers: 0,
+        }
+    }
+
+    /// A newer daemon takes over: all state goes through bytes, and nothing else is left of this daemon but what a
+    /// kernel would pass on: queues, memory and bells of channels, connections with what they hold. The new one begins
+    /// to run after `pause`. One that is to stop is not handed over.
+    pub(crate) fn hand_over(mut self, host: &Host, pause: Duration, now: Instant, effects: &mut Vec<Effect>) -> Self {
+        self.wind_up(now, effects);
+        if !self.coordinator.is_quiet() || self.shards.iter().any(|runner| !runner.shard_ref().is_quiet()) {
+            return self;
+        }
+        let Self { port, rss, coordinator, events, is_ready, shards, mut dice, handovers, .. } = self;
+        let (mut states, mut queues, mut handles) = (Vec::new(), Vec::new(), Vec::new());
+        for runner in shards {
+            let (state, queue, of_channels) = runner.into_shard().save();
+            states.push(state);
+            queues.push(queue);
+            handles.push(of_channels);
+        }
+        let bytes = FORMAT.save(&DaemonState { coordinator: &coordinator, shards: states }).expect("it is not long");
+        drop(coordinator);
+        let SavedDaemon { coordinator, shards: saved } = FORMAT.load(&bytes).expect("just written");
+
+        let boot = coordinator.boot().clone();
+        let registry = Registry::default();
+        let (outlet, inlet) = mailbox(MAILBOX_MESSAGES).expect("a descriptor");
+        let (mut new, mut outlets, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+        for (saved, queue) in saved.iter().zip(queues) {
+            let (to_shard, from_coordinator) = mailbox(MAILBOX_MESSAGES).expect("a descriptor");
+            let (entry, counts) = registry.enter();
+            let settings = host.settings(saved.id(), &boot, &mut dice);
+            new.push(Shard::new(settings, queue, from_coordinator, outlet.clone(), counts, now));
+            outlets.push(to_shard);
+            entries.push(entry);
+        }
+        let plan = host.daemon_plan(rss.clone(), boot);
+        let restored = coordinator.restore(plan, outlets, registry.clone(), entries.clone(), now);
+        let (coordinator, mut counts) = restored.expect("it was sound");
+        let mut shards = Vec::new();
+        for ((saved, new), handles) in saved.into_iter().zip(new).zip(handles) {
+            let mut counts = |id| counts.remove(&id).expect("the coordinator knows every channel");
+            let foundations = handles.into_iter().map(|(id, handles)| (id, (handles, counts(id))));
+            let shard = saved.restore(new, foundations.collect(), now).expect("it was sound");
+            let mut runner = Runner::new(shard, dice.throw(), now);
+            runner.ready_at = now + pause;
+            shards.push(runner);
+        }
+        assert!(counts.is_empty(), "every channel is at a shard");
+        Self {
+            port,
+            rss,
+            coordinator,
+            inlet,
+            events,
+            is_ready,
+            wait: Wait::sleeper(now),
+            asleep: None,
+            ready_at: now + pause,
+            shards,
+            registry,
+            entries,
+            dice,
+            has_stopped: false,
+            handovers: handovers + 1,
+        }
+    }
+
+    /// Nothing new begins; what is under way between the coordinator and the shards is brought to its end.
+    fn wind_up(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let mut is_under_way = true;
+        while is_under_way {
+            is_under_way = false;
+            while let Some(mail) = self.inlet.take() {
+                self.coordinator.handle(Event::Mail(mail), now);
+                is_under_way = true;
+            }
+            // Mailboxes that were full have room again.
+            self.coordinator.handle(Event::Deadline, now);
+            while let Some(effect) = self.coordinator.poll_effect() {
+                self.is_ready |= matches!(effect, Effect::Ready);
+                self.has_stopped |= matches!(effect, Effect::Stopped);
+                effects.push(effect);
+            }
+            for runner in &mut self.shards {
+                is_under_way |= runner.shard().wind_up(now);
+            }
         }
     }
 

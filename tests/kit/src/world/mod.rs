@@ -255,6 +255,20 @@ impl World {
         self.end_daemon(host);
     }
 
+    /// A newer daemon takes over from the one of a host, which runs again after `pause`. Nothing excuses a flow that ends
+    /// by it, or an application that notices.
+    pub fn hand_over(&mut self, host: usize, pause: Duration) {
+        let Some(daemon) = self.hosts[host].daemon.take() else { return };
+        self.trace.say(|| format!("the daemon of host {host} is handed over, with a pause of {pause:?}"));
+        let mut effects = Vec::new();
+        let daemon = daemon.hand_over(&self.hosts[host], pause, self.now, &mut effects);
+        self.hosts[host].daemon = Some(daemon);
+        for effect in effects {
+            self.take_effect(host, effect);
+        }
+        self.has_worked = true;
+    }
+
     fn end_daemon(&mut self, host: usize) {
         if self.hosts[host].daemon.take().is_none() {
             return;

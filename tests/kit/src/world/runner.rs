@@ -56,6 +56,11 @@ impl Runner {
         self.worker.shard_ref()
     }
 
+    /// The shard, which runs here no more.
+    pub(crate) fn into_shard(self) -> Shard<SimQueue> {
+        self.worker.into_shard()
+    }
+
     /// Takes its turn, if it is its turn; says whether another one should follow at once.
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
         if now < self.ready_at || self.shard().has_stopped() {

@@ -1,19 +1,29 @@
 //! The shard's end of a channel. It believes nothing that it reads from the segment.
 
+mod buffers;
+mod sleep;
+#[cfg(not(loom))]
+mod state;
+
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::bell::{self, Bell, Ear};
 use super::descriptor::Descriptor;
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
-use super::pool::Pool;
 use super::ring::{Consumer, Extras, Producer, RanAway};
-use super::segment::{Segment, Shared};
-use super::sync::{Arc, Ordering, Word, fence};
+use super::segment::Segment;
+use super::sync::Arc;
 use super::{AppHandles, Armed, Geometry, Opened};
+use buffers::{ReceiveBuffers, TransmitBuffers};
 use machnet_core::flow::FlowId;
 use machnet_core::message::Content;
 use machnet_core::records;
+use sleep::Sleep;
+
+pub use buffers::{RxBuffer, TxBuffer};
+#[cfg(not(loom))]
+pub use state::{Lent, NotAdopted, ShardEndState, ShardHandles};
 
 /// The shard's end of a channel.
 ///
@@ -22,48 +32,18 @@ use machnet_core::records;
 #[derive(Debug)]
 pub struct ShardEnd {
     geometry: Geometry,
+    /// The memory's descriptor, kept for a daemon that takes over; a model's memory has none.
+    memory: Option<OwnedFd>,
     tx: Consumer<DESCRIPTOR_WORDS>,
     fill: Consumer<INDEX_WORDS>,
     rx: Producer<DESCRIPTOR_WORDS>,
     events: Extras,
     completion: Producer<INDEX_WORDS>,
-
-    tx_pool: Pool,
-    /// By index: whether a [`TxBuffer`] stands for it.
-    tx_held: Box<[bool]>,
-    tx_held_count: usize,
-
-    rx_pool: Pool,
-    /// Receive buffers without an owner, the most recently used last.
-    rx_free: Vec<u32>,
-    /// By index: whether it is published and not given back.
-    rx_with_app: Box<[bool]>,
-    rx_with_app_count: usize,
-
-    input_asleep: Shared<Word>,
-    room_asleep: Shared<Word>,
-    shard_asleep: Shared<Word>,
-    shard_cpu: Shared<Word>,
-    /// What the application's words said when its bell rang last: an arming is answered once.
-    rung_input: u64,
-    rung_room: u64,
-    /// How often the shard has armed.
-    armings: u64,
-    ear: Ear,
-    bell: Bell,
+    transmit: TransmitBuffers,
+    receive: ReceiveBuffers,
+    sleep: Sleep,
     violation: Option<Violation>,
 }
-
-/// A transmit buffer that the shard owns, until it is [completed](ShardEnd::complete).
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "a buffer that is not completed is lost to the application"]
-pub struct TxBuffer(u32);
-
-/// A receive buffer that the shard owns, until it is [published](ShardEnd::publish) or
-/// [given back](ShardEnd::give_back).
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "a buffer that is neither published nor given back is lost"]
-pub struct RxBuffer(u32);
 
 /// What the application wants.
 #[derive(Debug, PartialEq, Eq)]
@@ -102,7 +82,7 @@ impl FromApp {
 }
 
 /// A rule of the channel that the application broke.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum Violation {
     /// It named a buffer that does not exist.
     #[error("it named a buffer that does not exist")]
@@ -140,40 +120,81 @@ impl ShardEnd {
     /// Makes a channel, and what the application needs to open the other end.
     pub fn create(geometry: Geometry) -> io::Result<(Self, AppHandles)> {
         let (segment, segment_fd) = Segment::create(&Layout::new(&geometry))?;
+        let memory = segment_fd.try_clone()?;
         let (ear, bell_out) = bell::towards_shard()?;
         let (bell, bell_in) = bell::towards_app()?;
-        let end = Self::assemble(geometry, &Arc::new(segment), ear, bell);
+        let mut end = Self::assemble(geometry, &Arc::new(segment), ear, bell);
+        end.memory = Some(memory);
         Ok((end, AppHandles { segment: segment_fd, bell_in, bell_out }))
     }
 
     pub(super) fn assemble(geometry: Geometry, segment: &Arc<Segment>, ear: Ear, bell: Bell) -> Self {
         let layout = Layout::new(&geometry);
-        let (tx_buffers, rx_buffers) = (geometry.tx_buffers(), geometry.rx_buffers());
         Self {
             geometry,
+            memory: None,
             tx: Consumer::new(segment, &layout.tx),
             fill: Consumer::new(segment, &layout.fill),
             rx: Producer::new(segment, &layout.rx),
-            events: Extras::new(&layout.rx, rx_buffers),
+            events: Extras::new(&layout.rx, geometry.rx_buffers()),
             completion: Producer::new(segment, &layout.completion),
-            tx_pool: Pool::new(segment, layout.tx_pool_at, layout.buffer_bytes, tx_buffers),
-            tx_held: vec![false; tx_buffers as usize].into(),
-            tx_held_count: 0,
-            rx_pool: Pool::new(segment, layout.rx_pool_at, layout.buffer_bytes, rx_buffers),
-            rx_free: (0..rx_buffers).rev().collect(),
-            rx_with_app: vec![false; rx_buffers as usize].into(),
-            rx_with_app_count: 0,
-            input_asleep: Shared::word(segment, layout.input_asleep_at),
-            room_asleep: Shared::word(segment, layout.room_asleep_at),
-            shard_asleep: Shared::word(segment, layout.shard_asleep_at),
-            shard_cpu: Shared::word(segment, layout.shard_cpu_at),
-            rung_input: 0,
-            rung_room: 0,
-            armings: 0,
-            ear,
-            bell,
+            transmit: TransmitBuffers::new(segment, &layout, geometry.tx_buffers()),
+            receive: ReceiveBuffers::new(segment, &layout, geometry.rx_buffers()),
+            sleep: Sleep::new(segment, &layout, ear, bell),
             violation: None,
         }
+    }
+
+    /// Takes the end apart into what can be written down and what only the kernel can pass on. The application sees
+    /// before what was published so far, and notices nothing. Buffers for which tokens are left are lent: whoever had
+    /// those remembers their numbers, and gets such tokens from [`ShardEnd::adopt`].
+    #[cfg(not(loom))]
+    pub fn save(mut self) -> (ShardEndState, ShardHandles) {
+        self.flush();
+        let (sleep, ear, bell) = self.sleep.save();
+        let state = ShardEndState {
+            geometry: self.geometry,
+            counts: state::RingCounts {
+                tx: self.tx.taken(),
+                fill: self.fill.taken(),
+                rx: self.rx.published(),
+                completion: self.completion.published(),
+            },
+            events: self.events.save(),
+            transmit: self.transmit.save(),
+            receive: self.receive.save(),
+            sleep,
+            violation: self.violation,
+        };
+        let memory = self.memory.expect("a segment that is no model has a descriptor");
+        (state, ShardHandles { memory, ear, bell })
+    }
+
+    /// Goes on where another end was [saved](ShardEnd::save), perhaps by another process: maps the memory again, awake.
+    /// Gives a token for each buffer that was lent.
+    ///
+    /// # Errors
+    /// When the state contradicts itself, or the memory is not that of such a channel.
+    #[cfg(not(loom))]
+    pub fn adopt(state: ShardEndState, handles: ShardHandles) -> Result<(Self, Lent), NotAdopted> {
+        use std::os::fd::AsFd;
+
+        let ShardEndState { geometry, counts, events, transmit, receive, sleep, violation } = state;
+        let ShardHandles { memory, ear, bell } = handles;
+        counts.check()?;
+        let layout = Layout::new(&geometry);
+        let segment = Arc::new(Segment::open(memory.as_fd(), &layout)?);
+        let mut end = Self::assemble(geometry, &segment, Ear::received(ear)?, Bell::received(bell)?);
+        end.memory = Some(memory);
+        end.tx.resume(counts.tx);
+        end.fill.resume(counts.fill);
+        end.rx.resume(counts.rx);
+        end.completion.resume(counts.completion);
+        end.events.resume(events, counts.rx).ok_or(NotAdopted::State("entries of the rx ring"))?;
+        let lent = Lent::new(end.transmit.resume(&transmit)?, end.receive.resume(receive)?);
+        end.sleep.resume(&sleep)?;
+        end.violation = violation;
+        Ok((end, lent))
     }
 
     /// The measures of the channel.
@@ -211,7 +232,7 @@ impl ShardEnd {
                 {
                     return Err(Violation::ImpossibleRecords);
                 }
-                let buffer = self.admit_buffer(buffer, len)?;
+                let buffer = self.transmit.admit(buffer, len)?;
                 Ok(FromApp::Piece { flow, buffer, len, content })
             }
             Some(Descriptor::Close { flow }) => Ok(FromApp::Close { flow }),
@@ -220,43 +241,19 @@ impl ShardEnd {
         }
     }
 
-    /// Takes over a buffer with a payload of so many bytes.
-    fn admit_buffer(&mut self, buffer: u32, len: u16) -> Result<TxBuffer, Violation> {
-        let held = self.tx_held.get_mut(buffer as usize).ok_or(Violation::BufferOutOfRange)?;
-        if *held {
-            return Err(Violation::BufferNotOwned);
-        }
-        if len == 0 {
-            return Err(Violation::EmptyPiece);
-        }
-        if !self.tx_pool.fits(len) {
-            return Err(Violation::LengthTooLarge);
-        }
-        *held = true;
-        self.tx_held_count += 1;
-        self.tx_pool.prefetch(buffer);
-        Ok(TxBuffer(buffer))
-    }
-
     /// Takes back the receive buffers that the application gave back, and gives how many those were.
     pub fn poll_fill(&mut self) -> Result<usize, Violation> {
         self.check()?;
-        let before = self.rx_free.len();
+        let before = self.receive.free();
         let polled = self.take_back();
         self.note(polled)?;
-        Ok(self.rx_free.len() - before)
+        Ok(self.receive.free() - before)
     }
 
     fn take_back(&mut self) -> Result<(), Violation> {
         // Bounded: a buffer is taken back once, and nothing is published meanwhile.
         while let Some([index]) = self.fill.pop() {
-            let index = u32::try_from(index).map_err(|_| Violation::BufferOutOfRange)?;
-            let with_app = self.rx_with_app.get_mut(index as usize).ok_or(Violation::BufferOutOfRange)?;
-            if !std::mem::take(with_app) {
-                return Err(Violation::BufferNotOwned);
-            }
-            self.rx_with_app_count -= 1;
-            self.rx_free.push(index);
+            self.receive.take_back(index)?;
         }
         Ok(())
     }
@@ -280,48 +277,45 @@ impl ShardEnd {
     /// Copies the first `into.len()` bytes of a piece.
     #[inline]
     pub fn copy_from(&self, buffer: &TxBuffer, into: &mut [u8]) {
-        self.tx_pool.copy_out(buffer.0, into);
+        self.transmit.copy_out(buffer, into);
     }
 
     /// Gives a buffer back to the application, which sees it after the next [`ShardEnd::flush`].
     pub fn complete(&mut self, buffer: TxBuffer) {
-        let was_held = std::mem::take(&mut self.tx_held[buffer.0 as usize]);
-        assert!(was_held, "a token stands for a buffer that is held");
-        self.tx_held_count -= 1;
-        self.completion.push([u64::from(buffer.0)]);
+        self.completion.push([self.transmit.release(buffer)]);
     }
 
     /// Transmit buffers that the shard owns.
     pub fn tx_buffers_held(&self) -> usize {
-        self.tx_held_count
+        self.transmit.held()
     }
 
     // ---- Receive buffers ------------------------------------------------------------------------------------------
 
     /// Takes a free receive buffer.
     pub fn allocate(&mut self) -> Option<RxBuffer> {
-        self.rx_free.pop().map(RxBuffer)
+        self.receive.allocate()
     }
 
     /// Receive buffers that [`ShardEnd::allocate`] could give.
     pub fn free_buffers(&self) -> usize {
-        self.rx_free.len()
+        self.receive.free()
     }
 
     /// Receive buffers that are published and not given back.
     pub fn buffers_with_app(&self) -> usize {
-        self.rx_with_app_count
+        self.receive.with_app()
     }
 
     /// Copies a piece into a receive buffer.
     #[inline]
     pub fn copy_to(&mut self, buffer: &RxBuffer, bytes: &[u8]) {
-        self.rx_pool.copy_in(buffer.0, 0, bytes);
+        self.receive.copy_in(buffer, bytes);
     }
 
     /// Puts a receive buffer back that turned out not to be needed.
     pub fn give_back(&mut self, buffer: RxBuffer) {
-        self.rx_free.push(buffer.0);
+        self.receive.give_back(buffer);
     }
 
     // ---- To the application ---------------------------------------------------------------------------------------
@@ -331,18 +325,16 @@ impl ShardEnd {
     /// unless the application broke the rules: then the buffer goes back, and the next poll says so.
     #[inline]
     pub fn publish(&mut self, flow: FlowId, buffer: RxBuffer, len: u16, content: Content) {
-        debug_assert!(len > 0 && self.rx_pool.fits(len), "the payload lies in its buffer");
-        let RxBuffer(index) = buffer;
+        debug_assert!(len > 0 && self.receive.fits(len), "the payload lies in its buffer");
         let room = self.rx.has_room(1);
         if !self.follows_the_rules(room) {
             // An honest application has taken the descriptor of a buffer before it gives the buffer back.
             self.violation = self.violation.or(Some(Violation::RingRanAway));
-            self.rx_free.push(index);
+            self.receive.give_back(buffer);
             return;
         }
-        self.rx_with_app[index as usize] = true;
-        self.rx_with_app_count += 1;
-        self.rx.push(Descriptor::Piece { flow, buffer: index, len, content }.encode());
+        let buffer = self.receive.publish(buffer);
+        self.rx.push(Descriptor::Piece { flow, buffer, len, content }.encode());
     }
 
     /// Publishes that a flow is established; `false` if there is no room now.
@@ -403,33 +395,15 @@ impl ShardEnd {
     pub fn flush(&mut self) -> bool {
         let published = self.rx.publish();
         let completed = self.completion.publish();
-        if !published && !completed {
-            return false;
-        }
-        // SYNC POINT: either the application, arming, sees what was published, or we see it armed. Pairs with the
-        // fences of `AppReceiver::arm` and `AppSender::arm_room`.
-        fence(Ordering::SeqCst);
-        let input = self.input_asleep.load(Ordering::Relaxed);
-        let room = self.room_asleep.load(Ordering::Relaxed);
-        let wakes_input = published && input != 0 && input != self.rung_input;
-        // The word is one more than the number of entries that the application waits for.
-        let has_come = room.wrapping_sub(1) <= self.completion.published();
-        let wakes_room = completed && room != 0 && room != self.rung_room && has_come;
-        if wakes_input {
-            self.rung_input = input;
-        }
-        if wakes_room {
-            self.rung_room = room;
-        }
-        if wakes_input || wakes_room {
-            self.bell.ring();
+        if published || completed {
+            self.sleep.wake_app(published, completed.then(|| self.completion.published()));
         }
         published
     }
 
     /// Tells the application which CPU the shard runs on.
     pub fn tell_cpu(&self, cpu: usize) {
-        self.shard_cpu.store(cpu as u64 + 1, Ordering::Relaxed);
+        self.sleep.tell_cpu(cpu);
     }
 
     // ---- Sleep ----------------------------------------------------------------------------------------------------
@@ -447,11 +421,7 @@ impl ShardEnd {
     }
 
     fn arm_for(&mut self, wants_buffers: bool) -> Armed {
-        self.armings += 1;
-        self.shard_asleep.store(self.armings << 1 | u64::from(wants_buffers), Ordering::Relaxed);
-        // SYNC POINT: either the application, having published, sees us armed, or we see what it published. Pairs with
-        // the fence of `ShardSleep::ring`.
-        fence(Ordering::SeqCst);
+        self.sleep.arm(wants_buffers);
         let is_ready = self.violation.is_some() || self.tx.has_next() || wants_buffers && self.fill.has_next();
         if is_ready {
             self.disarm();
@@ -462,36 +432,22 @@ impl ShardEnd {
 
     /// The shard looks at the channel by itself again.
     pub fn disarm(&mut self) {
-        self.shard_asleep.store(0, Ordering::Relaxed);
+        self.sleep.disarm();
     }
 
     /// Readable when an armed shard has something to do.
     pub fn bell(&self) -> BorrowedFd<'_> {
-        self.ear.fd()
+        self.sleep.ear().fd()
     }
 
     /// Makes [`ShardEnd::bell`] unreadable again. Call it after a wake, *before* [`ShardEnd::disarm`] and the next
     /// poll.
     pub fn drain_bell(&mut self) {
-        self.ear.drain();
+        self.sleep.ear().drain();
     }
 
     #[cfg(all(test, loom))]
     pub(super) fn ear(&self) -> &Ear {
-        &self.ear
-    }
-}
-
-impl TxBuffer {
-    /// Its number: less than [`Geometry::tx_buffers`].
-    pub fn index(&self) -> u32 {
-        self.0
-    }
-}
-
-impl RxBuffer {
-    /// Its number: less than [`Geometry::rx_buffers`].
-    pub fn index(&self) -> u32 {
-        self.0
+        self.sleep.ear()
     }
 }
