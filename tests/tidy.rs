@@ -57,7 +57,12 @@ const OWNED_NAMES: [(&str, &str, &[&str], &str); 25] = [
     ("", "async fn", &[], "keep it a plain function, no task waits for another one here"),
     ("shards/src/shard/", "crate::coordinator", &[], "post a message, both sides know only the mailbox"),
     ("shards/src/coordinator/", "crate::shard", &[], "post a message, both sides know only the mailbox"),
-    ("shards/src/coordinator/", "Coordinator", &["shards/src/coordinator/mod.rs", "/run.rs"], PART_REMEDY),
+    (
+        "shards/src/coordinator/",
+        "Coordinator",
+        &["shards/src/coordinator/mod.rs", "shards/src/coordinator/saved.rs", "/run.rs"],
+        PART_REMEDY,
+    ),
     ("shards/src/shard/", "Mutex", &[], "a shard owns its state and takes no lock"),
     ("shards/", "AtomicU64", &SHARED_FILES, SHARED_REMEDY),
     ("shards/", "AtomicUsize", &SHARED_FILES, SHARED_REMEDY),

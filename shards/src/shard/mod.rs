@@ -159,8 +159,8 @@ impl<Q: NicQueue> Shard<Q> {
         taken > 0 || was_waiting
     }
 
-    /// Whether nothing waits for room in the coordinator's mailbox, and the shard is not to stop: then, if the mailboxes
-    /// are empty too, it may be saved.
+    /// Whether nothing waits for room in the coordinator's mailbox, and the shard is not to stop: then it may be saved,
+    /// if the mailboxes are empty too.
     pub fn is_quiet(&self) -> bool {
         self.post.is_empty() && self.stage == Stage::Running
     }

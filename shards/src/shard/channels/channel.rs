@@ -88,8 +88,8 @@ struct Traffic {
     counts: ChannelCounts,
 }
 
-/// A [`Channel`] as it is written, without what the kernel holds of it. Who receives and who waits for buffers is learnt
-/// anew: every flow is served once.
+/// A [`Channel`] as it is written, without what the kernel holds of it. Who receives and who waits for buffers is
+/// learnt anew: every flow is served once.
 #[derive(Serialize, Deserialize)]
 pub(in crate::shard) struct SavedChannel {
     id: ChannelId,

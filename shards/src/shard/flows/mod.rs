@@ -45,25 +45,17 @@ const PLACES_PER_TURN: usize = 256;
 /// Changes of next hops that are told a part each turn; beyond, the oldest is told at once.
 const MOVES_MAX: usize = 64;
 
-/// The flows that live on a shard. Read them as [`SavedFlows`]; a packet of which only some fragments have come is sent
-/// again.
-#[derive(Serialize)]
+/// The flows that live on a shard.
 pub(super) struct Flows {
     table: FlowTable<Entry>,
-    #[serde(skip)]
     timers: Timers,
     /// Flows that may have something to deliver or to transmit; each stands here once.
-    #[serde(skip)]
     ready: VecDeque<FlowId>,
-    #[serde(skip)]
     unpublished: Unpublished,
     /// Flows whose peer is to answer or to be answered.
-    #[serde(skip)]
     unsettled: usize,
-    #[serde(skip)]
     fragments: Fragments,
     /// A packet that is to be cut; kept for its memory.
-    #[serde(skip)]
     packet: Vec<u8>,
     /// How long the shard has not run although it should have, over all its life.
     absences: Duration,

@@ -5,13 +5,21 @@ use std::collections::VecDeque;
 use machnet_core::time::{Duration, Instant};
 use machnet_proto::flow::SavedTable;
 use machnet_proto::state::{Unsound, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::super::Settings;
 use super::super::channels::ReclaimingChannels;
 use super::entry::{Place, SavedEntry};
 use super::{Flows, MOVES_MAX, Move, make_ready, settle};
 use crate::counters::Counts;
+
+/// The flows, and what not all of them have been told. Who is to be served is not written, as everybody will be; nor
+/// are packets of which only some fragments have come, which are sent again.
+impl Serialize for Flows {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.table, self.absences, &self.moves).serialize(serializer)
+    }
+}
 
 /// [`Flows`] as they were read.
 #[derive(Deserialize)]

@@ -255,8 +255,8 @@ impl World {
         self.end_daemon(host);
     }
 
-    /// A newer daemon takes over from the one of a host, which runs again after `pause`. Nothing excuses a flow that ends
-    /// by it, or an application that notices.
+    /// A newer daemon takes over from the one of a host, and runs after `pause`. Nothing excuses a flow that ends by
+    /// it, or an application that notices.
     pub fn hand_over(&mut self, host: usize, pause: Duration) {
         let Some(daemon) = self.hosts[host].daemon.take() else { return };
         self.trace.say(|| format!("the daemon of host {host} is handed over, with a pause of {pause:?}"));
