@@ -10,6 +10,7 @@ use machnet::{
 };
 use machnet_nic::faults::Dice;
 use machnet_shards::counters::Gauge;
+use machnet_test_kit::waiting::{eventually, once};
 
 use crate::conversation::{await_closed, await_opened};
 use crate::pair::{NEVER, Pair, RECEIVE_BUFFERS, Site, gauge};
@@ -177,12 +178,10 @@ fn a_daemon_killed_at_any_moment_is_an_error_for_its_applications_and_a_reset_fo
         let life = Duration::from_millis(dice.below(LIFE_MS) as u64);
         let applications = Applications::start(left, right.at(PORT));
         // The peer knows of all of them before they begin: it will have five ends to tell of.
-        let never = Instant::now() + NEVER;
-        while peer.open.len() < ALL.len() {
-            assert!(Instant::now() < never, "only {} flows were opened", peer.open.len());
+        eventually(NEVER, || {
             peer.turn();
-            peer.endpoint.wait(Some(Duration::from_millis(10))).unwrap();
-        }
+            once(peer.open.len() >= ALL.len(), || format!("only {} flows were opened", peer.open.len()))
+        });
         applications.ready.wait();
         let die_at = Instant::now() + life;
         while Instant::now() < die_at {
@@ -207,12 +206,10 @@ fn a_daemon_killed_at_any_moment_is_an_error_for_its_applications_and_a_reset_fo
         reset.add(first_packet.elapsed());
         assert!(matches!(reason, CloseReason::NoSuchFlow | CloseReason::PeerRestarted), "{reason:?}");
         // Those with data under way have kept trying, and learn it by themselves.
-        let never = Instant::now() + NEVER;
-        while !peer.open.is_empty() {
+        eventually(NEVER, || {
             peer.turn();
-            peer.endpoint.wait(Some(Duration::from_millis(10))).unwrap();
-            assert!(Instant::now() < never, "{} flows to a daemon that is no more", peer.open.len());
-        }
+            once(peer.open.is_empty(), || format!("{} flows to a daemon that is no more", peer.open.len()))
+        });
         assert_eq!(peer.reasons.len(), ALL.len());
         for reason in peer.reasons.drain(..) {
             assert!(matches!(reason, CloseReason::NoSuchFlow | CloseReason::PeerRestarted), "{reason:?}");

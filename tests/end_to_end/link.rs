@@ -1,10 +1,10 @@
 //! The link as other hosts see it: ping, ARP, MACs that change.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
 
 use machnet::daemon::control::report::FullReport;
 use machnet_test_kit::hosts::Host;
+use machnet_test_kit::waiting::{eventually, once};
 
 use crate::pair::{NEVER, Pair};
 
@@ -19,15 +19,10 @@ fn kernel_neighbor(host: &Host, ip: IpAddr) -> String {
 
 /// Waits until the kernel of `host` knows the MAC of `ip`.
 fn await_kernel_neighbor(host: &Host, ip: IpAddr, mac: &str) {
-    let never = Instant::now() + NEVER;
-    loop {
+    eventually(NEVER, || {
         let known = kernel_neighbor(host, ip);
-        if known.contains(mac) {
-            return;
-        }
-        assert!(Instant::now() < never, "the kernel knows {known:?} of {ip}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        once(known.contains(mac), || format!("the kernel knows {known:?} of {ip}"))
+    });
 }
 
 /// The MAC that a daemon knows of `ip`.
@@ -58,14 +53,11 @@ fn arp_is_answered_and_learnt() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
     // The kernel forgets what it knows when its own host's daemon, which may still be starting, opens the interface.
-    let never = Instant::now() + NEVER;
-    loop {
+    eventually(NEVER, || {
         right.host.ping(left.host.machnet_ip, 56, 1).unwrap();
-        if kernel_neighbor(&right.host, left.ip()).contains(&left.host.mac) {
-            break;
-        }
-        assert!(Instant::now() < never, "the kernel does not know {}", left.ip());
-    }
+        let is_known = kernel_neighbor(&right.host, left.ip()).contains(&left.host.mac);
+        once(is_known, || format!("the kernel does not know {}", left.ip()))
+    });
     // And nobody else's addresses are answered for.
     assert!(right.host.ping(NOBODY, 56, 1).is_err());
     let unknown = kernel_neighbor(&right.host, NOBODY.into());

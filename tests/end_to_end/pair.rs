@@ -10,20 +10,17 @@ use machnet::daemon::control::Client;
 use machnet::daemon::control::report::FullReport;
 use machnet_shards::counters::{Counter, DropReason, Gauge};
 use machnet_test_kit::hosts::{Confinement, Host, Hosts, Link, Program};
+pub(crate) use machnet_test_kit::waiting::NEVER;
+use machnet_test_kit::waiting::within;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
-
-/// Nothing that must happen takes this long, however busy the machine is: what does is a hang.
-pub(crate) const NEVER: Duration = Duration::from_secs(60);
 
 /// Receive buffers of a channel: 4 MiB of such that hold the payload of a full packet, 1,418 bytes, in cache lines.
 pub(crate) const RECEIVE_BUFFERS: u64 = (4 << 20) / 1418_u64.next_multiple_of(64);
 
 /// How long a daemon may take to answer `status`.
 const STATUS_WITHIN: Duration = Duration::from_secs(10);
-/// A daemon publishes its gauges when it has time; how often they are looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// One percent of all frames lost, one percent doubled, one percent late, at each end of the wire.
 pub(crate) fn with_faults(config: &mut Value) {
@@ -173,15 +170,11 @@ impl Site {
 
     /// Waits until the status is as it should be.
     pub(crate) fn await_status(&self, what: &str, is_so: impl Fn(&FullReport) -> bool) -> FullReport {
-        let deadline = Instant::now() + NEVER;
-        loop {
+        let found = within(NEVER, || {
             let status = self.status();
-            if is_so(&status) {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "{what} has not come about: {status:#?}");
-            std::thread::sleep(LOOK_AGAIN);
-        }
+            if is_so(&status) { Ok(status) } else { Err(status) }
+        });
+        found.unwrap_or_else(|status| panic!("{what} has not come about: {status:#?}"))
     }
 }
 

@@ -205,14 +205,14 @@ mod tests {
 
     #[test]
     fn the_log_has_a_line_for_every_sample() {
-        let path = std::env::temp_dir().join(format!("machnet-rtt-log-{}", std::process::id()));
+        let scratch = machnet_test_kit::Scratch::new().expect("a temporary directory");
+        let path = scratch.file("rtt");
         let mut stats = RttStats::new(Some(&path)).expect("a temporary file");
         for ns in [1, 22, 333] {
             stats.record(Duration::from_nanos(ns));
         }
         stats.finish().expect("all is written");
         assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "1\n22\n333\n");
-        std::fs::remove_file(&path).expect("it is there");
 
         let nowhere = RttStats::new(Some(Path::new("/nonexistent/rtt"))).expect_err("no such directory");
         assert!(nowhere.sentence.contains("/nonexistent/rtt"), "{nowhere:?}");
