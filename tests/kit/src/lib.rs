@@ -40,6 +40,8 @@ pub mod measurement;
 #[cfg(feature = "shards")]
 pub mod mirror;
 mod scratch;
+#[cfg(feature = "shards")]
+mod shards;
 #[cfg(feature = "hosts")]
 pub mod tcp;
 pub mod waiting;
