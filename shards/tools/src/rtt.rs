@@ -3,14 +3,15 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
 use machnet_core::time::Duration;
 use serde::Serialize;
 
-use super::Failure;
 use super::pinger::Tally;
+use super::{Failure, program};
 
 /// The longest round trip told apart from longer ones: 100 s.
 const LONGEST_NS: u64 = 100_000_000_000;
@@ -129,6 +130,17 @@ impl RttReport {
             loss_percent: 100.0 * lost as f64 / sent.max(1) as f64,
             seconds: elapsed.as_secs_f64(),
             rtt_us: stats.summary(),
+        }
+    }
+
+    /// Says it, and with `json`, to which these belong, too, once more for programs: the last line on stdout.
+    pub fn say(&self, remote_ip: Ipv4Addr, json: Option<&[(&str, serde_json::Value)]>) {
+        program::say(format_args!("--- RTT {remote_ip} ping statistics ---\n{self}"));
+        if let Some(more) = json {
+            let mut json = serde_json::to_value(self).expect("numbers under names");
+            json["remote_ip"] = remote_ip.to_string().into();
+            more.iter().for_each(|(name, value)| json[*name] = value.clone());
+            program::say(json);
         }
     }
 }
