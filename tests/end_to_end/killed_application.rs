@@ -145,8 +145,7 @@ impl Survivor {
 /// How many buffers an endpoint has to send with: with its daemon stopped, none comes back while they are counted.
 fn transmit_buffers(site: &mut Site, endpoint: &mut Endpoint, remote: &Site) -> usize {
     const PORT: u16 = 701;
-    let mut sink = remote.attach();
-    sink.listen(remote.at(PORT)).unwrap();
+    let mut sink = remote.listener(PORT);
     let flow = endpoint.connect(site.ip(), remote.at(PORT)).unwrap();
     await_opened(&mut sink, NEVER);
     let frozen = site.freeze();
@@ -172,13 +171,11 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
     // Far longer than a second, so that a busy machine has time to deliver what was published.
     let patient = |config: &mut Value| config["machnet_shards"]["linger_ms"] = json!(30_000);
     let Some(mut pair) = Pair::start_alone(patient) else { return };
-    let mut endpoint = pair.right.attach();
-    endpoint.listen(pair.right.at(SURVIVOR)).unwrap();
+    let mut endpoint = pair.right.listener(SURVIVOR);
     let buffers_before = transmit_buffers(&mut pair.right, &mut endpoint, &pair.left);
     let mut survivor = Survivor { endpoint, open: None, ended: None, scratch: Vec::new() };
     // Waits for the victim's port. Its channel is there already, so that what is measured is the port alone.
-    let mut heir = pair.left.attach();
-    heir.listen(pair.left.at(VICTIM + 1)).unwrap();
+    let mut heir = pair.left.listener(VICTIM + 1);
     let is_idle = |status: &FullReport| gauge(status, Gauge::Flows) == 0 && gauge(status, Gauge::Channels) == 1;
     for site in [&pair.left, &pair.right] {
         site.await_status("a quiet start", is_idle);

@@ -158,12 +158,10 @@ impl Applications {
 fn a_daemon_killed_at_any_moment_is_an_error_for_its_applications_and_a_reset_for_their_peers() {
     let Some(mut pair) = Pair::start_alone(|_| ()) else { return };
     let Pair { left, right, .. } = &mut pair;
-    let mut endpoint = right.attach();
-    endpoint.listen(right.at(PORT)).unwrap();
+    let endpoint = right.listener(PORT);
     let mut peer = Peer { endpoint, open: Vec::new(), reasons: Vec::new() };
     // One more flow without any traffic: its peer learns of the restart by its own next packet.
-    let mut quiet = right.attach();
-    quiet.listen(right.at(PORT + 1)).unwrap();
+    let mut quiet = right.listener(PORT + 1);
     let is_idle = |status: &FullReport| gauge(status, Gauge::Flows) == 0 && gauge(status, Gauge::Channels) == 2;
     right.await_status("a quiet start", is_idle);
 

@@ -63,8 +63,7 @@ fn arp_is_answered_and_learnt() {
     let unknown = kernel_neighbor(&right.host, NOBODY.into());
     assert!(!unknown.contains("lladdr"), "{unknown}");
 
-    let mut listener = right.attach();
-    listener.listen(right.at(PORT)).unwrap();
+    let _listener = right.listener(PORT);
     left.attach().connect(left.ip(), right.at(PORT)).unwrap();
     let status = left.status();
     assert_eq!(mac_of(&status, right.ip()), Some(right.host.mac.clone()), "{status:#?}");
@@ -90,8 +89,7 @@ fn a_changed_mac_is_noticed_and_flows_are_opened_to_the_new_one() {
     let Some(mut pair) = Pair::start(|_| ()) else { return };
     let peer = pair.right.ip();
     let open = |pair: &Pair| {
-        let mut listener = pair.right.attach();
-        listener.listen(pair.right.at(PORT)).unwrap();
+        let _listener = pair.right.listener(PORT);
         let mut endpoint = pair.left.attach();
         endpoint.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
     };

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use machnet::Endpoint;
 use machnet::daemon::control::Client;
 use machnet::daemon::control::report::FullReport;
+use machnet::{Endpoint, Flow};
 use machnet_shards::counters::{Counter, DropReason, Gauge};
 use machnet_test_kit::hosts::{Confinement, Host, Hosts, Link, Program};
 pub(crate) use machnet_test_kit::waiting::NEVER;
@@ -15,6 +15,8 @@ use machnet_test_kit::waiting::within;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
+
+use crate::conversation::await_opened;
 
 /// Receive buffers of a channel: 4 MiB of such that hold the payload of a full packet, 1,418 bytes, in cache lines.
 pub(crate) const RECEIVE_BUFFERS: u64 = (4 << 20) / 1418_u64.next_multiple_of(64);
@@ -160,6 +162,21 @@ impl Site {
     /// An endpoint on this host.
     pub(crate) fn attach(&self) -> Endpoint {
         Endpoint::attach_to(self.host.socket()).unwrap()
+    }
+
+    /// One that listens at this port of the daemon's address.
+    pub(crate) fn listener(&self, port: u16) -> Endpoint {
+        let mut endpoint = self.attach();
+        endpoint.listen(self.at(port)).unwrap();
+        endpoint
+    }
+
+    /// An endpoint with a flow to another host's that listens there and has accepted it.
+    pub(crate) fn open_flow(&self, to: &Self, port: u16) -> (Endpoint, Flow, Endpoint) {
+        let (mut from, mut listener) = (self.attach(), to.listener(port));
+        let flow = from.connect(self.ip(), to.at(port)).unwrap();
+        await_opened(&mut listener, NEVER);
+        (from, flow, listener)
     }
 
     /// What `machnet-shards status` would show.

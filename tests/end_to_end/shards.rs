@@ -164,8 +164,7 @@ fn more_shards_than_cpus_start_and_say_what_to_do() {
         assert_eq!(said.len(), 1, "one warning: {said:?}");
         assert!(said[0].contains("do not spin") && said[0].contains("engine_threads"), "{said:?}");
     }
-    let mut server = pair.right.attach();
-    server.listen(pair.right.at(PORT)).unwrap();
+    let mut server = pair.right.listener(PORT);
     let mut client = pair.left.attach();
     let flow = client.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
     client.send(flow, b"all share one CPU").unwrap();

@@ -6,7 +6,7 @@ use machnet::{Delivery, Endpoint, Event, Flow, MESSAGE_BYTES_MAX, Received, Send
 use machnet_test_kit::deliveries::next_delivery;
 use machnet_test_kit::waiting::{eventually, once};
 
-use crate::conversation::{Direction, await_opened, fill, is_as_filled};
+use crate::conversation::{Direction, fill, is_as_filled};
 use crate::pair::{NEVER, Pair};
 
 const SLOW: u16 = 888;
@@ -22,12 +22,9 @@ const MESSAGE_BYTES: usize = 1000;
 fn a_reader_that_stops_for_five_seconds_gets_everything_and_holds_up_nobody() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
-    let mut slow = right.attach();
-    slow.listen(right.at(SLOW)).unwrap();
-    let mut quick = right.attach();
-    quick.listen(right.at(QUICK)).unwrap();
-    let mut sender = left.attach();
-    sender.listen(left.at(BACK)).unwrap();
+    let mut slow = right.listener(SLOW);
+    let mut quick = right.listener(QUICK);
+    let mut sender = left.listener(BACK);
     let to_slow = sender.connect(left.ip(), right.at(SLOW)).unwrap();
     let to_quick = sender.connect(left.ip(), right.at(QUICK)).unwrap();
     // The slow reader may still write: from the same endpoint to the same endpoint.
@@ -97,8 +94,7 @@ fn twenty_flows_with_the_longest_message_each_get_through_to_one_slow_endpoint()
     const FLOWS: usize = 20;
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
-    let mut slow = right.attach();
-    slow.listen(right.at(SLOW)).unwrap();
+    let mut slow = right.listener(SLOW);
     // Each from an endpoint of its own, so that all twenty are on their way at the same time.
     let mut senders: Vec<_> = (0..FLOWS).map(|_| left.attach()).collect();
     let mut message = vec![0; MESSAGE_BYTES_MAX];
@@ -137,11 +133,7 @@ fn twenty_flows_with_the_longest_message_each_get_through_to_one_slow_endpoint()
 fn an_endpoint_without_room_says_so_and_wakes_when_there_is() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
-    let mut reader = right.attach();
-    reader.listen(right.at(SLOW)).unwrap();
-    let mut writer = left.attach();
-    let flow = writer.connect(left.ip(), right.at(SLOW)).unwrap();
-    await_opened(&mut reader, NEVER);
+    let (mut writer, flow, mut reader) = left.open_flow(right, SLOW);
     // Nobody reads: the sender's 12 MiB and the receiver's 4 MiB fill up.
     let message = vec![7; 64 << 10];
     let mut sent = 0;

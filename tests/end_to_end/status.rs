@@ -40,10 +40,8 @@ fn line_with<'a>(text: &'a str, part: &str) -> Vec<&'a str> {
 
 /// Two endpoints with a flow, over which some messages went.
 fn talk(pair: &Pair) -> (Endpoint, Endpoint) {
-    let mut peer = pair.right.attach();
-    peer.listen(pair.right.at(PORT)).unwrap();
-    let mut ours = pair.left.attach();
-    ours.listen(pair.left.at(PORT)).unwrap();
+    let mut peer = pair.right.listener(PORT);
+    let mut ours = pair.left.listener(PORT);
     let flow = ours.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
     await_opened(&mut peer, NEVER);
     let mut message = [0; 64];
