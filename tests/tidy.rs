@@ -103,6 +103,16 @@ const DEPENDENCIES: [(&str, &[&str]); 4] = [
 
 /// What tests and benches share; a product that depends on it would carry tests.
 const TEST_KIT: &str = "machnet-test-kit";
+const TEST_KIT_DIRECTORY: &str = "tests/kit/";
+/// What is made by hand: (what it looks like, what it is, what the kit has instead).
+const IN_THE_KIT: [(&str, &str, &str); 2] = [
+    ("temp_dir()", "a temporary directory made by hand", "use machnet_test_kit::Scratch, nothing of it stays"),
+    (
+        "assert!(Instant::now() <",
+        "a deadline kept by hand",
+        "use machnet_test_kit::waiting::eventually, it says what it waited for",
+    ),
+];
 
 /// Module names that say nothing.
 const EMPTY_NAMES: [&str; 5] = ["utils", "util", "common", "types", "helpers"];
@@ -176,6 +186,7 @@ fn check(source: &Source) -> Vec<String> {
         complaints.extend(long_file(source));
         complaints.extend(owned_names(source));
         complaints.extend(banned(source));
+        complaints.extend(made_by_hand(source));
         complaints.extend(included_by_path(source));
         complaints.extend(empty_name(source));
         complaints.extend(bench_without_question(source));
@@ -220,7 +231,9 @@ fn long_functions(source: &Source) -> Vec<String> {
     for (index, line) in lines.iter().enumerate().take(source.tests_from) {
         let indentation = line.len() - line.trim_start().len();
         let begins = if source.is_rust() {
-            has_word(line, "fn") && line.trim_end().ends_with(['{', '(', '>']) || line.trim_start().starts_with("fn ")
+            let is_declared_only = line.trim_end().ends_with(';');
+            has_word(line, "fn") && line.trim_end().ends_with(['{', '(', '>'])
+                || line.trim_start().starts_with("fn ") && !is_declared_only
         } else {
             source.path.ends_with(".c") && indentation == 0 && line.ends_with('{') && line.contains('(')
         };
@@ -271,6 +284,18 @@ fn banned(source: &Source) -> Vec<String> {
         complaints.extend(uses.map(|(line, _)| source.complaint(line, &format!("{word} outside tests"), remedy)));
     }
     complaints
+}
+
+/// What tests and benches have in their kit; tests of every package use it, so that tests are looked at, too.
+fn made_by_hand(source: &Source) -> Vec<String> {
+    if source.path.starts_with(TEST_KIT_DIRECTORY) {
+        return Vec::new();
+    }
+    let made = |(index, line): (usize, &str)| {
+        let (_, what, remedy) = IN_THE_KIT.iter().find(|(words, ..)| line.contains(words))?;
+        Some(source.complaint(index + 1, what, remedy))
+    };
+    source.code.lines().enumerate().filter_map(made).collect()
 }
 
 /// A file that several programs compile, each its own way.
@@ -518,6 +543,8 @@ fn every_rule_can_fail() {
         ("shards/proto/src/lib.rs", "use machnet::X;\n", "1: use machnet may not stand here"),
         ("shards/src/utils.rs", "\n", "1: utils says nothing: name the module"),
         ("benches/ring.rs", "//! The ring.\n", "1: a benchmark without its question: ask it"),
+        ("src/a.rs", "mod tests {\n    let a = temp_dir();\n", "2: a temporary directory made by hand: use"),
+        ("tests/a.rs", "    assert!(Instant::now() < end);\n", "1: a deadline kept by hand: use"),
         ("tests/a.rs", "#[path = \"../b.rs\"]\nmod b;\n", "1: a file included by its path: what tests and"),
         (
             "shards/Cargo.toml",
@@ -541,6 +568,7 @@ fn what_is_allowed_passes() {
     for (path, text) in [
         ("src/channel/pool.rs", "unsafe { f() }\n"),
         ("src/a.rs", "#![deny(unsafe_code)]\n// unsafe, todo!\nconst A: &str = r#\"x.unwrap() \" todo!\"#;\n"),
+        ("src/a.rs", &format!("trait T {{\n    fn f();\n{}    }}\n}}\n", "    a!();\n".repeat(80))),
         ("src/a.rs", "fn f() {}\n\n#[cfg(test)]\nmod tests {\n    fn g() { x.unwrap(); }\n}\n"),
         ("src/a.rs", "fn f<'a>(x: &'a str) -> char { '\"' }\nfn g() { '\\'' }\n/* /* todo! */ todo! */\n"),
         ("shards/src/shard/run.rs", "fn f() { Instant::now(); unsafe { g() } }\n"),
@@ -550,6 +578,7 @@ fn what_is_allowed_passes() {
         ("shards/proto/src/b.rs", "use crate::wire::machnet::X; use machnet_x::Y;\n"),
         ("shards/proto/src/a.rs", "#[cfg(test)]\nmod tests {\n    use std::x;\n}\n"),
         ("tests/a.rs", "fn f() { x.unwrap(); println!(); }\n"),
+        ("tests/kit/src/a.rs", "fn f() { temp_dir(); }\n"),
         ("benches/ring.rs", "//! How long does a descriptor take from end to end?\n"),
         ("Cargo.toml", "[dependencies]\n# x\nserde = \"1\"\nclap = { optional = true }\n\n[features]\nx = []\n"),
         ("shards/Cargo.toml", "[dev-dependencies]\nmachnet-test-kit.workspace = true\n"),

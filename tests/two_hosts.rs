@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use machnet_test_kit::hosts::{Hosts, Link};
+use machnet_test_kit::waiting::{eventually, once};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 const A_WHILE: Duration = Duration::from_secs(10);
@@ -130,17 +131,16 @@ impl Stand {
         assert_eq!(holders.len(), 5, "two holders, two programs, the sweeper");
         kill(Pid::from_child(&self.process));
         self.process.wait().unwrap();
-        let deadline = Instant::now() + A_WHILE;
         let left = || {
             let directory = self.directory.exists().then(|| self.directory.display().to_string());
             let processes =
                 holders.iter().chain(&self.programs).filter_map(|&pid| Some(format!("{pid} {}", name_of(pid)?)));
             directory.into_iter().chain(processes).collect::<Vec<_>>()
         };
-        while !left().is_empty() {
-            assert!(Instant::now() < deadline, "left behind: {:?}", left());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        eventually(A_WHILE, || {
+            let left = left();
+            once(left.is_empty(), || format!("left behind: {left:?}"))
+        });
     }
 }
 

@@ -50,12 +50,9 @@ impl Daemons {
         }
         let daemons = [left, start_daemon(&hosts, &hosts.right, release, wire, setup)?];
         let local = hosts.right.machnet_ip.to_string();
-        let server = hosts.right.start(&program(release, "msg_gen")?, ["--local_ip", &local])?;
-        let mut started = Self { name, release: release.map(Path::to_owned), daemons, server, hosts };
-        let says = |server: &Program| [server.stdout(), server.stderr()].iter().any(|text| text.contains("Listening"));
-        let listens = started.server.wait_until("Listening", PATIENCE, |server| says(server).then_some(()));
-        listens.map_err(|why| started.with_logs(&why))?;
-        Ok(started)
+        let server = hosts.right.start_server_of(&program(release, "msg_gen")?, ["--local_ip", &local]);
+        let server = server.map_err(|why| with_logs(&daemons, &why))?;
+        Ok(Self { name, release: release.map(Path::to_owned), daemons, server, hosts })
     }
 
     /// The CPU time so far of everything that goes on running.
@@ -73,13 +70,6 @@ impl Daemons {
         [0, 1].map(|index: usize| {
             after[index].saturating_sub(before[index]).as_secs_f64() / elapsed.as_secs_f64() * 100.0
         })
-    }
-
-    /// `why`, and what the daemons have to say about it.
-    fn with_logs(&self, why: &Failure) -> Failure {
-        let [left, right] =
-            [(0, "left"), (1, "right")].map(|(index, name): (usize, _)| self.daemons[index].failure(name));
-        Failure(format!("{why}\n\n{left}\n\n{right}"))
     }
 }
 
@@ -106,9 +96,9 @@ impl Stack for Daemons {
         let mut clients = clients.collect::<Result<Vec<_>, _>>()?;
         let mut measured = Vec::new();
         for client in &mut clients {
-            let written = client.finish(round.length + PATIENCE).map_err(|why| self.with_logs(&why))?;
+            let written = client.finish(round.length + PATIENCE).map_err(|why| with_logs(&self.daemons, &why))?;
             let measurement = Measurement::from_last_line(&written).filter(Measurement::is_complete);
-            let why = || self.with_logs(&client.failure("lost messages or gave no totals"));
+            let why = || with_logs(&self.daemons, &client.failure("lost messages or gave no totals"));
             measured.push(measurement.ok_or_else(why)?);
         }
         let cpu_s = self.cpu_s() + cpu_of_ended_children() - before;
@@ -125,6 +115,11 @@ impl Stack for Daemons {
     }
 }
 
+/// `why`, and what the daemons have to say about it.
+fn with_logs([left, right]: &[Program; 2], why: &Failure) -> Failure {
+    Failure(format!("{why}\n\n{}\n\n{}", left.failure("left"), right.failure("right")))
+}
+
 fn start_daemon(
     hosts: &Hosts,
     host: &Host,
@@ -132,11 +127,10 @@ fn start_daemon(
     wire: Wire,
     setup: Setup,
 ) -> Result<Program, Failure> {
-    let mut config = host.config();
+    let mut config = host.config_of_shards(setup.shards);
     // Of everybody's endpoints and shards.
     config["machnet_shards"]["max_channel_bytes_per_user"] = (64_u64 << 30).into();
     let interface = &mut config["machnet_config"][&host.mac];
-    interface["engine_threads"] = setup.shards.into();
     if setup.is_busy {
         interface["poll"] = "busy".into();
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use machnet::{Delivery, Endpoint, Flow};
+use machnet_test_kit::deliveries::next_delivery;
 use serde::{Deserialize, Serialize};
 
 /// How often it attaches, connects, and exchanges messages before the silence.
@@ -81,14 +82,7 @@ fn median(times: usize, mut step: impl FnMut() -> Result<(), String>) -> Result<
 /// Sends a message and waits for its answer.
 fn exchange(endpoint: &mut Endpoint, flow: Flow) -> Result<(), String> {
     endpoint.send(flow, &MESSAGE).map_err(|why| why.to_string())?;
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        while let Some(delivery) = endpoint.recv_in_place().map_err(|why| why.to_string())? {
-            if matches!(&delivery, Delivery::Message(message) if message.flow() == flow) {
-                return Ok(());
-            }
-        }
-        endpoint.wait(Some(PATIENCE)).map_err(|why| why.to_string())?;
-    }
-    Err(format!("no answer within {PATIENCE:?}"))
+    let is_answer = |delivery: &Delivery<'_>| matches!(delivery, Delivery::Message(message) if message.flow() == flow);
+    next_delivery(endpoint, PATIENCE, "an answer", |delivery| is_answer(&delivery).then_some(()))
+        .map_err(|why| why.to_string())
 }

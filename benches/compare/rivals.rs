@@ -1,6 +1,5 @@
 //! The other stacks: kernel TCP and UDP with blocking calls, and frames over the bare device.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use machnet_test_kit::Failure;
@@ -66,7 +65,6 @@ impl Running {
 
     /// The echo is on the left, where memif has its server.
     fn of_bare_device(&self, &Round { msg_size, window, length, .. }: &Round) -> Result<String, Failure> {
-        let program = bare()?;
         let Hosts { left, right } = &self.hosts;
         let arguments = |host| memif_arguments(self.wire, &self.hosts, host).unwrap_or_else(|| "kernel".to_owned());
         let mtu = match self.wire {
@@ -76,13 +74,13 @@ impl Running {
         if self.wire == Wire::Memif {
             clear_memif(&self.hosts);
         }
-        let mut echo = left.start(&program, [&*left.mac, &arguments(left), &mtu.to_string(), "echo"])?;
+        let mut echo = left.start_example("bare", [&*left.mac, &arguments(left), &mtu.to_string(), "echo"])?;
         if self.wire == Wire::Memif {
             until_memif_listens(&mut echo, &self.hosts)?;
         }
         let (seconds, load) = (length.as_secs_f64().to_string(), format!("{msg_size}:{window}"));
         let call = [&*right.mac, &arguments(right), &mtu.to_string(), "call", &*left.mac, &seconds, &load];
-        let mut client = right.start(&program, call)?;
+        let mut client = right.start_example("bare", call)?;
         client.finish(length + PATIENCE).map_err(|why| Failure(format!("{why}\n\n{}", echo.failure("(the echo)"))))
     }
 }
@@ -131,15 +129,4 @@ impl Stack for Running {
 pub(crate) fn this_program() -> Result<String, Failure> {
     let this = std::env::current_exe().map_err(|why| Failure(format!("the bench does not find itself: {why}")))?;
     Ok(this.to_string_lossy().into_owned())
-}
-
-/// The example of that name, of the same build.
-fn bare() -> Result<String, Failure> {
-    let directory = PathBuf::from(this_program()?).parent().and_then(|deps| deps.parent()).map(PathBuf::from);
-    let path = directory.unwrap_or_default().join("examples/bare");
-    if path.is_file() {
-        Ok(path.to_string_lossy().into_owned())
-    } else {
-        Err(Failure(format!("{} is not there: build it with make", path.display())))
-    }
 }

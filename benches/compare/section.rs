@@ -270,13 +270,13 @@ pub(crate) fn measure_idle() -> Result<(), Failure> {
         let hold = |host: &Host| -> Result<_, Failure> {
             let mut program =
                 host.start(&this, ["endpoints", &host.machnet_ip.to_string(), &IDLE_ENDPOINTS.to_string()])?;
-            program.wait_until("attached", PATIENCE, |program| program.stdout().contains("attached").then_some(()))?;
+            program.until_it_says("attached", PATIENCE)?;
             Ok(program)
         };
         let _endpoints = [hold(left)?, hold(right)?];
         let remote = format!("{}:888", right.machnet_ip);
         let mut program = left.start(&this, ["probe", &left.machnet_ip.to_string(), &remote])?;
-        program.wait_until("silence", PATIENCE, |program| program.stdout().contains("silence").then_some(()))?;
+        program.until_it_says("silence", PATIENCE)?;
         // Whatever was closed by then is over.
         std::thread::sleep(Duration::from_secs(1));
         let [left_percent, right_percent] = daemons.idle_percent(IDLE);

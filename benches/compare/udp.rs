@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use machnet_test_kit::measurement::Measurement;
+use machnet_test_kit::waiting::within;
 
 /// How long an answer may take before it counts as lost.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -83,15 +84,7 @@ pub(crate) fn call(
 
 /// Until the server answers.
 fn greet(socket: &UdpSocket, message: &[u8], answer: &mut [u8]) -> io::Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let answered = socket.send(message).and_then(|_| socket.recv(answer));
-        match answered {
-            Ok(_) => return Ok(()),
-            Err(why) if Instant::now() >= deadline => return Err(why),
-            Err(_) => std::thread::sleep(Duration::from_millis(1)),
-        }
-    }
+    within(LIMIT, || socket.send(message).and_then(|_| socket.recv(answer))).map(drop)
 }
 
 fn nanoseconds(started: Instant) -> u64 {

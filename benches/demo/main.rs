@@ -43,7 +43,7 @@ const LOADS: [(usize, usize); 8] =
     [(64, 1), (64, 32), (1 << 10, 1), (1 << 10, 32), (64 << 10, 1), (64 << 10, 32), (1 << 20, 1), (1 << 20, 32)];
 /// The TCP port of the rival.
 const TCP_PORT: u16 = 888;
-/// How long a server may take until it listens, and a client beyond its measuring.
+/// How long a client may take beyond its measuring, and anything to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
@@ -84,7 +84,8 @@ impl Demo {
             }
         }
         progress(started, "starting machnet-shards on each");
-        let daemons = [start_daemon(&hosts.left, arguments.shards)?, start_daemon(&hosts.right, arguments.shards)?];
+        let start = |host: &Host| host.start_daemon(&host.config_of_shards(arguments.shards));
+        let daemons = [start(&hosts.left)?, start(&hosts.right)?];
         let mut demo = Self { started, seconds: arguments.seconds, hosts, daemons };
         let rows = match demo.show() {
             Ok(rows) => rows,
@@ -130,8 +131,7 @@ impl Demo {
     /// What the hello of the left host looks like on the right one.
     fn say_hello(&self) -> Result<String, Failure> {
         let [left, right] = [&self.hosts.left, &self.hosts.right].map(|host| host.machnet_ip.to_string());
-        let mut server = self.hosts.right.start_ours("hello_world", ["--local", &right])?;
-        until_it_listens(&mut server)?;
+        let mut server = self.hosts.right.start_server("hello_world", ["--local", &right])?;
         let mut client = self.hosts.left.start_ours("hello_world", ["--local", &left, "--remote", &right])?;
         client.finish(PATIENCE)?;
         let greeting =
@@ -144,8 +144,7 @@ impl Demo {
         let (size, window, seconds) = (msg_size.to_string(), msg_window.to_string(), self.seconds.to_string());
         let both = |local| ["--local_ip", local, "--msg_size", &size, "--verify"];
         let of_client = ["--remote_ip", &right, "--msg_window", &window, "--duration", &seconds, "--json"];
-        let mut server = self.hosts.right.start_ours("msg_gen", both(&right))?;
-        until_it_listens(&mut server)?;
+        let mut server = self.hosts.right.start_server("msg_gen", both(&right))?;
         let mut client = self.hosts.left.start_ours("msg_gen", both(&left).into_iter().chain(of_client))?;
         let written = client.finish(Duration::from_secs(self.seconds) + PATIENCE)?;
         // The server has checked the requests: its status says whether all were right.
@@ -184,20 +183,8 @@ impl Demo {
     }
 }
 
-fn start_daemon(host: &Host, shards: u16) -> Result<Program, Failure> {
-    let mut config = host.config();
-    config["machnet_config"][&host.mac]["engine_threads"] = shards.into();
-    host.start_daemon(&config)
-}
-
 fn progress(started: Instant, what: &str) {
     println!("[{:4.1} s] {what}", started.elapsed().as_secs_f64());
-}
-
-/// Both servers say so, one on stdout, one on stderr.
-fn until_it_listens(server: &mut Program) -> Result<(), Failure> {
-    let says = |server: &Program| [server.stdout(), server.stderr()].iter().any(|text| text.contains("Listening"));
-    server.wait_until("Listening", PATIENCE, |server| says(server).then_some(()))
 }
 
 /// What `client` has measured, if nothing was lost or wrong.

@@ -8,14 +8,14 @@
 //! `cargo bench --bench storm`, after `make`; about a minute. Every CPU is shared by everything: compare figures of one
 //! run only.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use machnet::{Delivery, Endpoint, Flow};
+use machnet::{Delivery, Endpoint, Event, Flow};
 use machnet_test_kit::Failure;
+use machnet_test_kit::deliveries::next_delivery;
 use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
 
 const SHARDS: [u16; 2] = [1, 2];
@@ -56,15 +56,9 @@ struct World {
 
 impl World {
     fn start(hosts: Hosts, shards: u16) -> Result<Self, Failure> {
-        let start = |host: &Host| {
-            let mut config = host.config();
-            config["machnet_config"][&host.mac]["engine_threads"] = shards.into();
-            host.start_daemon(&config)
-        };
+        let start = |host: &Host| host.start_daemon(&host.config_of_shards(shards));
         let daemons = [start(&hosts.left)?, start(&hosts.right)?];
-        let mut server = hosts.right.start_ours("msg_gen", ["--local_ip", &hosts.right.machnet_ip.to_string()])?;
-        let says = |server: &Program| [server.stdout(), server.stderr()].iter().any(|text| text.contains("Listening"));
-        server.wait_until("Listening", PATIENCE, |server| says(server).then_some(()))?;
+        let server = hosts.right.start_server("msg_gen", ["--local_ip", &hosts.right.machnet_ip.to_string()])?;
         Ok(Self { hosts, daemons, _server: server })
     }
 
@@ -163,18 +157,11 @@ fn while_exchanging<T>(
 fn exchange(endpoint: &mut Endpoint, flow: Flow) -> Result<(), Failure> {
     let failed = |why: &dyn std::fmt::Display| Failure(format!("the established flow: {why}"));
     endpoint.send(flow, &MESSAGE).map_err(|why| failed(&why))?;
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        while let Some(delivery) = endpoint.recv_in_place().map_err(|why| failed(&why))? {
-            match delivery {
-                Delivery::Message(_) => return Ok(()),
-                Delivery::Event(machnet::Event::Closed { reason, .. }) => return Err(failed(&reason)),
-                Delivery::Event(_) => {}
-            }
-        }
-        endpoint.wait(Some(PATIENCE)).map_err(|why| failed(&why))?;
-    }
-    Err(failed(&format!("no answer within {PATIENCE:?}")))
+    next_delivery(endpoint, PATIENCE, "an answer of the established flow", |delivery| match delivery {
+        Delivery::Message(_) => Some(Ok(())),
+        Delivery::Event(Event::Closed { reason, .. }) => Some(Err(failed(&reason))),
+        Delivery::Event(_) => None,
+    })?
 }
 
 /// Opens flows from all endpoints at once; gives how many seconds that took, and each connect's length in nanoseconds.
@@ -206,23 +193,11 @@ fn flood(hosts: &Hosts) -> Result<f64, Failure> {
     let pace = [FLOOD_PER_SECOND.to_string(), LENGTH.as_secs_f64().to_string()];
     let arguments =
         [&[right.mac.clone(), "kernel".into(), "1500".into(), "flood".into()], &target[..], &pace[..]].concat();
-    let written = right.start(&bare()?, arguments)?.finish(LENGTH + PATIENCE)?;
+    let written = right.start_example("bare", arguments)?.finish(LENGTH + PATIENCE)?;
     let report: serde_json::Value = serde_json::from_str(written.lines().last().unwrap_or_default())
         .map_err(|why| Failure(format!("the flood: {why}: {written}")))?;
     let number = |name: &str| report[name].as_f64().unwrap_or_default();
     Ok(number("sent") / number("seconds"))
-}
-
-/// The example of that name, of the same build.
-fn bare() -> Result<String, Failure> {
-    let this = std::env::current_exe().map_err(|why| Failure(format!("the bench does not find itself: {why}")))?;
-    let directory = this.parent().and_then(Path::parent).map_or_else(PathBuf::new, Path::to_path_buf);
-    let path = directory.join("examples/bare");
-    if path.is_file() {
-        Ok(path.to_string_lossy().into_owned())
-    } else {
-        Err(Failure(format!("{} is not there: build it with make", path.display())))
-    }
 }
 
 fn nanos(started: Instant) -> u64 {

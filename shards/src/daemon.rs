@@ -94,9 +94,10 @@ pub struct Daemon {
 }
 
 /// Why a daemon did not start, or ended without being asked to.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The operating system refused something.
+    #[error("the system refused to {doing}: {source}; look at its limits")]
     System {
         /// What it was asked for.
         doing: &'static str,
@@ -104,6 +105,7 @@ pub enum DaemonError {
         source: io::Error,
     },
     /// A thread does not run.
+    #[error("the {thread} cannot run: {source}")]
     Spawn {
         /// The name of the thread.
         thread: String,
@@ -111,10 +113,13 @@ pub enum DaemonError {
         source: SpawnError,
     },
     /// Another host has the address of an interface.
+    #[error("{0}")]
     AddressInUse(AddressInUse),
     /// An interface has an address that is not carried.
+    #[error("{0}")]
     Address(NotYetIpv6),
     /// A thread ended that should not have.
+    #[error("the {thread} ended: {source}")]
     Ended {
         /// The name of the thread.
         thread: String,
@@ -122,20 +127,6 @@ pub enum DaemonError {
         source: io::Error,
     },
 }
-
-impl fmt::Display for DaemonError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System { doing, source } => write!(f, "the system refused to {doing}: {source}; look at its limits"),
-            Self::Spawn { thread, source } => write!(f, "the {thread} cannot run: {source}"),
-            Self::AddressInUse(conflict) => conflict.fmt(f),
-            Self::Address(error) => error.fmt(f),
-            Self::Ended { thread, source } => write!(f, "the {thread} ended: {source}"),
-        }
-    }
-}
-
-impl std::error::Error for DaemonError {}
 
 /// A thread has ended.
 #[derive(Debug)]

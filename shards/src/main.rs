@@ -54,35 +54,24 @@ enum Command {
     },
     /// Shows the established flows
     Flows {
-        /// Only those of this shard
-        #[arg(long, value_name = "SHARD")]
-        shard: Option<u16>,
-
-        /// Only those of the endpoint with this number
-        #[arg(long, value_name = "NUMBER")]
-        endpoint: Option<u64>,
+        #[command(flatten)]
+        of: Place,
 
         #[command(flatten)]
         how: How,
     },
     /// Shows the applications' endpoints and their channels
     Channels {
-        /// Only those of this shard
-        #[arg(long, value_name = "SHARD")]
-        shard: Option<u16>,
-
-        /// Only those of the endpoint with this number
-        #[arg(long, value_name = "NUMBER")]
-        endpoint: Option<u64>,
+        #[command(flatten)]
+        of: Place,
 
         #[command(flatten)]
         how: How,
     },
     /// Shows who listens where
     Listeners {
-        /// Only those of the endpoint with this number
-        #[arg(long, value_name = "NUMBER")]
-        endpoint: Option<u64>,
+        #[command(flatten)]
+        of: Owner,
 
         #[command(flatten)]
         how: How,
@@ -92,6 +81,24 @@ enum Command {
         #[command(flatten)]
         how: How,
     },
+}
+
+// Without a doc comment: clap would make it the command's own description.
+#[derive(Debug, Args)]
+struct Place {
+    /// Only those of this shard
+    #[arg(long, value_name = "SHARD")]
+    shard: Option<u16>,
+
+    #[command(flatten)]
+    owner: Owner,
+}
+
+#[derive(Debug, Args)]
+struct Owner {
+    /// Only those of the endpoint with this number
+    #[arg(long, value_name = "NUMBER")]
+    endpoint: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -160,9 +167,9 @@ fn check(arguments: &Arguments) -> Result<(), Failure> {
 fn show(command: &Command) -> Result<(), Failure> {
     let (part, shard, endpoint, counters, how) = match command {
         Command::Status { counters, how } => (Part::Summary, None, None, *counters, how),
-        Command::Flows { shard, endpoint, how } => (Part::Flows, *shard, *endpoint, false, how),
-        Command::Channels { shard, endpoint, how } => (Part::Channels, *shard, *endpoint, false, how),
-        Command::Listeners { endpoint, how } => (Part::Listeners, None, *endpoint, false, how),
+        Command::Flows { of, how } => (Part::Flows, of.shard, of.owner.endpoint, false, how),
+        Command::Channels { of, how } => (Part::Channels, of.shard, of.owner.endpoint, false, how),
+        Command::Listeners { of, how } => (Part::Listeners, None, of.endpoint, false, how),
         Command::Neighbors { how } => (Part::Neighbors, None, None, false, how),
     };
     let show = Show {

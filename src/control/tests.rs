@@ -7,6 +7,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use machnet_test_kit::Scratch;
+use machnet_test_kit::waiting::{NEVER, eventually};
+
 use super::message::{ChannelGeometry, ControlError, Cursor, Numbered, PACKET_BYTES_MAX, Part, Query, Reply, Request};
 use super::report::{Body, BootId, ChannelReport, ControlReport, DaemonReport, List, Report, Rows, Summary};
 use super::*;
@@ -15,24 +18,12 @@ use crate::error::Disconnected;
 const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A directory for one test's sockets, removed with it.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("machnet-control-{}-{test}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("ctrl.sock")
-    }
+fn directory() -> Scratch {
+    Scratch::new().unwrap()
 }
 
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+fn socket(directory: &Scratch) -> PathBuf {
+    directory.file("ctrl.sock")
 }
 
 fn bind(path: &Path) -> Server {
@@ -52,8 +43,8 @@ fn soon() -> Instant {
 
 #[test]
 fn a_request_and_its_reply() {
-    let directory = Directory::new("request");
-    let (_server, mut connection, mut client) = pair(&directory.socket());
+    let directory = directory();
+    let (_server, mut connection, mut client) = pair(&socket(&directory));
     assert_eq!(connection.receive(), Incoming::Nothing);
     assert_eq!(connection.peer().pid.map(|pid| pid.get()), Some(std::process::id()));
     assert_eq!(connection.peer().uid, rustix::process::getuid().as_raw());
@@ -71,11 +62,11 @@ fn a_request_and_its_reply() {
 
 #[test]
 fn descriptors_arrive_in_order_and_close_on_exec() {
-    let directory = Directory::new("descriptors");
-    let (_server, connection, mut client) = pair(&directory.socket());
+    let directory = directory();
+    let (_server, connection, mut client) = pair(&socket(&directory));
     let files: Vec<OwnedFd> = (0..3)
         .map(|i| {
-            let mut file = std::fs::File::create(directory.0.join(i.to_string())).unwrap();
+            let mut file = std::fs::File::create(directory.file(&i.to_string())).unwrap();
             write!(file, "{}", "x".repeat(i)).unwrap();
             file.into()
         })
@@ -95,8 +86,8 @@ fn descriptors_arrive_in_order_and_close_on_exec() {
 
 #[test]
 fn what_is_no_request_is_reported_and_the_next_one_is_read() {
-    let directory = Directory::new("malformed");
-    let (_server, mut connection, mut client) = pair(&directory.socket());
+    let directory = directory();
+    let (_server, mut connection, mut client) = pair(&socket(&directory));
     let send = |bytes: &[u8]| rustix::net::send(&client, bytes, rustix::net::SendFlags::empty()).unwrap();
     send(b"hello");
     send(&vec![b' '; PACKET_BYTES_MAX]);
@@ -110,8 +101,8 @@ fn what_is_no_request_is_reported_and_the_next_one_is_read() {
 
 #[test]
 fn an_application_cannot_push_descriptors_into_the_daemon() {
-    let directory = Directory::new("push");
-    let (_server, mut connection, client) = pair(&directory.socket());
+    let directory = directory();
+    let (_server, mut connection, client) = pair(&socket(&directory));
     let request = Numbered { id: 1, body: Request::Status(Query::default()) };
     socket::send(client.as_fd(), &request.encode(), &[client.as_fd(), client.as_fd()]).unwrap();
     assert_eq!(connection.receive(), Incoming::Request(request));
@@ -122,14 +113,14 @@ fn an_application_cannot_push_descriptors_into_the_daemon() {
 
 #[test]
 fn each_side_notices_the_others_end() {
-    let directory = Directory::new("end");
-    let (server, mut connection, client) = pair(&directory.socket());
+    let directory = directory();
+    let (server, mut connection, client) = pair(&socket(&directory));
     drop(client);
     assert_eq!(connection.receive(), Incoming::Closed);
     assert!(connection.send(&Numbered { id: 1, body: Reply::Unlistened {} }, &[]).is_err());
     drop((server, connection));
 
-    let (_server, connection, mut client) = pair(&directory.socket());
+    let (_server, connection, mut client) = pair(&socket(&directory));
     drop(connection);
     assert!(!client::is_open(client.as_fd()));
     assert_eq!(client.send(Request::Status(Query::default())), Err(Disconnected::Gone));
@@ -138,8 +129,8 @@ fn each_side_notices_the_others_end() {
 
 #[test]
 fn a_silent_daemon_does_not_hold_the_application() {
-    let directory = Directory::new("silent");
-    let (_server, _connection, mut client) = pair(&directory.socket());
+    let directory = directory();
+    let (_server, _connection, mut client) = pair(&socket(&directory));
     let start = Instant::now();
     let waited = client.receive(start + Duration::from_millis(50)).unwrap_err();
     assert_eq!(waited, Disconnected::Silent);
@@ -148,8 +139,8 @@ fn a_silent_daemon_does_not_hold_the_application() {
 
 #[test]
 fn an_application_that_never_reads_is_an_error_not_a_wait() {
-    let directory = Directory::new("unread");
-    let (_server, connection, _client) = pair(&directory.socket());
+    let directory = directory();
+    let (_server, connection, _client) = pair(&socket(&directory));
     let reply = Numbered { id: 1, body: Reply::Failed { error: ControlError::Limit("x".repeat(50_000)) } };
     let failed = (0..1000).find_map(|_| connection.send(&reply, &[]).err()).expect("the socket has a limit");
     assert_eq!(failed.kind(), std::io::ErrorKind::WouldBlock);
@@ -161,27 +152,22 @@ fn reporting(
     answer: impl Fn(&Query) -> Result<String, ControlError> + Send + 'static,
 ) -> std::thread::JoinHandle<usize> {
     std::thread::spawn(move || {
-        let deadline = soon();
-        let mut connection = loop {
-            assert!(Instant::now() < deadline);
-            if let Some(connection) = server.accept().unwrap() {
-                break connection;
-            }
-        };
+        let mut connection = eventually(NEVER, || server.accept().unwrap().ok_or("nobody connects"));
         let mut answered = 0;
-        while Instant::now() < deadline {
-            match connection.receive() {
-                Incoming::Request(Numbered { id, body: Request::Status(query) }) => match answer(&query) {
-                    Ok(report) => connection.send_status(id, &report).unwrap(),
-                    Err(error) => connection.send(&Numbered { id, body: Reply::Failed { error } }, &[]).unwrap(),
-                },
-                Incoming::Nothing => continue,
-                Incoming::Closed => return answered,
-                other => panic!("{other:?}"),
+        eventually(NEVER, || {
+            loop {
+                match connection.receive() {
+                    Incoming::Request(Numbered { id, body: Request::Status(query) }) => match answer(&query) {
+                        Ok(report) => connection.send_status(id, &report).unwrap(),
+                        Err(error) => connection.send(&Numbered { id, body: Reply::Failed { error } }, &[]).unwrap(),
+                    },
+                    Incoming::Nothing => return Err("the client does not end"),
+                    Incoming::Closed => return Ok(answered),
+                    other => panic!("{other:?}"),
+                }
+                answered += 1;
             }
-            answered += 1;
-        }
-        panic!("the client does not end");
+        })
     })
 }
 
@@ -204,8 +190,8 @@ fn summary() -> Report {
 
 #[test]
 fn a_report_of_any_length() {
-    let directory = Directory::new("report");
-    let path = directory.socket();
+    let directory = directory();
+    let path = socket(&directory);
     // Some megabytes: many times what the socket holds.
     let rows = 20_000;
     let daemon = reporting(bind(&path), move |_| Ok(channels(0..rows, None).to_json(true)));
@@ -218,8 +204,8 @@ fn a_report_of_any_length() {
 
 #[test]
 fn the_pages_of_a_report_are_put_together_up_to_the_rows_wanted() {
-    let directory = Directory::new("pages");
-    let path = directory.socket();
+    let directory = directory();
+    let path = socket(&directory);
     // Ten pages of two rows each; the summary has one page.
     let daemon = reporting(bind(&path), |query| {
         if query.part == Part::Summary {
@@ -242,8 +228,8 @@ fn the_pages_of_a_report_are_put_together_up_to_the_rows_wanted() {
 
 #[test]
 fn a_report_that_is_refused_or_unreadable_is_an_error() {
-    let directory = Directory::new("refused");
-    let path = directory.socket();
+    let directory = directory();
+    let path = socket(&directory);
     let daemon = reporting(bind(&path), |query| match query.part {
         Part::Summary => Err(ControlError::Limit("one at a time".into())),
         // Not what was asked for.
@@ -261,8 +247,8 @@ fn a_report_that_is_refused_or_unreadable_is_an_error() {
 
 #[test]
 fn one_daemon_per_socket() {
-    let directory = Directory::new("one");
-    let path = directory.socket();
+    let directory = directory();
+    let path = socket(&directory);
     let first = bind(&path);
     assert!(matches!(Server::bind(&path, &Access::default()), Err(BindError::InUse(at)) if at == path));
     assert!(Client::connect(&path, Duration::from_secs(1)).is_ok(), "the first one still serves");
@@ -273,8 +259,8 @@ fn one_daemon_per_socket() {
 
 #[test]
 fn of_many_daemons_that_start_at_once_one_serves() {
-    let directory = Directory::new("race");
-    let path = directory.socket();
+    let directory = directory();
+    let path = socket(&directory);
     leave_stale(&path);
     let path = &path;
     let servers: Vec<_> = std::thread::scope(|scope| {
@@ -287,8 +273,8 @@ fn of_many_daemons_that_start_at_once_one_serves() {
 
 #[test]
 fn a_stale_socket_is_replaced_and_anything_else_is_not() {
-    let directory = Directory::new("stale");
-    let path = directory.socket();
+    let directory = directory();
+    let path = socket(&directory);
     leave_stale(&path);
     drop(bind(&path));
 
@@ -299,8 +285,8 @@ fn a_stale_socket_is_replaced_and_anything_else_is_not() {
 
 #[test]
 fn a_server_removes_only_its_own_file() {
-    let directory = Directory::new("own");
-    let path = directory.socket();
+    let directory = directory();
+    let path = socket(&directory);
     let server = bind(&path);
     std::fs::remove_file(&path).unwrap();
     let other = bind(&path);
@@ -312,8 +298,8 @@ fn a_server_removes_only_its_own_file() {
 
 #[test]
 fn the_socket_file_has_the_configured_rights() {
-    let directory = Directory::new("rights");
-    let path = directory.0.join("made/on/the/way/ctrl.sock");
+    let directory = directory();
+    let path = directory.file("made/on/the/way/ctrl.sock");
     let server = bind(&path);
     let group = || std::fs::metadata(&path).unwrap().gid();
     let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
@@ -327,16 +313,16 @@ fn the_socket_file_has_the_configured_rights() {
 
 #[test]
 fn a_path_too_long_for_a_socket_is_an_error() {
-    let directory = Directory::new("long");
-    let path = directory.0.join("x".repeat(120));
+    let directory = directory();
+    let path = directory.file(&"x".repeat(120));
     assert!(matches!(Server::bind(&path, &Access::default()), Err(BindError::System { .. })));
     assert!(Client::connect(&path, Duration::from_secs(1)).is_err());
 }
 
 #[test]
 fn the_end_of_the_process_shows_although_its_child_holds_the_connection() {
-    let directory = Directory::new("process");
-    let (_server, connection, _client) = pair(&directory.socket());
+    let directory = directory();
+    let (_server, connection, _client) = pair(&socket(&directory));
     let process = connection.peer_process().expect("this process is visible to itself");
     let mut wait = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -356,8 +342,8 @@ fn without_descriptors_both_sides_fail_cleanly() {
         assert!(test.status.success(), "{}", String::from_utf8_lossy(&test.stderr));
         return;
     }
-    let directory = Directory::new("limit");
-    let path = directory.socket();
+    let directory = directory();
+    let path = socket(&directory);
     let (mut server, connection, mut client) = pair(&path);
     let waiting = Client::connect(&path, Duration::from_secs(1)).unwrap();
     let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);

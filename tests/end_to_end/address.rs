@@ -8,7 +8,6 @@ use machnet::{Delivery, Endpoint};
 use machnet_test_kit::hosts::{Host, Hosts, Link};
 use serde_json::{Value, json};
 
-use crate::conversation::await_opened;
 use crate::pair::{NEVER, Pair};
 
 const PORT: u16 = 888;
@@ -67,11 +66,7 @@ fn a_second_daemon_with_the_address_of_another_does_not_start_and_the_first_goes
     const MAC: &str = "02:00:00:00:00:03";
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
-    let mut listener = right.attach();
-    listener.listen(right.at(PORT)).unwrap();
-    let mut endpoint = left.attach();
-    let flow = endpoint.connect(left.ip(), right.at(PORT)).unwrap();
-    await_opened(&mut listener, NEVER);
+    let (mut endpoint, flow, mut listener) = left.open_flow(right, PORT);
     // A third host on the link, so to say.
     right.host.ip(&format!("link add machnet1 link machnet0 address {MAC} type macvlan mode bridge")).unwrap();
     right.host.ip("link set machnet1 up").unwrap();
@@ -92,11 +87,7 @@ fn a_second_daemon_with_the_address_of_another_does_not_start_and_the_first_goes
 fn an_owner_counts_a_claim_and_its_flows_live_on() {
     let Some(mut pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &mut pair;
-    let mut listener = right.attach();
-    listener.listen(right.at(PORT)).unwrap();
-    let mut endpoint = left.attach();
-    let flow = endpoint.connect(left.ip(), right.at(PORT)).unwrap();
-    await_opened(&mut listener, NEVER);
+    let (mut endpoint, flow, mut listener) = left.open_flow(right, PORT);
     // The kernel of the other host is given the address while its owner runs, and uses it: it asks for somebody.
     right.host.ip(&format!("address add {}/24 dev machnet0", left.ip())).unwrap();
     let from = ["-n", "-c1", "-W1", "-I", &left.ip().to_string(), "10.0.255.77"].map(str::to_owned);

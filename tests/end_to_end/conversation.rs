@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use machnet::{CloseReason, Delivery, Endpoint, Event, Flow, SendError, Tuple};
 use machnet_nic::faults::Dice;
+use machnet_test_kit::deliveries::next_delivery;
+use machnet_test_kit::waiting::{eventually, once};
 
 /// How long a side sleeps at most before it looks whether its time is up.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -80,13 +82,12 @@ impl<'a> Speaker<'a> {
 
     /// Waits for so many flows from the other side.
     pub(crate) fn accept(&mut self, flows: usize, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        while self.flows.len() < flows {
-            assert!(Instant::now() < deadline, "only {} of {flows} flows were opened", self.flows.len());
+        eventually(limit, || {
             if !self.hear() {
                 self.endpoint.wait(Some(LOOK_AGAIN)).unwrap();
             }
-        }
+            once(self.flows.len() >= flows, || format!("only {} of {flows} flows were opened", self.flows.len()))
+        });
     }
 
     /// Says the next messages of all flows in turn, as many as there is room for. Whether there was room for any.
@@ -207,30 +208,18 @@ pub(crate) fn converse(
 
 /// Waits until a flow ends and gives the reason; messages that come before are passed over.
 pub(crate) fn await_closed(endpoint: &mut Endpoint, wanted: Flow, limit: Duration) -> CloseReason {
-    let deadline = Instant::now() + limit;
-    loop {
-        while let Some(delivery) = endpoint.recv_in_place().unwrap() {
-            if let Delivery::Event(Event::Closed { flow, reason, .. }) = delivery
-                && flow == wanted
-            {
-                return reason;
-            }
-        }
-        assert!(Instant::now() < deadline, "the flow has not ended after {limit:?}");
-        endpoint.wait(Some(LOOK_AGAIN)).unwrap();
-    }
+    next_delivery(endpoint, limit, "the end of the flow", |delivery| match delivery {
+        Delivery::Event(Event::Closed { flow, reason, .. }) if flow == wanted => Some(reason),
+        _ => None,
+    })
+    .unwrap()
 }
 
 /// Waits until a flow is opened from outside.
 pub(crate) fn await_opened(endpoint: &mut Endpoint, limit: Duration) -> Flow {
-    let deadline = Instant::now() + limit;
-    loop {
-        while let Some(delivery) = endpoint.recv_in_place().unwrap() {
-            if let Delivery::Event(Event::Opened { flow, accepted: true, .. }) = delivery {
-                return flow;
-            }
-        }
-        assert!(Instant::now() < deadline, "no flow was opened within {limit:?}");
-        endpoint.wait(Some(LOOK_AGAIN)).unwrap();
-    }
+    next_delivery(endpoint, limit, "a flow from outside", |delivery| match delivery {
+        Delivery::Event(Event::Opened { flow, accepted: true, .. }) => Some(flow),
+        _ => None,
+    })
+    .unwrap()
 }

@@ -44,8 +44,8 @@ fn a_mask_with_more_cpus_than_there_are_is_used_as_far_as_it_goes_with_one_warni
     assert!(matches!(warnings[..], [one] if one.ends_with(&format!("CPU {cpu} is used"))), "{said}");
 
     let mut daemon = left.start_daemon(&config).unwrap();
-    let is_ready = |daemon: &Program| Some(daemon.stderr()).filter(|log| log.contains("ready"));
-    let log = daemon.wait_until("the log", NEVER, is_ready).unwrap();
+    daemon.until_it_says("ready", NEVER).unwrap();
+    let log = daemon.stderr();
     assert_eq!(log.lines().filter(|line| line.contains(&warning) && line.contains("WARN")).count(), 1, "{log}");
     let shown = left.start_ours("machnet-shards", ["status", "--json"]).unwrap().finish(NEVER).unwrap();
     let shown: Report = serde_json::from_str(&shown).unwrap();

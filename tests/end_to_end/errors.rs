@@ -42,8 +42,7 @@ fn a_connect_that_fails_says_why() {
     let error = endpoint.connect(NOBODY, right.at(PORT)).unwrap_err();
     assert_eq!(error, ConnectError::NoSuchAddress(vec![left.ip()]));
     // None of this did the endpoint any harm.
-    let mut listener = right.attach();
-    listener.listen(right.at(PORT)).unwrap();
+    let mut listener = right.listener(PORT);
     connect(&mut endpoint, left, right.at(PORT), 60_000).unwrap();
     // A listener that went away refuses, and the flows it has live on.
     await_opened(&mut listener, NEVER);
@@ -102,8 +101,7 @@ fn a_limit_is_an_error_that_names_it() {
     assert_eq!(three.listen(left.at(3)), Ok(left.at(3)));
 
     // A shard has as many flows as it may: whoever opens one more is told.
-    let mut listener = right.attach();
-    listener.listen(right.at(PORT)).unwrap();
+    let _listener = right.listener(PORT);
     let flows: Vec<_> = (0..5).map(|_| connect(&mut one, left, right.at(PORT), 60_000).unwrap()).collect();
     match connect(&mut one, left, right.at(PORT), 2_000) {
         Err(ConnectError::Limit(text)) => assert!(text.contains("max_flows_per_shard"), "{text}"),

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use machnet::{Delivery, Endpoint, Event, Flow};
 use machnet_shards::counters::{Counter, DropReason};
+use machnet_test_kit::deliveries::next_delivery;
 use machnet_test_kit::hosts::Link;
+use machnet_test_kit::waiting::within;
 
 use crate::conversation::{Direction, fill, is_as_filled};
 use crate::pair::{NEVER, Pair, Site, counted, dropped, set};
@@ -49,28 +51,26 @@ impl Echo {
 
     /// Messages, one after the other, until this many paths of a daemon have changed so.
     fn until(&mut self, site: &Site, counter: Counter, least: u64) {
-        let deadline = Instant::now() + NEVER;
-        while counted(&site.status(), counter) < least {
-            assert!(Instant::now() < deadline, "{counter:?} is not {least} yet: {:#?}", site.status());
+        let reached = within(NEVER, || {
+            let status = site.status();
+            if counted(&status, counter) >= least {
+                return Ok(());
+            }
             self.once();
-        }
+            Err(status)
+        });
+        reached.unwrap_or_else(|status| panic!("{counter:?} is not {least} yet: {status:#?}"));
     }
 }
 
 /// The next message at an endpoint.
 fn hear(endpoint: &mut Endpoint) -> (Flow, Vec<u8>) {
-    let deadline = Instant::now() + NEVER;
-    loop {
-        while let Some(delivery) = endpoint.recv_in_place().unwrap() {
-            match delivery {
-                Delivery::Message(message) => return (message.flow(), message.bytes().to_vec()),
-                Delivery::Event(Event::Closed { reason, .. }) => panic!("the flow ended: {reason}"),
-                Delivery::Event(_) => {}
-            }
-        }
-        assert!(Instant::now() < deadline, "nothing comes");
-        endpoint.wait(Some(Duration::from_millis(100))).unwrap();
-    }
+    let take = |delivery: Delivery<'_>| match delivery {
+        Delivery::Message(message) => Some((message.flow(), message.bytes().to_vec())),
+        Delivery::Event(Event::Closed { reason, .. }) => panic!("the flow ended: {reason}"),
+        Delivery::Event(_) => None,
+    };
+    next_delivery(endpoint, NEVER, "a message", take).unwrap()
 }
 
 #[test]

@@ -11,6 +11,7 @@ use machnet::{CloseReason, Delivery, Endpoint, Event, Flow, ListenError, SendErr
 use machnet_nic::faults::Dice;
 use machnet_shards::counters::Gauge;
 use machnet_test_kit::hosts::Program;
+use machnet_test_kit::waiting::{eventually, once, within};
 use serde_json::{Value, json};
 
 use crate::conversation::{Direction, await_opened, fill, is_as_filled};
@@ -144,8 +145,7 @@ impl Survivor {
 /// How many buffers an endpoint has to send with: with its daemon stopped, none comes back while they are counted.
 fn transmit_buffers(site: &mut Site, endpoint: &mut Endpoint, remote: &Site) -> usize {
     const PORT: u16 = 701;
-    let mut sink = remote.attach();
-    sink.listen(remote.at(PORT)).unwrap();
+    let mut sink = remote.listener(PORT);
     let flow = endpoint.connect(site.ip(), remote.at(PORT)).unwrap();
     await_opened(&mut sink, NEVER);
     let frozen = site.freeze();
@@ -155,13 +155,12 @@ fn transmit_buffers(site: &mut Site, endpoint: &mut Endpoint, remote: &Site) -> 
     }
     drop(frozen);
     let mut heard = 0;
-    let never = Instant::now() + NEVER;
-    while heard < buffers {
-        match sink.recv_in_place().unwrap() {
-            Some(_) => heard += 1,
-            None => assert!(Instant::now() < never, "{heard} of {buffers} messages arrived"),
+    eventually(NEVER, || {
+        while heard < buffers && sink.recv_in_place().unwrap().is_some() {
+            heard += 1;
         }
-    }
+        once(heard == buffers, || format!("{heard} of {buffers} messages arrived"))
+    });
     endpoint.close(flow);
     crate::conversation::await_closed(endpoint, flow, NEVER);
     buffers
@@ -172,13 +171,11 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
     // Far longer than a second, so that a busy machine has time to deliver what was published.
     let patient = |config: &mut Value| config["machnet_shards"]["linger_ms"] = json!(30_000);
     let Some(mut pair) = Pair::start_alone(patient) else { return };
-    let mut endpoint = pair.right.attach();
-    endpoint.listen(pair.right.at(SURVIVOR)).unwrap();
+    let mut endpoint = pair.right.listener(SURVIVOR);
     let buffers_before = transmit_buffers(&mut pair.right, &mut endpoint, &pair.left);
     let mut survivor = Survivor { endpoint, open: None, ended: None, scratch: Vec::new() };
     // Waits for the victim's port. Its channel is there already, so that what is measured is the port alone.
-    let mut heir = pair.left.attach();
-    heir.listen(pair.left.at(VICTIM + 1)).unwrap();
+    let mut heir = pair.left.listener(VICTIM + 1);
     let is_idle = |status: &FullReport| gauge(status, Gauge::Flows) == 0 && gauge(status, Gauge::Channels) == 1;
     for site in [&pair.left, &pair.right] {
         site.await_status("a quiet start", is_idle);
@@ -193,15 +190,18 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
         let victim = start(&pair.left, &pair.right, &record);
         // The first at work; the others whatever they are doing: starting, attaching, connecting, sending.
         let mut die_at = Instant::now() + Duration::from_millis(dice.below(LIFE_MS) as u64);
-        let never = Instant::now() + NEVER;
         let at_work = first || round % 2 == 0;
-        while Instant::now() < die_at || (at_work && recorded(&record).is_none_or(|published| published == 0)) {
-            assert!(Instant::now() < never, "{}", victim.failure("has published nothing"));
+        let lived = within(NEVER, || {
+            if Instant::now() >= die_at && !(at_work && recorded(&record).is_none_or(|published| published == 0)) {
+                return Ok(());
+            }
             if at_work && recorded(&record).is_none() {
                 die_at = Instant::now() + Duration::from_millis(dice.below(LIFE_MS) as u64);
             }
             survivor.turn();
-        }
+            Err(())
+        });
+        assert!(lived.is_ok(), "{}", victim.failure("has published nothing"));
         first = false;
         let (_, died) = kill(&victim);
         loop {
@@ -217,12 +217,15 @@ fn an_application_killed_at_any_moment_leaves_nothing_and_what_it_published_arri
         }
         heir.unlisten(pair.left.at(VICTIM)).unwrap();
 
-        let never = Instant::now() + NEVER;
         let is_over = |status: &FullReport| is_idle(status) && status.summary.control.channels_ending == 0;
-        while !is_over(&pair.left.status()) || survivor.open.is_some() {
-            assert!(Instant::now() < never, "the victim's flow or channel is still there: {:#?}", pair.left.status());
+        eventually(NEVER, || {
+            let status = pair.left.status();
+            if is_over(&status) && survivor.open.is_none() {
+                return Ok(());
+            }
             survivor.turn();
-        }
+            Err(format!("the victim's flow or channel is still there: {status:#?}"))
+        });
         survivor.turn();
         match (published, survivor.ended.take()) {
             (None | Some(0), None) => {}

@@ -10,6 +10,7 @@ use machnet::{
 };
 use machnet_nic::faults::Dice;
 use machnet_shards::counters::Gauge;
+use machnet_test_kit::waiting::{eventually, once};
 
 use crate::conversation::{await_closed, await_opened};
 use crate::pair::{NEVER, Pair, RECEIVE_BUFFERS, Site, gauge};
@@ -157,12 +158,10 @@ impl Applications {
 fn a_daemon_killed_at_any_moment_is_an_error_for_its_applications_and_a_reset_for_their_peers() {
     let Some(mut pair) = Pair::start_alone(|_| ()) else { return };
     let Pair { left, right, .. } = &mut pair;
-    let mut endpoint = right.attach();
-    endpoint.listen(right.at(PORT)).unwrap();
+    let endpoint = right.listener(PORT);
     let mut peer = Peer { endpoint, open: Vec::new(), reasons: Vec::new() };
     // One more flow without any traffic: its peer learns of the restart by its own next packet.
-    let mut quiet = right.attach();
-    quiet.listen(right.at(PORT + 1)).unwrap();
+    let mut quiet = right.listener(PORT + 1);
     let is_idle = |status: &FullReport| gauge(status, Gauge::Flows) == 0 && gauge(status, Gauge::Channels) == 2;
     right.await_status("a quiet start", is_idle);
 
@@ -177,12 +176,10 @@ fn a_daemon_killed_at_any_moment_is_an_error_for_its_applications_and_a_reset_fo
         let life = Duration::from_millis(dice.below(LIFE_MS) as u64);
         let applications = Applications::start(left, right.at(PORT));
         // The peer knows of all of them before they begin: it will have five ends to tell of.
-        let never = Instant::now() + NEVER;
-        while peer.open.len() < ALL.len() {
-            assert!(Instant::now() < never, "only {} flows were opened", peer.open.len());
+        eventually(NEVER, || {
             peer.turn();
-            peer.endpoint.wait(Some(Duration::from_millis(10))).unwrap();
-        }
+            once(peer.open.len() >= ALL.len(), || format!("only {} flows were opened", peer.open.len()))
+        });
         applications.ready.wait();
         let die_at = Instant::now() + life;
         while Instant::now() < die_at {
@@ -207,12 +204,10 @@ fn a_daemon_killed_at_any_moment_is_an_error_for_its_applications_and_a_reset_fo
         reset.add(first_packet.elapsed());
         assert!(matches!(reason, CloseReason::NoSuchFlow | CloseReason::PeerRestarted), "{reason:?}");
         // Those with data under way have kept trying, and learn it by themselves.
-        let never = Instant::now() + NEVER;
-        while !peer.open.is_empty() {
+        eventually(NEVER, || {
             peer.turn();
-            peer.endpoint.wait(Some(Duration::from_millis(10))).unwrap();
-            assert!(Instant::now() < never, "{} flows to a daemon that is no more", peer.open.len());
-        }
+            once(peer.open.is_empty(), || format!("{} flows to a daemon that is no more", peer.open.len()))
+        });
         assert_eq!(peer.reasons.len(), ALL.len());
         for reason in peer.reasons.drain(..) {
             assert!(matches!(reason, CloseReason::NoSuchFlow | CloseReason::PeerRestarted), "{reason:?}");

@@ -1,10 +1,10 @@
 //! The link as other hosts see it: ping, ARP, MACs that change.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
 
 use machnet::daemon::control::report::FullReport;
 use machnet_test_kit::hosts::Host;
+use machnet_test_kit::waiting::{eventually, once};
 
 use crate::pair::{NEVER, Pair};
 
@@ -19,15 +19,10 @@ fn kernel_neighbor(host: &Host, ip: IpAddr) -> String {
 
 /// Waits until the kernel of `host` knows the MAC of `ip`.
 fn await_kernel_neighbor(host: &Host, ip: IpAddr, mac: &str) {
-    let never = Instant::now() + NEVER;
-    loop {
+    eventually(NEVER, || {
         let known = kernel_neighbor(host, ip);
-        if known.contains(mac) {
-            return;
-        }
-        assert!(Instant::now() < never, "the kernel knows {known:?} of {ip}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        once(known.contains(mac), || format!("the kernel knows {known:?} of {ip}"))
+    });
 }
 
 /// The MAC that a daemon knows of `ip`.
@@ -58,21 +53,17 @@ fn arp_is_answered_and_learnt() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
     // The kernel forgets what it knows when its own host's daemon, which may still be starting, opens the interface.
-    let never = Instant::now() + NEVER;
-    loop {
+    eventually(NEVER, || {
         right.host.ping(left.host.machnet_ip, 56, 1).unwrap();
-        if kernel_neighbor(&right.host, left.ip()).contains(&left.host.mac) {
-            break;
-        }
-        assert!(Instant::now() < never, "the kernel does not know {}", left.ip());
-    }
+        let is_known = kernel_neighbor(&right.host, left.ip()).contains(&left.host.mac);
+        once(is_known, || format!("the kernel does not know {}", left.ip()))
+    });
     // And nobody else's addresses are answered for.
     assert!(right.host.ping(NOBODY, 56, 1).is_err());
     let unknown = kernel_neighbor(&right.host, NOBODY.into());
     assert!(!unknown.contains("lladdr"), "{unknown}");
 
-    let mut listener = right.attach();
-    listener.listen(right.at(PORT)).unwrap();
+    let _listener = right.listener(PORT);
     left.attach().connect(left.ip(), right.at(PORT)).unwrap();
     let status = left.status();
     assert_eq!(mac_of(&status, right.ip()), Some(right.host.mac.clone()), "{status:#?}");
@@ -98,8 +89,7 @@ fn a_changed_mac_is_noticed_and_flows_are_opened_to_the_new_one() {
     let Some(mut pair) = Pair::start(|_| ()) else { return };
     let peer = pair.right.ip();
     let open = |pair: &Pair| {
-        let mut listener = pair.right.attach();
-        listener.listen(pair.right.at(PORT)).unwrap();
+        let _listener = pair.right.listener(PORT);
         let mut endpoint = pair.left.attach();
         endpoint.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
     };

@@ -16,8 +16,7 @@ const SIZES: [usize; 8] = [1, 1417, 1418, 1419, 64 << 10, 1 << 20, MESSAGE_BYTES
 
 /// Lets `flows` flows from one endpoint on `here` to one on `there` say `sizes`, in both directions at once.
 fn converse(here: &Site, there: &Site, flows: usize, sizes: &[usize], limit: Duration) {
-    let mut acceptor = there.attach();
-    acceptor.listen(there.at(PORT)).unwrap();
+    let acceptor = there.listener(PORT);
     conversation::converse((here.attach(), here.ip()), (acceptor, there.at(PORT)), flows, sizes, limit);
 }
 
@@ -91,8 +90,7 @@ fn flows_within_one_daemon_need_no_wire() {
 #[test]
 fn what_is_no_message_is_refused_and_the_flow_goes_on() {
     let Some(pair) = Pair::start(|_| ()) else { return };
-    let mut reader = pair.right.attach();
-    reader.listen(pair.right.at(PORT)).unwrap();
+    let mut reader = pair.right.listener(PORT);
     let mut writer = pair.left.attach();
     let flow = writer.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
 

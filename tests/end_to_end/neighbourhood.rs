@@ -3,12 +3,14 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
+use machnet_test_kit::waiting::{eventually, once};
 
 use crate::jumbo::Echo;
 use crate::pair::{MACHINE, NEVER, Pair, counted, set};
 use machnet_shards::counters::Counter;
-use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
 
 /// A message and its answer may take this long on a busy machine; a flow whose host is disturbed takes longer.
 const UNDISTURBED: Duration = Duration::from_secs(2);
@@ -47,12 +49,14 @@ fn a_second_owner_is_refused_and_the_first_goes_on() {
         ("machnet-pktgen", tool("machnet-pktgen", String::new())),
         ("machnet-ping", tool("machnet-ping", ping)),
     ] {
-        let deadline = Instant::now() + NEVER;
-        while second.is_running() {
-            assert!(Instant::now() < deadline, "{what} runs beside the owner: {}", second.stderr());
-            let took = echo.once();
-            assert!(took < UNDISTURBED, "{what} disturbs the owner: an answer took {took:?}");
-        }
+        eventually(NEVER, || {
+            let runs = second.is_running();
+            if runs {
+                let took = echo.once();
+                assert!(took < UNDISTURBED, "{what} disturbs the owner: an answer took {took:?}");
+            }
+            once(!runs, || format!("{what} runs beside the owner: {}", second.stderr()))
+        });
         let status = second.wait(NEVER).unwrap().code();
         let said = second.stderr();
         let sentence = format!(
@@ -74,8 +78,7 @@ fn what_a_killed_owner_had_is_free_at_once() {
     let Some(mut pair) = Pair::start(|config| set(config, "engine_threads", 4)) else { return };
     pair.left.kill_daemon();
     let mut another = start_another(&pair.left.host, &pair.left.host.config_file(), &[]);
-    let ready = |daemon: &Program| daemon.stderr().contains("ready").then_some(());
-    another.wait_until("its start", NEVER, ready).unwrap();
+    another.until_it_says("ready", NEVER).unwrap();
 }
 
 /// A host whose configuration is written and whose daemon does not run, and the one at the other end.
@@ -104,8 +107,8 @@ pub(crate) fn check(host: &Host) -> (i32, String) {
 
 /// The lines of a daemon's log that warn of its devices, once it is ready.
 fn warnings(daemon: &mut Program) -> Vec<String> {
-    let ready = |daemon: &Program| Some(daemon.stderr()).filter(|log| log.contains("ready"));
-    let log = daemon.wait_until("its start", NEVER, ready).unwrap();
+    daemon.until_it_says("ready", NEVER).unwrap();
+    let log = daemon.stderr();
     log.lines().filter(|line| line.contains(" WARN machnet_nic")).map(str::to_owned).collect()
 }
 

@@ -5,25 +5,24 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use machnet::Endpoint;
 use machnet::daemon::control::Client;
 use machnet::daemon::control::report::FullReport;
+use machnet::{Endpoint, Flow};
 use machnet_shards::counters::{Counter, DropReason, Gauge};
 use machnet_test_kit::hosts::{Confinement, Host, Hosts, Link, Program};
+pub(crate) use machnet_test_kit::waiting::NEVER;
+use machnet_test_kit::waiting::within;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
 
-/// Nothing that must happen takes this long, however busy the machine is: what does is a hang.
-pub(crate) const NEVER: Duration = Duration::from_secs(60);
+use crate::conversation::await_opened;
 
 /// Receive buffers of a channel: 4 MiB of such that hold the payload of a full packet, 1,418 bytes, in cache lines.
 pub(crate) const RECEIVE_BUFFERS: u64 = (4 << 20) / 1418_u64.next_multiple_of(64);
 
 /// How long a daemon may take to answer `status`.
 const STATUS_WITHIN: Duration = Duration::from_secs(10);
-/// A daemon publishes its gauges when it has time; how often they are looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// One percent of all frames lost, one percent doubled, one percent late, at each end of the wire.
 pub(crate) fn with_faults(config: &mut Value) {
@@ -165,6 +164,21 @@ impl Site {
         Endpoint::attach_to(self.host.socket()).unwrap()
     }
 
+    /// One that listens at this port of the daemon's address.
+    pub(crate) fn listener(&self, port: u16) -> Endpoint {
+        let mut endpoint = self.attach();
+        endpoint.listen(self.at(port)).unwrap();
+        endpoint
+    }
+
+    /// An endpoint with a flow to another host's that listens there and has accepted it.
+    pub(crate) fn open_flow(&self, to: &Self, port: u16) -> (Endpoint, Flow, Endpoint) {
+        let (mut from, mut listener) = (self.attach(), to.listener(port));
+        let flow = from.connect(self.ip(), to.at(port)).unwrap();
+        await_opened(&mut listener, NEVER);
+        (from, flow, listener)
+    }
+
     /// What `machnet-shards status` would show.
     pub(crate) fn status(&self) -> FullReport {
         let mut client = Client::connect(&self.host.socket(), STATUS_WITHIN).unwrap();
@@ -173,15 +187,11 @@ impl Site {
 
     /// Waits until the status is as it should be.
     pub(crate) fn await_status(&self, what: &str, is_so: impl Fn(&FullReport) -> bool) -> FullReport {
-        let deadline = Instant::now() + NEVER;
-        loop {
+        let found = within(NEVER, || {
             let status = self.status();
-            if is_so(&status) {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "{what} has not come about: {status:#?}");
-            std::thread::sleep(LOOK_AGAIN);
-        }
+            if is_so(&status) { Ok(status) } else { Err(status) }
+        });
+        found.unwrap_or_else(|status| panic!("{what} has not come about: {status:#?}"))
     }
 }
 

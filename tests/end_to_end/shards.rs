@@ -1,11 +1,11 @@
 //! Several shards on an interface: flows live where the device delivers them, whatever its hash, and all arrives.
 
-use std::time::{Duration, Instant};
-
 use machnet::daemon::control::report::{FullReport, ShardReport};
-use machnet::{AttachOptions, Binding, Delivery, Endpoint, Event, ListenOptions, Received};
+use machnet::{AttachOptions, Binding, Delivery, Endpoint, Event, ListenOptions};
 use machnet_shards::counters::Counter;
+use machnet_test_kit::deliveries::next_delivery;
 use machnet_test_kit::hosts::{Link, Program};
+use machnet_test_kit::waiting::{eventually, once};
 
 use crate::conversation::converse;
 use crate::pair::{NEVER, Pair, Side, Site, counted, set};
@@ -135,17 +135,15 @@ fn endpoints_share_a_port_and_the_others_go_on_when_one_is_killed() {
 
 /// How many of so many flows each endpoint was given by others.
 fn opened(endpoints: &mut [Endpoint], all: usize) -> Vec<usize> {
-    let deadline = Instant::now() + NEVER;
     let mut flows = vec![0; endpoints.len()];
-    while flows.iter().sum::<usize>() < all {
+    eventually(NEVER, || {
         for (endpoint, flows) in endpoints.iter_mut().zip(&mut flows) {
             while let Some(delivery) = endpoint.recv_in_place().unwrap() {
                 *flows += usize::from(matches!(delivery, Delivery::Event(Event::Opened { .. })));
             }
         }
-        assert!(Instant::now() < deadline, "only {flows:?} of {all} flows were opened");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+        once(flows.iter().sum::<usize>() >= all, || format!("only {flows:?} of {all} flows were opened"))
+    });
     flows
 }
 
@@ -158,27 +156,21 @@ fn more_shards_than_cpus_start_and_say_what_to_do() {
     });
     let Some(mut pair) = pair else { return };
     let warnings = |daemon: &mut Program| {
-        let log =
-            daemon.wait_until("the log", NEVER, |daemon| Some(daemon.stderr()).filter(|log| log.contains("ready")));
-        log.unwrap().lines().filter(|line| line.contains("share CPU 0")).map(str::to_owned).collect::<Vec<_>>()
+        daemon.until_it_says("ready", NEVER).unwrap();
+        daemon.stderr().lines().filter(|line| line.contains("share CPU 0")).map(str::to_owned).collect::<Vec<_>>()
     };
     for site in [&mut pair.left, &mut pair.right] {
         let said = warnings(site.daemon());
         assert_eq!(said.len(), 1, "one warning: {said:?}");
         assert!(said[0].contains("do not spin") && said[0].contains("engine_threads"), "{said:?}");
     }
-    let mut server = pair.right.attach();
-    server.listen(pair.right.at(PORT)).unwrap();
+    let mut server = pair.right.listener(PORT);
     let mut client = pair.left.attach();
     let flow = client.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
     client.send(flow, b"all share one CPU").unwrap();
-    let mut buffer = [0; 64];
-    let deadline = Instant::now() + NEVER;
-    loop {
-        match server.recv(&mut buffer).unwrap() {
-            Some(Received::Message { len, .. }) => break assert_eq!(&buffer[..len], b"all share one CPU"),
-            Some(Received::Event(_)) => {}
-            None => assert!(server.wait(Some(NEVER)).unwrap() || Instant::now() < deadline, "nothing has come"),
-        }
-    }
+    let heard = next_delivery(&mut server, NEVER, "a message", |delivery| match delivery {
+        Delivery::Message(message) => Some(message.bytes().into_owned()),
+        Delivery::Event(_) => None,
+    });
+    assert_eq!(heard.unwrap(), b"all share one CPU");
 }

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use machnet::{Delivery, Endpoint, Event, Flow, MESSAGE_BYTES_MAX, Received, SendError};
+use machnet_test_kit::deliveries::next_delivery;
+use machnet_test_kit::waiting::{eventually, once};
 
-use crate::conversation::{Direction, await_opened, fill, is_as_filled};
+use crate::conversation::{Direction, fill, is_as_filled};
 use crate::pair::{NEVER, Pair};
 
 const SLOW: u16 = 888;
@@ -20,12 +22,9 @@ const MESSAGE_BYTES: usize = 1000;
 fn a_reader_that_stops_for_five_seconds_gets_everything_and_holds_up_nobody() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
-    let mut slow = right.attach();
-    slow.listen(right.at(SLOW)).unwrap();
-    let mut quick = right.attach();
-    quick.listen(right.at(QUICK)).unwrap();
-    let mut sender = left.attach();
-    sender.listen(left.at(BACK)).unwrap();
+    let mut slow = right.listener(SLOW);
+    let mut quick = right.listener(QUICK);
+    let mut sender = left.listener(BACK);
     let to_slow = sender.connect(left.ip(), right.at(SLOW)).unwrap();
     let to_quick = sender.connect(left.ip(), right.at(QUICK)).unwrap();
     // The slow reader may still write: from the same endpoint to the same endpoint.
@@ -51,20 +50,20 @@ fn a_reader_that_stops_for_five_seconds_gets_everything_and_holds_up_nobody() {
     // It reads on: all is there, in order, once.
     let mut heard = 0;
     let (mut buffer, mut scratch) = (vec![0; MESSAGE_BYTES], Vec::new());
-    let deadline = Instant::now() + NEVER;
-    while heard < MESSAGES {
-        assert!(Instant::now() < deadline, "{heard} of {MESSAGES} messages have arrived");
-        match slow.recv(&mut buffer).unwrap() {
-            Some(Received::Message { len, .. }) => {
-                let is_right = is_as_filled(direction, heard, &buffer[..len], &mut scratch);
-                assert!(len == MESSAGE_BYTES && is_right, "message {heard} is not what was sent");
-                heard += 1;
+    eventually(NEVER, || {
+        while let Some(received) = slow.recv(&mut buffer).unwrap() {
+            match received {
+                Received::Message { len, .. } => {
+                    let is_right = is_as_filled(direction, heard, &buffer[..len], &mut scratch);
+                    assert!(len == MESSAGE_BYTES && is_right, "message {heard} is not what was sent");
+                    heard += 1;
+                }
+                Received::Event(Event::Closed { reason, .. }) => panic!("after {heard} messages: {reason}"),
+                Received::Event(_) => {}
             }
-            Some(Received::Event(Event::Closed { reason, .. })) => panic!("after {heard} messages: {reason}"),
-            Some(Received::Event(_)) => {}
-            None => drop(slow.wait(Some(Duration::from_millis(100))).unwrap()),
         }
-    }
+        once(heard >= MESSAGES, || format!("{heard} of {MESSAGES} messages have arrived"))
+    });
     assert!(!slow.wait(Some(Duration::from_millis(50))).unwrap(), "there is more than was sent");
 }
 
@@ -78,20 +77,16 @@ fn round_trip(here: &mut Endpoint, flow: Flow, there: &mut Endpoint, others: &mu
 
 /// Waits for a message of a flow that is `wanted`; gives the flow.
 fn hear(endpoint: &mut Endpoint, wanted: impl Fn(Flow) -> bool, others: &mut u32) -> Flow {
-    let deadline = Instant::now() + NEVER;
-    loop {
-        let Some(delivery) = endpoint.recv_in_place().unwrap() else {
-            assert!(Instant::now() < deadline, "a flow is held up");
-            endpoint.wait(Some(Duration::from_millis(100))).unwrap();
-            continue;
-        };
+    let take = |delivery: Delivery<'_>| {
         match delivery {
-            Delivery::Message(message) if wanted(message.flow()) => return message.flow(),
+            Delivery::Message(message) if wanted(message.flow()) => return Some(message.flow()),
             Delivery::Message(_) => *others += 1,
             Delivery::Event(Event::Closed { reason, .. }) => panic!("{reason}"),
             Delivery::Event(_) => {}
         }
-    }
+        None
+    };
+    next_delivery(endpoint, NEVER, "a message of a flow that is not held up", take).unwrap()
 }
 
 #[test]
@@ -99,8 +94,7 @@ fn twenty_flows_with_the_longest_message_each_get_through_to_one_slow_endpoint()
     const FLOWS: usize = 20;
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
-    let mut slow = right.attach();
-    slow.listen(right.at(SLOW)).unwrap();
+    let mut slow = right.listener(SLOW);
     // Each from an endpoint of its own, so that all twenty are on their way at the same time.
     let mut senders: Vec<_> = (0..FLOWS).map(|_| left.attach()).collect();
     let mut message = vec![0; MESSAGE_BYTES_MAX];
@@ -113,48 +107,45 @@ fn twenty_flows_with_the_longest_message_each_get_through_to_one_slow_endpoint()
     let mut ports = std::collections::HashMap::new();
     let mut scratch = Vec::new();
     let mut arrived = 0;
-    let deadline = Instant::now() + 2 * NEVER;
-    while arrived < FLOWS {
-        assert!(Instant::now() < deadline, "{arrived} of {FLOWS} messages have arrived");
-        match slow.recv_in_place().unwrap() {
-            Some(Delivery::Message(message)) => {
-                let port = ports.remove(&message.flow()).expect("one message for each flow");
-                let direction = Direction { port, is_from_connector: true };
-                assert!(is_as_filled(direction, 0, &message.bytes(), &mut scratch), "a wrong byte from port {port}");
-                arrived += 1;
+    eventually(2 * NEVER, || {
+        while let Some(delivery) = slow.recv_in_place().unwrap() {
+            match delivery {
+                Delivery::Message(message) => {
+                    let port = ports.remove(&message.flow()).expect("one message for each flow");
+                    let is_right =
+                        is_as_filled(Direction { port, is_from_connector: true }, 0, &message.bytes(), &mut scratch);
+                    assert!(is_right, "a wrong byte from port {port}");
+                    arrived += 1;
+                }
+                Delivery::Event(Event::Opened { flow, tuple, .. }) => {
+                    ports.insert(flow, tuple.remote.port());
+                }
+                Delivery::Event(event) => panic!("{event:?} after {arrived} messages"),
             }
-            Some(Delivery::Event(Event::Opened { flow, tuple, .. })) => {
-                ports.insert(flow, tuple.remote.port());
-            }
-            Some(Delivery::Event(event)) => panic!("{event:?} after {arrived} messages"),
-            // Slow: it leaves what has arrived where it is for a while.
-            None => std::thread::sleep(Duration::from_millis(2)),
         }
-    }
+        // Slow: it leaves what has arrived where it is for a while.
+        std::thread::sleep(Duration::from_millis(2));
+        once(arrived >= FLOWS, || format!("{arrived} of {FLOWS} messages have arrived"))
+    });
 }
 
 #[test]
 fn an_endpoint_without_room_says_so_and_wakes_when_there_is() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
-    let mut reader = right.attach();
-    reader.listen(right.at(SLOW)).unwrap();
-    let mut writer = left.attach();
-    let flow = writer.connect(left.ip(), right.at(SLOW)).unwrap();
-    await_opened(&mut reader, NEVER);
+    let (mut writer, flow, mut reader) = left.open_flow(right, SLOW);
     // Nobody reads: the sender's 12 MiB and the receiver's 4 MiB fill up.
     let message = vec![7; 64 << 10];
     let mut sent = 0;
-    let deadline = Instant::now() + NEVER;
-    loop {
+    eventually(NEVER, || {
         match writer.send(flow, &message) {
             Ok(()) => sent += 1,
-            Err(SendError::NoRoom) if !writer.wait_room(Some(Duration::from_millis(500))).unwrap() => break,
+            Err(SendError::NoRoom) if !writer.wait_room(Some(Duration::from_millis(500))).unwrap() => return Ok(()),
             Err(SendError::NoRoom) => {}
             Err(error) => panic!("{error}"),
         }
-        assert!(Instant::now() < deadline, "16 MiB of buffers take {sent} messages of 64 KiB and more");
-    }
+        Err(format!("16 MiB of buffers take {sent} messages of 64 KiB and more"))
+    });
     assert!((192..=256).contains(&sent), "{sent} messages of 64 KiB fit 12 MiB and 4 MiB");
     std::thread::scope(|scope| {
         let woken = scope.spawn(|| writer.wait_room(Some(NEVER)).unwrap());

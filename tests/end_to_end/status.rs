@@ -8,6 +8,7 @@ use machnet::Endpoint;
 use machnet::daemon::control::Client;
 use machnet::daemon::control::message::{Binding, ControlError, Part, Query, Reply, Request};
 use machnet_test_kit::hosts::Program;
+use machnet_test_kit::waiting::{eventually, once};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -39,10 +40,8 @@ fn line_with<'a>(text: &'a str, part: &str) -> Vec<&'a str> {
 
 /// Two endpoints with a flow, over which some messages went.
 fn talk(pair: &Pair) -> (Endpoint, Endpoint) {
-    let mut peer = pair.right.attach();
-    peer.listen(pair.right.at(PORT)).unwrap();
-    let mut ours = pair.left.attach();
-    ours.listen(pair.left.at(PORT)).unwrap();
+    let mut peer = pair.right.listener(PORT);
+    let mut ours = pair.left.listener(PORT);
     let flow = ours.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
     await_opened(&mut peer, NEVER);
     let mut message = [0; 64];
@@ -293,11 +292,10 @@ fn whoever_asks_all_the_time_disturbs_nobody() {
         connector.connect(pair.left.ip(), pair.right.at(PORT));
         connector.converse(NEVER);
         drop(other.join().unwrap());
-        let enough = Instant::now() + NEVER;
-        while reports.load(Ordering::Relaxed) < 100 || refused.load(Ordering::Relaxed) == 0 {
-            assert!(Instant::now() < enough, "{reports:?} reports, {refused:?} refused");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        eventually(NEVER, || {
+            let is_enough = reports.load(Ordering::Relaxed) >= 100 && refused.load(Ordering::Relaxed) > 0;
+            once(is_enough, || format!("{reports:?} reports, {refused:?} refused"))
+        });
         // And others are served.
         drop(pair.left.attach());
         is_over.store(true, Ordering::Relaxed);
@@ -308,7 +306,7 @@ fn whoever_asks_all_the_time_disturbs_nobody() {
 fn a_dead_daemon_is_one_sentence_and_status_1() {
     let Some(mut pair) = Pair::start(|_| ()) else { return };
     let mut watch = start(&pair.left, &["status", "--watch", "0.1"]);
-    watch.wait_until("a block", NEVER, |program| program.stdout().contains("Shards").then_some(())).unwrap();
+    watch.until_it_says("Shards", NEVER).unwrap();
     pair.left.kill_daemon();
     let mut ended = vec![watch];
     for command in COMMANDS {

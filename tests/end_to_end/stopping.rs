@@ -10,8 +10,7 @@ const PORT: u16 = 888;
 
 fn stops_on(signal: Signal) {
     let Some(mut pair) = Pair::start(|_| ()) else { return };
-    let mut peer = pair.right.attach();
-    peer.listen(pair.right.at(PORT)).unwrap();
+    let mut peer = pair.right.listener(PORT);
     let mut local = pair.left.attach();
     let ours = local.connect(pair.left.ip(), pair.right.at(PORT)).unwrap();
     local.send(ours, b"hello").unwrap();

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use machnet::{
     AttachError, ConnectError, ConnectOptions, Disconnected, Endpoint, ListenError, Received, RecvError, SendError,
 };
+use machnet_test_kit::waiting::{NEVER, eventually};
 
-use crate::fake::{self, FakeDaemon, IP, at, eventually};
+use crate::fake::{self, FakeDaemon, IP, at};
 use crate::messages::{attach, pair};
 
 /// How soon every call must notice that the daemon is gone.
@@ -19,7 +20,7 @@ fn without_a_daemon_attaching_says_so() {
     assert!(matches!(&error, AttachError::NoDaemon(path) if path == fake::no_daemon()));
     assert!(error.to_string().contains("start machnet-shards"), "{error}");
 
-    let mut daemon = FakeDaemon::start("absent");
+    let mut daemon = FakeDaemon::start();
     let path = daemon.socket();
     daemon.kill();
     assert!(matches!(Endpoint::attach_to(&path), Err(AttachError::NoDaemon(_))));
@@ -27,13 +28,13 @@ fn without_a_daemon_attaching_says_so() {
 
 #[test]
 fn the_daemons_addresses_are_known() {
-    let daemon = FakeDaemon::start("addresses");
+    let daemon = FakeDaemon::start();
     assert_eq!(attach(&daemon).addresses(), [IP]);
 }
 
 #[test]
 fn listening_fails_with_the_reason_and_the_endpoint_stays() {
-    let daemon = FakeDaemon::start("listen");
+    let daemon = FakeDaemon::start();
     let (mut one, mut other) = (attach(&daemon), attach(&daemon));
     let elsewhere = ([10, 9, 9, 9], 888).into();
     assert_eq!(one.listen(elsewhere), Err(ListenError::NoSuchAddress(vec![IP])));
@@ -44,12 +45,13 @@ fn listening_fails_with_the_reason_and_the_endpoint_stays() {
     assert_eq!(other.listen(at(888)), Ok(at(888)));
     assert_eq!(one.listen(at(0)), Ok(at(40_000)), "the daemon's choice is told");
     drop(other);
-    assert!(eventually(|| one.listen(at(888)).is_ok()), "the end of an endpoint frees its ports");
+    // The end of an endpoint frees its ports.
+    eventually(NEVER, || one.listen(at(888)));
 }
 
 #[test]
 fn connecting_fails_with_the_reason_and_the_endpoint_stays() {
-    let daemon = FakeDaemon::start("connect");
+    let daemon = FakeDaemon::start();
     let mut endpoint = attach(&daemon);
     assert_eq!(endpoint.connect(IP, at(888)), Err(ConnectError::Refused));
     assert_eq!(endpoint.connect(IP, at(fake::TIMES_OUT)), Err(ConnectError::TimedOut));
@@ -63,7 +65,7 @@ fn connecting_fails_with_the_reason_and_the_endpoint_stays() {
 
 #[test]
 fn a_daemon_that_talks_nonsense_is_given_up_for_good() {
-    let daemon = FakeDaemon::start("nonsense");
+    let daemon = FakeDaemon::start();
     for port in [fake::ANSWERS_ANOTHER, fake::NAMES_NO_CHANNEL] {
         let mut endpoint = attach(&daemon);
         endpoint.listen(at(888)).unwrap();
@@ -74,13 +76,13 @@ fn a_daemon_that_talks_nonsense_is_given_up_for_good() {
         assert_eq!(endpoint.recv(&mut []), Err(RecvError::Disconnected(nonsense)));
         drop(endpoint);
         let mut next = attach(&daemon);
-        assert!(eventually(|| next.listen(at(888)).is_ok()));
+        eventually(NEVER, || next.listen(at(888)));
     }
 }
 
 #[test]
 fn a_flow_of_another_endpoint_is_closed_here() {
-    let daemon = FakeDaemon::start("foreign");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, _far, _) = pair(&daemon);
     let mut stranger = attach(&daemon);
     assert_eq!(stranger.send(flow, b"hello"), Err(SendError::Closed));
@@ -90,7 +92,7 @@ fn a_flow_of_another_endpoint_is_closed_here() {
 
 #[test]
 fn an_application_that_only_looks_notices_a_dead_daemon() {
-    let mut daemon = FakeDaemon::start("spin");
+    let mut daemon = FakeDaemon::start();
     let (mut near, _, _far, _) = pair(&daemon);
     daemon.kill();
     let killed = Instant::now();
@@ -104,7 +106,7 @@ fn an_application_that_only_looks_notices_a_dead_daemon() {
 
 #[test]
 fn an_application_that_only_sends_notices_a_dead_daemon() {
-    let mut daemon = FakeDaemon::start("send");
+    let mut daemon = FakeDaemon::start();
     let (mut near, flow, _far, _) = pair(&daemon);
     daemon.kill();
     let killed = Instant::now();
@@ -118,8 +120,8 @@ fn an_application_that_only_sends_notices_a_dead_daemon() {
 
 #[test]
 fn an_application_that_sleeps_notices_a_dead_daemon() {
-    for (test, wants_room) in [("sleep-input", false), ("sleep-room", true)] {
-        let mut daemon = FakeDaemon::start(test);
+    for wants_room in [false, true] {
+        let mut daemon = FakeDaemon::start();
         let (mut near, flow, _far, _) = pair(&daemon);
         daemon.stall(true);
         while wants_room && near.send(flow, &[0; 1 << 20]) != Err(SendError::NoRoom) {}
@@ -143,18 +145,21 @@ fn an_application_that_sleeps_notices_a_dead_daemon() {
 
 #[test]
 fn both_halves_notice_a_dead_daemon() {
-    let mut daemon = FakeDaemon::start("halves");
+    let mut daemon = FakeDaemon::start();
     let (near, flow, _far, _) = pair(&daemon);
     let (mut sender, mut receiver) = near.split().unwrap();
     daemon.kill();
-    assert!(eventually(|| sender.send(flow, b"x") == Err(SendError::Disconnected(Disconnected::Gone))));
+    eventually(NEVER, || match sender.send(flow, b"x") {
+        Err(SendError::Disconnected(Disconnected::Gone)) => Ok(()),
+        other => Err(format!("{other:?}, with a daemon that is dead")),
+    });
     assert_eq!(receiver.wait(None), Err(Disconnected::Gone));
     assert_eq!(sender.attend(), Err(Disconnected::Gone));
 }
 
 #[test]
 fn what_was_delivered_before_the_daemon_died_can_be_received() {
-    let mut daemon = FakeDaemon::start("last");
+    let mut daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     near.send(flow, b"the last words").unwrap();
     assert_eq!(far.wait(Some(Duration::from_secs(10))), Ok(true));
@@ -171,10 +176,9 @@ fn what_was_delivered_before_the_daemon_died_can_be_received() {
 
 #[test]
 fn attaching_again_works_when_the_daemon_is_back() {
-    let mut daemon = FakeDaemon::start("back");
+    let mut daemon = FakeDaemon::start();
     let (mut near, _, _far, _) = pair(&daemon);
-    daemon.kill();
-    let daemon = FakeDaemon::start("back");
+    daemon.restart();
     assert_eq!(near.wait(None), Err(Disconnected::Gone), "the old endpoint does not come back to life");
     drop(pair(&daemon));
 }
@@ -184,7 +188,7 @@ fn attaching_again_works_when_the_daemon_is_back() {
 fn without_descriptors_an_endpoint_says_so_and_the_daemon_gets_everything_back() {
     const ALONE: &str = "MACHNET_TEST_DAEMON";
     let Some(socket) = std::env::var_os(ALONE) else {
-        let daemon = FakeDaemon::start("descriptors");
+        let daemon = FakeDaemon::start();
         let test = "failures::without_descriptors_an_endpoint_says_so_and_the_daemon_gets_everything_back";
         let alone = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture"])
@@ -193,7 +197,7 @@ fn without_descriptors_an_endpoint_says_so_and_the_daemon_gets_everything_back()
             .unwrap();
         assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
         let mut other = attach(&daemon);
-        assert!(eventually(|| other.listen(at(888)).is_ok()));
+        eventually(NEVER, || other.listen(at(888)));
         return;
     };
     let mut endpoint = Endpoint::attach_to(&socket).unwrap();

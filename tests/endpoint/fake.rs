@@ -16,6 +16,7 @@ use machnet::daemon::control::message::{ChannelGeometry, ControlError, Numbered,
 use machnet::daemon::control::{Access, Connection, Incoming, Server};
 use machnet_core::flow::FlowId;
 use machnet_core::message::Content;
+use machnet_test_kit::Scratch;
 
 /// The daemon's only address.
 pub(crate) const IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
@@ -30,6 +31,8 @@ pub(crate) const TIMES_OUT: u16 = 65_000;
 pub(crate) const ANSWERS_ANOTHER: u16 = 65_001;
 pub(crate) const NAMES_NO_CHANNEL: u16 = 65_002;
 
+/// The control socket, in a directory of its own.
+const SOCKET: &str = "ctrl.sock";
 /// Bytes of a piece.
 const PAYLOAD: u16 = 1000;
 
@@ -42,48 +45,40 @@ struct Mischief {
 }
 
 pub(crate) struct FakeDaemon {
-    directory: PathBuf,
+    directory: Scratch,
     stops: Arc<AtomicBool>,
     mischief: Arc<Mischief>,
+    shards: u16,
+    geometry: Geometry,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FakeDaemon {
     /// Two shards and the usual pools.
-    pub(crate) fn start(test: &str) -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(
-            test,
             2,
             Geometry::for_payload(PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize),
         )
     }
 
-    pub(crate) fn start_with(test: &str, shards: u16, geometry: Geometry) -> Self {
-        let directory = std::env::temp_dir().join(format!("machnet-endpoint-{}-{test}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let server = Server::bind(&directory.join("ctrl.sock"), &Access::default()).unwrap();
+    pub(crate) fn start_with(shards: u16, geometry: Geometry) -> Self {
+        let directory = Scratch::new().unwrap();
         let (stops, mischief) = (Arc::<AtomicBool>::default(), Arc::<Mischief>::default());
-        let relay = Relay {
-            server,
-            mischief: mischief.clone(),
-            shards,
-            geometry,
-            apps: BTreeMap::new(),
-            next_app: 0,
-            next_flow: 1,
-            listeners: HashMap::new(),
-            sides: HashMap::new(),
-            messages: 0,
-        };
-        let thread = std::thread::spawn({
-            let stops = stops.clone();
-            move || relay.run(&stops)
-        });
-        Self { directory, stops, mischief, thread: Some(thread) }
+        let thread = Relay::start(&directory, &stops, &mischief, shards, geometry);
+        Self { directory, stops, mischief, shards, geometry, thread: Some(thread) }
+    }
+
+    /// Ends it as [`kill`](Self::kill) does, and starts another in its place.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.stops.store(false, Ordering::Relaxed);
+        let Self { directory, stops, mischief, shards, geometry, .. } = self;
+        self.thread = Some(Relay::start(directory, stops, mischief, *shards, *geometry));
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.directory.join("ctrl.sock")
+        self.directory.file(SOCKET)
     }
 
     /// Ends it as a kill does: everything closes at once, nobody is told.
@@ -114,7 +109,6 @@ impl FakeDaemon {
 impl Drop for FakeDaemon {
     fn drop(&mut self) {
         self.kill();
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
@@ -164,6 +158,29 @@ struct Relay {
 }
 
 impl Relay {
+    fn start(
+        directory: &Scratch,
+        stops: &Arc<AtomicBool>,
+        mischief: &Arc<Mischief>,
+        shards: u16,
+        geometry: Geometry,
+    ) -> JoinHandle<()> {
+        let relay = Self {
+            server: Server::bind(&directory.file(SOCKET), &Access::default()).unwrap(),
+            mischief: Arc::clone(mischief),
+            shards,
+            geometry,
+            apps: BTreeMap::new(),
+            next_app: 0,
+            next_flow: 1,
+            listeners: HashMap::new(),
+            sides: HashMap::new(),
+            messages: 0,
+        };
+        let stops = Arc::clone(stops);
+        std::thread::spawn(move || relay.run(&stops))
+    }
+
     fn run(mut self, stops: &AtomicBool) {
         while !stops.load(Ordering::Relaxed) {
             if !self.turn() {
@@ -410,18 +427,6 @@ impl Relay {
         }
         over
     }
-}
-
-/// Whether something happens within some seconds.
-pub(crate) fn eventually(mut happens: impl FnMut() -> bool) -> bool {
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while std::time::Instant::now() < deadline {
-        if happens() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    false
 }
 
 /// A socket path with nobody behind it.

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::io::IoSlice;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use machnet::daemon::channel::Geometry;
 use machnet::{
     CloseReason, ConnectOptions, Delivery, Endpoint, Event, Flow, MESSAGE_BYTES_MAX, Received, RecvError, SendError,
     Sender,
 };
+use machnet_test_kit::deliveries::next_delivery;
+use machnet_test_kit::waiting::NEVER;
 
 use crate::fake::{FakeDaemon, IP, at};
 
@@ -36,17 +38,13 @@ pub(crate) enum Owned {
 
 /// Waits for what is next.
 pub(crate) fn next(endpoint: &mut Endpoint) -> Owned {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(delivery) = endpoint.recv_in_place().unwrap() {
-            return match delivery {
-                Delivery::Message(message) => Owned::Message(message.flow(), message.bytes().into_owned()),
-                Delivery::Event(event) => Owned::Event(event),
-            };
-        }
-        assert!(Instant::now() < deadline, "nothing came");
-        endpoint.wait(Some(Duration::from_secs(1))).unwrap();
-    }
+    let take = |delivery: Delivery<'_>| {
+        Some(match delivery {
+            Delivery::Message(message) => Owned::Message(message.flow(), message.bytes().into_owned()),
+            Delivery::Event(event) => Owned::Event(event),
+        })
+    };
+    next_delivery(endpoint, NEVER, "a message or event", take).unwrap()
 }
 
 /// Bytes that differ from place to place and from message to message.
@@ -56,7 +54,7 @@ fn bytes(size: usize, message: usize) -> Vec<u8> {
 
 #[test]
 fn messages_of_every_size_arrive_as_they_were_sent() {
-    let daemon = FakeDaemon::start("sizes");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     for size in [1, 999, 1000, 1001, 64 << 10, 1 << 20, MESSAGE_BYTES_MAX - 1, MESSAGE_BYTES_MAX] {
         let sent = bytes(size, 7);
@@ -69,7 +67,7 @@ fn messages_of_every_size_arrive_as_they_were_sent() {
 
 #[test]
 fn sizes_that_no_message_has_are_refused_and_nothing_is_sent() {
-    let daemon = FakeDaemon::start("refused");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     assert_eq!(near.send(flow, b""), Err(SendError::Empty));
     assert_eq!(near.send_vectored(flow, &[]), Err(SendError::Empty));
@@ -80,7 +78,7 @@ fn sizes_that_no_message_has_are_refused_and_nothing_is_sent() {
 
 #[test]
 fn a_buffer_too_small_costs_no_message() {
-    let daemon = FakeDaemon::start("small");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     let long = bytes(5000, 1);
     near.send(flow, &long).unwrap();
@@ -99,7 +97,7 @@ fn a_buffer_too_small_costs_no_message() {
 
 #[test]
 fn a_flow_tells_of_its_beginning_and_its_end() {
-    let daemon = FakeDaemon::start("events");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     let (here, there) = (near.tuple(flow).unwrap(), far.tuple(accepted).unwrap());
     assert_eq!((here.local, here.remote), (there.remote, there.local));
@@ -125,7 +123,7 @@ fn a_flow_tells_of_its_beginning_and_its_end() {
 
 #[test]
 fn the_end_of_an_application_ends_its_flows_at_the_other_side() {
-    let daemon = FakeDaemon::start("gone");
+    let daemon = FakeDaemon::start();
     let (near, _, mut far, accepted) = pair(&daemon);
     drop(near);
     let Owned::Event(Event::Closed { flow, reason, .. }) = next(&mut far) else { panic!("it ends") };
@@ -134,7 +132,7 @@ fn the_end_of_an_application_ends_its_flows_at_the_other_side() {
 
 #[test]
 fn a_flow_lives_where_it_was_asked_to() {
-    let daemon = FakeDaemon::start("shard");
+    let daemon = FakeDaemon::start();
     let mut endpoint = attach(&daemon);
     endpoint.listen(at(888)).unwrap();
     let mut messages = HashMap::new();
@@ -156,7 +154,7 @@ fn a_flow_lives_where_it_was_asked_to() {
 #[test]
 fn thousand_flows_open_although_nobody_receives_meanwhile() {
     // A pool so small that the ring has no room for a thousand events.
-    let daemon = FakeDaemon::start_with("thousand", 1, Geometry::for_payload(1000, 12 << 20, 1 << 16));
+    let daemon = FakeDaemon::start_with(1, Geometry::for_payload(1000, 12 << 20, 1 << 16));
     let (mut near, mut far) = (attach(&daemon), attach(&daemon));
     far.listen(at(888)).unwrap();
     let flows: Vec<_> = (0..1000).map(|_| near.connect(IP, at(888)).unwrap()).collect();
@@ -179,7 +177,7 @@ fn thousand_flows_open_although_nobody_receives_meanwhile() {
 
 #[test]
 fn what_is_appended_is_under_way_after_whatever_comes_next() {
-    let daemon = FakeDaemon::start("appended");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     let nothing = |near: &mut Endpoint| assert!(near.recv_in_place().unwrap().is_none());
     let steps: [&dyn Fn(&mut Endpoint); 6] = [
@@ -207,7 +205,7 @@ fn what_is_appended_is_under_way_after_whatever_comes_next() {
 
 #[test]
 fn an_endless_burst_is_under_way_before_its_end() {
-    let daemon = FakeDaemon::start("burst");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     for number in 0..1_000 {
         while near.append(flow, &bytes(100, number)) == Err(SendError::NoRoom) {
@@ -222,7 +220,7 @@ fn an_endless_burst_is_under_way_before_its_end() {
 /// The loop that everybody writes first, as everybody writes it: that it compiles is half of the test.
 #[test]
 fn whoever_receives_in_place_may_answer_and_wait_in_the_same_match() {
-    let daemon = FakeDaemon::start("obvious");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     near.send(flow, b"How are you?").unwrap();
     let mut heard = Vec::new();
@@ -245,7 +243,7 @@ fn whoever_receives_in_place_may_answer_and_wait_in_the_same_match() {
 #[test]
 fn two_threads_send_and_receive() {
     const MESSAGES: usize = 20_000;
-    let daemon = FakeDaemon::start("split");
+    let daemon = FakeDaemon::start();
     let (near, flow, mut far, accepted) = pair(&daemon);
     let (mut sender, mut receiver) = near.split().unwrap();
     let sending = std::thread::spawn(move || {

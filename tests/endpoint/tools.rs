@@ -73,7 +73,7 @@ fn assert_success(output: &Output) {
 
 #[test]
 fn a_client_measures_and_a_server_answers() {
-    let daemon = FakeDaemon::start("measure");
+    let daemon = FakeDaemon::start();
     let server = server(&daemon, "--local_ip 10.0.0.1 --verify");
     for (size, window, requests) in [(64, 1, 200), (64, 32, 5000), (1500, 8, 2000), (8_388_608, 2, 4)] {
         let flags = format!(
@@ -100,7 +100,7 @@ fn a_client_measures_and_a_server_answers() {
 
 #[test]
 fn a_servers_own_size_and_a_duration() {
-    let daemon = FakeDaemon::start("duration");
+    let daemon = FakeDaemon::start();
     let _server = server(&daemon, "--local_port 9 --msg_size 2000");
     let flags = "--remote_ip 10.0.0.1 --remote_port 9 --msg_size 8 --duration 0.3 --json";
     let totals = json(&msg_gen(&daemon, flags).output().unwrap().stdout);
@@ -111,8 +111,8 @@ fn a_servers_own_size_and_a_duration() {
 
 #[test]
 fn a_wrong_byte_is_found_and_makes_it_fail() {
-    for (test, nth, by) in [("wrong-answer", 10, "client"), ("wrong-request", 9, "server")] {
-        let daemon = FakeDaemon::start(test);
+    for (nth, by) in [(10, "client"), (9, "server")] {
+        let daemon = FakeDaemon::start();
         daemon.corrupt(nth);
         let server = server(&daemon, "--verify --msg_size 100");
         let flags = "--remote_ip 10.0.0.1 --msg_size 100 --msg_window 1 --msg_nr 20 --verify --json";
@@ -129,7 +129,7 @@ fn a_wrong_byte_is_found_and_makes_it_fail() {
 
 #[test]
 fn a_lost_message_is_noticed_and_ctrl_c_prints_the_totals() {
-    let daemon = FakeDaemon::start("lost");
+    let daemon = FakeDaemon::start();
     let _server = server(&daemon, "");
     daemon.lose(11);
     let client = Running::start(msg_gen(&daemon, "--remote_ip 10.0.0.1 --msg_window 1 --json"));
@@ -145,7 +145,7 @@ fn a_lost_message_is_noticed_and_ctrl_c_prints_the_totals() {
 
 #[test]
 fn the_end_of_the_other_side_ends_a_client_with_the_reason() {
-    let daemon = FakeDaemon::start("ended");
+    let daemon = FakeDaemon::start();
     let server = server(&daemon, "");
     let client = Running::start(msg_gen(&daemon, "--remote_ip 10.0.0.1"));
     std::thread::sleep(Duration::from_millis(200));
@@ -158,7 +158,7 @@ fn the_end_of_the_other_side_ends_a_client_with_the_reason() {
 
 #[test]
 fn hello_world() {
-    let daemon = FakeDaemon::start("hello");
+    let daemon = FakeDaemon::start();
     let mut receiver = Running::start(tool(env!("CARGO_BIN_EXE_hello_world"), &daemon, "--local 10.0.0.1"));
     let mut lines = BufReader::new(receiver.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert_eq!(lines.next().as_deref(), Some("Listening on 10.0.0.1:31580."));
@@ -187,7 +187,7 @@ fn without_a_daemon_a_tool_says_what_to_do() {
 
 #[test]
 fn the_address_and_the_socket_come_from_the_configuration() {
-    let daemon = FakeDaemon::start("configured");
+    let daemon = FakeDaemon::start();
     let file = daemon.socket().with_file_name("config.json");
     let text = serde_json::json!({
         "machnet_config": { "02:00:00:00:00:01": { "ip": "10.0.0.1" } },

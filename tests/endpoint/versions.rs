@@ -1,49 +1,38 @@
 //! Libraries and daemons of different releases.
 
-use std::time::{Duration, Instant};
-
 use machnet::daemon::control::message::{Attach, ControlError, Numbered, Reply, Request, VERSIONS, Versions};
 use machnet::daemon::control::{Access, Incoming, Server};
 use machnet::{AttachError, Disconnected, Endpoint};
+use machnet_test_kit::Scratch;
+use machnet_test_kit::waiting::{NEVER, eventually};
 
 use crate::fake::IP;
 
 /// Attaches to a daemon that answers this to the number and the content of the request.
-fn attach_where(test: &str, answer: impl FnOnce(u32, &Attach) -> Numbered<Reply> + Send) -> Result<(), AttachError> {
-    let directory = std::env::temp_dir().join(format!("machnet-versions-{}-{test}", std::process::id()));
-    let socket = directory.join("ctrl.sock");
+fn attach_where(answer: impl FnOnce(u32, &Attach) -> Numbered<Reply> + Send) -> Result<(), AttachError> {
+    let directory = Scratch::new().unwrap();
+    let socket = directory.file("ctrl.sock");
     let mut server = Server::bind(&socket, &Access::default()).unwrap();
-    let attached = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let attaching = scope.spawn(|| Endpoint::attach_to(&socket).map(drop));
-        let never = Instant::now() + Duration::from_secs(10);
-        let mut connection = None;
-        while connection.is_none() && Instant::now() < never {
-            connection = server.accept().unwrap();
-        }
-        let mut connection = connection.expect("somebody connects");
-        let request = loop {
-            assert!(Instant::now() < never, "nothing is asked");
-            match connection.receive() {
-                Incoming::Request(request) => break request,
-                Incoming::Nothing => std::thread::yield_now(),
-                other => panic!("{other:?}"),
-            }
-        };
+        let mut connection = eventually(NEVER, || server.accept().unwrap().ok_or("nobody connects"));
+        let request = eventually(NEVER, || match connection.receive() {
+            Incoming::Request(request) => Ok(request),
+            Incoming::Nothing => Err("nothing is asked"),
+            other => panic!("{other:?}"),
+        });
         let Request::Attach(attach) = request.body else { panic!("{request:?}") };
         connection.send(&answer(request.id, &attach), &[]).unwrap();
         attaching.join().unwrap()
-    });
-    drop(server);
-    std::fs::remove_dir_all(directory).unwrap();
-    attached
+    })
 }
 
 /// Attaches to a daemon that speaks these.
-fn attach_where_spoken(test: &str, lowest: u16, highest: u16) -> Result<(), AttachError> {
+fn attach_where_spoken(lowest: u16, highest: u16) -> Result<(), AttachError> {
     let daemon = Versions { lowest, highest };
-    attach_where(test, |id, attach| {
+    attach_where(|id, attach| {
         let body = match daemon.common(attach.versions) {
-            Some(version) => Reply::Attached { daemon: test.into(), version, addresses: vec![IP] },
+            Some(version) => Reply::Attached { daemon: "another".into(), version, addresses: vec![IP] },
             None => Reply::Failed { error: ControlError::NoCommonVersion(daemon) },
         };
         Numbered { id, body }
@@ -53,20 +42,18 @@ fn attach_where_spoken(test: &str, lowest: u16, highest: u16) -> Result<(), Atta
 #[test]
 fn daemons_that_speak_one_of_the_librarys_versions_are_attached_to() {
     let Versions { lowest, highest } = VERSIONS;
-    attach_where_spoken("same", lowest, highest).unwrap();
-    attach_where_spoken("newer", highest, u16::MAX).unwrap();
-    attach_where_spoken("older", 0, lowest).unwrap();
-    attach_where_spoken("both", 0, u16::MAX).unwrap();
+    attach_where_spoken(lowest, highest).unwrap();
+    attach_where_spoken(highest, u16::MAX).unwrap();
+    attach_where_spoken(0, lowest).unwrap();
+    attach_where_spoken(0, u16::MAX).unwrap();
 }
 
 #[test]
 fn without_a_common_version_the_error_names_both_ranges_and_who_is_to_be_updated() {
     let Versions { lowest, highest } = VERSIONS;
     let library = lowest..=highest;
-    for (test, daemon, update) in
-        [("old", 1..=lowest - 1, "update the daemon"), ("new", highest + 1..=highest + 4, "update the program")]
-    {
-        let error = attach_where_spoken(test, *daemon.start(), *daemon.end()).unwrap_err();
+    for (daemon, update) in [(1..=lowest - 1, "update the daemon"), (highest + 1..=highest + 4, "update the program")] {
+        let error = attach_where_spoken(*daemon.start(), *daemon.end()).unwrap_err();
         let AttachError::NoCommonVersion { library: ours, daemon: Some(theirs) } = &error else { panic!("{error:?}") };
         assert_eq!((ours, theirs), (&library, &daemon));
         let text = error.to_string();
@@ -80,7 +67,7 @@ fn without_a_common_version_the_error_names_both_ranges_and_who_is_to_be_updated
 fn a_daemon_of_before_there_were_ranges_is_to_be_updated() {
     // It cannot read the request at all, not even its number.
     let error = ControlError::Malformed("unknown field `versions`, expected one of `name`, `version`".into());
-    let error = attach_where("ancient", |_, _| Numbered { id: 0, body: Reply::Failed { error } }).unwrap_err();
+    let error = attach_where(|_, _| Numbered { id: 0, body: Reply::Failed { error } }).unwrap_err();
     assert!(matches!(error, AttachError::NoCommonVersion { daemon: None, .. }), "{error:?}");
     assert!(error.to_string().ends_with("update the daemon"), "{error}");
 }
@@ -91,6 +78,6 @@ fn a_daemon_that_chooses_a_version_nobody_offered_is_none() {
         let body = Reply::Attached { daemon: "odd".into(), version, addresses: vec![IP] };
         Numbered { id, body }
     };
-    let error = attach_where("odd", |id, attach| chosen(id, attach.versions.highest + 1)).unwrap_err();
+    let error = attach_where(|id, attach| chosen(id, attach.versions.highest + 1)).unwrap_err();
     assert!(matches!(error, AttachError::Disconnected(Disconnected::Unreadable)), "{error:?}");
 }

@@ -10,7 +10,7 @@ use crate::messages::{Owned, next, pair};
 
 #[test]
 fn a_wait_ends_when_a_message_comes_or_the_time_is_up() {
-    let daemon = FakeDaemon::start("wait");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     assert_eq!(far.wait(Some(Duration::ZERO)), Ok(false));
     let start = Instant::now();
@@ -34,7 +34,7 @@ fn a_wait_ends_when_a_message_comes_or_the_time_is_up() {
 
 #[test]
 fn a_sender_without_room_is_told_and_can_wait_for_it() {
-    let daemon = FakeDaemon::start("room");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     assert_eq!(near.wait_room(None), Ok(true), "nothing has been refused");
     let message = vec![7; 4 << 20];
@@ -65,7 +65,7 @@ fn a_sender_without_room_is_told_and_can_wait_for_it() {
 
 #[test]
 fn waiting_for_either_ends_by_either() {
-    let daemon = FakeDaemon::start("either");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     assert_eq!(near.wait_either(Some(Duration::ZERO)), Ok(true), "there is room");
     daemon.stall(true);
@@ -84,7 +84,7 @@ fn readable(endpoint: &Endpoint, timeout_ms: u64) -> bool {
 
 #[test]
 fn an_event_loop_can_wait_by_the_descriptor() {
-    let daemon = FakeDaemon::start("descriptor");
+    let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     for round in 0..5 {
         assert_eq!(far.arm(), Ok(false));

@@ -1,15 +1,12 @@
 //! Every command that is shown, and how it is known to work.
 
 use std::process::Command as Process;
-use std::time::{Duration, Instant};
 
 use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
+use machnet_test_kit::waiting::{NEVER, eventually};
 use rustix::process::Signal;
 
 use crate::pages::{pages, top};
-
-/// Nothing that must happen takes this long, however busy the machine is.
-const NEVER: Duration = Duration::from_secs(60);
 
 /// How a command is known to work.
 enum How {
@@ -256,7 +253,7 @@ fn run(world: World, shards: u16) {
                 end(host, text, says);
             } else {
                 let mut program = start(host, text);
-                program.wait_until(says, NEVER, |program| said(program).contains(says).then_some(())).unwrap();
+                program.until_it_says(says, NEVER).unwrap();
                 check_headings(text, &said(&program));
                 staying.push((text, program));
             }
@@ -274,16 +271,14 @@ fn run(world: World, shards: u16) {
 
 /// Runs a command to its good end; again, if what it shall show has only just begun.
 fn end(host: &Host, text: &str, says: &str) {
-    let deadline = Instant::now() + NEVER;
-    loop {
+    let program = eventually(NEVER, || {
         let mut program = start(host, text);
         let status = program.wait(NEVER).unwrap();
         assert!(status.success(), "{}", program.failure(&format!("({text}) ended with {status}")));
-        if said(&program).contains(says) {
-            return check_headings(text, &said(&program));
-        }
-        assert!(Instant::now() < deadline, "{}", program.failure(&format!("({text}) does not say {says:?}")));
-    }
+        let has_said = said(&program).contains(says);
+        if has_said { Ok(program) } else { Err(program.failure(&format!("({text}) does not say {says:?}"))) }
+    });
+    check_headings(text, &said(&program));
 }
 
 /// Checks that every table that is shown and was printed now has the same columns.

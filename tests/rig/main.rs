@@ -67,8 +67,7 @@ fn on(nic: Nic) -> Result<(), Failure> {
     config["machnet_config"][&host.mac]["engine_threads"] = json!(2);
     config["machnet_config"][&host.mac]["mtu"] = json!(WIRE_MTU_BYTES);
     let _daemon = host.start_daemon(&config)?;
-    let mut server = host.start_ours("msg_gen", ["--local_ip", &host.machnet_ip.to_string(), "--verify"])?;
-    server.wait_until("it listens", CLIENT_LIMIT, |server| server.stderr().contains("Listening").then_some(()))?;
+    let mut server = host.start_server("msg_gen", ["--local_ip", &host.machnet_ip.to_string(), "--verify"])?;
 
     guest.start_daemon(&guest::config(MAC, IP, 2, json!({ "pcie": guest.nic, "mtu": WIRE_MTU_BYTES })))?;
     open_flows_from_guest(&host, &mut server, &mut guest, 2)?;

@@ -12,16 +12,15 @@ use machnet_test_kit::world::{HostPlan, Life, SideId, World};
 
 use crate::ending;
 use crate::script::{
-    PORT, ask_to_connect, attach_pair, connect, connect_many, finish, has_arrived, link, listen, peer_of, send,
-    two_hosts,
+    PORT, ask_to_connect, attach_pair, connect, connect_many, connected_pair, finish, has_arrived, link, listen,
+    peer_of, send, two_hosts,
 };
 
 #[test]
 fn every_size_arrives_in_both_directions() {
     for shards in [1, 2] {
         let mut world = two_hosts(shards);
-        let (near, far) = attach_pair(&mut world);
-        let there = connect(&mut world, near, far, PORT);
+        let there = connected_pair(&mut world);
         let back = peer_of(&mut world, there);
         let sizes = [1, 1417, 1418, 1419, 2836, 64 << 10, 1 << 20, MESSAGE_BYTES_MAX - 1, MESSAGE_BYTES_MAX];
         for size in sizes {
@@ -36,8 +35,7 @@ fn every_size_arrives_in_both_directions() {
 #[test]
 fn empty_and_too_long_messages_are_refused_and_do_no_harm() {
     let mut world = two_hosts(1);
-    let (near, far) = attach_pair(&mut world);
-    let side = connect(&mut world, near, far, PORT);
+    let side = connected_pair(&mut world);
     assert_eq!(world.send(side, 0), Err(ChannelSendError::Empty));
     assert_eq!(world.send(side, MESSAGE_BYTES_MAX + 1), Err(ChannelSendError::TooLong));
     send(&mut world, side, MESSAGE_BYTES_MAX);
@@ -55,8 +53,7 @@ fn jumbo_hosts(frame_bytes_max: usize) -> World {
 fn every_size_arrives_whatever_the_path_carries() {
     for frame_bytes_max in [1_514, 1_600, 4_000, 9_013, 9_014] {
         let mut world = jumbo_hosts(frame_bytes_max);
-        let (near, far) = attach_pair(&mut world);
-        let there = connect(&mut world, near, far, PORT);
+        let there = connected_pair(&mut world);
         let back = peer_of(&mut world, there);
         for _ in 0..3 {
             for size in [1, 1_418, 1_419, 8_918, 8_919, 64 << 10, 1 << 20] {
@@ -78,8 +75,7 @@ fn every_size_arrives_whatever_the_path_carries() {
 #[test]
 fn long_packets_are_used_as_soon_as_they_are_proved() {
     let mut world = jumbo_hosts(9_014);
-    let (near, far) = attach_pair(&mut world);
-    let there = connect(&mut world, near, far, PORT);
+    let there = connected_pair(&mut world);
     world.run_for(Duration::from_millis(1));
     let before = world.count(0, Counter::TxPieces);
     for _ in 0..10 {
@@ -93,8 +89,7 @@ fn long_packets_are_used_as_soon_as_they_are_proved() {
 #[test]
 fn a_path_that_becomes_narrow_loses_nothing_and_one_that_becomes_wide_is_used_again() {
     let mut world = jumbo_hosts(9_014);
-    let (near, far) = attach_pair(&mut world);
-    let there = connect(&mut world, near, far, PORT);
+    let there = connected_pair(&mut world);
     let back = peer_of(&mut world, there);
     world.run_for(Duration::from_millis(1));
     for side in [there, back] {
@@ -122,8 +117,7 @@ fn a_path_that_becomes_narrow_loses_nothing_and_one_that_becomes_wide_is_used_ag
 #[test]
 fn packets_that_still_pass_do_not_hide_that_longer_ones_do_not() {
     let mut world = jumbo_hosts(9_014);
-    let (near, far) = attach_pair(&mut world);
-    let there = connect(&mut world, near, far, PORT);
+    let there = connected_pair(&mut world);
     world.run_for(Duration::from_millis(1));
     for _ in 0..20 {
         for size in [8_918, 3_000] {
@@ -243,8 +237,7 @@ fn what_an_application_published_before_its_death_arrives() {
 #[test]
 fn a_restarted_daemon_is_noticed_with_the_next_packet() {
     let mut world = two_hosts(1);
-    let (near, far) = attach_pair(&mut world);
-    let side = connect(&mut world, near, far, PORT);
+    let side = connected_pair(&mut world);
     send(&mut world, side, 100);
     ending::deliver(&mut world, Duration::from_millis(10));
     world.run_for(Duration::from_millis(1));
@@ -264,8 +257,7 @@ fn a_restarted_daemon_is_noticed_with_the_next_packet() {
 fn a_daemon_whose_address_another_host_has_does_not_start_and_the_other_goes_on() {
     let hosts = vec![(HostPlan { shards: 2, ..HostPlan::default() }, link()); 3];
     let mut world = World::new(7, hosts);
-    let (near, far) = attach_pair(&mut world);
-    let side = connect(&mut world, near, far, PORT);
+    let side = connected_pair(&mut world);
     let back = peer_of(&mut world, side);
     world.crash(2);
     world.hosts[2].ip = world.ip(1);
@@ -289,8 +281,7 @@ fn a_daemon_whose_address_another_host_has_does_not_start_and_the_other_goes_on(
 #[test]
 fn a_peer_that_vanishes_is_silent_after_3_s_and_gone_after_15_s() {
     let mut world = two_hosts(1);
-    let (near, far) = attach_pair(&mut world);
-    let side = connect(&mut world, near, far, PORT);
+    let side = connected_pair(&mut world);
     send(&mut world, side, 100);
     ending::deliver(&mut world, Duration::from_millis(10));
     // The acknowledgement is still to come, and the last that is heard.

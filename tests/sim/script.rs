@@ -32,6 +32,12 @@ pub(crate) fn attach_pair(world: &mut World) -> (AppId, AppId) {
     (near, far)
 }
 
+/// A flow between such two; gives the connecting side of it.
+pub(crate) fn connected_pair(world: &mut World) -> SideId {
+    let (near, far) = attach_pair(world);
+    connect(world, near, far, PORT)
+}
+
 pub(crate) fn listen(world: &mut World, app: AppId, port: u16) {
     let ip = world.ip(world.apps[&app].host);
     world.ask(app, Request::Listen { local: (ip, port).into(), shared: false });

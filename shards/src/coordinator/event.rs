@@ -1,6 +1,5 @@
 //! What the coordinator is told, and what it wants done: its whole conversation but for the mailboxes.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
@@ -79,7 +78,11 @@ pub enum Effect {
 }
 
 /// The address that an interface was to have belongs to another host on its link, or another one is about to take it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{ip} is used by another host on the link of interface {interface}, with MAC {other}: give one of the two another \
+     address"
+)]
 pub struct AddressInUse {
     /// The address.
     pub ip: Ipv4Addr,
@@ -88,16 +91,3 @@ pub struct AddressInUse {
     /// The MAC of the other host.
     pub other: MacAddr,
 }
-
-impl fmt::Display for AddressInUse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ip, interface, other } = self;
-        write!(
-            f,
-            "{ip} is used by another host on the link of interface {interface}, with MAC {other}: give one of the two \
-             another address"
-        )
-    }
-}
-
-impl std::error::Error for AddressInUse {}

@@ -291,7 +291,7 @@ fn watch(epoll: &OwnedFd, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
     use std::sync::mpsc::{Receiver, channel};
     use std::thread::JoinHandle;
     use std::time::Instant as Moment;
@@ -302,6 +302,8 @@ mod tests {
     use machnet_core::addr::MacAddr;
     use machnet_proto::wire::arp;
     use std::net::Ipv4Addr;
+
+    use machnet_test_kit::Scratch;
 
     use super::*;
     use crate::coordinator::{Boot, Interface, Plan};
@@ -314,7 +316,7 @@ mod tests {
 
     /// A coordinator at work, and a shard that is played by the test.
     struct Daemon {
-        directory: PathBuf,
+        directory: Scratch,
         thread: JoinHandle<io::Result<()>>,
         stop: Arc<StopPipe>,
         started: Receiver<Started>,
@@ -323,14 +325,14 @@ mod tests {
     }
 
     impl Daemon {
-        fn start(name: &str) -> Self {
-            Self::start_hearing(name, None)
+        fn start() -> Self {
+            Self::start_hearing(None)
         }
 
         /// The first thing that its shard hears is this ARP packet.
-        fn start_hearing(name: &str, heard: Option<arp::Packet>) -> Self {
-            let directory = std::env::temp_dir().join(format!("machnet-coordinator-{name}-{}", std::process::id()));
-            let server = Server::bind(&directory.join("socket"), &Access::default()).expect("a socket");
+        fn start_hearing(heard: Option<arp::Packet>) -> Self {
+            let directory = Scratch::new().expect("a directory");
+            let server = Server::bind(&directory.file("socket"), &Access::default()).expect("a socket");
             let registry = Registry::default();
             let (to_shard, shard) = mailbox(64).expect("a descriptor");
             let (to_coordinator, inlet) = mailbox(64).expect("a descriptor");
@@ -360,7 +362,7 @@ mod tests {
         }
 
         fn socket(&self) -> PathBuf {
-            self.directory.join("socket")
+            self.directory.file("socket")
         }
 
         fn attach(&self) -> Client {
@@ -399,8 +401,8 @@ mod tests {
             self.wait_for(|message| matches!(message, ToShard::Stop));
             self.coordinator.post(ToCoordinator::Stopped { shard: ShardId(0) }).expect("there is room");
             self.thread.join().expect("no panic").expect("no error");
-            assert!(!Path::exists(&self.directory.join("socket")), "the socket is removed");
-            std::fs::remove_dir(&self.directory).expect("nothing else is left");
+            let mut left = std::fs::read_dir(self.directory.path()).expect("a directory");
+            assert!(left.next().is_none(), "the socket is removed, and nothing else was made");
         }
     }
 
@@ -413,7 +415,7 @@ mod tests {
 
     #[test]
     fn an_application_is_served_from_attach_to_its_end() {
-        let daemon = Daemon::start("serves");
+        let daemon = Daemon::start();
         let mut client = daemon.attach();
         let id = client.send(Request::Listen { local: (IP, 888).into(), shared: false }).expect("connected");
         daemon.wait_for(|message| matches!(message, ToShard::Listen { port: 888, .. }));
@@ -434,7 +436,7 @@ mod tests {
 
     #[test]
     fn applications_wait_until_the_address_is_ours() {
-        let daemon = Daemon::start("waits");
+        let daemon = Daemon::start();
         let client = std::thread::spawn({
             let socket = daemon.socket();
             move || {
@@ -451,7 +453,7 @@ mod tests {
     #[test]
     fn a_daemon_whose_address_is_taken_says_so_and_ends_by_itself() {
         let other = MacAddr([2, 0, 0, 0, 0, 2]);
-        let daemon = Daemon::start_hearing("taken", Some(arp::Packet::announcement(other, IP)));
+        let daemon = Daemon::start_hearing(Some(arp::Packet::announcement(other, IP)));
         let conflict = AddressInUse { ip: IP, interface: MAC, other };
         assert_eq!(daemon.started.recv_timeout(SOON), Ok(Err(conflict)));
         assert!(conflict.to_string().contains("02:00:00:00:00:02: give one of the two another address"));
@@ -460,7 +462,7 @@ mod tests {
 
     #[test]
     fn who_talks_nonsense_is_told_and_sent_away() {
-        let daemon = Daemon::start("nonsense");
+        let daemon = Daemon::start();
         let flags = rustix::net::SocketFlags::CLOEXEC;
         let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET);
         let socket = rustix::net::socket_with(family, kind, flags, None).expect("a descriptor");

@@ -12,7 +12,7 @@
 //! * [`resolve()`]: which MAC, by ARP.
 //! * [`pinger`], [`Probe`]: frames that another host sends back, and how long that takes.
 //! * [`RttStats`], [`RttReport`]: what round trips came to.
-//! * [`log`]: warnings, on stderr.
+//! * [`program`]: how a tool speaks and ends; [`log`]: warnings, on stderr.
 //! * [`Stop`]: SIGINT, SIGTERM, and the end of a run.
 //! * [`Failure`]: why a tool ends early.
 //!
@@ -25,6 +25,7 @@ pub mod log;
 mod open;
 pub mod pinger;
 mod probe;
+pub mod program;
 mod resolve;
 mod rtt;
 mod stop;

@@ -1,12 +1,18 @@
 //! Probes that another host sends back, and how long that takes.
 
+use std::net::Ipv4Addr;
+
+use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
 
 use super::Failure;
 use super::lanes::{Fate, Station};
 use super::probe::{Probe, Reply};
+use super::resolve::resolve;
+use super::stop::Stop;
 use machnet::daemon::sleep::Clock;
 use machnet_nic::NicQueue;
+use machnet_nic::devices::OpenInterface;
 
 /// Frames of a station's own that probes, and the search for their next hop, need room for.
 pub const SEND_MAX: usize = 8;
@@ -64,6 +70,23 @@ pub struct Tally {
     pub out_of_sequence: u64,
     /// From the first probe to the end.
     pub elapsed: Duration,
+}
+
+/// The host on an interface that was opened, at work in this thread, and the MAC of the neighbor that leads to the one
+/// that is pinged.
+///
+/// # Errors
+/// When the system refuses something, or the neighbor is not found.
+pub fn start<Q: NicQueue>(
+    opened: OpenInterface<Q>,
+    next_hop: Ipv4Addr,
+    stop: &Stop,
+) -> Result<(Station<'_, Q>, MacAddr), Failure> {
+    let cpu = opened.interface.shard_cpus.first().copied();
+    let mut station = Station::new(opened, SEND_MAX, stop).map_err(|error| Failure::system(&error))?;
+    station.enter_thread(cpu)?;
+    let mac = resolve(&mut station, next_hop)?;
+    Ok((station, mac))
 }
 
 /// Sends probes and takes their answers until the schedule or the user ends it. `on_event` is told, together with what

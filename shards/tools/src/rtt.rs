@@ -3,14 +3,15 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
 use machnet_core::time::Duration;
 use serde::Serialize;
 
-use super::Failure;
 use super::pinger::Tally;
+use super::{Failure, program};
 
 /// The longest round trip told apart from longer ones: 100 s.
 const LONGEST_NS: u64 = 100_000_000_000;
@@ -131,6 +132,17 @@ impl RttReport {
             rtt_us: stats.summary(),
         }
     }
+
+    /// Says it, and with `json`, to which these belong, too, once more for programs: the last line on stdout.
+    pub fn say(&self, remote_ip: Ipv4Addr, json: Option<&[(&str, serde_json::Value)]>) {
+        program::say(format_args!("--- RTT {remote_ip} ping statistics ---\n{self}"));
+        if let Some(more) = json {
+            let mut json = serde_json::to_value(self).expect("numbers under names");
+            json["remote_ip"] = remote_ip.to_string().into();
+            more.iter().for_each(|(name, value)| json[*name] = value.clone());
+            program::say(json);
+        }
+    }
 }
 
 /// In Machnet's form.
@@ -205,14 +217,14 @@ mod tests {
 
     #[test]
     fn the_log_has_a_line_for_every_sample() {
-        let path = std::env::temp_dir().join(format!("machnet-rtt-log-{}", std::process::id()));
+        let scratch = machnet_test_kit::Scratch::new().expect("a temporary directory");
+        let path = scratch.file("rtt");
         let mut stats = RttStats::new(Some(&path)).expect("a temporary file");
         for ns in [1, 22, 333] {
             stats.record(Duration::from_nanos(ns));
         }
         stats.finish().expect("all is written");
         assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "1\n22\n333\n");
-        std::fs::remove_file(&path).expect("it is there");
 
         let nowhere = RttStats::new(Some(Path::new("/nonexistent/rtt"))).expect_err("no such directory");
         assert!(nowhere.sentence.contains("/nonexistent/rtt"), "{nowhere:?}");

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Args, clap::Error> {
-        Args::try_parse_from(flags::normalize(line.split(' ').map(Into::into)))
+        Args::try_parse_from(flags::normalize(line.split(' ')))
     }
 
     #[test]

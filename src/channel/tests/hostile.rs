@@ -14,26 +14,7 @@ use crate::channel::sync::{Arc, Ordering, Word};
 use crate::channel::{FromApp, Geometry, RxBuffer, ShardEnd, TxBuffer, Violation};
 use machnet_core::flow::FlowId;
 use machnet_core::message::{Content, Position};
-
-/// xorshift64*, so that a failing seed can be run again.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
+use machnet_nic::faults::Dice;
 
 /// A second mapping of the segment, with no rules.
 struct Vandal {
@@ -41,14 +22,14 @@ struct Vandal {
     words: Shared<[Word]>,
     /// Entries that it takes as published so far, in either ring.
     published: u64,
-    random: Random,
+    dice: Dice,
 }
 
 impl Vandal {
     fn new(geometry: &Geometry, segment: &Arc<Segment>, seed: u64) -> Self {
         let layout = Layout::new(geometry);
         let words = Shared::words(segment, 0, layout.segment_bytes / WORD_BYTES);
-        Self { layout, words, published: 0, random: Random::new(seed) }
+        Self { layout, words, published: 0, dice: Dice::new(seed) }
     }
 
     fn write(&mut self, at: usize, value: u64) {
@@ -61,51 +42,51 @@ impl Vandal {
 
     /// Anything, anywhere.
     fn scribble(&mut self) {
-        let at = self.random.below(self.words.len() as u64) as usize;
-        let value = self.random.next() >> self.random.below(64);
+        let at = self.dice.below(self.words.len());
+        let value = self.dice.throw() >> self.dice.below(64);
         self.words[at].store(value, Ordering::Relaxed);
     }
 
     /// A slot of `words` words that will be looked at soon, or will not.
     fn slot(&mut self, ring: RingLayout, words: usize) -> usize {
-        let near = self.published.wrapping_add(self.random.below(4));
+        let near = self.published.wrapping_add(self.dice.below(4) as u64);
         ring.slots_at + (near % ring.slots as u64) as usize * words * WORD_BYTES
     }
 
     /// The phase tag of this lap, or of another.
     fn phase(&mut self, ring: RingLayout) -> u64 {
         let is_set = self.published & ring.slots as u64 == 0;
-        if is_set != (self.random.below(32) == 0) { PHASE } else { 0 }
+        if is_set != (self.dice.below(32) == 0) { PHASE } else { 0 }
     }
 
     /// Something that looks right until one looks twice.
     fn deceive(&mut self) {
         let (tx, fill) = (self.layout.tx, self.layout.fill);
-        let some = |random: &mut Random| random.below(12) as u32;
-        let buffer = some(&mut self.random);
+        let some = |dice: &mut Dice| dice.below(12) as u32;
+        let buffer = some(&mut self.dice);
         let piece = Descriptor::Piece {
-            flow: FlowId(some(&mut self.random)),
+            flow: FlowId(some(&mut self.dice)),
             buffer,
-            len: self.random.below(70) as u16,
-            content: Content::Piece(Position { first: self.random.below(2) == 0, last: self.random.below(2) == 0 }),
+            len: self.dice.below(70) as u16,
+            content: Content::Piece(Position { first: self.dice.below(2) == 0, last: self.dice.below(2) == 0 }),
         };
         let records = Descriptor::Piece {
-            flow: FlowId(some(&mut self.random)),
+            flow: FlowId(some(&mut self.dice)),
             buffer,
-            len: self.random.below(70) as u16,
-            content: Content::Records(self.random.below(30) as u16),
+            len: self.dice.below(70) as u16,
+            content: Content::Records(self.dice.below(30) as u16),
         };
-        let descriptor = match self.random.below(10) {
+        let descriptor = match self.dice.below(10) {
             0 => Descriptor::Close { flow: FLOW },
             1 => Descriptor::Release { flow: FLOW },
             2 => Descriptor::Closed { flow: FLOW, reason: 0, acknowledged_messages: 0 },
             3 | 4 => records,
             _ => piece,
         };
-        match self.random.below(4) {
-            0 => self.published = self.published.wrapping_add(self.random.below(3)),
+        match self.dice.below(4) {
+            0 => self.published = self.published.wrapping_add(self.dice.below(3) as u64),
             1 => {
-                let head = self.random.below(40).wrapping_add(self.read(self.layout.rx.head_at));
+                let head = (self.dice.below(40) as u64).wrapping_add(self.read(self.layout.rx.head_at));
                 self.write(self.layout.rx.head_at, head);
             }
             2 => {
@@ -127,12 +108,12 @@ struct Victim {
     end: ShardEnd,
     transmit: Vec<TxBuffer>,
     receive: Vec<RxBuffer>,
-    random: Random,
+    dice: Dice,
 }
 
 impl Victim {
     fn act(&mut self) -> Result<(), Violation> {
-        match self.random.below(10) {
+        match self.dice.below(10) {
             0..=2 => {
                 let mut descriptors = Vec::with_capacity(4);
                 let polled = self.end.poll_tx(&mut descriptors);
@@ -158,7 +139,7 @@ impl Victim {
             }
             8 => {
                 // Many, so that the ring gets full and the application's count matters.
-                for _ in 0..self.random.below(16) {
+                for _ in 0..self.dice.below(16) {
                     let _ = self.end.publish_opened(FLOW, &opened(64));
                 }
                 let _ = self.end.publish_closed(FLOW, 1, 2);
@@ -185,7 +166,7 @@ fn victim_and_vandal(seed: u64) -> (Victim, Vandal) {
     let geometry = small(8, 8);
     let (end, handles) = ShardEnd::create(geometry).expect("a channel");
     let segment = Arc::new(Segment::open(handles.segment.as_fd(), &Layout::new(&geometry)).expect("mapped again"));
-    let victim = Victim { end, transmit: Vec::new(), receive: Vec::new(), random: Random::new(seed) };
+    let victim = Victim { end, transmit: Vec::new(), receive: Vec::new(), dice: Dice::new(seed) };
     (victim, Vandal::new(&geometry, &segment, !seed))
 }
 
@@ -195,7 +176,7 @@ fn whatever_lies_in_the_segment_the_shard_says_what_is_wrong_and_goes_on() {
     for seed in 0..2_000 {
         let (mut victim, mut vandal) = victim_and_vandal(seed);
         for _ in 0..200 {
-            match vandal.random.below(40) {
+            match vandal.dice.below(40) {
                 0 => vandal.scribble(),
                 1..=20 => vandal.deceive(),
                 _ => {}

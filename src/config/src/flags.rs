@@ -9,10 +9,11 @@ use machnet_core::addr;
 
 /// Rewrites the names of all flags to the form `--with-dashes`; values stay as they are, and so does everything after a
 /// lone `--`. One dash and one letter is a short flag and stays, too.
-pub fn normalize(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+pub fn normalize(args: impl IntoIterator<Item: Into<OsString>>) -> Vec<OsString> {
     let mut only_values = false;
     args.into_iter()
         .map(|arg| {
+            let arg: OsString = arg.into();
             only_values |= arg == "--";
             match arg.to_str() {
                 Some(text) if !only_values => normalized(text).map_or(arg, OsString::from),
@@ -72,7 +73,7 @@ mod tests {
     }
 
     fn to(arg: &str) -> String {
-        normalize([arg.into()]).remove(0).into_string().unwrap()
+        normalize([arg]).remove(0).into_string().unwrap()
     }
 
     #[test]
@@ -88,7 +89,7 @@ mod tests {
         for arg in ["-h", "--", "-", "-1", "-10_000", ""] {
             assert_eq!(to(arg), arg);
         }
-        let after = normalize(["--".into(), "--a_b".into()]);
+        let after = normalize(["--", "--a_b"]);
         assert_eq!(after, ["--", "--a_b"].map(OsString::from));
     }
 }

@@ -22,8 +22,10 @@ use machnet_shards::handover;
 use machnet_shards::mailbox::{
     AcceptTarget, ChannelId, ConnectId, Inlet, ListenerId, Outlet, ShardId, ToCoordinator, ToShard, mailbox,
 };
-use machnet_shards::shard::{Settings, Shard};
+use machnet_shards::shard::Shard;
 use std::net::Ipv4Addr;
+
+use crate::shards::{NewShard, ShardPlan};
 
 /// From one turn of a shard to the next.
 const TURN: Duration = Duration::from_micros(1);
@@ -71,28 +73,15 @@ pub struct Member {
 
 impl Member {
     #[inline]
-    fn new(host: u8, index: u16, queue: MemoryQueue, plan: &Plan, now: Instant) -> Self {
-        let (to_shard, inlet) = mailbox(64).expect("a descriptor");
-        let (outlet, from_shard) = mailbox(64).expect("a descriptor");
-        let settings = Settings {
-            id: ShardId(index),
-            is_alone: plan.shards == 1,
-            mac: mac(host),
-            ip: ip(host),
-            mtu_bytes: MTU_BYTES,
-            boot_id: host.into(),
-            secret: [host; 16],
-            table_seed: (1, 2),
-            flows_max: plan.flows,
-            half_open_max: 16,
-            flow: Arc::new(Limits::default()),
-        };
-        let ((_, counts), (_, channel_counts)) = (plan.registry.enter(), plan.registry.enter_channel());
+    fn new(plan: &ShardPlan, index: u16, queue: MemoryQueue, now: Instant) -> Self {
+        let (outlet, from_shard) = mailbox(plan.mailbox_messages).expect("a descriptor");
+        let NewShard { shard, to_shard, .. } = plan.shard(ShardId(index), (1, 2), queue, outlet, now);
+        let (_, channel_counts) = plan.registry.enter_channel();
         let geometry =
             Geometry::for_payload(PAYLOAD_BYTES_MAX, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
         let (end, handles) = ShardEnd::create(geometry).expect("a channel");
         let app = AppEnd::open(geometry, handles).expect("the channel's other end");
-        let member = Self { shard: Shard::new(settings, queue, inlet, outlet, counts, now), app, to_shard, from_shard };
+        let member = Self { shard, app, to_shard, from_shard };
         let channel = ChannelId(index.into());
         member.post(ToShard::AddChannel { channel, end: Box::new(end), counts: channel_counts });
         member
@@ -154,8 +143,21 @@ impl BackToBack {
             network.set_link(port, Link { faults: Faults { loss: plan.loss, ..Faults::default() }, ..Link::default() });
         }
         let now = Instant::from_nanos(1);
-        let host = |number, nic: MemoryNic| {
-            (0..).zip(nic.queues).map(|(index, queue)| Member::new(number, index, queue, plan, now)).collect()
+        let host = |number: u8, nic: MemoryNic| {
+            let shards = ShardPlan {
+                shards: plan.shards,
+                mac: mac(number),
+                ip: ip(number),
+                mtu_bytes: MTU_BYTES,
+                boot_id: number.into(),
+                secret: [number; 16],
+                flows_max: plan.flows,
+                half_open_max: 16,
+                flow: Arc::new(Limits::default()),
+                mailbox_messages: 64,
+                registry: plan.registry.clone(),
+            };
+            (0..).zip(nic.queues).map(|(index, queue)| Member::new(&shards, index, queue, now)).collect()
         };
         let mut world = Self { client: host(1, near), server: host(2, far), flows: Vec::new(), next: 0, now };
         for number in 0..plan.flows {

@@ -3,12 +3,14 @@
 //! | room | what is in it | feature |
 //! |---|---|---|
 //! | [`Scratch`] | a directory for one test | |
+//! | [`waiting`] | until something has come about | |
 //! | [`Failure`] | why something could not be set up | |
 //! | [`callgrind`] | instructions and cache misses of a process | |
 //! | `hosts` | two hosts of network namespaces, and programs that run in them | `hosts` |
 //! | `measurement` | what `msg_gen --json` and its rivals measure | `hosts` |
 //! | `tcp` | kernel TCP, the rival of the demo and of `benches/compare` | `hosts` |
 //! | `cpus` | the CPUs this process may use | `hosts`, `shards` |
+//! | `deliveries` | what an endpoint is given next | `endpoint`, `shards` |
 //! | `frames` | data frames as shards build them and take them apart | `proto` |
 //! | `flow_pair` | two hosts' flows and the wire between them | `proto` |
 //! | `mirror` | a channel whose shard is a mirror | `shards` |
@@ -24,6 +26,8 @@ pub mod back_to_back;
 pub mod callgrind;
 #[cfg(any(feature = "hosts", feature = "shards"))]
 pub mod cpus;
+#[cfg(feature = "endpoint")]
+pub mod deliveries;
 mod failure;
 #[cfg(feature = "proto")]
 pub mod flow_pair;
@@ -36,8 +40,11 @@ pub mod measurement;
 #[cfg(feature = "shards")]
 pub mod mirror;
 mod scratch;
+#[cfg(feature = "shards")]
+mod shards;
 #[cfg(feature = "hosts")]
 pub mod tcp;
+pub mod waiting;
 #[cfg(feature = "shards")]
 pub mod world;
 

@@ -24,7 +24,7 @@ impl Scratch {
     pub fn new() -> Result<Self, Failure> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("machnet-hosts-{}-{number}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("machnet-test-{}-{number}", std::process::id()));
         let what = |doing: &str| format!("{doing} the scratch directory {}", path.display());
         std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(|why| Failure::io(&what("cannot make"), &why))?;
         let sweeper = Command::new("sh")
@@ -42,6 +42,11 @@ impl Scratch {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The path of a file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 }
 

@@ -12,6 +12,7 @@ use clap::Subcommand;
 use hdrhistogram::Histogram;
 
 use crate::measurement::Measurement;
+use crate::waiting::within;
 
 /// Messages up to this size are worth gathering.
 pub const GATHER_BYTES: usize = 1 << 10;
@@ -241,15 +242,10 @@ fn in_two_threads<'s>(
 }
 
 fn connect(address: SocketAddrV4) -> io::Result<TcpStream> {
-    let deadline = Instant::now() + CONNECT_LIMIT;
-    loop {
-        match TcpStream::connect(address) {
-            Err(why) if why.kind() == ErrorKind::ConnectionRefused && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            connected => return connected,
-        }
-    }
+    within(CONNECT_LIMIT, || match TcpStream::connect(address) {
+        Err(why) if why.kind() == ErrorKind::ConnectionRefused => Err(why),
+        connected => Ok(connected),
+    })?
 }
 
 fn ends(stream: &TcpStream) -> io::Result<(BufReader<&TcpStream>, BufWriter<&TcpStream>)> {

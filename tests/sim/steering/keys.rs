@@ -19,50 +19,46 @@ fn predictions(world: &mut World) -> (u64, u64) {
     (interface.predictions_right, interface.predictions_wrong)
 }
 
-#[test]
-fn with_a_hidden_key_every_first_syn_succeeds_and_no_frame_is_handed_over() {
+/// With every combination of shards, whose NICs tell so much: all flows open, `look` looks, everything arrives where it
+/// belongs. It is lent the world and the connecting host's number of shards.
+fn every_flow_lands_well(spread: Spread, look: impl Fn(&mut World, u16)) {
     combinations(|seed, near, far| {
-        let mut world = world(seed, (near, far), Spread::Hidden, link());
+        let mut world = world(seed, (near, far), spread, link());
         let (from, to) = attach_pair(&mut world);
         let sides = connect_all(&mut world, from, to, FLOWS);
-        assert_eq!(predictions(&mut world), (0, 0), "nothing is known, nothing is predicted");
+        look(&mut world, near);
         exchange(&mut world, &sides);
         assert_all_landed_well(&world);
+        finish(world, Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn with_a_hidden_key_every_first_syn_succeeds_and_no_frame_is_handed_over() {
+    every_flow_lands_well(Spread::Hidden, |world, _| {
+        assert_eq!(predictions(world), (0, 0), "nothing is known, nothing is predicted");
         for host in 0..2 {
-            let flows = flows_by_shard(&mut world, host);
+            let flows = flows_by_shard(world, host);
             assert!(flows.iter().all(|flows| *flows > 0), "the NIC of host {host} spreads flows: {flows:?}");
         }
-        finish(world, Duration::from_secs(1));
     });
 }
 
 #[test]
 fn with_a_known_key_every_prediction_is_right_and_the_shards_have_as_many_flows_each() {
-    combinations(|seed, near, far| {
-        let mut world = world(seed, (near, far), Spread::Disclosed, link());
-        let (from, to) = attach_pair(&mut world);
-        let sides = connect_all(&mut world, from, to, FLOWS);
-        assert_eq!(predictions(&mut world), (FLOWS as u64, 0));
-        let flows = flows_by_shard(&mut world, 0);
+    every_flow_lands_well(Spread::Disclosed, |world, near| {
+        assert_eq!(predictions(world), (FLOWS as u64, 0));
+        let flows = flows_by_shard(world, 0);
         let least = FLOWS as u64 / u64::from(near);
         assert!(flows.iter().all(|flows| [least, least + 1].contains(flows)), "{flows:?}");
-        exchange(&mut world, &sides);
-        assert_all_landed_well(&world);
-        finish(world, Duration::from_secs(1));
     });
 }
 
 #[test]
 fn with_a_wrong_key_every_first_syn_succeeds_and_the_wrong_predictions_are_counted() {
-    combinations(|seed, near, far| {
-        let mut world = world(seed, (near, far), Spread::Wrong, link());
-        let (from, to) = attach_pair(&mut world);
-        let sides = connect_all(&mut world, from, to, FLOWS);
-        let (right, wrong) = predictions(&mut world);
+    every_flow_lands_well(Spread::Wrong, |world, near| {
+        let (right, wrong) = predictions(world);
         assert!(right + wrong <= FLOWS as u64, "{right} right, {wrong} wrong");
         assert_eq!(wrong > 0, near > 1, "{right} right, {wrong} wrong");
-        exchange(&mut world, &sides);
-        assert_all_landed_well(&world);
-        finish(world, Duration::from_secs(1));
     });
 }

@@ -190,13 +190,13 @@ mod tests {
 
     #[test]
     fn free_hugepages_of_all_sizes_count() {
-        let directory = std::env::temp_dir().join(format!("machnet-hugepages-{}", std::process::id()));
+        let scratch = machnet_test_kit::Scratch::new().expect("a temporary directory");
+        let directory = scratch.path();
         for (size, free) in [("hugepages-2048kB", "3\n"), ("hugepages-1048576kB", "1\n"), ("unrelated", "7\n")] {
             std::fs::create_dir_all(directory.join(size)).expect("a temporary directory");
             std::fs::write(directory.join(size).join("free_hugepages"), free).expect("a temporary file");
         }
-        assert_eq!(free_hugepage_bytes(&directory), (3 << 21) + (1 << 30));
-        std::fs::remove_dir_all(&directory).expect("it was made above");
-        assert_eq!(free_hugepage_bytes(&directory), 0);
+        assert_eq!(free_hugepage_bytes(directory), (3 << 21) + (1 << 30));
+        assert_eq!(free_hugepage_bytes(&scratch.file("nothing")), 0);
     }
 }

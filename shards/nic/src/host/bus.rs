@@ -103,16 +103,18 @@ fn file_name(path: &Path) -> String {
 pub(crate) mod tests {
     use std::os::unix::fs::symlink;
 
+    use machnet_test_kit::Scratch;
+
     use super::*;
 
     /// A sysfs with PCI devices, each with its address and driver; removed when dropped.
-    pub(crate) struct Sysfs(PathBuf);
+    pub(crate) struct Sysfs(Scratch);
 
     impl Sysfs {
-        pub(crate) fn new(test: &str, devices: &[(&str, Option<&str>)]) -> Self {
-            let root = std::env::temp_dir().join(format!("machnet-sysfs-{test}-{}", std::process::id()));
+        pub(crate) fn new(devices: &[(&str, Option<&str>)]) -> Self {
+            let root = Scratch::new().expect("a temporary directory");
             for (address, driver) in devices {
-                let device = root.join("bus/pci/devices").join(address);
+                let device = root.file("bus/pci/devices").join(address);
                 fs::create_dir_all(&device).expect("a temporary directory");
                 fs::write(device.join("class"), "0x020000\n").expect("a temporary file");
                 if let Some(driver) = driver {
@@ -123,13 +125,7 @@ pub(crate) mod tests {
         }
 
         pub(crate) fn buses(&self) -> Buses {
-            Buses::at(&self.0)
-        }
-    }
-
-    impl Drop for Sysfs {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
+            Buses::at(self.0.path())
         }
     }
 
@@ -141,7 +137,7 @@ pub(crate) mod tests {
             ("0000:03:00.0", None),
             ("0000:04:00.0", Some("mlx5_core")),
         ];
-        let sysfs = Sysfs::new("bus", &devices);
+        let sysfs = Sysfs::new(&devices);
         let buses = sysfs.buses();
         assert_eq!(buses.pci_device("0000:01:00.0"), PciDevice::ForDpdk);
         assert_eq!(buses.pci_device("0000:02:00.0"), PciDevice::Kept { driver: Some("ixgbe".to_owned()) });
@@ -156,8 +152,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_vmbus_device_of_user_space_is_a_candidate() {
-        let sysfs = Sysfs::new("vmbus", &[]);
-        let device = sysfs.0.join("bus/vmbus/devices/one");
+        let sysfs = Sysfs::new(&[]);
+        let device = sysfs.0.file("bus/vmbus/devices/one");
         fs::create_dir_all(&device).expect("a temporary directory");
         fs::write(device.join("class_id"), format!("{VMBUS_NETWORK}\n")).expect("a temporary file");
         assert!(!sysfs.buses().has_vmbus_candidate(), "the kernel's driver has it, or none");
@@ -167,8 +163,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_shared_device_is_found_by_its_interface() {
-        let sysfs = Sysfs::new("bifurcated", &[("0000:04:00.0", Some("mlx5_core"))]);
-        let interface = sysfs.0.join("class/net/eth0");
+        let sysfs = Sysfs::new(&[("0000:04:00.0", Some("mlx5_core"))]);
+        let interface = sysfs.0.file("class/net/eth0");
         fs::create_dir_all(&interface).expect("a temporary directory");
         fs::write(interface.join("address"), "02:00:00:00:00:01\n").expect("a temporary file");
         symlink("../../../bus/pci/devices/0000:04:00.0", interface.join("device")).expect("a link");

@@ -207,7 +207,7 @@ pub(super) mod tests {
     #[test]
     fn pci_devices_are_used_when_they_belong_to_dpdk() {
         let devices = [("0000:01:00.0", Some("vfio-pci")), ("0000:02:00.0", Some("ixgbe")), ("0000:03:00.0", None)];
-        let sysfs = Sysfs::new("pci", &devices);
+        let sysfs = Sysfs::new(&devices);
         let host = Host { buses: sysfs.buses(), ..host(Vec::new()) };
         let at = |address: &str| {
             choose(&host, &InterfaceRequest { attachment: Attachment::Pci(address.to_owned()), ..request(1) })

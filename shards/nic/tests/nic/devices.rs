@@ -1,5 +1,8 @@
 //! The pairs the suite runs over.
 
+use machnet_test_kit::Scratch;
+use machnet_test_kit::waiting::{eventually, once};
+
 use crate::sleeping;
 use crate::suite::{self, End, Pair, number_of, numbered};
 use machnet_config::{Attachment, Driver};
@@ -18,6 +21,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) const NEAR: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 1]);
 const FAR: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 2]);
+/// How long frames may take. Generous: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn cable() {
     let end = |nic: MemoryNic| End { capabilities: nic.capabilities, queues: nic.queues };
@@ -196,12 +201,12 @@ fn stall(pair: &mut Pair<DpdkQueue>, pushes: bool) {
     run("tc", "qdisc change dev near root tbf rate 8gbit burst 1000000 limit 4000000");
     let mut numbers = Vec::new();
     let mut burst = Vec::with_capacity(32);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !near.flush() || numbers.len() < taken {
-        assert!(Instant::now() < deadline, "{} of {taken} frames arrived", numbers.len());
+    eventually(PATIENCE, || {
         pair.far.queues[0].receive(&mut burst, 32);
         numbers.extend(burst.drain(..).filter_map(|frame| number_of(frame.bytes())));
-    }
+        let is_all = near.flush() && numbers.len() >= taken;
+        once(is_all, || format!("{} of {taken} frames arrived", numbers.len()))
+    });
     assert!(numbers.iter().copied().eq(0..u32::try_from(taken).expect("a ring is small")), "{numbers:?}");
 }
 
@@ -247,9 +252,9 @@ pub(crate) fn xdp() {
 
 /// Two processes, as `net_memif` needs: this one and its child.
 pub(crate) fn memif() {
-    let socket = std::env::temp_dir().join(format!("machnet-memif-{}", std::process::id()));
+    let scratch = Scratch::new().expect("a temporary directory");
     let role = std::env::var("NIC_TEST_MEMIF").ok();
-    let socket = role.clone().unwrap_or_else(|| socket.to_string_lossy().into_owned());
+    let socket = role.clone().unwrap_or_else(|| scratch.file("memif.sock").to_string_lossy().into_owned());
     let (mac, peer, kind) = if role.is_some() { (FAR, NEAR, "client") } else { (NEAR, FAR, "server") };
     let arguments = format!("net_memif0,role={kind},socket={socket},socket-abstract=no");
     let wanted = InterfaceRequest { attachment: Attachment::Device(arguments), ..interface(mac, 1) };
@@ -268,9 +273,7 @@ pub(crate) fn memif() {
     let frames = 1_000;
     let (mut sent, mut returned) = (0, 0);
     let mut burst = Vec::with_capacity(32);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while returned < frames {
-        assert!(Instant::now() < deadline, "{returned} of {frames} frames came back");
+    eventually(PATIENCE, || {
         if sent < returned + 32 && sent < frames {
             let mut one: Vec<_> = numbered(queue, peer, mac, sent, 1000).into_iter().collect();
             sent += u32::try_from(queue.transmit(&mut one)).expect("one at most");
@@ -280,11 +283,10 @@ pub(crate) fn memif() {
             assert_eq!(number_of(frame.bytes()), Some(returned), "memif loses nothing within its ring");
             returned += 1;
         }
-    }
+        once(returned >= frames, || format!("{returned} of {frames} frames came back"))
+    });
     child.kill().expect("it is our child");
     child.wait().expect("it is our child");
-    drop(opened);
-    let _ = std::fs::remove_file(&socket);
 }
 
 fn child_of(mut command: Command, socket: &str) -> std::process::Child {
@@ -316,12 +318,12 @@ fn send_from_the_kernel<Q: NicQueue>(pair: &mut Pair<Q>) {
     let kernel = UdpSocket::bind(("198.18.7.1", KERNEL_PORT)).expect("the address was added");
     kernel.send_to(b"from the kernel", ("198.18.7.2", KERNEL_PORT)).expect("the neighbor is known");
     let mut burst = Vec::with_capacity(32);
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !burst.iter().any(|frame: &Q::Frame| is_from_the_kernel(frame.bytes())) {
-        assert!(Instant::now() < deadline, "the far end never saw it");
+    eventually(PATIENCE, || {
         burst.clear();
         pair.far.queues[0].receive(&mut burst, 32);
-    }
+        let is_there = burst.iter().any(|frame: &Q::Frame| is_from_the_kernel(frame.bytes()));
+        is_there.then_some(()).ok_or("the far end never saw it")
+    });
 }
 
 fn is_from_the_kernel(bytes: &[u8]) -> bool {
@@ -333,14 +335,13 @@ fn own_frames_are_dropped(pair: &mut Pair<DpdkQueue>) {
     let before = pair.near.queues[0].drops().own;
     send_from_the_kernel(pair);
     let near = &mut pair.near.queues[0];
-    let deadline = Instant::now() + Duration::from_secs(5);
     let mut burst = Vec::with_capacity(32);
-    while near.drops().own == before {
-        assert!(Instant::now() < deadline, "the near end never dropped it");
+    eventually(PATIENCE, || {
         near.receive(&mut burst, 32);
         assert!(!burst.iter().any(|frame| is_from_the_kernel(frame.bytes())), "the kernel's own frame was received");
         near.recycle(&mut burst);
-    }
+        (near.drops().own != before).then_some(()).ok_or("the near end never dropped it")
+    });
 }
 
 /// The same where the kernel sorts them out itself.
@@ -352,11 +353,11 @@ fn own_frames_are_not_received(pair: &mut Pair<PacketQueue>) {
     let mut frames = vec![numbered(far, near, FAR, 1, 60).expect("a frame")];
     suite::send_all(far, &mut frames);
     let mut burst = Vec::with_capacity(32);
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !burst.iter().any(|frame: &packet::PacketFrame| number_of(frame.bytes()) == Some(1)) {
-        assert!(Instant::now() < deadline, "the near end never saw it");
+    eventually(PATIENCE, || {
         pair.near.queues[0].receive(&mut burst, 32);
-    }
+        let is_there = burst.iter().any(|frame: &packet::PacketFrame| number_of(frame.bytes()) == Some(1));
+        is_there.then_some(()).ok_or("the near end never saw it")
+    });
     assert!(!burst.iter().any(|frame| is_from_the_kernel(frame.bytes())), "the kernel's own frame was received");
 }
 
@@ -384,11 +385,10 @@ fn only_what_is_for_us_is_received() {
     arp.bytes_mut()[59] = 2;
     suite::send_all(near, &mut vec![experiment, to_others, to_us, arp]);
     let mut burst = Vec::with_capacity(8);
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while burst.len() < 2 {
-        assert!(Instant::now() < deadline, "{} of 2 frames arrived", burst.len());
+    eventually(PATIENCE, || {
         far.receive(&mut burst, 8);
-    }
+        once(burst.len() >= 2, || format!("{} of 2 frames arrived", burst.len()))
+    });
     assert_eq!(burst.iter().map(|frame| frame.bytes()[59]).collect::<Vec<_>>(), [1, 2]);
 }
 

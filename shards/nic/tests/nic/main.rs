@@ -14,8 +14,9 @@ mod xdp;
 
 use std::env;
 use std::process::{Child, Command, ExitCode, ExitStatus};
-use std::thread;
 use std::time::{Duration, Instant};
+
+use machnet_test_kit::waiting::within;
 
 /// What is run, and in which surroundings.
 const DEVICES: [(&str, Surroundings, fn()); 11] = [
@@ -119,14 +120,7 @@ fn run(name: &str, surroundings: Surroundings) -> Result<(), String> {
 
 /// How the child ended; `None` if it has not within the limit.
 fn wait(child: &mut Child) -> Option<ExitStatus> {
-    let deadline = Instant::now() + LIMIT;
-    while Instant::now() < deadline {
-        if let Some(status) = child.try_wait().ok().flatten() {
-            return Some(status);
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    None
+    within(LIMIT, || child.try_wait().ok().flatten().ok_or(())).ok()
 }
 
 /// Whether this is root, and not only in a user namespace.

@@ -5,6 +5,7 @@ use machnet_nic::{Capabilities, Checksum, ETHERNET_HEADER_BYTES, Frame, NicQueue
 use machnet_proto::addr::FlowKey;
 use machnet_proto::wire::frame::{HEADERS_BYTES, Parsed, Template, parse};
 use machnet_proto::wire::gso;
+use machnet_test_kit::waiting::{eventually, once};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -92,27 +93,25 @@ pub(crate) fn number_of(bytes: &[u8]) -> Option<u32> {
 
 /// Hands over all frames, however often that takes.
 pub(crate) fn send_all<Q: NicQueue>(queue: &mut Q, frames: &mut Vec<Q::Frame>) {
-    let deadline = Instant::now() + PATIENCE;
-    while !frames.is_empty() {
-        assert!(Instant::now() < deadline, "{} frames were never taken", frames.len());
+    eventually(PATIENCE, || {
         queue.transmit(frames);
         let _ = queue.flush();
-    }
+        once(frames.is_empty(), || format!("{} frames were never taken", frames.len()))
+    });
 }
 
 /// Receives numbered frames until there are `count`: number and length of each.
 fn receive_numbered<Q: NicQueue>(queues: &mut [Q], count: usize) -> Vec<(u32, usize)> {
-    let deadline = Instant::now() + PATIENCE;
     let mut found = Vec::new();
     let mut burst = Vec::with_capacity(32);
-    while found.len() < count {
-        assert!(Instant::now() < deadline, "{} of {count} frames arrived", found.len());
+    eventually(PATIENCE, || {
         for queue in queues.iter_mut() {
             queue.receive(&mut burst, 32);
             found.extend(burst.iter().filter_map(|frame| Some((number_of(frame.bytes())?, frame.bytes().len()))));
             queue.recycle(&mut burst);
         }
-    }
+        once(found.len() >= count, || format!("{} of {count} frames arrived", found.len()))
+    });
     found
 }
 
@@ -120,16 +119,15 @@ fn receive_numbered<Q: NicQueue>(queues: &mut [Q], count: usize) -> Vec<(u32, us
 fn settle<Q: NicQueue>(pair: &mut Pair<Q>) {
     let mut quiet_since = Instant::now();
     let mut burst = Vec::with_capacity(64);
-    let deadline = Instant::now() + PATIENCE;
-    while quiet_since.elapsed() < Duration::from_millis(20) {
-        assert!(Instant::now() < deadline, "frames arrive without end");
+    eventually(PATIENCE, || {
         for queue in pair.near.queues.iter_mut().chain(&mut pair.far.queues) {
             if !queue.flush() || queue.receive(&mut burst, 64) > 0 {
                 quiet_since = Instant::now();
             }
             queue.recycle(&mut burst);
         }
-    }
+        (quiet_since.elapsed() >= Duration::from_millis(20)).then_some(()).ok_or("frames arrive without end")
+    });
 }
 
 fn bytes_arrive_unchanged<Q: NicQueue>(pair: &mut Pair<Q>) {
@@ -157,9 +155,7 @@ fn a_burst_stays_within_its_limits<Q: NicQueue>(pair: &mut Pair<Q>) {
     send_all(near, &mut frames);
     // Room for 5, asked for 3; then asked for 100. Both hold, and what is there already stays.
     let mut numbers = Vec::new();
-    let deadline = Instant::now() + PATIENCE;
-    while numbers.len() < 40 {
-        assert!(Instant::now() < deadline, "{} of 40 frames arrived", numbers.len());
+    eventually(PATIENCE, || {
         for queue in &mut pair.far.queues {
             let mut burst = Vec::with_capacity(5);
             let capacity = burst.capacity();
@@ -170,7 +166,8 @@ fn a_burst_stays_within_its_limits<Q: NicQueue>(pair: &mut Pair<Q>) {
             assert_eq!(burst.capacity(), capacity, "a burst makes no vector grow");
             numbers.extend(burst.iter().filter_map(|frame| number_of(frame.bytes())));
         }
-    }
+        once(numbers.len() >= 40, || format!("{} of 40 frames arrived", numbers.len()))
+    });
     assert_eq!(numbers, (0..40).collect::<Vec<_>>());
 }
 
@@ -278,10 +275,8 @@ fn flows_spread_and_none_is_split<Q: NicQueue>(pair: &mut Pair<Q>) {
     }
     let mut queue_of = [None; FLOWS as usize];
     let mut per_queue = vec![0; pair.far.queues.len()];
-    let deadline = Instant::now() + PATIENCE;
     let mut burst = Vec::with_capacity(64);
-    while per_queue.iter().sum::<u16>() < 4 * FLOWS {
-        assert!(Instant::now() < deadline, "{per_queue:?} frames arrived");
+    eventually(PATIENCE, || {
         for (index, queue) in pair.far.queues.iter_mut().enumerate() {
             queue.receive(&mut burst, 64);
             for frame in burst.drain(..).filter(|frame| frame.bytes().get(26..30) == Some(&[198, 18, 0, 1])) {
@@ -291,7 +286,8 @@ fn flows_spread_and_none_is_split<Q: NicQueue>(pair: &mut Pair<Q>) {
                 per_queue[index] += 1;
             }
         }
-    }
+        once(per_queue.iter().sum::<u16>() >= 4 * FLOWS, || format!("{per_queue:?} frames arrived"))
+    });
     assert!(per_queue.iter().all(|frames| *frames > 0), "a queue got no flow: {per_queue:?}");
     println!("    frames per queue: {per_queue:?}");
 }
@@ -317,14 +313,8 @@ fn a_sleeper_is_woken<Q: NicQueue>(pair: &mut Pair<Q>) {
             assert_eq!(is_readable(queue, Duration::ZERO), Some(false), "readable without a frame");
         }
         send_flow(&mut pair.near.queues, to, from, flow);
-        let deadline = Instant::now() + PATIENCE;
-        let index = loop {
-            assert!(Instant::now() < deadline, "nobody woke");
-            let ready = |queue| is_readable(queue, Duration::from_millis(1)) == Some(true);
-            if let Some(index) = pair.far.queues.iter().position(ready) {
-                break index;
-            }
-        };
+        let ready = |queue| is_readable(queue, Duration::from_millis(1)) == Some(true);
+        let index = eventually(PATIENCE, || pair.far.queues.iter().position(ready).ok_or("nobody woke"));
         let queue = &mut pair.far.queues[index];
         assert_eq!(is_readable(queue, Duration::ZERO), Some(true), "readable until received");
         queue.disarm();
@@ -342,10 +332,7 @@ fn everything_leaves_before_a_sleep<Q: NicQueue>(pair: &mut Pair<Q>) {
     for number in 0..100 {
         let mut frames: Vec<_> = (0..3).filter_map(|index| numbered(near, to, from, 3 * number + index, 200)).collect();
         send_all(near, &mut frames);
-        let deadline = Instant::now() + PATIENCE;
-        while !near.flush() {
-            assert!(Instant::now() < deadline, "a push is for ever wanted");
-        }
+        eventually(PATIENCE, || near.flush().then_some(()).ok_or("a push is for ever wanted"));
         assert!(near.flush(), "nothing was handed over since");
         assert_eq!(receive_numbered(&mut pair.far.queues, 3).len(), 3);
     }
@@ -377,14 +364,13 @@ fn what_is_left_arrives_complete<Q: NicQueue>(pair: &mut Pair<Q>) {
         send_gso_batch(&mut pair.near.queues[0], &template, payload_bytes, if packets == 1 { 0 } else { segment });
         let mut arrived: Vec<Vec<u8>> = Vec::new();
         let mut burst = Vec::with_capacity(64);
-        let deadline = Instant::now() + PATIENCE;
-        while arrived.len() < packets {
-            assert!(Instant::now() < deadline, "{} of {packets} packets arrived", arrived.len());
+        eventually(PATIENCE, || {
             for queue in &mut pair.far.queues {
                 queue.receive(&mut burst, 64);
                 burst.drain(..).for_each(|frame| arrived.extend(packets_of(&frame)));
             }
-        }
+            once(arrived.len() >= packets, || format!("{} of {packets} packets arrived", arrived.len()))
+        });
         let lengths: Vec<_> = arrived.iter().map(Vec::len).collect();
         assert!(
             lengths[..packets - 1].iter().all(|len| *len == segment) && lengths[packets - 1] == last,

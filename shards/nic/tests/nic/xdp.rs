@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use machnet_config::{Attachment, Config, Driver};
 use machnet_nic::devices::{DevicesError, open_all, plan_all, survey_all};
@@ -11,6 +11,7 @@ use machnet_nic::dpdk::Dpdk;
 use machnet_nic::error::OpenError;
 use machnet_nic::plan::{InterfaceRequest, plan};
 use machnet_nic::survey::Finding;
+use machnet_test_kit::waiting::eventually;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
@@ -87,11 +88,9 @@ fn another(who: &str) -> std::process::Child {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(this).env(OTHER, who);
     let other = command.spawn().expect("setpriv is installed");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while program().is_empty() {
-        assert!(Instant::now() < deadline, "it does not open the interface");
-        thread::sleep(Duration::from_millis(20));
-    }
+    eventually(Duration::from_secs(20), || {
+        (!program().is_empty()).then_some(()).ok_or("it does not open the interface")
+    });
     other
 }
 

@@ -1,7 +1,5 @@
 //! Pings another host, past the kernel of this one, with the flags and the words of Machnet's ping.
 
-use std::fmt::Display;
-use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,9 +12,11 @@ use machnet_nic::NicQueue;
 use machnet_nic::devices::OpenInterface;
 use machnet_nic::devices::WithQueues;
 use machnet_proto::wire::icmp::{ECHO_HEADERS_BYTES, EchoReply, EchoRequest};
-use machnet_tools::log;
 use machnet_tools::pinger::{self, Event, Schedule};
-use machnet_tools::{Failure, Host, NicArgs, Probe, Reply, RttReport, RttStats, Station, Stop, resolve};
+use machnet_tools::program::{self, note, say};
+use machnet_tools::{Failure, Host, NicArgs, Probe, Reply, RttReport, RttStats, Stop};
+
+const NAME: &str = "machnet-ping";
 
 /// The whole frame, as Machnet's.
 const FRAME_BYTES: usize = 64;
@@ -30,7 +30,7 @@ const WARNINGS_MAX: u32 = 100;
 /// It ends after --count requests or by Ctrl-C, then prints a summary. The exit status is 0 if there was an answer, 1
 /// if there was none or the host cannot be found, 2 for mistakes. In all flags `-` and `_` are alike.
 #[derive(Parser, Debug)]
-#[command(name = "machnet-ping", version, max_term_width = 110)]
+#[command(name = NAME, version, max_term_width = 110)]
 struct Args {
     #[command(flatten)]
     nic: NicArgs,
@@ -56,15 +56,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse_from(flags::normalize(std::env::args_os()));
-    log::start();
-    match run(&args) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(Failure { status, sentence }) => {
-            note(sentence);
-            ExitCode::from(status)
-        }
-    }
+    program::run(NAME, || run(&args))
 }
 
 /// Whether there was an answer.
@@ -100,10 +92,7 @@ fn ping<Q: NicQueue>(
     mut stats: RttStats,
     stop: &Stop,
 ) -> Result<bool, Failure> {
-    let cpu = opened.interface.shard_cpus.first().copied();
-    let mut station = Station::new(opened, pinger::SEND_MAX, stop).map_err(|error| Failure::system(&error))?;
-    station.enter_thread(cpu)?;
-    let mac = resolve(&mut station, next_hop)?;
+    let (mut station, mac) = pinger::start(opened, next_hop, stop)?;
     let Args { remote_ip, icmp_id, .. } = *args;
     let probe = Echo { host: station.host(), mac, remote_ip, identifier: icmp_id };
     let gap = Some(Duration::from_millis(args.interval_ms));
@@ -119,20 +108,14 @@ fn ping<Q: NicQueue>(
         Event::OutOfSequence { sequence } => {
             warnings += 1;
             match warnings {
-                ..WARNINGS_MAX => note(format_args!("icmp_seq={sequence} is out of sequence and not counted")),
-                WARNINGS_MAX => note("many answers are out of sequence; no more will be reported"),
+                ..WARNINGS_MAX => note(NAME, format_args!("icmp_seq={sequence} is out of sequence and not counted")),
+                WARNINGS_MAX => note(NAME, "many answers are out of sequence; no more will be reported"),
                 _ => {}
             }
         }
         Event::Second => {}
     })?;
-    let report = RttReport::new(&tally, &stats);
-    say(format_args!("--- RTT {remote_ip} ping statistics ---\n{report}"));
-    if args.json {
-        let mut json = serde_json::to_value(&report).expect("numbers under names");
-        json["remote_ip"] = remote_ip.to_string().into();
-        say(json);
-    }
+    RttReport::new(&tally, &stats).say(remote_ip, args.json.then_some(&[]));
     stats.finish()?;
     Ok(tally.received > 0)
 }
@@ -173,23 +156,13 @@ impl Probe for Echo {
     }
 }
 
-/// A line on stdout. Nobody reading it any more is no reason to stop.
-fn say(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}");
-}
-
-/// The same on stderr.
-fn note(line: impl Display) {
-    let _ = writeln!(io::stderr(), "machnet-ping: {line}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use machnet_proto::wire::icmp::echo_reply;
 
     fn parse(line: &str) -> Result<Args, clap::Error> {
-        Args::try_parse_from(flags::normalize(line.split(' ').map(Into::into)))
+        Args::try_parse_from(flags::normalize(line.split(' ')))
     }
 
     #[test]

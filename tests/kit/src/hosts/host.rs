@@ -21,6 +21,9 @@ const SET_UP_LIMIT: Duration = Duration::from_secs(10);
 /// How long a daemon may take until applications can attach, and what it logs then.
 const DAEMON_START_LIMIT: Duration = Duration::from_secs(20);
 const READY: &str = "ready socket=";
+/// The same of one of our applications that serves others.
+const SERVER_START_LIMIT: Duration = Duration::from_secs(10);
+const LISTENS: &str = "Listening";
 
 /// A host.
 pub struct Host {
@@ -117,6 +120,13 @@ impl Host {
         })
     }
 
+    /// The same with so many shards.
+    pub fn config_of_shards(&self, shards: u16) -> Value {
+        let mut config = self.config();
+        config["machnet_config"][&self.mac]["engine_threads"] = shards.into();
+        config
+    }
+
     /// Starts a program inside; its working directory is [`directory`](Self::directory) and `MACHNET_SOCKET` names the
     /// daemon's socket. A name without a slash is one of ours if we have it, else the system's. The program is
     /// killed when it is dropped, and when the thread that started it ends.
@@ -142,6 +152,38 @@ impl Host {
     {
         Self::ours(program)?;
         self.start(program, arguments)
+    }
+
+    /// Starts `msg_gen` or `hello_world` as a server and waits until it listens.
+    pub fn start_server<I>(&self, program: &str, arguments: I) -> Result<Program, Failure>
+    where
+        I: IntoIterator<Item: AsRef<OsStr>>,
+    {
+        Self::ours(program)?;
+        self.start_server_of(program, arguments)
+    }
+
+    /// The same with the server that is this program: another release's, say.
+    pub fn start_server_of<I>(&self, program: &str, arguments: I) -> Result<Program, Failure>
+    where
+        I: IntoIterator<Item: AsRef<OsStr>>,
+    {
+        let mut server = self.start(program, arguments)?;
+        server.until_it_says(LISTENS, SERVER_START_LIMIT)?;
+        Ok(server)
+    }
+
+    /// Starts one of our examples, of the build that this process belongs to.
+    pub fn start_example<I>(&self, name: &str, arguments: I) -> Result<Program, Failure>
+    where
+        I: IntoIterator<Item: AsRef<OsStr>>,
+    {
+        let path = build_directory().join("examples").join(name);
+        if path.is_file() {
+            self.start(&path.to_string_lossy(), arguments)
+        } else {
+            Err(Failure(format!("{} is not there: build it with make", path.display())))
+        }
     }
 
     /// Where one of our programs is, in the build that this process belongs to.
@@ -170,8 +212,7 @@ impl Host {
             .map_err(|why| Failure::io(&format!("cannot write {}", file.display()), &why))?;
         let arguments = [OsStr::new("--config_file"), file.as_os_str(), OsStr::new("--logtostderr")];
         let mut daemon = self.start(program, arguments)?;
-        let is_ready = |daemon: &Program| daemon.stderr().contains(READY).then_some(());
-        daemon.wait_until("being ready", DAEMON_START_LIMIT, is_ready)?;
+        daemon.until_it_says(READY, DAEMON_START_LIMIT)?;
         Ok(daemon)
     }
 

@@ -4,15 +4,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Ground;
 use crate::Failure;
-
-/// How often something that has no descriptor to wait for is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+use crate::waiting::within;
 
 /// A running or ended program; killed when dropped. What it writes goes to files, so that it never waits for a reader.
 pub struct Program {
@@ -65,15 +63,12 @@ impl Program {
 
     /// Waits until it ends; an error if it has not after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus, Failure> {
-        let deadline = Instant::now() + limit;
-        loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return Ok(status),
-                Ok(None) if Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
-                Ok(None) => return Err(self.failure(&format!("still runs after {limit:?}"))),
-                Err(why) => return Err(self.failure(&why.to_string())),
-            }
-        }
+        let ended = within(limit, || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(Ok(status)),
+            Ok(None) => Err(format!("still runs after {limit:?}")),
+            Err(why) => Ok(Err(why.to_string())),
+        });
+        ended.and_then(|ended| ended).map_err(|what| self.failure(&what))
     }
 
     /// Waits until it ends with status 0 and gives its standard output.
@@ -89,20 +84,21 @@ impl Program {
         limit: Duration,
         mut ready: impl FnMut(&Self) -> Option<T>,
     ) -> Result<T, Failure> {
-        let deadline = Instant::now() + limit;
-        loop {
+        let reached = within(limit, || {
             let running = self.is_running();
-            if let Some(result) = ready(self) {
-                return Ok(result);
+            match ready(self) {
+                Some(result) => Ok(Ok(result)),
+                None if running => Err(format!("has not reached \"{what}\" after {limit:?}")),
+                None => Ok(Err(format!("ended before {what}"))),
             }
-            if !running {
-                return Err(self.failure(&format!("ended before {what}")));
-            }
-            if Instant::now() >= deadline {
-                return Err(self.failure(&format!("has not reached \"{what}\" after {limit:?}")));
-            }
-            std::thread::sleep(LOOK_AGAIN);
-        }
+        });
+        reached.and_then(|reached| reached).map_err(|what| self.failure(&what))
+    }
+
+    /// Waits until it has written this, to its standard output or error.
+    pub fn until_it_says(&mut self, words: &str, limit: Duration) -> Result<(), Failure> {
+        let says = |program: &Self| [program.stdout(), program.stderr()].iter().any(|text| text.contains(words));
+        self.wait_until(words, limit, |program| says(program).then_some(()))
     }
 
     /// What happened to it, with the last lines it wrote.

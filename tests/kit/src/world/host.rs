@@ -17,12 +17,12 @@ use machnet_proto::rss::Rss;
 use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Event, Interface, Plan};
 use machnet_shards::counters::{Counter, DropReason, EntryKey, Gauge, Registry};
 use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
-use machnet_shards::shard::{Settings, Shard};
 use machnet_shards::state::{DaemonState, FORMAT, SavedDaemon};
 use std::net::Ipv4Addr;
 
 use super::queue::{Device, SimQueue};
 use super::runner::{Runner, readable, until};
+use crate::shards::{NewShard, ShardPlan};
 
 /// Messages a mailbox holds: few, so that it is full at times.
 const MAILBOX_MESSAGES: usize = 64;
@@ -84,20 +84,20 @@ impl Host {
         Self { ip: Ipv4Addr::new(10, 0, 0, number), mac: NicOptions::mac_of(number), plan, link, daemon: None }
     }
 
-    fn settings(&self, id: ShardId, boot: &Boot, dice: &mut Dice) -> Settings {
+    fn shard_plan(&self, boot: &Boot, registry: &Registry) -> ShardPlan {
         let plan = &self.plan;
-        Settings {
-            is_alone: plan.shards == 1,
-            id,
+        ShardPlan {
+            shards: plan.shards,
             mac: self.mac,
             ip: self.ip,
             mtu_bytes: plan.mtu_bytes,
             boot_id: boot.id,
             secret: boot.secret,
-            table_seed: (dice.throw(), dice.throw()),
             flows_max: usize::try_from(plan.limits.max_flows_per_shard).expect("32 bits fit"),
             half_open_max: 1024,
             flow: Arc::new(plan.flow.clone()),
+            mailbox_messages: MAILBOX_MESSAGES,
+            registry: registry.clone(),
         }
     }
 
@@ -165,13 +165,13 @@ impl Daemon {
         let boot = Boot { id: dice.throw(), secret };
         let registry = Registry::default();
         let (outlet, inlet) = mailbox(MAILBOX_MESSAGES).expect("a descriptor");
+        let shard_plan = host.shard_plan(&boot, &registry);
         let (mut shards, mut outlets, mut entries) = (Vec::new(), Vec::new(), Vec::new());
         for (id, queue) in (0..).zip(nic.queues) {
-            let (to_shard, from_coordinator) = mailbox(MAILBOX_MESSAGES).expect("a descriptor");
-            let (entry, counts) = registry.enter();
-            let settings = host.settings(ShardId(id), &boot, dice);
+            let table_seed = (dice.throw(), dice.throw());
             let queue = SimQueue::new(queue, plan.has_bells, device.clone(), dice.throw());
-            let shard = Shard::new(settings, queue, from_coordinator, outlet.clone(), counts, now);
+            let NewShard { shard, to_shard, entry } =
+                shard_plan.shard(ShardId(id), table_seed, queue, outlet.clone(), now);
             shards.push(Runner::new(shard, dice.throw(), now));
             outlets.push(to_shard);
             entries.push(entry);
@@ -221,12 +221,13 @@ impl Daemon {
         let boot = coordinator.boot().clone();
         let registry = Registry::default();
         let (outlet, inlet) = mailbox(MAILBOX_MESSAGES).expect("a descriptor");
+        let shard_plan = host.shard_plan(&boot, &registry);
         let (mut new, mut outlets, mut entries) = (Vec::new(), Vec::new(), Vec::new());
         for (saved, queue) in saved.iter().zip(queues) {
-            let (to_shard, from_coordinator) = mailbox(MAILBOX_MESSAGES).expect("a descriptor");
-            let (entry, counts) = registry.enter();
-            let settings = host.settings(saved.id(), &boot, &mut dice);
-            new.push(Shard::new(settings, queue, from_coordinator, outlet.clone(), counts, now));
+            let table_seed = (dice.throw(), dice.throw());
+            let NewShard { shard, to_shard, entry } =
+                shard_plan.shard(saved.id(), table_seed, queue, outlet.clone(), now);
+            new.push(shard);
             outlets.push(to_shard);
             entries.push(entry);
         }

@@ -9,6 +9,8 @@ use clap::{CommandFactory, Parser};
 use machnet_config::flags;
 use machnet_tools::NicArgs;
 
+pub(crate) const NAME: &str = "machnet-pktgen";
+
 /// The smallest frame: Ethernet's 64 bytes, which Machnet counts without the frame check sequence.
 pub(crate) const PKT_SIZE_MIN: u16 = 64;
 
@@ -20,7 +22,7 @@ pub(crate) const PKT_SIZE_MIN: u16 = 64;
 /// summary. The exit status is 0, 1 if the remote host cannot be found or no ping is answered, 2 for mistakes. In all
 /// flags `-` and `_` are alike.
 #[derive(Parser, Debug)]
-#[command(name = "machnet-pktgen", version, max_term_width = 110)]
+#[command(name = NAME, version, max_term_width = 110)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) nic: NicArgs,
@@ -124,7 +126,7 @@ mod tests {
 
     fn parse(flags: &str) -> Result<(Args, Mode), String> {
         let words = std::iter::once("machnet-pktgen").chain(flags.split_whitespace());
-        let args = Args::try_parse_from(flags::normalize(words.map(Into::into))).map_err(|error| error.to_string())?;
+        let args = Args::try_parse_from(flags::normalize(words)).map_err(|error| error.to_string())?;
         let mode = args.mode()?;
         Ok((args, mode))
     }

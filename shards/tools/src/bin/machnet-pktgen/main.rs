@@ -7,30 +7,19 @@ mod ping;
 mod traffic;
 mod worker;
 
-use std::fmt::Display;
-use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use machnet_nic::devices::OpenInterface;
 use machnet_nic::devices::WithQueues;
 use machnet_nic::{ETHERNET_HEADER_BYTES, NicQueue};
-use machnet_tools::log;
-use machnet_tools::{Failure, Stop};
+use machnet_tools::{Failure, Stop, program};
 
 use args::{Args, Mode};
 
 fn main() -> ExitCode {
     let (args, mode) = Args::parse_command_line();
-    log::start();
-    match run(&args, mode) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(Failure { status, sentence }) => {
-            let _ = writeln!(io::stderr(), "machnet-pktgen: {sentence}");
-            ExitCode::from(status)
-        }
-    }
+    program::run(args::NAME, || run(&args, mode))
 }
 
 /// Whether the run came to anything.
@@ -87,9 +76,4 @@ where
         (Mode::Ping(_), Some(remote)) => ping::run(args, opened, remote, stop),
         _ => traffic::run(args, remote, opened, stop).map(|()| true),
     }
-}
-
-/// A line on stdout. Nobody reading it any more is no reason to stop.
-fn say(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}");
 }

@@ -9,11 +9,11 @@ use machnet_proto::addr::FlowKey;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed};
 use machnet_proto::wire::ipv4;
 use machnet_tools::pinger::{self, Event, Schedule};
-use machnet_tools::{Failure, Probe, Reply, RttReport, RttStats, Station, Stop, resolve};
+use machnet_tools::program::say;
+use machnet_tools::{Failure, Probe, Reply, RttReport, RttStats, Stop};
 
 use crate::args::Args;
 use crate::generator::{PORT, Target};
-use crate::say;
 
 /// Between two frames, unless they are sent back to back.
 const GAP: Duration = Duration::from_millis(1);
@@ -32,10 +32,7 @@ pub(crate) fn run<Q: NicQueue>(
     stop: &Stop,
 ) -> Result<bool, Failure> {
     let mut stats = RttStats::new(args.rtt_log.as_deref())?;
-    let cpu = opened.interface.shard_cpus.first().copied();
-    let mut station = Station::new(opened, pinger::SEND_MAX, stop).map_err(|error| Failure::system(&error))?;
-    station.enter_thread(cpu)?;
-    let mac = resolve(&mut station, next_hop)?;
+    let (mut station, mac) = pinger::start(opened, next_hop, stop)?;
     let target = Target { host: station.host(), mac, ip: remote };
     let probe = Datagram { target, frame_bytes: args.pkt_size.into() };
     let gap = (!args.back_to_back).then_some(GAP);
@@ -50,15 +47,8 @@ pub(crate) fn run<Q: NicQueue>(
             say(format_args!("Sent {}, received {}, {received} in the last second", tally.sent, tally.received));
         }
     })?;
-    let report = RttReport::new(&tally, &stats);
-    say(format_args!("--- RTT {remote} ping statistics ---\n{report}"));
-    if args.json {
-        let mut json = serde_json::to_value(&report).expect("numbers under names");
-        json["mode"] = "ping".into();
-        json["remote_ip"] = remote.to_string().into();
-        json["pkt_size"] = args.pkt_size.into();
-        say(json);
-    }
+    let of_this_mode = [("mode", "ping".into()), ("pkt_size", args.pkt_size.into())];
+    RttReport::new(&tally, &stats).say(remote, args.json.then_some(&of_this_mode));
     stats.finish()?;
     Ok(tally.received > 0)
 }

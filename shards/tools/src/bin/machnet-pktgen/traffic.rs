@@ -18,8 +18,8 @@ use machnet_tools::{Failure, Station, Stop, resolve};
 use crate::args::Args;
 use crate::counts::{Counts, Tally, json, line, sum, summary};
 use crate::generator::{Generator, Target, flows_of, share};
-use crate::say;
 use crate::worker::{Role, Worker};
+use machnet_tools::program::say;
 
 /// Between two lines.
 const SECOND: Duration = Duration::from_secs(1);
