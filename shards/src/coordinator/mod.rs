@@ -2,32 +2,32 @@
 //!
 //! ```text
 //!   applications                       ┌────────────────────────────────────────────────────────┐
-//!     │ requests, ends  ── Event ────▶ │ applications  who is attached, their channels, shares  │
+//!     │ requests, ends  ── Input ────▶ │ applications  who is attached, their channels, shares  │
 //!     ◀── Effect ───────────────────── │ listeners     who accepts where                        │
 //!                                      │ connects      flows about to be opened                 │
 //!   shards                             │ ports         source ports in use                      │
-//!     │ ToCoordinator ── Event ──────▶ │ steering      which shard has which flow, hints        │
+//!     │ ToCoordinator ── Input ──────▶ │ steering      which shard has which flow, hints        │
 //!     ◀── ToShard ── outboxes ──────── │ interfaces    ARP, echo, next hops, the address itself │
 //!                                      └────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Plain functions: [`Coordinator::handle`] takes an event and the time, [`Coordinator::poll_effect`] gives what is to
+//! Plain functions: [`Coordinator::handle`] takes an input and the time, [`Coordinator::poll_effect`] gives what is to
 //! be done for applications, [`Coordinator::deadline`] says when to come back. There is no clock and no socket here, so
 //! that a simulator and the tests drive what the daemon runs; [`run`] is the daemon's loop around it.
 //!
-//! The coordinator itself only routes. It is made of parts, each a type of its own that nobody else changes: an event
+//! The coordinator itself only routes. It is made of parts, each a type of its own that nobody else changes: an input
 //! goes to the part that it is about, which is lent what it must ask (the time, another part to look at) and says in an
 //! `Action` whatever follows for others.
 //!
 //! Every table is bounded: connections, channels and their bytes by user, listeners and connects by endpoint, flows and
-//! neighbors by the configuration. At a limit a request is refused with an error that names the limit. An event costs
+//! neighbors by the configuration. At a limit a request is refused with an error that names the limit. An input costs
 //! what it is about, whatever else there is; a page of a report looks at so many rows and no more.
 
 mod action;
 mod applications;
 mod connects;
 mod control;
-mod event;
+mod input;
 mod interfaces;
 mod listeners;
 mod outboxes;
@@ -60,7 +60,7 @@ use crate::counters::{EntryKey, Registry};
 use crate::handover;
 use crate::mailbox::{ConnectId, NotCreated, Outlet, ShardId, ToCoordinator, ToShard};
 
-pub use event::{AddressInUse, ConnectionId, Effect, Event};
+pub use input::{AddressInUse, ConnectionId, Effect, Input};
 pub use plan::{Boot, Interface, Plan};
 pub use saved::SavedCoordinator;
 
@@ -141,10 +141,10 @@ impl Coordinator {
         }
     }
 
-    /// Takes an event. Afterwards [`Coordinator::poll_effect`] is to be called until `None`.
-    pub fn handle(&mut self, event: Event, now: Instant) {
+    /// Takes an input. Afterwards [`Coordinator::poll_effect`] is to be called until `None`.
+    pub fn handle(&mut self, input: Input, now: Instant) {
         let actions = &mut Actions::default();
-        self.route(event, now, actions);
+        self.route(input, now, actions);
         self.carry_out(now, actions);
         self.interfaces.poll(&mut self.random, now, actions);
         self.carry_out(now, actions);
@@ -159,7 +159,7 @@ impl Coordinator {
         self.effects.pop_front()
     }
 
-    /// When [`Event::Deadline`] is due; `None` if nothing is.
+    /// When [`Input::Deadline`] is due; `None` if nothing is.
     pub fn deadline(&self) -> Option<Instant> {
         let of_parts = [
             self.interfaces.deadline(),
@@ -180,22 +180,22 @@ impl Coordinator {
         !asks_shards && self.outboxes.is_empty() && self.effects.is_empty() && !self.shutdown.has_begun()
     }
 
-    fn route(&mut self, event: Event, now: Instant, actions: &mut Actions) {
-        match event {
-            Event::Mail(mail) => self.mail(mail, now, actions),
-            Event::Connected { connection, peer } => self.applications.connected(connection, peer, now, actions),
-            Event::Request { connection, request } => {
+    fn route(&mut self, input: Input, now: Instant, actions: &mut Actions) {
+        match input {
+            Input::Mail(mail) => self.mail(mail, now, actions),
+            Input::Connected { connection, peer } => self.applications.connected(connection, peer, now, actions),
+            Input::Request { connection, request } => {
                 let Numbered { id, body } = request;
                 if let Err(error) = self.request((connection, id), body, now, actions) {
                     actions.fail(connection, id, error);
                 }
             }
-            Event::Disconnected { connection } => self.end_application(connection, actions),
-            Event::Deadline => {
+            Input::Disconnected { connection } => self.end_application(connection, actions),
+            Input::Deadline => {
                 self.outboxes.flush();
                 self.make_report(now);
             }
-            Event::Stop => self.stop(now, actions),
+            Input::Stop => self.stop(now, actions),
         }
     }
 

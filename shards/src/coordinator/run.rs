@@ -21,7 +21,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::{AddressInUse, ConnectionId, Coordinator, Effect, Event};
+use super::{AddressInUse, ConnectionId, Coordinator, Effect, Input};
 use crate::budget::Cooldown;
 use crate::executor::{Executor, SpawnError, Thread};
 use crate::mailbox::{Inlet, ToCoordinator};
@@ -154,11 +154,11 @@ impl Turns {
         self.events.clear();
         for _ in 0..MAIL_PER_TURN {
             let Some(mail) = self.inlet.take() else { break };
-            self.coordinator.handle(Event::Mail(mail), now);
+            self.coordinator.handle(Input::Mail(mail), now);
             worked = true;
         }
         if self.coordinator.deadline().is_some_and(|deadline| deadline <= now) {
-            self.coordinator.handle(Event::Deadline, now);
+            self.coordinator.handle(Input::Deadline, now);
             worked = true;
         }
         worked
@@ -220,7 +220,7 @@ impl Turns {
             TOKEN_STOP => {
                 // Whatever was written: it is the same each time. An end of file stays, and must not keep us awake.
                 let _ = epoll::delete(&self.epoll, &self.stop);
-                self.coordinator.handle(Event::Stop, now);
+                self.coordinator.handle(Input::Stop, now);
             }
             token if token % 2 == 0 => self.receive(ConnectionId(token / 2), now),
             token => self.end(ConnectionId(token / 2), now),
@@ -252,7 +252,7 @@ impl Turns {
         }
         let peer = connection.peer().clone();
         self.connections.insert(id, Application { connection, process });
-        self.coordinator.handle(Event::Connected { connection: id, peer }, now);
+        self.coordinator.handle(Input::Connected { connection: id, peer }, now);
         Ok(())
     }
 
@@ -263,7 +263,7 @@ impl Turns {
             match application.connection.receive() {
                 Incoming::Nothing => return,
                 Incoming::Request(request) => {
-                    self.coordinator.handle(Event::Request { connection: id, request }, now);
+                    self.coordinator.handle(Input::Request { connection: id, request }, now);
                 }
                 Incoming::Malformed(error) => {
                     // It is being told goodbye: whether it hears it does not matter.
@@ -280,7 +280,7 @@ impl Turns {
         let Some(Application { connection, process }) = self.connections.remove(&id) else { return };
         // Closing a descriptor takes it out of the epoll.
         drop((connection, process));
-        self.coordinator.handle(Event::Disconnected { connection: id }, now);
+        self.coordinator.handle(Input::Disconnected { connection: id }, now);
     }
 }
 

@@ -113,7 +113,7 @@ table! {
         /// Resets sent in answer to packets of unknown flows.
         ResetsSent = "resets_sent",
         /// Packets of flows that are not here, reported to the coordinator.
-        Strays = "strays",
+        UnmatchedPackets = "unmatched_packets",
         /// Frames handed over to the shard that has their flow.
         HandedOver = "frames_handed_over",
         /// Frames that other shards handed over.

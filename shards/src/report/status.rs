@@ -125,7 +125,7 @@ fn shards(reading: Reading<'_>, shards: &[ShardReport]) -> String {
 }
 
 /// Frames that the device brought to another shard than their flow's.
-const MIS_STEERED: [Counter; 2] = [Counter::Strays, Counter::TakenOver];
+const MIS_STEERED: [Counter; 2] = [Counter::UnmatchedPackets, Counter::TakenOver];
 
 /// A shard in a report: what is compared is the same one.
 fn shard_at(report: &Report, index: usize) -> Option<&ShardReport> {

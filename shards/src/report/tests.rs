@@ -37,7 +37,7 @@ fn summary(seconds: u64, busy_ms: u64, frames: u64, drops: u64) -> Report {
                 "tx_bytes": work * frames * 1_000,
                 "busy_ns": work * busy_ms * 1_000_000,
                 "turns": 9,
-                "strays": 2 * work,
+                "unmatched_packets": 2 * work,
                 "frames_taken_over": 3 * work,
             },
             "drops": { "malformed": work * drops, "no_buffer": 0 },

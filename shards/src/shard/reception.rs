@@ -338,7 +338,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
             answer,
             confirms,
         };
-        self.turn.counts.count(Counter::Strays);
+        self.turn.counts.count(Counter::UnmatchedPackets);
         self.post_or_drop(ToCoordinator::Unmatched(Box::new(packet)))?;
         Err(DropReason::UnknownFlow)
     }

@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_micros(250);
 const LAST_WITHIN: Duration = Duration::from_secs(3);
 /// The same when the user has ended it.
 const LAST_WITHIN_WHEN_STOPPED: Duration = Duration::from_millis(100);
-/// Time between two [`Event::Second`]s.
+/// Time between two [`PingEvent::Second`]s.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// When probes are sent.
@@ -42,7 +42,7 @@ pub struct Schedule {
 
 /// What became of a probe.
 #[derive(Clone, Copy, Debug)]
-pub enum Event {
+pub enum PingEvent {
     /// A probe came back, in its turn.
     Reply {
         /// The answer.
@@ -98,7 +98,7 @@ pub fn run<Q: NicQueue>(
     station: &mut Station<'_, Q>,
     probe: &impl Probe,
     schedule: &Schedule,
-    mut on_event: impl FnMut(Event, &Tally),
+    mut on_event: impl FnMut(PingEvent, &Tally),
 ) -> Result<Tally, Failure> {
     let mut outstanding = Outstanding::new();
     let mut tally = Tally::default();
@@ -113,11 +113,11 @@ pub fn run<Q: NicQueue>(
                 let event = match outstanding.answered(reply.sequence, Clock.now()) {
                     Some(rtt) => {
                         tally.received += 1;
-                        Event::Reply { reply, rtt }
+                        PingEvent::Reply { reply, rtt }
                     }
                     None => {
                         tally.out_of_sequence += 1;
-                        Event::OutOfSequence { sequence: reply.sequence }
+                        PingEvent::OutOfSequence { sequence: reply.sequence }
                     }
                 };
                 on_event(event, &tally);
@@ -126,7 +126,7 @@ pub fn run<Q: NicQueue>(
         });
         if now >= second {
             second = now + SECOND;
-            on_event(Event::Second, &tally);
+            on_event(PingEvent::Second, &tally);
         }
         let is_waiting = outstanding.is_newest_missing();
         agenda.end_if_over(&tally, station.stop().is_asked(), now);

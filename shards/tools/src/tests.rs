@@ -7,7 +7,7 @@ use machnet_core::time::Duration;
 use machnet_proto::wire::bounce::turn_round;
 use std::net::Ipv4Addr;
 
-use super::pinger::{self, Event, Schedule, Tally};
+use super::pinger::{self, PingEvent, Schedule, Tally};
 use super::{Fate, Host, Probe, Reply, Station, Stop, resolve};
 use machnet::daemon::sleep::Clock;
 use machnet_nic::devices::OpenInterface;
@@ -107,8 +107,8 @@ fn probes_come_back_and_lost_ones_are_missed() {
         let mut replies = Vec::new();
         let (tally, seen) = against_a_reflector(2, lose_every, |mut near| {
             let on_event = |event, _: &Tally| match event {
-                Event::Reply { reply, .. } => replies.push(reply.sequence),
-                other => assert!(matches!(other, Event::Second), "{other:?}"),
+                PingEvent::Reply { reply, .. } => replies.push(reply.sequence),
+                other => assert!(matches!(other, PingEvent::Second), "{other:?}"),
             };
             pinger::run(&mut near, &Plain, &schedule, on_event).unwrap()
         });

@@ -28,7 +28,7 @@ fn an_endpoint_bound_to_one_shard_gets_flows_that_land_on_any() {
             let handed_over = world.daemon(host).count(Counter::HandedOver);
             assert_eq!(handed_over > 0, shards > 1, "{handed_over} frames of host {host} were handed over");
         }
-        assert_eq!(count(&world, Counter::Strays), 0, "the hints are there before the frames");
+        assert_eq!(count(&world, Counter::UnmatchedPackets), 0, "the hints are there before the frames");
         finish(world, Duration::from_secs(1));
     });
 }

@@ -99,7 +99,7 @@ fn count(world: &World, counter: Counter) -> u64 {
 
 /// Every frame landed at the shard that has its flow.
 fn assert_all_landed_well(world: &World) {
-    for counter in [Counter::Strays, Counter::HandedOver, Counter::TakenOver] {
+    for counter in [Counter::UnmatchedPackets, Counter::HandedOver, Counter::TakenOver] {
         assert_eq!(count(world, counter), 0, "{counter:?}");
     }
 }

@@ -56,7 +56,7 @@ fn transfer_under_changes(mut world: World, seed: u64) {
 }
 
 #[test]
-fn after_a_change_each_flow_has_its_hints_and_no_stray_more() {
+fn after_a_change_each_flow_has_its_hints_and_no_unmatched_packet_more() {
     rounds(|seed| {
         let mut world = world(seed, (8, 8), Spread::Hidden, link());
         let (from, to) = attach_pair(&mut world);
@@ -65,12 +65,12 @@ fn after_a_change_each_flow_has_its_hints_and_no_stray_more() {
         assert_all_landed_well(&world);
         (0..2).for_each(|host| world.respread(host));
         exchange(&mut world, &sides);
-        let strays = count(&world, Counter::Strays);
-        assert!(strays > 0, "most flows land elsewhere");
+        let unmatched = count(&world, Counter::UnmatchedPackets);
+        assert!(unmatched > 0, "most flows land elsewhere");
         for _ in 0..10 {
             exchange(&mut world, &sides);
         }
-        assert_eq!(count(&world, Counter::Strays), strays);
+        assert_eq!(count(&world, Counter::UnmatchedPackets), unmatched);
         assert!(count(&world, Counter::HandedOver) > 0);
         finish(world, Duration::from_secs(1));
     });

@@ -5,7 +5,7 @@ use super::eal::{Dpdk, Eal, refused};
 use super::log;
 use super::packet_ring;
 use super::pool::Pool;
-use super::queue::{DpdkQueue, Socket, Waker};
+use super::queue::{DpdkQueue, Socket, WakeSource};
 use super::rss;
 use crate::error::OpenError;
 use crate::plan::{Backend, DevicePlan};
@@ -449,7 +449,7 @@ impl Port {
         driver: &str,
         has_interrupts: bool,
         before: &Snapshot,
-    ) -> Result<Vec<Waker>, OpenError> {
+    ) -> Result<Vec<WakeSource>, OpenError> {
         let queues = u16::try_from(self.pools.len()).expect("as many as queues");
         match driver {
             "net_af_packet" => {
@@ -459,7 +459,7 @@ impl Port {
             "net_af_xdp" => self.sockets(plan, AddressFamily::XDP, before, Socket::xdp),
             "net_tap" if has_interrupts => Ok((0..queues).map(|queue| tap_waker(self.number, queue)).collect()),
             _ if has_interrupts => Ok((0..queues).map(|queue| self.interrupt_waker(queue)).collect()),
-            _ => Ok((0..queues).map(|_| Waker::None).collect()),
+            _ => Ok((0..queues).map(|_| WakeSource::None).collect()),
         }
     }
 
@@ -470,30 +470,30 @@ impl Port {
         family: AddressFamily,
         before: &Snapshot,
         socket: impl Fn(RawFd) -> Socket,
-    ) -> Result<Vec<Waker>, OpenError> {
+    ) -> Result<Vec<WakeSource>, OpenError> {
         let found = before.new_sockets(family);
         if found.len() != self.pools.len() {
             return Err(OpenError::NoSocket { device: plan.device() });
         }
-        Ok(found.into_iter().map(|fd| Waker::Socket(socket(fd))).collect())
+        Ok(found.into_iter().map(|fd| WakeSource::Socket(socket(fd))).collect())
     }
 
     /// The interrupt of a real device, in an epoll descriptor of its own: DPDK then quiets it as its kind wants.
-    fn interrupt_waker(&mut self, queue: u16) -> Waker {
-        let Ok(epoll) = epoll::create(epoll::CreateFlags::CLOEXEC) else { return Waker::None };
+    fn interrupt_waker(&mut self, queue: u16) -> WakeSource {
+        let Ok(epoll) = epoll::create(epoll::CreateFlags::CLOEXEC) else { return WakeSource::None };
         let fd = epoll.as_raw_fd();
         // SAFETY: a started queue, interrupts were asked for; the port keeps the descriptor beyond its own life.
         if unsafe { dpdk_sys::shim_interrupt_watch(self.number, queue, fd) } != 0 {
-            return Waker::None;
+            return WakeSource::None;
         }
         self.interrupts.push(epoll);
         // SAFETY: a started queue. What a device says it can do is believed only when it does it.
         if unsafe { dpdk_sys::shim_interrupt_enable(self.number, queue) } != 0 {
-            return Waker::None;
+            return WakeSource::None;
         }
         // SAFETY: a started queue.
         unsafe { dpdk_sys::shim_interrupt_disable(self.number, queue) };
-        Waker::Interrupt(fd)
+        WakeSource::Interrupt(fd)
     }
 }
 
@@ -503,11 +503,11 @@ fn packet_slots(plan: &DevicePlan) -> u16 {
 }
 
 /// A tap device is read by the driver, and readable when frames wait; its driver tells the descriptor.
-fn tap_waker(number: u16, queue: u16) -> Waker {
+fn tap_waker(number: u16, queue: u16) -> WakeSource {
     // SAFETY: a started queue, interrupts were asked for.
     match unsafe { dpdk_sys::shim_interrupt_fd(number, queue) } {
-        fd if fd >= 0 => Waker::Readable(fd),
-        _ => Waker::None,
+        fd if fd >= 0 => WakeSource::Readable(fd),
+        _ => WakeSource::None,
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub struct DpdkQueue {
     // Dropped first: these frames belong to a pool of the port.
     spare: Vec<DpdkFrame>,
-    waker: Waker,
+    waker: WakeSource,
     queue: u16,
     /// Frames with this source are the host's own, shown to us.
     own: Option<MacAddr>,
@@ -26,7 +26,7 @@ pub struct DpdkQueue {
 
 /// What makes a sleeping thread look at a queue.
 #[derive(Debug)]
-pub(super) enum Waker {
+pub(super) enum WakeSource {
     None,
     /// The driver's own descriptor, readable when frames wait.
     Readable(RawFd),
@@ -111,7 +111,7 @@ const SPARE_FRAMES: u32 = 32;
 const BURST_MAX: usize = 64;
 
 impl DpdkQueue {
-    pub(super) fn new(port: Arc<Port>, queue: u16, waker: Waker, own: Option<MacAddr>) -> Self {
+    pub(super) fn new(port: Arc<Port>, queue: u16, waker: WakeSource, own: Option<MacAddr>) -> Self {
         let spare = Vec::with_capacity(SPARE_FRAMES as usize);
         Self { spare, waker, queue, own, drops: Drops::default(), port }
     }
@@ -119,7 +119,7 @@ impl DpdkQueue {
     /// Bytes handed to the kernel that the device has not sent; `None` if no kernel is involved.
     pub fn unsent_bytes(&self) -> Option<usize> {
         match &self.waker {
-            Waker::Socket(socket) => unsent_bytes(socket.borrow()).ok(),
+            WakeSource::Socket(socket) => unsent_bytes(socket.borrow()).ok(),
             _ => None,
         }
     }
@@ -176,7 +176,7 @@ impl NicQueue for DpdkQueue {
     fn transmit(&mut self, frames: &mut Vec<DpdkFrame>) -> usize {
         let wanted = u16::try_from(frames.len()).unwrap_or(u16::MAX);
         let room = match &mut self.waker {
-            Waker::Socket(socket) => socket.room(wanted),
+            WakeSource::Socket(socket) => socket.room(wanted),
             _ => wanted,
         };
         let refused = &raw mut self.drops.refused;
@@ -186,7 +186,7 @@ impl NicQueue for DpdkQueue {
         // `refused` is written during the call.
         let taken = unsafe { dpdk_sys::shim_transmit(self.port.number, self.queue, first, room, refused) };
         forget_front(frames, usize::from(taken));
-        if let Waker::Socket(socket) = &mut self.waker {
+        if let WakeSource::Socket(socket) = &mut self.waker {
             socket.sent(taken);
         }
         usize::from(taken)
@@ -198,30 +198,30 @@ impl NicQueue for DpdkQueue {
 
     fn flush(&mut self) -> bool {
         match &mut self.waker {
-            Waker::Socket(socket) => socket.flush(),
+            WakeSource::Socket(socket) => socket.flush(),
             _ => true,
         }
     }
 
     fn wake(&self) -> Wake<'_> {
         match &self.waker {
-            Waker::None => Wake::Steps,
-            Waker::Readable(fd) | Waker::Interrupt(fd) => Wake::Fd(borrow(*fd)),
-            Waker::Socket(socket) => Wake::Fd(socket.borrow()),
+            WakeSource::None => Wake::Steps,
+            WakeSource::Readable(fd) | WakeSource::Interrupt(fd) => Wake::Fd(borrow(*fd)),
+            WakeSource::Socket(socket) => Wake::Fd(socket.borrow()),
         }
     }
 
     fn arm(&mut self) -> bool {
         match self.waker {
-            Waker::None => false,
-            Waker::Readable(_) | Waker::Socket(_) => true,
+            WakeSource::None => false,
+            WakeSource::Readable(_) | WakeSource::Socket(_) => true,
             // SAFETY: a started queue, interrupts were asked for.
-            Waker::Interrupt(_) => unsafe { dpdk_sys::shim_interrupt_enable(self.port.number, self.queue) == 0 },
+            WakeSource::Interrupt(_) => unsafe { dpdk_sys::shim_interrupt_enable(self.port.number, self.queue) == 0 },
         }
     }
 
     fn disarm(&mut self) {
-        let Waker::Interrupt(fd) = self.waker else { return };
+        let WakeSource::Interrupt(fd) = self.waker else { return };
         // SAFETY: a started queue, interrupts were asked for.
         unsafe { dpdk_sys::shim_interrupt_disable(self.port.number, self.queue) };
         // SAFETY: the descriptor was given to `shim_interrupt_watch` for this queue, and lives as long as the port.
@@ -229,7 +229,7 @@ impl NicQueue for DpdkQueue {
     }
 
     fn take_error(&mut self) {
-        if let Waker::Socket(socket) = &self.waker {
+        if let WakeSource::Socket(socket) = &self.waker {
             // What it was does not matter: a transmission that fails for the same reason says so itself.
             let _ = sockopt::socket_error(socket.borrow());
         }

@@ -22,6 +22,6 @@ mod spread;
 mod tests;
 
 pub use frame::MemoryFrame;
-pub use network::{Counts, Link, Network, NicOptions, PortId};
+pub use network::{Link, Network, NetworkCounts, NicOptions, PortId};
 pub use queue::{Cable, MemoryNic, MemoryQueue};
 pub use spread::Spread;

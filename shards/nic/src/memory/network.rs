@@ -92,7 +92,7 @@ impl Default for Link {
 
 /// What became of the frames so far. Floods count once for each NIC they go to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct NetworkCounts {
     /// Put into a receive ring.
     pub delivered: u64,
     /// Lost by `faults.loss`, or because a link was not connected.
@@ -124,7 +124,7 @@ impl Network {
             ports: Vec::new(),
             flying: BTreeMap::new(),
             sent: 0,
-            counts: Counts::default(),
+            counts: NetworkCounts::default(),
         })))
     }
 
@@ -204,7 +204,7 @@ impl Network {
     }
 
     /// What became of the frames so far.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> NetworkCounts {
         self.state().counts
     }
 
@@ -231,7 +231,7 @@ pub(super) struct State {
     /// Frames on the way, by arrival; those of one moment in the order they were sent.
     flying: BTreeMap<(Instant, u64), (PortId, MemoryFrame)>,
     sent: u64,
-    counts: Counts,
+    counts: NetworkCounts,
 }
 
 struct Port {

@@ -1,6 +1,6 @@
 //! What the network does that a device test cannot ask of every device: time, rates, floods, hashes.
 
-use super::{Cable, Counts, Link, MemoryFrame, MemoryNic, MemoryQueue, Network, NicOptions, Spread};
+use super::{Cable, Link, MemoryFrame, MemoryNic, MemoryQueue, Network, NetworkCounts, NicOptions, Spread};
 use crate::faults::Faults;
 use crate::{Frame, NicQueue};
 use machnet_core::addr::MacAddr;
@@ -78,7 +78,7 @@ fn a_bottleneck_buffers_then_drops() {
     network.advance_to(micros(100));
     // One on the wire, 600 bytes behind it.
     assert_eq!(arrived(&mut far), (0..11).collect::<Vec<_>>());
-    assert_eq!(network.counts(), Counts { delivered: 11, congested: 9, ..Counts::default() });
+    assert_eq!(network.counts(), NetworkCounts { delivered: 11, congested: 9, ..NetworkCounts::default() });
 }
 
 #[test]

@@ -87,7 +87,7 @@ pub struct PacketFrame {
 #[derive(Clone, Copy)]
 enum Place {
     /// In a slot of the receive ring, which goes back to the kernel when the frame is dropped.
-    Received(NonNull<Slot>),
+    RingFrame(NonNull<Slot>),
     /// In a slot of the transmit ring.
     Transmit(NonNull<Slot>),
     /// In ordinary memory, allocated for it.
@@ -100,7 +100,7 @@ unsafe impl Send for PacketFrame {}
 impl PacketFrame {
     /// The frame that the kernel has put into a slot.
     pub(super) fn received(slot: &Slot, at: usize, len: u32, segment_bytes: u16, checksum: Checksum) -> Self {
-        let place = Place::Received(NonNull::from(slot));
+        let place = Place::RingFrame(NonNull::from(slot));
         Self { data: hold(slot, at), len, capacity: len, segment_bytes, checksum, place }
     }
 
@@ -171,7 +171,7 @@ impl Frame for PacketFrame {
 impl Drop for PacketFrame {
     fn drop(&mut self) {
         match self.place {
-            Place::Received(slot) => {
+            Place::RingFrame(slot) => {
                 // SAFETY: slots outlive the frames that stand for them.
                 let slot = unsafe { slot.as_ref() };
                 slot.is_held.store(false, Ordering::Relaxed);

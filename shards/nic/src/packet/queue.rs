@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send, sockopt};
 
 use super::frame::PacketFrame;
-use super::ring::{Received, Rings};
+use super::ring::{RingFrame, Rings};
 use super::socket::PacketSocket;
 use crate::{Checksum, DeviceCounts, DeviceDrops, Drops, GsoLimits, NicQueue, Wake};
 
@@ -49,10 +49,10 @@ impl NicQueue for PacketQueue {
         let room = max.min(into.capacity() - into.len());
         for received in 0..room {
             match self.rings.receive() {
-                Received::Nothing => return received,
-                Received::Frame(frame) => into.push(frame),
-                Received::Unwanted => self.drops.own += 1,
-                Received::Oversized => self.drops.oversized += 1,
+                RingFrame::Nothing => return received,
+                RingFrame::Frame(frame) => into.push(frame),
+                RingFrame::Unwanted => self.drops.own += 1,
+                RingFrame::Oversized => self.drops.oversized += 1,
             }
         }
         room

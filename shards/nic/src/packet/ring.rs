@@ -160,7 +160,7 @@ const ORDINARY_BYTES: usize = ETHERNET_HEADER_BYTES + 1_500;
 unsafe impl Send for Rings {}
 
 /// What was found in the next slot of the receive ring.
-pub(super) enum Received {
+pub(super) enum RingFrame {
     /// Nothing yet.
     Nothing,
     Frame(PacketFrame),
@@ -205,12 +205,12 @@ impl Rings {
     }
 
     /// Takes the next slot that the kernel has filled.
-    pub(super) fn receive(&mut self) -> Received {
+    pub(super) fn receive(&mut self) -> RingFrame {
         let slot = &self.receive[self.next_received];
         // SYNC POINT: the frame. Pairs with the kernel's write of the status behind its copy.
         let status = slot.status().load(Ordering::Acquire);
         if status & TP_STATUS_USER == 0 || slot.is_held.load(Ordering::Relaxed) {
-            return Received::Nothing;
+            return RingFrame::Nothing;
         }
         self.next_received = if self.next_received + 1 == self.receive.len() { 0 } else { self.next_received + 1 };
         self.receive[self.next_received].prefetch(0);
@@ -219,7 +219,7 @@ impl Rings {
         let is_unwanted = status & TP_STATUS_VLAN_VALID != 0 || address.sll_pkttype == libc::PACKET_OUTGOING;
         if is_unwanted || header.tp_snaplen != header.tp_len {
             slot.status().store(TP_STATUS_KERNEL, Ordering::Release);
-            return if is_unwanted { Received::Unwanted } else { Received::Oversized };
+            return if is_unwanted { RingFrame::Unwanted } else { RingFrame::Oversized };
         }
         let at = usize::from(header.tp_mac);
         // The frame is looked at after all others of the burst have been taken.
@@ -237,7 +237,7 @@ impl Rings {
             }
             segment_bytes = if virtio.segments == SEGMENTS_UDP { virtio.segment_bytes } else { 0 };
         }
-        Received::Frame(PacketFrame::received(slot, at, header.tp_snaplen, segment_bytes, checksum))
+        RingFrame::Frame(PacketFrame::received(slot, at, header.tp_snaplen, segment_bytes, checksum))
     }
 
     /// A frame in the next free slot of the transmit ring.

@@ -26,7 +26,7 @@ use machnet_proto::wire::arp;
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Cooldown;
-use crate::coordinator::event::AddressInUse;
+use crate::coordinator::input::AddressInUse;
 use crate::coordinator::random::Random;
 
 /// What the RFC's waits for an address are divided by.

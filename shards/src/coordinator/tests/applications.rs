@@ -25,7 +25,7 @@ fn attach_tells_the_addresses_and_uses_the_highest_version_that_both_speak() {
         let connection = rig.connection();
         rig.ask(connection, attach("n".into(), from, to));
         assert!(matches!(rig.reply(connection), Reply::Attached { version: used, .. } if used == version));
-        rig.handle(Event::Disconnected { connection });
+        rig.handle(Input::Disconnected { connection });
     }
     rig.ask(connection, Request::attach("ü".repeat(1000), Binding::All));
     let (daemon, addresses) = (env!("CARGO_PKG_VERSION").into(), vec![OUR_IP.into()]);
@@ -131,7 +131,7 @@ fn what_an_endpoint_had_is_free_when_it_ends_between_listen_and_its_answer() {
     rig.mail(ToCoordinator::Listening { shard: ShardId(0), listener: ListenerId(1) });
     rig.replies(first);
     rig.skip_posts();
-    rig.handle(Event::Disconnected { connection: first });
+    rig.handle(Input::Disconnected { connection: first });
     for shard in 0..2 {
         assert_eq!(rig.posts(shard), ["Unlisten 888", "RemoveChannel"]);
     }
@@ -155,7 +155,7 @@ fn memory_is_limited_by_user_and_comes_back_when_the_shards_have_let_go() {
     let second = rig.attached();
     rig.listen(second, 889);
     assert!(matches!(rig.error(second), ControlError::Limit(_)));
-    rig.handle(Event::Disconnected { connection: first });
+    rig.handle(Input::Disconnected { connection: first });
     rig.listen(second, 889);
     assert!(matches!(rig.error(second), ControlError::Limit(_)), "the shards still have it");
     assert_eq!(rig.summary().control.channels_ending, 2);
@@ -180,7 +180,7 @@ fn an_application_that_breaks_the_rules_is_ended() {
     }
     // It may be told twice, and disconnect by itself too.
     rig.mail(ToCoordinator::Broken { channel: ChannelId(1), violation: Violation::UnknownKind });
-    rig.handle(Event::Disconnected { connection });
+    rig.handle(Input::Disconnected { connection });
     rig.quiet();
 }
 

@@ -122,13 +122,13 @@ fn an_endpoint_that_ends_leaves_nothing_behind_at_any_stage() {
     rig.connect_to(connection, PEER_IP);
     rig.replies(connection);
     rig.skip_posts();
-    rig.handle(Event::Disconnected { connection });
+    rig.handle(Input::Disconnected { connection });
     assert_eq!(rig.posts(0), ["RemoveChannel"]);
     assert_eq!(rig.coordinator.connects.len(), 0);
     // Asking.
     let mut rig = Rig::new();
     let (connection, key, terms) = rig.asking();
-    rig.handle(Event::Disconnected { connection });
+    rig.handle(Input::Disconnected { connection });
     assert_eq!(rig.posts(0), ["Forget", "RemoveChannel"]);
     rig.skip_posts();
     rig.answer(0, key, syn_ack(&key, terms));
@@ -138,7 +138,7 @@ fn an_endpoint_that_ends_leaves_nothing_behind_at_any_stage() {
         let mut rig = Rig::new();
         let (connection, key, connect) = rig.creating();
         rig.skip_posts();
-        rig.handle(Event::Disconnected { connection });
+        rig.handle(Input::Disconnected { connection });
         assert_eq!(rig.posts(1), ["RemoveChannel"]);
         rig.skip_posts();
         rig.mail(ToCoordinator::Created { shard: ShardId(1), connect, outcome });

@@ -43,7 +43,7 @@ impl Rig {
         let parts = [Part::Summary, Part::Channels, Part::Flows, Part::Listeners, Part::Neighbors];
         let reports = parts.map(|part| {
             let report = self.status(part).to_json(true);
-            self.handle(Event::Disconnected { connection: ConnectionId(self.connections) });
+            self.handle(Input::Disconnected { connection: ConnectionId(self.connections) });
             self.connections -= 1;
             report
         });
@@ -102,7 +102,7 @@ fn what_an_application_has_is_taken_back_when_it_ends() {
     rig.confirm_listeners();
     assert_eq!(rig.reply(listener), Reply::Listening { port: 889 }, "it has its channels");
     for connection in [listener, connector, ConnectionId(rig.connections)] {
-        rig.handle(Event::Disconnected { connection });
+        rig.handle(Input::Disconnected { connection });
     }
     let posts = rig.posts(0);
     let removed = posts.iter().filter(|post| post.starts_with("RemoveChannel")).count();
@@ -123,7 +123,7 @@ fn what_an_application_has_is_taken_back_when_it_ends() {
 fn numbers_go_on_so_that_none_is_given_twice() {
     let mut rig = Rig::new();
     let listener = rig.listener();
-    rig.handle(Event::Disconnected { connection: listener });
+    rig.handle(Input::Disconnected { connection: listener });
     rig.skip_posts();
     for channel in [1, 2] {
         rig.mail(ToCoordinator::ChannelGone { shard: ShardId(0), channel: ChannelId(channel) });
@@ -160,7 +160,7 @@ fn what_is_under_way_at_a_shard_is_waited_for() {
     assert!(!rig.coordinator.is_quiet(), "the application has no answer");
     rig.replies(listener);
     assert!(rig.coordinator.is_quiet());
-    rig.handle(Event::Stop);
+    rig.handle(Input::Stop);
     assert!(!rig.coordinator.is_quiet(), "what ends is not handed over");
 }
 
@@ -211,10 +211,10 @@ fn what_was_damaged_does_no_harm() {
         };
         restored += 1;
         for connection in (1..=3).map(ConnectionId) {
-            coordinator.handle(Event::Disconnected { connection }, rig.now);
+            coordinator.handle(Input::Disconnected { connection }, rig.now);
         }
-        coordinator.handle(Event::Deadline, rig.now + MILLISECOND * 10);
-        coordinator.handle(Event::Deadline, rig.now + Duration::from_secs(5));
+        coordinator.handle(Input::Deadline, rig.now + MILLISECOND * 10);
+        coordinator.handle(Input::Deadline, rig.now + Duration::from_secs(5));
     }
     assert!(unread > 0 && unsound > 0 && restored > 0, "{unread}, {unsound}, {restored}");
 }

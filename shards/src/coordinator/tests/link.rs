@@ -84,7 +84,7 @@ fn a_daemon_whose_address_another_host_has_ends_and_tells_whose() {
 #[test]
 fn a_daemon_that_is_stopped_before_it_is_ready_never_is() {
     let mut rig = Rig::starting(1, 1024, |_| {});
-    rig.handle(Event::Stop);
+    rig.handle(Input::Stop);
     rig.arp_at(0, arp::Packet::announcement(PEER, OUR_IP));
     rig.pass(Duration::from_millis(499));
     rig.skip_posts();

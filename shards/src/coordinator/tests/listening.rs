@@ -23,7 +23,7 @@ fn endpoints_that_all_want_to_share_a_port_share_it() {
     let second = rig.sharer();
     assert_eq!(rig.status(Part::Listeners).listeners().len(), 2);
     assert!(rig.status(Part::Listeners).listeners()[1].shared);
-    rig.handle(Event::Disconnected { connection: first });
+    rig.handle(Input::Disconnected { connection: first });
     let Some(ToShard::Unlisten { port: 888, listener: ListenerId(1) }) = rig.take(0).into_iter().next() else {
         panic!("only its own listener ends")
     };
@@ -42,7 +42,7 @@ fn who_does_not_share_or_is_another_user_has_no_part_in_it() {
     rig.listen(alone, 888);
     assert_eq!(rig.error(alone), ControlError::AddressInUse);
     let stranger = ConnectionId(100);
-    rig.handle(Event::Connected { connection: stranger, peer: Peer { pid: None, uid: 2000, gid: 2000 } });
+    rig.handle(Input::Connected { connection: stranger, peer: Peer { pid: None, uid: 2000, gid: 2000 } });
     rig.ask(stranger, Request::attach("stranger", Binding::All));
     rig.replies(stranger);
     rig.share(stranger, 888);

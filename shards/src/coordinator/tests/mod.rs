@@ -1,4 +1,4 @@
-//! Scripts: an event goes in, exactly these posts and effects come out.
+//! Scripts: an input goes in, exactly these posts and effects come out.
 
 mod applications;
 mod connecting;
@@ -59,7 +59,7 @@ impl Rig {
         let mut rig = Self::starting(shards, mailbox_capacity, change);
         for _ in 0..3 {
             rig.now = rig.coordinator.deadline().expect("it asks whether its address is free");
-            rig.handle(Event::Deadline);
+            rig.handle(Input::Deadline);
             assert_eq!(rig.posts(0), ["probe"]);
         }
         assert!(matches!(rig.await_effect(), Effect::Ready));
@@ -80,12 +80,12 @@ impl Rig {
         Self { coordinator, inlets, start: now, now, connections: 0 }
     }
 
-    fn handle(&mut self, event: Event) {
-        self.coordinator.handle(event, self.now);
+    fn handle(&mut self, input: Input) {
+        self.coordinator.handle(input, self.now);
     }
 
     fn mail(&mut self, mail: ToCoordinator) {
-        self.handle(Event::Mail(mail));
+        self.handle(Input::Mail(mail));
     }
 
     /// Lets time pass; every deadline on the way is kept.
@@ -94,7 +94,7 @@ impl Rig {
         while let Some(deadline) = self.coordinator.deadline().filter(|deadline| *deadline <= end) {
             assert!(deadline >= self.now || deadline + MILLISECOND > self.now, "a deadline in the past");
             self.now = deadline.max(self.now);
-            self.handle(Event::Deadline);
+            self.handle(Input::Deadline);
             assert!(self.coordinator.deadline() != Some(deadline), "a deadline that was kept is still due");
         }
         self.now = end;
@@ -107,7 +107,7 @@ impl Rig {
                 Some(effect) => return effect,
                 None => self.now = self.coordinator.deadline().expect("something is going to happen"),
             }
-            self.handle(Event::Deadline);
+            self.handle(Input::Deadline);
         }
     }
 
@@ -163,12 +163,12 @@ impl Rig {
     fn connection(&mut self) -> ConnectionId {
         self.connections += 1;
         let connection = ConnectionId(self.connections);
-        self.handle(Event::Connected { connection, peer: Peer { pid: None, uid: 1000, gid: 1000 } });
+        self.handle(Input::Connected { connection, peer: Peer { pid: None, uid: 1000, gid: 1000 } });
         connection
     }
 
     fn ask(&mut self, connection: ConnectionId, body: Request) {
-        self.handle(Event::Request { connection, request: Numbered { id: 9, body } });
+        self.handle(Input::Request { connection, request: Numbered { id: 9, body } });
     }
 
     fn attached(&mut self) -> ConnectionId {

@@ -61,7 +61,7 @@ fn an_endpoint_without_channels_and_channels_without_endpoint_are_listed() {
     let gone = rig.listener();
     let idle = rig.attached();
     rig.connection();
-    rig.handle(Event::Disconnected { connection: gone });
+    rig.handle(Input::Disconnected { connection: gone });
     rig.skip_posts();
     let report = rig.status(Part::Channels);
     let listed: Vec<_> = report.channels().iter().map(|row| (row.owner.endpoint, row.channel, row.ending)).collect();
@@ -145,7 +145,7 @@ fn who_asks_without_end_waits_and_the_others_do_not_wait_for_him() {
     assert!(matches!(rig.error(connections[39]), ControlError::Limit(_)));
     // Everything else is done at once.
     rig.attached();
-    rig.handle(Event::Disconnected { connection: connections[39] });
+    rig.handle(Input::Disconnected { connection: connections[39] });
     rig.pass(Duration::from_secs(1));
     assert_eq!(at_once + answered(&mut rig), 39, "all but the one that has gone");
     assert_eq!(rig.coordinator.deadline(), None, "nobody waits");

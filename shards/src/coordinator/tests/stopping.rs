@@ -10,8 +10,8 @@ fn the_daemon_stops_when_every_shard_has() {
     rig.listen(listening, 888);
     rig.replies(listening);
     rig.skip_posts();
-    rig.handle(Event::Stop);
-    rig.handle(Event::Stop);
+    rig.handle(Input::Stop);
+    rig.handle(Input::Stop);
     for shard in 0..2 {
         assert_eq!(rig.posts(shard), ["Stop", "Forget"]);
     }
@@ -41,7 +41,7 @@ fn the_daemon_stops_when_every_shard_has() {
 #[test]
 fn a_shard_that_hangs_is_not_waited_for() {
     let mut rig = Rig::new();
-    rig.handle(Event::Stop);
+    rig.handle(Input::Stop);
     rig.mail(ToCoordinator::Stopped { shard: ShardId(1) });
     rig.skip_posts();
     rig.pass(Duration::from_millis(499));

@@ -67,7 +67,7 @@ fn a_packet_of_no_flow_here_is_reported_with_the_answer_for_when_nobody_has_it()
     // A RST is reported too, its flow may be elsewhere; but nobody answers it.
     rig.receive(&OURS, &rig.segment(Body::Reset { reason: CloseReason::Other }, 700, 900), &[]);
     assert_eq!(rig.unmatched().answer, None);
-    assert_eq!((rig.counted(Counter::Strays), rig.drops()), (2, vec![(DropReason::UnknownFlow, 2)]));
+    assert_eq!((rig.counted(Counter::UnmatchedPackets), rig.drops()), (2, vec![(DropReason::UnknownFlow, 2)]));
     rig.assert_quiet();
 }
 

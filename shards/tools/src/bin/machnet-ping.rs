@@ -12,7 +12,7 @@ use machnet_nic::NicQueue;
 use machnet_nic::devices::OpenInterface;
 use machnet_nic::devices::WithQueues;
 use machnet_proto::wire::icmp::{ECHO_HEADERS_BYTES, EchoReply, EchoRequest};
-use machnet_tools::pinger::{self, Event, Schedule};
+use machnet_tools::pinger::{self, PingEvent, Schedule};
 use machnet_tools::program::{self, note, say};
 use machnet_tools::{Failure, Host, NicArgs, Probe, Reply, RttReport, RttStats, Stop};
 
@@ -99,13 +99,13 @@ fn ping<Q: NicQueue>(
     let schedule = Schedule { gap, count: args.count, duration: None };
     let mut warnings = 0;
     let tally = pinger::run(&mut station, &probe, &schedule, |event, _| match event {
-        Event::Reply { reply, rtt } => {
+        PingEvent::Reply { reply, rtt } => {
             stats.record(rtt);
             let Reply { sequence, ttl, frame_bytes } = reply;
             let us = rtt.as_secs_f64() * 1e6;
             say(format_args!("{frame_bytes} bytes from {remote_ip}: icmp_seq={sequence} ttl={ttl} time={us:.3} us"));
         }
-        Event::OutOfSequence { sequence } => {
+        PingEvent::OutOfSequence { sequence } => {
             warnings += 1;
             match warnings {
                 ..WARNINGS_MAX => note(NAME, format_args!("icmp_seq={sequence} is out of sequence and not counted")),
@@ -113,7 +113,7 @@ fn ping<Q: NicQueue>(
                 _ => {}
             }
         }
-        Event::Second => {}
+        PingEvent::Second => {}
     })?;
     RttReport::new(&tally, &stats).say(remote_ip, args.json.then_some(&[]));
     stats.finish()?;

@@ -5,7 +5,7 @@ use machnet::daemon::control::Peer;
 use machnet::daemon::control::message::{Binding, Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::{Duration, Instant};
-use machnet_shards::coordinator::{ConnectionId, Event};
+use machnet_shards::coordinator::{ConnectionId, Input};
 use machnet_shards::counters::Gauge;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -32,7 +32,7 @@ impl World {
         self.apps_ever += 1;
         let app = AppId(self.apps_ever);
         let connection = ConnectionId(self.apps_ever as u64);
-        daemon.tell(Event::Connected { connection, peer: Peer { pid: None, uid: 1000, gid: 1000 } });
+        daemon.tell(Input::Connected { connection, peer: Peer { pid: None, uid: 1000, gid: 1000 } });
         self.apps.insert(app, Application::new(host, connection, likes_to_sleep, self.now));
         self.connections.insert(connection, app);
         self.ask(app, Request::attach(format!("application {}", app.0), binding));
@@ -52,7 +52,7 @@ impl World {
         let request = application.ask(request, self.now);
         let connection = application.connection;
         let daemon = self.hosts[application.host].daemon.as_mut().expect("an application does not outlive its daemon");
-        daemon.tell(Event::Request { connection, request });
+        daemon.tell(Input::Request { connection, request });
         self.has_worked = true;
     }
 
@@ -111,7 +111,7 @@ impl World {
         }
         self.checker.incident(IncidentKind::ApplicationDied, self.hosts[host].ip, self.now);
         if let Some(daemon) = &mut self.hosts[host].daemon {
-            daemon.tell(Event::Disconnected { connection });
+            daemon.tell(Input::Disconnected { connection });
         }
         // Its ends write nothing when they are dropped: to the daemon it looks like a kill.
         drop(application);

@@ -14,7 +14,7 @@ use machnet_nic::faults::Dice;
 use machnet_nic::memory::{Link, Network, NicOptions, PortId, Spread};
 use machnet_proto::flow;
 use machnet_proto::rss::Rss;
-use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Event, Interface, Plan};
+use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Input, Interface, Plan};
 use machnet_shards::counters::{Counter, DropReason, EntryKey, Gauge, Registry};
 use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
 use machnet_shards::state::{DaemonState, FORMAT, SavedDaemon};
@@ -128,7 +128,7 @@ pub struct Daemon {
     coordinator: Coordinator,
     inlet: Inlet<ToCoordinator>,
     /// From applications, and for itself.
-    events: VecDeque<Event>,
+    inputs: VecDeque<Input>,
     /// All addresses are its own: it lets applications in.
     pub(crate) is_ready: bool,
     wait: Wait,
@@ -184,7 +184,7 @@ impl Daemon {
             rss,
             coordinator,
             inlet,
-            events: VecDeque::from([Event::Deadline]),
+            inputs: VecDeque::from([Input::Deadline]),
             is_ready: false,
             wait: Wait::sleeper(now),
             asleep: None,
@@ -206,7 +206,7 @@ impl Daemon {
         if !self.coordinator.is_quiet() || self.shards.iter().any(|runner| !runner.shard_ref().is_quiet()) {
             return self;
         }
-        let Self { port, rss, coordinator, events, is_ready, shards, mut dice, handovers, .. } = self;
+        let Self { port, rss, coordinator, inputs, is_ready, shards, mut dice, handovers, .. } = self;
         let (mut states, mut queues, mut handles) = (Vec::new(), Vec::new(), Vec::new());
         for runner in shards {
             let (state, queue, of_channels) = runner.into_shard().save();
@@ -249,7 +249,7 @@ impl Daemon {
             rss,
             coordinator,
             inlet,
-            events,
+            inputs,
             is_ready,
             wait: Wait::sleeper(now),
             asleep: None,
@@ -269,11 +269,11 @@ impl Daemon {
         while is_under_way {
             is_under_way = false;
             while let Some(mail) = self.inlet.take() {
-                self.coordinator.handle(Event::Mail(mail), now);
+                self.coordinator.handle(Input::Mail(mail), now);
                 is_under_way = true;
             }
             // Mailboxes that were full have room again.
-            self.coordinator.handle(Event::Deadline, now);
+            self.coordinator.handle(Input::Deadline, now);
             while let Some(effect) = self.coordinator.poll_effect() {
                 self.is_ready |= matches!(effect, Effect::Ready);
                 self.has_stopped |= matches!(effect, Effect::Stopped);
@@ -286,8 +286,8 @@ impl Daemon {
     }
 
     /// Something happened to the coordinator's control socket.
-    pub(crate) fn tell(&mut self, event: Event) {
-        self.events.push_back(event);
+    pub(crate) fn tell(&mut self, input: Input) {
+        self.inputs.push_back(input);
     }
 
     /// Everybody takes a turn whose turn it is; says whether anybody did anything.
@@ -305,10 +305,10 @@ impl Daemon {
         }
         let mut handled = 0;
         if self.coordinator.deadline().is_some_and(|deadline| deadline <= now) {
-            self.events.push_front(Event::Deadline);
+            self.inputs.push_front(Input::Deadline);
         }
-        while let Some(event) = self.next_event().or_else(|| self.inlet.take().map(Event::Mail)) {
-            self.coordinator.handle(event, now);
+        while let Some(input) = self.next_input().or_else(|| self.inlet.take().map(Input::Mail)) {
+            self.coordinator.handle(input, now);
             while let Some(effect) = self.coordinator.poll_effect() {
                 self.is_ready |= matches!(effect, Effect::Ready);
                 self.has_stopped |= matches!(effect, Effect::Stopped);
@@ -339,7 +339,7 @@ impl Daemon {
         let Some(until) = self.asleep else { return true };
         let has_mail = readable([self.inlet.fd()].into_iter()) == [true];
         let is_due = until.is_some_and(|until| until <= now);
-        if !has_mail && !is_due && self.next_event_at().is_none() {
+        if !has_mail && !is_due && self.next_input_at().is_none() {
             let overlooked = self.inlet.take();
             assert!(
                 overlooked.is_none(),
@@ -357,14 +357,14 @@ impl Daemon {
     }
 
     /// What the coordinator hears next but mail. Applications wait at the daemon's socket until it is ready.
-    fn next_event(&mut self) -> Option<Event> {
-        let next = self.next_event_at()?;
-        self.events.remove(next)
+    fn next_input(&mut self) -> Option<Input> {
+        let next = self.next_input_at()?;
+        self.inputs.remove(next)
     }
 
-    fn next_event_at(&self) -> Option<usize> {
-        let is_let_in = |event: &Event| self.is_ready || matches!(event, Event::Deadline | Event::Stop);
-        self.events.iter().position(is_let_in)
+    fn next_input_at(&self) -> Option<usize> {
+        let is_let_in = |input: &Input| self.is_ready || matches!(input, Input::Deadline | Input::Stop);
+        self.inputs.iter().position(is_let_in)
     }
 
     /// The next moment at which somebody wants to run, if nothing happens before.
@@ -420,9 +420,9 @@ impl Daemon {
         use machnet::daemon::control::message::{Numbered, Query, Request};
         let connection = ConnectionId(u64::MAX);
         let peer = Peer { pid: None, uid: 0, gid: 0 };
-        self.coordinator.handle(Event::Connected { connection, peer }, now);
+        self.coordinator.handle(Input::Connected { connection, peer }, now);
         let request = Numbered { id: 1, body: Request::Status(Query::default()) };
-        self.coordinator.handle(Event::Request { connection, request }, now);
+        self.coordinator.handle(Input::Request { connection, request }, now);
         let mut status = None;
         let mut others = Vec::new();
         while let Some(effect) = self.coordinator.poll_effect() {
@@ -435,7 +435,7 @@ impl Daemon {
             }
         }
         assert!(others.is_empty(), "nothing was left undone by the last turn: {others:?}");
-        self.coordinator.handle(Event::Disconnected { connection }, now);
+        self.coordinator.handle(Input::Disconnected { connection }, now);
         status
     }
 

@@ -26,8 +26,8 @@ use machnet::daemon::control::message::Reply;
 use machnet::daemon::control::report::Summary;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::Dice;
-use machnet_nic::memory::{Counts, Link, Network};
-use machnet_shards::coordinator::{AddressInUse, ConnectionId, Effect, Event};
+use machnet_nic::memory::{Link, Network, NetworkCounts};
+use machnet_shards::coordinator::{AddressInUse, ConnectionId, Effect, Input};
 use machnet_shards::counters::Counter;
 
 use self::answers::Answers;
@@ -247,7 +247,7 @@ impl World {
         let listens = self.apps.values().filter(|app| app.host == host).flat_map(|app| &app.listens);
         listens.for_each(|port| self.control.ended(ip, *port));
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
-        daemon.tell(Event::Stop);
+        daemon.tell(Input::Stop);
         self.has_worked = true;
         let limit = self.now + Duration::from_secs(1);
         let stopped = self.run_until(limit, |world| world.hosts[host].daemon.as_ref().is_none_or(|it| it.has_stopped));
@@ -344,7 +344,7 @@ impl World {
     }
 
     /// What the network did so far.
-    pub fn network_counts(&self) -> Counts {
+    pub fn network_counts(&self) -> NetworkCounts {
         self.network.counts()
     }
 

@@ -25,11 +25,11 @@ pub(crate) struct Tally {
 /// A tally that another thread looks at now and then. Alone on its cache lines.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(crate) struct Counts([AtomicU64; 7]);
+pub(crate) struct TrafficCounts([AtomicU64; 7]);
 
-const _: () = assert!(align_of::<Counts>() == 128, "a tally alone on its cache lines");
+const _: () = assert!(align_of::<TrafficCounts>() == 128, "a tally alone on its cache lines");
 
-impl Counts {
+impl TrafficCounts {
     /// Shows what was counted. The numbers may be seen one by one, never torn.
     pub(crate) fn publish(&self, tally: &Tally) {
         let Tally { sent, sent_bytes, received, received_bytes, flows, answered, ignored } = *tally;
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_is_published_is_read() {
-        let counts = Counts::default();
+        let counts = TrafficCounts::default();
         assert_eq!(counts.read(), Tally::default());
         counts.publish(&ONE);
         assert_eq!(counts.read(), ONE);

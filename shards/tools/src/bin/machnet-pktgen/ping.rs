@@ -8,7 +8,7 @@ use machnet_nic::{ETHERNET_HEADER_BYTES, NicQueue};
 use machnet_proto::addr::FlowKey;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed};
 use machnet_proto::wire::ipv4;
-use machnet_tools::pinger::{self, Event, Schedule};
+use machnet_tools::pinger::{self, PingEvent, Schedule};
 use machnet_tools::program::say;
 use machnet_tools::{Failure, Probe, Reply, RttReport, RttStats, Stop};
 
@@ -39,9 +39,9 @@ pub(crate) fn run<Q: NicQueue>(
     let schedule = Schedule { gap, count: args.count, duration: args.duration };
     let mut received_before = 0;
     let tally = pinger::run(&mut station, &probe, &schedule, |event, tally| match event {
-        Event::Reply { rtt, .. } => stats.record(rtt),
-        Event::OutOfSequence { .. } => {}
-        Event::Second => {
+        PingEvent::Reply { rtt, .. } => stats.record(rtt),
+        PingEvent::OutOfSequence { .. } => {}
+        PingEvent::Second => {
             let received = tally.received - received_before;
             received_before = tally.received;
             say(format_args!("Sent {}, received {}, {received} in the last second", tally.sent, tally.received));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   this thread: a line each second, the end ── sent_all, end ──► worker 0..N
-//!                                            ◄──── Counts ──────
+//!                                            ◄──── TrafficCounts ──────
 //! ```
 
 use std::net::Ipv4Addr;
@@ -16,7 +16,7 @@ use machnet_nic::devices::OpenInterface;
 use machnet_tools::{Failure, Station, Stop, resolve};
 
 use crate::args::Args;
-use crate::counts::{Counts, Tally, json, line, sum, summary};
+use crate::counts::{Tally, TrafficCounts, json, line, sum, summary};
 use crate::generator::{Generator, Target, flows_of, share};
 use crate::worker::{Role, Worker};
 use machnet_tools::program::say;
@@ -53,7 +53,7 @@ where
     // After the signal nothing new is sent, and what is still on its way is waited for.
     let (sent_all, end) = (Stop::new()?, Stop::new()?);
     let stations = station.split(&end).map_err(|error| Failure::system(&error))?;
-    let counts: Vec<Counts> = stations.iter().map(|_| Counts::default()).collect();
+    let counts: Vec<TrafficCounts> = stations.iter().map(|_| TrafficCounts::default()).collect();
     let roles = roles(args, target.as_ref(), stations.len());
     let control = Control { args, is_active: target.is_some(), counts: &counts, stop };
     thread::scope(|scope| {
@@ -100,13 +100,13 @@ fn flows(args: &Args, queues: usize) -> u16 {
 struct Control<'a> {
     args: &'a Args,
     is_active: bool,
-    counts: &'a [Counts],
+    counts: &'a [TrafficCounts],
     stop: &'a Stop,
 }
 
 impl Control<'_> {
     fn tallies(&self) -> Vec<Tally> {
-        self.counts.iter().map(Counts::read).collect()
+        self.counts.iter().map(TrafficCounts::read).collect()
     }
 
     /// Prints a line each second until the run is over. Gives how long it was.

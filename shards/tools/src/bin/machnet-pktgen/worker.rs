@@ -9,7 +9,7 @@ use machnet_proto::wire::frame::{self, Parsed, UdpDatagram};
 use machnet_tools::{Failure, Fate, Host, Station, Stop};
 use std::net::Ipv4Addr;
 
-use crate::counts::{Counts, Tally};
+use crate::counts::{Tally, TrafficCounts};
 use crate::generator::{Generator, PORT};
 
 /// How long a generator whose frames are all in use waits before it looks for one again, at the most.
@@ -28,7 +28,7 @@ pub(crate) enum Role {
 pub(crate) struct Worker<'a, Q: NicQueue> {
     pub(crate) station: Station<'a, Q>,
     pub(crate) role: Role,
-    pub(crate) counts: &'a Counts,
+    pub(crate) counts: &'a TrafficCounts,
     /// Ends the generating.
     pub(crate) sent_all: &'a Stop,
 }

@@ -15,7 +15,7 @@ pub struct ConnectionId(pub u64);
 
 /// What the coordinator is told.
 #[derive(Debug)]
-pub enum Event {
+pub enum Input {
     /// A shard posted something.
     Mail(ToCoordinator),
     /// An application connected.
@@ -64,7 +64,7 @@ pub enum Effect {
         /// A JSON document.
         report: String,
     },
-    /// Close the connection; no [`Event::Disconnected`] is needed.
+    /// Close the connection; no [`Input::Disconnected`] is needed.
     Disconnect {
         /// The application's connection.
         connection: ConnectionId,
