@@ -171,8 +171,8 @@ impl<S> Flight<S> {
         (self.sender.in_flight() < self.control.window_packets()).then_some(index)
     }
 
-    /// Whether a tail loss probe is to be transmitted, whatever the congestion window says (RFC 8985, section 7.3). It is
-    /// planned no more: what is transmitted next is the probe, for all that was sent.
+    /// Whether a tail loss probe is to be transmitted, whatever the congestion window says (RFC 8985, section 7.3). It
+    /// is planned no more: what is transmitted next is the probe, for all that was sent.
     #[inline]
     pub(super) fn take_tail_probe(&mut self) -> bool {
         let is_due = core::mem::take(&mut self.alarms.tail_due);

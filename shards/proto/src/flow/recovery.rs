@@ -169,8 +169,8 @@ impl Rack {
         (rtt.min() * u32::from(self.window_quarters) / 4).min(smoothed)
     }
 
-    /// Whether something was sent before what has arrived, so that it may be lost: one comparison if `ring`, whose first
-    /// packet is `first`, is in the order of sending.
+    /// Whether something was sent before what has arrived, so that it may be lost: one comparison if `ring`, whose
+    /// first packet is `first`, is in the order of sending.
     #[inline]
     pub(super) fn suspects<S>(&self, ring: &VecDeque<Sent<S>>, first: SeqNo, in_order: bool) -> bool {
         let (Some(latest), Some(sent)) = (self.latest, ring.front()) else { return false };

@@ -206,8 +206,8 @@ impl<F> Slot<F> {
     }
 }
 
-/// All flows with their handles, and which slots are free; what it holds at most, and its seed, are its owner's. Read it
-/// as a [`SavedTable`].
+/// All flows with their handles, and which slots are free; what it holds at most, and its seed, are its owner's. Read
+/// it as a [`SavedTable`].
 #[cfg(feature = "serde")]
 impl<F: serde::Serialize> serde::Serialize for FlowTable<F> {
     fn serialize<Z: serde::Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {

@@ -1,5 +1,5 @@
-//! A peer without timestamps: what its acknowledgements say about time is known from our own packets, and by Karn's rule
-//! only from those that were sent once (RFC 6298, section 3; RFC 8985, section 6.2, step 2).
+//! A peer without timestamps: what its acknowledgements say about time is known from our own packets, and by Karn's
+//! rule only from those that were sent once (RFC 6298, section 3; RFC 8985, section 6.2, step 2).
 
 use super::*;
 
