@@ -36,7 +36,8 @@ impl Owed {
         self.ack |= is_so;
     }
 
-    /// Data came. Its acknowledgement may wait for `delay` if there `is_no_hurry`, but for `every` packets at the most.
+    /// Data came. Its acknowledgement may wait for `delay` if there `is_no_hurry`, but for no more than `every`
+    /// packets.
     pub(super) fn on_data(&mut self, now: Instant, is_no_hurry: bool, delay: Duration, every: u16) {
         self.unacknowledged = self.unacknowledged.saturating_add(1);
         if is_no_hurry && self.unacknowledged < every && !delay.is_zero() {
