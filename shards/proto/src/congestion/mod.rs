@@ -71,6 +71,7 @@ impl Control {
     }
 
     /// An acknowledgement came.
+    #[inline]
     pub(crate) fn on_feedback(&mut self, now: Instant, feedback: &Feedback) {
         match self {
             Self::Fixed(_) => {}

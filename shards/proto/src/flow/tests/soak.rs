@@ -54,6 +54,9 @@ pub(super) struct Tx(pub(super) u32);
 #[derive(Debug, PartialEq, Eq, serde::Serialize)]
 pub(super) struct Rx(pub(super) u32);
 
+/// What takes the place of a flow, if anything does.
+pub(super) type Replace = fn(&Flow<Tx, Rx>, Instant) -> Option<Flow<Tx, Rx>>;
+
 struct Faults {
     loss_percent: u64,
     duplicate_percent: u64,
@@ -115,7 +118,7 @@ pub(super) struct World {
     pub(super) now: Instant,
     pub(super) hosts: [Host; 2],
     /// What a flow goes on as, after a turn and after a packet.
-    pub(super) replace: fn(&Flow<Tx, Rx>, Instant) -> Option<Flow<Tx, Rx>>,
+    pub(super) replace: Replace,
     /// Of all that was transmitted, and when.
     pub(super) trace: SipHasher13,
 
@@ -540,7 +543,7 @@ fn harm(seed: u64) {
     be_harmed(seed, |_, _| None);
 }
 
-pub(super) fn be_harmed(seed: u64, replace: fn(&Flow<Tx, Rx>, Instant) -> Option<Flow<Tx, Rx>>) {
+pub(super) fn be_harmed(seed: u64, replace: Replace) {
     let mut random = Random(seed);
     let limits = Limits::default();
     let mut host = host(&mut random, Role::Acceptor, 300, 100, &limits);
