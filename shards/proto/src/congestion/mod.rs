@@ -1,6 +1,6 @@
 //! How many packets of a flow the network may hold at a time.
 //!
-//! A flow asks its [`Control`] for a window before it sends, and tells it what came back. All controls
+//! A flow asks its control for a window before it sends, and tells it what came back. All controls
 //! are known, so they are an enum: a flow pays no indirect call.
 
 mod fixed;
