@@ -35,7 +35,9 @@ pub(super) struct Acknowledged {
     /// When the last packet was sent that is longer than what every path carries, of those that were not known to have
     /// arrived before.
     pub(super) long_sent_at: Option<Instant>,
-    /// The peer took nothing, and takes something again.
+    /// The peer takes nothing.
+    pub(super) is_shut: bool,
+    /// It takes something, and took nothing before.
     pub(super) reopened: bool,
 }
 
@@ -96,6 +98,7 @@ impl<S> Flight<S> {
 
     /// Takes the acknowledgement in `segment`, whose number is plausible. `echo`: when the packet was sent that it
     /// echoes; `is_latest`: none that the peer sent later has come.
+    #[inline]
     pub(super) fn on_acknowledgement(
         &mut self,
         now: Instant,
@@ -122,7 +125,8 @@ impl<S> Flight<S> {
         if acked.cumulative > 0 {
             self.on_progress(now, echo, limits);
         }
-        let reopened = was_shut && !self.sender.is_shut();
+        let is_shut = self.sender.is_shut();
+        let reopened = was_shut && !is_shut;
         if reopened {
             self.on_reopened(now, limits);
         }
@@ -135,7 +139,7 @@ impl<S> Flight<S> {
             self.control.on_mark(now, rtt);
         }
         self.look_for_losses(now, limits);
-        Acknowledged { long_sent_at: acked.long_sent_at, reopened }
+        Acknowledged { long_sent_at: acked.long_sent_at, is_shut, reopened }
     }
 
     /// A round trip has been measured; gives the fabric's part of it, if that can be told from the hosts'.

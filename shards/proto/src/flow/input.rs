@@ -133,12 +133,11 @@ impl<S, R> Flow<S, R> {
         {
             self.ask.on_echo(echo);
         }
-        let is_shut = self.flight.sender().is_shut();
         // A peer that has no buffers drops what arrives.
-        if let Some(sent_at) = heard.long_sent_at.or(is_shut.then_some(now)) {
+        if let Some(sent_at) = heard.long_sent_at.or(heard.is_shut.then_some(now)) {
             self.path.on_long_arrival(sent_at);
         }
-        if !is_shut {
+        if !heard.is_shut {
             self.ask.reset_backoff();
             if heard.reopened && !self.ask.is_open() {
                 // What was planned in case the window stays shut.
