@@ -57,7 +57,7 @@ impl Echo {
                 return Ok(());
             }
             self.once();
-            Err(status)
+            Err(Box::new(status))
         });
         reached.unwrap_or_else(|status| panic!("{counter:?} is not {least} yet: {status:#?}"));
     }

@@ -189,7 +189,7 @@ impl Site {
     pub(crate) fn await_status(&self, what: &str, is_so: impl Fn(&FullReport) -> bool) -> FullReport {
         let found = within(NEVER, || {
             let status = self.status();
-            if is_so(&status) { Ok(status) } else { Err(status) }
+            if is_so(&status) { Ok(status) } else { Err(Box::new(status)) }
         });
         found.unwrap_or_else(|status| panic!("{what} has not come about: {status:#?}"))
     }
