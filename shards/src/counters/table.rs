@@ -1,5 +1,6 @@
 //! The tables of what is counted: the name, the kind and the meaning of each number. Reports, and their tables on a
-//! terminal, are made from them.
+//! terminal, are made from them. A [state](crate::state) that is handed over has the numbers in this order: its version
+//! counts up with every change here.
 
 use std::fmt::Write;
 
