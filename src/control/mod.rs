@@ -48,5 +48,5 @@ pub fn default_socket_path() -> PathBuf {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
