@@ -375,7 +375,10 @@ fn kit_in_a_product(source: &Source) -> Vec<String> {
     for (index, line) in source.text.lines().enumerate() {
         if line.starts_with('[') {
             section = line;
-        } else if line.starts_with(TEST_KIT) && !["[dev-dependencies]", "[workspace.dependencies]"].contains(&section) {
+        } else if line.starts_with(TEST_KIT)
+            && !section.ends_with("dev-dependencies]")
+            && section != "[workspace.dependencies]"
+        {
             let what = format!("{TEST_KIT} in {section}");
             complaints.push(source.complaint(index + 1, &what, "only tests and benches use it: [dev-dependencies]"));
         }
