@@ -25,14 +25,12 @@ pub enum Rest {
 pub struct Worker<Q: NicQueue> {
     shard: Shard<Q>,
     wait: Wait,
-    /// Frames are pushed before each rest, for no sleep ever comes that would do it.
-    is_busy: bool,
 }
 
 impl<Q: NicQueue> Worker<Q> {
     /// Has taken no turn yet.
     pub fn new(shard: Shard<Q>, policy: Policy, now: Instant) -> Self {
-        Self { shard, wait: Wait::new(policy, now), is_busy: policy == Policy::Busy }
+        Self { shard, wait: Wait::new(policy, now) }
     }
 
     /// The shard itself.
@@ -64,7 +62,8 @@ impl<Q: NicQueue> Worker<Q> {
         match next {
             Next::Look => Rest::None,
             Next::Spin | Next::Yield => {
-                if self.is_busy {
+                // Nobody pushes frames before a sleep that never comes.
+                if self.wait.never_sleeps() {
                     let _ = self.shard.queue().flush();
                 }
                 if next == Next::Spin { Rest::Spin } else { Rest::Yield }

@@ -22,8 +22,6 @@ const EVENTS_MAX: usize = 16;
 pub(super) struct Idle {
     epoll: OwnedFd,
     wait: Wait,
-    /// Nobody pushes before a sleep that never comes.
-    is_busy: bool,
 }
 
 impl Idle {
@@ -36,7 +34,7 @@ impl Idle {
                 epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
             }
         }
-        Ok(Self { epoll, wait: Wait::new(policy, Clock.now()), is_busy: policy == Policy::Busy })
+        Ok(Self { epoll, wait: Wait::new(policy, Clock.now()) })
     }
 
     /// After a look that began at `now` and found work or none: returns at once, yields, arms the queues for one more
@@ -50,7 +48,8 @@ impl Idle {
     ) -> io::Result<()> {
         self.wait.look(now);
         let next = self.wait.next(Seen { worked, has_come: worked, ..Seen::default() }, now);
-        if self.is_busy && matches!(next, Next::Spin | Next::Yield) {
+        // Nobody pushes frames before a sleep that never comes.
+        if self.wait.never_sleeps() && matches!(next, Next::Spin | Next::Yield) {
             for lane in &mut *lanes {
                 let _ = lane.queue.flush();
             }

@@ -98,6 +98,12 @@ impl Wait {
         Self { manner, phase: Phase::Awake, silence: Silence::new(now), company: Company::new(now), step: STEP_MIN }
     }
 
+    /// Whether no sleep ever comes, so that whatever is done before one has to be done without.
+    #[inline]
+    pub fn never_sleeps(&self) -> bool {
+        self.manner == Manner::Busy
+    }
+
     /// A look begins.
     #[inline]
     pub fn look(&mut self, now: Instant) {
@@ -355,6 +361,7 @@ mod tests {
     #[test]
     fn who_is_busy_never_sleeps_and_gives_way_to_those_who_are_there() {
         let mut thread = Thread::new(Policy::Busy);
+        assert!(thread.wait.never_sleeps());
         assert_eq!(thread.look(NOTHING), Next::Yield, "to find out");
         thread.give_way(Duration::ZERO);
         let spins = core::iter::from_fn(|| (thread.look(NOTHING) == Next::Spin).then_some(())).count();
