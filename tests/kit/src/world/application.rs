@@ -118,6 +118,17 @@ fn key(opened: &Opened) -> FlowKey {
     FlowKey { local_ip: *local.ip(), local_port: local.port(), remote_ip: *remote.ip(), remote_port: remote.port() }
 }
 
+/// Asks for the bells of all channels; or for none, if something has arrived: `false`.
+fn arm(channels: &mut [Channel]) -> bool {
+    for index in 0..channels.len() {
+        if channels[index].end.arm().expect("the daemon keeps the channel whole") == Armed::Ready {
+            channels[..index].iter_mut().for_each(|channel| channel.end.disarm());
+            return false;
+        }
+    }
+    true
+}
+
 impl Application {
     pub(crate) fn new(host: usize, connection: ConnectionId, likes_to_sleep: bool, now: Instant) -> Self {
         Self {
@@ -171,23 +182,10 @@ impl Application {
                 self.ready_at = now + Duration::from_nanos(1 + dice.below(YIELD_NANOS_MAX) as u64);
                 return false;
             }
-            Next::Arm => match self.arm() {
-                true => self.wait.as_mut().expect("it waits").armed(true),
-                false => self.wait.as_mut().expect("it waits").refused(now),
-            },
+            Next::Arm if arm(&mut self.channels) => wait.armed(true),
+            Next::Arm => wait.refused(now),
             Next::Sleep => {
                 self.is_asleep = true;
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Asks for the bells of all channels; or for none, if something has arrived.
-    fn arm(&mut self) -> bool {
-        for index in 0..self.channels.len() {
-            if self.channels[index].end.arm().expect("the daemon keeps the channel whole") == Armed::Ready {
-                self.channels[..index].iter_mut().for_each(|channel| channel.end.disarm());
                 return false;
             }
         }
