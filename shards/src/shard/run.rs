@@ -129,7 +129,6 @@ fn sleep<Q: NicQueue>(
         return Ok(());
     }
     note_cpu(worker.shard());
-    stretch.end(worker.shard(), Clock.now());
     heartbeat.asleep.store(true, Ordering::Release);
     stretch.on = Counter::AsleepNs;
     let waited = bells.wait(worker.shard(), timeout(length).as_ref());
