@@ -33,10 +33,12 @@ demo: build
 	@cargo run --quiet --release --example demo -- $(DEMO)
 
 # Tests start the programs, so those are built first. loom replaces the atomics, so it has a build of its own; a filter
-# that matches nothing would pass, so it is asked for its tests first.
+# that matches nothing would pass, so it is asked for its tests first. The library is looked at as applications link it,
+# too: the rest of the workspace switches its features on.
 LOOM := RUSTFLAGS="--cfg loom" cargo test --release --package machnet-endpoint --lib --target-dir "$(TARGET)/loom" races
 test: deps
 	cargo build --bins $(TOOLS)
+	cargo check --package machnet-endpoint
 	cargo test --workspace
 	$(LOOM) -- --list | grep ': test$$'
 	$(LOOM)
