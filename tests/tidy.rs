@@ -585,6 +585,7 @@ fn what_is_allowed_passes() {
         ("benches/ring.rs", "//! How long does a descriptor take from end to end?\n"),
         ("Cargo.toml", "[dependencies]\n# x\nserde = \"1\"\nclap = { optional = true }\n\n[features]\nx = []\n"),
         ("shards/Cargo.toml", "[dev-dependencies]\nmachnet-test-kit.workspace = true\n"),
+        ("Cargo.toml", "[target.'cfg(not(loom))'.dev-dependencies]\nmachnet-test-kit.workspace = true\n"),
         ("src/a.rs", "/// One of them.\n/// Which.\nconst FLOWS_MAX: u8 = 1; // MAX_PROBES of RFC 8899\n"),
         ("README.md", "see https://example.org/home/me and ~/work/x\n"),
     ] {
