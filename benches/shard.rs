@@ -12,7 +12,7 @@ use std::time::Instant as Moment;
 
 use criterion::{BenchmarkId, Criterion};
 use machnet_shards::counters::Counter;
-use machnet_test_kit::back_to_back::{BackToBack, Plan};
+use machnet_test_kit::back_to_back::{BackToBack, BackToBackPlan};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -25,9 +25,9 @@ const PACKETS_COUNTED: u64 = 200_000;
 
 /// Fails if packets allocate.
 fn count_allocations() {
-    let handed_over = Plan { shards: 2, is_misplaced: true, ..Plan::default() };
-    let lossy = Plan { loss: 0.01, ..Plan::default() };
-    let plain = LOADS.iter().map(|&load| (load, Plan::default()));
+    let handed_over = BackToBackPlan { shards: 2, is_misplaced: true, ..BackToBackPlan::default() };
+    let lossy = BackToBackPlan { loss: 0.01, ..BackToBackPlan::default() };
+    let plain = LOADS.iter().map(|&load| (load, BackToBackPlan::default()));
     for ((bytes, window), plan) in plain.chain([((1_418, 32), lossy), ((1_418, 32), handed_over)]) {
         let mut world = BackToBack::new(&plan);
         let message = vec![7; bytes];
@@ -50,7 +50,7 @@ fn count_allocations() {
 fn packets(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("shard/packet out and in");
     for (bytes, window) in LOADS {
-        let mut world = BackToBack::new(&Plan::default());
+        let mut world = BackToBack::new(&BackToBackPlan::default());
         let message = vec![7; bytes];
         world.run(&message, window, PACKETS_COUNTED);
         group.bench_function(BenchmarkId::new(format!("{bytes} B"), format!("window {window}")), |bencher| {
@@ -66,7 +66,7 @@ fn packets(criterion: &mut Criterion) {
 
 /// What a turn costs that finds nothing to do.
 fn idle_turn(criterion: &mut Criterion) {
-    let mut world = BackToBack::new(&Plan::default());
+    let mut world = BackToBack::new(&BackToBackPlan::default());
     let now = world.now();
     criterion.bench_function("shard/idle turn", |bencher| {
         bencher.iter(|| world.client[0].shard.poll_once(now));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use machnet_test_kit::hosts::{Hosts, Link};
+use machnet_test_kit::hosts::{Hosts, VethPair};
 use machnet_test_kit::waiting::{eventually, once};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -15,7 +15,7 @@ const A_WHILE: Duration = Duration::from_secs(10);
 
 #[test]
 fn the_kernels_reach_each_other() {
-    let Some(hosts) = Hosts::or_skip(Link { queues: 2, mtu_bytes: 3000 }) else { return };
+    let Some(hosts) = Hosts::or_skip(VethPair { queues: 2, mtu_bytes: 3000 }) else { return };
     for (from, to) in [(&hosts.left, &hosts.right), (&hosts.right, &hosts.left)] {
         for payload_bytes in [0, 56, 57, 2972] {
             from.ping(to.kernel_ip, payload_bytes, 3).unwrap();
@@ -30,7 +30,7 @@ fn the_kernels_reach_each_other() {
 
 #[test]
 fn a_host_sees_its_own_interfaces_only() {
-    let Some(hosts) = Hosts::or_skip(Link::default()) else { return };
+    let Some(hosts) = Hosts::or_skip(VethPair::default()) else { return };
     let links = hosts.left.ip("-oneline link show").unwrap();
     assert_eq!(links.lines().count(), 2, "lo and machnet0, not {links}");
     let of_sysfs = hosts.left.start("ls", ["/sys/class/net"]).unwrap().finish(A_WHILE).unwrap();
@@ -39,7 +39,7 @@ fn a_host_sees_its_own_interfaces_only() {
 
 #[test]
 fn a_program_is_what_was_started_and_dies_when_dropped() {
-    let Some(hosts) = Hosts::or_skip(Link::default()) else { return };
+    let Some(hosts) = Hosts::or_skip(VethPair::default()) else { return };
     let mut program = hosts.left.start("sleep", ["1000"]).unwrap();
     let pid = program.pid();
     program.wait_until("exec", A_WHILE, |_| (name_of(pid)? == "sleep").then_some(())).unwrap();
@@ -55,14 +55,14 @@ fn a_program_is_what_was_started_and_dies_when_dropped() {
 
 #[test]
 fn a_program_that_is_not_built_is_named_with_the_remedy() {
-    let Some(hosts) = Hosts::or_skip(Link::default()) else { return };
+    let Some(hosts) = Hosts::or_skip(VethPair::default()) else { return };
     let why = hosts.left.start_ours("no-such-program", [""; 0]).err().unwrap().to_string();
     assert!(why.contains("no-such-program is not there: build it with cargo build"), "{why}");
 }
 
 #[test]
 fn the_configuration_is_one_the_daemon_reads() {
-    let Some(hosts) = Hosts::or_skip(Link::default()) else { return };
+    let Some(hosts) = Hosts::or_skip(VethPair::default()) else { return };
     let host = &hosts.right;
     let config = machnet_config::Config::parse(Path::new("x"), host.config().to_string().as_bytes()).unwrap();
     assert_eq!(config.control.path, host.socket());
@@ -72,7 +72,7 @@ fn the_configuration_is_one_the_daemon_reads() {
 
 #[test]
 fn nothing_is_left_after_a_drop() {
-    let Some(hosts) = Hosts::or_skip(Link::default()) else { return };
+    let Some(hosts) = Hosts::or_skip(VethPair::default()) else { return };
     let directory = hosts.left.directory().parent().unwrap().to_owned();
     let program = hosts.left.start("sleep", ["1000"]).unwrap();
     drop(hosts);
@@ -85,7 +85,7 @@ fn nothing_is_left_after_a_drop() {
 #[test]
 #[ignore = "runs until it is killed; started by the tests of this file"]
 fn stand_until_killed() {
-    let hosts = Hosts::new(Link::default()).unwrap();
+    let hosts = Hosts::new(VethPair::default()).unwrap();
     let one = hosts.left.start("sleep", ["1000"]).unwrap();
     let other = hosts.right.start("sleep", ["1000"]).unwrap();
     let directory = hosts.left.directory().parent().unwrap();
@@ -146,7 +146,7 @@ impl Stand {
 
 #[test]
 fn nothing_is_left_after_an_end_from_outside() {
-    if Hosts::or_skip(Link::default()).is_none() {
+    if Hosts::or_skip(VethPair::default()).is_none() {
         return;
     }
     // Two at once, each ended in another way: as by a terminal's Ctrl-C, which reaches the whole process group, and by

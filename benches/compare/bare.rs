@@ -125,7 +125,7 @@ fn echo<Q: NicQueue>(queue: &mut Q, mac: MacAddr) -> ! {
 fn flood<Q: NicQueue>(queue: &mut Q, (mac, peer, ip): (MacAddr, MacAddr, Ipv4Addr), per_second: u32, seconds: f64) {
     // An address of nobody, so that no kernel answers for it.
     let ours = Ipv4Addr::new(198, 18, 0, 1);
-    let ask = arp::Packet::request(mac, ours, ip).frame(MacAddr([0xff; 6])).to_vec();
+    let ask = arp::ArpPacket::request(mac, ours, ip).frame(MacAddr([0xff; 6])).to_vec();
     let mut ping = vec![0; 64];
     icmp::EchoRequest {
         source_mac: mac,

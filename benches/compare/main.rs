@@ -78,7 +78,7 @@ enum Part {
 
 /// How everything is measured.
 #[derive(Clone, Debug)]
-struct Plan {
+struct Measurement {
     baseline: Option<PathBuf>,
     rounds: u32,
     length: Duration,
@@ -123,7 +123,7 @@ fn compare(arguments: &Arguments) -> Result<(), Failure> {
         let words = &arguments.words;
         words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
     };
-    let plan = Plan {
+    let plan = Measurement {
         baseline: arguments.baseline.clone(),
         rounds: arguments.rounds,
         length: Duration::from_secs_f64(arguments.seconds),

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use machnet_test_kit::Failure;
 use machnet_test_kit::cpus;
-use machnet_test_kit::hosts::{Host, Hosts, Link};
+use machnet_test_kit::hosts::{Host, Hosts, VethPair};
 
-use crate::Plan;
+use crate::Measurement;
 use crate::daemons::{Daemons, Setup, can_pause};
 use crate::probe;
 use crate::rivals::{self, Rival};
@@ -179,7 +179,7 @@ pub(crate) const ALL: [Section; 9] = [
 ];
 
 impl Section {
-    pub(crate) fn measure(&self, plan: &Plan) -> Result<Table, Trouble> {
+    pub(crate) fn measure(&self, plan: &Measurement) -> Result<Table, Trouble> {
         let mut table = Table::new(self.heading.to_owned());
         let mut measured: Vec<Box<dyn Stack>> = Vec::new();
         let hosts = self.hosts()?;
@@ -222,8 +222,8 @@ impl Section {
 
     fn hosts(&self) -> Result<Hosts, Trouble> {
         let link = match self.wire {
-            Wire::Veth { mtu_bytes } => Link { mtu_bytes, ..Link::default() },
-            Wire::Memif => Link::default(),
+            Wire::Veth { mtu_bytes } => VethPair { mtu_bytes, ..VethPair::default() },
+            Wire::Memif => VethPair::default(),
         };
         let mut hosts = Hosts::new(link).map_err(|why| Trouble::Skipped(why.to_string()))?;
         if self.placement == Placement::CpuPerHost {
@@ -257,7 +257,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// begin.
 pub(crate) fn measure_idle() -> Result<(), Failure> {
     for shards in [1, 4] {
-        let hosts = match Hosts::new(Link::default()) {
+        let hosts = match Hosts::new(VethPair::default()) {
             Ok(hosts) => hosts,
             Err(why) => {
                 println!("\nidle: SKIPPED: {why}");

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use machnet_test_kit::back_to_back::{BackToBack, Plan};
+use machnet_test_kit::back_to_back::{BackToBack, BackToBackPlan};
 use machnet_test_kit::measurement::size;
 
 use crate::table::median;
@@ -18,7 +18,7 @@ pub(crate) fn measure() {
     println!("\nshard, out of one and into another over a cable in memory, on one core; medians");
     println!("With both applications and the cable. A message counts as as many packets as it would take alone.");
     for (bytes, window) in LOADS {
-        let mut world = BackToBack::new(&Plan::default());
+        let mut world = BackToBack::new(&BackToBackPlan::default());
         let message = vec![7; bytes];
         world.run(&message, window, PACKETS);
         let mut rounds = [(); ROUNDS].map(|()| {

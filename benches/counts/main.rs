@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::process::ExitCode;
 
 use machnet_proto::wire::frame::{self, Parsed};
-use machnet_test_kit::back_to_back::{BackToBack, Plan};
+use machnet_test_kit::back_to_back::{BackToBack, BackToBackPlan};
 use machnet_test_kit::callgrind;
 use machnet_test_kit::flow_pair::FlowPair;
 use machnet_test_kit::frames::{PAYLOADS_BYTES, build, frame_with_payload, segment, take_apart, template};
@@ -128,7 +128,7 @@ fn flow(flows: usize) -> u64 {
 }
 
 fn idle_turn() -> u64 {
-    let mut world = BackToBack::new(&Plan::default());
+    let mut world = BackToBack::new(&BackToBackPlan::default());
     let now = world.now();
     counted(|| {
         black_box(world.client[0].shard.poll_once(now));
@@ -137,7 +137,7 @@ fn idle_turn() -> u64 {
 
 /// Messages of so many bytes there and back; gives how many packets that were.
 fn shard(bytes: usize, window: usize, flows: usize) -> u64 {
-    let mut world = BackToBack::new(&Plan { flows, ..Plan::default() });
+    let mut world = BackToBack::new(&BackToBackPlan { flows, ..BackToBackPlan::default() });
     let message = vec![7; bytes];
     world.run(&message, window, 10 * ROUNDS);
     run_here(&mut world, &message, window)

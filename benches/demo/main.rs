@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use machnet_test_kit::Failure;
-use machnet_test_kit::hosts::{Confinement, Host, Hosts, Link, Program};
+use machnet_test_kit::hosts::{Confinement, Host, Hosts, Program, VethPair};
 use machnet_test_kit::measurement::{Measurement, size};
 use machnet_test_kit::tcp;
 use rustix::io::Errno;
@@ -77,7 +77,7 @@ impl Demo {
     fn run(arguments: &Arguments) -> Result<(), Failure> {
         let started = Instant::now();
         progress(started, "making two hosts, network namespaces joined by veth");
-        let mut hosts = Hosts::new(Link { queues: arguments.shards, ..Link::default() })?;
+        let mut hosts = Hosts::new(VethPair { queues: arguments.shards, ..VethPair::default() })?;
         if arguments.without_io_uring {
             for host in [&mut hosts.left, &mut hosts.right] {
                 host.confinement = Some(Confinement::WithoutIoUring(Errno::PERM));

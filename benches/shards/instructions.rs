@@ -2,7 +2,7 @@
 
 use std::time::Instant as Moment;
 
-use machnet_test_kit::back_to_back::{BackToBack, Plan};
+use machnet_test_kit::back_to_back::{BackToBack, BackToBackPlan};
 use machnet_test_kit::callgrind::{self, Cost};
 
 use crate::{MESSAGE, WINDOW};
@@ -71,7 +71,7 @@ fn ns(shards: u16, flows: usize) -> f64 {
 
 /// A world in which every flow has sent before, and the messages that are on their way in it at a time.
 fn warm(shards: u16, flows: usize) -> (BackToBack, usize) {
-    let mut world = BackToBack::new(&Plan { shards, flows, ..Plan::default() });
+    let mut world = BackToBack::new(&BackToBackPlan { shards, flows, ..BackToBackPlan::default() });
     let window = WINDOW * usize::from(shards);
     world.run(&MESSAGE, window, WARM_UP.max(2 * flows as u64));
     (world, window)

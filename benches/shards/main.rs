@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::time::Instant as Moment;
 
 use machnet_shards::counters::Counter;
-use machnet_test_kit::back_to_back::{BackToBack, Plan};
+use machnet_test_kit::back_to_back::{BackToBack, BackToBackPlan};
 
 const MESSAGE: [u8; 64] = [7; 64];
 const WINDOW: usize = 32;
@@ -51,8 +51,9 @@ fn main() -> ExitCode {
 /// What a packet costs more that takes the way over another shard.
 fn handed_over() {
     let flows = 64;
-    let mut direct = BackToBack::new(&Plan { shards: 2, flows, ..Plan::default() });
-    let mut misplaced = BackToBack::new(&Plan { shards: 2, flows, is_misplaced: true, ..Plan::default() });
+    let mut direct = BackToBack::new(&BackToBackPlan { shards: 2, flows, ..BackToBackPlan::default() });
+    let mut misplaced =
+        BackToBack::new(&BackToBackPlan { shards: 2, flows, is_misplaced: true, ..BackToBackPlan::default() });
     for world in [&mut direct, &mut misplaced] {
         world.run(&MESSAGE, WINDOW, WARM_UP);
     }

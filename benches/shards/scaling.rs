@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant as Moment};
 
 use machnet_shards::counters::Registry;
-use machnet_test_kit::back_to_back::{BackToBack, Plan};
+use machnet_test_kit::back_to_back::{BackToBack, BackToBackPlan};
 
 use crate::{MESSAGE, WARM_UP, WINDOW};
 
@@ -65,7 +65,8 @@ pub(crate) fn run(threads: usize) {
     let start = Barrier::new(threads);
     let rate: f64 = std::thread::scope(|scope| {
         let run = || {
-            let mut world = BackToBack::new(&Plan { flows: 64, registry: registry.clone(), ..Plan::default() });
+            let mut world =
+                BackToBack::new(&BackToBackPlan { flows: 64, registry: registry.clone(), ..BackToBackPlan::default() });
             world.run(&MESSAGE, WINDOW, WARM_UP);
             start.wait();
             let started = Moment::now();

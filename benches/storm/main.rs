@@ -16,7 +16,7 @@ use hdrhistogram::Histogram;
 use machnet::{Delivery, Endpoint, Event, Flow};
 use machnet_test_kit::Failure;
 use machnet_test_kit::deliveries::next_delivery;
-use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
+use machnet_test_kit::hosts::{Host, Hosts, Program, VethPair};
 
 const SHARDS: [u16; 2] = [1, 2];
 const ENDPOINTS: usize = 8;
@@ -82,7 +82,7 @@ impl World {
 }
 
 fn bench(shards: u16) -> Result<(), Failure> {
-    let hosts = match Hosts::new(Link::default()) {
+    let hosts = match Hosts::new(VethPair::default()) {
         Ok(hosts) => hosts,
         Err(why) => {
             println!("storm: SKIPPED: {why}");

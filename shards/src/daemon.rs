@@ -21,7 +21,7 @@ use machnet_core::addr::{self, NotYetIpv6};
 use machnet_proto::flow;
 
 use crate::coordinator::run::Started;
-use crate::coordinator::{self, AddressInUse, Boot, Coordinator, Interface, Plan};
+use crate::coordinator::{self, AddressInUse, Boot, Coordinator, CoordinatorPlan, InterfacePlan};
 use crate::counters::{EntryKey, Registry};
 use crate::executor::{Executor, SpawnError, Thread};
 use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard, mailbox};
@@ -77,7 +77,7 @@ where
 /// What a daemon makes of a [`Device`].
 trait Shards: fmt::Debug {
     /// Makes the shards of the interface; gives what the coordinator must know of it.
-    fn add_to(self: Box<Self>, assembly: &mut Assembly<'_>) -> Result<Interface, DaemonError>;
+    fn add_to(self: Box<Self>, assembly: &mut Assembly<'_>) -> Result<InterfacePlan, DaemonError>;
 }
 
 /// A running daemon. Dropping it stops it.
@@ -149,10 +149,10 @@ impl Daemon {
             config,
             boot: boot.clone(),
             registry: Registry::default(),
-            flow: Arc::new(flow::Limits {
+            flow: Arc::new(flow::FlowLimits {
                 silent_after: config.limits.silent_after,
                 gone_after: config.limits.gone_after,
-                ..flow::Limits::default()
+                ..flow::FlowLimits::default()
             }),
             to_coordinator,
             shards: Vec::new(),
@@ -163,7 +163,7 @@ impl Daemon {
         for Device(shards) in devices {
             interfaces.push(shards.add_to(&mut assembly)?);
         }
-        let plan = Plan { interfaces, limits: config.limits.clone(), boot };
+        let plan = CoordinatorPlan { interfaces, limits: config.limits.clone(), boot };
         let Assembly { registry, shards, outlets, entries, .. } = assembly;
         let coordinator = Coordinator::new(plan, outlets.clone(), registry, entries, Clock.now());
 
@@ -274,7 +274,7 @@ struct Assembly<'a> {
     config: &'a Config,
     boot: Boot,
     registry: Registry,
-    flow: Arc<flow::Limits>,
+    flow: Arc<flow::FlowLimits>,
     to_coordinator: Outlet<ToCoordinator>,
     /// By the number of the shard.
     shards: Vec<ReadyShard>,
@@ -286,7 +286,7 @@ impl<Q> Shards for OpenInterface<Q>
 where
     Q: NicQueue<Frame: Send> + Send + 'static,
 {
-    fn add_to(self: Box<Self>, assembly: &mut Assembly<'_>) -> Result<Interface, DaemonError> {
+    fn add_to(self: Box<Self>, assembly: &mut Assembly<'_>) -> Result<InterfacePlan, DaemonError> {
         let Self { interface, device, capabilities, queues, counts: device_counts } = *self;
         let mtu_bytes = interface.mtu_bytes.map_or(capabilities.mtu_bytes, |mtu| mtu.min(capabilities.mtu_bytes));
         let ip = addr::ipv4(interface.ip).map_err(DaemonError::Address)?;
@@ -320,7 +320,7 @@ where
             assembly.entries.push(entry);
             ids.push(id);
         }
-        Ok(Interface {
+        Ok(InterfacePlan {
             device,
             mac: capabilities.mac,
             ip,

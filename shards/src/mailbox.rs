@@ -234,7 +234,7 @@ pub enum ToCoordinator {
         /// Where it was received.
         shard: ShardId,
         /// The packet, read.
-        packet: arp::Packet,
+        packet: arp::ArpPacket,
     },
     /// An ICMP packet to the interface's address. At most as many per second as the shard's budget allows.
     Icmp {

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::message::{ControlError, Numbered, PACKET_BYTES_MAX, Part, Query, Reply, Request};
 use super::report::{Body, FullReport, List, Report, Rows};
-use super::socket::{self, Packet};
+use super::socket::{self, Datagram};
 use crate::error::Disconnected;
 
 /// The largest page of a report that is read, in bytes.
@@ -72,14 +72,14 @@ impl Client {
         loop {
             let mut fds = Vec::new();
             match socket::receive(self.socket.as_fd(), &mut self.buffer, Some(&mut fds)) {
-                Ok(Packet::Bytes(bytes)) => {
+                Ok(Datagram::Bytes(bytes)) => {
                     let reply = Numbered::decode(&self.buffer[..bytes]).map_err(|_| Disconnected::Unreadable)?;
                     return Ok((reply, fds));
                 }
-                Ok(Packet::TooLong) => return Err(Disconnected::Unreadable),
-                Ok(Packet::DescriptorsLost) => return Err(Disconnected::NoRoomForChannel),
-                Ok(Packet::Closed) | Err(_) => return Err(Disconnected::Gone),
-                Ok(Packet::Nothing) => {}
+                Ok(Datagram::TooLong) => return Err(Disconnected::Unreadable),
+                Ok(Datagram::DescriptorsLost) => return Err(Disconnected::NoRoomForChannel),
+                Ok(Datagram::Closed) | Err(_) => return Err(Disconnected::Gone),
+                Ok(Datagram::Nothing) => {}
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

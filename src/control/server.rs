@@ -13,7 +13,7 @@ use rustix::net::SocketFlags;
 use thiserror::Error;
 
 use super::message::{ControlError, Numbered, PACKET_BYTES_MAX, Reply, Request};
-use super::socket::{self, Packet, Peer};
+use super::socket::{self, Datagram, Peer};
 
 /// Connections that wait for [`Server::accept`]; the kernel makes further ones wait in `connect`.
 const BACKLOG: i32 = 128;
@@ -192,15 +192,15 @@ impl Connection {
     /// The next request, if one waits. Descriptors that an application sends are dropped by the kernel.
     pub fn receive(&mut self) -> Incoming {
         match socket::receive(self.socket.as_fd(), &mut self.buffer, None) {
-            Ok(Packet::Bytes(bytes)) => match Numbered::decode(&self.buffer[..bytes]) {
+            Ok(Datagram::Bytes(bytes)) => match Numbered::decode(&self.buffer[..bytes]) {
                 Ok(request) => Incoming::Request(request),
                 Err(error) => Incoming::Malformed(error),
             },
-            Ok(Packet::TooLong | Packet::DescriptorsLost) => {
+            Ok(Datagram::TooLong | Datagram::DescriptorsLost) => {
                 Incoming::Malformed(ControlError::Malformed(format!("more than {PACKET_BYTES_MAX} bytes")))
             }
-            Ok(Packet::Nothing) => Incoming::Nothing,
-            Ok(Packet::Closed) | Err(_) => Incoming::Closed,
+            Ok(Datagram::Nothing) => Incoming::Nothing,
+            Ok(Datagram::Closed) | Err(_) => Incoming::Closed,
         }
     }
 

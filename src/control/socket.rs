@@ -28,7 +28,7 @@ pub struct Peer {
 
 /// One packet, or why there is none.
 #[derive(Debug)]
-pub(super) enum Packet {
+pub(super) enum Datagram {
     /// This many bytes are in the buffer.
     Bytes(usize),
     /// Larger than the buffer, which is [`PACKET_BYTES_MAX`]; it is gone.
@@ -70,7 +70,7 @@ pub(super) fn send(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]
 
 /// Takes one packet without waiting, and the descriptors beside it if `fds` is given. Otherwise the kernel drops
 /// them, so that an application cannot fill the daemon's table with its own.
-pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8], fds: Option<&mut Vec<OwnedFd>>) -> io::Result<Packet> {
+pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8], fds: Option<&mut Vec<OwnedFd>>) -> io::Result<Datagram> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(CHANNEL_FDS))];
     let mut beside = match fds {
         Some(_) => RecvAncillaryBuffer::new(&mut space),
@@ -80,8 +80,8 @@ pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8], fds: Option<&mut 
     let received = retry(|| rustix::net::recvmsg(socket, &mut [IoSliceMut::new(into)], &mut beside, flags));
     let received = match received {
         Ok(received) => received,
-        Err(Errno::AGAIN) => return Ok(Packet::Nothing),
-        Err(Errno::CONNRESET | Errno::PIPE) => return Ok(Packet::Closed),
+        Err(Errno::AGAIN) => return Ok(Datagram::Nothing),
+        Err(Errno::CONNRESET | Errno::PIPE) => return Ok(Datagram::Closed),
         Err(error) => return Err(error.into()),
     };
     let wants_fds = fds.is_some();
@@ -93,10 +93,10 @@ pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8], fds: Option<&mut 
         }
     }
     Ok(match received.bytes {
-        0 => Packet::Closed,
-        _ if received.flags.contains(ReturnFlags::TRUNC) => Packet::TooLong,
-        _ if wants_fds && received.flags.contains(ReturnFlags::CTRUNC) => Packet::DescriptorsLost,
-        bytes => Packet::Bytes(bytes),
+        0 => Datagram::Closed,
+        _ if received.flags.contains(ReturnFlags::TRUNC) => Datagram::TooLong,
+        _ if wants_fds && received.flags.contains(ReturnFlags::CTRUNC) => Datagram::DescriptorsLost,
+        bytes => Datagram::Bytes(bytes),
     })
 }
 

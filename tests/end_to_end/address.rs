@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use machnet::{Delivery, Endpoint};
-use machnet_test_kit::hosts::{Host, Hosts, Link};
+use machnet_test_kit::hosts::{Host, Hosts, VethPair};
 use serde_json::{Value, json};
 
 use crate::pair::{NEVER, Pair};
@@ -51,7 +51,7 @@ fn sentence(ip: impl Display, interface: &str, other: &str) -> String {
 
 #[test]
 fn a_daemon_whose_address_a_kernel_has_does_not_start_and_says_whose_it_is() {
-    let Some(Hosts { left, right }) = Hosts::or_skip(Link::default()) else { return };
+    let Some(Hosts { left, right }) = Hosts::or_skip(VethPair::default()) else { return };
     let address = format!("{}/24 dev machnet0", left.machnet_ip);
     right.ip(&format!("address add {address}")).unwrap();
     let last = refused(&left, &left.config(), &left.socket());

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use machnet::daemon::control::report::Report;
 use machnet_config::CpuMask;
 use machnet_shards::counters::Gauge;
-use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
+use machnet_test_kit::hosts::{Host, Hosts, Program, VethPair};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ fn run(host: &Host, config: &Value, arguments: &[&str]) -> (ExitStatus, Program)
 
 #[test]
 fn a_mask_with_more_cpus_than_there_are_is_used_as_far_as_it_goes_with_one_warning() {
-    let Some(mut hosts) = Hosts::or_skip(Link::default()) else { return };
+    let Some(mut hosts) = Hosts::or_skip(VethPair::default()) else { return };
     let left = &mut hosts.left;
     let (cpu, _) = restrict(left);
     let mut config = left.config();
@@ -57,7 +57,7 @@ fn a_mask_with_more_cpus_than_there_are_is_used_as_far_as_it_goes_with_one_warni
 
 #[test]
 fn a_mask_without_a_cpu_that_may_be_used_is_a_mistake_of_the_configuration() {
-    let Some(mut hosts) = Hosts::or_skip(Link::default()) else { return };
+    let Some(mut hosts) = Hosts::or_skip(VethPair::default()) else { return };
     let left = &mut hosts.left;
     let (cpu, other) = restrict(left);
     let mut config = left.config();

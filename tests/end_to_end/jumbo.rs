@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use machnet::{Delivery, Endpoint, Event, Flow};
 use machnet_shards::counters::{Counter, DropReason};
 use machnet_test_kit::deliveries::next_delivery;
-use machnet_test_kit::hosts::Link;
+use machnet_test_kit::hosts::VethPair;
 use machnet_test_kit::waiting::within;
 
 use crate::conversation::{Direction, fill, is_as_filled};
@@ -75,7 +75,7 @@ fn hear(endpoint: &mut Endpoint) -> (Flow, Vec<u8>) {
 
 #[test]
 fn long_packets_are_used_given_up_and_taken_up_again() {
-    let link = Link { mtu_bytes: JUMBO, ..Link::default() };
+    let link = VethPair { mtu_bytes: JUMBO, ..VethPair::default() };
     let Some(pair) = Pair::start_over(link, |_, config| set(config, "mtu", JUMBO)) else { return };
     let Pair { left, right, .. } = &pair;
     let mut echo = Echo::between(left, right);

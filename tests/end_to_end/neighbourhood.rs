@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
+use machnet_test_kit::hosts::{Host, Hosts, Program, VethPair};
 use machnet_test_kit::waiting::{eventually, once};
 
 use crate::jumbo::Echo;
@@ -83,7 +83,7 @@ fn what_a_killed_owner_had_is_free_at_once() {
 
 /// A host whose configuration is written and whose daemon does not run, and the one at the other end.
 fn hosts() -> Option<Hosts> {
-    let hosts = Hosts::or_skip(Link::default())?;
+    let hosts = Hosts::or_skip(VethPair::default())?;
     for host in [&hosts.left, &hosts.right] {
         std::fs::write(host.config_file(), host.config().to_string()).unwrap();
         // A new namespace forwards if the machine does.

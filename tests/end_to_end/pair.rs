@@ -9,7 +9,7 @@ use machnet::daemon::control::Client;
 use machnet::daemon::control::report::FullReport;
 use machnet::{Endpoint, Flow};
 use machnet_shards::counters::{Counter, DropReason, Gauge};
-use machnet_test_kit::hosts::{Confinement, Host, Hosts, Link, Program};
+use machnet_test_kit::hosts::{Confinement, Host, Hosts, Program, VethPair};
 pub(crate) use machnet_test_kit::waiting::NEVER;
 use machnet_test_kit::waiting::within;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -46,7 +46,7 @@ pub(crate) fn set(config: &mut Value, key: &str, value: impl Into<Value>) {
 pub(crate) struct Pair {
     pub(crate) left: Site,
     pub(crate) right: Site,
-    _turn: Turn,
+    _turn: MachineUse,
 }
 
 /// One of the two hosts.
@@ -68,7 +68,7 @@ pub(crate) struct Site {
 /// Who may use the machine.
 pub(crate) static MACHINE: RwLock<()> = RwLock::new(());
 
-enum Turn {
+enum MachineUse {
     Shared(#[allow(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
     Alone(#[allow(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
 }
@@ -76,20 +76,20 @@ enum Turn {
 impl Pair {
     /// Two daemons whose plain configurations `change` has changed; `None` where no hosts can be made.
     pub(crate) fn start(change: impl Fn(&mut Value)) -> Option<Self> {
-        let turn = Turn::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
-        Self::start_in(turn, Link::default(), |_, config| change(config))
+        let turn = MachineUse::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
+        Self::start_in(turn, VethPair::default(), |_, config| change(config))
     }
 
     /// The same, while no other test of this program runs: for tests that measure times.
     pub(crate) fn start_alone(change: impl Fn(&mut Value)) -> Option<Self> {
-        let turn = Turn::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner));
-        Self::start_in(turn, Link::default(), |_, config| change(config))
+        let turn = MachineUse::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner));
+        Self::start_in(turn, VethPair::default(), |_, config| change(config))
     }
 
     /// The same, while this is kept from all programs of both hosts.
     pub(crate) fn start_confined(confinement: Option<Confinement>, change: impl Fn(&mut Value)) -> Option<Self> {
-        let turn = Turn::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
-        let mut hosts = Hosts::or_skip(Link::default())?;
+        let turn = MachineUse::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
+        let mut hosts = Hosts::or_skip(VethPair::default())?;
         for host in [&mut hosts.left, &mut hosts.right] {
             host.confinement = confinement;
         }
@@ -97,16 +97,16 @@ impl Pair {
     }
 
     /// The same over another wire, and with another change for each host.
-    pub(crate) fn start_over(link: Link, change: impl Fn(Side, &mut Value)) -> Option<Self> {
-        let turn = Turn::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
+    pub(crate) fn start_over(link: VethPair, change: impl Fn(Side, &mut Value)) -> Option<Self> {
+        let turn = MachineUse::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
         Self::start_in(turn, link, change)
     }
 
-    fn start_in(turn: Turn, link: Link, change: impl Fn(Side, &mut Value)) -> Option<Self> {
+    fn start_in(turn: MachineUse, link: VethPair, change: impl Fn(Side, &mut Value)) -> Option<Self> {
         Some(Self::start_on(Hosts::or_skip(link)?, turn, change))
     }
 
-    fn start_on(Hosts { left, right }: Hosts, turn: Turn, change: impl Fn(Side, &mut Value)) -> Self {
+    fn start_on(Hosts { left, right }: Hosts, turn: MachineUse, change: impl Fn(Side, &mut Value)) -> Self {
         let [left, right] = [(Side::Left, left), (Side::Right, right)].map(|(side, host)| {
             let mut config = host.config();
             change(side, &mut config);

@@ -4,7 +4,7 @@ use machnet::daemon::control::report::{FullReport, ShardReport};
 use machnet::{AttachOptions, Binding, Delivery, Endpoint, Event, ListenOptions};
 use machnet_shards::counters::Counter;
 use machnet_test_kit::deliveries::next_delivery;
-use machnet_test_kit::hosts::{Link, Program};
+use machnet_test_kit::hosts::{Program, VethPair};
 use machnet_test_kit::waiting::{eventually, once};
 
 use crate::conversation::converse;
@@ -18,7 +18,7 @@ const SIZES: [usize; 6] = [1, 64, 1418, 1419, 20_000, 64];
 /// Hosts with so many shards, on the kernel interface by this driver.
 fn pair(shards: [u16; 2], driver: &str) -> Option<Pair> {
     let queues = if driver == "af_xdp" { shards[0].max(shards[1]) } else { 1 };
-    Pair::start_over(Link { queues, ..Link::default() }, |side, config| {
+    Pair::start_over(VethPair { queues, ..VethPair::default() }, |side, config| {
         set(config, "engine_threads", shards[usize::from(side == Side::Right)]);
         set(config, "driver", driver);
     })
@@ -74,7 +74,7 @@ fn an_af_xdp_port_for_each_queue_is_a_shard() {
 
 #[test]
 fn memif_has_a_ring_for_each_shard() {
-    let pair = Pair::start_over(Link::default(), |side, config| {
+    let pair = Pair::start_over(VethPair::default(), |side, config| {
         let socket = config["machnet_shards"]["socket"].as_str().expect("the socket").to_owned();
         // Both hosts' files are in one scratch directory.
         let scratch = std::path::Path::new(&socket).ancestors().nth(2).expect("the scratch directory");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use machnet_test_kit::Failure;
-use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
+use machnet_test_kit::hosts::{Host, Hosts, Program, VethPair};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 255, 77);
 
 /// Two hosts without daemons, each with its configuration as `change` has changed it.
 fn hosts(change: impl Fn(&mut Value)) -> Option<Hosts> {
-    let hosts = Hosts::or_skip(Link::default())?;
+    let hosts = Hosts::or_skip(VethPair::default())?;
     for host in [&hosts.left, &hosts.right] {
         let mut config = host.config();
         change(&mut config);

@@ -2,7 +2,7 @@
 
 use std::process::Command as Process;
 
-use machnet_test_kit::hosts::{Host, Hosts, Link, Program};
+use machnet_test_kit::hosts::{Host, Hosts, Program, VethPair};
 use machnet_test_kit::waiting::{NEVER, eventually};
 use rustix::process::Signal;
 
@@ -213,7 +213,7 @@ fn make_install_installs() {
 /// What `make demo` runs.
 #[test]
 fn the_demo_runs() {
-    let Some(hosts) = Hosts::or_skip(Link::default()) else { return };
+    let Some(hosts) = Hosts::or_skip(VethPair::default()) else { return };
     drop(hosts);
     let programs = Host::ours("machnet-shards").unwrap();
     let program = programs.with_file_name("examples").join("demo");
@@ -235,7 +235,7 @@ fn commands_do_what_is_said_of_them_without_daemons() {
 
 /// Runs all commands of a world in their order.
 fn run(world: World, shards: u16) {
-    let Some(hosts) = Hosts::or_skip(Link::default()) else { return };
+    let Some(hosts) = Hosts::or_skip(VethPair::default()) else { return };
     for host in [&hosts.left, &hosts.right] {
         let mut config = host.config();
         config["machnet_config"][&host.mac]["engine_threads"] = shards.into();

@@ -7,7 +7,7 @@ use machnet_config::Limits;
 use machnet_core::time::Duration;
 use machnet_nic::GsoLimits;
 use machnet_nic::faults::{Dice, Faults};
-use machnet_nic::memory::{Link, Spread};
+use machnet_nic::memory::{LinkModel, Spread};
 use machnet_proto::congestion::Congestion;
 use machnet_proto::flow;
 use machnet_test_kit::world::{HostPlan, Moods};
@@ -17,8 +17,8 @@ pub(crate) const FEW_FLOWS: u32 = 4;
 
 /// Everything that follows from a seed but the run itself.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) hosts: Vec<(HostPlan, Link)>,
+pub(crate) struct SeedPlan {
+    pub(crate) hosts: Vec<(HostPlan, LinkModel)>,
     pub(crate) habits: Habits,
     pub(crate) storm: Storm,
 }
@@ -69,7 +69,7 @@ pub(crate) struct Storm {
     pub(crate) moods: Moods,
 }
 
-impl Plan {
+impl SeedPlan {
     /// The plan of this seed.
     pub(crate) fn of(dice: &mut Dice) -> Self {
         let mtus: &[u16] = if dice.chance(0.4) { &[9_000, 9_000, 4_000, 1_500] } else { &[1_500, 1_500, 1_280] };
@@ -83,7 +83,7 @@ fn host(dice: &mut Dice, mtus: &[u16]) -> HostPlan {
     if dice.chance(0.2) {
         limits.max_flows_per_shard = FEW_FLOWS;
     }
-    let mut flow = flow::Limits::default();
+    let mut flow = flow::FlowLimits::default();
     if dice.chance(0.2) {
         flow.congestion = Congestion::Fixed(*pick(dice, &[1, 8, 192]));
     }
@@ -100,14 +100,14 @@ fn host(dice: &mut Dice, mtus: &[u16]) -> HostPlan {
     }
 }
 
-fn link(dice: &mut Dice) -> Link {
+fn link(dice: &mut Dice) -> LinkModel {
     let gigabit = 1_000_000_000;
-    Link {
+    LinkModel {
         bits_per_second: *pick(dice, &[None, Some(gigabit), Some(10 * gigabit), Some(100 * gigabit)]),
         buffer_bytes: *pick(dice, &[32 << 10, 512 << 10]),
         frame_bytes_max: *pick(dice, &[usize::MAX, usize::MAX, 4_000, 1_514]),
         latency: up_to(dice, Duration::from_nanos(500), Duration::from_micros(200)),
-        ..Link::default()
+        ..LinkModel::default()
     }
 }
 

@@ -6,7 +6,7 @@ use machnet_core::flow::CloseReason;
 use machnet_core::message::MESSAGE_BYTES_MAX;
 use machnet_core::time::Duration;
 use machnet_nic::faults::Faults;
-use machnet_nic::memory::Link;
+use machnet_nic::memory::LinkModel;
 use machnet_shards::counters::Counter;
 use machnet_test_kit::world::{HostPlan, Life, SideId, World};
 
@@ -45,7 +45,7 @@ fn empty_and_too_long_messages_are_refused_and_do_no_harm() {
 /// Two hosts that could use frames of 9,000 bytes, and what the path between them carries of it.
 fn jumbo_hosts(frame_bytes_max: usize) -> World {
     let plan = HostPlan { mtu_bytes: 9_000, ..HostPlan::default() };
-    let narrow = Link { frame_bytes_max, ..link() };
+    let narrow = LinkModel { frame_bytes_max, ..link() };
     World::new(7, vec![(plan.clone(), narrow), (plan, narrow)])
 }
 
@@ -97,7 +97,7 @@ fn a_path_that_becomes_narrow_loses_nothing_and_one_that_becomes_wide_is_used_ag
     }
     world.run_for(Duration::from_micros(100));
     assert!(!has_arrived(&world, there), "it is on its way");
-    world.set_link(1, Link { frame_bytes_max: 1_514, ..link() });
+    world.set_link(1, LinkModel { frame_bytes_max: 1_514, ..link() });
     ending::deliver(&mut world, Duration::from_millis(200));
     assert_eq!((world.count(0, Counter::PathsNarrowed), world.count(1, Counter::PathsNarrowed)), (1, 0), "one way");
     assert!(world.count(0, Counter::Fragmented) > 0, "what had been cut for long packets");
@@ -124,7 +124,7 @@ fn packets_that_still_pass_do_not_hide_that_longer_ones_do_not() {
             send(&mut world, there, size);
         }
     }
-    world.set_link(1, Link { frame_bytes_max: 4_000, ..link() });
+    world.set_link(1, LinkModel { frame_bytes_max: 4_000, ..link() });
     ending::deliver(&mut world, Duration::from_secs(1));
     assert_eq!(world.count(0, Counter::PathsNarrowed), 1);
     finish(world, Duration::from_secs(1));
@@ -133,7 +133,7 @@ fn packets_that_still_pass_do_not_hide_that_longer_ones_do_not() {
 #[test]
 fn a_thousand_flows_of_one_endpoint_survive_loss_duplication_and_reordering() {
     let faults = Faults { loss: 0.01, duplication: 0.01, reordering: 0.05, corruption: 0.0 };
-    let bad = Link { faults, ..link() };
+    let bad = LinkModel { faults, ..link() };
     let plan = HostPlan { shards: 2, ..HostPlan::default() };
     let mut world = World::new(11, vec![(plan.clone(), bad), (plan, bad)]);
     let (near, far) = attach_pair(&mut world);
@@ -287,7 +287,7 @@ fn a_peer_that_vanishes_is_silent_after_3_s_and_gone_after_15_s() {
     // The acknowledgement is still to come, and the last that is heard.
     let vanished = world.now;
     world.run_for(Duration::from_millis(1));
-    world.set_link(1, Link { is_connected: false, ..link() });
+    world.set_link(1, LinkModel { is_connected: false, ..link() });
     let limit = vanished + Duration::from_secs(30);
     let after = |world: &mut World, done: &dyn Fn(&World) -> bool| {
         assert!(world.run_until(limit, |world| done(world)), "the application is told");
@@ -347,7 +347,7 @@ fn nobody_notices_that_daemons_are_handed_over() {
     for shards in [1, 3] {
         let plan = HostPlan { shards, ..HostPlan::default() };
         let faults = Faults { loss: 0.01, duplication: 0.01, reordering: 0.05, ..Faults::default() };
-        let link = Link { faults, ..link() };
+        let link = LinkModel { faults, ..link() };
         let mut world = World::new(7, vec![(plan.clone(), link), (plan, link)]);
         let (near, far) = attach_pair(&mut world);
         let sides = connect_many(&mut world, near, far, 12);
@@ -377,7 +377,7 @@ fn nobody_notices_that_daemons_are_handed_over() {
 fn a_connect_survives_a_handover_of_both_hosts() {
     let mut world = two_hosts(2);
     let (near, far) = attach_pair(&mut world);
-    world.set_link(1, Link { is_connected: false, ..link() });
+    world.set_link(1, LinkModel { is_connected: false, ..link() });
     ask_to_connect(&mut world, near, far, None);
     for _ in 0..5 {
         world.run_for(Duration::from_millis(3));

@@ -6,7 +6,7 @@ use machnet::daemon::control::message::{Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::Duration;
 use machnet_nic::faults::Dice;
-use machnet_nic::memory::Link;
+use machnet_nic::memory::LinkModel;
 use machnet_test_kit::world::{AppId, HostPlan, SideId, World};
 
 use crate::ending;
@@ -15,8 +15,8 @@ use crate::ending;
 pub(crate) const PORT: u16 = 888;
 
 /// A link of 10 Gb/s.
-pub(crate) fn link() -> Link {
-    Link { bits_per_second: Some(10_000_000_000), latency: Duration::from_micros(5), ..Link::default() }
+pub(crate) fn link() -> LinkModel {
+    LinkModel { bits_per_second: Some(10_000_000_000), latency: Duration::from_micros(5), ..LinkModel::default() }
 }
 
 pub(crate) fn two_hosts(shards: u16) -> World {

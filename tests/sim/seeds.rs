@@ -10,7 +10,7 @@ use machnet_nic::faults::Dice;
 use machnet_test_kit::world::World;
 
 use crate::ending;
-use crate::plan::Plan;
+use crate::plan::SeedPlan;
 use crate::workload::Workload;
 
 /// How many seeds a test run tries, unless `SIM_SEEDS` says otherwise.
@@ -36,7 +36,7 @@ struct Summary {
 /// One run, from the first boot to the last goodbye. Panics when something is not as it must be.
 fn run(seed: u64) -> Summary {
     let mut dice = Dice::new(seed);
-    let plan = Plan::of(&mut dice);
+    let plan = SeedPlan::of(&mut dice);
     let mut world = World::new(dice.throw(), plan.hosts.clone());
     let mut workload = Workload::new(plan, Dice::new(dice.throw()));
     workload.run(&mut world);

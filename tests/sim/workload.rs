@@ -8,10 +8,10 @@ use machnet::daemon::channel::ChannelSendError;
 use machnet::daemon::control::message::Request;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::{Dice, Faults};
-use machnet_nic::memory::Link;
+use machnet_nic::memory::LinkModel;
 use machnet_test_kit::world::{AppId, IncidentKind, Moods, SideId, World};
 
-use crate::plan::{FEW_FLOWS, Plan, magnitude, pick, up_to};
+use crate::plan::{FEW_FLOWS, SeedPlan, magnitude, pick, up_to};
 
 /// The ports that applications like to listen on: few, so that they quarrel over them.
 const PORTS: [u16; 3] = [888, 889, 890];
@@ -30,7 +30,7 @@ const ABSENCE_MAX: Duration = Duration::from_secs(2);
 
 /// The actor behind the applications.
 pub(crate) struct Workload {
-    plan: Plan,
+    plan: SeedPlan,
     dice: Dice,
     actions: u32,
     /// Things done on purpose that are not the network's: deaths, partitions, stolen CPUs.
@@ -38,7 +38,7 @@ pub(crate) struct Workload {
     /// Bytes that may still be sent, so that a run stays short.
     bytes_left: usize,
     /// Links as the plan has them, and when to make them so again.
-    calm_links: Vec<Link>,
+    calm_links: Vec<LinkModel>,
     restore: Vec<(Instant, usize)>,
     /// When hosts get a daemon again.
     restart: Vec<(Instant, usize)>,
@@ -63,7 +63,7 @@ enum Action {
 }
 
 impl Workload {
-    pub(crate) fn new(plan: Plan, dice: Dice) -> Self {
+    pub(crate) fn new(plan: SeedPlan, dice: Dice) -> Self {
         let calm_links = plan.hosts.iter().map(|(_, link)| *link).collect();
         let bytes_left = usize::try_from(plan.habits.packets).expect("it is small") * 1_400;
         Self {
@@ -289,7 +289,7 @@ impl Workload {
             return self.blow(world, host);
         }
         let until = world.now + up_to(&mut self.dice, Duration::from_micros(50), self.plan.storm.partition_max);
-        world.set_link(host, Link { is_connected: false, ..self.calm_links[host] });
+        world.set_link(host, LinkModel { is_connected: false, ..self.calm_links[host] });
         self.restore.push((until, host));
         // Long partitions are worth waiting for: everybody notices.
         if self.dice.chance(0.5) {
@@ -311,7 +311,7 @@ impl Workload {
         let is_connected = world.hosts[host].link.is_connected;
         let calm = self.calm_links[host];
         let frame_bytes_max = *pick(&mut self.dice, &[calm.frame_bytes_max, calm.frame_bytes_max, 1_514, 9_014]);
-        world.set_link(host, Link { faults, lateness, is_connected, frame_bytes_max, ..calm });
+        world.set_link(host, LinkModel { faults, lateness, is_connected, frame_bytes_max, ..calm });
     }
 
     /// A shard's thread does not run for a while.

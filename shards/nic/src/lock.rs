@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::OpenError;
-use crate::host::Host;
+use crate::host::HostView;
 use crate::plan::{Backend, DevicePlan};
 use crate::survey::Finding;
 
@@ -53,7 +53,7 @@ impl DeviceLock {
     ///
     /// Who owns it. Waits a little for one that has been killed.
     pub fn take(plan: &DevicePlan) -> Result<Option<Self>, OpenError> {
-        let Some(name) = Name::of(plan, &Host::look()?) else { return Ok(None) };
+        let Some(name) = Name::of(plan, &HostView::look()?) else { return Ok(None) };
         let deadline = Instant::now() + RELEASED_WITHIN;
         loop {
             match name.hold() {
@@ -70,7 +70,7 @@ impl DeviceLock {
 }
 
 /// The process that owns the device of a plan.
-pub(crate) fn owned(plan: &DevicePlan, host: &Host) -> Option<Finding> {
+pub(crate) fn owned(plan: &DevicePlan, host: &HostView) -> Option<Finding> {
     let owner = Name::of(plan, host)?.owner()?;
     Some(Finding::Owned { device: owned_device(plan), owner })
 }
@@ -125,7 +125,7 @@ impl fmt::Display for Owner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Name {
     /// A kernel interface with this number.
-    Interface(u32),
+    KernelInterface(u32),
     /// A tap device that is to have this name.
     Tap(String),
     /// Whatever device on a bus has this address.
@@ -133,15 +133,15 @@ enum Name {
 }
 
 impl Name {
-    fn of(plan: &DevicePlan, host: &Host) -> Option<Self> {
+    fn of(plan: &DevicePlan, host: &HostView) -> Option<Self> {
         if let Some(interface) = plan.backend.kernel_interface() {
-            return host.named(interface).map(|interface| Self::Interface(interface.index));
+            return host.named(interface).map(|interface| Self::KernelInterface(interface.index));
         }
         let mac = plan.request.mac;
         match &plan.backend {
             // The kernel may share it.
             backend if backend.is_on_a_bus() => {
-                Some(host.with_mac(mac).map_or(Self::Mac(mac), |interface| Self::Interface(interface.index)))
+                Some(host.with_mac(mac).map_or(Self::Mac(mac), |interface| Self::KernelInterface(interface.index)))
             }
             Backend::Device { .. } if plan.backend.driver() == Some("net_tap") => {
                 plan.backend.argument("iface").map(|interface| Self::Tap(interface.to_owned()))
@@ -153,7 +153,7 @@ impl Name {
     /// The address of the socket.
     fn address(&self) -> Result<SocketAddrUnix, Errno> {
         let name = match self {
-            Self::Interface(index) => format!("machnet-shards/interface/{index}"),
+            Self::KernelInterface(index) => format!("machnet-shards/interface/{index}"),
             Self::Tap(interface) => format!("machnet-shards/tap/{interface}"),
             Self::Mac(mac) => format!("machnet-shards/mac/{mac}"),
         };
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_device_is_called_by_what_stays() {
-        let vlan = crate::host::Interface { lower: Some(2), ..interface(3, "eth0.7", 1) };
+        let vlan = crate::host::KernelInterface { lower: Some(2), ..interface(3, "eth0.7", 1) };
         let host = host(vec![interface(2, "eth0", 1), vlan, interface(5, "eth1", 5)]);
         let name = |last, backend| {
             let mac = MacAddr([2, 0, 0, 0, 0, last]);
@@ -267,13 +267,13 @@ mod tests {
         };
         let device = |arguments: &str| Backend::Device { arguments: arguments.to_owned() };
         let (eth0, vlan) = ("eth0".to_owned(), "eth0.7".to_owned());
-        assert_eq!(name(1, Backend::AfPacket { interface: eth0.clone() }), Some(Name::Interface(2)));
-        assert_eq!(name(1, Backend::AfXdp { interface: vlan }), Some(Name::Interface(3)));
-        assert_eq!(name(9, device("net_af_packet0,iface=eth0")), Some(Name::Interface(2)));
+        assert_eq!(name(1, Backend::AfPacket { interface: eth0.clone() }), Some(Name::KernelInterface(2)));
+        assert_eq!(name(1, Backend::AfXdp { interface: vlan }), Some(Name::KernelInterface(3)));
+        assert_eq!(name(9, device("net_af_packet0,iface=eth0")), Some(Name::KernelInterface(2)));
         // The same one by its bus, and one of which the kernel knows nothing.
         let pci = || Backend::Pci { address: "0000:01:00.0".to_owned() };
         let shared = Backend::Bifurcated { address: "0000:01:00.0".to_owned(), interface: eth0 };
-        assert_eq!((name(1, shared), name(1, pci())), (Some(Name::Interface(2)), Some(Name::Interface(2))));
+        assert_eq!((name(1, shared), name(1, pci())), (Some(Name::KernelInterface(2)), Some(Name::KernelInterface(2))));
         assert_eq!(name(9, pci()), Some(Name::Mac(MacAddr([2, 0, 0, 0, 0, 9]))));
         assert_eq!(name(9, Backend::Search { candidates: vec![] }), name(9, pci()));
         assert_eq!(name(9, device("0000:01:00.0")), name(9, pci()));

@@ -20,7 +20,7 @@
 //! use machnet_core::{flow::CloseReason, message::Content, time::{Duration, Instant}};
 //! use machnet_proto::addr::FlowKey;
 //! use machnet_proto::dialect::{read, write};
-//! use machnet_proto::flow::{Birth, Event, Flow, Piece};
+//! use machnet_proto::flow::{Birth, FlowEvent, Flow, Piece};
 //! use machnet_proto::handshake::{Acceptor, Answer, Connector, Terms};
 //! use machnet_proto::packet::Packet;
 //!
@@ -103,7 +103,8 @@
 //! }
 //! assert_eq!((one.received[0].as_slice(), other.received[99].as_slice()), (&b"pong 0"[..], &b"ping 99"[..]));
 //! let events: Vec<_> = iter::from_fn(|| other.flow.poll_event()).collect();
-//! assert_eq!(events, [Event::Confirmed, Event::Closed { reason: CloseReason::Closed, acknowledged_messages: 100 }]);
+//! let closed = FlowEvent::Closed { reason: CloseReason::Closed, acknowledged_messages: 100 };
+//! assert_eq!(events, [FlowEvent::Confirmed, closed]);
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]

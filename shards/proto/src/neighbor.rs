@@ -18,7 +18,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
-use crate::wire::arp::{Operation, Packet};
+use crate::wire::arp::{ArpPacket, Operation};
 use core::net::Ipv4Addr;
 use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use crate::state::{Unsound, ensure, ensure_near, ensure_past};
 
 /// How long, how often, how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct NeighborLimits {
     /// Most neighbors known or searched for at a time. A new one takes the place of the one not held whose last use is
     /// longest ago; if all are held or searched for, it is refused.
     pub entries: usize,
@@ -49,7 +49,7 @@ pub struct Limits {
     pub remembered_for: Duration,
 }
 
-impl Default for Limits {
+impl Default for NeighborLimits {
     fn default() -> Self {
         Self {
             entries: 4_096,
@@ -124,7 +124,7 @@ pub struct Neighbor {
 #[derive(Debug)]
 pub struct NeighborCache {
     local_ip: Ipv4Addr,
-    limits: Limits,
+    limits: NeighborLimits,
     entries: BTreeMap<Ipv4Addr, Entry>,
     /// Every entry, by the moment at which [`NeighborCache::poll`] has to look at it.
     due: BTreeSet<(Instant, Ipv4Addr)>,
@@ -134,7 +134,7 @@ pub struct NeighborCache {
 
 impl NeighborCache {
     /// Nobody is known yet. `local_ip` is this interface's own address.
-    pub const fn new(local_ip: Ipv4Addr, limits: Limits) -> Self {
+    pub const fn new(local_ip: Ipv4Addr, limits: NeighborLimits) -> Self {
         Self { local_ip, limits, entries: BTreeMap::new(), due: BTreeSet::new(), evictable: BTreeSet::new() }
     }
 
@@ -178,7 +178,7 @@ impl NeighborCache {
     }
 
     /// Learns from an ARP packet of this link.
-    pub fn on_arp(&mut self, packet: &Packet, now: Instant) -> Option<Change> {
+    pub fn on_arp(&mut self, packet: &ArpPacket, now: Instant) -> Option<Change> {
         let (ip, mac) = (packet.sender_ip, packet.sender_mac);
         let to_us = packet.target_ip == self.local_ip;
         if ip == self.local_ip || !is_one_host(ip) || !(to_us || packet.is_announcement()) {
@@ -227,10 +227,10 @@ impl NeighborCache {
             let limits = self.limits;
             let turn = self.change(ip, |entry| entry.on_due(&limits, now)).expect("what is due is in the cache");
             match turn {
-                Turn::Request { unicast_to } => return Some(Action::Request { ip, unicast_to }),
-                Turn::Fail => return Some(Action::Failed { ip }),
-                Turn::Forget => self.remove(ip),
-                Turn::Wait => {}
+                Due::Request { unicast_to } => return Some(Action::Request { ip, unicast_to }),
+                Due::Fail => return Some(Action::Failed { ip }),
+                Due::Forget => self.remove(ip),
+                Due::Wait => {}
             }
         }
     }
@@ -325,7 +325,7 @@ impl SavedNeighbors {
     ///
     /// # Errors
     /// [`Unsound`]
-    pub fn restore(self, local_ip: Ipv4Addr, limits: Limits, now: Instant) -> Result<NeighborCache, Unsound> {
+    pub fn restore(self, local_ip: Ipv4Addr, limits: NeighborLimits, now: Instant) -> Result<NeighborCache, Unsound> {
         let Self(entries) = self;
         let mut cache = NeighborCache::new(local_ip, limits);
         ensure(entries.len() <= limits.entries, "there are more neighbors than may be known")?;
@@ -398,7 +398,7 @@ impl State {
 }
 
 /// What an entry wants when its moment has come.
-enum Turn {
+enum Due {
     Request { unicast_to: Option<MacAddr> },
     Fail,
     Forget,
@@ -407,7 +407,7 @@ enum Turn {
 
 impl Entry {
     /// When [`Entry::on_due`] has to be called.
-    fn due(&self, limits: &Limits) -> Instant {
+    fn due(&self, limits: &NeighborLimits) -> Instant {
         match self.state {
             State::Incomplete { next, .. } | State::Probing { next, .. } => next,
             State::Reachable { confirmed, .. } => confirmed + limits.reachable_for,
@@ -466,35 +466,35 @@ impl Entry {
         }
     }
 
-    fn on_due(&mut self, limits: &Limits, now: Instant) -> Turn {
+    fn on_due(&mut self, limits: &NeighborLimits, now: Instant) -> Due {
         let is_held = self.holders > 0;
         match self.state {
             State::Incomplete { asked, .. } | State::Probing { asked, .. } if asked >= limits.requests => {
                 self.state = State::Failed { until: now + limits.failed_for };
-                return Turn::Fail;
+                return Due::Fail;
             }
             State::Incomplete { ref mut asked, ref mut next } => {
                 *next = now + gap_after(*asked, limits);
                 *asked += 1;
-                return Turn::Request { unicast_to: None };
+                return Due::Request { unicast_to: None };
             }
             State::Probing { mac, ref mut asked, ref mut next } => {
                 let unicast_to = (*asked < limits.unicast_requests).then_some(mac);
                 *next = now + gap_after(*asked, limits);
                 *asked += 1;
-                return Turn::Request { unicast_to };
+                return Due::Request { unicast_to };
             }
             State::Reachable { mac, .. } if is_held => self.state = State::probed_from(mac, now),
             State::Reachable { mac, .. } => self.state = State::Stale { mac },
             State::Failed { .. } if is_held => self.state = State::searched_from(now),
-            State::Failed { .. } | State::Stale { .. } => return Turn::Forget,
+            State::Failed { .. } | State::Stale { .. } => return Due::Forget,
         }
-        Turn::Wait
+        Due::Wait
     }
 }
 
 /// How long to wait for an answer when `asked` requests went out before the present one.
-fn gap_after(asked: u8, limits: &Limits) -> Duration {
+fn gap_after(asked: u8, limits: &NeighborLimits) -> Duration {
     limits.first_gap.saturating_mul(1 << asked.min(16))
 }
 

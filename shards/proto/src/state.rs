@@ -11,7 +11,8 @@
 //! * Moments are written as they are. They are of the host's monotonic clock, so they hold until the host boots.
 //! * Tokens are written as the caller writes them, and `restore` asks the caller for the token that each stands for: a
 //!   buffer of a channel that is mapped anew keeps its number.
-//! * Settings ([`Limits`](crate::flow::Limits)) and secrets are not part of it: whoever reads has them from elsewhere.
+//! * Settings ([`FlowLimits`](crate::flow::FlowLimits)) and secrets are not part of it: whoever reads has them from
+//!   elsewhere.
 //! * Deadlines ([`Timers`](crate::flow::Timers)) follow from flows and are set again from them.
 
 use alloc::vec::Vec;

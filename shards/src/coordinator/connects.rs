@@ -118,11 +118,11 @@ struct Connect<C = Connector> {
     via: ShardId,
     owner: Option<ShardId>,
     is_predicted: bool,
-    stage: Stage<C>,
+    stage: ConnectStage<C>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Stage<C = Connector> {
+enum ConnectStage<C = Connector> {
     /// It waits for the MAC of its next hop.
     Resolving { connector: C },
     /// It waits for an answer to its SYN, which goes to this MAC.
@@ -131,7 +131,7 @@ enum Stage<C = Connector> {
     Creating { incarnation: Incarnation, hinted: Option<ShardId> },
 }
 
-impl Stage {
+impl ConnectStage {
     /// When the connect has to be looked at.
     fn due(&self) -> Option<Instant> {
         match self {
@@ -145,9 +145,11 @@ impl Connect<SavedConnector> {
     fn restore(self, now: Instant) -> Result<Connect, Unsound> {
         let Self { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage } = self;
         let stage = match stage {
-            Stage::Resolving { connector } => Stage::Resolving { connector: connector.restore(now)? },
-            Stage::Asking { connector, mac } => Stage::Asking { connector: connector.restore(now)?, mac },
-            Stage::Creating { .. } => return Err(Unsound("a connect waits for a shard, which has answered long ago")),
+            ConnectStage::Resolving { connector } => ConnectStage::Resolving { connector: connector.restore(now)? },
+            ConnectStage::Asking { connector, mac } => ConnectStage::Asking { connector: connector.restore(now)?, mac },
+            ConnectStage::Creating { .. } => {
+                return Err(Unsound("a connect waits for a shard, which has answered long ago"));
+            }
         };
         Ok(Connect { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage })
     }
@@ -203,7 +205,7 @@ impl Connects {
 
     /// Whether a shard is creating a flow for one of them.
     pub(super) fn wait_for_shards(&self) -> bool {
-        self.connects.values().any(|connect| matches!(connect.stage, Stage::Creating { .. }))
+        self.connects.values().any(|connect| matches!(connect.stage, ConnectStage::Creating { .. }))
     }
 
     /// What all of them rest on.
@@ -255,7 +257,7 @@ impl Connects {
         let Opening { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, connector } = opening;
         self.last += 1;
         let id = ConnectId(self.last);
-        let (asker, stage) = (Some(asker), Stage::Resolving { connector });
+        let (asker, stage) = (Some(asker), ConnectStage::Resolving { connector });
         self.insert(id, Connect { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage });
         if let Some(mac) = mac {
             self.ask(id, mac, now, actions);
@@ -268,7 +270,7 @@ impl Connects {
             && due <= now
         {
             match self.connects[&id].stage {
-                Stage::Resolving { .. } => self.end(id, Some(ControlError::Unreachable), actions),
+                ConnectStage::Resolving { .. } => self.end(id, Some(ControlError::Unreachable), actions),
                 _ => self.step(id, now, actions),
             }
         }
@@ -284,7 +286,7 @@ impl Connects {
     ) -> Option<Accepted> {
         let id = *self.by_key.get(key)?;
         let connect = &self.connects[&id];
-        let Stage::Asking { connector, mac } = &connect.stage else { return None };
+        let ConnectStage::Asking { connector, mac } = &connect.stage else { return None };
         let failure = match connector.on_packet(packet) {
             Answer::Accepted(birth) => {
                 self.patience.note_answer(connector.asked_for(now));
@@ -319,7 +321,7 @@ impl Connects {
         actions: &mut Actions,
     ) {
         let Accepted { id, key, owner, next_hop, birth, .. } = *accepted;
-        self.set_stage(id, Stage::Creating { incarnation: birth.incarnation, hinted });
+        self.set_stage(id, ConnectStage::Creating { incarnation: birth.incarnation, hinted });
         actions.post(owner, ToShard::Create { connect: id, key, next_hop, birth, channel });
     }
 
@@ -330,7 +332,7 @@ impl Connects {
         outcome: Result<FlowId, NotCreated>,
         actions: &mut Actions,
     ) -> Option<Created> {
-        let Stage::Creating { incarnation, hinted } = self.connects.get(&id)?.stage else { return None };
+        let ConnectStage::Creating { incarnation, hinted } = self.connects.get(&id)?.stage else { return None };
         match outcome {
             Err(why) => {
                 self.end(id, Some(not_created(why)), actions);
@@ -358,9 +360,9 @@ impl Connects {
     ) {
         for id in self.through(interface, ip) {
             match &mut self.connects.get_mut(&id).expect("it goes through this neighbor").stage {
-                Stage::Resolving { .. } => self.ask(id, found, now, actions),
-                Stage::Asking { mac, .. } => *mac = found,
-                Stage::Creating { .. } => {}
+                ConnectStage::Resolving { .. } => self.ask(id, found, now, actions),
+                ConnectStage::Asking { mac, .. } => *mac = found,
+                ConnectStage::Creating { .. } => {}
             }
         }
     }
@@ -368,7 +370,7 @@ impl Connects {
     /// Nobody answers for a next hop.
     pub(super) fn next_hop_failed(&mut self, interface: InterfaceId, ip: Ipv4Addr, actions: &mut Actions) {
         for id in self.through(interface, ip) {
-            if matches!(self.connects[&id].stage, Stage::Resolving { .. }) {
+            if matches!(self.connects[&id].stage, ConnectStage::Resolving { .. }) {
                 self.end(id, Some(ControlError::Unreachable), actions);
             }
         }
@@ -380,7 +382,7 @@ impl Connects {
         for id in self.by_asker.remove(&asker).unwrap_or_default() {
             let connect = self.connects.get_mut(&id).expect("it is its asker's");
             connect.asker = None;
-            if !matches!(connect.stage, Stage::Creating { .. }) {
+            if !matches!(connect.stage, ConnectStage::Creating { .. }) {
                 self.end(id, None, actions);
             }
         }
@@ -389,7 +391,7 @@ impl Connects {
     /// Fails every connect that no shard is creating a flow for.
     pub(super) fn refuse_all(&mut self, error: &ControlError, actions: &mut Actions) {
         let connects = self.connects.iter();
-        let waiting = connects.filter(|(_, connect)| !matches!(connect.stage, Stage::Creating { .. }));
+        let waiting = connects.filter(|(_, connect)| !matches!(connect.stage, ConnectStage::Creating { .. }));
         for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.end(id, Some(error.clone()), actions);
         }
@@ -397,20 +399,20 @@ impl Connects {
 
     /// The next hop is known: every shard shall pass on the answer, one sends the SYN.
     fn ask(&mut self, id: ConnectId, mac: MacAddr, now: Instant, actions: &mut Actions) {
-        let Connect { key, interface, stage: Stage::Resolving { connector }, .. } = &self.connects[&id] else {
+        let Connect { key, interface, stage: ConnectStage::Resolving { connector }, .. } = &self.connects[&id] else {
             return;
         };
         actions.push(Action::Expect { interface: *interface, key: *key });
         let mut connector = connector.clone();
         connector.begin(self.patience.first_wait(), now);
-        self.set_stage(id, Stage::Asking { connector, mac });
+        self.set_stage(id, ConnectStage::Asking { connector, mac });
         self.step(id, now, actions);
     }
 
     /// Sends the SYN if it is due, and gives up if the time is up.
     fn step(&mut self, id: ConnectId, now: Instant, actions: &mut Actions) {
         let connect = self.connects.get_mut(&id).expect("it is under way");
-        let Stage::Asking { connector, mac } = &mut connect.stage else { return };
+        let ConnectStage::Asking { connector, mac } = &mut connect.stage else { return };
         if connector.has_expired(now) {
             return self.end(id, Some(ControlError::TimedOut), actions);
         }
@@ -422,7 +424,7 @@ impl Connects {
         }
     }
 
-    fn set_stage(&mut self, id: ConnectId, stage: Stage) {
+    fn set_stage(&mut self, id: ConnectId, stage: ConnectStage) {
         let connect = self.connects.get_mut(&id).expect("it is under way");
         if let Some(due) = connect.stage.due() {
             self.timers.remove(&(due, id));
@@ -440,10 +442,10 @@ impl Connects {
     /// Ends a connect that has not become a flow, and everything it holds.
     fn end(&mut self, id: ConnectId, failure: Option<ControlError>, actions: &mut Actions) {
         let Some(Connect { asker, key, interface, neighbor, stage, .. }) = self.remove(id) else { return };
-        if !matches!(stage, Stage::Resolving { .. }) {
+        if !matches!(stage, ConnectStage::Resolving { .. }) {
             actions.push(Action::Forget { interface, key });
         }
-        if let Stage::Creating { hinted: Some(landed), .. } = stage {
+        if let ConnectStage::Creating { hinted: Some(landed), .. } = stage {
             actions.push(Action::Unhint { key, landed });
         }
         if let Some(hold) = neighbor {

@@ -11,7 +11,7 @@ use super::ConnectionId;
 use super::action::{Action, Actions};
 use super::applications::Applications;
 use super::interfaces::Interfaces;
-use super::plan::Interface;
+use super::plan::InterfacePlan;
 use crate::mailbox::{AcceptTarget, ListenerId, ShardId, ToShard};
 
 /// Listeners of one endpoint.
@@ -195,7 +195,7 @@ impl Listeners {
     pub(super) fn listen(
         &mut self,
         wanted: Wanted,
-        interface: &Interface,
+        interface: &InterfacePlan,
         applications: &Applications,
         actions: &mut Actions,
     ) {

@@ -6,7 +6,7 @@
 //!     ◀── Effect ───────────────────── │ listeners     who accepts where                        │
 //!                                      │ connects      flows about to be opened                 │
 //!   shards                             │ ports         source ports in use                      │
-//!     │ ToCoordinator ── Input ──────▶ │ steering      which shard has which flow, hints        │
+//!     │ ToCoordinator ── Input ──────▶ │ flow_director which shard has which flow, hints        │
 //!     ◀── ToShard ── outboxes ──────── │ interfaces    ARP, echo, next hops, the address itself │
 //!                                      └────────────────────────────────────────────────────────┘
 //! ```
@@ -27,6 +27,7 @@ mod action;
 mod applications;
 mod connects;
 mod control;
+mod flow_director;
 mod input;
 mod interfaces;
 mod listeners;
@@ -40,7 +41,6 @@ pub mod run;
 mod saved;
 mod shutdown;
 mod status;
-mod steering;
 #[cfg(test)]
 mod tests;
 
@@ -61,13 +61,14 @@ use crate::handover;
 use crate::mailbox::{ConnectId, NotCreated, Outlet, ShardId, ToCoordinator, ToShard};
 
 pub use input::{AddressInUse, ConnectionId, Effect, Input};
-pub use plan::{Boot, Interface, Plan};
+pub use plan::{Boot, CoordinatorPlan, InterfacePlan};
 pub use saved::SavedCoordinator;
 
 use action::{Action, Actions};
 use applications::Applications;
 use connects::{Connects, Opening};
 use control::{Ask, Destination};
+use flow_director::{AcceptedFlow, FlowDirector, FlowEntry};
 use interfaces::{InterfaceId, Interfaces};
 use listeners::{Listeners, Wanted};
 use outboxes::Outboxes;
@@ -77,7 +78,6 @@ use random::Random;
 use reports::{Asked, Reports};
 use shutdown::Shutdown;
 use status::Parts;
-use steering::{AcceptedFlow, FlowEntry, Steering};
 
 /// The state of control: see the module's documentation.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ pub struct Coordinator {
     listeners: Listeners,
     connects: Connects,
     ports: Ports,
-    steering: Steering,
+    flow_director: FlowDirector,
     reports: Reports,
     outboxes: Outboxes,
     shutdown: Shutdown,
@@ -114,13 +114,13 @@ impl Coordinator {
     /// # Panics
     /// When the numbers of shards in the arguments differ: our own mistake.
     pub fn new(
-        plan: Plan,
+        plan: CoordinatorPlan,
         outlets: Vec<Outlet<ToShard>>,
         registry: Registry,
         entries: Vec<EntryKey>,
         now: Instant,
     ) -> Self {
-        let Plan { interfaces, limits, boot } = plan;
+        let CoordinatorPlan { interfaces, limits, boot } = plan;
         let shards = outlets.len();
         assert_eq!(entries.len(), shards, "every shard has an entry in the registry");
         let mut random = Random::new(&boot.secret);
@@ -131,7 +131,7 @@ impl Coordinator {
             listeners: Listeners::default(),
             connects: Connects::default(),
             ports: Ports::default(),
-            steering: Steering::new(shards, flows_max),
+            flow_director: FlowDirector::new(shards, flows_max),
             reports: Reports::new(now),
             outboxes: Outboxes::new(outlets),
             shutdown: Shutdown::default(),
@@ -176,7 +176,7 @@ impl Coordinator {
     /// to stop.
     pub fn is_quiet(&self) -> bool {
         let asks_shards =
-            self.connects.wait_for_shards() || !self.listeners.are_in_force() || self.steering.is_searching();
+            self.connects.wait_for_shards() || !self.listeners.are_in_force() || self.flow_director.is_searching();
         !asks_shards && self.outboxes.is_empty() && self.effects.is_empty() && !self.shutdown.has_begun()
     }
 
@@ -212,10 +212,10 @@ impl Coordinator {
             // Nobody is answered before the address is ours.
             ToCoordinator::Unmatched(packet) if !self.interfaces.has_address(packet.landed) => {}
             ToCoordinator::Unmatched(packet) => {
-                self.steering.unmatched(packet, &self.connects, &self.listeners, &self.interfaces, actions);
+                self.flow_director.unmatched(packet, &self.connects, &self.listeners, &self.interfaces, actions);
             }
             ToCoordinator::Yielded { shard, packet, flow } => {
-                self.steering.yielded(shard, (packet, flow), &self.connects, &self.interfaces, actions);
+                self.flow_director.yielded(shard, (packet, flow), &self.connects, &self.interfaces, actions);
             }
             ToCoordinator::Listening { shard, listener } => self.listeners.confirm(listener, shard, actions),
             ToCoordinator::Created { shard, connect, outcome } => {
@@ -225,7 +225,7 @@ impl Coordinator {
                 let flow = AcceptedFlow { shard, flow, key, channel, incarnation, landed };
                 self.accepted(&flow, now, actions);
             }
-            ToCoordinator::Closed { shard, key } => self.steering.closed(shard, &key, now, actions),
+            ToCoordinator::Closed { shard, key } => self.flow_director.closed(shard, &key, now, actions),
             ToCoordinator::Broken { channel, violation } => {
                 if let Some(connection) = self.applications.broken(channel, violation) {
                     self.end_application(connection, actions);
@@ -254,7 +254,7 @@ impl Coordinator {
                 Action::MakeWay { landed, owner } => self.make_way(landed, owner),
                 Action::Expect { interface, key } => self.post_to_all(interface, || ToShard::Expect { key }),
                 Action::Forget { interface, key } => self.post_to_all(interface, || ToShard::Forget { key }),
-                Action::Unhint { key, landed } => self.steering.unhint(&key, landed, actions),
+                Action::Unhint { key, landed } => self.flow_director.unhint(&key, landed, actions),
                 Action::ReleasePort(key) => self.ports.release(key, now),
                 Action::ReleaseNeighbor(hold) => self.interfaces.release(hold, now),
                 Action::ConfirmNeighbor { interface, ip } => self.interfaces.confirm(interface, ip, now),
@@ -357,7 +357,7 @@ impl Coordinator {
         let id = self.interfaces.with_address(local_ip)?;
         let interface = self.interfaces.get(id);
         let next_hop = interface.next_hop(*remote.ip())?;
-        if self.connects.is_full() || self.steering.directory().is_full() {
+        if self.connects.is_full() || self.flow_director.directory().is_full() {
             return Err(ControlError::Limit("the daemon has as many flows as it may (max_flows_per_shard)".into()));
         }
         let owner = self.placement().owner(connection, interface, queue)?;
@@ -397,7 +397,7 @@ impl Coordinator {
         // What we send to ourselves never reaches the NIC.
         let rss = state.believed_rss(now).filter(|_| *remote.ip() != local_ip);
         let queue = state.interface().queue_of(via);
-        let directory = self.steering.directory();
+        let directory = self.flow_director.directory();
         let usable = |key: &FlowKey| {
             let is_listening = self.listeners.has(SocketAddrV4::new(key.local_ip, key.local_port));
             let is_flow = directory.find(key).is_some() || directory.find(&key.reversed()).is_some();
@@ -435,7 +435,7 @@ impl Coordinator {
             applications: &self.applications,
             listeners: &self.listeners,
             connects: &self.connects,
-            steering: &self.steering,
+            flow_director: &self.flow_director,
             outboxes: &self.outboxes,
         };
         let report = parts.report(&query, now).to_json(true);
@@ -457,7 +457,7 @@ impl Coordinator {
         let connects::Accepted { id, key, asker, owner, .. } = *accepted;
         let hinted = (landed != owner).then_some(landed);
         // Before the flow's first packet, whose answer arrives there too.
-        if hinted.is_some() && !self.steering.hint(&key, owner, landed, actions) {
+        if hinted.is_some() && !self.flow_director.hint(&key, owner, landed, actions) {
             let text = "as many flows as may arrive at another shard than they live on (max_flows_per_shard)";
             return self.connects.fail(id, ControlError::Limit(text.into()), actions);
         }
@@ -487,7 +487,7 @@ impl Coordinator {
             hinted: hinted.into_iter().collect(),
             opened: now,
         };
-        let is_first = self.steering.enter_connected(key, entry, actions);
+        let is_first = self.flow_director.enter_connected(key, entry, actions);
         match (asker, channel) {
             (Some((connection, request)), _) if !is_first => {
                 actions.fail(connection, request, ControlError::AddressInUse);
@@ -502,13 +502,13 @@ impl Coordinator {
 
     /// A peer opened a flow.
     fn accepted(&mut self, flow: &AcceptedFlow, now: Instant, actions: &mut Actions) {
-        if !self.steering.admit(flow, &self.connects, now, actions) {
+        if !self.flow_director.admit(flow, &self.connects, now, actions) {
             return;
         }
         let interface = self.interfaces.id_of(flow.shard);
         let next_hop = self.interfaces.get(interface).next_hop(flow.key.remote_ip).ok().flatten();
         let neighbor = self.interfaces.hold(interface, next_hop, now);
-        self.steering.enter_accepted(flow, neighbor, self.interfaces.get(interface), now, actions);
+        self.flow_director.enter_accepted(flow, neighbor, self.interfaces.get(interface), now, actions);
     }
 
     fn post_to_all(&mut self, interface: InterfaceId, message: impl Fn() -> ToShard) {
@@ -519,7 +519,7 @@ impl Coordinator {
 
     /// Makes sure that there is a ring from `landed` to `owner`.
     fn make_way(&mut self, landed: ShardId, owner: ShardId) {
-        if !self.steering.add_way(landed, owner) {
+        if !self.flow_director.add_way(landed, owner) {
             return;
         }
         let frame_bytes = ETHERNET_HEADER_BYTES + usize::from(self.interfaces.of(landed).mtu_bytes);
@@ -529,6 +529,6 @@ impl Coordinator {
     }
 
     fn placement(&self) -> Placement<'_> {
-        Placement { applications: &self.applications, connects: &self.connects, steering: &self.steering }
+        Placement { applications: &self.applications, connects: &self.connects, flow_director: &self.flow_director }
     }
 }

@@ -5,8 +5,8 @@ use machnet::daemon::control::message::{Binding, ControlError};
 use super::ConnectionId;
 use super::applications::Applications;
 use super::connects::Connects;
-use super::plan::Interface;
-use super::steering::Steering;
+use super::flow_director::FlowDirector;
+use super::plan::InterfacePlan;
 use crate::mailbox::ShardId;
 
 /// What the choice rests on.
@@ -14,12 +14,16 @@ use crate::mailbox::ShardId;
 pub(super) struct Placement<'a> {
     pub(super) applications: &'a Applications,
     pub(super) connects: &'a Connects,
-    pub(super) steering: &'a Steering,
+    pub(super) flow_director: &'a FlowDirector,
 }
 
 impl Placement<'_> {
     /// The one shard of an interface that an endpoint has, or shall have; `None` if it has all of them.
-    pub(super) fn home(&self, endpoint: ConnectionId, interface: &Interface) -> Result<Option<ShardId>, ControlError> {
+    pub(super) fn home(
+        &self,
+        endpoint: ConnectionId,
+        interface: &InterfacePlan,
+    ) -> Result<Option<ShardId>, ControlError> {
         let (_, binding) = self.applications.attached(endpoint)?;
         match binding {
             Binding::All => Ok(None),
@@ -37,7 +41,7 @@ impl Placement<'_> {
     pub(super) fn owner(
         &self,
         endpoint: ConnectionId,
-        interface: &Interface,
+        interface: &InterfacePlan,
         queue: Option<u16>,
     ) -> Result<Option<ShardId>, ControlError> {
         let home = self.home(endpoint, interface)?;
@@ -56,7 +60,7 @@ impl Placement<'_> {
     /// When there is none to choose from: our own mistake.
     pub(super) fn least_loaded(&self, shards: &[ShardId]) -> ShardId {
         let load = |shard: &ShardId| {
-            let flows = self.steering.directory().count(*shard) + self.connects.count_on(*shard);
+            let flows = self.flow_director.directory().count(*shard) + self.connects.count_on(*shard);
             (flows, self.applications.channels().count_on(*shard))
         };
         shards.iter().copied().min_by_key(load).expect("an interface has shards")
@@ -76,7 +80,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_has_the_shard_it_asks_for_or_the_least_loaded_or_all() {
-        let (connects, steering, interface) = (Connects::default(), Steering::new(3, 10), interface(3));
+        let (connects, flow_director, interface) = (Connects::default(), FlowDirector::new(3, 10), interface(3));
         let mut applications = Applications::new(&Limits::default(), Registry::default());
         let mut actions = Actions::default();
         let bindings = [Binding::All, Binding::Shard(2), Binding::Shard(3), Binding::LeastLoaded];
@@ -87,7 +91,8 @@ mod tests {
         }
         let mut homes = |present: &[ShardId]| {
             applications.grant((ConnectionId(1), 9), &interface, present, &mut actions).expect("there is room");
-            let placement = Placement { applications: &applications, connects: &connects, steering: &steering };
+            let placement =
+                Placement { applications: &applications, connects: &connects, flow_director: &flow_director };
             let owner = |endpoint, queue| placement.owner(endpoint, &interface, queue);
             assert_eq!(owner(ConnectionId(1), Some(1)), Ok(Some(ShardId(1))));
             assert_eq!(owner(ConnectionId(2), Some(2)), Ok(Some(ShardId(2))));

@@ -13,9 +13,9 @@ use crate::mailbox::ShardId;
 
 /// What the daemon is made of, as far as the coordinator must know.
 #[derive(Debug)]
-pub struct Plan {
+pub struct CoordinatorPlan {
     /// The interfaces. Every shard belongs to one of them.
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Vec<InterfacePlan>,
     /// Budgets and time limits.
     pub limits: Limits,
     /// This start of the daemon.
@@ -24,7 +24,7 @@ pub struct Plan {
 
 /// An interface and its shards.
 #[derive(Debug)]
-pub struct Interface {
+pub struct InterfacePlan {
     /// What runs it, for people: driver and device.
     pub device: String,
     /// Its address on the link.
@@ -52,7 +52,7 @@ pub struct Boot {
     pub secret: [u8; 16],
 }
 
-impl Interface {
+impl InterfacePlan {
     /// The largest payload of a packet, in bytes.
     pub(super) fn max_payload_bytes(&self) -> u16 {
         payload_budget(self.mtu_bytes, Dialect::Extended, 0)
@@ -97,8 +97,8 @@ pub(super) mod tests {
     const FAR_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
 
     /// An interface with so many shards, numbered from 0.
-    pub(crate) fn interface(shards: u16) -> Interface {
-        Interface {
+    pub(crate) fn interface(shards: u16) -> InterfacePlan {
+        InterfacePlan {
             device: "memory".into(),
             mac: OURS,
             ip: OUR_IP,
@@ -124,7 +124,7 @@ pub(super) mod tests {
 
     #[test]
     fn shards_are_counted_from_0_by_their_queues() {
-        let interface = Interface { shards: vec![ShardId(5), ShardId(7)], ..interface(0) };
+        let interface = InterfacePlan { shards: vec![ShardId(5), ShardId(7)], ..interface(0) };
         assert_eq!(interface.shard_at(1), Ok(ShardId(7)));
         assert_eq!(interface.shard_at(2), Err(ControlError::NoSuchShard(2)));
         assert_eq!((interface.queue_of(ShardId(7)), interface.queue_of(ShardId(0))), (Some(1), None));

@@ -306,7 +306,7 @@ mod tests {
     use machnet_test_kit::Scratch;
 
     use super::*;
-    use crate::coordinator::{Boot, Interface, Plan};
+    use crate::coordinator::{Boot, CoordinatorPlan, InterfacePlan};
     use crate::counters::Registry;
     use crate::mailbox::{Outlet, ShardId, ToShard, mailbox};
 
@@ -315,7 +315,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(5);
 
     /// A coordinator at work, and a shard that is played by the test.
-    struct Daemon {
+    struct RunningCoordinator {
         directory: Scratch,
         thread: JoinHandle<io::Result<()>>,
         stop: Arc<StopPipe>,
@@ -324,19 +324,19 @@ mod tests {
         coordinator: Outlet<ToCoordinator>,
     }
 
-    impl Daemon {
+    impl RunningCoordinator {
         fn start() -> Self {
             Self::start_hearing(None)
         }
 
         /// The first thing that its shard hears is this ARP packet.
-        fn start_hearing(heard: Option<arp::Packet>) -> Self {
+        fn start_hearing(heard: Option<arp::ArpPacket>) -> Self {
             let directory = Scratch::new().expect("a directory");
             let server = Server::bind(&directory.file("socket"), &Access::default()).expect("a socket");
             let registry = Registry::default();
             let (to_shard, shard) = mailbox(64).expect("a descriptor");
             let (to_coordinator, inlet) = mailbox(64).expect("a descriptor");
-            let interface = Interface {
+            let interface = InterfacePlan {
                 device: "none".into(),
                 mac: MAC,
                 ip: IP,
@@ -347,7 +347,7 @@ mod tests {
                 counts: None,
             };
             let boot = Boot { id: 1, secret: [1; 16] };
-            let plan = Plan { interfaces: vec![interface], limits: Limits::default(), boot };
+            let plan = CoordinatorPlan { interfaces: vec![interface], limits: Limits::default(), boot };
             let entries = vec![registry.enter().0];
             let coordinator = Coordinator::new(plan, vec![to_shard], registry, entries, Clock.now());
             let stop = Arc::new(StopPipe::new().expect("a pipe"));
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn an_application_is_served_from_attach_to_its_end() {
-        let daemon = Daemon::start();
+        let daemon = RunningCoordinator::start();
         let mut client = daemon.attach();
         let id = client.send(Request::Listen { local: (IP, 888).into(), shared: false }).expect("connected");
         daemon.wait_for(|message| matches!(message, ToShard::Listen { port: 888, .. }));
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn applications_wait_until_the_address_is_ours() {
-        let daemon = Daemon::start();
+        let daemon = RunningCoordinator::start();
         let client = std::thread::spawn({
             let socket = daemon.socket();
             move || {
@@ -453,7 +453,7 @@ mod tests {
     #[test]
     fn a_daemon_whose_address_is_taken_says_so_and_ends_by_itself() {
         let other = MacAddr([2, 0, 0, 0, 0, 2]);
-        let daemon = Daemon::start_hearing(Some(arp::Packet::announcement(other, IP)));
+        let daemon = RunningCoordinator::start_hearing(Some(arp::ArpPacket::announcement(other, IP)));
         let conflict = AddressInUse { ip: IP, interface: MAC, other };
         assert_eq!(daemon.started.recv_timeout(SOON), Ok(Err(conflict)));
         assert!(conflict.to_string().contains("02:00:00:00:00:02: give one of the two another address"));
@@ -462,7 +462,7 @@ mod tests {
 
     #[test]
     fn who_talks_nonsense_is_told_and_sent_away() {
-        let daemon = Daemon::start();
+        let daemon = RunningCoordinator::start();
         let flags = rustix::net::SocketFlags::CLOEXEC;
         let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET);
         let socket = rustix::net::socket_with(family, kind, flags, None).expect("a descriptor");

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::applications::SavedApplications;
 use super::connects::{Basis, Connects, SavedConnects};
+use super::flow_director::SavedFlowDirector;
 use super::interfaces::SavedInterfaces;
 use super::listeners::SavedListeners;
 use super::outboxes::Outboxes;
@@ -15,8 +16,7 @@ use super::ports::SavedPorts;
 use super::random::Random;
 use super::reports::SavedReports;
 use super::shutdown::Shutdown;
-use super::steering::SavedSteering;
-use super::{Applications, Boot, Coordinator, Identity, Interfaces, Plan, Steering};
+use super::{Applications, Boot, Coordinator, CoordinatorPlan, FlowDirector, Identity, Interfaces};
 use crate::counters::{ChannelCounts, EntryKey, Registry};
 use crate::mailbox::{ChannelId, Outlet, ToShard};
 
@@ -25,8 +25,8 @@ use crate::mailbox::{ChannelId, Outlet, ToShard};
 /// it as a [`SavedCoordinator`].
 impl Serialize for Coordinator {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { interfaces, applications, listeners, connects, ports, steering, reports, .. } = self;
-        let parts = (interfaces, applications, listeners, connects, ports, steering, reports);
+        let Self { interfaces, applications, listeners, connects, ports, flow_director, reports, .. } = self;
+        let parts = (interfaces, applications, listeners, connects, ports, flow_director, reports);
         ((&self.identity.boot, self.identity.started), parts, self.random.drawn()).serialize(serializer)
     }
 }
@@ -46,7 +46,7 @@ struct SavedParts {
     listeners: SavedListeners,
     connects: SavedConnects,
     ports: SavedPorts,
-    steering: SavedSteering,
+    flow_director: SavedFlowDirector,
     reports: SavedReports,
 }
 
@@ -66,14 +66,14 @@ impl SavedCoordinator {
     /// As [`Coordinator::new`].
     pub fn restore(
         self,
-        plan: Plan,
+        plan: CoordinatorPlan,
         outlets: Vec<Outlet<ToShard>>,
         registry: Registry,
         entries: Vec<EntryKey>,
         now: Instant,
     ) -> Result<(Coordinator, BTreeMap<ChannelId, ChannelCounts>), Unsound> {
         let Self { identity: (boot, started), parts, drawn } = self;
-        let Plan { interfaces, limits, .. } = plan;
+        let CoordinatorPlan { interfaces, limits, .. } = plan;
         let shards = outlets.len();
         assert_eq!(entries.len(), shards, "every shard has an entry in the registry");
         let flows_max = usize::try_from(limits.max_flows_per_shard).expect("32 bits fit") * shards;
@@ -81,19 +81,19 @@ impl SavedCoordinator {
         let (applications, counts) = parts.applications.restore(shards, &limits, registry.clone())?;
         let listeners = parts.listeners.restore(|owner| applications.attached(owner).is_ok())?;
         let connects = parts.connects.restore(now)?;
-        let (steering, ways) = parts.steering.restore(shards, flows_max)?;
+        let (flow_director, ways) = parts.flow_director.restore(shards, flows_max)?;
         let reports = parts.reports.restore(|connection| applications.find(connection).is_some(), now)?;
         for connect in connects.bases() {
             check_connect(&connect, &interfaces, &applications)?;
         }
-        check_holds(&interfaces, &connects, &steering)?;
+        check_holds(&interfaces, &connects, &flow_director)?;
         let mut coordinator = Coordinator {
             interfaces,
             applications,
             listeners,
             connects,
             ports: parts.ports.restore()?,
-            steering,
+            flow_director,
             reports,
             outboxes: Outboxes::new(outlets),
             shutdown: Shutdown::default(),
@@ -119,9 +119,9 @@ fn check_connect(connect: &Basis<'_>, interfaces: &Interfaces, applications: &Ap
 }
 
 /// Whether neighbors are held for what is there, and for nothing else.
-fn check_holds(interfaces: &Interfaces, connects: &Connects, steering: &Steering) -> Result<(), Unsound> {
+fn check_holds(interfaces: &Interfaces, connects: &Connects, flow_director: &FlowDirector) -> Result<(), Unsound> {
     let of_connects = connects.bases().filter_map(|connect| connect.neighbor);
-    let of_flows = steering.directory().iter_from(None).filter_map(|(_, flow)| flow.neighbor.as_ref());
+    let of_flows = flow_director.directory().iter_from(None).filter_map(|(_, flow)| flow.neighbor.as_ref());
     ensure(
         interfaces.are_held_by(of_connects.chain(of_flows)),
         "neighbors are held more often than they are used, or less",

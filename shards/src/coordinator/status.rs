@@ -14,11 +14,11 @@ use machnet_proto::flow::Role;
 use super::ConnectionId;
 use super::applications::{Application, Applications, Channel};
 use super::connects::Connects;
+use super::flow_director::{FlowDirector, FlowEntry};
 use super::interfaces::{InterfaceState, Interfaces};
 use super::listeners::Listeners;
 use super::outboxes::Outboxes;
 use super::reports::{LOOKED_AT_MAX, ROWS_MAX};
-use super::steering::{FlowEntry, Steering};
 use crate::counters::{Counter, DeviceDrop, EntryKey, Registry, Snapshot};
 use crate::mailbox::{ChannelId, ShardId};
 
@@ -64,7 +64,7 @@ pub(super) struct Parts<'a> {
     pub(super) applications: &'a Applications,
     pub(super) listeners: &'a Listeners,
     pub(super) connects: &'a Connects,
-    pub(super) steering: &'a Steering,
+    pub(super) flow_director: &'a FlowDirector,
     pub(super) outboxes: &'a Outboxes,
 }
 
@@ -102,14 +102,14 @@ impl Parts<'_> {
             control: ControlReport {
                 endpoints: self.applications.endpoints(),
                 channels: self.applications.channels().len() as u64,
-                flows: self.steering.directory().len() as u64,
+                flows: self.flow_director.directory().len() as u64,
                 listeners: self.listeners.len() as u64,
                 neighbors: self.interfaces.iter().map(|state| state.neighbors().len() as u64).sum(),
                 connects_under_way: self.connects.len() as u64,
                 channels_ending: ending_channels as u64,
                 channel_bytes_ending: ending_bytes,
                 frames_dropped_in_outboxes: self.outboxes.dropped_frames(),
-                hints_refused: self.steering.refused(),
+                hints_refused: self.flow_director.refused(),
             },
         }
     }
@@ -124,8 +124,8 @@ impl Parts<'_> {
             ip: interface.ip.into(),
             queue: interface.queue_of(id),
             device: interface.device.clone(),
-            flows: self.steering.directory().count(id) as u64,
-            hints: self.steering.hints(id) as u64,
+            flows: self.flow_director.directory().count(id) as u64,
+            hints: self.flow_director.hints(id) as u64,
             busy_share,
             ns_per_packet,
             counters: published.counters(),
@@ -220,7 +220,7 @@ impl Parts<'_> {
     }
 
     fn flows(&self, query: &Query, now: Instant) -> Page<FlowReport> {
-        let items = self.steering.directory().iter_from(query.from.map(flow_at));
+        let items = self.flow_director.directory().iter_from(query.from.map(flow_at));
         Page::of(items.map(|(key, flow)| (place_of(key), (key, flow))), |(key, flow)| {
             let owner = flow.channel.and_then(|channel| Some(self.applications.channels().get(channel)?.owner));
             let is_wanted = query.shard.is_none_or(|wanted| flow.shard == ShardId(wanted))

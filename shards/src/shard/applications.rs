@@ -5,7 +5,7 @@ use machnet_core::flow::CloseReason;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::NicQueue;
 
-use super::channels::{Channel, Channels, Polled, Stage};
+use super::channels::{Channel, ChannelStage, Channels, Polled};
 use super::egress::Egress;
 use super::flows::Flows;
 use super::handshakes::Handshakes;
@@ -123,8 +123,8 @@ impl<Q: NicQueue> Applications<'_, Q> {
         let now = self.turn.now;
         let Some(channel) = self.channels.get(slot) else { return };
         match channel.stage() {
-            Stage::Open => {}
-            Stage::Leaving { reason, until, .. } => {
+            ChannelStage::Open => {}
+            ChannelStage::Leaving { reason, until, .. } => {
                 self.look_once_more(slot);
                 for _ in 0..ENDS_PER_TURN {
                     let Some(id) = self.channels.get_mut(slot).and_then(Channel::next_to_close) else { break };
@@ -134,7 +134,7 @@ impl<Q: NicQueue> Applications<'_, Q> {
                     self.abort_flows(slot, CloseReason::AppGone, ENDS_PER_TURN, false);
                 }
             }
-            Stage::Broken { until, .. } => {
+            ChannelStage::Broken { until, .. } => {
                 self.abort_flows(slot, CloseReason::AppGone, ENDS_PER_TURN, now < until);
             }
         }
@@ -144,7 +144,7 @@ impl<Q: NicQueue> Applications<'_, Q> {
     fn look_once_more(&mut self, slot: usize) {
         for _ in 0..LAST_LOOKS_PER_TURN {
             let stage = self.channels.get(slot).map(Channel::stage);
-            if !matches!(stage, Some(Stage::Leaving { polls_left: 1.., .. })) {
+            if !matches!(stage, Some(ChannelStage::Leaving { polls_left: 1.., .. })) {
                 break;
             }
             let polled = self.poll_channel(slot);

@@ -90,11 +90,11 @@ pub struct Shard<Q: NicQueue> {
     flows: Flows,
     channels: Channels,
     egress: Egress<Q>,
-    stage: Stage,
+    stage: ShardStage,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum ShardStage {
     Running,
     /// Peers are told; all flows before this slot of a channel have ended.
     Stopping {
@@ -138,7 +138,7 @@ impl<Q: NicQueue> Shard<Q> {
             flows: Flows::new(settings.flows_max, settings.table_seed),
             channels: Channels::default(),
             egress: Egress::new(queue),
-            stage: Stage::Running,
+            stage: ShardStage::Running,
             settings,
         }
     }
@@ -162,13 +162,13 @@ impl<Q: NicQueue> Shard<Q> {
     /// Whether nothing waits for room in the coordinator's mailbox, and the shard is not to stop: then it may be saved,
     /// if the mailboxes are empty too.
     pub fn is_quiet(&self) -> bool {
-        self.post.is_empty() && self.stage == Stage::Running
+        self.post.is_empty() && self.stage == ShardStage::Running
     }
 
     /// One turn: takes what has come, does what is due, hands over what is to go. Never blocks.
     pub fn poll_once(&mut self, now: Instant) -> Work {
         let mut work = Work::default();
-        if self.stage == Stage::Stopped {
+        if self.stage == ShardStage::Stopped {
             self.post.send();
             return work;
         }
@@ -262,7 +262,7 @@ impl<Q: NicQueue> Shard<Q> {
             ToShard::Adopt { .. } => {}
             ToShard::NextHop { previous, current, peer } => self.flows.redirect(Move { previous, current, peer }),
             ToShard::Stop => {
-                self.stage = Stage::Stopping { slot: 0 };
+                self.stage = ShardStage::Stopping { slot: 0 };
                 self.handshakes.stop();
             }
         }
@@ -280,7 +280,7 @@ impl<Q: NicQueue> Shard<Q> {
         self.handshakes.forget(key);
         let slot = self.channels.slot_of(channel).ok_or(NotCreated::NoChannel)?;
         let has_room = self.channels.get(slot).is_some_and(Channel::takes_flows);
-        if !has_room || self.post.is_full() || self.stage != Stage::Running {
+        if !has_room || self.post.is_full() || self.stage != ShardStage::Running {
             return Err(NotCreated::TableFull);
         }
         let id = self.flows.open(birth, key, next_hop, slot, &turn!(self, now), &mut self.channels)?;
@@ -292,7 +292,7 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// Tells the next part of all peers that this daemon ends.
     fn continue_stop(&mut self, now: Instant) {
-        let Stage::Stopping { slot } = &mut self.stage else { return };
+        let ShardStage::Stopping { slot } = &mut self.stage else { return };
         let mut slot = *slot;
         let mut left = ENDS_PER_TURN;
         while left > 0 && slot < self.channels.slots() {
@@ -303,15 +303,15 @@ impl<Q: NicQueue> Shard<Q> {
             }
             slot += 1;
         }
-        self.stage = Stage::Stopping { slot };
+        self.stage = ShardStage::Stopping { slot };
     }
 
     /// Says that the shard has stopped, once its last frames have left.
     fn finish_stop(&mut self) {
-        let Stage::Stopping { slot } = self.stage else { return };
+        let ShardStage::Stopping { slot } = self.stage else { return };
         if slot >= self.channels.slots() && !self.egress.has_frames() && self.egress.queue().flush() {
             self.post.tell(ToCoordinator::Stopped { shard: self.settings.id });
-            self.stage = Stage::Stopped;
+            self.stage = ShardStage::Stopped;
             self.publish_counts();
         }
     }
@@ -341,7 +341,7 @@ impl<Q: NicQueue> Shard<Q> {
             egress: &mut self.egress,
             post: &mut self.post,
             budgets: &mut self.budgets,
-            accepts: self.stage == Stage::Running,
+            accepts: self.stage == ShardStage::Running,
         }
     }
 
@@ -499,7 +499,7 @@ impl<Q: NicQueue> Shard<Q> {
 
     /// Whether the shard has stopped for good, as the coordinator asked.
     pub fn has_stopped(&self) -> bool {
-        self.stage == Stage::Stopped && self.post.is_empty()
+        self.stage == ShardStage::Stopped && self.post.is_empty()
     }
 
     /// Tells whoever looks at its counts, and its applications, which CPU the shard runs on.

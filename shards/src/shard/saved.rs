@@ -18,7 +18,7 @@ use super::flows::{Flows, SavedFlows};
 use super::handshakes::{Handshakes, SavedHandshakes};
 use super::pace::Pace;
 use super::steering::Steering;
-use super::{Shard, Stage};
+use super::{Shard, ShardStage};
 use crate::counters::SavedCounts;
 use crate::mailbox::{ChannelId, ShardId};
 
@@ -118,7 +118,7 @@ impl SavedShard {
             steering,
             flows,
             channels: channels.finish()?,
-            stage: Stage::Running,
+            stage: ShardStage::Running,
             settings,
             inlet,
             post,

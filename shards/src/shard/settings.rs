@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use machnet_core::addr::MacAddr;
-use machnet_proto::flow::Limits;
+use machnet_proto::flow::FlowLimits;
 
 use crate::mailbox::ShardId;
 
@@ -32,5 +32,5 @@ pub struct Settings {
     /// The most flows whose handshake is half done; beyond it the oldest is forgotten.
     pub half_open_max: usize,
     /// Of each flow.
-    pub flow: Arc<Limits>,
+    pub flow: Arc<FlowLimits>,
 }

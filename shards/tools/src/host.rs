@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 /// The addresses of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Host {
+pub struct Responder {
     /// Of its interface.
     pub mac: MacAddr,
     /// Of the interface, too.
@@ -31,7 +31,7 @@ impl Answer {
     }
 }
 
-impl Host {
+impl Responder {
     /// The answer to an ARP request for our address, or to an echo request to it.
     pub(super) fn answer(&self, frame: &[u8]) -> Option<Answer> {
         match frame::parse(frame).ok()? {
@@ -53,19 +53,19 @@ mod tests {
     use super::*;
     use machnet_proto::wire::icmp::{ECHO_HEADERS_BYTES, EchoReply, EchoRequest};
 
-    const US: Host = Host { mac: MacAddr([2, 0, 0, 0, 0, 1]), ip: Ipv4Addr::new(10, 0, 0, 1) };
-    const THEM: Host = Host { mac: MacAddr([2, 0, 0, 0, 0, 2]), ip: Ipv4Addr::new(10, 0, 0, 2) };
+    const US: Responder = Responder { mac: MacAddr([2, 0, 0, 0, 0, 1]), ip: Ipv4Addr::new(10, 0, 0, 1) };
+    const THEM: Responder = Responder { mac: MacAddr([2, 0, 0, 0, 0, 2]), ip: Ipv4Addr::new(10, 0, 0, 2) };
 
     #[test]
     fn arp_for_our_address_is_answered_and_no_other() {
-        let request = arp::Packet::request(THEM.mac, THEM.ip, US.ip);
+        let request = arp::ArpPacket::request(THEM.mac, THEM.ip, US.ip);
         let answer = US.answer(&request.frame(MacAddr::BROADCAST)).expect("it is for us");
         assert_eq!(answer.bytes(), request.answered_by(US.mac).frame(THEM.mac));
         for packet in [
-            arp::Packet::request(THEM.mac, THEM.ip, Ipv4Addr::new(10, 0, 0, 3)),
+            arp::ArpPacket::request(THEM.mac, THEM.ip, Ipv4Addr::new(10, 0, 0, 3)),
             request.answered_by(US.mac),
-            arp::Packet::request(US.mac, US.ip, THEM.ip),
-            arp::Packet::announcement(THEM.mac, US.ip),
+            arp::ArpPacket::request(US.mac, US.ip, THEM.ip),
+            arp::ArpPacket::announcement(THEM.mac, US.ip),
         ] {
             assert!(US.answer(&packet.frame(MacAddr::BROADCAST)).is_none(), "{packet:?}");
         }

@@ -7,7 +7,7 @@ use machnet_core::time::Instant;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Failure;
-use super::host::Host;
+use super::host::Responder;
 use super::idle::Idle;
 use super::stop::Stop;
 use machnet_core::wait::Policy;
@@ -39,7 +39,7 @@ pub(super) struct Lane<Q: NicQueue> {
 
 /// A host on some of its queues, owned by one thread. It answers ARP and ping by itself.
 pub struct Station<'s, Q: NicQueue> {
-    host: Host,
+    host: Responder,
     lanes: Vec<Lane<Q>>,
     /// Frames of the owner that may wait for the device, in each lane.
     send_max: usize,
@@ -56,13 +56,19 @@ impl<'s, Q: NicQueue> Station<'s, Q> {
     /// When the process may not open one more descriptor, or the interface's address is not carried.
     pub fn new(opened: OpenInterface<Q>, send_max: usize, stop: &'s Stop) -> io::Result<Self> {
         let ip = addr::ipv4(opened.interface.ip).map_err(io::Error::other)?;
-        let host = Host { mac: opened.capabilities.mac, ip };
+        let host = Responder { mac: opened.capabilities.mac, ip };
         let policy = opened.interface.poll;
         let lane = |queue| Lane::new(queue, send_max);
         Self::of_lanes(host, opened.queues.into_iter().map(lane).collect(), send_max, policy, stop)
     }
 
-    fn of_lanes(host: Host, lanes: Vec<Lane<Q>>, send_max: usize, policy: Policy, stop: &'s Stop) -> io::Result<Self> {
+    fn of_lanes(
+        host: Responder,
+        lanes: Vec<Lane<Q>>,
+        send_max: usize,
+        policy: Policy,
+        stop: &'s Stop,
+    ) -> io::Result<Self> {
         let idle = Idle::new(&lanes, stop, policy)?;
         Ok(Self { host, lanes, send_max, idle, policy, stop, answered: 0 })
     }
@@ -77,7 +83,7 @@ impl<'s, Q: NicQueue> Station<'s, Q> {
     }
 
     /// The addresses that this answers for.
-    pub fn host(&self) -> Host {
+    pub fn host(&self) -> Responder {
         self.host
     }
 
@@ -160,7 +166,7 @@ impl<Q: NicQueue> Lane<Q> {
         Self { queue, arrived: burst(), done: burst(), outgoing: Vec::with_capacity(send_max + BURST_FRAMES) }
     }
 
-    fn receive(&mut self, host: &Host, answered: &mut u64, on_frame: &mut impl FnMut(&mut [u8]) -> Fate) -> usize {
+    fn receive(&mut self, host: &Responder, answered: &mut u64, on_frame: &mut impl FnMut(&mut [u8]) -> Fate) -> usize {
         let mut total = 0;
         for _ in 0..BURSTS_PER_TURN {
             // Every frame may lead to one that goes out: without room for it, frames wait in the device.

@@ -32,7 +32,7 @@ mod stop;
 #[cfg(test)]
 mod tests;
 
-pub use host::Host;
+pub use host::Responder;
 pub use lanes::{Fate, Station};
 pub use open::{Chosen, Failure, NicArgs};
 pub use probe::{Probe, Reply};

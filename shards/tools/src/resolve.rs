@@ -2,7 +2,7 @@
 
 use machnet_core::addr::MacAddr;
 use machnet_core::time::Duration;
-use machnet_proto::neighbor::{Action, Limits, NeighborCache, Resolution};
+use machnet_proto::neighbor::{Action, NeighborCache, NeighborLimits, Resolution};
 use machnet_proto::wire::arp;
 use machnet_proto::wire::frame::{self, Parsed};
 use std::net::Ipv4Addr;
@@ -22,7 +22,7 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 /// When nobody has answered after 5 s, or the run was stopped before.
 pub fn resolve<Q: NicQueue>(station: &mut Station<'_, Q>, ip: Ipv4Addr) -> Result<MacAddr, Failure> {
     let host = station.host();
-    let mut cache = NeighborCache::new(host.ip, Limits::default());
+    let mut cache = NeighborCache::new(host.ip, NeighborLimits::default());
     let give_up = Clock.now() + RESOLVE_WITHIN;
     loop {
         let now = Clock.now();
@@ -50,7 +50,7 @@ pub fn resolve<Q: NicQueue>(station: &mut Station<'_, Q>, ip: Ipv4Addr) -> Resul
         }
         while let Some(action) = cache.poll(now) {
             if let Action::Request { ip, unicast_to } = action {
-                let request = arp::Packet::request(host.mac, host.ip, ip);
+                let request = arp::ArpPacket::request(host.mac, host.ip, ip);
                 let request = request.frame(unicast_to.unwrap_or(MacAddr::BROADCAST));
                 // One that cannot be sent is followed by the next.
                 station.send(request.len(), |frame| frame.copy_from_slice(&request));

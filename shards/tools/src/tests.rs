@@ -8,15 +8,15 @@ use machnet_proto::wire::bounce::turn_round;
 use std::net::Ipv4Addr;
 
 use super::pinger::{self, PingEvent, Schedule, Tally};
-use super::{Fate, Host, Probe, Reply, Station, Stop, resolve};
+use super::{Fate, Probe, Reply, Responder, Station, Stop, resolve};
 use machnet::daemon::sleep::Clock;
 use machnet_nic::devices::OpenInterface;
-use machnet_nic::memory::{Cable, Link, MemoryNic, MemoryQueue, Network, NicOptions};
+use machnet_nic::memory::{Cable, LinkModel, MemoryNic, MemoryQueue, Network, NicOptions};
 
-const NEAR: Host = Host { mac: NicOptions::mac_of(1), ip: Ipv4Addr::new(10, 0, 0, 1) };
-const FAR: Host = Host { mac: NicOptions::mac_of(2), ip: Ipv4Addr::new(10, 0, 0, 2) };
+const NEAR: Responder = Responder { mac: NicOptions::mac_of(1), ip: Ipv4Addr::new(10, 0, 0, 1) };
+const FAR: Responder = Responder { mac: NicOptions::mac_of(2), ip: Ipv4Addr::new(10, 0, 0, 2) };
 
-fn opened(host: Host, nic: MemoryNic) -> OpenInterface<MemoryQueue> {
+fn opened(host: Responder, nic: MemoryNic) -> OpenInterface<MemoryQueue> {
     let text = format!(r#"{{"machnet_config": {{"{}": {{"ip": "{}"}}}}}}"#, host.mac, host.ip);
     let config = Config::parse("c.json".as_ref(), text.as_bytes()).unwrap();
     let MemoryNic { capabilities, queues, .. } = nic;
@@ -126,7 +126,7 @@ fn a_device_that_takes_nothing_holds_up_so_many_frames_and_no_more() {
         &NicOptions { mac: FAR.mac, ..NicOptions::default() },
     );
     // A bit a second: the transmit ring never empties.
-    let link = Link { bits_per_second: Some(1), ..Link::default() };
+    let link = LinkModel { bits_per_second: Some(1), ..LinkModel::default() };
     cable.network.set_link(cable.near.port, link);
     let stop = Stop::new().unwrap();
     let mut near = Station::new(opened(NEAR, cable.near), 8, &stop).unwrap();

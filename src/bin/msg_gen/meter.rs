@@ -10,17 +10,17 @@ const LONGEST_RTT_NS: u64 = 100_000_000_000;
 /// Time between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Counts messages and round trips.
+/// TrafficTally messages and round trips.
 pub(crate) struct Meter {
     begin: Instant,
-    total: Counts,
+    total: TrafficTally,
     /// Since the last line.
-    recent: Counts,
+    recent: TrafficTally,
     last_line: Instant,
 }
 
 #[derive(Clone)]
-struct Counts {
+struct TrafficTally {
     sent: u64,
     received: u64,
     sent_bytes: u64,
@@ -31,7 +31,7 @@ struct Counts {
 
 impl Meter {
     pub(crate) fn new(now: Instant) -> Self {
-        let counts = Counts {
+        let counts = TrafficTally {
             sent: 0,
             received: 0,
             sent_bytes: 0,
@@ -115,7 +115,7 @@ impl Meter {
     }
 
     fn settle(&mut self) {
-        let Counts { sent, received, sent_bytes, received_bytes, errors, rtt_ns } = &mut self.recent;
+        let TrafficTally { sent, received, sent_bytes, received_bytes, errors, rtt_ns } = &mut self.recent;
         self.total.sent += std::mem::take(sent);
         self.total.received += std::mem::take(received);
         self.total.sent_bytes += std::mem::take(sent_bytes);

@@ -7,7 +7,7 @@ use machnet_core::wait::Policy;
 
 use super::keys::{InterfaceKeys, Interfaces, NamedInterface};
 use super::place::Place;
-use super::value::{DeviceArguments, Host, PciAddress, Text, Whole, Word};
+use super::value::{DeviceArguments, HostAddress, PciAddress, Text, Whole, Word};
 use super::{ConfigError, CpuMask, Faults, SHARDS_MAX};
 
 /// One interface: a NIC, its address, its shards.
@@ -93,7 +93,7 @@ pub(super) fn check(interfaces: Interfaces, place: &Place<'_>) -> Result<Vec<Int
 
 impl Interface {
     fn check(mac: MacAddr, keys: InterfaceKeys, place: &Place<'_>, others: &[Self]) -> Result<Self, ConfigError> {
-        let Some(Text(Host(ip))) = keys.ip else {
+        let Some(Text(HostAddress(ip))) = keys.ip else {
             return Err(place.below("ip").missing("the address of this interface, as in \"10.0.255.10\""));
         };
         if let Some(other) = others.iter().find(|other| other.ip == ip) {
@@ -117,12 +117,12 @@ impl Interface {
     /// The other direction: what would have to stand in the file.
     pub(super) fn keys(&self) -> NamedInterface {
         let mut keys = InterfaceKeys {
-            ip: Some(Text(Host(self.ip))),
+            ip: Some(Text(HostAddress(self.ip))),
             engine_threads: Some(Whole(self.shards)),
             cpu_mask: self.cpu_mask.clone().map(Text),
             mtu: self.mtu_bytes.map(Whole),
             prefix: self.subnet.map(|subnet| Whole(subnet.prefix_bits)),
-            gateway: self.subnet.and_then(|subnet| subnet.gateway).map(Host).map(Text),
+            gateway: self.subnet.and_then(|subnet| subnet.gateway).map(HostAddress).map(Text),
             poll: Some(Word(self.poll)),
             faults: self.faults.map(Faults::keys),
             ..InterfaceKeys::default()
@@ -177,7 +177,7 @@ fn check_attachment(keys: &InterfaceKeys, place: &Place<'_>) -> Result<Attachmen
 }
 
 fn check_subnet(ip: IpAddr, keys: &InterfaceKeys, place: &Place<'_>) -> Result<Option<Subnet>, ConfigError> {
-    let gateway = keys.gateway.as_ref().map(|Text(Host(gateway))| *gateway);
+    let gateway = keys.gateway.as_ref().map(|Text(HostAddress(gateway))| *gateway);
     let Some(Whole(prefix_bits)) = keys.prefix else {
         return match gateway {
             Some(gateway) => {

@@ -13,7 +13,7 @@ use super::interface::{MTU_BYTES_MAX, SHARDS_DEFAULT};
 use super::object::{self, Object};
 use super::place::TWICE;
 use super::reference::{Key, Section};
-use super::value::{DeviceArguments, Group, Host, Kind, Mode, PciAddress, SocketPath, Text, Whole, Word};
+use super::value::{DeviceArguments, Group, HostAddress, Kind, Mode, PciAddress, SocketPath, Text, Whole, Word};
 use super::{ControlSocket, CpuMask, Driver, Faults, Limits, Rate, SHARDS_MAX};
 
 /// Makes the type of an object and its part of the table of keys.
@@ -89,9 +89,9 @@ keys! {
     /// An interface.
     InterfaceKeys of Section::Interface => {
         /// The interface's address; not one that the kernel uses.
-        ip: Text<Host> {
+        ip: Text<HostAddress> {
             default: "required",
-            example: Text::<Host>::example(),
+            example: Text::<HostAddress>::example(),
         },
         /// How many shards the interface has, and NIC queues; all interfaces together may have 128.
         engine_threads: Whole<u16, 1, { SHARDS_MAX as u64 }> {
@@ -132,7 +132,7 @@ keys! {
             example: 24,
         },
         /// Who gets the packets to peers outside the subnet; needs `prefix`.
-        gateway: Text<Host> {
+        gateway: Text<HostAddress> {
             default: "no such peers",
             example: r#""10.0.255.1""#,
         },

@@ -175,9 +175,9 @@ impl<T: Textual> Serialize for Text<T> {
 
 /// An address that a single host on a link can have, and that is carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Host(pub(super) IpAddr);
+pub(super) struct HostAddress(pub(super) IpAddr);
 
-impl Textual for Host {
+impl Textual for HostAddress {
     const DESCRIPTION: &'static str = "an IPv4 address";
     const EXAMPLE: &'static str = "10.0.255.10";
 

@@ -9,7 +9,7 @@ use machnet_proto::wire::{arp, ethernet};
 
 fuzz_target!(|bytes: &[u8]| {
     let bytes = [&[0, 1, 8, 0, 6, 4, 0], bytes].concat();
-    if let Ok(packet) = arp::Packet::parse(&bytes) {
+    if let Ok(packet) = arp::ArpPacket::parse(&bytes) {
         let frame = packet.frame(MacAddr::BROADCAST);
         assert_eq!(frame[ethernet::HEADER_BYTES..], bytes[..arp::PACKET_BYTES]);
     }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use machnet_core::flow::CloseReason;
 use machnet_core::time::Instant;
-use machnet_proto::flow::{Flow, Limits, SavedFlow};
+use machnet_proto::flow::{Flow, FlowLimits, SavedFlow};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut now = Instant::from_nanos(3_600_000_000_000);
     let Ok(saved) = postcard::from_bytes::<SavedFlow<u32>>(bytes) else { return };
-    let Ok(mut flow): Result<Flow<u32>, _> = saved.restore(&Arc::new(Limits::default()), now, Ok, Ok) else { return };
+    let limits = Arc::new(FlowLimits::default());
+    let Ok(mut flow): Result<Flow<u32>, _> = saved.restore(&limits, now, Ok, Ok) else { return };
     flow.close(CloseReason::Closed);
     for _ in 0..10_000 {
         while flow.poll_transmit(now, false, || None).is_some() {}

@@ -12,9 +12,9 @@ use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;
 use machnet_nic::ETHERNET_HEADER_BYTES;
 use machnet_nic::faults::Faults;
-use machnet_nic::memory::{Cable, Link, MemoryNic, MemoryQueue, Network, NicOptions};
+use machnet_nic::memory::{Cable, LinkModel, MemoryNic, MemoryQueue, Network, NicOptions};
 use machnet_proto::addr::FlowKey;
-use machnet_proto::flow::{Birth, Limits};
+use machnet_proto::flow::{Birth, FlowLimits};
 use machnet_proto::handshake::{Answer, Connector, Terms};
 use machnet_proto::packet::{Packet, Syn};
 use machnet_shards::counters::{Counter, Registry};
@@ -43,7 +43,7 @@ const FLOWS_PER_PORT: usize = 60_000;
 
 /// What is to be built.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct BackToBackPlan {
     /// At each end.
     pub shards: u16,
     /// From one application to the other.
@@ -56,7 +56,7 @@ pub struct Plan {
     pub registry: Registry,
 }
 
-impl Default for Plan {
+impl Default for BackToBackPlan {
     fn default() -> Self {
         Self { shards: 1, flows: 1, loss: 0.0, is_misplaced: false, registry: Registry::default() }
     }
@@ -135,12 +135,15 @@ pub struct BackToBack {
 impl BackToBack {
     /// With all flows open.
     #[inline]
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &BackToBackPlan) -> Self {
         let options = NicOptions { queues: plan.shards, ..NicOptions::default() };
         let far = NicOptions { mac: mac(2), ..options.clone() };
         let Cable { network, near, far } = Cable::between(Network::new(7), &options, &far);
         for port in [near.port, far.port] {
-            network.set_link(port, Link { faults: Faults { loss: plan.loss, ..Faults::default() }, ..Link::default() });
+            network.set_link(
+                port,
+                LinkModel { faults: Faults { loss: plan.loss, ..Faults::default() }, ..LinkModel::default() },
+            );
         }
         let now = Instant::from_nanos(1);
         let host = |number: u8, nic: MemoryNic| {
@@ -153,7 +156,7 @@ impl BackToBack {
                 secret: [number; 16],
                 flows_max: plan.flows,
                 half_open_max: 16,
-                flow: Arc::new(Limits::default()),
+                flow: Arc::new(FlowLimits::default()),
                 mailbox_messages: 64,
                 registry: plan.registry.clone(),
             };

@@ -11,7 +11,7 @@ use machnet_core::message::Content;
 use machnet_core::time::Instant;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
-use machnet_proto::flow::{Birth, Event, Flow, FlowTable, Limits, Piece, Role, Timers, Verdict};
+use machnet_proto::flow::{Birth, Flow, FlowEvent, FlowLimits, FlowTable, Piece, Role, Timers, Verdict};
 use machnet_proto::handshake::Features;
 use machnet_proto::packet::Segment;
 use machnet_proto::seq::SeqNo;
@@ -36,7 +36,7 @@ impl Host {
     #[inline]
     fn new(role: Role, flows: usize, now: Instant) -> Self {
         // Each packet has its acknowledgement, and at once.
-        let limits = Arc::new(Limits { ack_delay: Duration::ZERO, ..Limits::default() });
+        let limits = Arc::new(FlowLimits { ack_delay: Duration::ZERO, ..FlowLimits::default() });
         let (send_from, receive_from) = match role {
             Role::Connector => (101, 201),
             Role::Acceptor => (201, 101),
@@ -78,7 +78,7 @@ impl Host {
         }
         assert!(source.is_none(), "every round trip is over before the next begins");
         while let Some(event) = flow.poll_event() {
-            assert_eq!(event, Event::Confirmed);
+            assert_eq!(event, FlowEvent::Confirmed);
         }
         self.timers.set(id, flow.deadline());
         assert_eq!(self.timers.pop_due(now), None, "nothing is lost, nobody is silent");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use machnet_core::addr::MacAddr;
 use machnet_core::time::Instant;
 use machnet_nic::NicQueue;
-use machnet_proto::flow::Limits;
+use machnet_proto::flow::FlowLimits;
 use machnet_shards::counters::{EntryKey, Registry};
 use machnet_shards::mailbox::{Outlet, ShardId, ToCoordinator, ToShard, mailbox};
 use machnet_shards::shard::{Settings, Shard};
@@ -23,7 +23,7 @@ pub(crate) struct ShardPlan {
     /// In the table of each.
     pub(crate) flows_max: usize,
     pub(crate) half_open_max: usize,
-    pub(crate) flow: Arc<Limits>,
+    pub(crate) flow: Arc<FlowLimits>,
     /// That the mailbox of each holds.
     pub(crate) mailbox_messages: usize,
     /// Where they count.

@@ -15,7 +15,7 @@ mod trouble;
 use machnet::daemon::control::message::Reply;
 use machnet_core::time::Duration;
 use machnet_nic::faults::Faults;
-use machnet_nic::memory::{Link, Spread};
+use machnet_nic::memory::{LinkModel, Spread};
 use machnet_shards::counters::Counter;
 use machnet_test_kit::world::{AppId, HostPlan, SideId, World};
 
@@ -54,7 +54,7 @@ fn combinations(mut scenario: impl FnMut(u64, u16, u16)) {
 }
 
 /// Two hosts with so many shards, whose NICs spread so.
-fn world(seed: u64, (near, far): (u16, u16), spread: Spread, link: Link) -> World {
+fn world(seed: u64, (near, far): (u16, u16), spread: Spread, link: LinkModel) -> World {
     let plan = |shards| HostPlan { shards, spread, ..HostPlan::default() };
     World::new(seed, vec![(plan(near), link), (plan(far), link)])
 }

@@ -2,7 +2,7 @@
 
 use machnet_core::time::Duration;
 use machnet_nic::faults::{Dice, Faults};
-use machnet_nic::memory::{Link, Spread};
+use machnet_nic::memory::{LinkModel, Spread};
 use machnet_shards::counters::Counter;
 use machnet_test_kit::world::{SideId, World};
 
@@ -27,7 +27,7 @@ fn tables_that_change_100_times_in_mid_transfer_lose_and_repeat_nothing() {
         for shards in [(2, 2), (16, 1), (1, 16), (4, 8), (16, 16)] {
             for (spread, faults) in [(Spread::Hidden, Faults::default()), (Spread::Disclosed, WEATHER)] {
                 println!("{shards:?} shards, {spread:?}, {faults:?}");
-                transfer_under_changes(world(seed, shards, spread, Link { faults, ..link() }), seed);
+                transfer_under_changes(world(seed, shards, spread, LinkModel { faults, ..link() }), seed);
             }
         }
     });
@@ -82,7 +82,7 @@ fn connects_succeed_while_tables_change() {
         for shards in [(1, 4), (4, 1), (16, 16)] {
             for faults in [Faults::default(), WEATHER] {
                 println!("{shards:?} shards, {faults:?}");
-                connect_under_changes(world(seed, shards, Spread::Disclosed, Link { faults, ..link() }), seed);
+                connect_under_changes(world(seed, shards, Spread::Disclosed, LinkModel { faults, ..link() }), seed);
             }
         }
     });

@@ -4,7 +4,7 @@ use machnet::daemon::control::message::Binding;
 use machnet_core::flow::CloseReason;
 use machnet_core::time::Duration;
 use machnet_nic::faults::{Dice, Faults};
-use machnet_nic::memory::{Link, Spread};
+use machnet_nic::memory::{LinkModel, Spread};
 use machnet_shards::counters::{Counter, DropReason, Gauge};
 use machnet_test_kit::world::{Life, SideId, World};
 
@@ -85,7 +85,7 @@ fn a_syn_that_reaches_two_shards_opens_one_flow() {
         let (from, to) = attach_pair(&mut world);
         // The neighbors know each other.
         let first = connect(&mut world, from, to, PORT);
-        world.set_link(1, Link { faults: twice, lateness, ..link() });
+        world.set_link(1, LinkModel { faults: twice, lateness, ..link() });
         let mut reached_two = 0;
         for _ in 0..200 {
             let before = world.daemon(1).gauge(Gauge::HalfOpen) + world.daemon(1).gauge(Gauge::Flows);

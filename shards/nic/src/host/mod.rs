@@ -1,8 +1,8 @@
 //! What there is on this host before anything is opened: network interfaces, the kernel's addresses, devices on buses.
 //! Looks, and changes nothing.
 //!
-//! * [`Host`]: all of it, as it was at one moment.
-//! * [`Interface`], [`Address`]: what the kernel says of this network namespace.
+//! * [`HostView`]: all of it, as it was at one moment.
+//! * [`KernelInterface`], [`Address`]: what the kernel says of this network namespace.
 //! * [`forwards`]: what it would do with a packet.
 //! * [`Buses`]: PCI and VMBUS devices.
 
@@ -24,7 +24,7 @@ pub(crate) use bus::tests::Sysfs;
 
 /// One Ethernet interface of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Interface {
+pub(crate) struct KernelInterface {
     /// Its number, which no other interface of this namespace has as long as it lives. It may be renamed.
     pub(crate) index: u32,
     pub(crate) name: String,
@@ -44,9 +44,9 @@ pub(crate) struct Interface {
     pub(crate) xdp: Option<XdpProgram>,
 }
 
-impl Interface {
+impl KernelInterface {
     /// Whether another interface has its frames. A routing table of its own (VRF) has not.
-    fn is_enslaved(&self, host: &Host) -> bool {
+    fn is_enslaved(&self, host: &HostView) -> bool {
         self.master.is_some_and(|index| host.numbered(index).is_none_or(|master| master.kind.as_deref() != Some("vrf")))
     }
 }
@@ -81,13 +81,13 @@ pub(crate) struct Address {
 
 /// The interfaces and addresses of this host, as the kernel knows them.
 #[derive(Debug)]
-pub(crate) struct Host {
-    pub(crate) interfaces: Vec<Interface>,
+pub(crate) struct HostView {
+    pub(crate) interfaces: Vec<KernelInterface>,
     pub(crate) addresses: Vec<Address>,
     pub(crate) buses: Buses,
 }
 
-impl Host {
+impl HostView {
     /// Looks at this host.
     ///
     /// # Errors
@@ -103,31 +103,32 @@ impl Host {
     }
 
     /// The interface with this name.
-    pub(crate) fn named(&self, name: &str) -> Option<&Interface> {
+    pub(crate) fn named(&self, name: &str) -> Option<&KernelInterface> {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
 
     /// The interface with this number.
-    pub(crate) fn numbered(&self, index: u32) -> Option<&Interface> {
+    pub(crate) fn numbered(&self, index: u32) -> Option<&KernelInterface> {
         self.interfaces.iter().find(|interface| interface.index == index)
     }
 
     /// The interfaces that may be used: those whose frames are theirs.
-    pub(crate) fn free_interfaces(&self) -> impl Iterator<Item = &Interface> {
+    pub(crate) fn free_interfaces(&self) -> impl Iterator<Item = &KernelInterface> {
         self.interfaces.iter().filter(|interface| !interface.is_enslaved(self))
     }
 
     /// The interface with this MAC whose frames another has.
-    pub(crate) fn enslaved_with_mac(&self, mac: MacAddr) -> Option<&Interface> {
+    pub(crate) fn enslaved_with_mac(&self, mac: MacAddr) -> Option<&KernelInterface> {
         self.interfaces.iter().find(|interface| interface.mac == mac && interface.is_enslaved(self))
     }
 
     /// The interface with this MAC: not an enslaved one (the Hyper-V interface has the address of its virtual
     /// function), and rather the lower of two stacked ones (a VLAN has the address of what it runs on).
-    pub(crate) fn with_mac(&self, mac: MacAddr) -> Option<&Interface> {
+    pub(crate) fn with_mac(&self, mac: MacAddr) -> Option<&KernelInterface> {
         let found: Vec<_> = self.free_interfaces().filter(|interface| interface.mac == mac).collect();
-        let runs_on_another =
-            |interface: &Interface| interface.lower.is_some_and(|lower| found.iter().any(|other| other.index == lower));
+        let runs_on_another = |interface: &KernelInterface| {
+            interface.lower.is_some_and(|lower| found.iter().any(|other| other.index == lower))
+        };
         found.iter().copied().min_by_key(|interface| runs_on_another(interface))
     }
 }
@@ -137,8 +138,8 @@ pub(crate) mod tests {
     use super::*;
 
     /// An interface as it mostly is.
-    pub(crate) fn interface(index: u32, name: &str, last: u8) -> Interface {
-        Interface {
+    pub(crate) fn interface(index: u32, name: &str, last: u8) -> KernelInterface {
+        KernelInterface {
             index,
             name: name.to_owned(),
             mac: MacAddr([2, 0, 0, 0, 0, last]),
@@ -153,7 +154,7 @@ pub(crate) mod tests {
     }
 
     /// A host with these interfaces, and nothing else.
-    pub(crate) fn host(interfaces: Vec<Interface>) -> Host {
-        Host { interfaces, addresses: Vec::new(), buses: Buses::at("") }
+    pub(crate) fn host(interfaces: Vec<KernelInterface>) -> HostView {
+        HostView { interfaces, addresses: Vec::new(), buses: Buses::at("") }
     }
 }

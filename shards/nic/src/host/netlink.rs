@@ -19,7 +19,7 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{self, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::{Address, Interface, XdpMode, XdpProgram};
+use super::{Address, KernelInterface, XdpMode, XdpProgram};
 
 /// What the kernel fills at most (NLMSG_GOODSIZE doubled up to 32 KiB), and as much again.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -27,7 +27,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const ATTEMPTS_MAX: u32 = 4;
 
 /// All Ethernet interfaces.
-pub(super) fn interfaces() -> io::Result<Vec<Interface>> {
+pub(super) fn interfaces() -> io::Result<Vec<KernelInterface>> {
     let messages = list(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
     let interface = |message| match message {
         RouteNetlinkMessage::NewLink(link) => interface(&link),
@@ -154,11 +154,11 @@ impl Answer {
 }
 
 /// An Ethernet interface with an address.
-fn interface(link: &LinkMessage) -> Option<Interface> {
+fn interface(link: &LinkMessage) -> Option<KernelInterface> {
     if link.header.link_layer_type != LinkLayerType::Ether {
         return None;
     }
-    let mut interface = Interface {
+    let mut interface = KernelInterface {
         index: link.header.index,
         name: String::new(),
         mac: MacAddr([0; 6]),
@@ -264,8 +264,8 @@ mod tests {
         vec![LinkAttribute::IfName("eth0".to_owned()), LinkAttribute::Mtu(1500), LinkAttribute::Address(mac)]
     }
 
-    fn eth0() -> Interface {
-        Interface {
+    fn eth0() -> KernelInterface {
+        KernelInterface {
             index: 7,
             name: "eth0".to_owned(),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
@@ -280,7 +280,7 @@ mod tests {
     }
 
     /// What is read of a datagram: the interfaces, and whether it was the last one.
-    fn read(bytes: &[u8]) -> io::Result<(Vec<Interface>, bool)> {
+    fn read(bytes: &[u8]) -> io::Result<(Vec<KernelInterface>, bool)> {
         let mut answer = Answer { bytes: bytes.to_vec(), read: 0 };
         let mut found = Vec::new();
         while let Some(message) = answer.next()? {
@@ -323,7 +323,7 @@ mod tests {
                 LinkAttribute::Xdp(vec![LinkXdp::Attached(XdpAttached::Driver), LinkXdp::ProgId(5)]),
             ],
         ];
-        let expected = Interface {
+        let expected = KernelInterface {
             lower: Some(3),
             master: Some(9),
             kind: Some("vlan".to_owned()),

@@ -59,7 +59,7 @@ impl Default for NicOptions {
 
 /// What connects one NIC with the switch. The rate holds in each direction, everything else for frames towards the NIC.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Link {
+pub struct LinkModel {
     /// False: nothing passes in either direction.
     pub is_connected: bool,
     /// `None`: no limit. Otherwise the transmit ring empties at this pace, and the switch buffers what comes faster.
@@ -76,7 +76,7 @@ pub struct Link {
     pub faults: Faults,
 }
 
-impl Default for Link {
+impl Default for LinkModel {
     fn default() -> Self {
         Self {
             is_connected: true,
@@ -150,7 +150,7 @@ impl Network {
         let queues = usize::from(options.queues);
         state.ports.push(Port {
             mac: options.mac,
-            link: Link::default(),
+            link: LinkModel::default(),
             spreader,
             frame_bytes,
             takes_gso: options.gso_limits.is_some(),
@@ -166,12 +166,12 @@ impl Network {
     }
 
     /// Changes what connects `port`, for frames sent from now on.
-    pub fn set_link(&self, port: PortId, link: Link) {
+    pub fn set_link(&self, port: PortId, link: LinkModel) {
         self.state().ports[port.0].link = link;
     }
 
     /// What connects `port` now.
-    pub fn link(&self, port: PortId) -> Link {
+    pub fn link(&self, port: PortId) -> LinkModel {
         self.state().ports[port.0].link
     }
 
@@ -236,7 +236,7 @@ pub(super) struct State {
 
 struct Port {
     mac: MacAddr,
-    link: Link,
+    link: LinkModel,
     spreader: Spreader,
     frame_bytes: usize,
     takes_gso: bool,
@@ -430,7 +430,7 @@ impl Port {
     }
 }
 
-impl Link {
+impl LinkModel {
     /// How long the link is busy with a frame.
     fn serialization(&self, len: usize) -> Duration {
         match self.bits_per_second {

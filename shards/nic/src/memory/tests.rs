@@ -1,6 +1,6 @@
 //! What the network does that a device test cannot ask of every device: time, rates, floods, hashes.
 
-use super::{Cable, Link, MemoryFrame, MemoryNic, MemoryQueue, Network, NetworkCounts, NicOptions, Spread};
+use super::{Cable, LinkModel, MemoryFrame, MemoryNic, MemoryQueue, Network, NetworkCounts, NicOptions, Spread};
 use crate::faults::Faults;
 use crate::{Frame, NicQueue};
 use machnet_core::addr::MacAddr;
@@ -38,7 +38,7 @@ fn micros(micros: u64) -> Instant {
 #[test]
 fn latency_is_kept_to_the_nanosecond() {
     let Cable { network, near, far } = Cable::new(1);
-    network.set_link(far.port, Link { latency: Duration::from_micros(5), ..Link::default() });
+    network.set_link(far.port, LinkModel { latency: Duration::from_micros(5), ..LinkModel::default() });
     let (mut near, mut far) = (near.into_queue(), far.into_queue());
     send(&mut near, NicOptions::mac_of(2), [1]);
     assert_eq!(network.next_event(), Some(micros(5)));
@@ -55,7 +55,7 @@ fn a_slow_link_fills_the_transmit_ring_and_empties_it_at_its_pace() {
     let other = NicOptions { mac: NicOptions::mac_of(2), ..options.clone() };
     let Cable { network, near, far } = Cable::between(Network::new(1), &options, &other);
     // 60 bytes at 480 Mb/s: one microsecond each.
-    network.set_link(near.port, Link { bits_per_second: Some(480_000_000), ..Link::default() });
+    network.set_link(near.port, LinkModel { bits_per_second: Some(480_000_000), ..LinkModel::default() });
     let (mut near, mut far) = (near.into_queue(), far.into_queue());
     assert_eq!(send(&mut near, NicOptions::mac_of(2), 0..6), 4);
     assert!(!near.flush());
@@ -70,7 +70,7 @@ fn a_slow_link_fills_the_transmit_ring_and_empties_it_at_its_pace() {
 #[test]
 fn a_bottleneck_buffers_then_drops() {
     let Cable { network, near, far } = Cable::new(1);
-    let slow = Link { bits_per_second: Some(480_000_000), buffer_bytes: 600, ..Link::default() };
+    let slow = LinkModel { bits_per_second: Some(480_000_000), buffer_bytes: 600, ..LinkModel::default() };
     network.set_link(far.port, slow);
     let (mut near, mut far) = (near.into_queue(), far.into_queue());
     assert_eq!(send(&mut near, NicOptions::mac_of(2), 0..20), 20);
@@ -102,7 +102,7 @@ fn a_switch_sends_to_the_owner_of_the_mac_and_floods_the_rest() {
 #[test]
 fn an_unconnected_link_loses_both_ways() {
     let Cable { network, near, far } = Cable::new(1);
-    network.set_link(far.port, Link { is_connected: false, ..Link::default() });
+    network.set_link(far.port, LinkModel { is_connected: false, ..LinkModel::default() });
     let (near_port, far_port) = (near.port, far.port);
     let (mut near, mut far) = (near.into_queue(), far.into_queue());
     send(&mut near, NicOptions::mac_of(2), [1]);
@@ -118,7 +118,7 @@ fn late_frames_are_overtaken_and_a_seed_replays_them() {
         let other = NicOptions { mac: NicOptions::mac_of(2), ..NicOptions::default() };
         let Cable { network, near, far } = Cable::between(Network::new(seed), &NicOptions::default(), &other);
         let faults = Faults { loss: 0.05, duplication: 0.05, reordering: 0.2, corruption: 0.0 };
-        network.set_link(far.port, Link { faults, lateness: Duration::from_micros(5), ..Link::default() });
+        network.set_link(far.port, LinkModel { faults, lateness: Duration::from_micros(5), ..LinkModel::default() });
         let (mut near, mut far) = (near.into_queue(), far.into_queue());
         let mut all = Vec::new();
         for number in 0..200 {

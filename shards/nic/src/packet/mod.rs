@@ -25,7 +25,7 @@ mod socket;
 use std::fs;
 
 use super::error::OpenError;
-use super::host::{Host, Interface};
+use super::host::{HostView, KernelInterface};
 use super::plan::DevicePlan;
 use super::survey::Finding;
 use super::{Capabilities, OpenDevice};
@@ -83,8 +83,8 @@ pub fn open(plan: &DevicePlan, interface: &str) -> Result<OpenDevice<PacketQueue
     Ok(OpenDevice { capabilities, queues: all, counts: Box::new(PacketCounts::new(sockets)), findings })
 }
 
-fn find(name: &str) -> Result<Interface, OpenError> {
-    Host::look()?.named(name).cloned().ok_or_else(|| OpenError::InterfaceDown { interface: name.to_owned() })
+fn find(name: &str) -> Result<KernelInterface, OpenError> {
+    HostView::look()?.named(name).cloned().ok_or_else(|| OpenError::InterfaceDown { interface: name.to_owned() })
 }
 
 /// The first two numbers of the kernel's release.

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use super::ring::{Measures, Rings};
 use crate::error::OpenError;
-use crate::host::Interface;
+use crate::host::KernelInterface;
 
 /// What frames in flight may take of the kernel's memory, in each direction of the socket. The system may allow less.
 const SEND_BUFFER_BYTES: usize = 16 << 20;
@@ -24,7 +24,7 @@ pub(super) struct PacketSocket {
 impl PacketSocket {
     /// A socket that receives what the interface receives, of IPv4 only what is for `ip`; with rings of these measures.
     pub(super) fn open(
-        kernel: &Interface,
+        kernel: &KernelInterface,
         ip: Option<Ipv4Addr>,
         measures: &Measures,
     ) -> Result<(Self, Rings), OpenError> {

@@ -6,11 +6,11 @@ use machnet_core::payload::MTU_MIN;
 
 use super::{Backend, DevicePlan, InterfaceRequest};
 use crate::error::OpenError;
-use crate::host::{Host, Interface, PciDevice};
+use crate::host::{HostView, KernelInterface, PciDevice};
 use crate::survey::Finding;
 
 /// The device that is meant, with what is known of it.
-pub(super) fn choose(host: &Host, request: &InterfaceRequest) -> Result<DevicePlan, OpenError> {
+pub(super) fn choose(host: &HostView, request: &InterfaceRequest) -> Result<DevicePlan, OpenError> {
     let backend = match &request.attachment {
         Attachment::Device(arguments) => Backend::Device { arguments: arguments.clone() },
         Attachment::Pci(address) => pci_device(host, address)?,
@@ -26,7 +26,7 @@ pub(super) fn choose(host: &Host, request: &InterfaceRequest) -> Result<DevicePl
 }
 
 /// The kernel interface with the MAC, or else whatever DPDK device has it.
-fn by_mac(host: &Host, mac: MacAddr, driver: Option<Driver>) -> Result<Backend, OpenError> {
+fn by_mac(host: &HostView, mac: MacAddr, driver: Option<Driver>) -> Result<Backend, OpenError> {
     let Some(interface) = host.with_mac(mac) else {
         if let Some(interface) = host.enslaved_with_mac(mac) {
             return Err(enslaved(host, interface));
@@ -43,7 +43,7 @@ fn by_mac(host: &Host, mac: MacAddr, driver: Option<Driver>) -> Result<Backend, 
     Ok(through(host, interface, driver))
 }
 
-fn through(host: &Host, interface: &Interface, driver: Option<Driver>) -> Backend {
+fn through(host: &HostView, interface: &KernelInterface, driver: Option<Driver>) -> Backend {
     let name = interface.name.clone();
     match driver {
         Some(Driver::AfXdp) => Backend::AfXdp { interface: name },
@@ -55,7 +55,7 @@ fn through(host: &Host, interface: &Interface, driver: Option<Driver>) -> Backen
     }
 }
 
-fn pci_device(host: &Host, address: &str) -> Result<Backend, OpenError> {
+fn pci_device(host: &HostView, address: &str) -> Result<Backend, OpenError> {
     let address = address.to_ascii_lowercase();
     let address = if address.matches(':').count() == 1 { format!("0000:{address}") } else { address };
     match host.buses.pci_device(&address) {
@@ -66,7 +66,7 @@ fn pci_device(host: &Host, address: &str) -> Result<Backend, OpenError> {
 }
 
 /// Why an interface cannot be used whose frames another has.
-fn enslaved(host: &Host, interface: &Interface) -> OpenError {
+fn enslaved(host: &HostView, interface: &KernelInterface) -> OpenError {
     let name = &interface.name;
     let master = interface.master.and_then(|index| host.numbered(index));
     let kind = master.and_then(|master| master.kind.as_deref());
@@ -89,14 +89,14 @@ fn enslaved(host: &Host, interface: &Interface) -> OpenError {
 }
 
 /// The interfaces there are, for an error message.
-fn known(host: &Host) -> String {
+fn known(host: &HostView) -> String {
     let names: Vec<_> =
         host.free_interfaces().map(|interface| format!("{} ({})", interface.name, interface.mac)).collect();
     if names.is_empty() { "no Ethernet interface at all".to_owned() } else { names.join(", ") }
 }
 
 /// Packets are no longer than the interface's. Only who asked for longer ones is told.
-fn limit_to_mtu(plan: &mut DevicePlan, interface: &Interface) -> Result<(), OpenError> {
+fn limit_to_mtu(plan: &mut DevicePlan, interface: &KernelInterface) -> Result<(), OpenError> {
     let mtu_bytes = u16::try_from(interface.mtu_bytes).unwrap_or(u16::MAX);
     if mtu_bytes < MTU_MIN {
         return Err(Finding::MtuTooSmall { device: interface.name.clone(), mtu_bytes }.into());
@@ -121,8 +121,8 @@ pub(super) mod tests {
 
     #[test]
     fn the_kernel_interface_with_the_mac_is_found() {
-        let vlan = Interface { lower: Some(2), ..interface(3, "eth0.7", 1) };
-        let function = Interface { master: Some(2), ..interface(1, "enP1", 1) };
+        let vlan = KernelInterface { lower: Some(2), ..interface(3, "eth0.7", 1) };
+        let function = KernelInterface { master: Some(2), ..interface(1, "enP1", 1) };
         let host = host(vec![function, vlan, interface(2, "eth0", 1)]);
         let plan = choose(&host, &request(1)).expect("eth0 is there");
         assert_eq!(plan.backend, Backend::AfPacket { interface: "eth0".to_owned() });
@@ -136,7 +136,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_the_kernel_interface_lacks_is_said() {
-        let down = Interface { is_up: false, ..interface(1, "eth0", 1) };
+        let down = KernelInterface { is_up: false, ..interface(1, "eth0", 1) };
         let host = host(vec![down, interface(2, "eth1", 2)]);
         assert_eq!(choose(&host, &request(1)), Err(OpenError::InterfaceDown { interface: "eth0".to_owned() }));
         let unknown = choose(&host, &request(9)).expect_err("nobody has it").to_string();
@@ -146,8 +146,8 @@ pub(super) mod tests {
     #[test]
     fn the_nic_of_a_virtual_switch_names_what_it_belongs_to() {
         let with_master = |kind: Option<&str>, is_up| {
-            let master = Interface { kind: kind.map(str::to_owned), is_up, ..interface(7, "br0", 7) };
-            let port = Interface { master: Some(7), ..interface(2, "eth1", 2) };
+            let master = KernelInterface { kind: kind.map(str::to_owned), is_up, ..interface(7, "br0", 7) };
+            let port = KernelInterface { master: Some(7), ..interface(2, "eth1", 2) };
             choose(&host(vec![port, master]), &request(2)).map_err(|error| error.to_string())
         };
         let refused = |kind, is_up| with_master(kind, is_up).expect_err("it is not free");
@@ -167,14 +167,14 @@ pub(super) mod tests {
         let vrf = with_master(Some("vrf"), true).expect("it is free");
         assert_eq!(vrf.backend, Backend::AfPacket { interface: "eth1".to_owned() });
         // Nobody is advised to write the MAC of a port.
-        let port = Interface { master: Some(7), ..interface(2, "eth1", 2) };
+        let port = KernelInterface { master: Some(7), ..interface(2, "eth1", 2) };
         let unknown = choose(&host(vec![port, interface(7, "br0", 7)]), &request(9)).expect_err("nobody has it");
         assert_eq!(unknown, OpenError::NoSuchMac { mac: request(9).mac, known: "br0 (02:00:00:00:00:07)".to_owned() });
     }
 
     #[test]
     fn packets_are_as_long_as_the_interface_allows() {
-        let with_mtu = |mtu_bytes| host(vec![Interface { mtu_bytes, ..interface(2, "eth1", 2) }]);
+        let with_mtu = |mtu_bytes| host(vec![KernelInterface { mtu_bytes, ..interface(2, "eth1", 2) }]);
         let asked = |mtu_bytes| InterfaceRequest { mtu_bytes: Some(mtu_bytes), ..request(2) };
         let jumbo = choose(&with_mtu(1500), &asked(9000)).expect("eth1 is there");
         assert_eq!(jumbo.mtu_bytes, 1500);
@@ -195,7 +195,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_interface_too_small_for_every_packet_is_refused() {
-        let tiny = host(vec![Interface { mtu_bytes: 575, ..interface(2, "eth1", 2) }]);
+        let tiny = host(vec![KernelInterface { mtu_bytes: 575, ..interface(2, "eth1", 2) }]);
         let refused = choose(&tiny, &request(2)).expect_err("no host need send so little");
         assert_eq!(
             refused.to_string(),
@@ -208,7 +208,7 @@ pub(super) mod tests {
     fn pci_devices_are_used_when_they_belong_to_dpdk() {
         let devices = [("0000:01:00.0", Some("vfio-pci")), ("0000:02:00.0", Some("ixgbe")), ("0000:03:00.0", None)];
         let sysfs = Sysfs::new(&devices);
-        let host = Host { buses: sysfs.buses(), ..host(Vec::new()) };
+        let host = HostView { buses: sysfs.buses(), ..host(Vec::new()) };
         let at = |address: &str| {
             choose(&host, &InterfaceRequest { attachment: Attachment::Pci(address.to_owned()), ..request(1) })
         };

@@ -20,7 +20,7 @@ use machnet_core::addr::MacAddr;
 use machnet_core::payload::MTU_DEFAULT;
 
 use crate::error::OpenError;
-use crate::host::Host;
+use crate::host::HostView;
 use crate::survey::Finding;
 
 pub use backend::Backend;
@@ -87,7 +87,7 @@ impl fmt::Display for DevicePlan {
 ///
 /// Everything that can be known without starting DPDK; each is one sentence that says what to do.
 pub fn plan(request: &InterfaceRequest) -> Result<DevicePlan, OpenError> {
-    let host = Host::look()?;
+    let host = HostView::look()?;
     let mut plan = choice::choose(&host, request)?;
     permission::settle(&host, &mut plan)?;
     Ok(plan)

@@ -8,14 +8,14 @@ use super::{Backend, DevicePlan};
 #[cfg(feature = "dpdk")]
 use crate::dpdk;
 use crate::error::OpenError;
-use crate::host::Host;
+use crate::host::HostView;
 use crate::survey::Finding;
 
 /// What fits into one page with XDP's headroom and the kernel's tail behind it, on a veth; drivers may want less.
 const XDP_MTU_MAX: u32 = 3542;
 
 /// Refuses what may not be used, and limits the plan to the queues there are.
-pub(super) fn settle(host: &Host, plan: &mut DevicePlan) -> Result<(), OpenError> {
+pub(super) fn settle(host: &HostView, plan: &mut DevicePlan) -> Result<(), OpenError> {
     match &plan.backend {
         Backend::AfPacket { interface } => may_use_packets(interface)?,
         Backend::AfXdp { interface } => {

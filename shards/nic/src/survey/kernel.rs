@@ -7,13 +7,13 @@
 use std::net::Ipv4Addr;
 
 use super::Finding;
-use crate::host::Host;
+use crate::host::HostView;
 use crate::plan::DevicePlan;
 
 /// Whether the kernel does more than drop what is for us. `forwards`: by an interface with this number, from a peer, to
 /// us.
 pub(super) fn beside(
-    host: &Host,
+    host: &HostView,
     plan: &DevicePlan,
     forwards: impl Fn(u32, Ipv4Addr, Ipv4Addr) -> bool,
 ) -> Option<Finding> {

@@ -9,7 +9,7 @@ mod kernel;
 mod xdp;
 
 use crate::error::OpenError;
-use crate::host::{self, Host};
+use crate::host::{self, HostView};
 use crate::lock;
 use crate::plan::DevicePlan;
 
@@ -21,7 +21,7 @@ pub use finding::{Finding, Severity};
 ///
 /// When the host cannot be looked at.
 pub fn survey(plan: &DevicePlan) -> Result<Vec<Finding>, OpenError> {
-    match lock::owned(plan, &Host::look()?) {
+    match lock::owned(plan, &HostView::look()?) {
         // Whatever else there is, is perhaps the owner's.
         Some(owned) => Ok(vec![owned]),
         None => survey_own(plan),
@@ -30,7 +30,7 @@ pub fn survey(plan: &DevicePlan) -> Result<Vec<Finding>, OpenError> {
 
 /// The same for a device that is known to be ours.
 pub(crate) fn survey_own(plan: &DevicePlan) -> Result<Vec<Finding>, OpenError> {
-    let host = Host::look()?;
+    let host = HostView::look()?;
     let mut findings = Vec::new();
     findings.extend(kernel::beside(&host, plan, host::forwards));
     #[cfg(feature = "dpdk")]

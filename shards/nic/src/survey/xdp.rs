@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::Finding;
 use crate::dpdk;
-use crate::host::{Host, XdpMode, XdpProgram};
+use crate::host::{HostView, XdpMode, XdpProgram};
 use crate::lock::{RELEASED_STEP, RELEASED_WITHIN};
 use crate::plan::DevicePlan;
 
@@ -19,7 +19,7 @@ use crate::plan::DevicePlan;
 const DEFAULT_PROGRAM: &str = "xsk_def_prog";
 
 /// A program that a port of this plan would take away, and that is not one of ours.
-pub(super) fn foreign(host: &Host, plan: &DevicePlan) -> Option<Finding> {
+pub(super) fn foreign(host: &HostView, plan: &DevicePlan) -> Option<Finding> {
     if plan.backend.driver() != Some("net_af_xdp") {
         return None;
     }
@@ -71,7 +71,7 @@ mod tests {
     use machnet_config::{Attachment, Driver};
 
     use super::*;
-    use crate::host::Interface;
+    use crate::host::KernelInterface;
     use crate::host::tests::{host, interface};
     use crate::plan::{Backend, InterfaceRequest};
 
@@ -88,7 +88,8 @@ mod tests {
     fn only_what_would_be_taken_away_is_in_the_way() {
         // No program has this number.
         let program = XdpProgram { number: Some(u32::MAX), mode: XdpMode::Generic };
-        let host = host(vec![Interface { xdp: Some(program), ..interface(2, "eth0", 1) }, interface(3, "eth1", 2)]);
+        let host =
+            host(vec![KernelInterface { xdp: Some(program), ..interface(2, "eth0", 1) }, interface(3, "eth1", 2)]);
         let found = |backend| {
             let attachment = Attachment::Kernel(Driver::AfXdp);
             let request =

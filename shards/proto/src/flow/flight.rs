@@ -6,7 +6,7 @@ use super::path::Lost;
 use super::rtt::Rtt;
 use super::send::Sender;
 use super::timestamps::stamp;
-use super::{Limits, Piece, earliest};
+use super::{FlowLimits, Piece, earliest};
 use crate::congestion::{Control, Feedback};
 use crate::packet::{Marks, Segment};
 use crate::seq::SeqNo;
@@ -47,7 +47,7 @@ impl<S> Flight<S> {
         first: SeqNo,
         granted_packets: u16,
         window_packets: u16,
-        limits: &Limits,
+        limits: &FlowLimits,
         rtt: Option<Duration>,
     ) -> Self {
         let mut measured = Rtt::default();
@@ -83,7 +83,7 @@ impl<S> Flight<S> {
     }
 
     /// The deadline may have passed. Says whether what is sent now asks the peer for an answer.
-    pub(super) fn on_deadline(&mut self, now: Instant, limits: &Limits) -> bool {
+    pub(super) fn on_deadline(&mut self, now: Instant, limits: &FlowLimits) -> bool {
         if take_due(&mut self.alarms.suspects_at, now) {
             self.look_for_losses(now, limits);
         }
@@ -105,7 +105,7 @@ impl<S> Flight<S> {
         segment: &Segment,
         echo: Option<Instant>,
         is_latest: bool,
-        limits: &Limits,
+        limits: &FlowLimits,
     ) -> Acknowledged {
         let was_shut = self.sender.is_shut();
         let acked = self.sender.on_ack(now, segment, echo, &self.rtt);
@@ -161,7 +161,7 @@ impl<S> Flight<S> {
 
     /// A new packet is transmitted; gives its index.
     #[inline]
-    pub(super) fn push(&mut self, piece: Piece<S>, now: Instant, limits: &Limits) -> usize {
+    pub(super) fn push(&mut self, piece: Piece<S>, now: Instant, limits: &FlowLimits) -> usize {
         let index = self.sender.push(piece, now);
         self.arm_timeout(now, limits);
         self.plan_tail_probe(now, limits);
@@ -187,7 +187,7 @@ impl<S> Flight<S> {
     }
 
     /// The packet at `index` is transmitted once more; gives what has had no effect.
-    pub(super) fn repeat(&mut self, index: usize, now: Instant, limits: &Limits) -> Lost {
+    pub(super) fn repeat(&mut self, index: usize, now: Instant, limits: &FlowLimits) -> Lost {
         let (sent_at, repeats) = self.sender.retransmit(index, now);
         if let Some(Doubt { retransmitted_at: retransmitted_at @ None }) = &mut self.alarms.doubt {
             *retransmitted_at = Some(stamp(now));
@@ -234,7 +234,7 @@ impl<S> Flight<S> {
     }
 
     /// Nothing was acknowledged for too long. Says whether what is sent now asks the peer for an answer.
-    fn on_timeout(&mut self, now: Instant, limits: &Limits) -> bool {
+    fn on_timeout(&mut self, now: Instant, limits: &FlowLimits) -> bool {
         self.sender.on_timeout();
         (self.alarms.tail_at, self.alarms.suspects_at) = (None, None);
         (self.alarms.tail_end, self.alarms.tail_due) = (None, false);
@@ -251,7 +251,7 @@ impl<S> Flight<S> {
     }
 
     /// Packets were acknowledged for good.
-    fn on_progress(&mut self, now: Instant, echo: Option<Instant>, limits: &Limits) {
+    fn on_progress(&mut self, now: Instant, echo: Option<Instant>, limits: &FlowLimits) {
         self.alarms.backoff = 0;
         if let Some(doubt) = self.alarms.doubt.take() {
             let was_mistake = match doubt.retransmitted_at {
@@ -272,7 +272,7 @@ impl<S> Flight<S> {
     }
 
     /// The peer takes something again: what was found missing while it took nothing starts anew.
-    fn on_reopened(&mut self, now: Instant, limits: &Limits) {
+    fn on_reopened(&mut self, now: Instant, limits: &FlowLimits) {
         self.alarms.backoff = 0;
         if self.sender.outstanding() > 0 {
             self.alarms.timeout_at = Some(now + self.rtt.timeout(limits, 0));
@@ -282,7 +282,7 @@ impl<S> Flight<S> {
     /// A packet came after a silence of `quiet`. If several timeouts went unanswered in it, the path was broken and
     /// works again: the next try need not wait for an interval that was chosen for a broken one (as in RFC 6069). A
     /// peer that talks all the time and acknowledges nothing ends no silence, so that the back-off holds against it.
-    pub(super) fn on_silence_ended(&mut self, now: Instant, quiet: Duration, limits: &Limits) {
+    pub(super) fn on_silence_ended(&mut self, now: Instant, quiet: Duration, limits: &FlowLimits) {
         const TIMEOUTS_UNANSWERED: u8 = 2;
         let backoff = self.alarms.backoff;
         if backoff < TIMEOUTS_UNANSWERED || quiet < self.rtt.timeout(limits, TIMEOUTS_UNANSWERED) {
@@ -294,14 +294,14 @@ impl<S> Flight<S> {
     }
 
     /// A packet is in flight (RFC 6298, section 5.1).
-    fn arm_timeout(&mut self, now: Instant, limits: &Limits) {
+    fn arm_timeout(&mut self, now: Instant, limits: &FlowLimits) {
         if self.alarms.timeout_at.is_none() {
             self.alarms.timeout_at = Some(now + self.rtt.timeout(limits, self.alarms.backoff));
         }
     }
 
     /// A probe is for the last packets only: where something was reported beyond a hole, RACK needs none.
-    fn plan_tail_probe(&mut self, now: Instant, limits: &Limits) {
+    fn plan_tail_probe(&mut self, now: Instant, limits: &FlowLimits) {
         let is_wanted = self.sender.is_tail_all() && self.alarms.tail_end.is_none();
         self.alarms.tail_at = is_wanted.then(|| {
             let probe_at = now + self.rtt.probe_timeout(limits);
@@ -311,7 +311,7 @@ impl<S> Flight<S> {
     }
 
     /// Packets may be lost by now.
-    fn look_for_losses(&mut self, now: Instant, limits: &Limits) {
+    fn look_for_losses(&mut self, now: Instant, limits: &FlowLimits) {
         let smoothed = self.rtt.smoothed(limits);
         let found = self.sender.find_lost(now, &self.rtt, smoothed);
         self.alarms.suspects_at = found.suspects_at;
@@ -428,12 +428,12 @@ mod tests {
     }
 
     /// A round trip is known to take 100 µs.
-    fn flight(granted: u16, window: u16, limits: &Limits) -> Flight<u32> {
+    fn flight(granted: u16, window: u16, limits: &FlowLimits) -> Flight<u32> {
         Flight::new(SeqNo::new(1), granted, window, limits, Some(Duration::from_micros(100)))
     }
 
-    fn limits(congestion: u16) -> Limits {
-        Limits { congestion: Congestion::Fixed(congestion), ..Limits::default() }
+    fn limits(congestion: u16) -> FlowLimits {
+        FlowLimits { congestion: Congestion::Fixed(congestion), ..FlowLimits::default() }
     }
 
     fn piece() -> Piece<u32> {

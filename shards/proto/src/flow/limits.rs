@@ -9,9 +9,9 @@ use crate::packet::SACK_PACKETS;
 use crate::seq::SeqNo;
 use machnet_core::time::Duration;
 
-/// Limits and times of a flow; one set is shared by all flows of a daemon.
+/// FlowLimits and times of a flow; one set is shared by all flows of a daemon.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Limits {
+pub struct FlowLimits {
     /// Packets sent and not yet acknowledged, at most. More than [`SACK_PACKETS`] are never in flight.
     pub window_packets: u16,
     /// The retransmission timeout before the first round trip was measured.
@@ -32,7 +32,7 @@ pub struct Limits {
     /// show that the peer's scheduler is slower than the network.
     pub tail_min: Duration,
     /// A flow that heard nothing for two thirds of this probes; after all of it, it reports
-    /// [`Event::Silent`](super::Event::Silent). An acceptor's flow that was never confirmed ends after it.
+    /// [`FlowEvent::Silent`](super::FlowEvent::Silent). An acceptor's flow that was never confirmed ends after it.
     pub silent_after: Duration,
     /// A flow that heard nothing for this long, and had `probes_before_gone` tries unanswered, ends with
     /// [`CloseReason::PeerGone`](machnet_core::flow::CloseReason::PeerGone).
@@ -43,7 +43,7 @@ pub struct Limits {
     pub congestion: Congestion,
 }
 
-impl Default for Limits {
+impl Default for FlowLimits {
     fn default() -> Self {
         Self {
             window_packets: WINDOW_PACKETS_MAX,

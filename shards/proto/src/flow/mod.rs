@@ -37,8 +37,8 @@ mod table;
 mod timer;
 mod timestamps;
 
-pub use limits::{Birth, Limits, Role};
-pub use outcome::{Event, Verdict, Violation};
+pub use limits::{Birth, FlowLimits, Role};
+pub use outcome::{FlowEvent, Verdict, Violation};
 pub use path::BASE_PAYLOAD_BYTES;
 pub use piece::{Need, Outgoing, Piece, Refusal};
 #[cfg(feature = "serde")]
@@ -68,7 +68,7 @@ use machnet_core::time::{Duration, Instant};
 /// One connection. See the [module](self) for how it is driven.
 #[derive(Debug)]
 pub struct Flow<S, R = S> {
-    limits: Arc<Limits>,
+    limits: Arc<FlowLimits>,
     life: Life,
     /// What both hosts can do.
     features: Features,
@@ -87,7 +87,7 @@ pub struct Flow<S, R = S> {
 
 impl<S, R> Flow<S, R> {
     /// A flow whose handshake has just ended. `limits` are shared by all flows of a daemon.
-    pub fn new(birth: &Birth, limits: &Arc<Limits>, now: Instant) -> Self {
+    pub fn new(birth: &Birth, limits: &Arc<FlowLimits>, now: Instant) -> Self {
         let window_packets = limits.window_packets.clamp(1, limits::WINDOW_PACKETS_MAX);
         let mut ask = Ask::default();
         if birth.role == Role::Connector {
@@ -125,19 +125,19 @@ impl<S, R> Flow<S, R> {
         self.life.has_event() | self.silence.has_event() | self.path.has_event()
     }
 
-    /// What happened to the flow since the last call. [`Event::Closed`] is the last; pieces that arrived before it are
-    /// still delivered after it.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    /// What happened to the flow since the last call. [`FlowEvent::Closed`] is the last; pieces that arrived before it
+    /// are still delivered after it.
+    pub fn poll_event(&mut self) -> Option<FlowEvent> {
         if self.life.take_confirmed() {
-            return Some(Event::Confirmed);
+            return Some(FlowEvent::Confirmed);
         }
         if let Some(event) = self.silence.poll_event() {
             return Some(event);
         }
         if let Some(bytes) = self.path.take_change() {
-            return Some(Event::MaxPayload { bytes });
+            return Some(FlowEvent::MaxPayload { bytes });
         }
-        self.life.take_end().then_some(Event::Closed {
+        self.life.take_end().then_some(FlowEvent::Closed {
             reason: self.life.reason(),
             acknowledged_messages: self.acknowledged_messages(),
         })
@@ -164,7 +164,7 @@ impl<S, R> Flow<S, R> {
     }
 
     /// Ends the flow in order: what was pulled and what the source still has is delivered, then the peer is told
-    /// `reason`, then comes [`Event::Closed`]. Nothing more is delivered here, and pieces that arrive are
+    /// `reason`, then comes [`FlowEvent::Closed`]. Nothing more is delivered here, and pieces that arrive are
     /// acknowledged and discarded; take back what has arrived with [`drain_received`](Self::drain_received).
     ///
     /// How long the peer may take is the caller's decision: [`abort`](Self::abort) ends the wait.

@@ -41,7 +41,7 @@ pub enum Violation {
 
 /// What happened to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum FlowEvent {
     /// Acceptor only: the peer knows our nonce; the application may be told of the flow.
     Confirmed,
     /// Nothing was heard from the peer for `silent_after`; it may come back.

@@ -43,7 +43,7 @@ pub(super) struct Path {
     passes: u16,
     /// Taken not to pass, or more than `most`.
     fails: u16,
-    stage: Stage,
+    stage: PathSearch,
     /// When the stage ends by itself.
     due: Option<Instant>,
     /// How long an answer is waited for.
@@ -58,7 +58,7 @@ pub(super) struct Path {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-enum Stage {
+enum PathSearch {
     /// There is nothing to be found.
     Settled,
     /// Nothing has been heard from the peer yet.
@@ -83,7 +83,7 @@ impl Path {
             most,
             passes: most.min(BASE_PAYLOAD_BYTES),
             fails: most.saturating_add(1),
-            stage: if searches { Stage::Unheard } else { Stage::Settled },
+            stage: if searches { PathSearch::Unheard } else { PathSearch::Settled },
             due: None,
             patience: PATIENCE_MIN,
             retry_after: earliest + (latest - earliest) / 1_024 * (number % 1_024),
@@ -119,8 +119,8 @@ impl Path {
     #[inline]
     pub(super) fn on_heard(&mut self, now: Instant) {
         match self.stage {
-            Stage::Unheard => self.search(),
-            Stage::Asked { .. } if self.due.is_none() => self.due = Some(now + self.patience),
+            PathSearch::Unheard => self.search(),
+            PathSearch::Asked { .. } if self.due.is_none() => self.due = Some(now + self.patience),
             _ => {}
         }
     }
@@ -128,14 +128,14 @@ impl Path {
     /// Looks for the next length to try, from the longest downwards, and then between what passes and what does not.
     fn search(&mut self) {
         let bytes = if self.fails > self.most { self.most } else { self.passes.midpoint(self.fails) };
-        self.go(Stage::Wanted { bytes, tries: 0 }, None);
+        self.go(PathSearch::Wanted { bytes, tries: 0 }, None);
     }
 
     fn search_on(&mut self, now: Instant) {
         if self.passes == self.most {
-            self.go(Stage::Settled, None);
+            self.go(PathSearch::Settled, None);
         } else if self.fails - self.passes <= NEAR_BYTES {
-            self.go(Stage::Resting, Some(now + RAISE_AFTER));
+            self.go(PathSearch::Resting, Some(now + RAISE_AFTER));
         } else {
             self.search();
         }
@@ -145,23 +145,23 @@ impl Path {
     #[inline]
     pub(super) fn wanted(&self) -> Option<u16> {
         match self.stage {
-            Stage::Wanted { bytes, .. } => Some(bytes),
+            PathSearch::Wanted { bytes, .. } => Some(bytes),
             _ => None,
         }
     }
 
     /// The probe was transmitted; `timeout` is how long any answer may take.
     pub(super) fn on_transmit(&mut self, now: Instant, timeout: Duration) {
-        if let Stage::Wanted { bytes, tries } = self.stage {
+        if let PathSearch::Wanted { bytes, tries } = self.stage {
             self.patience = PATIENCE_MIN.max(timeout);
-            self.go(Stage::Asked { bytes, tries: tries + 1, sent_at: now }, Some(now + self.patience));
+            self.go(PathSearch::Asked { bytes, tries: tries + 1, sent_at: now }, Some(now + self.patience));
         }
     }
 
     /// A probe with so much padding has arrived at the peer, this one or an earlier and longer one. Says whether
     /// packets may be longer now.
     pub(super) fn on_answer(&mut self, now: Instant, arrived: u16) -> bool {
-        let is_searching = matches!(self.stage, Stage::Asked { .. } | Stage::Wanted { .. });
+        let is_searching = matches!(self.stage, PathSearch::Asked { .. } | PathSearch::Wanted { .. });
         if !is_searching || arrived <= self.passes || arrived > self.most {
             return false;
         }
@@ -180,10 +180,10 @@ impl Path {
 
     /// The flow ends: nothing is asked any more.
     pub(super) fn stop(&mut self) {
-        self.go(Stage::Stopped, None);
+        self.go(PathSearch::Stopped, None);
     }
 
-    fn go(&mut self, stage: Stage, due: Option<Instant>) {
+    fn go(&mut self, stage: PathSearch, due: Option<Instant>) {
         (self.stage, self.due) = (stage, due);
     }
 
@@ -194,12 +194,14 @@ impl Path {
             return false;
         }
         match self.stage {
-            Stage::Asked { sent_at, .. } if heard_at <= sent_at => {
+            PathSearch::Asked { sent_at, .. } if heard_at <= sent_at => {
                 self.due = None;
                 return true;
             }
-            Stage::Asked { bytes, tries, .. } if tries < PROBES_MAX => self.go(Stage::Wanted { bytes, tries }, None),
-            Stage::Asked { bytes, .. } => {
+            PathSearch::Asked { bytes, tries, .. } if tries < PROBES_MAX => {
+                self.go(PathSearch::Wanted { bytes, tries }, None)
+            }
+            PathSearch::Asked { bytes, .. } => {
                 self.fails = bytes;
                 self.search_on(now);
             }
@@ -229,8 +231,8 @@ impl Path {
             return Suspicion::Unproven;
         }
         (self.passes, self.untold) = (BASE_PAYLOAD_BYTES, true);
-        if self.stage != Stage::Stopped {
-            self.go(Stage::Resting, Some(now + self.retry_after));
+        if self.stage != PathSearch::Stopped {
+            self.go(PathSearch::Resting, Some(now + self.retry_after));
         }
         Suspicion::Proven
     }
@@ -244,18 +246,20 @@ impl Path {
         ensure(is_range && fails <= most.saturating_add(1), "the path carries what it does not carry")?;
         let searches = probes && passes < most;
         let is_stage = match *stage {
-            Stage::Settled => due.is_none(),
-            Stage::Stopped => due.is_none(),
-            Stage::Unheard => searches && due.is_none(),
-            Stage::Wanted { bytes, tries } => {
+            PathSearch::Settled => due.is_none(),
+            PathSearch::Stopped => due.is_none(),
+            PathSearch::Unheard => searches && due.is_none(),
+            PathSearch::Wanted { bytes, tries } => {
                 searches && due.is_none() && tries < PROBES_MAX && passes < bytes && bytes <= most
             }
-            Stage::Asked { bytes, tries, .. } => searches && tries <= PROBES_MAX && passes < bytes && bytes <= most,
-            Stage::Resting => searches && due.is_some(),
+            PathSearch::Asked { bytes, tries, .. } => {
+                searches && tries <= PROBES_MAX && passes < bytes && bytes <= most
+            }
+            PathSearch::Resting => searches && due.is_some(),
         };
         ensure(is_stage, "a search for the longest packet is nowhere")?;
         let sent_at = match *stage {
-            Stage::Asked { sent_at, .. } => Some(sent_at),
+            PathSearch::Asked { sent_at, .. } => Some(sent_at),
             _ => None,
         };
         ensure_lengths(&[patience, retry_after])?;
@@ -302,7 +306,7 @@ mod tests {
                     now += Duration::from_millis(1);
                     assert!(path.on_answer(now, bytes));
                 }
-            } else if let Stage::Asked { .. } = path.stage {
+            } else if let PathSearch::Asked { .. } = path.stage {
                 now = path.due.expect("an answer is not waited for without end");
                 assert!(!path.on_deadline(now, now));
             } else {
@@ -318,7 +322,7 @@ mod tests {
         assert_eq!((path.payload_bytes(), path.wanted()), (BASE_PAYLOAD_BYTES, None), "not before the peer is heard");
         path.on_heard(ms(0));
         assert_eq!(search(&mut path, 8_918, ms(0)), ms(1));
-        assert_eq!((path.payload_bytes(), path.stage), (8_918, Stage::Settled));
+        assert_eq!((path.payload_bytes(), path.stage), (8_918, PathSearch::Settled));
     }
 
     #[test]
@@ -375,9 +379,9 @@ mod tests {
             path.on_deadline(path.due.expect("asked"), Instant::from_nanos(u64::MAX));
             path.on_transmit(ms(1_000), Duration::from_millis(300));
         }
-        assert!(matches!(path.stage, Stage::Asked { bytes: 5_168, .. }), "{path:?}");
+        assert!(matches!(path.stage, PathSearch::Asked { bytes: 5_168, .. }), "{path:?}");
         assert!(path.on_answer(ms(1_001), 8_918));
-        assert_eq!((path.payload_bytes(), path.stage), (8_918, Stage::Settled));
+        assert_eq!((path.payload_bytes(), path.stage), (8_918, PathSearch::Settled));
     }
 
     #[test]

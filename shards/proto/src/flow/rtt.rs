@@ -1,6 +1,6 @@
 //! Round-trip times and the retransmission timeout (RFC 6298).
 
-use super::Limits;
+use super::FlowLimits;
 #[cfg(feature = "serde")]
 use crate::state::{Unsound, ensure, ensure_lengths};
 use machnet_core::time::Duration;
@@ -29,7 +29,7 @@ impl Rtt {
     }
 
     /// The smoothed round trip; before the first sample, the time the first timeout will take.
-    pub(super) fn smoothed(&self, limits: &Limits) -> Duration {
+    pub(super) fn smoothed(&self, limits: &FlowLimits) -> Duration {
         self.smoothed.unwrap_or(limits.rto_initial)
     }
 
@@ -39,7 +39,7 @@ impl Rtt {
     }
 
     /// The timeout after `backoff` of them in a row had no effect.
-    pub(super) fn timeout(&self, limits: &Limits, backoff: u8) -> Duration {
+    pub(super) fn timeout(&self, limits: &FlowLimits, backoff: u8) -> Duration {
         let base = match self.smoothed {
             Some(smoothed) => (smoothed + self.variation * 4).max(limits.rto_min),
             None => limits.rto_initial,
@@ -48,7 +48,7 @@ impl Rtt {
     }
 
     /// How long the last packets may stay unanswered before a tail loss probe (RFC 8985, section 7.2).
-    pub(super) fn probe_timeout(&self, limits: &Limits) -> Duration {
+    pub(super) fn probe_timeout(&self, limits: &FlowLimits) -> Duration {
         match self.smoothed {
             Some(smoothed) => (smoothed * 2).max(limits.tail_min),
             None => limits.rto_initial,
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn the_timeout_follows_rfc_6298() {
-        let limits = Limits::default();
+        let limits = FlowLimits::default();
         let mut rtt = Rtt::default();
         assert_eq!(rtt.timeout(&limits, 0), limits.rto_initial);
         rtt.on_sample(us(8_000));
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn it_has_a_floor_backs_off_and_has_a_cap() {
-        let limits = Limits::default();
+        let limits = FlowLimits::default();
         let mut rtt = Rtt::default();
         for _ in 0..50 {
             rtt.on_sample(us(30));

@@ -12,7 +12,7 @@ use super::receive::Receiver;
 use super::silence::Silence;
 use super::state::{Life, State};
 use super::timestamps::Timestamps;
-use super::{Flow, Limits};
+use super::{Flow, FlowLimits};
 use crate::handshake::Features;
 use crate::state::{Unsound, ensure, ensure_past};
 use machnet_core::time::Instant;
@@ -26,7 +26,7 @@ pub struct SavedFlow<S, R = S>(Flow<S, R>);
 #[serde(remote = "Flow")]
 struct Written<S, R> {
     #[serde(skip)]
-    limits: Arc<Limits>,
+    limits: Arc<FlowLimits>,
     life: Life,
     features: Features,
     waiting: bool,
@@ -63,7 +63,7 @@ impl<S, R> SavedFlow<S, R> {
     /// [`Unsound`]; also what `sent` and `received` say. Tokens that they have given until then are dropped.
     pub fn restore<T, U>(
         self,
-        limits: &Arc<Limits>,
+        limits: &Arc<FlowLimits>,
         now: Instant,
         sent: impl FnMut(S) -> Result<T, Unsound>,
         received: impl FnMut(R) -> Result<U, Unsound>,

@@ -1,6 +1,6 @@
 //! How long the peer has been silent.
 
-use super::{Event, Limits};
+use super::{FlowEvent, FlowLimits};
 #[cfg(feature = "serde")]
 use crate::state::{Unsound, ensure_past};
 use machnet_core::time::{Duration, Instant};
@@ -62,18 +62,18 @@ impl Silence {
     }
 
     /// What is to be told, once.
-    pub(super) fn poll_event(&mut self) -> Option<Event> {
+    pub(super) fn poll_event(&mut self) -> Option<FlowEvent> {
         if !self.has_event() {
             return None;
         }
         self.told_silent = self.is_silent;
-        Some(if self.is_silent { Event::Silent } else { Event::Alive })
+        Some(if self.is_silent { FlowEvent::Silent } else { FlowEvent::Alive })
     }
 
     /// When [`on_deadline`](Self::on_deadline) has something to say; `None` while it depends on answers. `is_asking`:
     /// the peer is being asked.
     #[inline(always)] // asked after every turn of every flow
-    pub(super) fn deadline(&self, limits: &Limits, is_asking: bool) -> Option<Instant> {
+    pub(super) fn deadline(&self, limits: &FlowLimits, is_asking: bool) -> Option<Instant> {
         if self.unanswered == 0 {
             // What is to be asked will be asked anyway.
             return (!is_asking).then(|| self.heard_at + probe_after(limits));
@@ -85,7 +85,7 @@ impl Silence {
     }
 
     /// The deadline may have passed.
-    pub(super) fn on_deadline(&mut self, now: Instant, limits: &Limits) -> Finding {
+    pub(super) fn on_deadline(&mut self, now: Instant, limits: &FlowLimits) -> Finding {
         if self.unanswered == 0 {
             return if self.lasts(now, probe_after(limits)) { Finding::AskPeer } else { Finding::None };
         }
@@ -105,7 +105,7 @@ impl Silence {
     }
 
     /// Asked often enough to give up.
-    fn may_be_final(&self, limits: &Limits) -> bool {
+    fn may_be_final(&self, limits: &FlowLimits) -> bool {
         self.unanswered >= limits.probes_before_gone.max(TRIES_BEFORE_SILENT)
     }
 
@@ -117,7 +117,7 @@ impl Silence {
 }
 
 /// When a flow that hears nothing asks for a sign of life: early enough for several tries before it reports silence.
-pub(super) fn probe_after(limits: &Limits) -> Duration {
+pub(super) fn probe_after(limits: &FlowLimits) -> Duration {
     limits.silent_after * 2 / 3
 }
 
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_silent_peer_is_asked_then_reported_then_given_up() {
-        let limits = Limits::default();
+        let limits = FlowLimits::default();
         let mut silence = Silence::new(s(0));
         assert_eq!(silence.deadline(&limits, false), Some(s(2)));
         assert_eq!(silence.deadline(&limits, true), None, "it is asked already");
@@ -141,7 +141,10 @@ mod tests {
         assert_eq!((silence.deadline(&limits, true), silence.on_deadline(s(9), &limits)), (None, Finding::None));
         silence.on_asked();
         assert_eq!(silence.deadline(&limits, true), Some(s(3)));
-        assert_eq!((silence.on_deadline(s(3), &limits), silence.poll_event()), (Finding::None, Some(Event::Silent)));
+        assert_eq!(
+            (silence.on_deadline(s(3), &limits), silence.poll_event()),
+            (Finding::None, Some(FlowEvent::Silent))
+        );
         assert_eq!(
             (silence.poll_event(), silence.on_deadline(s(20), &limits)),
             (None, Finding::None),
@@ -156,15 +159,15 @@ mod tests {
 
     #[test]
     fn one_who_comes_back_is_told_if_his_silence_was() {
-        let limits = Limits::default();
+        let limits = FlowLimits::default();
         let mut silence = Silence::new(s(0));
         assert_eq!((silence.on_heard(s(2)), silence.poll_event()), (Duration::from_secs(2), None));
         silence.on_asked();
         silence.on_asked();
         silence.on_deadline(s(5), &limits);
-        assert_eq!(silence.poll_event(), Some(Event::Silent));
+        assert_eq!(silence.poll_event(), Some(FlowEvent::Silent));
         silence.on_heard(s(6));
-        assert_eq!((silence.poll_event(), silence.poll_event()), (Some(Event::Alive), None));
+        assert_eq!((silence.poll_event(), silence.poll_event()), (Some(FlowEvent::Alive), None));
         silence.skip(Duration::from_secs(3));
         assert_eq!((silence.heard_at(), silence.lasts(s(11), limits.silent_after)), (s(9), false));
     }

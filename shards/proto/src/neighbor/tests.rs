@@ -23,12 +23,12 @@ fn host(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 1, number)
 }
 
-fn reply(ip: Ipv4Addr, mac: MacAddr) -> Packet {
-    Packet::request(OUR_MAC, US, ip).answered_by(mac)
+fn reply(ip: Ipv4Addr, mac: MacAddr) -> ArpPacket {
+    ArpPacket::request(OUR_MAC, US, ip).answered_by(mac)
 }
 
 fn cache() -> NeighborCache {
-    NeighborCache::new(US, Limits::default())
+    NeighborCache::new(US, NeighborLimits::default())
 }
 
 /// A cache that learnt [`PEER`] at 0 by asking.
@@ -182,8 +182,8 @@ fn suspicion_right_after_an_answer_is_ignored() {
 
 #[test]
 fn a_changed_mac_is_noticed_from_announcements_of_both_kinds() {
-    let request = Packet::announcement(NEW_MAC, PEER);
-    for announcement in [request, Packet { operation: Operation::Reply, ..request }] {
+    let request = ArpPacket::announcement(NEW_MAC, PEER);
+    for announcement in [request, ArpPacket { operation: Operation::Reply, ..request }] {
         let mut cache = cache_with_peer();
         let change = Some(Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) });
         assert_eq!(cache.on_arp(&announcement, ms(10)), change);
@@ -199,7 +199,7 @@ fn a_changed_mac_is_noticed_from_announcements_of_both_kinds() {
 fn a_changed_mac_of_a_held_neighbor_is_used_and_proved_at_once() {
     let mut cache = cache_with_peer();
     assert!(cache.hold(PEER, ms(0)));
-    assert!(cache.on_arp(&Packet::announcement(NEW_MAC, PEER), ms(10)).is_some());
+    assert!(cache.on_arp(&ArpPacket::announcement(NEW_MAC, PEER), ms(10)).is_some());
     assert_eq!(actions(&mut cache, ms(10)), [Action::Request { ip: PEER, unicast_to: Some(NEW_MAC) }]);
     assert_eq!(cache.resolve(PEER, ms(10)), Resolution::Known(NEW_MAC));
     // It was a lie: who really has the address answers.
@@ -213,7 +213,7 @@ fn an_announcement_does_not_end_a_probe() {
     let mut cache = cache_with_peer();
     cache.suspect(PEER, ms(2_000));
     assert_eq!(actions(&mut cache, ms(2_000)), [UNICAST]);
-    let announcement = Packet { operation: Operation::Reply, ..Packet::announcement(MAC, PEER) };
+    let announcement = ArpPacket { operation: Operation::Reply, ..ArpPacket::announcement(MAC, PEER) };
     assert_eq!(cache.on_arp(&announcement, ms(2_001)), None);
     assert_eq!(left_alone(&mut cache, ms(2_100)), [(2_100, UNICAST)]);
 }
@@ -221,7 +221,7 @@ fn an_announcement_does_not_end_a_probe() {
 #[test]
 fn who_asks_for_us_is_learnt_and_probed_when_used() {
     let mut cache = cache();
-    let request = Packet::request(MAC, PEER, US);
+    let request = ArpPacket::request(MAC, PEER, US);
     assert_eq!(cache.on_arp(&request, ms(0)), Some(Change { ip: PEER, mac: MAC, previous: None }));
     assert_eq!(actions(&mut cache, ms(0)), []);
     assert_eq!(cache.resolve(PEER, ms(1)), Resolution::Known(MAC));
@@ -234,7 +234,7 @@ fn a_request_of_the_one_searched_for_ends_the_search() {
     cache.resolve(PEER, ms(0));
     assert_eq!(actions(&mut cache, ms(0)), [BROADCAST]);
     let change = Some(Change { ip: PEER, mac: MAC, previous: None });
-    assert_eq!(cache.on_arp(&Packet::request(MAC, PEER, US), ms(1)), change);
+    assert_eq!(cache.on_arp(&ArpPacket::request(MAC, PEER, US), ms(1)), change);
     assert_eq!(cache.resolve(PEER, ms(2)), Resolution::Known(MAC));
 }
 
@@ -242,12 +242,12 @@ fn a_request_of_the_one_searched_for_ends_the_search() {
 fn what_does_not_concern_us_is_not_learnt() {
     let third = host(3);
     let unbelieved = [
-        ("a stranger's announcement", Packet::announcement(MAC, PEER)),
+        ("a stranger's announcement", ArpPacket::announcement(MAC, PEER)),
         ("a stranger's reply", reply(PEER, MAC)),
-        ("a request for another host", Packet::request(MAC, PEER, third)),
-        ("a reply to another host", Packet::request(OUR_MAC, third, PEER).answered_by(MAC)),
-        ("our own address at another MAC", Packet::request(MAC, US, US)),
-        ("a probe for our address (RFC 5227)", Packet::request(MAC, Ipv4Addr::UNSPECIFIED, US)),
+        ("a request for another host", ArpPacket::request(MAC, PEER, third)),
+        ("a reply to another host", ArpPacket::request(OUR_MAC, third, PEER).answered_by(MAC)),
+        ("our own address at another MAC", ArpPacket::request(MAC, US, US)),
+        ("a probe for our address (RFC 5227)", ArpPacket::request(MAC, Ipv4Addr::UNSPECIFIED, US)),
     ];
     for (why, packet) in unbelieved {
         let mut cache = cache();
@@ -255,7 +255,7 @@ fn what_does_not_concern_us_is_not_learnt() {
         assert_eq!(cache.deadline(), None, "{why}");
     }
     let mut cache = cache_with_peer();
-    assert_eq!(cache.on_arp(&Packet::request(NEW_MAC, PEER, third), ms(1)), None);
+    assert_eq!(cache.on_arp(&ArpPacket::request(NEW_MAC, PEER, third), ms(1)), None);
     assert_eq!(cache.resolve(PEER, ms(1)), Resolution::Known(MAC));
 }
 
@@ -278,7 +278,7 @@ fn addresses_of_no_single_host_are_unreachable() {
 
 #[test]
 fn a_full_cache_evicts_the_one_unused_for_longest_but_none_held_or_searched_for() {
-    let mut cache = NeighborCache::new(US, Limits { entries: 4, ..Limits::default() });
+    let mut cache = NeighborCache::new(US, NeighborLimits { entries: 4, ..NeighborLimits::default() });
     for number in 1..=4 {
         cache.resolve(host(number), ms(u64::from(number)));
     }
@@ -290,7 +290,7 @@ fn a_full_cache_evicts_the_one_unused_for_longest_but_none_held_or_searched_for(
     assert!(cache.hold(host(1), ms(6)));
     assert_eq!(cache.resolve(host(2), ms(7)), Resolution::Known(MAC));
 
-    assert_eq!(cache.on_arp(&Packet::request(MAC, PEER, US), ms(8)), None, "a stranger's request evicts nobody");
+    assert_eq!(cache.on_arp(&ArpPacket::request(MAC, PEER, US), ms(8)), None, "a stranger's request evicts nobody");
     assert_eq!(cache.resolve(PEER, ms(8)), Resolution::Pending);
     assert!(!cache.hold(host(3), ms(9)), "3 was unused for longest");
     for number in [1, 2, 4] {
@@ -320,7 +320,7 @@ enum Step {
     Release(prop::sample::Index),
     Confirm(Ipv4Addr),
     Suspect(Ipv4Addr),
-    Arp(Packet),
+    Arp(ArpPacket),
     Sleep(Duration),
     SleepUntilDeadline,
     /// Written, and read back.
@@ -331,7 +331,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     let ip = || (0u8..12).prop_map(host);
     let mac = || (0u8..3).prop_map(|last| MacAddr([2, 0, 0, 0, 1, last]));
     let arp = (mac(), ip(), mac(), prop_oneof![Just(US), ip()], any::<bool>()).prop_map(
-        |(sender_mac, sender_ip, target_mac, target_ip, is_reply)| Packet {
+        |(sender_mac, sender_ip, target_mac, target_ip, is_reply)| ArpPacket {
             operation: if is_reply { Operation::Reply } else { Operation::Request },
             sender_mac,
             sender_ip,
@@ -367,7 +367,7 @@ fn check(cache: &NeighborCache) {
 proptest! {
     #[test]
     fn whatever_happens_the_cache_stays_sound(steps in proptest::collection::vec(any_step(), 0..200)) {
-        let mut cache = NeighborCache::new(US, Limits { entries: 8, ..Limits::default() });
+        let mut cache = NeighborCache::new(US, NeighborLimits { entries: 8, ..NeighborLimits::default() });
         let mut held = Vec::new();
         let mut now = ms(0);
         for step in steps {
@@ -411,7 +411,7 @@ proptest! {
 
 #[test]
 fn a_neighbor_that_comes_back_with_another_mac_tells_where_flows_still_send() {
-    let mut cache = NeighborCache::new(US, Limits::default());
+    let mut cache = NeighborCache::new(US, NeighborLimits::default());
     assert_eq!(cache.resolve(PEER, ms(0)), Resolution::Pending);
     assert!(cache.on_arp(&reply(PEER, MAC), ms(1)).is_some());
     assert!(cache.hold(PEER, ms(1)));
@@ -434,7 +434,9 @@ fn bytes_that_are_no_cache_are_told() {
     let restored = |entries: &[(Ipv4Addr, Entry)], entries_max| {
         let entries: BTreeMap<_, _> = entries.iter().map(|(ip, entry)| (*ip, entry)).collect();
         let saved: SavedNeighbors = reread(&entries);
-        saved.restore(US, Limits { entries: entries_max, ..Limits::default() }, ms(1)).map(|cache| cache.len())
+        saved
+            .restore(US, NeighborLimits { entries: entries_max, ..NeighborLimits::default() }, ms(1))
+            .map(|cache| cache.len())
     };
     let reachable = || entry(State::Reachable { mac: MAC, confirmed: ms(1) }, 1);
     assert_eq!(restored(&[(PEER, reachable()), (host(1), entry(State::Stale { mac: MAC }, 0))], 2), Ok(2));

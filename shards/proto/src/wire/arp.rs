@@ -28,7 +28,7 @@ pub enum Operation {
 
 /// An ARP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
+pub struct ArpPacket {
     /// Whether it asks or answers.
     pub operation: Operation,
     /// The MAC of who sent it; one host.
@@ -41,7 +41,7 @@ pub struct Packet {
     pub target_ip: Ipv4Addr,
 }
 
-impl Packet {
+impl ArpPacket {
     /// Asks who has `target_ip`.
     pub const fn request(sender_mac: MacAddr, sender_ip: Ipv4Addr, target_ip: Ipv4Addr) -> Self {
         Self { operation: Operation::Request, sender_mac, sender_ip, target_mac: MacAddr([0; 6]), target_ip }
@@ -150,13 +150,13 @@ mod tests {
     const OUR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
     const THEIR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
-    fn parse(frame: &[u8]) -> Result<Packet, WireError> {
-        Packet::parse(ethernet::Header::parse(frame)?.1)
+    fn parse(frame: &[u8]) -> Result<ArpPacket, WireError> {
+        ArpPacket::parse(ethernet::Header::parse(frame)?.1)
     }
 
     #[test]
     fn a_known_request_and_its_answer() {
-        let request = Packet::request(OURS, OUR_IP, THEIR_IP);
+        let request = ArpPacket::request(OURS, OUR_IP, THEIR_IP);
         #[rustfmt::skip]
         let bytes = [
             0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x08, 0x06,
@@ -167,7 +167,7 @@ mod tests {
         assert!(!request.is_announcement());
 
         let answer = request.answered_by(THEIRS);
-        let expected = Packet {
+        let expected = ArpPacket {
             operation: Operation::Reply,
             sender_mac: THEIRS,
             sender_ip: THEIR_IP,
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_announcement_asks_for_its_own_address() {
-        let announcement = Packet::announcement(OURS, OUR_IP);
+        let announcement = ArpPacket::announcement(OURS, OUR_IP);
         assert!(announcement.is_announcement());
         assert_eq!((announcement.sender_ip, announcement.target_ip), (OUR_IP, OUR_IP));
         assert_eq!(announcement.operation, Operation::Request);
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn other_formats_are_unknown_and_senders_that_are_not_one_host_are_refused() {
-        let frame = Packet::request(OURS, OUR_IP, THEIR_IP).frame(MacAddr::BROADCAST);
+        let frame = ArpPacket::request(OURS, OUR_IP, THEIR_IP).frame(MacAddr::BROADCAST);
         let changed = |at: usize, value: u8| {
             let mut packet = frame;
             packet[ethernet::HEADER_BYTES + at] = value;
@@ -199,10 +199,10 @@ mod tests {
         }
         assert_eq!(changed(8, 0xff), Err(WireError::BadField), "a group's MAC");
         assert_eq!(changed(14, 224), Err(WireError::BadField), "a group's IP");
-        let from_everybody = Packet::request(OURS, Ipv4Addr::BROADCAST, THEIR_IP);
+        let from_everybody = ArpPacket::request(OURS, Ipv4Addr::BROADCAST, THEIR_IP);
         assert_eq!(parse(&from_everybody.frame(THEIRS)), Err(WireError::BadField));
         assert_eq!(parse(&frame[..FRAME_BYTES - 1]), Err(WireError::Truncated));
-        let from_nobody = Packet::request(MacAddr([0; 6]), OUR_IP, THEIR_IP);
+        let from_nobody = ArpPacket::request(MacAddr([0; 6]), OUR_IP, THEIR_IP);
         assert_eq!(parse(&from_nobody.frame(OURS)), Err(WireError::BadField));
     }
 
@@ -213,7 +213,7 @@ mod tests {
             target_ip: u32, padding in 0usize..20,
         ) {
             sender_mac[0] = sender_mac[0] & 0xfe | 2;
-            let packet = Packet {
+            let packet = ArpPacket {
                 operation: if is_reply { Operation::Reply } else { Operation::Request },
                 sender_mac: MacAddr(sender_mac),
                 sender_ip: sender_ip.into(),

@@ -21,7 +21,7 @@ pub fn parse(frame: &[u8]) -> Result<Parsed<'_>, WireError> {
     let (ethernet, packet) = ethernet::Header::parse(frame)?;
     match ethernet.ether_type {
         EtherType::IPV4 => {}
-        EtherType::ARP => return arp::Packet::parse(packet).map(Parsed::Arp),
+        EtherType::ARP => return arp::ArpPacket::parse(packet).map(Parsed::Arp),
         _ => return Ok(Parsed::Other),
     }
     let (ip, payload) = ipv4::Header::parse(packet)?;
@@ -56,7 +56,7 @@ pub fn parse(frame: &[u8]) -> Result<Parsed<'_>, WireError> {
 #[derive(Clone, Copy, Debug)]
 pub enum Parsed<'a> {
     /// ARP.
-    Arp(arp::Packet),
+    Arp(arp::ArpPacket),
     /// ICMP; [`super::icmp::echo_reply`] takes the whole frame.
     Icmp {
         /// Whom the frame is for.
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_frame_is_told_from_the_others() {
-        let arp = arp::Packet::request(US, KEY.local_ip, KEY.remote_ip);
+        let arp = arp::ArpPacket::request(US, KEY.local_ip, KEY.remote_ip);
         assert!(matches!(parse(&arp.frame(MacAddr::BROADCAST)), Ok(Parsed::Arp(packet)) if packet == arp));
 
         let with_protocol = |protocol: Protocol| {

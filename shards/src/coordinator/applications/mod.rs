@@ -18,7 +18,7 @@ use machnet_proto::state::{Unsound, ensure};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::action::{Action, Actions};
-use super::plan::Interface;
+use super::plan::InterfacePlan;
 use super::{ConnectionId, Effect};
 use crate::budget::Cooldown;
 use crate::counters::{ChannelCounts, Registry};
@@ -209,7 +209,7 @@ impl Applications {
     pub(super) fn grant(
         &mut self,
         (connection, request): (ConnectionId, u32),
-        interface: &Interface,
+        interface: &InterfacePlan,
         shards: &[ShardId],
         actions: &mut Actions,
     ) -> Result<(), ControlError> {
@@ -280,7 +280,7 @@ impl Applications {
         Some(&mut self.connections.get_mut(&connection)?.endpoint.as_mut()?.channels)
     }
 
-    fn geometry(&self, interface: &Interface) -> Geometry {
+    fn geometry(&self, interface: &InterfacePlan) -> Geometry {
         let bytes = |budget: u32| usize::try_from(budget).expect("32 bits fit");
         let (send, receive) = self.budgets;
         Geometry::for_payload(interface.max_payload_bytes(), bytes(send), bytes(receive))

@@ -137,7 +137,7 @@ pub(super) enum Heard {
     /// It is not to be ours.
     Taken(AddressInUse),
     /// It is ours, and another host claims it; to be answered to everybody by this packet, if there is one.
-    Conflict(Option<arp::Packet>),
+    Conflict(Option<arp::ArpPacket>),
 }
 
 impl Address {
@@ -177,7 +177,7 @@ impl Address {
     }
 
     /// What is to be sent to everybody now, if anything. The address is ours from the first announcement on.
-    pub(super) fn poll(&mut self, random: &mut Random, now: Instant) -> Option<arp::Packet> {
+    pub(super) fn poll(&mut self, random: &mut Random, now: Instant) -> Option<arp::ArpPacket> {
         if self.deadline()? > now {
             return None;
         }
@@ -190,21 +190,21 @@ impl Address {
                 *sent += 1;
                 let is_last = *sent == PROBE_NUM;
                 *next = now + if is_last { ANNOUNCE_WAIT } else { random.duration(PROBE_MIN, PROBE_MAX) };
-                Some(arp::Packet::request(self.mac, Ipv4Addr::UNSPECIFIED, self.ip))
+                Some(arp::ArpPacket::request(self.mac, Ipv4Addr::UNSPECIFIED, self.ip))
             }
             State::Ours { announcement, .. } => {
                 let Announcement { number, .. } = announcement.take()?;
                 if number < ANNOUNCE_NUM {
                     *announcement = Some(Announcement { number: number + 1, due: now + ANNOUNCE_INTERVAL });
                 }
-                Some(arp::Packet::announcement(self.mac, self.ip))
+                Some(arp::ArpPacket::announcement(self.mac, self.ip))
             }
             State::Taken => None,
         }
     }
 
     /// Another host said something.
-    pub(super) fn hear(&mut self, packet: &arp::Packet, now: Instant) -> Heard {
+    pub(super) fn hear(&mut self, packet: &arp::ArpPacket, now: Instant) -> Heard {
         let claims = packet.sender_ip == self.ip;
         let probes = packet.sender_ip.is_unspecified()
             && packet.target_ip == self.ip
@@ -220,7 +220,7 @@ impl Address {
                     let (ip, other) = (self.ip, packet.sender_mac);
                     tracing::warn!(%ip, %other, "another host uses our IP: give one of the two another");
                 }
-                Heard::Conflict(defended.allows(now).then(|| arp::Packet::announcement(self.mac, self.ip)))
+                Heard::Conflict(defended.allows(now).then(|| arp::ArpPacket::announcement(self.mac, self.ip)))
             }
             _ => Heard::Nothing,
         }
@@ -243,7 +243,7 @@ mod tests {
     }
 
     /// What is sent, and when, until nothing is due any more.
-    fn sent(address: &mut Address, random: &mut Random) -> Vec<(Instant, arp::Packet)> {
+    fn sent(address: &mut Address, random: &mut Random) -> Vec<(Instant, arp::ArpPacket)> {
         let mut sent = Vec::new();
         while let Some(due) = address.deadline() {
             assert_eq!(address.poll(random, Instant::from_nanos(due.as_nanos() - 1)), None);
@@ -266,8 +266,8 @@ mod tests {
         let mut random = random();
         for _ in 0..100 {
             let (times, packets): (Vec<_>, Vec<_>) = sent(&mut address(&mut random), &mut random).into_iter().unzip();
-            let probe = arp::Packet::request(OURS, Ipv4Addr::UNSPECIFIED, OUR_IP);
-            let announcement = arp::Packet::announcement(OURS, OUR_IP);
+            let probe = arp::ArpPacket::request(OURS, Ipv4Addr::UNSPECIFIED, OUR_IP);
+            let announcement = arp::ArpPacket::announcement(OURS, OUR_IP);
             assert_eq!(packets, [probe, probe, probe, announcement, announcement]);
             let gaps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
             assert!(times[0] <= START + PROBE_WAIT, "{times:?}");
@@ -279,10 +279,10 @@ mod tests {
 
     #[test]
     fn a_host_that_has_the_address_or_wants_it_too_keeps_us_from_taking_it() {
-        let answer = arp::Packet::request(OURS, Ipv4Addr::UNSPECIFIED, OUR_IP).answered_by(THEIRS);
-        let question = arp::Packet::request(THEIRS, OUR_IP, THEIR_IP);
-        let probe = arp::Packet::request(THEIRS, Ipv4Addr::UNSPECIFIED, OUR_IP);
-        for packet in [answer, question, probe, arp::Packet::announcement(THEIRS, OUR_IP)] {
+        let answer = arp::ArpPacket::request(OURS, Ipv4Addr::UNSPECIFIED, OUR_IP).answered_by(THEIRS);
+        let question = arp::ArpPacket::request(THEIRS, OUR_IP, THEIR_IP);
+        let probe = arp::ArpPacket::request(THEIRS, Ipv4Addr::UNSPECIFIED, OUR_IP);
+        for packet in [answer, question, probe, arp::ArpPacket::announcement(THEIRS, OUR_IP)] {
             for probes in 0..=PROBE_NUM {
                 let mut random = random();
                 let mut address = address(&mut random);
@@ -302,12 +302,12 @@ mod tests {
     fn what_is_about_other_addresses_keeps_us_from_nothing() {
         let mut address = address(&mut random());
         for packet in [
-            arp::Packet::request(THEIRS, THEIR_IP, OUR_IP),
-            arp::Packet::request(THEIRS, Ipv4Addr::UNSPECIFIED, THEIR_IP),
-            arp::Packet::request(OURS, Ipv4Addr::UNSPECIFIED, THEIR_IP).answered_by(THEIRS),
-            arp::Packet {
+            arp::ArpPacket::request(THEIRS, THEIR_IP, OUR_IP),
+            arp::ArpPacket::request(THEIRS, Ipv4Addr::UNSPECIFIED, THEIR_IP),
+            arp::ArpPacket::request(OURS, Ipv4Addr::UNSPECIFIED, THEIR_IP).answered_by(THEIRS),
+            arp::ArpPacket {
                 operation: arp::Operation::Reply,
-                ..arp::Packet::request(THEIRS, Ipv4Addr::UNSPECIFIED, OUR_IP)
+                ..arp::ArpPacket::request(THEIRS, Ipv4Addr::UNSPECIFIED, OUR_IP)
             },
         ] {
             assert_eq!(address.hear(&packet, START), Heard::Nothing, "{packet:?}");
@@ -318,13 +318,13 @@ mod tests {
     #[test]
     fn our_address_is_defended_once_in_ten_seconds_and_every_claim_is_counted() {
         let mut address = ours();
-        let claim = arp::Packet::announcement(THEIRS, OUR_IP);
+        let claim = arp::ArpPacket::announcement(THEIRS, OUR_IP);
         let mut defences = Vec::new();
         for tick in 0..250 {
             let now = START + tick * Duration::from_millis(100);
             match address.hear(&claim, now) {
                 Heard::Conflict(Some(packet)) => {
-                    assert_eq!(packet, arp::Packet::announcement(OURS, OUR_IP));
+                    assert_eq!(packet, arp::ArpPacket::announcement(OURS, OUR_IP));
                     defences.push((now - START).as_secs());
                 }
                 heard => assert_eq!(heard, Heard::Conflict(None)),
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!((defences, address.conflicts()), (vec![0, 10, 20], 250));
         assert!(address.is_ours());
         // Who asks whether it is free is answered as any request for it; that is no claim.
-        let probe = arp::Packet::request(THEIRS, Ipv4Addr::UNSPECIFIED, OUR_IP);
+        let probe = arp::ArpPacket::request(THEIRS, Ipv4Addr::UNSPECIFIED, OUR_IP);
         assert_eq!((address.hear(&probe, START), address.conflicts()), (Heard::Nothing, 250));
     }
 }

@@ -19,7 +19,7 @@ use machnet_proto::state::{Unsound, ensure};
 use machnet_proto::wire::arp;
 
 use super::action::{Action, Actions};
-use super::plan::Interface;
+use super::plan::InterfacePlan;
 use super::random::Random;
 use crate::mailbox::ShardId;
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,7 @@ impl SavedInterfaces {
     /// What is known of these interfaces; otherwise as [`Interfaces::new`].
     pub(super) fn restore(
         self,
-        interfaces: Vec<Interface>,
+        interfaces: Vec<InterfacePlan>,
         shards: usize,
         limits: &Limits,
         now: Instant,
@@ -77,7 +77,7 @@ impl SavedInterfaces {
 }
 
 /// The interface of each shard.
-fn of_shards(interfaces: &[Interface], shards: usize) -> Vec<InterfaceId> {
+fn of_shards(interfaces: &[InterfacePlan], shards: usize) -> Vec<InterfaceId> {
     let mut of_shards = vec![None; shards];
     for (number, interface) in interfaces.iter().enumerate() {
         for shard in &interface.shards {
@@ -93,7 +93,7 @@ impl Interfaces {
     /// # Panics
     /// When a shard belongs to no interface, or an interface has one that there is not: our own mistake.
     pub(super) fn new(
-        interfaces: Vec<Interface>,
+        interfaces: Vec<InterfacePlan>,
         shards: usize,
         limits: &Limits,
         random: &mut Random,
@@ -127,7 +127,7 @@ impl Interfaces {
     }
 
     /// An interface.
-    pub(super) fn get(&self, id: InterfaceId) -> &Interface {
+    pub(super) fn get(&self, id: InterfaceId) -> &InterfacePlan {
         self.all[id.0].interface()
     }
 
@@ -137,7 +137,7 @@ impl Interfaces {
     }
 
     /// The interface of a shard.
-    pub(super) fn of(&self, shard: ShardId) -> &Interface {
+    pub(super) fn of(&self, shard: ShardId) -> &InterfacePlan {
         self.get(self.id_of(shard))
     }
 
@@ -182,7 +182,7 @@ impl Interfaces {
     }
 
     /// A shard received an ARP packet.
-    pub(super) fn arp(&mut self, shard: ShardId, packet: &arp::Packet, now: Instant, actions: &mut Actions) {
+    pub(super) fn arp(&mut self, shard: ShardId, packet: &arp::ArpPacket, now: Instant, actions: &mut Actions) {
         self.state_of(shard).arp(shard, packet, now, actions);
     }
 
@@ -247,7 +247,7 @@ pub(super) mod tests {
     }
 
     /// Interfaces whose addresses are ours, and announced.
-    fn started(interfaces: Vec<Interface>, shards: usize) -> Interfaces {
+    fn started(interfaces: Vec<InterfacePlan>, shards: usize) -> Interfaces {
         let (mut random, mut actions) = (Random::new(&[7; 16]), Actions::default());
         let mut interfaces = Interfaces::new(interfaces, shards, &Limits::default(), &mut random, Instant::ZERO);
         while let Some(deadline) = interfaces.deadline() {
@@ -260,10 +260,10 @@ pub(super) mod tests {
     pub(crate) const FIRST: InterfaceId = InterfaceId(0);
 
     /// Two interfaces: shards 0 and 2 belong to the first, shard 1 to the second.
-    fn two() -> Vec<Interface> {
+    fn two() -> Vec<InterfacePlan> {
         let ip = Ipv4Addr::new(10, 0, 1, 1);
-        let first = Interface { shards: vec![ShardId(0), ShardId(2)], ..interface(0) };
-        let second = Interface { mac: MacAddr([2, 0, 0, 0, 1, 1]), ip, shards: vec![ShardId(1)], ..interface(0) };
+        let first = InterfacePlan { shards: vec![ShardId(0), ShardId(2)], ..interface(0) };
+        let second = InterfacePlan { mac: MacAddr([2, 0, 0, 0, 1, 1]), ip, shards: vec![ShardId(1)], ..interface(0) };
         vec![first, second]
     }
 
@@ -306,12 +306,14 @@ pub(super) mod tests {
     fn one_address_that_another_host_has_is_enough_and_nobody_was_answered_before() {
         let ((mut interfaces, mut random), mut actions) = (starting(), Actions::default());
         let now = Instant::ZERO;
-        for packet in [arp::Packet::request(THEIRS, THEIR_IP, OUR_IP), arp::Packet::announcement(THEIRS, THEIR_IP)] {
+        for packet in
+            [arp::ArpPacket::request(THEIRS, THEIR_IP, OUR_IP), arp::ArpPacket::announcement(THEIRS, THEIR_IP)]
+        {
             interfaces.arp(ShardId(0), &packet, now, &mut actions);
         }
         assert_eq!(interfaces.with_address(OUR_IP), Err(ControlError::NoSuchAddress(vec![])));
         assert_eq!(actions.describe(), [""; 0]);
-        let claim = arp::Packet::request(THEIRS, OUR_IP, THEIR_IP);
+        let claim = arp::ArpPacket::request(THEIRS, OUR_IP, THEIR_IP);
         interfaces.arp(ShardId(2), &claim, now, &mut actions);
         assert_eq!(actions.describe(), [format!("address of {THEIRS}")]);
         let mut rest = Vec::new();
@@ -340,7 +342,7 @@ pub(super) mod tests {
     #[test]
     fn packets_are_heard_by_the_interface_of_their_shard() {
         let (mut interfaces, mut actions, now) = (started(two(), 3), Actions::default(), Instant::ZERO);
-        let request = arp::Packet::request(THEIRS, THEIR_IP, OUR_IP);
+        let request = arp::ArpPacket::request(THEIRS, THEIR_IP, OUR_IP);
         interfaces.arp(ShardId(1), &request, now, &mut actions);
         assert_eq!(actions.describe(), [""; 0], "the other's address");
         interfaces.arp(ShardId(2), &request, now, &mut actions);

@@ -16,7 +16,7 @@ use super::address::{Address, Heard, SavedAddress};
 use super::prediction::Predictions;
 use crate::budget::Cooldown;
 use crate::coordinator::action::{Action, Actions};
-use crate::coordinator::plan::Interface;
+use crate::coordinator::plan::InterfacePlan;
 use crate::coordinator::random::Random;
 use crate::mailbox::{ShardId, ToShard};
 use serde::{Deserialize, Serialize, Serializer};
@@ -28,7 +28,7 @@ const ASK_DEVICE_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct InterfaceState {
     id: InterfaceId,
-    interface: Interface,
+    interface: InterfacePlan,
     address: Address,
     neighbors: NeighborCache,
     predictions: Predictions,
@@ -40,7 +40,7 @@ pub(crate) struct InterfaceState {
 /// Which interface it is, and what is known of its link. What its device lost is asked for again.
 impl Serialize for InterfaceState {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Interface { mac, ip, shards, .. } = &self.interface;
+        let InterfacePlan { mac, ip, shards, .. } = &self.interface;
         ((mac, ip, shards), self.address.save(), &self.neighbors, self.predictions).serialize(serializer)
     }
 }
@@ -59,7 +59,7 @@ impl SavedInterface {
     pub(super) fn restore(
         self,
         id: InterfaceId,
-        interface: Interface,
+        interface: InterfacePlan,
         limits: &Limits,
         now: Instant,
     ) -> Result<InterfaceState, Unsound> {
@@ -77,15 +77,15 @@ impl SavedInterface {
     }
 }
 
-fn neighbor_limits(limits: &Limits) -> neighbor::Limits {
+fn neighbor_limits(limits: &Limits) -> neighbor::NeighborLimits {
     let entries = usize::try_from(limits.max_neighbors).expect("32 bits fit");
-    neighbor::Limits { entries, ..neighbor::Limits::default() }
+    neighbor::NeighborLimits { entries, ..neighbor::NeighborLimits::default() }
 }
 
 impl InterfaceState {
     pub(super) fn new(
         id: InterfaceId,
-        interface: Interface,
+        interface: InterfacePlan,
         limits: &Limits,
         random: &mut Random,
         now: Instant,
@@ -102,7 +102,7 @@ impl InterfaceState {
     }
 
     /// What does not change.
-    pub(crate) fn interface(&self) -> &Interface {
+    pub(crate) fn interface(&self) -> &InterfacePlan {
         &self.interface
     }
 
@@ -187,7 +187,7 @@ impl InterfaceState {
         while let Some(action) = self.neighbors.poll(now) {
             match action {
                 neighbor::Action::Request { ip, unicast_to } => {
-                    let request = arp::Packet::request(self.interface.mac, self.interface.ip, ip);
+                    let request = arp::ArpPacket::request(self.interface.mac, self.interface.ip, ip);
                     self.transmit(&request, unicast_to.unwrap_or(MacAddr::BROADCAST), actions);
                 }
                 neighbor::Action::Failed { ip } => actions.push(Action::NextHopFailed { interface: self.id, ip }),
@@ -204,7 +204,7 @@ impl InterfaceState {
         }
     }
 
-    pub(super) fn arp(&mut self, shard: ShardId, packet: &arp::Packet, now: Instant, actions: &mut Actions) {
+    pub(super) fn arp(&mut self, shard: ShardId, packet: &arp::ArpPacket, now: Instant, actions: &mut Actions) {
         let (mac, ip) = (self.interface.mac, self.interface.ip);
         if packet.sender_mac == mac {
             return; // our own, shown again by the device
@@ -243,7 +243,7 @@ impl InterfaceState {
     }
 
     /// Sends through a shard that stands for all: it is about no particular flow.
-    fn transmit(&self, packet: &arp::Packet, destination: MacAddr, actions: &mut Actions) {
+    fn transmit(&self, packet: &arp::ArpPacket, destination: MacAddr, actions: &mut Actions) {
         let frame = Box::new(packet.frame(destination));
         actions.post(self.interface.shards[0], ToShard::Transmit { frame });
     }
@@ -269,11 +269,11 @@ mod tests {
         actions.describe()
     }
 
-    fn made_of(interface: Interface) -> InterfaceState {
+    fn made_of(interface: InterfacePlan) -> InterfaceState {
         InterfaceState::new(FIRST, interface, &Limits::default(), &mut Random::new(&[7; 16]), Instant::ZERO)
     }
 
-    fn arp(state: &mut InterfaceState, packet: arp::Packet, now: Instant) -> Vec<String> {
+    fn arp(state: &mut InterfaceState, packet: arp::ArpPacket, now: Instant) -> Vec<String> {
         let mut actions = Actions::default();
         state.arp(ShardId(1), &packet, now, &mut actions);
         actions.describe()
@@ -284,13 +284,13 @@ mod tests {
         let (mut state, now) = (state(), Instant::from_nanos(20_000_000_000));
         assert_eq!(state.resolve(Some(THEIR_IP), now), Resolution::Pending);
         assert_eq!(poll(&mut state, now), ["0: ARP Request 10.0.0.2"]);
-        let answer = arp::Packet::request(OURS, OUR_IP, THEIR_IP).answered_by(THEIRS);
+        let answer = arp::ArpPacket::request(OURS, OUR_IP, THEIR_IP).answered_by(THEIRS);
         assert_eq!(arp(&mut state, answer, now), [format!("10.0.0.2 is at {THEIRS}")]);
         assert_eq!(state.resolve(Some(THEIR_IP), now), Resolution::Known(THEIRS));
         let moved = MacAddr([2, 0, 0, 0, 0, 9]);
         let next_hop = |shard: u8| format!("{shard}: NextHop {THEIRS} {moved} Some({THEIR_IP})");
         let told = [next_hop(0), next_hop(1), format!("10.0.0.2 is at {moved}")];
-        assert_eq!(arp(&mut state, arp::Packet::announcement(moved, THEIR_IP), now), told);
+        assert_eq!(arp(&mut state, arp::ArpPacket::announcement(moved, THEIR_IP), now), told);
 
         let nobody = Ipv4Addr::new(10, 0, 0, 77);
         assert_eq!(state.resolve(Some(nobody), now), Resolution::Pending);
@@ -305,20 +305,20 @@ mod tests {
     fn what_is_not_for_us_or_from_us_is_not_answered() {
         let (mut state, now) = (state(), Instant::from_nanos(20_000_000_000));
         let nobody = Ipv4Addr::new(10, 0, 0, 77);
-        assert_eq!(arp(&mut state, arp::Packet::request(THEIRS, THEIR_IP, nobody), now), [""; 0]);
-        assert_eq!(arp(&mut state, arp::Packet::request(OURS, OUR_IP, OUR_IP), now), [""; 0]);
+        assert_eq!(arp(&mut state, arp::ArpPacket::request(THEIRS, THEIR_IP, nobody), now), [""; 0]);
+        assert_eq!(arp(&mut state, arp::ArpPacket::request(OURS, OUR_IP, OUR_IP), now), [""; 0]);
         assert_eq!(state.resolve(None, now), Resolution::Known(OURS), "a flow within this host");
     }
 
     #[test]
     fn another_hosts_claim_is_answered_to_everybody_and_teaches_nothing() {
         let (mut state, now) = (state(), Instant::from_nanos(20_000_000_000));
-        let claim = arp::Packet::request(THEIRS, OUR_IP, OUR_IP);
+        let claim = arp::ArpPacket::request(THEIRS, OUR_IP, OUR_IP);
         assert_eq!(arp(&mut state, claim, now), ["0: announcement"]);
         assert_eq!(arp(&mut state, claim, now), [""; 0], "not so soon again");
         assert_eq!((state.conflicts(), state.neighbors().len()), (2, 0));
         // Who asks first whether it is free is told.
-        let probe = arp::Packet::request(THEIRS, Ipv4Addr::UNSPECIFIED, OUR_IP);
+        let probe = arp::ArpPacket::request(THEIRS, Ipv4Addr::UNSPECIFIED, OUR_IP);
         assert_eq!(arp(&mut state, probe, now), ["1: ARP Reply 0.0.0.0"]);
         assert_eq!((state.conflicts(), state.neighbors().len()), (2, 0));
     }
@@ -333,7 +333,7 @@ mod tests {
                 DeviceDrops { missed: self.0, no_frame: 0 }
             }
         }
-        let mut state = made_of(Interface { counts: Some(Box::new(Device(0))), ..interface(1) });
+        let mut state = made_of(InterfacePlan { counts: Some(Box::new(Device(0))), ..interface(1) });
         let missed = |state: &mut InterfaceState, after| {
             state.ask_device(Instant::ZERO + after);
             state.device_drops().missed

@@ -147,7 +147,7 @@ fn what_an_endpoint_had_is_free_when_it_ends_between_listen_and_its_answer() {
 
 #[test]
 fn memory_is_limited_by_user_and_comes_back_when_the_shards_have_let_go() {
-    let limit = |plan: &mut Plan| plan.limits.max_channel_bytes_per_user = 40 << 20;
+    let limit = |plan: &mut CoordinatorPlan| plan.limits.max_channel_bytes_per_user = 40 << 20;
     let mut rig = Rig::with(2, 1024, limit);
     let first = rig.attached();
     rig.listen(first, 888);

@@ -10,7 +10,7 @@ fn a_flow_is_created_where_its_answer_arrives() {
     assert_eq!(rig.replies(connection).len(), 2, "channels");
     assert_eq!(rig.posts(0), ["AddChannel", "ARP Request 10.0.0.2"]);
     assert_eq!(rig.posts(1), ["AddChannel"]);
-    rig.arp(arp::Packet::request(US, OUR_IP, PEER_IP).answered_by(PEER));
+    rig.arp(arp::ArpPacket::request(US, OUR_IP, PEER_IP).answered_by(PEER));
     assert_eq!(rig.posts(1), ["Expect"]);
     let messages = rig.take(0);
     assert!(matches!(&messages[0], ToShard::Expect { .. }), "before the SYN");
@@ -143,9 +143,9 @@ fn an_endpoint_that_ends_leaves_nothing_behind_at_any_stage() {
         rig.skip_posts();
         rig.mail(ToCoordinator::Created { shard: ShardId(1), connect, outcome });
         assert_eq!(rig.posts(1), ["Forget"]);
-        assert_eq!(rig.coordinator.steering.directory().find(&key).is_some(), outcome.is_ok());
+        assert_eq!(rig.coordinator.flow_director.directory().find(&key).is_some(), outcome.is_ok());
         rig.mail(ToCoordinator::Closed { shard: ShardId(1), key });
-        assert_eq!(rig.coordinator.steering.directory().len(), 0);
+        assert_eq!(rig.coordinator.flow_director.directory().len(), 0);
         assert_eq!(rig.coordinator.connects.len(), 0);
         assert_eq!(rig.status(Part::Neighbors).neighbors()[0].flows, 0);
     }
@@ -255,7 +255,7 @@ fn a_neighbor_that_moves_meanwhile_gets_the_next_syn() {
     let mut rig = Rig::new();
     let (_, key, terms) = rig.asking();
     let moved = MacAddr([2, 0, 0, 0, 0, 9]);
-    rig.arp(arp::Packet::announcement(moved, PEER_IP));
+    rig.arp(arp::ArpPacket::announcement(moved, PEER_IP));
     rig.skip_posts();
     rig.pass(5 * MILLISECOND);
     let syns: Vec<_> = rig.take(0).iter().filter_map(syn_of).collect();

@@ -12,7 +12,11 @@ fn bytes(coordinator: &Coordinator) -> Vec<u8> {
 }
 
 impl Rig {
-    fn try_to_hand_over(&self, bytes: &[u8], plan: Plan) -> Result<(Coordinator, Vec<Inlet<ToShard>>), Unsound> {
+    fn try_to_hand_over(
+        &self,
+        bytes: &[u8],
+        plan: CoordinatorPlan,
+    ) -> Result<(Coordinator, Vec<Inlet<ToShard>>), Unsound> {
         let registry = Registry::default();
         let entries = self.inlets.iter().map(|_| registry.enter().0).collect();
         let (outlets, inlets) = self.inlets.iter().map(|_| mailbox(1024).expect("a descriptor")).unzip();
@@ -23,10 +27,10 @@ impl Rig {
         Ok((coordinator, inlets))
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self) -> CoordinatorPlan {
         let shards = u16::try_from(self.inlets.len()).expect("few");
         let boot = Boot { id: 1, secret: [7; 16] };
-        Plan { interfaces: vec![interface(shards)], limits: Limits::default(), boot }
+        CoordinatorPlan { interfaces: vec![interface(shards)], limits: Limits::default(), boot }
     }
 
     /// The coordinator ends, and another one begins with new mailboxes. What it reports is the same.
@@ -61,7 +65,7 @@ fn a_connect_goes_on_where_it_was() {
     rig.skip_posts();
 
     rig.hand_over();
-    rig.arp(arp::Packet::request(PEER, PEER_IP, OUR_IP));
+    rig.arp(arp::ArpPacket::request(PEER, PEER_IP, OUR_IP));
     let (key, terms) = rig.syn(0);
     rig.skip_posts();
 
@@ -169,7 +173,7 @@ fn another_plan_is_refused() {
     let mut rig = Rig::new();
     rig.connected();
     let bytes = bytes(&rig.coordinator);
-    let refused = |change: &dyn Fn(&mut Interface)| {
+    let refused = |change: &dyn Fn(&mut InterfacePlan)| {
         let mut plan = rig.plan();
         change(&mut plan.interfaces[0]);
         rig.try_to_hand_over(&bytes, plan).map(|_| ()).expect_err("another interface")
@@ -178,7 +182,7 @@ fn another_plan_is_refused() {
     assert_eq!(refused(&|interface| interface.ip = PEER_IP), other);
     assert_eq!(refused(&|interface| interface.mac = PEER), other);
     assert_eq!(refused(&|interface| interface.shards.reverse()), other);
-    let none = Plan { interfaces: Vec::new(), ..rig.plan() };
+    let none = CoordinatorPlan { interfaces: Vec::new(), ..rig.plan() };
     let refused = rig.try_to_hand_over(&bytes, none).map(|_| ());
     assert_eq!(refused, Err(Unsound("there are more interfaces than there were, or fewer")));
 }

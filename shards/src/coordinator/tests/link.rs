@@ -16,10 +16,10 @@ fn the_address_is_announced_twice() {
 #[test]
 fn requests_for_our_address_are_answered_where_they_arrived() {
     let mut rig = Rig::new();
-    rig.arp(arp::Packet::request(PEER, PEER_IP, OUR_IP));
+    rig.arp(arp::ArpPacket::request(PEER, PEER_IP, OUR_IP));
     assert_eq!(rig.posts(1), ["ARP Reply 10.0.0.2"]);
-    rig.arp(arp::Packet::request(PEER, PEER_IP, GATEWAY_IP));
-    rig.arp(arp::Packet::request(US, OUR_IP, OUR_IP));
+    rig.arp(arp::ArpPacket::request(PEER, PEER_IP, GATEWAY_IP));
+    rig.arp(arp::ArpPacket::request(US, OUR_IP, OUR_IP));
     rig.quiet();
 }
 
@@ -31,7 +31,7 @@ fn the_link_is_asked_whether_the_address_is_free_before_anything_is_done_with_it
     assert!(matches!(rig.reply(connection), Reply::Attached { addresses, .. } if addresses.is_empty()));
     let mut probes = 0;
     while probes < 3 {
-        rig.arp(arp::Packet::request(PEER, PEER_IP, OUR_IP));
+        rig.arp(arp::ArpPacket::request(PEER, PEER_IP, OUR_IP));
         rig.mail(ToCoordinator::Icmp { shard: ShardId(1), frame: ping() });
         rig.listen(connection, 888);
         assert_eq!(rig.error(connection), ControlError::NoSuchAddress(vec![]));
@@ -54,9 +54,9 @@ fn the_link_is_asked_whether_the_address_is_free_before_anything_is_done_with_it
 
 #[test]
 fn a_daemon_whose_address_another_host_has_ends_and_tells_whose() {
-    let two = |plan: &mut Plan| {
-        let second = Interface { mac: MacAddr([2, 0, 0, 0, 1, 1]), ip: [10, 0, 1, 1].into(), ..interface(0) };
-        plan.interfaces.push(Interface { shards: vec![ShardId(1)], ..second });
+    let two = |plan: &mut CoordinatorPlan| {
+        let second = InterfacePlan { mac: MacAddr([2, 0, 0, 0, 1, 1]), ip: [10, 0, 1, 1].into(), ..interface(0) };
+        plan.interfaces.push(InterfacePlan { shards: vec![ShardId(1)], ..second });
         plan.interfaces[0].shards.pop();
     };
     // While the second interface still asks, or when it has its address already.
@@ -64,7 +64,7 @@ fn a_daemon_whose_address_another_host_has_ends_and_tells_whose() {
         let mut rig = Rig::starting(2, 1024, two);
         rig.pass(wait);
         rig.skip_posts();
-        let answer = arp::Packet::request(MacAddr([2, 0, 0, 0, 1, 1]), [0, 0, 0, 0].into(), [10, 0, 1, 1].into());
+        let answer = arp::ArpPacket::request(MacAddr([2, 0, 0, 0, 1, 1]), [0, 0, 0, 0].into(), [10, 0, 1, 1].into());
         rig.arp(answer.answered_by(PEER));
         let expected = "10.0.1.1 is used by another host on the link of interface 02:00:00:00:01:01, with MAC \
                         02:00:00:00:00:02: give one of the two another address";
@@ -85,7 +85,7 @@ fn a_daemon_whose_address_another_host_has_ends_and_tells_whose() {
 fn a_daemon_that_is_stopped_before_it_is_ready_never_is() {
     let mut rig = Rig::starting(1, 1024, |_| {});
     rig.handle(Input::Stop);
-    rig.arp_at(0, arp::Packet::announcement(PEER, OUR_IP));
+    rig.arp_at(0, arp::ArpPacket::announcement(PEER, OUR_IP));
     rig.pass(Duration::from_millis(499));
     rig.skip_posts();
     rig.quiet();
@@ -97,7 +97,7 @@ fn a_daemon_that_is_stopped_before_it_is_ready_never_is() {
 fn peers_of_an_earlier_daemon_are_told_nothing_before_the_address_is_ours() {
     let mut rig = Rig::starting(1, 1024, |_| {});
     let key = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 888, remote_port: 50_000 };
-    let (landed, reporter, source_mac, answer) = (ShardId(0), ShardId(0), PEER, Some(steering::RESET));
+    let (landed, reporter, source_mac, answer) = (ShardId(0), ShardId(0), PEER, Some(flow_director::RESET));
     let packet = UnmatchedPacket { landed, reporter, key, source_mac, answer, confirms: false };
     rig.mail(ToCoordinator::Unmatched(Box::new(packet.clone())));
     rig.quiet();
@@ -110,13 +110,13 @@ fn peers_of_an_earlier_daemon_are_told_nothing_before_the_address_is_ours() {
 #[test]
 fn another_host_with_our_address_is_counted_and_our_address_defended() {
     let mut rig = Rig::new();
-    rig.arp(arp::Packet::announcement(PEER, OUR_IP));
+    rig.arp(arp::ArpPacket::announcement(PEER, OUR_IP));
     assert_eq!(rig.posts(0), ["announcement"]);
-    rig.arp(arp::Packet::announcement(PEER, OUR_IP));
+    rig.arp(arp::ArpPacket::announcement(PEER, OUR_IP));
     rig.quiet();
     assert_eq!(rig.summary().interfaces[0].address_conflicts, 2);
     rig.pass(Duration::from_secs(10));
-    rig.arp(arp::Packet::announcement(PEER, OUR_IP));
+    rig.arp(arp::ArpPacket::announcement(PEER, OUR_IP));
     assert_eq!(rig.posts(0), ["announcement"], "once in ten seconds");
 }
 
@@ -149,11 +149,11 @@ fn a_changed_mac_is_told_to_every_shard() {
     rig.neighbor(PEER_IP, PEER);
     rig.neighbor(GATEWAY_IP, GATEWAY);
     let moved = MacAddr([2, 0, 0, 0, 0, 9]);
-    rig.arp(arp::Packet::announcement(moved, PEER_IP));
+    rig.arp(arp::ArpPacket::announcement(moved, PEER_IP));
     let expected = format!("NextHop {PEER} {moved} Some({PEER_IP})");
     assert_eq!((rig.posts(0), rig.posts(1)), (vec![expected.clone()], vec![expected]));
     // Every peer behind the gateway goes with it.
-    rig.arp(arp::Packet::announcement(moved, GATEWAY_IP));
+    rig.arp(arp::ArpPacket::announcement(moved, GATEWAY_IP));
     assert_eq!(rig.posts(0), [format!("NextHop {GATEWAY} {moved} None")]);
 }
 

@@ -2,12 +2,12 @@
 
 mod applications;
 mod connecting;
+pub(super) mod flow_director;
 mod flows;
 mod handover;
 mod link;
 mod listening;
 mod reports;
-pub(super) mod steering;
 mod stopping;
 
 use machnet::daemon::channel::Violation;
@@ -55,7 +55,7 @@ impl Rig {
     }
 
     /// Its addresses have just become its own.
-    fn with(shards: u16, mailbox_capacity: usize, change: impl FnOnce(&mut Plan)) -> Self {
+    fn with(shards: u16, mailbox_capacity: usize, change: impl FnOnce(&mut CoordinatorPlan)) -> Self {
         let mut rig = Self::starting(shards, mailbox_capacity, change);
         for _ in 0..3 {
             rig.now = rig.coordinator.deadline().expect("it asks whether its address is free");
@@ -67,13 +67,13 @@ impl Rig {
     }
 
     /// It has just been made.
-    fn starting(shards: u16, mailbox_capacity: usize, change: impl FnOnce(&mut Plan)) -> Self {
+    fn starting(shards: u16, mailbox_capacity: usize, change: impl FnOnce(&mut CoordinatorPlan)) -> Self {
         let registry = Registry::default();
         let entries = (0..shards).map(|_| registry.enter().0).collect();
         let boxes = (0..shards).map(|_| mailbox(mailbox_capacity).expect("a descriptor"));
         let (outlets, inlets) = boxes.unzip();
         let boot = Boot { id: 1, secret: [7; 16] };
-        let mut plan = Plan { interfaces: vec![interface(shards)], limits: Limits::default(), boot };
+        let mut plan = CoordinatorPlan { interfaces: vec![interface(shards)], limits: Limits::default(), boot };
         change(&mut plan);
         let now = Instant::from_nanos(1_000_000_000);
         let coordinator = Coordinator::new(plan, outlets, registry, entries, now);
@@ -211,17 +211,17 @@ impl Rig {
         self.ask(connection, Request::Connect { local_ip, remote, timeout_ms: 1000, shard: None });
     }
 
-    fn arp(&mut self, packet: arp::Packet) {
+    fn arp(&mut self, packet: arp::ArpPacket) {
         self.arp_at(1, packet);
     }
 
-    fn arp_at(&mut self, shard: u16, packet: arp::Packet) {
+    fn arp_at(&mut self, shard: u16, packet: arp::ArpPacket) {
         self.mail(ToCoordinator::Arp { shard: ShardId(shard), packet });
     }
 
     /// Makes a neighbor known, and reachable as far as we know.
     fn neighbor(&mut self, ip: Ipv4Addr, mac: MacAddr) {
-        self.arp(arp::Packet::request(mac, ip, OUR_IP));
+        self.arp(arp::ArpPacket::request(mac, ip, OUR_IP));
         self.coordinator.interfaces.confirm(FIRST, ip, self.now);
         self.skip_posts();
     }

@@ -9,7 +9,7 @@ use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::message::Content;
 use machnet_core::records;
 use machnet_core::time::Instant;
-use machnet_proto::flow::{Flow, Limits, Need, Piece, Refusal, SavedFlow};
+use machnet_proto::flow::{Flow, FlowLimits, Need, Piece, Refusal, SavedFlow};
 use machnet_proto::state::{Unsound, ensure, ensure_near};
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,7 @@ const POLLS_WITHOUT_FILL_MAX: u32 = 16;
 pub(in crate::shard) struct Channel {
     id: ChannelId,
     end: ShardEnd,
-    stage: Stage,
+    stage: ChannelStage,
     /// Flows of this channel in the flow table; each knows its place here.
     flows: Vec<FlowId>,
     lists: TxLists,
@@ -48,7 +48,7 @@ pub(in crate::shard) struct Channel {
 
 /// Where a channel is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::shard) enum Stage {
+pub(in crate::shard) enum ChannelStage {
     /// Its application is there.
     Open,
     /// Its application is gone. What it had published is taken over, then its flows are closed, both a part each turn;
@@ -94,7 +94,7 @@ struct Traffic {
 pub(in crate::shard) struct SavedChannel {
     id: ChannelId,
     end: ShardEndState,
-    stage: Stage,
+    stage: ChannelStage,
     flows: Vec<FlowId>,
     links: Vec<SavedLink>,
     notices: Notices,
@@ -115,7 +115,7 @@ impl SavedChannel {
         now: Instant,
     ) -> Result<Reclaiming, NotRestored> {
         let Self { id, end, stage, flows, links, notices, rx_messages, tx_messages } = self;
-        if let Stage::Leaving { until, .. } | Stage::Broken { until, .. } = stage {
+        if let ChannelStage::Leaving { until, .. } | ChannelStage::Broken { until, .. } = stage {
             ensure_near(now, &[Some(until)])?;
         }
         let (end, mut lent) = ShardEnd::adopt(end, handles)?;
@@ -160,7 +160,7 @@ impl Reclaiming {
         &mut self,
         flow: SavedFlow<u32>,
         waiting: WaitingList,
-        limits: &Arc<Limits>,
+        limits: &Arc<FlowLimits>,
         now: Instant,
     ) -> Result<(Flow<Load, RxBuffer>, WaitingList), Unsound> {
         let Self { channel, lent, unclaimed } = self;
@@ -210,7 +210,7 @@ impl Channel {
         Self {
             id,
             end,
-            stage: Stage::Open,
+            stage: ChannelStage::Open,
             flows: Vec::new(),
             lists: TxLists::new(tx_buffers),
             notices: Notices::default(),
@@ -243,36 +243,36 @@ impl Channel {
 
     /// Whether its application is there.
     pub(in crate::shard) fn is_open(&self) -> bool {
-        self.stage == Stage::Open
+        self.stage == ChannelStage::Open
     }
 
-    pub(in crate::shard) fn stage(&self) -> Stage {
+    pub(in crate::shard) fn stage(&self) -> ChannelStage {
         self.stage
     }
 
     /// The application is gone.
     pub(in crate::shard) fn leave(&mut self, reason: CloseReason, until: Instant) {
         match self.stage {
-            Stage::Open => {
+            ChannelStage::Open => {
                 // The ring has a slot for each buffer and 64 more, rounded up to a power of two.
                 let polls_left = 2 + 2 * self.lists.buffers() / DESCRIPTORS_PER_CHANNEL;
-                self.stage = Stage::Leaving { reason, until, polls_left, open_flows: self.flows.len() };
+                self.stage = ChannelStage::Leaving { reason, until, polls_left, open_flows: self.flows.len() };
             }
-            Stage::Leaving { .. } => {}
-            Stage::Broken { until, .. } => self.stage = Stage::Broken { removed: true, until },
+            ChannelStage::Leaving { .. } => {}
+            ChannelStage::Broken { until, .. } => self.stage = ChannelStage::Broken { removed: true, until },
         }
     }
 
     /// One more look into the memory of an application that is gone, which found nothing more or something.
     pub(in crate::shard) fn looked_once_more(&mut self, found_nothing: bool) {
-        if let Stage::Leaving { polls_left, .. } = &mut self.stage {
+        if let ChannelStage::Leaving { polls_left, .. } = &mut self.stage {
             *polls_left = if found_nothing { 0 } else { polls_left.saturating_sub(1) };
         }
     }
 
     /// The next flow of an application that is gone to be closed, once what it published has been taken over.
     pub(in crate::shard) fn next_to_close(&mut self) -> Option<FlowId> {
-        let Stage::Leaving { polls_left: 0, open_flows, .. } = &mut self.stage else { return None };
+        let ChannelStage::Leaving { polls_left: 0, open_flows, .. } = &mut self.stage else { return None };
         // A flow that ends is replaced by the last of the list, which has been closed before.
         *open_flows = (*open_flows).min(self.flows.len()).checked_sub(1)?;
         Some(self.flows[*open_flows])
@@ -280,23 +280,25 @@ impl Channel {
 
     /// Nothing in its memory is believed any more.
     pub(in crate::shard) fn break_off(&mut self, until: Instant) {
-        self.stage = Stage::Broken { removed: matches!(self.stage, Stage::Leaving { .. }), until };
+        self.stage = ChannelStage::Broken { removed: matches!(self.stage, ChannelStage::Leaving { .. }), until };
     }
 
     /// Whether its end is to be gone on with in the next turn: nothing has to happen first.
     pub(in crate::shard) fn has_ending_to_do(&self) -> bool {
         match self.stage {
-            Stage::Open => false,
-            Stage::Leaving { polls_left, open_flows, .. } => polls_left > 0 || open_flows.min(self.flows.len()) > 0,
-            Stage::Broken { .. } => !self.flows.is_empty(),
+            ChannelStage::Open => false,
+            ChannelStage::Leaving { polls_left, open_flows, .. } => {
+                polls_left > 0 || open_flows.min(self.flows.len()) > 0
+            }
+            ChannelStage::Broken { .. } => !self.flows.is_empty(),
         }
     }
 
     /// Until when the channel outlives its application.
     pub(in crate::shard) fn lingers_until(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Leaving { until, .. } => Some(until),
-            Stage::Open | Stage::Broken { .. } => None,
+            ChannelStage::Leaving { until, .. } => Some(until),
+            ChannelStage::Open | ChannelStage::Broken { .. } => None,
         }
     }
 
@@ -304,9 +306,9 @@ impl Channel {
     pub(in crate::shard) fn is_over(&self) -> bool {
         self.flows.is_empty()
             && match self.stage {
-                Stage::Open => false,
-                Stage::Leaving { polls_left, .. } => polls_left == 0,
-                Stage::Broken { removed, .. } => removed,
+                ChannelStage::Open => false,
+                ChannelStage::Leaving { polls_left, .. } => polls_left == 0,
+                ChannelStage::Broken { removed, .. } => removed,
             }
     }
 
@@ -340,8 +342,8 @@ impl Channel {
     /// what it published before its end has been taken: its memory may be in hands that go on writing.
     pub(in crate::shard) fn poll(&mut self, into: &mut Vec<FromApp>) -> Result<Polled, Violation> {
         match self.stage {
-            Stage::Open | Stage::Leaving { polls_left: 1.., .. } => {}
-            Stage::Leaving { .. } | Stage::Broken { .. } => return Ok(Polled::default()),
+            ChannelStage::Open | ChannelStage::Leaving { polls_left: 1.., .. } => {}
+            ChannelStage::Leaving { .. } | ChannelStage::Broken { .. } => return Ok(Polled::default()),
         }
         let descriptors = self.end.poll_tx(into)?;
         self.polls_without_fill += 1;
@@ -461,7 +463,7 @@ impl Channel {
     pub(in crate::shard) fn flush(&mut self, announced: &mut Vec<FlowId>) -> bool {
         self.is_dirty = false;
         self.traffic.counts.publish(self.flows.len(), self.traffic.rx_messages, self.traffic.tx_messages);
-        if matches!(self.stage, Stage::Broken { .. }) {
+        if matches!(self.stage, ChannelStage::Broken { .. }) {
             return false;
         }
         self.notices.publish(&mut self.end, announced);

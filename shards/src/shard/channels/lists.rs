@@ -14,11 +14,11 @@ use machnet_proto::state::{Unsound, ensure};
 use serde::{Deserialize, Serialize};
 
 /// By index of the transmit buffer: what lies in it, as long as the shard has it.
-pub(super) struct TxLists(Box<[Link]>);
+pub(super) struct TxLists(Box<[ListNode]>);
 
 /// What lies in a transmit buffer.
 #[derive(Debug)]
-struct Link {
+struct ListNode {
     /// `None`: nothing, the buffer is not the shard's.
     piece: Option<Piece<TxBuffer>>,
     /// What comes behind it, in the list of what waits or in the same packet.
@@ -45,7 +45,7 @@ impl WaitingList {
     }
 }
 
-/// A [`Link`] with something in it, as it is written.
+/// A [`ListNode`] with something in it, as it is written.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct SavedLink {
     index: u32,
@@ -75,7 +75,7 @@ struct Packed {
     tail: u32,
 }
 
-impl Link {
+impl ListNode {
     #[inline]
     fn piece(&self) -> &Piece<TxBuffer> {
         self.piece.as_ref().expect("what is listed or on its way is the shard's")
@@ -85,12 +85,12 @@ impl Link {
 impl TxLists {
     /// For so many transmit buffers, all of them the application's.
     pub(super) fn new(buffers: usize) -> Self {
-        Self((0..buffers).map(|_| Link { piece: None, next: None }).collect())
+        Self((0..buffers).map(|_| ListNode { piece: None, next: None }).collect())
     }
 
     /// What lies in the shard's buffers, to be written.
     pub(super) fn save(&self) -> Vec<SavedLink> {
-        let saved = |link: &Link| {
+        let saved = |link: &ListNode| {
             let Piece { token, len, content } = link.piece.as_ref()?;
             Some(SavedLink { index: token.index(), len: *len, content: *content, next: link.next })
         };
@@ -107,7 +107,7 @@ impl TxLists {
         for &SavedLink { index, len, content, next } in saved {
             let token = lent.take_tx(index).ok_or(Unsound("something lies in a buffer that is the application's"))?;
             ensure((1..=buffer_bytes).contains(&usize::from(len)), "a piece is empty, or longer than its buffer")?;
-            lists.0[index as usize] = Link { piece: Some(Piece { token, len, content }), next };
+            lists.0[index as usize] = ListNode { piece: Some(Piece { token, len, content }), next };
         }
         Ok((lists, Unclaimed(saved.iter().map(|link| link.index).collect())))
     }
@@ -145,7 +145,7 @@ impl TxLists {
     #[inline]
     pub(super) fn push(&mut self, list: &mut WaitingList, piece: Piece<TxBuffer>) {
         let index = piece.token.index();
-        self.0[index as usize] = Link { piece: Some(piece), next: None };
+        self.0[index as usize] = ListNode { piece: Some(piece), next: None };
         list.ends = match list.ends {
             None => Some((index, index)),
             Some((first, last)) => {

@@ -6,7 +6,7 @@ mod notices;
 mod share;
 
 use channel::DESCRIPTORS_PER_CHANNEL;
-pub(super) use channel::{Channel, Polled, Reclaiming, SavedChannel, Stage};
+pub(super) use channel::{Channel, ChannelStage, Polled, Reclaiming, SavedChannel};
 pub(super) use lists::{Load, WaitingList};
 pub(super) use notices::Notice;
 

@@ -18,7 +18,7 @@ use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::{HEADER_BYTES, write_segment};
 use machnet_proto::flow::fragments::{self, Fragments};
-use machnet_proto::flow::{BASE_PAYLOAD_BYTES, Birth, Event, FlowTable, InsertError, Piece, Timers, Verdict};
+use machnet_proto::flow::{BASE_PAYLOAD_BYTES, Birth, FlowEvent, FlowTable, InsertError, Piece, Timers, Verdict};
 use machnet_proto::handshake::Features;
 use machnet_proto::packet::{Fragment, Segment};
 use machnet_proto::wire::frame::UdpDatagram;
@@ -467,20 +467,20 @@ impl Flows {
         let Some(channel) = channels.get_mut(entry.place.slot) else { return };
         while let Some(event) = entry.flow.poll_event() {
             match event {
-                Event::Confirmed => {}
-                Event::Silent => {
+                FlowEvent::Confirmed => {}
+                FlowEvent::Silent => {
                     post.tell(ToCoordinator::Suspect { peer: entry.key.remote_ip, shard: turn.settings.id });
                     channel.notify(Notice::Silent { flow: id });
                 }
-                Event::Alive => {
+                FlowEvent::Alive => {
                     channel.notify(Notice::Alive { flow: id });
                 }
-                Event::MaxPayload { bytes } => {
+                FlowEvent::MaxPayload { bytes } => {
                     let is_wider = bytes > BASE_PAYLOAD_BYTES;
                     turn.counts.count(if is_wider { Counter::PathsWidened } else { Counter::PathsNarrowed });
                     channel.notify(Notice::MaxPayload { flow: id, bytes });
                 }
-                Event::Closed { reason, acknowledged_messages } => {
+                FlowEvent::Closed { reason, acknowledged_messages } => {
                     return self.end(id, reason, acknowledged_messages, turn, channels, post);
                 }
             }

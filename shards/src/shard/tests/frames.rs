@@ -21,7 +21,7 @@ fn changed(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     frame
 }
 
-const ARP_REQUEST: arp::Packet = arp::Packet::request(PEER_MAC, PEER_IP, OUR_IP);
+const ARP_REQUEST: arp::ArpPacket = arp::ArpPacket::request(PEER_MAC, PEER_IP, OUR_IP);
 
 fn arp_request() -> Vec<u8> {
     ARP_REQUEST.frame(MacAddr::BROADCAST).to_vec()

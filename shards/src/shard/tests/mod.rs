@@ -27,7 +27,7 @@ use machnet_core::time::{Duration, Instant};
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect;
-use machnet_proto::flow::{Birth, Limits, Role};
+use machnet_proto::flow::{Birth, FlowLimits, Role};
 use machnet_proto::handshake::{Acceptor, Features, Offer, Terms, VERSION};
 use machnet_proto::packet::{Body, Data, Kind, Marks, Packet, Sack, Segment, Stamp, Syn, SynAck, Times};
 use machnet_proto::seq::SeqNo;
@@ -91,7 +91,7 @@ fn settings() -> Settings {
         flows_max: 1_024,
         half_open_max: 64,
         // What is owed is sent in the same turn; the flow's own tests are about the delay.
-        flow: Arc::new(Limits { ack_delay: Duration::ZERO, ..Limits::default() }),
+        flow: Arc::new(FlowLimits { ack_delay: Duration::ZERO, ..FlowLimits::default() }),
     }
 }
 

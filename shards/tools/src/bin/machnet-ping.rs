@@ -14,7 +14,7 @@ use machnet_nic::devices::WithQueues;
 use machnet_proto::wire::icmp::{ECHO_HEADERS_BYTES, EchoReply, EchoRequest};
 use machnet_tools::pinger::{self, PingEvent, Schedule};
 use machnet_tools::program::{self, note, say};
-use machnet_tools::{Failure, Host, NicArgs, Probe, Reply, RttReport, RttStats, Stop};
+use machnet_tools::{Failure, NicArgs, Probe, Reply, Responder, RttReport, RttStats, Stop};
 
 const NAME: &str = "machnet-ping";
 
@@ -122,7 +122,7 @@ fn ping<Q: NicQueue>(
 
 /// Echo requests to one host.
 struct Echo {
-    host: Host,
+    host: Responder,
     mac: MacAddr,
     remote_ip: Ipv4Addr,
     identifier: u16,
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_told_from_other_frames() {
-        let us = Host { mac: MacAddr([2, 0, 0, 0, 0, 1]), ip: Ipv4Addr::new(10, 0, 0, 1) };
+        let us = Responder { mac: MacAddr([2, 0, 0, 0, 0, 1]), ip: Ipv4Addr::new(10, 0, 0, 1) };
         let probe =
             Echo { host: us, mac: MacAddr([2, 0, 0, 0, 0, 2]), remote_ip: Ipv4Addr::new(10, 0, 0, 2), identifier: 777 };
         let mut request = [0xee; FRAME_BYTES];
@@ -198,7 +198,7 @@ mod tests {
         let reply = echo_reply(&request, probe.mac, probe.remote_ip).unwrap();
         assert_eq!(probe.read(&reply), Some(Reply { sequence: 1, ttl: 64, frame_bytes: 64 }));
         assert_eq!(probe.read(&request), None);
-        let host = |mac, ip| Host { mac, ip };
+        let host = |mac, ip| Responder { mac, ip };
         for other in [
             Echo { identifier: 778, ..probe },
             Echo { remote_ip: Ipv4Addr::new(10, 0, 0, 3), ..probe },

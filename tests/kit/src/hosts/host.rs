@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Confinement, Ground, Link, Program};
+use super::{Confinement, Ground, Program, VethPair};
 use crate::Failure;
 
 /// The interface of every host; each has a network of its own, so the name need not be unique.
@@ -66,8 +66,8 @@ impl Host {
     }
 
     /// Lays the wire: an interface in each host, with its MAC and the kernel's address.
-    pub(super) fn connect_to(&self, other: &Self, link: Link) -> Result<(), Failure> {
-        let Link { queues, mtu_bytes } = link;
+    pub(super) fn connect_to(&self, other: &Self, link: VethPair) -> Result<(), Failure> {
+        let VethPair { queues, mtu_bytes } = link;
         let end = |host: &Self| {
             let mac = &host.mac;
             format!("{INTERFACE} address {mac} mtu {mtu_bytes} numtxqueues {queues} numrxqueues {queues}")

@@ -43,14 +43,14 @@ const NO_SKIP: &str = "MACHNET_TEST_NO_SKIP";
 
 /// The wire between the hosts.
 #[derive(Clone, Copy, Debug)]
-pub struct Link {
+pub struct VethPair {
     /// Transmit and receive queues at each end; `af_xdp` takes one per shard.
     pub queues: u16,
     /// The longest IP packet.
     pub mtu_bytes: u16,
 }
 
-impl Default for Link {
+impl Default for VethPair {
     fn default() -> Self {
         Self { queues: 1, mtu_bytes: 1500 }
     }
@@ -72,7 +72,7 @@ struct Ground {
 
 impl Hosts {
     /// Makes two hosts with a wire between them.
-    pub fn new(link: Link) -> Result<Self, Failure> {
+    pub fn new(link: VethPair) -> Result<Self, Failure> {
         let scratch = Arc::new(Scratch::new()?);
         let left = Namespace::new()?;
         let right = Namespace::beside(&left)?;
@@ -83,7 +83,7 @@ impl Hosts {
 
     /// As [`new`](Self::new), for a test: where no hosts can be made it says so and gives `None`; where every test must
     /// run it panics instead.
-    pub fn or_skip(link: Link) -> Option<Self> {
+    pub fn or_skip(link: VethPair) -> Option<Self> {
         match Self::new(link) {
             Ok(hosts) => Some(hosts),
             Err(why) if std::env::var_os(NO_SKIP).is_some_and(|value| value == "1") => {

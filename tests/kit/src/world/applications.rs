@@ -15,7 +15,7 @@ use super::World;
 use super::application::{AppId, Application, Arrival, Channel};
 use super::checker::{Checker, IncidentKind, SideId};
 use super::content;
-use super::host::Host;
+use super::host::SimulatedHost;
 
 /// Messages and events an application takes in one turn, at most.
 const TAKEN_PER_TURN_MAX: usize = 32;
@@ -183,7 +183,7 @@ impl World {
 
     /// No frame of the host's NIC has been lost. A shard keeps one to hand.
     pub fn assert_frames_are_home(&mut self, host: usize) {
-        let Host { plan, daemon, .. } = &mut self.hosts[host];
+        let SimulatedHost { plan, daemon, .. } = &mut self.hosts[host];
         let Some(daemon) = daemon else { return };
         let free = daemon.free_frames(plan.pool_frames) + daemon.shards();
         assert!(free >= plan.pool_frames, "{free} of {} frames of host {host} are home", plan.pool_frames);

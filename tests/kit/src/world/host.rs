@@ -11,10 +11,10 @@ use machnet_core::wait::{Next, Seen, Wait};
 use machnet_nic::GsoLimits;
 use machnet_nic::NicQueue;
 use machnet_nic::faults::Dice;
-use machnet_nic::memory::{Link, Network, NicOptions, PortId, Spread};
+use machnet_nic::memory::{LinkModel, Network, NicOptions, PortId, Spread};
 use machnet_proto::flow;
 use machnet_proto::rss::Rss;
-use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, Effect, Input, Interface, Plan};
+use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, CoordinatorPlan, Effect, Input, InterfacePlan};
 use machnet_shards::counters::{Counter, DropReason, EntryKey, Gauge, Registry};
 use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
 use machnet_shards::state::{DaemonState, FORMAT, SavedDaemon};
@@ -39,7 +39,7 @@ pub struct HostPlan {
     /// Of its daemon.
     pub limits: Limits,
     /// Of each flow.
-    pub flow: flow::Limits,
+    pub flow: flow::FlowLimits,
     /// Frames that a ring of a queue holds.
     pub ring_frames: usize,
     /// Frames of the whole NIC.
@@ -57,7 +57,7 @@ impl Default for HostPlan {
             spread: Spread::Hidden,
             mtu_bytes: 1500,
             limits: Limits::default(),
-            flow: flow::Limits::default(),
+            flow: flow::FlowLimits::default(),
             ring_frames: 512,
             pool_frames: 2048,
             gso_limits: None,
@@ -67,20 +67,20 @@ impl Default for HostPlan {
 }
 
 /// A host, with a daemon or without.
-pub struct Host {
+pub struct SimulatedHost {
     /// The address of its daemon.
     pub ip: Ipv4Addr,
     pub(crate) mac: MacAddr,
     /// What it is made of.
     pub plan: HostPlan,
     /// What connects it; survives its daemon.
-    pub link: Link,
+    pub link: LinkModel,
     /// The daemon that runs.
-    pub daemon: Option<Daemon>,
+    pub daemon: Option<SimulatedDaemon>,
 }
 
-impl Host {
-    pub(crate) fn new(number: u8, plan: HostPlan, link: Link) -> Self {
+impl SimulatedHost {
+    pub(crate) fn new(number: u8, plan: HostPlan, link: LinkModel) -> Self {
         Self { ip: Ipv4Addr::new(10, 0, 0, number), mac: NicOptions::mac_of(number), plan, link, daemon: None }
     }
 
@@ -101,8 +101,8 @@ impl Host {
         }
     }
 
-    fn daemon_plan(&self, rss: Option<Rss>, boot: Boot) -> Plan {
-        let interface = Interface {
+    fn daemon_plan(&self, rss: Option<Rss>, boot: Boot) -> CoordinatorPlan {
+        let interface = InterfacePlan {
             device: "memory".into(),
             mac: self.mac,
             ip: self.ip,
@@ -112,17 +112,17 @@ impl Host {
             rss,
             counts: None,
         };
-        Plan { interfaces: vec![interface], limits: self.plan.limits.clone(), boot }
+        CoordinatorPlan { interfaces: vec![interface], limits: self.plan.limits.clone(), boot }
     }
 
     /// Starts a daemon.
     pub fn start(&mut self, network: &Network, device: &Device, dice: &mut Dice, now: Instant) {
-        self.daemon = Some(Daemon::start(self, network, device, dice, now));
+        self.daemon = Some(SimulatedDaemon::start(self, network, device, dice, now));
     }
 }
 
 /// One life of a daemon.
-pub struct Daemon {
+pub struct SimulatedDaemon {
     pub(crate) port: PortId,
     rss: Option<Rss>,
     coordinator: Coordinator,
@@ -146,8 +146,8 @@ pub struct Daemon {
     pub handovers: u64,
 }
 
-impl Daemon {
-    fn start(host: &Host, network: &Network, device: &Device, dice: &mut Dice, now: Instant) -> Self {
+impl SimulatedDaemon {
+    fn start(host: &SimulatedHost, network: &Network, device: &Device, dice: &mut Dice, now: Instant) -> Self {
         let plan = &host.plan;
         let nic = network.plug(&NicOptions {
             mac: host.mac,
@@ -201,7 +201,13 @@ impl Daemon {
     /// A newer daemon takes over: all state goes through bytes, and nothing else is left of this daemon but what a
     /// kernel would pass on: queues, memory and bells of channels, connections with what they hold. The new one begins
     /// to run after `pause`. One that is to stop is not handed over.
-    pub(crate) fn hand_over(mut self, host: &Host, pause: Duration, now: Instant, effects: &mut Vec<Effect>) -> Self {
+    pub(crate) fn hand_over(
+        mut self,
+        host: &SimulatedHost,
+        pause: Duration,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Self {
         self.wind_up(now, effects);
         if !self.coordinator.is_quiet() || self.shards.iter().any(|runner| !runner.shard_ref().is_quiet()) {
             return self;

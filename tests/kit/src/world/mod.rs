@@ -26,14 +26,14 @@ use machnet::daemon::control::message::Reply;
 use machnet::daemon::control::report::Summary;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::Dice;
-use machnet_nic::memory::{Link, Network, NetworkCounts};
+use machnet_nic::memory::{LinkModel, Network, NetworkCounts};
 use machnet_shards::coordinator::{AddressInUse, ConnectionId, Effect, Input};
 use machnet_shards::counters::Counter;
 
 use self::answers::Answers;
 pub use self::application::{AppId, Application};
 pub use self::checker::{Checker, IncidentKind, Life, Side, SideId};
-pub use self::host::{Daemon, Host, HostPlan};
+pub use self::host::{HostPlan, SimulatedDaemon, SimulatedHost};
 pub use self::queue::{Device, Moods};
 pub use self::trace::Trace;
 
@@ -49,7 +49,7 @@ pub struct World {
     pub now: Instant,
     network: Network,
     /// With and without daemons.
-    pub hosts: Vec<Host>,
+    pub hosts: Vec<SimulatedHost>,
     /// Those that live.
     pub apps: BTreeMap<AppId, Application>,
     /// Who judges what applications see.
@@ -83,12 +83,13 @@ pub struct Answer {
 
 impl World {
     /// Hosts whose daemons have just become ready.
-    pub fn new(seed: u64, plans: Vec<(HostPlan, Link)>) -> Self {
+    pub fn new(seed: u64, plans: Vec<(HostPlan, LinkModel)>) -> Self {
         let mut dice = Dice::new(seed);
         let network = Network::new(dice.throw());
         let trace = Rc::new(Trace::new());
         let device = Device::new(Rc::clone(&trace));
-        let mut hosts: Vec<_> = (1..).zip(plans).map(|(number, (plan, link))| Host::new(number, plan, link)).collect();
+        let mut hosts: Vec<_> =
+            (1..).zip(plans).map(|(number, (plan, link))| SimulatedHost::new(number, plan, link)).collect();
         for host in &mut hosts {
             host.start(&network, &device, &mut dice, Instant::ZERO);
         }
@@ -305,9 +306,9 @@ impl World {
     // ---- The network ----------------------------------------------------------------------------------------------
 
     /// Changes what connects a host.
-    pub fn set_link(&mut self, host: usize, link: Link) {
+    pub fn set_link(&mut self, host: usize, link: LinkModel) {
         self.trace.say(|| format!("host {host}: {link:?}"));
-        let Host { ip, link: before, .. } = &mut self.hosts[host];
+        let SimulatedHost { ip, link: before, .. } = &mut self.hosts[host];
         match (before.is_connected, link.is_connected) {
             (true, false) => self.checker.incident(IncidentKind::Unreachable, *ip, self.now),
             (false, true) => self.checker.incident_over(IncidentKind::Unreachable, *ip, self.now),
@@ -349,7 +350,7 @@ impl World {
     }
 
     /// The daemon of a host that has one.
-    pub fn daemon(&mut self, host: usize) -> &mut Daemon {
+    pub fn daemon(&mut self, host: usize) -> &mut SimulatedDaemon {
         self.hosts[host].daemon.as_mut().expect("the daemon runs")
     }
 

@@ -15,7 +15,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::congestion::Congestion;
 use crate::dialect::{self, HEADER_BYTES};
-use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Refusal, Role, Verdict};
+use crate::flow::{Birth, Flow, FlowEvent, FlowLimits, Need, Piece, Refusal, Role, Verdict};
 use crate::handshake::Features;
 use crate::incarnation::{Incarnation, first_seq};
 use crate::packet::{Body, Data, Kind, Marks, Packet, Sack, Segment, Stamp, Times};
@@ -148,7 +148,7 @@ fn message_pieces(random: &mut Random, pieces: u32) -> VecDeque<Piece<Tx>> {
         .collect()
 }
 
-fn host(random: &mut Random, role: Role, pieces: u32, buffers: u64, limits: &Limits) -> Host {
+fn host(random: &mut Random, role: Role, pieces: u32, buffers: u64, limits: &FlowLimits) -> Host {
     let (local_nonce, remote_nonce) = match role {
         Role::Connector => (u32::MAX - 20, 7),
         Role::Acceptor => (7, u32::MAX - 20),
@@ -181,7 +181,7 @@ fn host(random: &mut Random, role: Role, pieces: u32, buffers: u64, limits: &Lim
 }
 
 impl World {
-    fn new(mut random: Random, faults: Faults, pieces: [u32; 2], buffers: [u64; 2], limits: &Limits) -> Self {
+    fn new(mut random: Random, faults: Faults, pieces: [u32; 2], buffers: [u64; 2], limits: &FlowLimits) -> Self {
         let hosts = [
             host(&mut random, Role::Connector, pieces[0], buffers[0], limits),
             host(&mut random, Role::Acceptor, pieces[1], buffers[1], limits),
@@ -272,7 +272,7 @@ impl World {
         }
         while let Some(event) = host.flow.poll_event() {
             assert!(host.ended.is_none(), "{event:?} after the end");
-            if let Event::Closed { reason, acknowledged_messages } = event {
+            if let FlowEvent::Closed { reason, acknowledged_messages } = event {
                 host.ended = Some((reason, acknowledged_messages));
             }
         }
@@ -407,12 +407,12 @@ impl World {
     }
 }
 
-fn limits(random: &mut Random) -> Limits {
-    Limits {
+fn limits(random: &mut Random) -> FlowLimits {
+    FlowLimits {
         gone_after: Duration::from_secs(1_000),
         window_packets: random.pick(&[1, 3, 16, 192]),
         congestion: if random.percent(20) { Congestion::Fixed(64) } else { Congestion::default() },
-        ..Limits::default()
+        ..FlowLimits::default()
     }
 }
 
@@ -502,7 +502,7 @@ fn no_token_is_lost_whenever_it_ends() {
 
 /// How long 20,000 pieces one way take, and how many packets.
 fn transfer(faults: Faults) -> (Duration, u64) {
-    let mut world = World::new(Random(1), faults, [20_000, 0], [500, 500], &Limits::default());
+    let mut world = World::new(Random(1), faults, [20_000, 0], [500, 500], &FlowLimits::default());
     (world.run(), world.hosts[0].transmitted)
 }
 
@@ -532,7 +532,7 @@ fn reordering_is_not_taken_for_loss() {
 fn swift_fills_a_bottleneck_without_filling_its_queue() {
     let service = Duration::from_micros(10);
     let faults = Faults { service, ..Faults::none(25) };
-    let mut world = World::new(Random(1), faults, [20_000, 0], [500, 500], &Limits::default());
+    let mut world = World::new(Random(1), faults, [20_000, 0], [500, 500], &FlowLimits::default());
     let took = world.run();
     assert!(took < service * 21_000, "{took:?}: the link was idle for more than a twentieth");
     // The window alone would allow 1.9 ms of queue.
@@ -545,7 +545,7 @@ fn harm(seed: u64) {
 
 pub(super) fn be_harmed(seed: u64, replace: Replace) {
     let mut random = Random(seed);
-    let limits = Limits::default();
+    let limits = FlowLimits::default();
     let mut host = host(&mut random, Role::Acceptor, 300, 100, &limits);
     let mut now = Instant::ZERO;
     let mut accepted = 0u64;

@@ -3,7 +3,7 @@
 use machnet_core::addr::MacAddr;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::wire::frame::{HEADERS_BYTES, Template};
-use machnet_tools::Host;
+use machnet_tools::Responder;
 use std::net::Ipv4Addr;
 
 /// Machnet's port: of every destination, and the source of flow 0.
@@ -13,7 +13,7 @@ pub(crate) const PORT: u16 = 6666;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     /// Our own addresses.
-    pub(crate) host: Host,
+    pub(crate) host: Responder,
     /// The next hop.
     pub(crate) mac: MacAddr,
     /// Who shall get them.
@@ -95,7 +95,7 @@ mod tests {
     use machnet_proto::wire::frame::{Parsed, parse};
 
     const TARGET: Target = Target {
-        host: Host { mac: MacAddr([2, 0, 0, 0, 0, 1]), ip: Ipv4Addr::new(10, 0, 0, 1) },
+        host: Responder { mac: MacAddr([2, 0, 0, 0, 0, 1]), ip: Ipv4Addr::new(10, 0, 0, 1) },
         mac: MacAddr([2, 0, 0, 0, 0, 2]),
         ip: Ipv4Addr::new(10, 0, 0, 2),
     };

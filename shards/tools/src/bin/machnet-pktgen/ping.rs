@@ -92,11 +92,11 @@ mod tests {
     use super::*;
     use machnet_core::addr::MacAddr;
     use machnet_proto::wire::bounce::turn_round;
-    use machnet_tools::Host;
+    use machnet_tools::Responder;
 
     #[test]
     fn a_frame_that_comes_back_intact_is_a_reply() {
-        let host = Host { mac: MacAddr([2, 0, 0, 0, 0, 1]), ip: Ipv4Addr::new(10, 0, 0, 1) };
+        let host = Responder { mac: MacAddr([2, 0, 0, 0, 0, 1]), ip: Ipv4Addr::new(10, 0, 0, 1) };
         let target = Target { host, mac: MacAddr([2, 0, 0, 0, 0, 2]), ip: Ipv4Addr::new(10, 0, 0, 2) };
         for frame_bytes in [64, 1514] {
             let probe = Datagram { target, frame_bytes };

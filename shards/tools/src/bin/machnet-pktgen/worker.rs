@@ -6,7 +6,7 @@ use machnet::daemon::sleep::Clock;
 use machnet_nic::NicQueue;
 use machnet_proto::wire::bounce::turn_round;
 use machnet_proto::wire::frame::{self, Parsed, UdpDatagram};
-use machnet_tools::{Failure, Fate, Host, Station, Stop};
+use machnet_tools::{Failure, Fate, Responder, Station, Stop};
 use std::net::Ipv4Addr;
 
 use crate::counts::{Tally, TrafficCounts};
@@ -119,7 +119,7 @@ fn udp(frame: &[u8]) -> Option<UdpDatagram<'_>> {
 }
 
 /// The source port of a frame of ours that `remote` has returned, ports as they were, if that is what this is.
-fn returned(datagram: &UdpDatagram<'_>, host: Host, remote: Ipv4Addr, flows: u16) -> Option<u16> {
+fn returned(datagram: &UdpDatagram<'_>, host: Responder, remote: Ipv4Addr, flows: u16) -> Option<u16> {
     let key = datagram.key;
     let is_for_us = datagram.destination_mac == host.mac && key.local_ip == host.ip;
     let is_returned = key.remote_ip == remote && key.local_port == PORT;
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_frame_counts_if_the_remote_returned_it() {
-        let us = Host { mac: MacAddr([2, 0, 0, 0, 0, 1]), ip: Ipv4Addr::new(10, 0, 0, 1) };
+        let us = Responder { mac: MacAddr([2, 0, 0, 0, 0, 1]), ip: Ipv4Addr::new(10, 0, 0, 1) };
         let target = Target { host: us, mac: MacAddr([2, 0, 0, 0, 0, 2]), ip: Ipv4Addr::new(10, 0, 0, 2) };
         let mut frame = [0; 64];
         target.template(5).write(&mut frame);

@@ -3,7 +3,7 @@
 use super::*;
 
 fn patient() -> Script {
-    let limits = Limits { congestion: Congestion::Fixed(192), ..Limits::default() };
+    let limits = FlowLimits { congestion: Congestion::Fixed(192), ..FlowLimits::default() };
     Script::born_patient(Role::Connector, limits).establish()
 }
 
@@ -67,7 +67,7 @@ fn a_peer_in_a_hurry_is_answered_at_once() {
 
 #[test]
 fn a_sender_whose_window_is_full_says_so() {
-    let limits = Limits { congestion: Congestion::Fixed(4), ..Limits::default() };
+    let limits = FlowLimits { congestion: Congestion::Fixed(4), ..FlowLimits::default() };
     let mut script = Script::born_patient(Role::Connector, limits).establish();
     let in_a_hurry = |segment: &Segment| segment.data().is_some_and(|data| data.answer_now);
     let hurries: Vec<bool> = script.send(9).segments().iter().map(in_a_hurry).collect();

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_connector_probes_until_it_hears_anything() {
-    let mut script = Script::born(Role::Connector, Limits::default());
+    let mut script = Script::born(Role::Connector, FlowLimits::default());
     let first = script.segments();
     assert_eq!((first[0].kind(), first[0].seq, first[0].ack), (Kind::Probe, SeqNo::new(1), SeqNo::new(101)));
     assert_eq!((first[0].window_packets, (first[0].times.echo, first[0].times.hold_us)), (10, (None, u16::MAX)));
@@ -22,7 +22,7 @@ fn a_connector_probes_until_it_hears_anything() {
 
 #[test]
 fn an_acceptor_says_nothing_before_it_is_confirmed() {
-    let mut script = Script::born(Role::Acceptor, Limits::default());
+    let mut script = Script::born(Role::Acceptor, FlowLimits::default());
     script.send(1);
     assert_eq!(script.said(), []);
     let guess = Segment { ack: SeqNo::new(2), ..script.peer(Kind::Probe) };
@@ -31,14 +31,14 @@ fn an_acceptor_says_nothing_before_it_is_confirmed() {
 
     let probe = script.peer(Kind::Probe);
     assert_eq!(script.hear(probe), Verdict::NotData);
-    assert_eq!(script.events(), [Event::Confirmed]);
+    assert_eq!(script.events(), [FlowEvent::Confirmed]);
     let answer = script.segments();
     assert_eq!((answer[0].kind(), answer[0].marks, answer.len()), (Kind::Data, Marks::PROBE_ANSWER, 1));
 }
 
 #[test]
 fn an_acceptor_that_is_never_confirmed_ends_without_a_word() {
-    let mut script = Script::born(Role::Acceptor, Limits::default());
+    let mut script = Script::born(Role::Acceptor, FlowLimits::default());
     assert_eq!(script.says_until(2_999 * MS), []);
     assert_eq!(script.events(), []);
     assert_eq!(script.says_until(MS), []);

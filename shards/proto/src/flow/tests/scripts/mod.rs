@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 
 use crate::congestion::Congestion;
 use crate::flow::timestamps::stamp;
-use crate::flow::{Birth, Event, Flow, Limits, Need, Piece, Refusal, Role, Verdict, Violation};
+use crate::flow::{Birth, Flow, FlowEvent, FlowLimits, Need, Piece, Refusal, Role, Verdict, Violation};
 use crate::handshake::Features;
 use crate::incarnation::Incarnation;
 use crate::packet::{Body, Data, Kind, Marks, Sack, Segment, Stamp, Times};
@@ -66,11 +66,11 @@ fn timed(segment: Segment, change: impl FnOnce(Times) -> Times) -> Segment {
 
 impl Script {
     /// Acknowledges at once, whatever the limits say.
-    fn born(role: Role, limits: Limits) -> Self {
-        Self::born_patient(role, Limits { ack_delay: Duration::ZERO, ..limits })
+    fn born(role: Role, limits: FlowLimits) -> Self {
+        Self::born_patient(role, FlowLimits { ack_delay: Duration::ZERO, ..limits })
     }
 
-    fn born_patient(role: Role, limits: Limits) -> Self {
+    fn born_patient(role: Role, limits: FlowLimits) -> Self {
         let birth = Birth {
             role,
             incarnation: Incarnation(100),
@@ -89,10 +89,10 @@ impl Script {
 
     /// Established, with a measured round trip of R, a peer that grants 100 packets, and nothing in flight.
     fn established() -> Self {
-        Self::established_with(Limits { congestion: Congestion::Fixed(192), ..Limits::default() })
+        Self::established_with(FlowLimits { congestion: Congestion::Fixed(192), ..FlowLimits::default() })
     }
 
-    fn established_with(limits: Limits) -> Self {
+    fn established_with(limits: FlowLimits) -> Self {
         Self::born(Role::Connector, limits).establish()
     }
 
@@ -226,7 +226,7 @@ impl Script {
         core::iter::from_fn(|| self.flow.poll_freed()).collect()
     }
 
-    fn events(&mut self) -> Vec<Event> {
+    fn events(&mut self) -> Vec<FlowEvent> {
         core::iter::from_fn(|| self.flow.poll_event()).collect()
     }
 }
@@ -235,6 +235,6 @@ fn lines(kind: Kind, seqs: impl IntoIterator<Item = u32>) -> Vec<Line> {
     seqs.into_iter().map(|seq| (kind, seq)).collect()
 }
 
-const fn closed(reason: CloseReason, acknowledged_messages: u64) -> Event {
-    Event::Closed { reason, acknowledged_messages }
+const fn closed(reason: CloseReason, acknowledged_messages: u64) -> FlowEvent {
+    FlowEvent::Closed { reason, acknowledged_messages }
 }

@@ -7,7 +7,7 @@ const LONG: u16 = 8_918;
 
 /// A flow between hosts that could use long packets, to whose first PROBE the peer has answered.
 fn jumbo() -> Script {
-    let limits = Limits { ack_delay: Duration::ZERO, congestion: Congestion::Fixed(192), ..Limits::default() };
+    let limits = FlowLimits { ack_delay: Duration::ZERO, congestion: Congestion::Fixed(192), ..FlowLimits::default() };
     let birth = Birth {
         role: Role::Connector,
         incarnation: Incarnation(100),
@@ -60,7 +60,7 @@ fn long_packets_are_asked_for_and_used_when_the_answer_says_so() {
     assert_eq!(script.events(), [], "an answer that does not say how long");
     let answer = Segment { body: Body::Ack { padding_bytes: LONG }, ..script.answer(R) };
     script.hear(answer);
-    assert_eq!(script.events(), [Event::MaxPayload { bytes: LONG }]);
+    assert_eq!(script.events(), [FlowEvent::MaxPayload { bytes: LONG }]);
     assert_eq!((script.flow.payload_bytes(), paddings(&mut script)), (LONG, vec![]));
 }
 
@@ -133,7 +133,7 @@ fn a_long_packet_sent_three_times_in_vain_goes_out_in_fragments() {
     assert!(*last == BASE_PAYLOAD_BYTES && (2..=4).contains(&long.len()), "{sent:?}");
     assert!(long.iter().all(|path_bytes| *path_bytes == LONG), "{sent:?}");
     assert!(script.now < Instant::from_nanos(S) + Duration::from_millis(100), "{:?}", script.now);
-    assert_eq!(script.events(), [Event::MaxPayload { bytes: BASE_PAYLOAD_BYTES }]);
+    assert_eq!(script.events(), [FlowEvent::MaxPayload { bytes: BASE_PAYLOAD_BYTES }]);
     // What is cut already for the old path goes the same way.
     let acked = script.ack(2, &[], 0);
     script.hear(acked);

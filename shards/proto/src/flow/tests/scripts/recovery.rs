@@ -77,7 +77,7 @@ fn a_tail_probe_reveals_what_was_lost_before_it() {
 
 #[test]
 fn timeouts_back_off_and_send_one_packet_each() {
-    let mut script = Script::established_with(Limits::default());
+    let mut script = Script::established_with(FlowLimits::default());
     script.send(3).said();
     let said = script.says_until(40 * MS);
     // The tail probe at 200 µs starts the timeout anew: 1 ms, then doubled.
@@ -92,7 +92,7 @@ fn timeouts_back_off_and_send_one_packet_each() {
 
 #[test]
 fn a_timeout_that_was_a_mistake_is_undone() {
-    let mut script = Script::established_with(Limits::default());
+    let mut script = Script::established_with(FlowLimits::default());
     script.send(8).said();
     let said = script.says_until(2 * MS);
     assert_eq!(said, [(200, Kind::Data, 8), (1_200, Kind::Data, 1)]);

@@ -52,10 +52,13 @@ fn an_old_window_does_not_replace_a_newer_one() {
 
 #[test]
 fn the_congestion_window_and_the_flow_window_are_kept() {
-    let mut script = Script::established_with(Limits { congestion: Congestion::Fixed(4), ..Limits::default() });
+    let mut script = Script::established_with(FlowLimits { congestion: Congestion::Fixed(4), ..FlowLimits::default() });
     assert_eq!(script.send(10).said(), lines(Kind::Data, 1..=4));
-    let mut script =
-        Script::established_with(Limits { window_packets: 6, congestion: Congestion::Fixed(192), ..Limits::default() });
+    let mut script = Script::established_with(FlowLimits {
+        window_packets: 6,
+        congestion: Congestion::Fixed(192),
+        ..FlowLimits::default()
+    });
     assert_eq!(script.send(10).said(), lines(Kind::Data, 1..=6));
     // What SACK reports leaves the network, but not the window.
     let ack = script.ack(1, &[3], 0);

@@ -10,7 +10,7 @@ fn an_idle_flow_probes_reports_silence_and_then_the_end() {
     script.says_until(999 * MS);
     assert_eq!(script.events(), []);
     script.says_until(MS);
-    assert_eq!(script.events(), [Event::Silent]);
+    assert_eq!(script.events(), [FlowEvent::Silent]);
     let said = script.says_until(11_999 * MS);
     assert!(said.len() > 20, "the interval is capped");
     assert_eq!(script.events(), []);
@@ -23,10 +23,10 @@ fn an_idle_flow_probes_reports_silence_and_then_the_end() {
 fn an_answer_ends_the_silence() {
     let mut script = Script::established();
     script.says_until(5 * S);
-    assert_eq!(script.events(), [Event::Silent]);
+    assert_eq!(script.events(), [FlowEvent::Silent]);
     let ack = script.ack(1, &[], 0);
     script.hear(ack);
-    assert_eq!(script.events(), [Event::Alive]);
+    assert_eq!(script.events(), [FlowEvent::Alive]);
     assert_eq!(script.says_until(1_900 * MS), []);
 }
 
@@ -44,7 +44,7 @@ fn unanswered_data_counts_as_asking() {
     let mut script = Script::established();
     script.send(1).said();
     script.says_until(15 * S - R);
-    assert_eq!(script.events(), [Event::Silent]);
+    assert_eq!(script.events(), [FlowEvent::Silent]);
     script.says_until(MS);
     assert_eq!(script.events(), [closed(CloseReason::PeerGone, 0)]);
     assert_eq!(script.flow.drain_sent().collect::<Vec<_>>(), [0]);

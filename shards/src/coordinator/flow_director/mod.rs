@@ -28,7 +28,7 @@ use super::action::{Action, Actions};
 use super::connects::Connects;
 use super::interfaces::{Hold, Interfaces};
 use super::listeners::Listeners;
-use super::plan::Interface;
+use super::plan::InterfacePlan;
 use crate::mailbox::{ChannelId, HalfOpenFlow, ShardId, ToShard, UnmatchedPacket};
 
 pub(super) use directory::{Directory, FlowEntry};
@@ -42,7 +42,7 @@ const SOUGHT_MAX: usize = 256;
 
 /// Flows, hints, and ways between shards.
 #[derive(Debug)]
-pub(super) struct Steering {
+pub(super) struct FlowDirector {
     directory: Directory,
     ended: Ended,
     hints: Hints,
@@ -54,37 +54,37 @@ pub(super) struct Steering {
 }
 
 /// Flows, and which ways there are. Hints follow from the flows, and no search is under way when state is written.
-impl Serialize for Steering {
+impl Serialize for FlowDirector {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         (&self.directory, &self.ended, &self.ways, self.hints.refused()).serialize(serializer)
     }
 }
 
-/// [`Steering`] as it was read.
+/// [`FlowDirector`] as it was read.
 #[derive(Debug, Deserialize)]
-pub(super) struct SavedSteering {
+pub(super) struct SavedFlowDirector {
     directory: SavedDirectory,
     ended: SavedEnded,
     ways: BTreeSet<(ShardId, ShardId)>,
     refused: u64,
 }
 
-impl SavedSteering {
-    /// Otherwise as [`Steering::new`]. Gives also the ways that there were, which are to be made again.
+impl SavedFlowDirector {
+    /// Otherwise as [`FlowDirector::new`]. Gives also the ways that there were, which are to be made again.
     pub(super) fn restore(
         self,
         shards: usize,
         flows_max: usize,
-    ) -> Result<(Steering, BTreeSet<(ShardId, ShardId)>), Unsound> {
+    ) -> Result<(FlowDirector, BTreeSet<(ShardId, ShardId)>), Unsound> {
         let Self { directory, ended, ways, refused } = self;
         let directory = directory.restore(shards, flows_max)?;
         let are_there = ways.iter().flat_map(|(landed, owner)| [landed, owner]).all(|it| usize::from(it.0) < shards);
         ensure(are_there, "a way leads to a shard that there is not")?;
         let hinted = directory.iter_from(None).flat_map(|(_, flow)| flow.hinted.iter().copied());
         let hints = Hints::restore(shards, flows_max, hinted, refused);
-        let steering =
-            Steering { hints, directory, ended: ended.restore()?, ways: HashSet::new(), sought: HashSet::new() };
-        Ok((steering, ways))
+        let flow_director =
+            FlowDirector { hints, directory, ended: ended.restore()?, ways: HashSet::new(), sought: HashSet::new() };
+        Ok((flow_director, ways))
     }
 }
 
@@ -105,7 +105,7 @@ pub(super) struct AcceptedFlow {
     pub(super) landed: ShardId,
 }
 
-impl Steering {
+impl FlowDirector {
     /// For so many shards, and so many flows over all of them.
     pub(super) fn new(shards: usize, flows_max: usize) -> Self {
         Self {
@@ -178,7 +178,7 @@ impl Steering {
         &mut self,
         flow: &AcceptedFlow,
         neighbor: Option<Hold>,
-        interface: &Interface,
+        interface: &InterfacePlan,
         now: Instant,
         actions: &mut Actions,
     ) {
@@ -354,14 +354,14 @@ mod tests {
     use crate::coordinator::interfaces::tests::{FIRST, interfaces};
     use crate::coordinator::listeners::Wanted;
     use crate::coordinator::plan::tests::{OUR_IP, THEIR_IP};
-    use crate::coordinator::tests::steering::RESET;
+    use crate::coordinator::tests::flow_director::RESET;
     use crate::mailbox::ListenerId;
 
     const THEIRS: FlowKey = FlowKey { local_ip: OUR_IP, remote_ip: THEIR_IP, local_port: 888, remote_port: 50_000 };
 
-    /// Steering with two shards and room for three flows, and what it is lent.
+    /// FlowDirector with two shards and room for three flows, and what it is lent.
     struct Rig {
-        steering: Steering,
+        flow_director: FlowDirector,
         connects: Connects,
         listeners: Listeners,
         interfaces: Interfaces,
@@ -372,7 +372,7 @@ mod tests {
     impl Rig {
         fn new() -> Self {
             Self {
-                steering: Steering::new(2, 3),
+                flow_director: FlowDirector::new(2, 3),
                 connects: Connects::default(),
                 listeners: Listeners::default(),
                 interfaces: interfaces(2),
@@ -384,29 +384,29 @@ mod tests {
         fn accept(&mut self, shard: u16, landed: u16, key: FlowKey, incarnation: u64) -> Vec<String> {
             let (shard, landed, incarnation) = (ShardId(shard), ShardId(landed), Incarnation(incarnation));
             let flow = AcceptedFlow { shard, flow: FlowId(1), key, channel: ChannelId(1), incarnation, landed };
-            if self.steering.admit(&flow, &self.connects, self.now, &mut self.actions) {
+            if self.flow_director.admit(&flow, &self.connects, self.now, &mut self.actions) {
                 let neighbor = self.interfaces.hold(FIRST, Some(THEIR_IP), self.now);
                 let interface = self.interfaces.get(FIRST);
-                self.steering.enter_accepted(&flow, neighbor, interface, self.now, &mut self.actions);
+                self.flow_director.enter_accepted(&flow, neighbor, interface, self.now, &mut self.actions);
             }
             self.actions.describe()
         }
 
         fn close(&mut self, shard: u16) -> Vec<String> {
-            self.steering.closed(ShardId(shard), &THEIRS, self.now, &mut self.actions);
+            self.flow_director.closed(ShardId(shard), &THEIRS, self.now, &mut self.actions);
             self.actions.describe()
         }
 
         fn unmatched(&mut self, packet: &UnmatchedPacket) -> Vec<String> {
             let packet = Box::new(packet.clone());
             let Self { connects, listeners, interfaces, .. } = self;
-            self.steering.unmatched(packet, connects, listeners, interfaces, &mut self.actions);
+            self.flow_director.unmatched(packet, connects, listeners, interfaces, &mut self.actions);
             self.actions.describe()
         }
 
         fn yielded(&mut self, shard: u16, packet: &UnmatchedPacket, flow: Option<HalfOpenFlow>) -> Vec<String> {
             let answer = (Box::new(packet.clone()), flow);
-            self.steering.yielded(ShardId(shard), answer, &self.connects, &self.interfaces, &mut self.actions);
+            self.flow_director.yielded(ShardId(shard), answer, &self.connects, &self.interfaces, &mut self.actions);
             self.actions.describe()
         }
     }
@@ -421,10 +421,10 @@ mod tests {
         let mut rig = Rig::new();
         assert_eq!(rig.accept(1, 0, THEIRS, 1), ["way 0 to 1", "0: Hint 1", "1: Keep"]);
         assert_eq!(rig.unmatched(&packet(false)), [""; 0], "there is a hint");
-        assert_eq!((rig.steering.directory().count(ShardId(1)), rig.steering.hints(ShardId(0))), (1, 1));
+        assert_eq!((rig.flow_director.directory().count(ShardId(1)), rig.flow_director.hints(ShardId(0))), (1, 1));
         assert_eq!(rig.close(0), [""; 0], "it is not shard 0's");
         assert_eq!(rig.close(1), ["0: Unhint", "release neighbor"]);
-        assert_eq!((rig.steering.directory().len(), rig.steering.hints(ShardId(0))), (0, 0));
+        assert_eq!((rig.flow_director.directory().len(), rig.flow_director.hints(ShardId(0))), (0, 0));
         assert_eq!(rig.accept(0, 0, THEIRS, 1), ["0: Drop"], "a late copy");
         rig.now += Duration::from_secs(5);
         assert_eq!(rig.accept(0, 0, THEIRS, 1), ["0: Keep"]);
@@ -436,7 +436,7 @@ mod tests {
         rig.accept(1, 1, THEIRS, 1);
         assert_eq!(rig.accept(0, 0, THEIRS, 1), ["0: Drop", "way 0 to 1", "0: Hint 1"]);
         assert_eq!(rig.accept(0, 0, THEIRS, 2), ["1: Drop", "0: Unhint", "release neighbor", "0: Keep"]);
-        assert_eq!(rig.steering.directory().find(&THEIRS).map(|flow| flow.shard), Some(ShardId(0)));
+        assert_eq!(rig.flow_director.directory().find(&THEIRS).map(|flow| flow.shard), Some(ShardId(0)));
     }
 
     #[test]
@@ -446,7 +446,7 @@ mod tests {
             assert_eq!(rig.accept(1, 1, FlowKey { remote_port, ..THEIRS }, 1), ["1: Keep"]);
         }
         assert_eq!(rig.accept(1, 1, THEIRS, 1), ["1: Drop"]);
-        assert!(rig.steering.directory().is_full());
+        assert!(rig.flow_director.directory().is_full());
     }
 
     #[test]
@@ -463,15 +463,15 @@ mod tests {
             opened: Instant::ZERO,
         };
         let (first, second) = (entry(), entry());
-        let (steering, actions) = (&mut rig.steering, &mut rig.actions);
-        assert!(steering.hint(&THEIRS, ShardId(1), ShardId(0), actions));
-        assert!(steering.hint(&THEIRS, ShardId(1), ShardId(0), actions));
-        assert!(steering.enter_connected(THEIRS, first, actions));
+        let (flow_director, actions) = (&mut rig.flow_director, &mut rig.actions);
+        assert!(flow_director.hint(&THEIRS, ShardId(1), ShardId(0), actions));
+        assert!(flow_director.hint(&THEIRS, ShardId(1), ShardId(0), actions));
+        assert!(flow_director.enter_connected(THEIRS, first, actions));
         actions.describe();
-        assert!(!steering.enter_connected(THEIRS, second, actions));
+        assert!(!flow_director.enter_connected(THEIRS, second, actions));
         assert_eq!(actions.describe(), ["0: Unhint", "release neighbor", "release port 888", "1: Drop"]);
         assert_eq!(rig.close(1), ["0: Unhint", "release port 888", "release neighbor"]);
-        assert_eq!(rig.steering.hints(ShardId(0)), 0);
+        assert_eq!(rig.flow_director.hints(ShardId(0)), 0);
     }
 
     #[test]
@@ -482,11 +482,11 @@ mod tests {
         assert_eq!(rig.yielded(1, &packet(true), None), ["0: Yield"], "it may have got there after the packet");
         let posts = {
             let answer = (Box::new(packet(true)), None);
-            rig.steering.yielded(ShardId(0), answer, &rig.connects, &rig.interfaces, &mut rig.actions);
+            rig.flow_director.yielded(ShardId(0), answer, &rig.connects, &rig.interfaces, &mut rig.actions);
             std::iter::from_fn(|| rig.actions.pop()).collect::<Vec<_>>()
         };
         assert!(matches!(posts[..], [Action::Post { shard: ShardId(0), message: ToShard::Send { .. } }]));
-        assert!(rig.steering.sought.is_empty());
+        assert!(rig.flow_director.sought.is_empty());
     }
 
     #[test]
@@ -511,6 +511,6 @@ mod tests {
             assert_eq!(rig.unmatched(&UnmatchedPacket { key, ..packet(true) }), ["1: Yield"]);
         }
         assert_eq!(rig.unmatched(&packet(true)), [""; 0]);
-        assert_eq!(rig.steering.sought.len(), SOUGHT_MAX);
+        assert_eq!(rig.flow_director.sought.len(), SOUGHT_MAX);
     }
 }

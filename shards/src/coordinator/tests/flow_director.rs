@@ -85,7 +85,8 @@ fn hints_are_bounded_and_what_is_refused_is_counted() {
     let counts = |summary: Summary| (summary.shards[0].hints, summary.control.hints_refused);
     assert_eq!(counts(rig.summary()), (4, 0));
     // A connect that was begun before brings one flow more.
-    let hint = |rig: &mut Rig| rig.coordinator.steering.hint(&key(5), ShardId(1), ShardId(0), &mut Actions::default());
+    let hint =
+        |rig: &mut Rig| rig.coordinator.flow_director.hint(&key(5), ShardId(1), ShardId(0), &mut Actions::default());
     assert!(!hint(&mut rig));
     assert_eq!(counts(rig.summary()), (4, 1));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: key(1) });
@@ -168,9 +169,9 @@ fn of_two_shards_that_accepted_the_same_flow_the_first_keeps_it() {
     assert_eq!(rig.posts(0), ["Drop", "HandTo 1", "Hint 1"]);
     assert_eq!(rig.posts(1), ["Keep", "TakeFrom 0"]);
     rig.mail(ToCoordinator::Closed { shard: ShardId(0), key: THEIRS });
-    assert_eq!(rig.coordinator.steering.directory().find(&THEIRS).map(|flow| flow.shard), Some(ShardId(1)));
+    assert_eq!(rig.coordinator.flow_director.directory().find(&THEIRS).map(|flow| flow.shard), Some(ShardId(1)));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: THEIRS });
-    assert!(rig.coordinator.steering.directory().find(&THEIRS).is_none());
+    assert!(rig.coordinator.flow_director.directory().find(&THEIRS).is_none());
     assert_eq!(rig.status(Part::Neighbors).neighbors()[0].flows, 0);
 }
 
@@ -182,7 +183,7 @@ fn a_peer_that_has_restarted_gets_its_new_flow_on_whichever_shard() {
     rig.mail(accepted(0, THEIRS, 2));
     assert_eq!((rig.posts(0), rig.posts(1)), (vec!["Keep".into()], vec!["Keep".into(), "Drop".into()]));
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key: THEIRS });
-    assert_eq!(rig.coordinator.steering.directory().find(&THEIRS).map(|flow| flow.shard), Some(ShardId(0)));
+    assert_eq!(rig.coordinator.flow_director.directory().find(&THEIRS).map(|flow| flow.shard), Some(ShardId(0)));
     rig.mail(accepted(0, THEIRS, 3));
     assert_eq!(rig.posts(0), ["Keep"], "a shard replaces its own flow by itself");
     rig.mail(ToCoordinator::Closed { shard: ShardId(0), key: THEIRS });
@@ -306,7 +307,7 @@ fn a_copy_of_a_flow_that_has_ended_does_not_open_it_once_more() {
     rig.skip_posts();
     rig.mail(accepted(0, THEIRS, 1));
     assert_eq!(rig.posts(0), ["Drop"]);
-    assert!(rig.coordinator.steering.directory().find(&THEIRS).is_none());
+    assert!(rig.coordinator.flow_director.directory().find(&THEIRS).is_none());
     // The peer's next flow with the same ports is another one.
     rig.mail(accepted(0, THEIRS, 2));
     assert_eq!(rig.posts(0), ["Keep"]);
