@@ -45,6 +45,15 @@ impl Instant {
     }
 }
 
+/// The earlier of two moments, of which there may be none.
+#[inline]
+pub fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// The nanoseconds of `length`, saturating at 585 years.
 pub const fn nanos(length: Duration) -> u64 {
     let nanos = length.as_nanos();

@@ -6,13 +6,13 @@ use super::path::Lost;
 use super::rtt::Rtt;
 use super::send::Sender;
 use super::timestamps::stamp;
-use super::{FlowLimits, Piece, earliest};
+use super::{FlowLimits, Piece};
 use crate::congestion::{Control, Feedback};
 use crate::packet::{Marks, Segment};
 use crate::seq::SeqNo;
 #[cfg(feature = "serde")]
 use crate::state::{Unsound, ensure, ensure_near, ensure_past};
-use machnet_core::time::{Duration, Instant};
+use machnet_core::time::{Duration, Instant, earliest};
 
 /// The packets that are on their way, the round trip they take, the window that the network allows, and the moments at
 /// which something must be sent again.

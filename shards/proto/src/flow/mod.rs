@@ -18,10 +18,9 @@
 mod ask;
 mod flight;
 pub mod fragments;
-mod input;
 mod limits;
+mod outbound;
 mod outcome;
-mod output;
 mod owed;
 mod path;
 mod piece;
@@ -52,18 +51,18 @@ use alloc::sync::Arc;
 
 use machnet_core::flow::CloseReason;
 
-use ask::Ask;
-use flight::Flight;
+use outbound::Outbound;
 use owed::Owed;
-use path::Path;
 use receive::{Opening, Receiver};
 use silence::{Finding, Silence, probe_after};
 use state::{Life, State, Step};
-use timestamps::Timestamps;
+use timestamps::{Timestamps, echoed, stamp};
 
 use crate::handshake::Features;
-use crate::packet::Segment;
-use machnet_core::time::{Duration, Instant};
+use crate::packet::{Body, Data, Kind, Segment, Stamp, Times};
+use crate::seq::SeqNo;
+use machnet_core::message::Content;
+use machnet_core::time::{Duration, Instant, earliest};
 
 /// One connection. See the [module](self) for how it is driven.
 #[derive(Debug)]
@@ -72,14 +71,10 @@ pub struct Flow<S, R = S> {
     life: Life,
     /// What both hosts can do.
     features: Features,
-    /// The source had something when it was looked at last.
-    waiting: bool,
-    owed: Owed,
-    flight: Flight<S>,
+    outbound: Outbound<S>,
     receiver: Receiver<R>,
+    owed: Owed,
     timestamps: Timestamps,
-    path: Path,
-    ask: Ask,
     silence: Silence,
     /// When a new piece was sent or a piece came in.
     moved_at: Instant,
@@ -88,22 +83,14 @@ pub struct Flow<S, R = S> {
 impl<S, R> Flow<S, R> {
     /// A flow whose handshake has just ended. `limits` are shared by all flows of a daemon.
     pub fn new(birth: &Birth, limits: &Arc<FlowLimits>, now: Instant) -> Self {
-        let window_packets = limits.window_packets.clamp(1, limits::WINDOW_PACKETS_MAX);
-        let mut ask = Ask::default();
-        if birth.role == Role::Connector {
-            ask.want();
-        }
         Self {
             limits: Arc::clone(limits),
             life: Life::new(birth.role),
             features: birth.features,
-            waiting: false,
-            owed: Owed::default(),
-            flight: Flight::new(birth.send_from, birth.peer_window_packets, window_packets, limits, birth.rtt),
+            outbound: Outbound::new(birth, limits),
             receiver: Receiver::new(birth.receive_from),
+            owed: Owed::default(),
             timestamps: Timestamps::default(),
-            path: Path::new(birth.max_payload, birth.features.contains(Features::PATH_PROBES), birth.send_from.get()),
-            ask,
             silence: Silence::new(now),
             moved_at: now,
         }
@@ -116,13 +103,13 @@ impl<S, R> Flow<S, R> {
 
     /// The token of a piece that the peer has acknowledged, in the order they were pulled.
     pub fn poll_freed(&mut self) -> Option<S> {
-        self.flight.poll_freed()
+        self.outbound.poll_freed()
     }
 
     /// Whether [`poll_event`](Self::poll_event) has something.
     #[inline]
     pub fn has_event(&self) -> bool {
-        self.life.has_event() | self.silence.has_event() | self.path.has_event()
+        self.life.has_event() | self.silence.has_event() | self.outbound.path().has_event()
     }
 
     /// What happened to the flow since the last call. [`FlowEvent::Closed`] is the last; pieces that arrived before it
@@ -134,7 +121,7 @@ impl<S, R> Flow<S, R> {
         if let Some(event) = self.silence.poll_event() {
             return Some(event);
         }
-        if let Some(bytes) = self.path.take_change() {
+        if let Some(bytes) = self.outbound.take_path_change() {
             return Some(FlowEvent::MaxPayload { bytes });
         }
         self.life.take_end().then_some(FlowEvent::Closed {
@@ -154,7 +141,7 @@ impl<S, R> Flow<S, R> {
         match self.receiver.grant(buffers) {
             Opening::Small => {}
             Opening::Useful => self.owed.owe_ack_if(self.life.state() != State::Unconfirmed),
-            Opening::Reopened => self.ask.want(),
+            Opening::Reopened => self.outbound.want_answer(),
         }
     }
 
@@ -187,7 +174,7 @@ impl<S, R> Flow<S, R> {
     /// its RST ends the flow.
     pub fn probe(&mut self) {
         if self.is_open() {
-            self.ask.want();
+            self.outbound.want_answer();
         }
     }
 
@@ -202,19 +189,19 @@ impl<S, R> Flow<S, R> {
     /// is answered now.
     pub fn skip_gap(&mut self, gap: Duration) {
         self.silence.skip(gap);
-        self.flight.distrust_delays();
+        self.outbound.distrust_delays();
     }
 
     /// The longest payload that the path is known to carry in one packet, in bytes. A piece that is longer (the path
     /// has become worse) is to be transmitted in [fragments].
     pub fn payload_bytes(&self) -> u16 {
-        self.path.payload_bytes()
+        self.outbound.path().payload_bytes()
     }
 
     /// What both hosts can take in one packet, in bytes. The path between them may carry less.
     #[inline]
     pub fn max_payload(&self) -> u16 {
-        self.path.most()
+        self.outbound.path().most()
     }
 
     /// What both hosts can do.
@@ -240,18 +227,18 @@ impl<S, R> Flow<S, R> {
 
     /// How many of our messages the peer's daemon has acknowledged.
     pub fn acknowledged_messages(&self) -> u64 {
-        self.flight.sender().acknowledged_messages()
+        self.outbound.flight().sender().acknowledged_messages()
     }
 
     /// Packets in the network, as far as is known.
     pub fn in_flight(&self) -> u32 {
-        self.flight.sender().in_flight()
+        self.outbound.flight().sender().in_flight()
     }
 
     /// Whether the peer is to answer or to be answered, whatever the application does: data is not acknowledged yet, or
     /// an acknowledgement is owed.
     pub fn is_unsettled(&self) -> bool {
-        !self.is_closed() && (self.flight.sender().outstanding() > 0 || self.owed.owes_ack())
+        !self.is_closed() && (self.outbound.flight().sender().outstanding() > 0 || self.owed.owes_ack())
     }
 
     /// Pieces that wait for earlier ones.
@@ -261,12 +248,12 @@ impl<S, R> Flow<S, R> {
 
     /// The smoothed round trip; the initial timeout before the first was measured.
     pub fn rtt(&self) -> Duration {
-        self.flight.rtt().smoothed(&self.limits)
+        self.outbound.flight().rtt().smoothed(&self.limits)
     }
 
     /// Every token to send that the flow still has; for when it ends.
     pub fn drain_sent(&mut self) -> impl Iterator<Item = S> + '_ {
-        self.flight.drain()
+        self.outbound.drain()
     }
 
     /// Every received token that the flow still has; for when it ends.
@@ -281,11 +268,10 @@ impl<S, R> Flow<S, R> {
             State::Closed => None,
             State::Unconfirmed => Some(self.silence.heard_at() + self.limits.silent_after),
             State::Established | State::Closing => {
-                let alarms = earliest(self.flight.deadline(), self.owed.deadline());
-                let questions = earliest(self.ask.deadline(), self.path.deadline());
+                let work = earliest(self.outbound.deadline(), self.owed.deadline());
                 // What is to be asked will be asked anyway, and an open question is repeated.
-                let is_asking = self.ask.is_wanted() || self.ask.is_open();
-                earliest(earliest(alarms, questions), self.silence.deadline(&self.limits, is_asking))
+                let is_asking = self.outbound.wants_answer() || self.outbound.awaits_answer();
+                earliest(work, self.silence.deadline(&self.limits, is_asking))
             }
         }
     }
@@ -303,42 +289,280 @@ impl<S, R> Flow<S, R> {
             }
             State::Established | State::Closing => {}
         }
-        if self.flight.on_deadline(now, &self.limits) {
+        if self.outbound.on_deadline(now, self.silence.heard_at(), &self.limits) {
             self.silence.on_asked();
         }
         self.owed.on_deadline(now);
-        if self.ask.take_due(now) {
-            let sender = self.flight.sender();
-            let is_blocked = sender.is_shut() && (self.waiting || sender.outstanding() > 0);
-            if self.ask.is_open() || is_blocked {
-                self.ask.want();
-            }
-        }
-        if self.path.on_deadline(now, self.silence.heard_at()) {
-            self.ask_unless_open();
-        }
         match self.silence.on_deadline(now, &self.limits) {
             Finding::None => {}
-            Finding::AskPeer if self.ask.is_open() => {}
+            Finding::AskPeer if self.outbound.awaits_answer() => {}
             Finding::AskPeer => {
-                self.ask.want();
+                self.outbound.want_answer();
                 self.rest_if_idle(now);
             }
             Finding::Gone => self.step(Step::End, CloseReason::PeerGone),
         }
     }
 
-    /// Asks the peer for a sign of life, unless that is under way.
-    fn ask_unless_open(&mut self) {
-        if !self.ask.is_open() {
-            self.ask.want();
+    // ---- A packet comes in -----------------------------------------------------------------------------------------
+
+    /// Takes one packet of this flow.
+    ///
+    /// `accept` is called at most once, and only for DATA that fits: it takes a receive buffer, copies the payload
+    /// into it and gives its token, or says why not; if the segment counts records, it looks whether that is what they
+    /// are. `ecn_ce`: the packet came marked "congestion experienced".
+    pub fn on_packet(
+        &mut self,
+        now: Instant,
+        segment: &Segment,
+        payload_len: usize,
+        ecn_ce: bool,
+        accept: impl FnOnce(Need) -> Result<R, Refusal>,
+    ) -> Verdict {
+        if self.is_closed() {
+            return self.on_packet_after_end(segment);
+        }
+        if let Body::Reset { reason } = segment.body {
+            return self.on_reset(now, segment, reason);
+        }
+        if let Err(violation) = self.check_numbers(segment) {
+            return Verdict::Invalid(violation);
+        }
+        if let Some(data) = segment.data()
+            && let Err(violation) = self.check(data, payload_len)
+        {
+            return Verdict::Invalid(violation);
+        }
+        self.on_valid(now);
+        self.owed.on_mark(ecn_ce);
+        let is_latest = self.timestamps.on_packet(now, &segment.times);
+        self.on_acknowledgement(now, segment, is_latest);
+        if self.is_closed() {
+            return self.on_packet_after_end(segment);
+        }
+        match segment.body {
+            Body::Data(data) => {
+                self.moved_at = now;
+                #[allow(clippy::cast_possible_truncation)] // checked above
+                let verdict = self.receiver.on_data(segment.seq, data.content, payload_len as u16, accept);
+                if let Verdict::Invalid(_) = verdict {
+                    self.owed.owe_reset();
+                    self.step(Step::End, CloseReason::Protocol);
+                }
+                self.owe_acknowledgement(now, verdict, ecn_ce || data.answer_now);
+                verdict
+            }
+            Body::Probe { padding_bytes } => {
+                self.owed.on_probe(padding_bytes);
+                self.rest_if_idle(now);
+                Verdict::NotData
+            }
+            Body::Close { reason } => {
+                self.owed.owe_ack();
+                if self.receiver.on_close(segment.seq) {
+                    self.step(Step::PeerClosed, reason);
+                }
+                Verdict::NotData
+            }
+            Body::Ack { padding_bytes } => {
+                if padding_bytes != 0 {
+                    self.outbound.on_padding_arrived(now, padding_bytes);
+                }
+                Verdict::NotData
+            }
+            Body::Reset { .. } => Verdict::NotData,
+        }
+    }
+
+    /// Data came. Its acknowledgement waits for data of ours to ride on, if nobody is in a hurry: the peer is if it
+    /// says so, and whenever something is missing or was not taken.
+    fn owe_acknowledgement(&mut self, now: Instant, verdict: Verdict, is_wanted_now: bool) {
+        let is_no_hurry = verdict == Verdict::Accepted && self.receiver.held_pieces() == 0 && !is_wanted_now;
+        self.owed.on_data(now, is_no_hurry, self.limits.ack_delay, self.limits.ack_every);
+    }
+
+    /// Whether a correct peer can have sent this.
+    #[inline]
+    fn check(&self, data: &Data, payload_len: usize) -> Result<(), Violation> {
+        if matches!(data.content, Content::Records(_)) && !self.features.contains(Features::RECORDS) {
+            return Err(Violation::Feature);
+        }
+        let has_length = payload_len != 0 && payload_len <= usize::from(self.outbound.path().most());
+        if has_length { Ok(()) } else { Err(Violation::Length) }
+    }
+
+    #[inline]
+    fn check_numbers(&self, segment: &Segment) -> Result<(), Violation> {
+        // Until the peer has shown that it knows our nonce, this is what tells it from somebody who only guesses.
+        if !self.outbound.is_plausible(segment.ack) {
+            return Err(Violation::Acknowledgement);
+        }
+        if self.receiver.is_plausible(segment.seq) { Ok(()) } else { Err(Violation::Sequence) }
+    }
+
+    /// Whether this may be of this flow, as far as its numbers say: worth keeping until the rest of it has come.
+    pub fn expects(&self, segment: &Segment) -> bool {
+        !self.is_closed() && self.check_numbers(segment).is_ok()
+    }
+
+    fn on_valid(&mut self, now: Instant) {
+        let quiet = self.silence.on_heard(now);
+        self.outbound.on_heard(now, quiet, &self.limits);
+        if self.life.state() == State::Unconfirmed {
+            self.step(Step::Confirm, CloseReason::Other);
+        }
+    }
+
+    fn on_acknowledgement(&mut self, now: Instant, segment: &Segment, is_latest: bool) {
+        let echo = echoed(now, &segment.times);
+        self.outbound.on_acknowledgement(now, segment, echo, is_latest, &self.limits);
+        if self.outbound.is_close_acknowledged(segment.ack) {
+            self.step(Step::CloseAcknowledged, self.life.reason());
+        }
+    }
+
+    /// An RST counts only if it knows where we are in the sequence (RFC 5961, section 3.2).
+    fn on_reset(&mut self, now: Instant, segment: &Segment, reason: CloseReason) -> Verdict {
+        let is_expected = segment.seq == self.receiver.next();
+        let is_near = self.life.state() != State::Unconfirmed && self.receiver.is_in_reach(segment.seq);
+        if !is_expected && !is_near {
+            return Verdict::Invalid(Violation::Sequence);
+        }
+        if reason == CloseReason::NoSuchFlow {
+            // All it knows of the flow is the packet it answers; its acknowledgement means nothing. If that was our
+            // CLOSE, then the peer has ended the flow before, and only its answer was lost.
+            if self.outbound.is_close_sent() {
+                self.step(Step::CloseAcknowledged, self.life.reason());
+            } else {
+                self.step(Step::End, reason);
+            }
+        } else {
+            if self.outbound.is_plausible(segment.ack) {
+                self.on_acknowledgement(now, segment, false);
+            }
+            self.step(Step::End, reason);
+        }
+        Verdict::NotData
+    }
+
+    /// The flow has ended, but the peer may not know: a CLOSE repeated by it is answered again.
+    fn on_packet_after_end(&mut self, segment: &Segment) -> Verdict {
+        if segment.kind() == Kind::Close && !self.owed.owes_reset() {
+            let is_known = self.receiver.on_close(segment.seq) || segment.seq.is_before(self.receiver.next());
+            self.owed.owe_ack_if(is_known);
+        }
+        Verdict::Ended
+    }
+
+    // ---- A packet goes out -----------------------------------------------------------------------------------------
+
+    /// The next packet to transmit now; call it until `None`.
+    ///
+    /// Retransmissions come first, then new pieces pulled from `source` while the windows allow, then a probe or
+    /// CLOSE, then an acknowledgement if one is owed and nothing carried it. `waiting`: whether `source` has
+    /// anything; a flow that may not pull must know, to ask for window and not to close too early.
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        waiting: bool,
+        mut source: impl FnMut() -> Option<Piece<S>>,
+    ) -> Option<Outgoing<'_, S>> {
+        match self.life.state() {
+            State::Unconfirmed => return None,
+            State::Closed => return self.last_words(now).map(Outgoing::bare),
+            State::Established | State::Closing => {}
+        }
+        self.outbound.set_waiting(waiting);
+        if let Some(index) = self.outbound.repeat_next(now, self.silence.heard_at(), &self.limits) {
+            return Some(self.data(now, index, true));
+        }
+        if let Some(index) = self.outbound.pull(now, &mut source, &self.limits) {
+            self.moved_at = now;
+            return Some(self.data(now, index, false));
+        }
+        self.outbound.plan_questions(now, self.life.state() == State::Closing, &self.limits);
+        if self.outbound.wants_answer() {
+            return Some(Outgoing::bare(self.question(now)));
+        }
+        let padding = self.outbound.path().wanted();
+        // A packet with padding may well be lost. It carries nothing that is owed, and nothing goes out behind it that
+        // might pass as one frame with it.
+        let owes = self.owed.wants_packet() || padding.is_some() && self.owed.is_anything();
+        if owes {
+            return Some(Outgoing::bare(self.acknowledgement(now)));
+        }
+        padding.map(|padding_bytes| Outgoing::bare(self.padded_probe(now, padding_bytes)))
+    }
+
+    /// PROBE, or CLOSE once everything is acknowledged.
+    fn question(&mut self, now: Instant) -> Segment {
+        self.outbound.on_question(now, &self.limits);
+        self.silence.on_asked();
+        let close = Body::Close { reason: self.life.reason() };
+        let body = if self.outbound.is_close_sent() { close } else { Body::Probe { padding_bytes: 0 } };
+        self.segment(now, self.outbound.flight().sender().next(), body)
+    }
+
+    /// Asks whether the path carries packets as long as this one becomes by its padding.
+    fn padded_probe(&mut self, now: Instant, padding_bytes: u16) -> Segment {
+        self.outbound.on_padded_probe(now, &self.limits);
+        self.segment(now, self.outbound.flight().sender().next(), Body::Probe { padding_bytes })
+    }
+
+    fn acknowledgement(&mut self, now: Instant) -> Segment {
+        let padding_bytes = self.owed.take_padding();
+        self.segment(now, self.outbound.next_number(), Body::Ack { padding_bytes })
+    }
+
+    /// What is still owed by a flow that has ended.
+    fn last_words(&mut self, now: Instant) -> Option<Segment> {
+        if self.owed.take_reset() {
+            return Some(self.reset(now, self.life.reason()));
+        }
+        self.owed.is_due().then(|| self.acknowledgement(now))
+    }
+
+    fn data(&mut self, now: Instant, index: usize, is_retransmission: bool) -> Outgoing<'_, S> {
+        // Nothing more goes out before something is heard.
+        let answer_now = is_retransmission || !self.outbound.may_send_new();
+        let sender = self.outbound.flight().sender();
+        let data = Data { content: sender.piece(index).content, answer_now, fragment: None };
+        let segment = self.segment(now, sender.seq(index), Body::Data(data));
+        let path_bytes = self.payload_bytes();
+        let piece = Some(self.outbound.flight().sender().piece(index));
+        Outgoing { segment, piece, path_bytes, is_retransmission }
+    }
+
+    /// An RST that tells where we are in both sequences.
+    fn reset(&mut self, now: Instant, reason: CloseReason) -> Segment {
+        let seq = self.outbound.next_number();
+        Segment { window_packets: 0, ..self.segment(now, seq, Body::Reset { reason }) }
+    }
+
+    /// Every packet carries all that the peer may want to know; so each pays what is owed.
+    fn segment(&mut self, now: Instant, seq: SeqNo, body: Body) -> Segment {
+        let marks = self.owed.pay();
+        let stamp = stamp(now);
+        self.outbound.on_transmit(stamp);
+        Segment {
+            seq,
+            ack: self.receiver.next(),
+            sack: self.receiver.sack(),
+            window_packets: self.receiver.announce(),
+            marks,
+            times: Times {
+                ts: Some(Stamp::of(stamp)),
+                echo: self.timestamps.latest(),
+                hold_us: self.timestamps.hold_us(now),
+            },
+            body,
         }
     }
 
     /// Gives memory back when no data has moved for so long that one side probes: a host may have many idle flows.
     fn rest_if_idle(&mut self, now: Instant) {
         if now.saturating_since(self.moved_at) >= probe_after(&self.limits) {
-            self.flight.rest();
+            self.outbound.rest();
             self.receiver.rest();
         }
     }
@@ -346,33 +570,26 @@ impl<S, R> Flow<S, R> {
     /// Moves to the state after `step`, if there is one; `reason` counts if that closes or ends the flow.
     fn step(&mut self, step: Step, reason: CloseReason) {
         let Some(next) = self.life.step(step, reason) else { return };
-        if next != State::Established {
-            self.path.stop();
+        match next {
+            State::Unconfirmed | State::Established => {}
+            State::Closing => self.outbound.on_closing(),
+            State::Closed => {
+                self.owed.hurry();
+                self.outbound.stop();
+            }
         }
-        if next == State::Closed {
-            self.owed.hurry();
-            self.ask = Ask::default();
-            self.flight.stop();
-        }
-    }
-}
-
-fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
     }
 }
 
 #[cfg(test)]
 impl<S, R> Flow<S, R> {
     fn memory_slots(&self) -> usize {
-        self.flight.memory_slots() + self.receiver.memory_slots()
+        self.outbound.flight().memory_slots() + self.receiver.memory_slots()
     }
 
     /// What must be true between any two calls.
     fn check_invariants(&self) {
-        self.flight.check_invariants(!self.is_closed());
+        self.outbound.flight().check_invariants(!self.is_closed());
     }
 }
 

@@ -70,6 +70,11 @@ pub struct Outgoing<'a, S> {
 }
 
 impl<S> Outgoing<'_, S> {
+    /// A packet without a piece.
+    pub(super) const fn bare(segment: Segment) -> Self {
+        Self { segment, piece: None, path_bytes: u16::MAX, is_retransmission: false }
+    }
+
     /// Bytes behind the header: those of the piece, or padding.
     #[inline]
     pub fn payload_bytes(&self) -> u16 {

@@ -4,10 +4,8 @@ use alloc::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::ask::Ask;
-use super::flight::Flight;
+use super::outbound::Outbound;
 use super::owed::Owed;
-use super::path::Path;
 use super::receive::Receiver;
 use super::silence::Silence;
 use super::state::{Life, State};
@@ -29,13 +27,10 @@ struct Written<S, R> {
     limits: Arc<FlowLimits>,
     life: Life,
     features: Features,
-    waiting: bool,
-    owed: Owed,
-    flight: Flight<S>,
+    outbound: Outbound<S>,
     receiver: Receiver<R>,
+    owed: Owed,
     timestamps: Timestamps,
-    path: Path,
-    ask: Ask,
     silence: Silence,
     moved_at: Instant,
 }
@@ -69,28 +64,23 @@ impl<S, R> SavedFlow<S, R> {
         received: impl FnMut(R) -> Result<U, Unsound>,
     ) -> Result<Flow<T, U>, Unsound> {
         let Self(flow) = self;
-        let Flow { life, features, waiting, owed, flight, receiver, timestamps, path, ask, silence, moved_at, .. } =
-            flow;
+        let Flow { life, features, outbound, receiver, owed, timestamps, silence, moved_at, limits: _ } = flow;
         let is_open = matches!(life.state(), State::Established | State::Closing);
-        life.check(flight.sender().outstanding())?;
+        life.check(outbound.flight().sender().outstanding(), outbound.is_close_sent())?;
         ensure(receiver.is_discarding() || life.state() != State::Closing, "the flow closes, but somebody reads")?;
         owed.check(now)?;
         timestamps.check(now)?;
-        path.check(now, features.contains(Features::PATH_PROBES))?;
-        ask.check(now)?;
         silence.check(now)?;
         ensure_past(now, &[Some(moved_at)])?;
+        let max_payload = outbound.path().most();
         Ok(Flow {
             limits: Arc::clone(limits),
             life,
             features,
-            waiting,
+            outbound: outbound.restore(now, is_open, features.contains(Features::PATH_PROBES), sent)?,
+            receiver: receiver.restore(max_payload, received)?,
             owed,
-            flight: flight.restore(now, path.most(), is_open, sent)?,
-            receiver: receiver.restore(path.most(), received)?,
             timestamps,
-            path,
-            ask,
             silence,
             moved_at,
         })

@@ -66,7 +66,8 @@ impl Acked {
     fn add_arrival(&mut self, arrival: Arrival) {
         self.arrived += 1;
         if arrival.payload_bytes > BASE_PAYLOAD_BYTES {
-            self.long_sent_at = self.long_sent_at.max(Some(arrival.sent_at));
+            let latest = self.long_sent_at.map_or(arrival.sent_at, |before| before.max(arrival.sent_at));
+            self.long_sent_at = Some(latest);
         }
     }
 }

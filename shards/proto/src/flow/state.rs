@@ -58,8 +58,6 @@ pub(super) struct Life {
     state: State,
     /// The peer has shown that it knows our nonce.
     confirmed: bool,
-    /// CLOSE has been transmitted: the number after the last piece is taken.
-    close_sent: bool,
     /// Why the application has closed the flow, or why it has ended.
     reason: CloseReason,
     /// Nobody was told yet that the peer has confirmed the flow, or that it has ended.
@@ -74,7 +72,6 @@ impl Life {
         Self {
             state: if confirmed { State::Established } else { State::Unconfirmed },
             confirmed,
-            close_sent: false,
             reason: CloseReason::Other,
             untold_confirmed: false,
             untold_end: false,
@@ -95,17 +92,6 @@ impl Life {
         self.reason
     }
 
-    #[inline]
-    pub(super) fn is_close_sent(&self) -> bool {
-        self.close_sent
-    }
-
-    /// Numbers taken beyond those of pieces.
-    #[inline]
-    pub(super) fn extra_numbers(&self) -> u32 {
-        u32::from(self.close_sent)
-    }
-
     /// Takes `step`, if that is possible here, and gives the state after it. `reason` counts if the flow closes or
     /// ends with it.
     pub(super) fn step(&mut self, step: Step, reason: CloseReason) -> Option<State> {
@@ -118,11 +104,6 @@ impl Life {
             State::Closed => (self.reason, self.untold_end) = (reason, true),
         }
         Some(next)
-    }
-
-    /// CLOSE is transmitted now.
-    pub(super) fn on_close_sent(&mut self) {
-        self.close_sent = true;
     }
 
     /// Whether somebody is to be told something.
@@ -141,16 +122,17 @@ impl Life {
         core::mem::take(&mut self.untold_end)
     }
 
-    /// Whether what was read can be, of a flow that has sent `outstanding` packets that are not acknowledged.
+    /// Whether what was read can be, of a flow that has sent `outstanding` packets that are not acknowledged, and CLOSE
+    /// or not.
     #[cfg(feature = "serde")]
-    pub(super) fn check(&self, outstanding: u32) -> Result<(), Unsound> {
+    pub(super) fn check(&self, outstanding: u32, close_sent: bool) -> Result<(), Unsound> {
         let state = self.state;
         let is_open = matches!(state, State::Established | State::Closing);
         ensure(self.confirmed || !is_open, "the flow is open, but the peer has not confirmed it")?;
-        let is_silent = !self.confirmed && outstanding == 0 && !self.close_sent;
+        let is_silent = !self.confirmed && outstanding == 0 && !close_sent;
         ensure(is_silent || state != State::Unconfirmed, "something was sent before the peer confirmed the flow")?;
         let may_close = matches!(state, State::Closing | State::Closed) && outstanding == 0;
-        ensure(may_close || !self.close_sent, "CLOSE was sent before all that comes before it had arrived")?;
+        ensure(may_close || !close_sent, "CLOSE was sent before all that comes before it had arrived")?;
         ensure(state == State::Closed || !self.untold_end, "the end of a flow is to be told that has not ended")
     }
 }
@@ -184,9 +166,7 @@ mod tests {
         assert!(!life.has_event() && !life.take_confirmed() && !life.take_end());
         assert_eq!(life.step(Step::CloseCalled, CloseReason::AppGone), Some(State::Closing));
         assert_eq!(life.step(Step::CloseCalled, CloseReason::Closed), None);
-        assert_eq!((life.reason(), life.has_event(), life.extra_numbers()), (CloseReason::AppGone, false, 0));
-        life.on_close_sent();
-        assert_eq!(life.extra_numbers(), 1);
+        assert_eq!((life.reason(), life.has_event()), (CloseReason::AppGone, false));
         assert_eq!(life.step(Step::End, CloseReason::Reset), Some(State::Closed));
         assert_eq!(life.step(Step::End, CloseReason::PeerGone), None);
         assert_eq!((life.reason(), life.take_end(), life.take_end()), (CloseReason::Reset, true, false));

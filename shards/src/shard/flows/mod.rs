@@ -2,12 +2,12 @@
 //! out, what is over ends.
 
 mod entry;
+mod moves;
 mod publication;
 mod saved;
 mod writer;
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
 
 use machnet::daemon::channel::{FromApp, Violation};
 use machnet_core::addr::MacAddr;
@@ -31,19 +31,14 @@ use super::turn::Turn;
 use crate::counters::{Counter, DropReason};
 use crate::mailbox::{NotCreated, ToCoordinator};
 use entry::{Entry, Origin};
+pub(super) use moves::Move;
+use moves::Moves;
 use publication::Unpublished;
 pub(super) use saved::SavedFlows;
-use serde::{Deserialize, Serialize};
 use writer::Writer;
 
 /// Packets one flow may send in one turn while others wait.
 const PACKETS_PER_FLOW: usize = 64;
-
-/// Places of the table that a change of many flows looks at in one turn.
-const PLACES_PER_TURN: usize = 256;
-
-/// Changes of next hops that are told a part each turn; beyond, the oldest is told at once.
-const MOVES_MAX: usize = 64;
 
 /// The flows that live on a shard.
 pub(super) struct Flows {
@@ -59,27 +54,7 @@ pub(super) struct Flows {
     packet: Vec<u8>,
     /// How long the shard has not run although it should have, over all its life.
     absences: Duration,
-    /// Next hops that have changed, and how far the table has been told.
-    moves: VecDeque<(Move, usize)>,
-}
-
-/// A neighbor has another address.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct Move {
-    /// The address that flows to this peer used so far.
-    pub(super) previous: MacAddr,
-    /// The new one.
-    pub(super) current: MacAddr,
-    /// The peer whose flows it is about; `None` for all that used `previous`.
-    pub(super) peer: Option<Ipv4Addr>,
-}
-
-impl Move {
-    fn apply(&self, entry: &mut Entry) {
-        if entry.way.next_hop() == self.previous && self.peer.is_none_or(|peer| peer == entry.key.remote_ip) {
-            entry.way.redirect(self.current);
-        }
-    }
+    moves: Moves,
 }
 
 impl Flows {
@@ -93,7 +68,7 @@ impl Flows {
             fragments: Fragments::default(),
             packet: Vec::new(),
             absences: Duration::ZERO,
-            moves: VecDeque::new(),
+            moves: Moves::default(),
         }
     }
 
@@ -207,14 +182,17 @@ impl Flows {
         if !entry.flow.features().admit(|| datagram.checksum_is_good()) {
             return Err(DropReason::BadChecksum);
         }
-        let whole = match segment.data().and_then(|data| data.fragment) {
-            None => None,
+        let (whole_segment, whole_payload);
+        let (segment, payload) = match segment.data().and_then(|data| data.fragment) {
+            None => (segment, payload),
             Some(fragment) => match put_together(&mut self.fragments, id, entry, segment, fragment, payload)? {
                 None => return Ok(()),
-                whole => whole,
+                Some(whole) => {
+                    (whole_segment, whole_payload) = whole;
+                    (&whole_segment, &whole_payload[..])
+                }
             },
         };
-        let (segment, payload) = whole.as_ref().map_or((segment, payload), |(segment, payload)| (segment, payload));
         let Some(channel) = channels.get_mut(entry.place.slot) else { return Err(DropReason::UnknownFlow) };
         let data = segment.data();
         if data.is_some() {
@@ -343,12 +321,7 @@ impl Flows {
 
     /// A neighbor has another address: a part of the flows learn of it each turn, and any other when it is served.
     pub(super) fn redirect(&mut self, change: Move) {
-        if self.moves.len() >= MOVES_MAX
-            && let Some((oldest, told)) = self.moves.pop_front()
-        {
-            self.table.visit(told, usize::MAX, |entry| oldest.apply(entry));
-        }
-        self.moves.push_back((change, 0));
+        self.moves.add(change, &mut self.table);
     }
 
     /// Whether some flows have not heard of a change.
@@ -358,13 +331,7 @@ impl Flows {
 
     /// Tells the next part of the flows of changes.
     pub(super) fn continue_moves(&mut self) {
-        let Some((change, told)) = self.moves.front_mut() else { return };
-        let change = *change;
-        let is_over = self.table.visit(*told, PLACES_PER_TURN, |entry| change.apply(entry));
-        *told += PLACES_PER_TURN;
-        if is_over {
-            self.moves.pop_front();
-        }
+        self.moves.go_on(&mut self.table);
     }
 
     // ---- Serving ---------------------------------------------------------------------------------------------------
@@ -406,9 +373,7 @@ impl Flows {
         if !entry.standing.is_kept {
             return false;
         }
-        if !self.moves.is_empty() {
-            self.moves.iter().for_each(|(change, _)| change.apply(entry));
-        }
+        self.moves.tell(entry);
         entry.learn_absences(self.absences);
         let is_deliverable = entry.is_deliverable(channel);
         self.unpublished.add(id, entry);

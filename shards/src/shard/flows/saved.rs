@@ -1,7 +1,5 @@
 //! Flows that were written to bytes, and are read back.
 
-use std::collections::VecDeque;
-
 use machnet_core::time::{Duration, Instant};
 use machnet_proto::flow::SavedTable;
 use machnet_proto::state::{Unsound, ensure};
@@ -10,7 +8,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::super::Settings;
 use super::super::channels::ReclaimingChannels;
 use super::entry::{Place, SavedEntry};
-use super::{Flows, MOVES_MAX, Move, make_ready, settle};
+use super::moves::Moves;
+use super::{Flows, make_ready, settle};
 use crate::counters::Counts;
 
 /// The flows, and what not all of them have been told. Who is to be served is not written, as everybody will be; nor
@@ -26,7 +25,7 @@ impl Serialize for Flows {
 pub(in crate::shard) struct SavedFlows {
     table: SavedTable<SavedEntry>,
     absences: Duration,
-    moves: VecDeque<(Move, usize)>,
+    moves: Moves,
 }
 
 impl SavedFlows {
@@ -39,7 +38,7 @@ impl SavedFlows {
         now: Instant,
     ) -> Result<Flows, Unsound> {
         let Self { table, absences, moves } = self;
-        ensure(moves.len() <= MOVES_MAX, "more neighbors have moved than can be told at a time")?;
+        moves.check()?;
         let mut places = channels.places()?;
         let table = table.restore(settings.flows_max, settings.table_seed, |id, key, entry: SavedEntry| {
             let (slot, index) = places.remove(&id).ok_or(Unsound("a flow is in no channel"))?;

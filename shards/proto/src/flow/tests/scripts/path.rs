@@ -70,7 +70,7 @@ fn a_probe_that_is_lost_is_repeated_and_delays_nobody() {
     let mut asked = Vec::new();
     for _ in 0..100 {
         script.at(10 * MS);
-        let heard = script.ack(script.flow.flight.sender().next().get(), &[], 0);
+        let heard = script.ack(script.flow.outbound.flight().sender().next().get(), &[], 0);
         script.hear(heard);
         script.source.push_back(Piece { len: BASE_PAYLOAD_BYTES, ..piece(0, Position::WHOLE) });
         let said = said(&mut script);
