@@ -37,6 +37,7 @@ fn the_smallest_file_has_the_defaults() {
         poll: Policy::Adaptive,
         faults: None,
     };
+    assert_eq!(Interface::new(expected.mac, expected.ip), expected);
     assert_eq!(config.interfaces, [expected]);
     assert_eq!(config.control, ControlSocket::default());
     assert_eq!(config.limits, Limits::default());

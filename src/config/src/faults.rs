@@ -51,13 +51,14 @@ impl Faults {
     pub(super) const SEED_DEFAULT: u64 = 1;
 
     /// What the keys mean; `None` if no fault ever strikes.
-    pub(super) fn of(keys: FaultKeys) -> Option<Self> {
+    pub(super) fn of(keys: &FaultKeys) -> Option<Self> {
+        let FaultKeys { loss_percent, duplication_percent, reordering_percent, corruption_percent, seed } = keys;
         let faults = Self {
-            loss: keys.loss_percent.unwrap_or_default(),
-            duplication: keys.duplication_percent.unwrap_or_default(),
-            reordering: keys.reordering_percent.unwrap_or_default(),
-            corruption: keys.corruption_percent.unwrap_or_default(),
-            seed: keys.seed.map_or(Self::SEED_DEFAULT, |Whole(seed)| seed),
+            loss: loss_percent.unwrap_or_default(),
+            duplication: duplication_percent.unwrap_or_default(),
+            reordering: reordering_percent.unwrap_or_default(),
+            corruption: corruption_percent.unwrap_or_default(),
+            seed: seed.as_ref().map_or(Self::SEED_DEFAULT, |Whole(seed)| *seed),
         };
         let rates = [faults.loss, faults.duplication, faults.reordering, faults.corruption];
         rates.into_iter().any(|rate| rate > Rate::default()).then_some(faults)

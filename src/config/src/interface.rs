@@ -1,16 +1,17 @@
 //! `machnet_config`: the interfaces the daemon owns.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use machnet_core::addr::MacAddr;
 use machnet_core::wait::Policy;
 
-use super::keys::{InterfaceKeys, Interfaces, NamedInterface};
+use super::keys::{InterfaceKeys, Interfaces, NamedInterface, Prefix, Threads};
 use super::place::Place;
-use super::value::{DeviceArguments, HostAddress, PciAddress, Text, Whole, Word};
+use super::value::{DeviceArguments, HostAddress, Named, PciAddress, Text, Whole, Word};
 use super::{ConfigError, CpuMask, Faults, SHARDS_MAX};
 
-/// One interface: a NIC, its address, its shards.
+/// One interface: a NIC, its address, its shards. Whoever drives it takes it as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// The name of its entry: which device.
@@ -40,7 +41,7 @@ pub struct Interface {
 /// How a device is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Attachment {
-    /// By its MAC: a device bound to a DPDK driver, else the kernel interface through packet sockets.
+    /// By its MAC: a device that the kernel leaves to DPDK, else the kernel interface through packet sockets.
     #[default]
     Found,
     /// `pcie`: the PCI device at this address, such as `0000:01:00.0`.
@@ -51,13 +52,17 @@ pub enum Attachment {
     Device(String),
 }
 
-/// The way to a kernel interface.
+/// The way to a kernel interface, as the key `driver` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
     /// `af_packet`: packet sockets, which work everywhere.
     AfPacket,
-    /// `af_xdp`: DPDK's driver of that name, which needs root.
+    /// `af_xdp`: DPDK's PMD of that name, which needs root.
     AfXdp,
+}
+
+impl Named for Driver {
+    const WORDS: &'static [(&'static str, Self)] = &[("af_packet", Self::AfPacket), ("af_xdp", Self::AfXdp)];
 }
 
 /// What is on the link.
@@ -80,7 +85,7 @@ pub(super) fn check(interfaces: Interfaces, place: &Place<'_>) -> Result<Vec<Int
     let Interfaces(named) = interfaces;
     let mut interfaces: Vec<Interface> = Vec::new();
     for NamedInterface { name, mac, keys } in named {
-        let interface = Interface::check(mac, keys, &place.below(&name), &interfaces)?;
+        let interface = Interface::check(mac, &keys, &place.below(&name), &interfaces)?;
         interfaces.push(interface);
     }
     if interfaces.is_empty() {
@@ -92,8 +97,18 @@ pub(super) fn check(interfaces: Interfaces, place: &Place<'_>) -> Result<Vec<Int
 }
 
 impl Interface {
-    fn check(mac: MacAddr, keys: InterfaceKeys, place: &Place<'_>, others: &[Self]) -> Result<Self, ConfigError> {
-        let Some(Text(HostAddress(ip))) = keys.ip else {
+    /// An interface of which the file says no more than its address.
+    pub fn new(mac: MacAddr, ip: IpAddr) -> Self {
+        let keys = InterfaceKeys { ip: Some(Text(HostAddress(ip))), ..InterfaceKeys::default() };
+        let checked = Self::check(mac, &keys, &Place::root(Path::new("")), &[]);
+        checked.expect("an address is all that has to be said")
+    }
+
+    /// What the keys mean together. Each is named here, and each field: none can be forgotten.
+    fn check(mac: MacAddr, keys: &InterfaceKeys, place: &Place<'_>, others: &[Self]) -> Result<Self, ConfigError> {
+        let InterfaceKeys { ip, engine_threads, cpu_mask, pcie, driver, device, mtu, prefix, gateway, poll, faults } =
+            keys;
+        let Some(Text(HostAddress(ip))) = *ip else {
             return Err(place.below("ip").missing("the address of this interface, as in \"10.0.255.10\""));
         };
         if let Some(other) = others.iter().find(|other| other.ip == ip) {
@@ -103,37 +118,40 @@ impl Interface {
         Ok(Self {
             mac,
             ip,
-            shards: check_shards(&keys, place, others)?,
-            attachment: check_attachment(&keys, place)?,
-            subnet: check_subnet(ip, &keys, place)?,
-            cpu_mask: keys.cpu_mask.map(|Text(mask)| mask),
+            shards: check_shards(keys, *engine_threads, place, others)?,
+            attachment: check_attachment(pcie.as_ref(), *driver, device.as_ref(), place)?,
+            subnet: check_subnet(ip, *prefix, gateway.as_ref(), place)?,
+            cpu_mask: cpu_mask.clone().map(|Text(mask)| mask),
             shard_cpus: Vec::new(),
-            mtu_bytes: keys.mtu.map(|Whole(mtu)| mtu),
-            poll: keys.poll.map_or(Policy::default(), |Word(poll)| poll),
-            faults: keys.faults.and_then(Faults::of),
+            mtu_bytes: mtu.map(|Whole(mtu)| mtu),
+            poll: poll.map_or(Policy::default(), |Word(poll)| poll),
+            faults: faults.as_ref().and_then(Faults::of),
         })
     }
 
-    /// The other direction: what would have to stand in the file.
+    /// The other direction: what would have to stand in the file. None can be forgotten here, either.
     pub(super) fn keys(&self) -> NamedInterface {
-        let mut keys = InterfaceKeys {
-            ip: Some(Text(HostAddress(self.ip))),
-            engine_threads: Some(Whole(self.shards)),
-            cpu_mask: self.cpu_mask.clone().map(Text),
-            mtu: self.mtu_bytes.map(Whole),
-            prefix: self.subnet.map(|subnet| Whole(subnet.prefix_bits)),
-            gateway: self.subnet.and_then(|subnet| subnet.gateway).map(HostAddress).map(Text),
-            poll: Some(Word(self.poll)),
-            faults: self.faults.map(Faults::keys),
-            ..InterfaceKeys::default()
+        let Self { mac, ip, shards, cpu_mask, shard_cpus: _, attachment, mtu_bytes, subnet, poll, faults } = self;
+        let (pcie, driver, device) = match attachment {
+            Attachment::Found => (None, None, None),
+            Attachment::Pci(address) => (Some(Text(PciAddress(address.clone()))), None, None),
+            Attachment::Kernel(driver) => (None, Some(Word(*driver)), None),
+            Attachment::Device(device) => (None, None, Some(Text(DeviceArguments(device.clone())))),
         };
-        match &self.attachment {
-            Attachment::Found => {}
-            Attachment::Pci(address) => keys.pcie = Some(Text(PciAddress(address.clone()))),
-            Attachment::Kernel(driver) => keys.driver = Some(Word(*driver)),
-            Attachment::Device(device) => keys.device = Some(Text(DeviceArguments(device.clone()))),
-        }
-        NamedInterface { name: self.mac.to_string(), mac: self.mac, keys }
+        let keys = InterfaceKeys {
+            ip: Some(Text(HostAddress(*ip))),
+            engine_threads: Some(Whole(*shards)),
+            cpu_mask: cpu_mask.clone().map(Text),
+            pcie,
+            driver,
+            device,
+            mtu: mtu_bytes.map(Whole),
+            prefix: subnet.map(|subnet| Whole(subnet.prefix_bits)),
+            gateway: subnet.and_then(|subnet| subnet.gateway).map(HostAddress).map(Text),
+            poll: Some(Word(*poll)),
+            faults: faults.map(Faults::keys),
+        };
+        NamedInterface { name: mac.to_string(), mac: *mac, keys }
     }
 }
 
@@ -151,34 +169,49 @@ pub(super) fn place_shards(interfaces: &mut [Interface]) {
     }
 }
 
-fn check_shards(keys: &InterfaceKeys, place: &Place<'_>, others: &[Interface]) -> Result<u16, ConfigError> {
-    let shards = keys.engine_threads.map_or(SHARDS_DEFAULT, |Whole(shards)| shards);
+fn check_shards(
+    keys: &InterfaceKeys,
+    threads: Option<Threads>,
+    place: &Place<'_>,
+    others: &[Interface],
+) -> Result<u16, ConfigError> {
+    let shards = threads.map_or(SHARDS_DEFAULT, |Whole(shards)| shards);
     if others.iter().map(|other| other.shards).sum::<u16>() + shards <= SHARDS_MAX {
         return Ok(shards);
     }
     let remedy = format!("all interfaces together may have {SHARDS_MAX} threads, write smaller numbers");
-    Err(match keys.engine_threads {
+    Err(match threads {
         Some(threads) => place.below("engine_threads").wrong(&threads, &remedy),
         None => place.wrong(keys, &remedy),
     })
 }
 
 /// `pcie`, `driver`, `device`: each says where the device is, so only one may be there.
-fn check_attachment(keys: &InterfaceKeys, place: &Place<'_>) -> Result<Attachment, ConfigError> {
+fn check_attachment(
+    pcie: Option<&Text<PciAddress>>,
+    driver: Option<Word<Driver>>,
+    device: Option<&Text<DeviceArguments>>,
+    place: &Place<'_>,
+) -> Result<Attachment, ConfigError> {
     let one = "keep only one of pcie, driver and device, each says where the device is";
-    match (&keys.pcie, &keys.driver, &keys.device) {
+    match (pcie, driver, device) {
         (None, None, None) => Ok(Attachment::Found),
         (Some(Text(PciAddress(address))), None, None) => Ok(Attachment::Pci(address.clone())),
-        (None, Some(Word(driver)), None) => Ok(Attachment::Kernel(*driver)),
+        (None, Some(Word(driver)), None) => Ok(Attachment::Kernel(driver)),
         (None, None, Some(Text(DeviceArguments(device)))) => Ok(Attachment::Device(device.clone())),
-        (_, Some(driver), _) => Err(place.below("driver").wrong(driver, one)),
+        (_, Some(driver), _) => Err(place.below("driver").wrong(&driver, one)),
         (_, None, Some(device)) => Err(place.below("device").wrong(device, one)),
     }
 }
 
-fn check_subnet(ip: IpAddr, keys: &InterfaceKeys, place: &Place<'_>) -> Result<Option<Subnet>, ConfigError> {
-    let gateway = keys.gateway.as_ref().map(|Text(HostAddress(gateway))| *gateway);
-    let Some(Whole(prefix_bits)) = keys.prefix else {
+fn check_subnet(
+    ip: IpAddr,
+    prefix: Option<Prefix>,
+    gateway: Option<&Text<HostAddress>>,
+    place: &Place<'_>,
+) -> Result<Option<Subnet>, ConfigError> {
+    let gateway = gateway.map(|Text(HostAddress(gateway))| *gateway);
+    let Some(Whole(prefix_bits)) = prefix else {
         return match gateway {
             Some(gateway) => {
                 let remedy = "give prefix too, it says which peers are behind the gateway";

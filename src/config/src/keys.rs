@@ -85,6 +85,11 @@ keys! {
     }
 }
 
+/// A number of shards.
+pub(super) type Threads = Whole<u16, 1, { SHARDS_MAX as u64 }>;
+/// A number of leading bits of an address.
+pub(super) type Prefix = Whole<u8, 1, 32>;
+
 keys! {
     /// An interface.
     InterfaceKeys of Section::Interface => {
@@ -94,7 +99,7 @@ keys! {
             example: Text::<HostAddress>::example(),
         },
         /// How many shards the interface has, and NIC queues; all interfaces together may have 128.
-        engine_threads: Whole<u16, 1, { SHARDS_MAX as u64 }> {
+        engine_threads: Threads {
             default: SHARDS_DEFAULT,
             example: 2,
         },
@@ -127,7 +132,7 @@ keys! {
             example: 9000,
         },
         /// How many leading bits of the address are the subnet's.
-        prefix: Whole<u8, 1, 32> {
+        prefix: Prefix {
             default: "every peer is on the link",
             example: 24,
         },

@@ -10,7 +10,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::place::wrong;
-use super::{CpuMask, Driver, Rate};
+use super::{CpuMask, Rate};
 
 /// A kind of value.
 pub(super) trait Kind {
@@ -82,10 +82,6 @@ pub(super) trait Named: Copy + PartialEq + 'static {
 
 impl Named for Policy {
     const WORDS: &'static [(&'static str, Self)] = &[("adaptive", Self::Adaptive), ("busy", Self::Busy)];
-}
-
-impl Named for Driver {
-    const WORDS: &'static [(&'static str, Self)] = &[("af_packet", Self::AfPacket), ("af_xdp", Self::AfXdp)];
 }
 
 /// One of a few words.
