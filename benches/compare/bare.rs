@@ -13,11 +13,12 @@
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use machnet_config::Attachment;
+use machnet_config::{Attachment, Interface};
 use machnet_core::addr::MacAddr;
+use machnet_nic::backend::Backend;
 use machnet_nic::dpdk::Dpdk;
 use machnet_nic::packet;
-use machnet_nic::plan::{Backend, InterfaceRequest, plan};
+use machnet_nic::plan::plan;
 use machnet_nic::{ETHERNET_HEADER_BYTES, Frame, NicQueue};
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::HEADER_BYTES;
@@ -50,16 +51,21 @@ fn main() {
         "kernel" => Attachment::Found,
         device => Attachment::Device(device.to_owned()),
     };
-    let request = InterfaceRequest { mac, ip: None, attachment, queues: 1, mtu_bytes: Some(mtu_bytes) };
+    // Its address is of no matter: whatever comes is received.
+    let interface = Interface::new(mac, Ipv4Addr::UNSPECIFIED.into());
+    let interface = Interface { attachment, mtu_bytes: Some(mtu_bytes), ..interface };
     let part = Part { name: part, mac, mtu_bytes, rest };
-    let plan = plan(&request).unwrap_or_else(|error| panic!("{error}"));
-    if let Backend::AfPacket { interface } = &plan.backend {
-        let mut opened = packet::open(&plan, interface).unwrap_or_else(|error| panic!("{error}"));
-        part.run(opened.queues.remove(0));
-    } else {
-        let dpdk = Dpdk::start(std::slice::from_ref(&plan)).unwrap_or_else(|error| panic!("{error}"));
-        let mut opened = dpdk.open(&plan).unwrap_or_else(|error| panic!("{error}"));
-        part.run(opened.queues.remove(0));
+    let plan = plan(&interface).unwrap_or_else(|error| panic!("{error}"));
+    match &plan.backend {
+        Backend::AfPacket { interface } => {
+            let mut opened = packet::open(&plan, interface, None).unwrap_or_else(|error| panic!("{error}"));
+            part.run(opened.queues.remove(0));
+        }
+        Backend::Dpdk(_) => {
+            let dpdk = Dpdk::start(std::slice::from_ref(&plan)).unwrap_or_else(|error| panic!("{error}"));
+            let mut opened = dpdk.open(&plan).unwrap_or_else(|error| panic!("{error}"));
+            part.run(opened.queues.remove(0));
+        }
     }
 }
 

@@ -38,9 +38,8 @@ pub struct DeviceDrops {
 /// What a device turned out to be, once open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// The driver that runs it: `af_packet` for packet sockets, DPDK's name for a driver of DPDK's (`net_af_xdp`), or
-    /// `memory`.
-    pub driver: String,
+    /// What drives it, for people: `af_packet` for packet sockets, the name of DPDK's PMD (`net_af_xdp`), or `memory`.
+    pub driven_by: String,
     /// The address our frames carry.
     pub mac: MacAddr,
     /// The longest IP packet that passes.

@@ -1,18 +1,15 @@
 //! From a configuration to open devices: for the daemon, and for the tools that own a NIC.
 
 use machnet_config::{Attachment, Config, ConfigError, Interface};
-use machnet_core::addr;
 use machnet_core::wait::Policy;
 use thiserror::Error;
 
+pub use crate::backend::{AnyInterface, Backends};
 use crate::crowding;
-#[cfg(feature = "dpdk")]
-use crate::dpdk::{Dpdk, DpdkQueue};
 use crate::error::OpenError;
 use crate::faults::{Faults, FaultyQueue};
 use crate::lock::DeviceLock;
-use crate::packet::{self, PacketQueue};
-use crate::plan::{self, Backend, DevicePlan, InterfaceRequest};
+use crate::plan::{self, DevicePlan};
 use crate::survey::{self, Finding, Severity};
 use crate::{Capabilities, DeviceCounts, NicQueue, OpenDevice};
 
@@ -59,18 +56,8 @@ pub struct OpenInterface<Q> {
 /// # Errors
 /// When a device is not there, or cannot be used.
 pub fn plan_all(config: &Config) -> Result<Vec<DevicePlan>, DevicesError> {
-    let plan = |interface| plan::plan(&request(interface)).map_err(|error| blame(config, interface, error));
+    let plan = |interface| plan::plan(interface).map_err(|error| blame(config, interface, error));
     config.interfaces.iter().map(plan).collect()
-}
-
-/// An interface that is open, by the kind of its device.
-#[derive(Debug)]
-pub enum AnyInterface {
-    /// A kernel interface.
-    Packet(OpenInterface<PacketQueue>),
-    /// A device of DPDK's.
-    #[cfg(feature = "dpdk")]
-    Dpdk(OpenInterface<DpdkQueue>),
 }
 
 /// Something that is done with an interface whatever its device.
@@ -84,34 +71,8 @@ pub trait WithQueues {
         Q: NicQueue<Frame: Send> + Send + 'static;
 }
 
-impl AnyInterface {
-    /// Gives the interface to whoever does not care what its device is, with the configured faults between the two.
-    pub fn with_queues<W: WithQueues>(self, what: W) -> W::Output {
-        match self {
-            Self::Packet(opened) => mistreated(opened, what),
-            #[cfg(feature = "dpdk")]
-            Self::Dpdk(opened) => mistreated(opened, what),
-        }
-    }
-
-    fn interface(&mut self) -> &mut Interface {
-        match self {
-            Self::Packet(opened) => &mut opened.interface,
-            #[cfg(feature = "dpdk")]
-            Self::Dpdk(opened) => &mut opened.interface,
-        }
-    }
-
-    fn shards(&self) -> (&Interface, usize) {
-        match self {
-            Self::Packet(opened) => (&opened.interface, opened.queues.len()),
-            #[cfg(feature = "dpdk")]
-            Self::Dpdk(opened) => (&opened.interface, opened.queues.len()),
-        }
-    }
-}
-
-fn mistreated<Q, W: WithQueues>(opened: OpenInterface<Q>, what: W) -> W::Output
+/// Gives an interface to whoever does not care what drives it, with the configured faults between the two.
+pub(crate) fn mistreated<Q, W: WithQueues>(opened: OpenInterface<Q>, what: W) -> W::Output
 where
     Q: NicQueue<Frame: Send> + Send + 'static,
 {
@@ -126,43 +87,37 @@ where
 pub struct OpenDevices {
     /// In the order of the configuration.
     pub interfaces: Vec<AnyInterface>,
-    /// DPDK must not end on one of those threads.
-    #[cfg(feature = "dpdk")]
-    pub dpdk: Option<Dpdk>,
+    /// They must not end on one of those threads.
+    pub backends: Backends,
     /// Of the devices that have one: they are ours until nothing of them is open.
     pub locks: Vec<DeviceLock>,
 }
 
-/// Opens every interface, and starts DPDK if one of them needs it; `plans` is what [`plan_all`] gave for the same
+/// Opens every interface, and starts the backends that they need; `plans` is what [`plan_all`] gave for the same
 /// configuration. None is touched before all are known to be ours.
 ///
 /// # Errors
-/// When somebody else owns a device, or DPDK or a device refuses.
+/// When somebody else owns a device, or a backend or a device refuses.
 pub fn open_all(config: &Config, plans: &[DevicePlan]) -> Result<OpenDevices, DevicesError> {
     let locks = take_all(config, plans)?;
     for (interface, plan) in config.interfaces.iter().zip(plans) {
         heed(interface, survey::survey_own(plan).map_err(|error| blame(config, interface, error))?)?;
     }
-    let mut opener = Opener::new(plans)?;
+    let backends = Backends::start(plans).map_err(|(plan, source)| device(plan, source))?;
     let mut opened = Vec::new();
     for (interface, plan) in config.interfaces.iter().zip(plans) {
-        opened.push(opener.open(interface, plan).map_err(|error| blame(config, interface, error))?);
+        opened.push(backends.open(interface, plan).map_err(|error| blame(config, interface, error))?);
     }
     let shards: Vec<_> = opened.iter().map(AnyInterface::shards).collect();
     let crowds = crowding::find(&shards, allowed_cpus());
     for (crowd, opened) in crowds.into_iter().zip(&mut opened) {
         if let Some(warning) = crowd {
-            let interface = opened.interface();
+            let interface = opened.interface_mut();
             tracing::warn!(interface = %interface.mac, "{warning}");
             interface.poll = Policy::Adaptive;
         }
     }
-    Ok(OpenDevices {
-        interfaces: opened,
-        #[cfg(feature = "dpdk")]
-        dpdk: opener.dpdk,
-        locks,
-    })
+    Ok(OpenDevices { interfaces: opened, backends, locks })
 }
 
 fn take_all(config: &Config, plans: &[DevicePlan]) -> Result<Vec<DeviceLock>, DevicesError> {
@@ -193,56 +148,6 @@ pub fn survey_all(config: &Config, plans: &[DevicePlan]) -> Result<Vec<Vec<Findi
     config.interfaces.iter().zip(plans).map(look).collect()
 }
 
-/// Opens devices, of whatever kind they are.
-struct Opener {
-    #[cfg(feature = "dpdk")]
-    dpdk: Option<Dpdk>,
-}
-
-#[cfg(feature = "dpdk")]
-impl Opener {
-    fn new(plans: &[DevicePlan]) -> Result<Self, DevicesError> {
-        let Some(first) = plans.iter().find(|plan| plan.backend.needs_dpdk()) else { return Ok(Self { dpdk: None }) };
-        let of_dpdk: Vec<DevicePlan> = plans.iter().filter(|plan| plan.backend.needs_dpdk()).cloned().collect();
-        let dpdk = Dpdk::start(&of_dpdk).map_err(|source| device(first, source))?;
-        tracing::info!(version = Dpdk::version(), memory = %dpdk.memory(), "DPDK started");
-        Ok(Self { dpdk: Some(dpdk) })
-    }
-
-    fn open(&mut self, interface: &Interface, plan: &DevicePlan) -> Result<AnyInterface, OpenError> {
-        let Some(dpdk) = self.dpdk.as_ref().filter(|_| plan.backend.needs_dpdk()) else {
-            return open_packet(interface, plan);
-        };
-        match (dpdk.open(plan), &plan.backend) {
-            (Ok(opened), _) => Ok(AnyInterface::Dpdk(open_interface(interface, plan, opened))),
-            (Err(error), Backend::Bifurcated { interface: name, .. }) => {
-                let kernel = Attachment::Kernel(machnet_config::Driver::AfPacket);
-                let mut plan = plan::plan(&InterfaceRequest { attachment: kernel, ..plan.request.clone() })?;
-                plan.findings.extend(survey::survey_own(&plan)?);
-                plan.findings.push(Finding::ThroughKernel { interface: name.clone(), reason: error.to_string() });
-                open_packet(interface, &plan)
-            }
-            (Err(error), _) => Err(error),
-        }
-    }
-}
-
-#[cfg(not(feature = "dpdk"))]
-impl Opener {
-    fn new(_plans: &[DevicePlan]) -> Result<Self, DevicesError> {
-        Ok(Self {})
-    }
-
-    fn open(&mut self, interface: &Interface, plan: &DevicePlan) -> Result<AnyInterface, OpenError> {
-        open_packet(interface, plan)
-    }
-}
-
-fn open_packet(interface: &Interface, plan: &DevicePlan) -> Result<AnyInterface, OpenError> {
-    let Backend::AfPacket { interface: name } = &plan.backend else { return Err(OpenError::NoDpdk) };
-    Ok(AnyInterface::Packet(open_interface(interface, plan, packet::open(plan, name)?)))
-}
-
 /// What the plans mean for the CPUs, by interface: a warning if shards have to share some.
 pub fn crowds(config: &Config, plans: &[DevicePlan]) -> Vec<Option<String>> {
     let shards = config.interfaces.iter().zip(plans).map(|(interface, plan)| (interface, plan.queues.into()));
@@ -253,16 +158,6 @@ pub fn crowds(config: &Config, plans: &[DevicePlan]) -> Vec<Option<String>> {
 fn allowed_cpus() -> usize {
     let cpus = rustix::thread::sched_getaffinity(None);
     cpus.map_or(usize::MAX, |cpus| usize::try_from(cpus.count()).expect("32 bits fit"))
-}
-
-fn request(interface: &Interface) -> InterfaceRequest {
-    InterfaceRequest {
-        mac: interface.mac,
-        ip: addr::ipv4(interface.ip).ok(),
-        attachment: interface.attachment.clone(),
-        queues: interface.shards,
-        mtu_bytes: interface.mtu_bytes,
-    }
 }
 
 /// A device that cannot be used is the configuration's mistake if it names what is not there.
@@ -290,17 +185,21 @@ fn blame(config: &Config, interface: &Interface, error: OpenError) -> DevicesErr
     }
 }
 
-#[cfg(feature = "dpdk")]
 fn device(plan: &DevicePlan, source: OpenError) -> DevicesError {
-    DevicesError::Device { interface: plan.request.mac.to_string(), source }
+    DevicesError::Device { interface: plan.interface.mac.to_string(), source }
 }
 
-fn open_interface<Q: NicQueue>(interface: &Interface, plan: &DevicePlan, opened: OpenDevice<Q>) -> OpenInterface<Q> {
+/// An interface whose device was opened as planned; says so.
+pub(crate) fn open_interface<Q: NicQueue>(
+    interface: &Interface,
+    plan: &DevicePlan,
+    opened: OpenDevice<Q>,
+) -> OpenInterface<Q> {
     let OpenDevice { capabilities, queues, counts, findings } = opened;
     tracing::info!(
         ip = %interface.ip,
         device = %plan,
-        driver = capabilities.driver,
+        driver = capabilities.driven_by,
         mac = %capabilities.mac,
         mtu = capabilities.mtu_bytes,
         shards = queues.len(),
@@ -312,7 +211,7 @@ fn open_interface<Q: NicQueue>(interface: &Interface, plan: &DevicePlan, opened:
     for finding in plan.findings.iter().chain(&findings) {
         tracing::warn!(interface = %interface.mac, "{finding}");
     }
-    let device = format!("{} by {}", plan.device(), capabilities.driver);
+    let device = format!("{} by {}", plan.device(), capabilities.driven_by);
     OpenInterface { interface: interface.clone(), device, capabilities, queues, counts: Some(counts) }
 }
 

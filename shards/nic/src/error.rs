@@ -123,14 +123,14 @@ pub enum OpenError {
         /// How many shards were asked for.
         queues: u16,
     },
-    /// The driver is not installed.
+    /// The PMD is not installed.
     #[error(
-        "the driver {driver} is not in {directory}; install the package with DPDK's drivers (Debian and Ubuntu: \
+        "the driver {pmd} is not in {directory}; install the package with DPDK's drivers (Debian and Ubuntu: \
          librte-net-*, or libdpdk-dev for all of them)"
     )]
-    NoDriver {
-        /// The driver.
-        driver: String,
+    NoPmd {
+        /// Its name.
+        pmd: String,
         /// Where it was looked for.
         directory: String,
     },

@@ -21,6 +21,7 @@
 //! A queue is used by one thread at a time, and a frame goes back to where it came from by being
 //! dropped; [`NicQueue::recycle`] does the same for a whole burst at once.
 
+pub mod backend;
 mod crowding;
 mod device;
 pub mod devices;

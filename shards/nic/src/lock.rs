@@ -26,9 +26,10 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::backend::Location;
 use crate::error::OpenError;
-use crate::host::HostView;
-use crate::plan::{Backend, DevicePlan};
+use crate::host::{HostView, KernelInterface};
+use crate::plan::DevicePlan;
 use crate::survey::Finding;
 
 /// How long an owner is waited for that was killed a moment ago: the kernel closes what a process has one by one, and a
@@ -76,7 +77,7 @@ pub(crate) fn owned(plan: &DevicePlan, host: &HostView) -> Option<Finding> {
 }
 
 fn owned_device(plan: &DevicePlan) -> String {
-    plan.backend.kernel_interface().map_or_else(|| plan.device(), str::to_owned)
+    plan.backend.location().kernel_interface().map_or_else(|| plan.device(), str::to_owned)
 }
 
 /// Who owns a device.
@@ -134,19 +135,16 @@ enum Name {
 
 impl Name {
     fn of(plan: &DevicePlan, host: &HostView) -> Option<Self> {
-        if let Some(interface) = plan.backend.kernel_interface() {
-            return host.named(interface).map(|interface| Self::KernelInterface(interface.index));
-        }
-        let mac = plan.request.mac;
-        match &plan.backend {
+        let mac = plan.interface.mac;
+        let of_kernel = |interface: &KernelInterface| Self::KernelInterface(interface.index);
+        match plan.backend.location() {
+            Location::KernelInterface { name, .. } | Location::Bus { shared_with: Some(name) } => {
+                host.named(name).map(of_kernel)
+            }
             // The kernel may share it.
-            backend if backend.is_on_a_bus() => {
-                Some(host.with_mac(mac).map_or(Self::Mac(mac), |interface| Self::KernelInterface(interface.index)))
-            }
-            Backend::Device { .. } if plan.backend.driver() == Some("net_tap") => {
-                plan.backend.argument("iface").map(|interface| Self::Tap(interface.to_owned()))
-            }
-            _ => None,
+            Location::Bus { shared_with: None } => Some(host.with_mac(mac).map_or(Self::Mac(mac), of_kernel)),
+            Location::MadeInterface { name } => Some(Self::Tap(name.to_owned())),
+            Location::Nowhere => None,
         }
     }
 
@@ -207,11 +205,13 @@ fn peer(socket: BorrowedFd<'_>) -> io::Result<Owner> {
 
 #[cfg(test)]
 mod tests {
-    use machnet_config::Attachment;
+    use std::net::Ipv4Addr;
+
+    use machnet_config::Interface;
 
     use super::*;
+    use crate::backend::{Backend, DpdkDevice};
     use crate::host::tests::{host, interface};
-    use crate::plan::InterfaceRequest;
 
     /// A name that no device has; tests of other processes have others.
     fn nobodys(test: &str) -> Name {
@@ -262,20 +262,19 @@ mod tests {
         let host = host(vec![interface(2, "eth0", 1), vlan, interface(5, "eth1", 5)]);
         let name = |last, backend| {
             let mac = MacAddr([2, 0, 0, 0, 0, last]);
-            let request = InterfaceRequest { mac, ip: None, attachment: Attachment::Found, queues: 1, mtu_bytes: None };
-            Name::of(&DevicePlan::new(request, backend), &host)
+            Name::of(&DevicePlan::new(Interface::new(mac, Ipv4Addr::new(10, 0, 0, last).into()), backend), &host)
         };
-        let device = |arguments: &str| Backend::Device { arguments: arguments.to_owned() };
+        let device = |arguments: &str| Backend::Dpdk(DpdkDevice::Arguments(arguments.to_owned()));
         let (eth0, vlan) = ("eth0".to_owned(), "eth0.7".to_owned());
         assert_eq!(name(1, Backend::AfPacket { interface: eth0.clone() }), Some(Name::KernelInterface(2)));
-        assert_eq!(name(1, Backend::AfXdp { interface: vlan }), Some(Name::KernelInterface(3)));
+        assert_eq!(name(1, Backend::Dpdk(DpdkDevice::AfXdp { interface: vlan })), Some(Name::KernelInterface(3)));
         assert_eq!(name(9, device("net_af_packet0,iface=eth0")), Some(Name::KernelInterface(2)));
         // The same one by its bus, and one of which the kernel knows nothing.
-        let pci = || Backend::Pci { address: "0000:01:00.0".to_owned() };
-        let shared = Backend::Bifurcated { address: "0000:01:00.0".to_owned(), interface: eth0 };
+        let pci = || Backend::Dpdk(DpdkDevice::Pci { address: "0000:01:00.0".to_owned() });
+        let shared = Backend::Dpdk(DpdkDevice::Bifurcated { address: "0000:01:00.0".to_owned(), interface: eth0 });
         assert_eq!((name(1, shared), name(1, pci())), (Some(Name::KernelInterface(2)), Some(Name::KernelInterface(2))));
         assert_eq!(name(9, pci()), Some(Name::Mac(MacAddr([2, 0, 0, 0, 0, 9]))));
-        assert_eq!(name(9, Backend::Search { candidates: vec![] }), name(9, pci()));
+        assert_eq!(name(9, Backend::Dpdk(DpdkDevice::Search { candidates: vec![] })), name(9, pci()));
         assert_eq!(name(9, device("0000:01:00.0")), name(9, pci()));
         // The other end of a tap device is an interface that somebody may own, too.
         assert_eq!(name(9, device("net_tap0,iface=eth1")), Some(Name::Tap("eth1".to_owned())));

@@ -2,6 +2,7 @@
 
 use super::log;
 use super::pool::pool_bytes;
+use crate::backend::Pmd;
 use crate::error::OpenError;
 use crate::plan::DevicePlan;
 use rustix::thread::{CpuSet, sched_getaffinity};
@@ -35,8 +36,8 @@ pub(super) struct Eal {
 static STARTED: AtomicBool = AtomicBool::new(false);
 
 impl Dpdk {
-    /// Starts DPDK with memory enough for these interfaces; devices are added by [`open`](Self::open). The calling
-    /// thread keeps its affinity, no worker threads are made. Takes some 200 ms, most of it to load the drivers.
+    /// Starts DPDK with memory enough for those of these interfaces that it drives; devices are added by [`open`](Self::open). The calling
+    /// thread keeps its affinity, no worker threads are made. Takes some 200 ms, most of it to load its PMDs.
     ///
     /// # Errors
     ///
@@ -46,8 +47,9 @@ impl Dpdk {
             return Err(OpenError::StartedBefore);
         }
         let memory = Memory::choose(plans);
-        let arguments = arguments(memory, plans)?;
-        if plans.iter().any(|plan| plan.backend.driver() == Some("net_af_xdp")) {
+        let devices: Vec<_> = plans.iter().filter_map(|plan| plan.backend.dpdk_device()).collect();
+        let arguments = arguments(memory, devices.iter().any(|device| device.is_on_a_bus()))?;
+        if devices.iter().any(|device| device.pmd() == Some(Pmd::AfXdp)) {
             skip_xdp_dispatcher();
         }
         if let Err(error) = log::redirect() {
@@ -80,25 +82,25 @@ impl Dpdk {
 }
 
 /// Makes libxdp attach its program for XDP sockets as it is. Where a BPF file system is mounted it would attach a
-/// dispatcher that calls it, which the driver does not take away completely and no survey knows by its name.
+/// dispatcher that calls it, which the PMD does not take away completely and no survey knows by its name.
 fn skip_xdp_dispatcher() {
     // SAFETY: none of this process's threads reads the environment but through Rust's library, which takes turns; DPDK
-    // and its drivers do from here on, on this thread.
+    // and its PMDs do from here on, on this thread.
     unsafe { std::env::set_var("LIBXDP_SKIP_DISPATCHER", "1") };
 }
 
-/// Whether a driver (`net_memif`) is installed. Where the drivers are not where DPDK says they may be linked in.
+/// Whether a PMD (`net_memif`) is installed. Where the PMDs are not where DPDK says they may be linked in.
 ///
 /// # Errors
 ///
 /// If it is not.
-pub(crate) fn look_for_driver(driver: String) -> Result<(), OpenError> {
+pub(crate) fn look_for_pmd(pmd: String) -> Result<(), OpenError> {
     // SAFETY: the shim gives a static, NUL-terminated string.
     let directory = unsafe { CStr::from_ptr(dpdk_sys::shim_driver_directory()) }.to_string_lossy().into_owned();
     let Ok(entries) = std::fs::read_dir(&directory) else { return Ok(()) };
-    let library = format!("librte_{driver}.so");
+    let library = format!("librte_{pmd}.so");
     let is_there = entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&library));
-    if is_there { Ok(()) } else { Err(OpenError::NoDriver { driver, directory }) }
+    if is_there { Ok(()) } else { Err(OpenError::NoPmd { pmd, directory }) }
 }
 
 impl Drop for Eal {
@@ -116,7 +118,10 @@ impl Memory {
     /// Hugepages if enough of them are free, with a spare part for the library itself.
     fn choose(plans: &[DevicePlan]) -> Self {
         let needed = |in_hugepages| {
-            let frames = plans.iter().map(|plan| pool_bytes(plan, in_hugepages) * u64::from(plan.queues));
+            let frames = plans.iter().filter_map(|plan| {
+                let of_queue = pool_bytes(plan.backend.dpdk_device()?, plan.mtu_bytes, in_hugepages);
+                Some(of_queue * u64::from(plan.queues))
+            });
             let frames: u64 = frames.sum();
             frames + frames / 8 + LIBRARY_BYTES
         };
@@ -137,7 +142,7 @@ impl fmt::Display for Memory {
     }
 }
 
-/// What the library and its drivers allocate for themselves: rings, tables, device data.
+/// What the library and its PMDs allocate for themselves: rings, tables, device data.
 const LIBRARY_BYTES: u64 = 32 << 20;
 
 /// Free hugepages of all sizes; 0 if they cannot be counted.
@@ -152,7 +157,7 @@ fn free_hugepage_bytes(directory: &Path) -> u64 {
     free.sum()
 }
 
-fn arguments(memory: Memory, plans: &[DevicePlan]) -> Result<Vec<CString>, OpenError> {
+fn arguments(memory: Memory, any_on_a_bus: bool) -> Result<Vec<CString>, OpenError> {
     let mut arguments = vec!["machnet-shards".to_owned(), "--no-telemetry".to_owned()];
     match memory {
         Memory::HugePages => arguments.push("--in-memory".to_owned()),
@@ -161,7 +166,7 @@ fn arguments(memory: Memory, plans: &[DevicePlan]) -> Result<Vec<CString>, OpenE
             arguments.push(mebibytes.to_string());
         }
     }
-    if plans.iter().any(|plan| plan.backend.is_on_a_bus()) {
+    if any_on_a_bus {
         // Only what is probed later: a list of allowed devices that holds nothing but the host bridge.
         arguments.extend(["-a", "0000:00:00.0"].map(str::to_owned));
     } else {

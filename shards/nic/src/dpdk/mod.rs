@@ -22,7 +22,7 @@ mod queue;
 mod rss;
 
 pub(super) use descriptors::channels;
-pub(super) use eal::look_for_driver;
+pub(super) use eal::look_for_pmd;
 pub use eal::{Dpdk, Memory};
 pub use pool::DpdkFrame;
 pub(super) use program::program_name;

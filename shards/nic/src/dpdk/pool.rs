@@ -2,8 +2,9 @@
 
 use super::eal::{Eal, Memory, refused};
 use super::log;
+use crate::backend::DpdkDevice;
 use crate::error::OpenError;
-use crate::plan::{Backend, DevicePlan};
+use crate::plan::DevicePlan;
 use crate::{Checksum, Frame};
 use rustix::param::page_size;
 use std::ffi::{CString, c_int};
@@ -86,9 +87,10 @@ pub(super) fn forget_front(frames: &mut Vec<DpdkFrame>, count: usize) {
 }
 
 /// Frames of a queue. AF_XDP keeps 2,048 in its rings and wants as many more to exchange.
-fn frames_of(backend: &Backend) -> u32 {
-    if matches!(backend, Backend::AfXdp { .. }) { 8191 } else { 4095 }
+fn frames_of(device: &DpdkDevice) -> u32 {
+    if matches!(device, DpdkDevice::AfXdp { .. }) { 8191 } else { 4095 }
 }
+
 /// Frames a thread keeps aside in each pool.
 const CACHE_FRAMES: u32 = 256;
 /// DPDK's headroom before a frame (RTE_PKTMBUF_HEADROOM).
@@ -98,20 +100,20 @@ const OVERHEAD_BYTES: u32 = 320;
 
 /// Bytes to hold a frame of this MTU wherever it is put: a packet buffer, or a slot of an af_packet ring, which also
 /// holds up to 84 bytes of headers (66 of tpacket2 and its addresses, aligned, then Ethernet and a VLAN tag). A
-/// multiple of 1,024, so that four of them are whole pages; at least 2,048, what all drivers expect.
+/// multiple of 1,024, so that four of them are whole pages; at least 2,048, what all PMDs expect.
 pub(super) fn slot_bytes(mtu_bytes: u16) -> u32 {
     (u32::from(mtu_bytes) + 84).next_multiple_of(1024).max(2048)
 }
 
 /// What the frames of one queue need. A PCI device reads a frame in one piece, which DPDK promises within a page only:
 /// an ordinary one is too small for two frames.
-pub(super) fn pool_bytes(plan: &DevicePlan, in_hugepages: bool) -> u64 {
-    let frame = slot_bytes(plan.mtu_bytes) + HEADROOM_BYTES + OVERHEAD_BYTES;
-    let frame = match plan.backend.is_on_a_bus() && !in_hugepages {
+pub(super) fn pool_bytes(device: &DpdkDevice, mtu_bytes: u16, in_hugepages: bool) -> u64 {
+    let frame = slot_bytes(mtu_bytes) + HEADROOM_BYTES + OVERHEAD_BYTES;
+    let frame = match device.is_on_a_bus() && !in_hugepages {
         true => (frame as usize).next_multiple_of(page_size()) as u64,
         false => frame.into(),
     };
-    u64::from(frames_of(&plan.backend)) * frame
+    u64::from(frames_of(device)) * frame
 }
 
 /// The frames of one queue.
@@ -132,13 +134,13 @@ static NEXT_NAME: AtomicU32 = AtomicU32::new(0);
 
 impl Pool {
     /// Makes the pool of one queue, on this NUMA node if it has memory, else anywhere.
-    pub(super) fn new(eal: &Arc<Eal>, plan: &DevicePlan, node: c_int) -> Result<Self, OpenError> {
+    pub(super) fn new(eal: &Arc<Eal>, plan: &DevicePlan, device: &DpdkDevice, node: c_int) -> Result<Self, OpenError> {
         let room = slot_bytes(plan.mtu_bytes) + HEADROOM_BYTES;
         let room = u16::try_from(room).unwrap_or(u16::MAX);
         // PCI devices read buffers by physical address and want each in one piece; sockets do not care, and AF_XDP
         // registers the pool's memory as one area, which only this layout makes it.
-        let is_contiguous = c_int::from(plan.backend.is_on_a_bus());
-        let frames = frames_of(&plan.backend);
+        let is_contiguous = c_int::from(device.is_on_a_bus());
+        let frames = frames_of(device);
         let any = -1;
         log::forget();
         let mut error = 0;
@@ -155,7 +157,7 @@ impl Pool {
             }
         }
         if error == -rustix::io::Errno::NOMEM.raw_os_error() {
-            let bytes = pool_bytes(plan, eal.memory == Memory::HugePages);
+            let bytes = pool_bytes(device, plan.mtu_bytes, eal.memory == Memory::HugePages);
             return Err(OpenError::NoMemory { device: plan.device(), bytes });
         }
         Err(refused("make frames for", &plan.device(), error))
@@ -196,21 +198,14 @@ impl Drop for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::InterfaceRequest;
-    use machnet_core::addr::MacAddr;
 
     #[test]
     fn a_pci_device_needs_whole_pages_where_they_are_small() {
-        let request = |mtu_bytes| {
-            let (mac, attachment) = (MacAddr([2, 0, 0, 0, 0, 1]), machnet_config::Attachment::Found);
-            InterfaceRequest { mac, ip: None, attachment, queues: 1, mtu_bytes: Some(mtu_bytes) }
+        let bytes_per_frame = |device: DpdkDevice, mtu_bytes, in_hugepages| {
+            pool_bytes(&device, mtu_bytes, in_hugepages) / u64::from(frames_of(&device))
         };
-        let bytes_per_frame = |backend: Backend, mtu_bytes, in_hugepages| {
-            let plan = DevicePlan::new(request(mtu_bytes), backend);
-            pool_bytes(&plan, in_hugepages) / u64::from(frames_of(&plan.backend))
-        };
-        let pci = || Backend::Pci { address: "0000:01:00.0".to_owned() };
-        let packet = || Backend::AfPacket { interface: "eth0".to_owned() };
+        let pci = || DpdkDevice::Pci { address: "0000:01:00.0".to_owned() };
+        let packet = || DpdkDevice::Arguments("net_af_packet0,iface=eth0".to_owned());
         let page = page_size() as u64;
         assert_eq!(bytes_per_frame(pci(), 1500, false) % page, 0);
         assert_eq!(bytes_per_frame(pci(), 4000, false) % page, 0);

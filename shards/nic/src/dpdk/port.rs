@@ -7,8 +7,9 @@ use super::packet_ring;
 use super::pool::Pool;
 use super::queue::{DpdkQueue, Socket, WakeSource};
 use super::rss;
+use crate::backend::{DpdkDevice, Pmd};
 use crate::error::OpenError;
-use crate::plan::{Backend, DevicePlan};
+use crate::plan::DevicePlan;
 use crate::survey::Finding;
 use crate::{Capabilities, DeviceCounts, DeviceDrops, OpenDevice};
 use machnet_core::addr::MacAddr;
@@ -77,31 +78,33 @@ impl Port {
     }
 }
 
-/// Slots asked of each receive and each transmit ring; drivers adjust it to what they can.
+/// Slots asked of each receive and each transmit ring; PMDs adjust it to what they can.
 const RING_SLOTS: u16 = 512;
 /// Makes the names of software devices differ within this process.
 static NEXT_DEVICE: AtomicU32 = AtomicU32::new(0);
 
 impl Dpdk {
-    /// Opens an interface whose way needs DPDK: probes its device, sets up a queue for each shard, and starts it.
+    /// Opens an interface whose backend is DPDK: probes its device, sets up a queue for each shard, and starts it.
     ///
     /// # Errors
     ///
     /// One sentence that says what to do. Nothing stays open.
     pub fn open(&self, plan: &DevicePlan) -> Result<OpenDevice<DpdkQueue>, OpenError> {
-        let (number, before) = match &plan.backend {
-            Backend::AfXdp { interface } => return self.open_xdp(plan, interface),
-            Backend::Device { arguments } => {
+        let Some(device) = plan.backend.dpdk_device() else {
+            return Err(OpenError::BadDevice { device: plan.device() });
+        };
+        let (number, before) = match device {
+            DpdkDevice::AfXdp { interface } => return self.open_xdp(plan, device, interface),
+            DpdkDevice::Arguments(arguments) => {
                 let before = Snapshot::take();
                 (self.probe(arguments)?, before)
             }
-            Backend::Pci { address } | Backend::Bifurcated { address, .. } => {
+            DpdkDevice::Pci { address } | DpdkDevice::Bifurcated { address, .. } => {
                 (self.pci_port(plan, address)?, Snapshot::take())
             }
-            Backend::Search { candidates } => (self.search(plan, candidates)?, Snapshot::take()),
-            Backend::AfPacket { interface } => return Err(OpenError::BadDevice { device: interface.clone() }),
+            DpdkDevice::Search { candidates } => (self.search(plan, candidates)?, Snapshot::take()),
         };
-        self.open_port(plan, number, plan.queues, &before).map(|(opened, _)| opened)
+        self.open_port(plan, device, number, plan.queues, &before).map(|(opened, _)| opened)
     }
 
     /// Two interfaces joined in memory by DPDK's `net_ring`: what one's queue k transmits, the other's queue k
@@ -122,21 +125,28 @@ impl Dpdk {
             return Err(refused("make", "a pair of ring devices", result));
         }
         let before = Snapshot::take();
-        let [near, far] = [0, 1].map(|end| self.open_port(plans[end], ports[end], queues, &before));
+        let ring = DpdkDevice::Arguments("net_ring".to_owned());
+        let [near, far] = [0, 1].map(|end| self.open_port(plans[end], &ring, ports[end], queues, &before));
         Ok([near?.0, far?.0])
     }
 
-    /// One port for each queue: the driver takes several queues only from some devices.
-    fn open_xdp(&self, plan: &DevicePlan, interface: &str) -> Result<OpenDevice<DpdkQueue>, OpenError> {
+    /// One port for each queue: the PMD takes several queues only from some devices.
+    fn open_xdp(
+        &self,
+        plan: &DevicePlan,
+        device: &DpdkDevice,
+        interface: &str,
+    ) -> Result<OpenDevice<DpdkQueue>, OpenError> {
         let mut all: Option<OpenDevice<DpdkQueue>> = None;
         let mut ports = Vec::new();
         for queue in 0..plan.queues {
             let before = Snapshot::take();
             let number = self.probe(&format!(
-                "net_af_xdp{},iface={interface},start_queue={queue},queue_count=1",
+                "{}{},iface={interface},start_queue={queue},queue_count=1",
+                Pmd::AfXdp.name(),
                 NEXT_DEVICE.fetch_add(1, Ordering::Relaxed)
             ))?;
-            let (opened, port) = self.open_port(plan, number, 1, &before)?;
+            let (opened, port) = self.open_port(plan, device, number, 1, &before)?;
             ports.push(port);
             match &mut all {
                 None => all = Some(opened),
@@ -151,7 +161,7 @@ impl Dpdk {
     }
 
     fn pci_port(&self, plan: &DevicePlan, address: &str) -> Result<u16, OpenError> {
-        let wanted = plan.request.mac;
+        let wanted = plan.interface.mac;
         let number = match self.port_with(wanted) {
             Some(number) => number,
             None => {
@@ -169,7 +179,7 @@ impl Dpdk {
 
     /// The port with the MAC, probing the candidates until it is there. Those with another MAC are let go.
     fn search(&self, plan: &DevicePlan, candidates: &[String]) -> Result<u16, OpenError> {
-        let wanted = plan.request.mac;
+        let wanted = plan.interface.mac;
         if let Some(number) = self.port_with(wanted) {
             return Ok(number);
         }
@@ -199,7 +209,7 @@ impl Dpdk {
             last = c_int::from(number);
             if let Ok(port) = describe(number)
                 && MacAddr(port.mac) == mac
-                && (found.is_none() || text(&port.driver) == "net_netvsc")
+                && (found.is_none() || Pmd::named(&text(&port.driver)) == Some(Pmd::Netvsc))
             {
                 found = Some(number);
             }
@@ -225,10 +235,11 @@ impl Dpdk {
         if result != 0 { Err(refused("find the port of", arguments, result)) } else { Ok(number) }
     }
 
-    /// Sets up and starts a port that was just made; closes it on failure.
+    /// Sets up and starts a port that was just made, with so many queues; closes it on failure.
     fn open_port(
         &self,
         plan: &DevicePlan,
+        device: &DpdkDevice,
         number: u16,
         wanted: u16,
         before: &Snapshot,
@@ -251,27 +262,28 @@ impl Dpdk {
         if queues < wanted {
             findings.push(Finding::FewerQueues { device: plan.device(), queues, asked: wanted });
         }
-        let mtu_bytes = mtu(plan, &found, &mut findings);
-        let driver = text(&found.driver);
+        let mtu_bytes = mtu(plan, device, &found, &mut findings);
+        let driven_by = text(&found.driver);
+        let pmd = Pmd::named(&driven_by);
         for _ in 0..queues {
-            port.pools.push(Pool::new(&self.0, plan, found.socket)?);
+            port.pools.push(Pool::new(&self.0, plan, device, found.socket)?);
         }
-        let has_interrupts = port.start(plan, &found, mtu_bytes)?;
-        if is_memif_client(plan) {
-            port.connect_memif(plan, &mut findings)?;
+        let has_interrupts = port.start(plan, device, &found, mtu_bytes)?;
+        if is_memif_client(device) {
+            port.connect_memif(plan, device, &mut findings)?;
         }
-        let wakers = port.wakers(plan, &driver, has_interrupts, before)?;
+        let wakers = port.wakers(plan, device, pmd, has_interrupts, before)?;
         let capabilities = Capabilities {
-            mac: plan.request.mac,
+            mac: plan.interface.mac,
             mtu_bytes,
             queues,
             max_queues,
-            rss: if queues > 1 { rss::settle(number, plan.backend.is_on_a_bus(), &found, queues) } else { None },
-            link_up: link(plan, number, &mut findings)?,
+            rss: if queues > 1 { rss::settle(number, device.is_on_a_bus(), &found, queues) } else { None },
+            link_up: link(plan, device, number, &mut findings)?,
             numa_node: u16::try_from(found.socket).ok(),
-            driver,
+            driven_by,
         };
-        let own = (capabilities.driver == "net_af_packet").then_some(plan.request.mac);
+        let own = (pmd == Some(Pmd::AfPacket)).then_some(plan.interface.mac);
         let port = Arc::new(port);
         let weak = Arc::downgrade(&port);
         let counts = Box::new(PortCounts(vec![weak.clone()]));
@@ -298,12 +310,12 @@ fn text(field: &[c_char]) -> String {
 }
 
 /// The MTU to be used: what was asked, if the device can. Only real devices have a limit of their own.
-fn mtu(plan: &DevicePlan, port: &dpdk_sys::Port, findings: &mut Vec<Finding>) -> u16 {
-    if !plan.backend.is_on_a_bus() || plan.mtu_bytes <= port.max_mtu {
+fn mtu(plan: &DevicePlan, device: &DpdkDevice, port: &dpdk_sys::Port, findings: &mut Vec<Finding>) -> u16 {
+    if !device.is_on_a_bus() || plan.mtu_bytes <= port.max_mtu {
         return plan.mtu_bytes;
     }
     let limit_bytes = port.max_mtu;
-    if let Some(asked_bytes) = plan.request.mtu_bytes {
+    if let Some(asked_bytes) = plan.interface.mtu_bytes {
         findings.push(Finding::MtuLimited { device: plan.device(), limit_bytes, asked_bytes });
     }
     limit_bytes
@@ -319,15 +331,15 @@ const MEMIF_AGAIN: Duration = Duration::from_millis(200);
 const MEMIF_STEP: Duration = Duration::from_millis(1);
 
 /// Whether the device is a memif that connects to another one: unless its arguments say that it is the server.
-fn is_memif_client(plan: &DevicePlan) -> bool {
-    plan.backend.driver() == Some("net_memif") && !matches!(plan.backend.argument("role"), Some("server" | "master"))
+fn is_memif_client(device: &DpdkDevice) -> bool {
+    device.pmd() == Some(Pmd::Memif) && !matches!(device.argument("role"), Some("server" | "master"))
 }
 
 /// Whether the link is up.
-fn link(plan: &DevicePlan, number: u16, findings: &mut Vec<Finding>) -> Result<bool, OpenError> {
-    let within = if plan.backend.is_on_a_bus() { LINK_WITHIN } else { Duration::ZERO };
+fn link(plan: &DevicePlan, device: &DpdkDevice, number: u16, findings: &mut Vec<Finding>) -> Result<bool, OpenError> {
+    let within = if device.is_on_a_bus() { LINK_WITHIN } else { Duration::ZERO };
     let is_up = comes_up(number, within, LINK_STEP)?;
-    if !is_up && plan.backend.is_on_a_bus() {
+    if !is_up && device.is_on_a_bus() {
         findings.push(Finding::LinkDown { device: plan.device() });
     }
     Ok(is_up)
@@ -350,8 +362,14 @@ fn comes_up(number: u16, within: Duration, step: Duration) -> Result<bool, OpenE
 impl Port {
     /// Configures and starts, with receive interrupts, a key of ours and checksums made by the device where it has
     /// them; whether it has interrupts.
-    fn start(&mut self, plan: &DevicePlan, found: &dpdk_sys::Port, mtu_bytes: u16) -> Result<bool, OpenError> {
-        let is_real = plan.backend.is_on_a_bus();
+    fn start(
+        &mut self,
+        plan: &DevicePlan,
+        device: &DpdkDevice,
+        found: &dpdk_sys::Port,
+        mtu_bytes: u16,
+    ) -> Result<bool, OpenError> {
+        let is_real = device.is_on_a_bus();
         let (key, key_len) = if is_real { rss::random_key(found.hash_key_size) } else { ([0; 64], 0) };
         let plainest = dpdk_sys::Configuration {
             queues: u16::try_from(self.pools.len()).expect("as many as queues"),
@@ -362,7 +380,7 @@ impl Port {
             checksums: 0,
             key,
         };
-        let may_interrupt = u8::from(is_real || text(&found.driver) == "net_tap");
+        let may_interrupt = u8::from(is_real || Pmd::named(&text(&found.driver)) == Some(Pmd::Tap));
         // From the best to what every device can.
         let ways = [(may_interrupt, key_len), (may_interrupt, 0), (0, key_len), (0, 0)];
         let with = |checksums| ways.map(|(interrupts, key_len)| (interrupts, key_len, checksums));
@@ -371,11 +389,11 @@ impl Port {
         loop {
             let (interrupts, key_len, checksums) = attempts.remove(0);
             let asked = dpdk_sys::Configuration { interrupts, key_len, checksums, ..plainest };
-            match self.try_start(plan, found.socket, &asked) {
+            match self.try_start(plan, device, found.socket, &asked) {
                 Ok(()) => {
                     self.is_started = true;
                     self.completes = checksums != 0;
-                    self.receive_all(plan);
+                    self.receive_all(device);
                     return Ok(interrupts != 0);
                 }
                 Err(error) if attempts.is_empty() => return Err(error),
@@ -388,14 +406,20 @@ impl Port {
 
     /// The frames to us carry the MAC of config.json, which a device the file names may not know. Devices without a
     /// filter refuse this, and need not do it.
-    fn receive_all(&self, plan: &DevicePlan) {
-        if matches!(plan.backend, Backend::Device { .. }) {
+    fn receive_all(&self, device: &DpdkDevice) {
+        if matches!(device, DpdkDevice::Arguments(_)) {
             // SAFETY: a port.
             unsafe { dpdk_sys::shim_promiscuous(self.number) };
         }
     }
 
-    fn try_start(&self, plan: &DevicePlan, node: c_int, asked: &dpdk_sys::Configuration) -> Result<(), OpenError> {
+    fn try_start(
+        &self,
+        plan: &DevicePlan,
+        device: &DpdkDevice,
+        node: c_int,
+        asked: &dpdk_sys::Configuration,
+    ) -> Result<(), OpenError> {
         let check = |step, result| if result == 0 { Ok(()) } else { Err(refused(step, &plan.device(), result)) };
         let number = self.number;
         log::forget();
@@ -407,12 +431,12 @@ impl Port {
             let result = unsafe { dpdk_sys::shim_queue_setup(number, queue, RING_SLOTS, RING_SLOTS, node, pool) };
             check("set up a queue of", result)?;
         }
-        self.launch(plan)
+        self.launch(plan, device)
     }
 
     /// Starts the port, which is set up. A memif client cannot before its server listens, and waits for that.
-    fn launch(&self, plan: &DevicePlan) -> Result<(), OpenError> {
-        let patience = if is_memif_client(plan) { MEMIF_WITHIN } else { Duration::ZERO };
+    fn launch(&self, plan: &DevicePlan, device: &DpdkDevice) -> Result<(), OpenError> {
+        let patience = if is_memif_client(device) { MEMIF_WITHIN } else { Duration::ZERO };
         let deadline = Instant::now() + patience;
         loop {
             // SAFETY: all queues are set up, and the port is not started.
@@ -426,18 +450,22 @@ impl Port {
 
     /// The client of a memif connects when it is started and does not try again, and a server refuses it that is not
     /// started yet, although it listens: starts again until they are connected.
-    fn connect_memif(&self, plan: &DevicePlan, findings: &mut Vec<Finding>) -> Result<(), OpenError> {
+    fn connect_memif(
+        &self,
+        plan: &DevicePlan,
+        device: &DpdkDevice,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), OpenError> {
         let deadline = Instant::now() + MEMIF_WITHIN;
         while !comes_up(self.number, MEMIF_AGAIN, MEMIF_STEP)? {
             if Instant::now() >= deadline {
-                let device = plan.device();
-                findings.push(Finding::ServerSilent { device });
+                findings.push(Finding::ServerSilent { device: plan.device() });
                 return Ok(());
             }
             log::forget();
             // SAFETY: a started port; none of its queues is given out yet.
             unsafe { dpdk_sys::shim_stop(self.number) };
-            self.launch(plan)?;
+            self.launch(plan, device)?;
         }
         Ok(())
     }
@@ -446,24 +474,25 @@ impl Port {
     fn wakers(
         &mut self,
         plan: &DevicePlan,
-        driver: &str,
+        device: &DpdkDevice,
+        pmd: Option<Pmd>,
         has_interrupts: bool,
         before: &Snapshot,
     ) -> Result<Vec<WakeSource>, OpenError> {
         let queues = u16::try_from(self.pools.len()).expect("as many as queues");
-        match driver {
-            "net_af_packet" => {
-                let slots = packet_slots(plan);
+        match pmd {
+            Some(Pmd::AfPacket) => {
+                let slots = packet_slots(device);
                 self.sockets(plan, AddressFamily::PACKET, before, |fd| Socket::packet(fd, slots))
             }
-            "net_af_xdp" => self.sockets(plan, AddressFamily::XDP, before, Socket::xdp),
-            "net_tap" if has_interrupts => Ok((0..queues).map(|queue| tap_waker(self.number, queue)).collect()),
+            Some(Pmd::AfXdp) => self.sockets(plan, AddressFamily::XDP, before, Socket::xdp),
+            Some(Pmd::Tap) if has_interrupts => Ok((0..queues).map(|queue| tap_waker(self.number, queue)).collect()),
             _ if has_interrupts => Ok((0..queues).map(|queue| self.interrupt_waker(queue)).collect()),
             _ => Ok((0..queues).map(|_| WakeSource::None).collect()),
         }
     }
 
-    /// The sockets the driver opened: one for each queue, in order.
+    /// The sockets the PMD opened: one for each queue, in order.
     fn sockets(
         &self,
         plan: &DevicePlan,
@@ -498,11 +527,11 @@ impl Port {
 }
 
 /// Slots of a packet socket's transmit ring: ours, unless the file says otherwise.
-fn packet_slots(plan: &DevicePlan) -> u16 {
-    plan.backend.argument("framecnt").and_then(|slots| slots.parse().ok()).unwrap_or(packet_ring::SLOTS)
+fn packet_slots(device: &DpdkDevice) -> u16 {
+    device.argument("framecnt").and_then(|slots| slots.parse().ok()).unwrap_or(packet_ring::SLOTS)
 }
 
-/// A tap device is read by the driver, and readable when frames wait; its driver tells the descriptor.
+/// A tap device is read by its PMD, and readable when frames wait; the PMD tells the descriptor.
 fn tap_waker(number: u16, queue: u16) -> WakeSource {
     // SAFETY: a started queue, interrupts were asked for.
     match unsafe { dpdk_sys::shim_interrupt_fd(number, queue) } {
@@ -514,21 +543,11 @@ fn tap_waker(number: u16, queue: u16) -> WakeSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::InterfaceRequest;
 
     #[test]
     fn packet_rings_have_the_slots_the_file_says() {
-        let plan = |arguments: &str| {
-            let request = InterfaceRequest {
-                mac: MacAddr([2, 0, 0, 0, 0, 1]),
-                ip: None,
-                attachment: machnet_config::Attachment::Found,
-                queues: 1,
-                mtu_bytes: None,
-            };
-            DevicePlan::new(request, Backend::Device { arguments: arguments.to_owned() })
-        };
-        assert_eq!(packet_slots(&plan("net_af_packet0,iface=eth0,framecnt=128")), 128);
-        assert_eq!(packet_slots(&plan("net_af_packet0,iface=eth0")), packet_ring::SLOTS);
+        let slots = |arguments: &str| packet_slots(&DpdkDevice::Arguments(arguments.to_owned()));
+        assert_eq!(slots("net_af_packet0,iface=eth0,framecnt=128"), 128);
+        assert_eq!(slots("net_af_packet0,iface=eth0"), packet_ring::SLOTS);
     }
 }

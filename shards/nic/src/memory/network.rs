@@ -135,7 +135,7 @@ impl Network {
         let port = PortId(state.ports.len());
         let spreader = Spreader::new(options.spread, options.queues, &mut state.dice);
         let capabilities = Capabilities {
-            driver: "memory".to_owned(),
+            driven_by: "memory".to_owned(),
             mac: options.mac,
             mtu_bytes: options.mtu_bytes,
             queues: options.queues,

@@ -23,6 +23,9 @@ mod ring;
 mod socket;
 
 use std::fs;
+use std::net::Ipv4Addr;
+
+use rustix::net::{AddressFamily, SocketType};
 
 use super::error::OpenError;
 use super::host::{HostView, KernelInterface};
@@ -43,14 +46,23 @@ const QUEUES_MAX: u16 = 64;
 /// The first Linux that knows UDP segmentation in virtio headers.
 const GSO_SINCE: (u32, u32) = (6, 2);
 
-/// Opens a kernel interface.
+/// Whether packet sockets may be opened: by opening one that receives nothing.
+pub(crate) fn check_allowed(interface: &str) -> Result<(), OpenError> {
+    match rustix::net::socket(AddressFamily::PACKET, SocketType::RAW, None) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(OpenError::PacketNotAllowed { interface: interface.to_owned() }),
+    }
+}
+
+/// Opens a kernel interface. The kernel sorts out all IP packets but those for `ip` before they are copied; none, if no
+/// address is given.
 ///
 /// # Errors
 ///
 /// One sentence that says what to do. Nothing stays open.
-pub fn open(plan: &DevicePlan, interface: &str) -> Result<OpenDevice<PacketQueue>, OpenError> {
+pub fn open(plan: &DevicePlan, interface: &str, ip: Option<Ipv4Addr>) -> Result<OpenDevice<PacketQueue>, OpenError> {
     let kernel = find(interface)?;
-    let request = &plan.request;
+    let mac = plan.interface.mac;
     let queues = plan.queues.clamp(1, QUEUES_MAX);
     let mut findings = Vec::new();
     if queues < plan.queues {
@@ -61,9 +73,9 @@ pub fn open(plan: &DevicePlan, interface: &str) -> Result<OpenDevice<PacketQueue
     let system = |step| move |error: std::io::Error| OpenError::System { step, error: error.to_string() };
     let (mut sockets, mut all) = (Vec::new(), Vec::new());
     for _ in 0..queues {
-        let (socket, rings) = PacketSocket::open(&kernel, request.ip, &measures)?;
+        let (socket, rings) = PacketSocket::open(&kernel, ip, &measures)?;
         sockets.push(socket.try_clone().map_err(system("open one more descriptor"))?);
-        all.push(PacketQueue::new(socket, rings, request.mac));
+        all.push(PacketQueue::new(socket, rings, mac));
     }
     if let [first, others @ ..] = &sockets[..]
         && !others.is_empty()
@@ -71,8 +83,8 @@ pub fn open(plan: &DevicePlan, interface: &str) -> Result<OpenDevice<PacketQueue
         first.spread_over(others).map_err(system("spread flows over packet sockets"))?;
     }
     let capabilities = Capabilities {
-        driver: "af_packet".to_owned(),
-        mac: request.mac,
+        driven_by: "af_packet".to_owned(),
+        mac,
         mtu_bytes: plan.mtu_bytes,
         queues,
         max_queues: QUEUES_MAX,

@@ -1,25 +1,29 @@
 //! The choice among what the host has.
 
-use machnet_config::{Attachment, Driver};
+use machnet_config::{Attachment, Driver, Interface};
 use machnet_core::addr::MacAddr;
 use machnet_core::payload::MTU_MIN;
 
-use super::{Backend, DevicePlan, InterfaceRequest};
+use super::DevicePlan;
+use crate::backend::{Backend, DpdkDevice, Location};
 use crate::error::OpenError;
 use crate::host::{HostView, KernelInterface, PciDevice};
 use crate::survey::Finding;
 
 /// The device that is meant, with what is known of it.
-pub(super) fn choose(host: &HostView, request: &InterfaceRequest) -> Result<DevicePlan, OpenError> {
-    let backend = match &request.attachment {
-        Attachment::Device(arguments) => Backend::Device { arguments: arguments.clone() },
-        Attachment::Pci(address) => pci_device(host, address)?,
-        Attachment::Kernel(driver) => by_mac(host, request.mac, Some(*driver))?,
-        Attachment::Found => by_mac(host, request.mac, None)?,
+pub(super) fn choose(host: &HostView, asked: &Interface) -> Result<DevicePlan, OpenError> {
+    let backend = match &asked.attachment {
+        Attachment::Device(arguments) => Backend::Dpdk(DpdkDevice::Arguments(arguments.clone())),
+        Attachment::Pci(address) => Backend::Dpdk(pci_device(host, address)?),
+        Attachment::Kernel(driver) => by_mac(host, asked.mac, Some(*driver))?,
+        Attachment::Found => by_mac(host, asked.mac, None)?,
     };
-    let mut plan = DevicePlan::new(request.clone(), backend);
-    let name = plan.backend.kernel_interface().filter(|_| plan.backend.is_through_the_kernel());
-    if let Some(interface) = name.and_then(|name| host.named(name)) {
+    let mut plan = DevicePlan::new(asked.clone(), backend);
+    let interface = match plan.backend.location() {
+        Location::KernelInterface { name, .. } => host.named(name),
+        Location::Bus { .. } | Location::MadeInterface { .. } | Location::Nowhere => None,
+    };
+    if let Some(interface) = interface {
         limit_to_mtu(&mut plan, interface)?;
     }
     Ok(plan)
@@ -35,32 +39,20 @@ fn by_mac(host: &HostView, mac: MacAddr, driver: Option<Driver>) -> Result<Backe
         if candidates.is_empty() && !host.buses.has_vmbus_candidate() {
             return Err(OpenError::NoSuchMac { mac, known: known(host) });
         }
-        return Ok(Backend::Search { candidates });
+        return Ok(Backend::Dpdk(DpdkDevice::Search { candidates }));
     };
     if !interface.is_up {
         return Err(OpenError::InterfaceDown { interface: interface.name.clone() });
     }
-    Ok(through(host, interface, driver))
+    Ok(Backend::of(host, interface, driver))
 }
 
-fn through(host: &HostView, interface: &KernelInterface, driver: Option<Driver>) -> Backend {
-    let name = interface.name.clone();
-    match driver {
-        Some(Driver::AfXdp) => Backend::AfXdp { interface: name },
-        Some(Driver::AfPacket) => Backend::AfPacket { interface: name },
-        None => match host.buses.bifurcated(&name, interface.mac) {
-            Some(address) => Backend::Bifurcated { address, interface: name },
-            None => Backend::AfPacket { interface: name },
-        },
-    }
-}
-
-fn pci_device(host: &HostView, address: &str) -> Result<Backend, OpenError> {
+fn pci_device(host: &HostView, address: &str) -> Result<DpdkDevice, OpenError> {
     let address = address.to_ascii_lowercase();
     let address = if address.matches(':').count() == 1 { format!("0000:{address}") } else { address };
     match host.buses.pci_device(&address) {
         PciDevice::Missing => Err(OpenError::NoSuchPciDevice { address }),
-        PciDevice::ForDpdk => Ok(Backend::Pci { address }),
+        PciDevice::ForDpdk => Ok(DpdkDevice::Pci { address }),
         PciDevice::Kept { driver } => Err(OpenError::NotBound { address, driver }),
     }
 }
@@ -101,7 +93,7 @@ fn limit_to_mtu(plan: &mut DevicePlan, interface: &KernelInterface) -> Result<()
     if mtu_bytes < MTU_MIN {
         return Err(Finding::MtuTooSmall { device: interface.name.clone(), mtu_bytes }.into());
     }
-    if let Some(asked_bytes) = plan.request.mtu_bytes.filter(|asked| *asked > mtu_bytes) {
+    if let Some(asked_bytes) = plan.interface.mtu_bytes.filter(|asked| *asked > mtu_bytes) {
         plan.findings.push(Finding::MtuBelowAsked { interface: interface.name.clone(), mtu_bytes, asked_bytes });
     }
     plan.mtu_bytes = plan.mtu_bytes.min(mtu_bytes);
@@ -109,37 +101,36 @@ fn limit_to_mtu(plan: &mut DevicePlan, interface: &KernelInterface) -> Result<()
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::host::Sysfs;
     use crate::host::tests::{host, interface};
-
-    pub(in crate::plan) fn request(last: u8) -> InterfaceRequest {
-        let mac = MacAddr([2, 0, 0, 0, 0, last]);
-        InterfaceRequest { mac, ip: None, attachment: Attachment::Found, queues: 2, mtu_bytes: None }
-    }
+    use crate::plan::tests::asked;
 
     #[test]
     fn the_kernel_interface_with_the_mac_is_found() {
         let vlan = KernelInterface { lower: Some(2), ..interface(3, "eth0.7", 1) };
         let function = KernelInterface { master: Some(2), ..interface(1, "enP1", 1) };
         let host = host(vec![function, vlan, interface(2, "eth0", 1)]);
-        let plan = choose(&host, &request(1)).expect("eth0 is there");
+        let plan = choose(&host, &asked(1)).expect("eth0 is there");
         assert_eq!(plan.backend, Backend::AfPacket { interface: "eth0".to_owned() });
         assert_eq!(
             plan.to_string(),
             "02:00:00:00:00:01: the kernel interface eth0 by packet sockets, 2 queues, MTU 1500"
         );
-        let xdp = choose(&host, &InterfaceRequest { attachment: Attachment::Kernel(Driver::AfXdp), ..request(1) });
-        assert_eq!(xdp.expect("eth0 is there").backend, Backend::AfXdp { interface: "eth0".to_owned() });
+        let xdp = choose(&host, &Interface { attachment: Attachment::Kernel(Driver::AfXdp), ..asked(1) });
+        assert_eq!(
+            xdp.expect("eth0 is there").backend,
+            Backend::Dpdk(DpdkDevice::AfXdp { interface: "eth0".to_owned() })
+        );
     }
 
     #[test]
     fn what_the_kernel_interface_lacks_is_said() {
         let down = KernelInterface { is_up: false, ..interface(1, "eth0", 1) };
         let host = host(vec![down, interface(2, "eth1", 2)]);
-        assert_eq!(choose(&host, &request(1)), Err(OpenError::InterfaceDown { interface: "eth0".to_owned() }));
-        let unknown = choose(&host, &request(9)).expect_err("nobody has it").to_string();
+        assert_eq!(choose(&host, &asked(1)), Err(OpenError::InterfaceDown { interface: "eth0".to_owned() }));
+        let unknown = choose(&host, &asked(9)).expect_err("nobody has it").to_string();
         assert!(unknown.contains("eth1 (02:00:00:00:00:02)"), "{unknown}");
     }
 
@@ -148,7 +139,7 @@ pub(super) mod tests {
         let with_master = |kind: Option<&str>, is_up| {
             let master = KernelInterface { kind: kind.map(str::to_owned), is_up, ..interface(7, "br0", 7) };
             let port = KernelInterface { master: Some(7), ..interface(2, "eth1", 2) };
-            choose(&host(vec![port, master]), &request(2)).map_err(|error| error.to_string())
+            choose(&host(vec![port, master]), &asked(2)).map_err(|error| error.to_string())
         };
         let refused = |kind, is_up| with_master(kind, is_up).expect_err("it is not free");
         assert_eq!(
@@ -168,35 +159,35 @@ pub(super) mod tests {
         assert_eq!(vrf.backend, Backend::AfPacket { interface: "eth1".to_owned() });
         // Nobody is advised to write the MAC of a port.
         let port = KernelInterface { master: Some(7), ..interface(2, "eth1", 2) };
-        let unknown = choose(&host(vec![port, interface(7, "br0", 7)]), &request(9)).expect_err("nobody has it");
-        assert_eq!(unknown, OpenError::NoSuchMac { mac: request(9).mac, known: "br0 (02:00:00:00:00:07)".to_owned() });
+        let unknown = choose(&host(vec![port, interface(7, "br0", 7)]), &asked(9)).expect_err("nobody has it");
+        assert_eq!(unknown, OpenError::NoSuchMac { mac: asked(9).mac, known: "br0 (02:00:00:00:00:07)".to_owned() });
     }
 
     #[test]
     fn packets_are_as_long_as_the_interface_allows() {
         let with_mtu = |mtu_bytes| host(vec![KernelInterface { mtu_bytes, ..interface(2, "eth1", 2) }]);
-        let asked = |mtu_bytes| InterfaceRequest { mtu_bytes: Some(mtu_bytes), ..request(2) };
-        let jumbo = choose(&with_mtu(1500), &asked(9000)).expect("eth1 is there");
+        let longest = |mtu_bytes| Interface { mtu_bytes: Some(mtu_bytes), ..asked(2) };
+        let jumbo = choose(&with_mtu(1500), &longest(9000)).expect("eth1 is there");
         assert_eq!(jumbo.mtu_bytes, 1500);
         assert!(jumbo.findings[0].to_string().contains("ip link set eth1 mtu 9000"), "{:?}", jumbo.findings);
         assert_eq!(
-            choose(&with_mtu(9000), &asked(9000)).map(|plan| (plan.mtu_bytes, plan.findings)),
+            choose(&with_mtu(9000), &longest(9000)).map(|plan| (plan.mtu_bytes, plan.findings)),
             Ok((9000, vec![]))
         );
         // Who asked for nothing gets what there is, up to what every Ethernet carries, and no advice.
         for (device, used) in [(1450, 1450), (1500, 1500), (9000, 1500), (65_536, 1500), (576, 576)] {
-            let plan = choose(&with_mtu(device), &request(2)).expect("eth1 is there");
+            let plan = choose(&with_mtu(device), &asked(2)).expect("eth1 is there");
             assert_eq!((plan.mtu_bytes, plan.findings), (used, vec![]), "{device}");
         }
         let named = Attachment::Device("net_af_packet0,iface=eth1".to_owned());
-        let named = choose(&with_mtu(1450), &InterfaceRequest { attachment: named, ..request(9) });
+        let named = choose(&with_mtu(1450), &Interface { attachment: named, ..asked(9) });
         assert_eq!(named.expect("eth1 is there").mtu_bytes, 1450);
     }
 
     #[test]
     fn an_interface_too_small_for_every_packet_is_refused() {
         let tiny = host(vec![KernelInterface { mtu_bytes: 575, ..interface(2, "eth1", 2) }]);
-        let refused = choose(&tiny, &request(2)).expect_err("no host need send so little");
+        let refused = choose(&tiny, &asked(2)).expect_err("no host need send so little");
         assert_eq!(
             refused.to_string(),
             "eth1 has an MTU of 575 bytes, less than the 576 that every host must take; \
@@ -209,15 +200,17 @@ pub(super) mod tests {
         let devices = [("0000:01:00.0", Some("vfio-pci")), ("0000:02:00.0", Some("ixgbe")), ("0000:03:00.0", None)];
         let sysfs = Sysfs::new(&devices);
         let host = HostView { buses: sysfs.buses(), ..host(Vec::new()) };
-        let at = |address: &str| {
-            choose(&host, &InterfaceRequest { attachment: Attachment::Pci(address.to_owned()), ..request(1) })
-        };
-        assert_eq!(at("01:00.0").map(|plan| plan.backend), Ok(Backend::Pci { address: "0000:01:00.0".to_owned() }));
+        let at =
+            |address: &str| choose(&host, &Interface { attachment: Attachment::Pci(address.to_owned()), ..asked(1) });
+        assert_eq!(
+            at("01:00.0").map(|plan| plan.backend),
+            Ok(Backend::Dpdk(DpdkDevice::Pci { address: "0000:01:00.0".to_owned() }))
+        );
         let bound = at("0000:02:00.0").expect_err("the kernel has it").to_string();
         assert!(bound.contains("ixgbe") && bound.contains("dpdk-devbind.py"), "{bound}");
         assert!(matches!(at("0000:03:00.0"), Err(OpenError::NotBound { driver: None, .. })));
         assert!(matches!(at("0000:09:00.0"), Err(OpenError::NoSuchPciDevice { .. })));
-        let search = choose(&host, &request(1)).expect("one belongs to DPDK");
-        assert_eq!(search.backend, Backend::Search { candidates: vec!["0000:01:00.0".to_owned()] });
+        let search = choose(&host, &asked(1)).expect("one belongs to DPDK");
+        assert_eq!(search.backend, Backend::Dpdk(DpdkDevice::Search { candidates: vec!["0000:01:00.0".to_owned()] }));
     }
 }

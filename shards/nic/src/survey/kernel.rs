@@ -6,7 +6,10 @@
 
 use std::net::Ipv4Addr;
 
+use machnet_core::addr;
+
 use super::Finding;
+use crate::backend::{Location, Taking};
 use crate::host::HostView;
 use crate::plan::DevicePlan;
 
@@ -17,8 +20,8 @@ pub(super) fn beside(
     plan: &DevicePlan,
     forwards: impl Fn(u32, Ipv4Addr, Ipv4Addr) -> bool,
 ) -> Option<Finding> {
-    let name = plan.backend.kernel_interface().filter(|_| plan.backend.is_beside_the_kernel())?;
-    let (interface, ip) = (host.named(name)?, plan.request.ip?);
+    let Location::KernelInterface { name, taking: Taking::Copies } = plan.backend.location() else { return None };
+    let (interface, ip) = (host.named(name)?, addr::ipv4(plan.interface.ip).ok()?);
     if let Some(address) = host.addresses.iter().find(|address| address.ip == ip) {
         let interface = address.interface.clone();
         return Some(Finding::KernelHasAddress { ip, prefix_bits: address.prefix_bits, interface });
@@ -35,18 +38,17 @@ fn peers(ip: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> {
 
 #[cfg(test)]
 mod tests {
-    use machnet_config::Attachment;
+    use machnet_config::Interface;
 
     use super::*;
+    use crate::backend::{Backend, DpdkDevice};
     use crate::host::Address;
     use crate::host::tests::{host, interface};
-    use crate::plan::{Backend, InterfaceRequest};
 
     const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
     fn plan(backend: Backend) -> DevicePlan {
-        let (mac, attachment) = (interface(2, "eth0", 1).mac, Attachment::Found);
-        DevicePlan::new(InterfaceRequest { mac, ip: Some(OURS), attachment, queues: 1, mtu_bytes: None }, backend)
+        DevicePlan::new(Interface::new(interface(2, "eth0", 1).mac, OURS.into()), backend)
     }
 
     fn eth0() -> String {
@@ -68,8 +70,9 @@ mod tests {
              remove it there with `ip address del 10.0.0.1/32 dev lo`"
         );
         // The kernel sees nothing of these.
-        for backend in [Backend::AfXdp { interface: eth0() }, Backend::Pci { address: "0000:01:00.0".to_owned() }] {
-            assert_eq!(beside(&host, &plan(backend), |_, _, _| true), None);
+        for device in [DpdkDevice::AfXdp { interface: eth0() }, DpdkDevice::Pci { address: "0000:01:00.0".to_owned() }]
+        {
+            assert_eq!(beside(&host, &plan(Backend::Dpdk(device)), |_, _, _| true), None);
         }
     }
 
@@ -86,7 +89,7 @@ mod tests {
              `ip route add blackhole 10.0.0.1`, which ends just that, or `sysctl net.ipv4.conf.eth0.forwarding=0`"
         );
         assert_eq!(beside(&host, &packets, |_, _, _| false), None);
-        let dpdks = Backend::Device { arguments: "net_af_packet0,iface=eth0".to_owned() };
+        let dpdks = Backend::Dpdk(DpdkDevice::Arguments("net_af_packet0,iface=eth0".to_owned()));
         assert_eq!(beside(&host, &plan(dpdks), forwards), Some(warning));
     }
 }

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::Finding;
+use crate::backend::{Location, Taking};
 use crate::dpdk;
 use crate::host::{HostView, XdpMode, XdpProgram};
 use crate::lock::{RELEASED_STEP, RELEASED_WITHIN};
@@ -20,10 +21,8 @@ const DEFAULT_PROGRAM: &str = "xsk_def_prog";
 
 /// A program that a port of this plan would take away, and that is not one of ours.
 pub(super) fn foreign(host: &HostView, plan: &DevicePlan) -> Option<Finding> {
-    if plan.backend.driver() != Some("net_af_xdp") {
-        return None;
-    }
-    let interface = host.named(plan.backend.kernel_interface()?)?;
+    let Location::KernelInterface { name, taking: Taking::Xdp } = plan.backend.location() else { return None };
+    let interface = host.named(name)?;
     let program = interface.xdp?;
     let name = program.number.and_then(dpdk::program_name);
     if name.as_deref() == Some(DEFAULT_PROGRAM) && are_sockets_gone() {
@@ -68,12 +67,14 @@ fn sockets(protocols: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use machnet_config::{Attachment, Driver};
+    use std::net::Ipv4Addr;
+
+    use machnet_config::{Attachment, Driver, Interface};
 
     use super::*;
+    use crate::backend::{Backend, DpdkDevice};
     use crate::host::KernelInterface;
     use crate::host::tests::{host, interface};
-    use crate::plan::{Backend, InterfaceRequest};
 
     #[test]
     fn sockets_are_counted_where_the_kernel_says() {
@@ -92,19 +93,19 @@ mod tests {
             host(vec![KernelInterface { xdp: Some(program), ..interface(2, "eth0", 1) }, interface(3, "eth1", 2)]);
         let found = |backend| {
             let attachment = Attachment::Kernel(Driver::AfXdp);
-            let request =
-                InterfaceRequest { mac: host.interfaces[0].mac, ip: None, attachment, queues: 1, mtu_bytes: None };
-            foreign(&host, &DevicePlan::new(request, backend))
+            let interface = Interface::new(host.interfaces[0].mac, Ipv4Addr::new(10, 0, 0, 1).into());
+            foreign(&host, &DevicePlan::new(Interface { attachment, ..interface }, backend))
         };
         let (eth0, eth1) = ("eth0".to_owned(), "eth1".to_owned());
-        let refused = found(Backend::AfXdp { interface: eth0.clone() }).expect("it is not ours");
+        let xdp = |interface| Backend::Dpdk(DpdkDevice::AfXdp { interface });
+        let refused = found(xdp(eth0.clone())).expect("it is not ours");
         assert_eq!(
             refused.to_string(),
             "the XDP program 4294967295 at eth0 is not ours, and net_af_xdp would take it away; run \
              `ip link set eth0 xdpgeneric off` if nobody needs it, or leave \"driver\" away to use af_packet"
         );
-        assert_eq!(found(Backend::Device { arguments: "net_af_xdp0,iface=eth0".to_owned() }), Some(refused));
+        assert_eq!(found(Backend::Dpdk(DpdkDevice::Arguments("net_af_xdp0,iface=eth0".to_owned()))), Some(refused));
         assert_eq!(found(Backend::AfPacket { interface: eth0 }), None);
-        assert_eq!(found(Backend::AfXdp { interface: eth1 }), None);
+        assert_eq!(found(xdp(eth1)), None);
     }
 }

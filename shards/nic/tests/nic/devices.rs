@@ -5,16 +5,17 @@ use machnet_test_kit::waiting::{eventually, once};
 
 use crate::sleeping;
 use crate::suite::{self, End, Pair, number_of, numbered};
-use machnet_config::{Attachment, Driver};
+use machnet_config::{Attachment, Driver, Interface};
 use machnet_core::addr::MacAddr;
+use machnet_nic::backend::{Backend, DpdkDevice};
 use machnet_nic::dpdk::{Dpdk, DpdkQueue};
 use machnet_nic::error::OpenError;
 use machnet_nic::memory::{Cable, MemoryNic, Network, NicOptions, Spread};
 use machnet_nic::packet::{self, PacketQueue};
-use machnet_nic::plan::{Backend, DevicePlan, InterfaceRequest, plan};
+use machnet_nic::plan::{DevicePlan, plan};
 use machnet_nic::{DeviceDrops, Frame, NicQueue, OpenDevice, Wake};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,8 +39,7 @@ pub(crate) fn cable() {
 
 pub(crate) fn ring() {
     // The way is not looked at: these devices are made, not found.
-    let plan =
-        |mac, queues| DevicePlan::new(interface(mac, queues), Backend::Device { arguments: "net_ring".to_owned() });
+    let plan = |mac, queues| DevicePlan::new(interface(mac, queues), dpdk_device("net_ring"));
     let plans = [plan(NEAR, 2), plan(FAR, 2)];
     // Memory for the most a device of the test has, 16 queues, and as much again.
     let plans_at_most = [plan(NEAR, 16), plan(FAR, 16)];
@@ -66,8 +66,7 @@ fn frames_outlive_their_device(dpdk: &Dpdk, plans: [&DevicePlan; 2]) {
 /// What cannot be opened says why, and breaks nothing.
 fn refusals(dpdk: &Dpdk, plan: &DevicePlan) {
     let open = |arguments: &str| {
-        let backend = Backend::Device { arguments: arguments.to_owned() };
-        dpdk.open(&DevicePlan { backend, ..plan.clone() }).expect_err("there is no such device")
+        dpdk.open(&DevicePlan { backend: dpdk_device(arguments), ..plan.clone() }).expect_err("there is no such device")
     };
     assert!(matches!(open(""), OpenError::BadDevice { .. }));
     assert!(matches!(open("net_ring\0"), OpenError::BadDevice { .. }));
@@ -82,8 +81,7 @@ fn refusals(dpdk: &Dpdk, plan: &DevicePlan) {
 /// `net_null` claims that it spreads flows, with a table that sends all to one queue.
 fn fakes(dpdk: &Dpdk) {
     let open = |device: &str, queues| {
-        let backend = Backend::Device { arguments: device.to_owned() };
-        dpdk.open(&DevicePlan::new(interface(NEAR, queues), backend)).expect("a device that does nothing")
+        dpdk.open(&DevicePlan::new(interface(NEAR, queues), dpdk_device(device))).expect("a device that does nothing")
     };
     assert_eq!(open("net_null0", 1).capabilities.rss, None, "one queue needs no table");
     let two = open("net_null1", 2).capabilities;
@@ -92,10 +90,7 @@ fn fakes(dpdk: &Dpdk) {
 
 /// A device with fewer queues than asked is used with what it has; one with more than fit is closed again.
 fn limits(dpdk: &Dpdk) {
-    let open = |device: &str, queues| {
-        let backend = Backend::Device { arguments: device.to_owned() };
-        dpdk.open(&DevicePlan::new(interface(NEAR, queues), backend))
-    };
+    let open = |device: &str, queues| dpdk.open(&DevicePlan::new(interface(NEAR, queues), dpdk_device(device)));
     let OpenDevice { capabilities: few, queues, mut counts, findings } =
         open("net_ring8", 1000).expect("it has some queues");
     assert_eq!((usize::from(few.queues), few.max_queues), (queues.len(), few.queues));
@@ -111,7 +106,7 @@ fn limits(dpdk: &Dpdk) {
 }
 
 pub(crate) fn packet() {
-    let [near, far] = packet_sockets([interface(NEAR, 1), interface(FAR, 1)]);
+    let [near, far] = packet_sockets([interface(NEAR, 1), interface(FAR, 1)], None);
     assert!(near.queues[0].gso_limits().is_some(), "this kernel segments UDP");
     let mut pair = pair(near, far);
     suite::run(&mut pair);
@@ -122,8 +117,8 @@ pub(crate) fn packet() {
 }
 
 pub(crate) fn packet_queues() {
-    let wanted = |mac, queues| InterfaceRequest { mtu_bytes: Some(4000), ..interface(mac, queues) };
-    let [near, far] = packet_sockets([wanted(NEAR, 1), wanted(FAR, 4)]);
+    let wanted = |mac, queues| Interface { mtu_bytes: Some(4000), ..interface(mac, queues) };
+    let [near, far] = packet_sockets([wanted(NEAR, 1), wanted(FAR, 4)], None);
     assert_eq!((far.capabilities.queues, far.capabilities.mtu_bytes), (4, 4000));
     assert_eq!(far.capabilities.rss, None, "the kernel's hash is its secret");
     suite::run(&mut pair(near, far));
@@ -133,7 +128,7 @@ pub(crate) fn packet_queues() {
 pub(crate) fn dpdk_packet() {
     let wanted = [(NEAR, "net_af_packet0,iface=near"), (FAR, "net_af_packet1,iface=far")];
     let plans = wanted.map(|(mac, device)| {
-        let wanted = InterfaceRequest { attachment: Attachment::Device(device.to_owned()), ..interface(mac, 1) };
+        let wanted = Interface { attachment: Attachment::Device(device.to_owned()), ..interface(mac, 1) };
         plan(&wanted).expect("the driver is there")
     });
     let [near, far] = start(&plans);
@@ -152,10 +147,8 @@ pub(crate) fn dpdk_packet_stalled() {
     allowed.set(first);
     sched_setaffinity(None, &allowed).expect("one of our CPUs");
     let arguments = "net_af_packet9,iface=near,qpairs=1,qdisc_bypass=0,framecnt=256";
-    let wanted = [(NEAR, arguments), (FAR, "net_af_packet8,iface=far")].map(|(mac, device)| InterfaceRequest {
-        attachment: Attachment::Device(device.to_owned()),
-        ..interface(mac, 1)
-    });
+    let wanted = [(NEAR, arguments), (FAR, "net_af_packet8,iface=far")]
+        .map(|(mac, device)| Interface { attachment: Attachment::Device(device.to_owned()), ..interface(mac, 1) });
     let plans = wanted.map(|wanted| plan(&wanted).expect("the driver is there"));
     let [near, far] = start(&plans);
     let mut pair = pair(near, far);
@@ -217,11 +210,11 @@ pub(crate) fn tap() {
         return;
     }
     let arguments = "net_tap0,iface=tapped,mac=fixed";
-    let wanted = InterfaceRequest { attachment: Attachment::Device(arguments.to_owned()), ..interface(NEAR, 1) };
+    let wanted = Interface { attachment: Attachment::Device(arguments.to_owned()), ..interface(NEAR, 1) };
     let near = plan(&wanted).expect("any device may be tried");
     let kernel = MacAddr([0x02, 0, 0, 0, 0, 3]);
     let arguments = "net_af_packet0,iface=tapped";
-    let wanted = InterfaceRequest { attachment: Attachment::Device(arguments.to_owned()), ..interface(kernel, 1) };
+    let wanted = Interface { attachment: Attachment::Device(arguments.to_owned()), ..interface(kernel, 1) };
     let far = plan(&wanted).expect("any device may be tried");
     let dpdk = Dpdk::start(&[near.clone(), far.clone()]).expect("DPDK starts");
     let near = dpdk.open(&near).unwrap_or_else(|error| panic!("{error}"));
@@ -235,11 +228,11 @@ pub(crate) fn tap() {
 }
 
 pub(crate) fn xdp() {
-    let wanted = |mac| InterfaceRequest { attachment: Attachment::Kernel(Driver::AfXdp), ..interface(mac, 2) };
+    let wanted = |mac| Interface { attachment: Attachment::Kernel(Driver::AfXdp), ..interface(mac, 2) };
     // The veth has two queues at each end: one shard would leave the other unread.
-    let one = InterfaceRequest { queues: 1, ..wanted(NEAR) };
+    let one = Interface { shards: 1, ..wanted(NEAR) };
     assert!(matches!(plan(&one), Err(OpenError::QueuesUnread { channels: 2, .. })));
-    let more = plan(&InterfaceRequest { queues: 3, ..wanted(NEAR) }).expect("fewer are used");
+    let more = plan(&Interface { shards: 3, ..wanted(NEAR) }).expect("fewer are used");
     assert_eq!((more.queues, more.findings.len()), (2, 1));
     let plans = [NEAR, FAR].map(|mac| plan(&wanted(mac)).expect("the interfaces are there"));
     let [near, far] = start(&plans);
@@ -257,7 +250,7 @@ pub(crate) fn memif() {
     let socket = role.clone().unwrap_or_else(|| scratch.file("memif.sock").to_string_lossy().into_owned());
     let (mac, peer, kind) = if role.is_some() { (FAR, NEAR, "client") } else { (NEAR, FAR, "server") };
     let arguments = format!("net_memif0,role={kind},socket={socket},socket-abstract=no");
-    let wanted = InterfaceRequest { attachment: Attachment::Device(arguments), ..interface(mac, 1) };
+    let wanted = Interface { attachment: Attachment::Device(arguments), ..interface(mac, 1) };
     let found = plan(&wanted).expect("any device may be tried");
     let dpdk = Dpdk::start(std::slice::from_ref(&found)).expect("DPDK starts");
     let mut opened = dpdk.open(&found).expect("memif needs no privilege");
@@ -363,7 +356,7 @@ fn own_frames_are_not_received(pair: &mut Pair<PacketQueue>) {
 
 /// A shard may still hold frames when its socket is closed.
 fn frames_outlive_their_socket() {
-    let [mut near, far] = packet_sockets([interface(NEAR, 1), interface(FAR, 1)]);
+    let [mut near, far] = packet_sockets([interface(NEAR, 1), interface(FAR, 1)], None);
     let mut frame = numbered(&mut near.queues[0], FAR, NEAR, 7, 100).expect("a frame");
     drop((near, far));
     assert_eq!(number_of(frame.bytes()), Some(7));
@@ -372,8 +365,8 @@ fn frames_outlive_their_socket() {
 
 /// With an address the kernel shows ARP, and IPv4 to that address, and nothing else.
 fn only_what_is_for_us_is_received() {
-    let ip = Some(suite::DESTINATION_IP);
-    let [mut near, mut far] = packet_sockets([interface(NEAR, 1), InterfaceRequest { ip, ..interface(FAR, 1) }]);
+    let wanted = [interface(NEAR, 1), interface(FAR, 1)];
+    let [mut near, mut far] = packet_sockets(wanted, Some(suite::DESTINATION_IP));
     let (near, far) = (&mut near.queues[0], &mut far.queues[0]);
     let mut to_us = suite::datagram(near, FAR, NEAR, 1);
     let mut to_others = suite::datagram(near, FAR, NEAR, 2);
@@ -392,19 +385,25 @@ fn only_what_is_for_us_is_received() {
     assert_eq!(burst.iter().map(|frame| frame.bytes()[59]).collect::<Vec<_>>(), [1, 2]);
 }
 
-fn packet_sockets(wanted: [InterfaceRequest; 2]) -> [OpenDevice<PacketQueue>; 2] {
+/// Two joined interfaces, of which the kernel shows IP packets to this address only, if it is given.
+fn packet_sockets(wanted: [Interface; 2], ip: Option<Ipv4Addr>) -> [OpenDevice<PacketQueue>; 2] {
     wanted.map(|wanted| {
         let plan = plan(&wanted).expect("the interfaces are there");
         let Backend::AfPacket { interface } = &plan.backend else { panic!("not a kernel interface: {plan}") };
-        let opened = packet::open(&plan, interface).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(opened.capabilities.queues, wanted.queues);
+        let opened = packet::open(&plan, interface, ip).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(opened.capabilities.queues, wanted.shards);
         assert!(opened.capabilities.link_up);
         opened
     })
 }
 
-pub(crate) fn interface(mac: MacAddr, queues: u16) -> InterfaceRequest {
-    InterfaceRequest { mac, ip: None, attachment: Attachment::Found, queues, mtu_bytes: None }
+pub(crate) fn interface(mac: MacAddr, shards: u16) -> Interface {
+    Interface { shards, ..Interface::new(mac, Ipv4Addr::new(198, 18, 8, mac.0[5]).into()) }
+}
+
+/// What a configuration may name in DPDK's own words.
+fn dpdk_device(arguments: &str) -> Backend {
+    Backend::Dpdk(DpdkDevice::Arguments(arguments.to_owned()))
 }
 
 fn start(plans: &[DevicePlan; 2]) -> [OpenDevice<DpdkQueue>; 2] {

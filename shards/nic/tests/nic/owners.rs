@@ -2,10 +2,11 @@
 
 use std::process::Command;
 
-use machnet_config::Attachment;
+use machnet_config::{Attachment, Interface};
+use machnet_nic::backend::Backend;
 use machnet_nic::error::OpenError;
 use machnet_nic::lock::{DeviceLock, Owner};
-use machnet_nic::plan::{Backend, DevicePlan, InterfaceRequest, plan};
+use machnet_nic::plan::{DevicePlan, plan};
 use machnet_nic::survey::{Finding, survey};
 
 use crate::devices::{NEAR, interface, run};
@@ -65,7 +66,7 @@ pub(crate) fn ask() {
 
 fn named(device: &str) -> DevicePlan {
     let attachment = Attachment::Device(device.to_owned());
-    plan(&InterfaceRequest { attachment, ..interface(NEAR, 1) }).expect("any device may be tried")
+    plan(&Interface { attachment, ..interface(NEAR, 1) }).expect("any device may be tried")
 }
 
 /// This process owns the device of a plan, which is said to whoever asks or wants it.

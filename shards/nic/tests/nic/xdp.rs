@@ -5,11 +5,11 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use machnet_config::{Attachment, Config, Driver};
+use machnet_config::{Attachment, Config, Driver, Interface};
 use machnet_nic::devices::{DevicesError, open_all, plan_all, survey_all};
 use machnet_nic::dpdk::Dpdk;
 use machnet_nic::error::OpenError;
-use machnet_nic::plan::{InterfaceRequest, plan};
+use machnet_nic::plan::plan;
 use machnet_nic::survey::Finding;
 use machnet_test_kit::waiting::eventually;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -103,7 +103,7 @@ pub(crate) fn be_another() {
         thread::sleep(Duration::from_secs(60));
     }
     let attachment = Attachment::Kernel(Driver::AfXdp);
-    let plan = plan(&InterfaceRequest { attachment, ..interface(NEAR, 2) }).expect("the interface is there");
+    let plan = plan(&Interface { attachment, ..interface(NEAR, 2) }).expect("the interface is there");
     let dpdk = Dpdk::start(std::slice::from_ref(&plan)).expect("DPDK starts");
     let _opened = dpdk.open(&plan).unwrap_or_else(|error| panic!("{error}"));
     thread::sleep(Duration::from_secs(60));

@@ -1,41 +1,30 @@
-//! Whether the device of a plan may be used, and how much of it.
+//! Whether DPDK may have the device of a plan, and how many of its queues.
 
 use std::fs;
 
 use rustix::net::{AddressFamily, SocketType};
 
-use super::{Backend, DevicePlan};
+use super::DpdkDevice;
 #[cfg(feature = "dpdk")]
 use crate::dpdk;
 use crate::error::OpenError;
 use crate::host::HostView;
+use crate::plan::DevicePlan;
 use crate::survey::Finding;
 
-/// What fits into one page with XDP's headroom and the kernel's tail behind it, on a veth; drivers may want less.
+/// What fits into one page with XDP's headroom and the kernel's tail behind it, on a veth; kernel drivers may want less.
 const XDP_MTU_MAX: u32 = 3542;
 
 /// Refuses what may not be used, and limits the plan to the queues there are.
-pub(super) fn settle(host: &HostView, plan: &mut DevicePlan) -> Result<(), OpenError> {
-    match &plan.backend {
-        Backend::AfPacket { interface } => may_use_packets(interface)?,
-        Backend::AfXdp { interface } => {
-            may_use_xdp(interface)?;
-            if host.named(interface).is_some_and(|kernel| kernel.mtu_bytes > XDP_MTU_MAX) {
-                return Err(OpenError::XdpMtu { interface: interface.clone(), limit: XDP_MTU_MAX });
-            }
-            limit_to_channels(plan, channels(interface).unwrap_or(plan.queues))?;
+pub(super) fn settle(host: &HostView, device: &DpdkDevice, plan: &mut DevicePlan) -> Result<(), OpenError> {
+    if let DpdkDevice::AfXdp { interface } = device {
+        may_use_xdp(interface)?;
+        if host.named(interface).is_some_and(|kernel| kernel.mtu_bytes > XDP_MTU_MAX) {
+            return Err(OpenError::XdpMtu { interface: interface.clone(), limit: XDP_MTU_MAX });
         }
-        _ => {}
+        limit_to_channels(plan, channels(interface).unwrap_or(plan.queues))?;
     }
-    look_for_driver(&plan.backend)
-}
-
-/// Whether packet sockets may be opened: by opening one that receives nothing.
-fn may_use_packets(interface: &str) -> Result<(), OpenError> {
-    match rustix::net::socket(AddressFamily::PACKET, SocketType::RAW, None) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(OpenError::PacketNotAllowed { interface: interface.to_owned() }),
-    }
+    look_for_pmd(device)
 }
 
 /// Whether XDP programs may be loaded and XDP sockets opened.
@@ -54,7 +43,7 @@ fn may_use_xdp(interface: &str) -> Result<(), OpenError> {
 
 /// An AF_XDP socket reads one queue of the interface: there are as many shards as queues, or frames go unread.
 fn limit_to_channels(plan: &mut DevicePlan, channels: u16) -> Result<(), OpenError> {
-    let (interface, asked) = (plan.device(), plan.request.queues);
+    let (interface, asked) = (plan.device(), plan.interface.shards);
     if channels > asked {
         return Err(OpenError::QueuesUnread { interface, channels, queues: asked });
     }
@@ -66,19 +55,19 @@ fn limit_to_channels(plan: &mut DevicePlan, channels: u16) -> Result<(), OpenErr
 }
 
 #[cfg(feature = "dpdk")]
-fn look_for_driver(backend: &Backend) -> Result<(), OpenError> {
-    match backend.driver() {
-        Some(driver) => dpdk::look_for_driver(driver.to_owned()),
+fn look_for_pmd(device: &DpdkDevice) -> Result<(), OpenError> {
+    match device.pmd_name() {
+        Some(name) => dpdk::look_for_pmd(name.to_owned()),
         None => Ok(()),
     }
 }
 
 #[cfg(not(feature = "dpdk"))]
-fn look_for_driver(backend: &Backend) -> Result<(), OpenError> {
-    if backend.needs_dpdk() { Err(OpenError::NoDpdk) } else { Ok(()) }
+fn look_for_pmd(_device: &DpdkDevice) -> Result<(), OpenError> {
+    Err(OpenError::NoDpdk)
 }
 
-/// How many receive queues a kernel interface has, if its driver says so.
+/// How many receive queues a kernel interface has, if its kernel driver says so.
 fn channels(interface: &str) -> Option<u16> {
     #[cfg(feature = "dpdk")]
     return dpdk::channels(interface);
@@ -91,19 +80,14 @@ fn channels(interface: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use machnet_config::{Attachment, Driver};
-
-    use super::super::InterfaceRequest;
-    use super::super::choice::choose;
-    use super::super::choice::tests::request;
+    use super::super::Backend;
     use super::*;
-    use crate::host::tests::{host, interface};
+    use crate::plan::tests::asked;
 
     #[test]
     fn every_queue_of_an_xdp_interface_is_read() {
-        let host = host(vec![interface(2, "eth0", 1)]);
-        let xdp = InterfaceRequest { attachment: Attachment::Kernel(Driver::AfXdp), ..request(1) };
-        let plan = choose(&host, &xdp).expect("eth0 is there");
+        let backend = Backend::Dpdk(DpdkDevice::AfXdp { interface: "eth0".to_owned() });
+        let plan = DevicePlan::new(asked(1), backend);
         let mut fewer = plan.clone();
         assert_eq!(limit_to_channels(&mut fewer, 1), Ok(()));
         assert_eq!((fewer.queues, fewer.findings.len()), (1, 1));
