@@ -68,8 +68,8 @@ pub enum OpenError {
     },
     /// Raw packet sockets are not allowed.
     #[error(
-        "raw packets on {interface} are not allowed; run as root, or give the program CAP_NET_RAW and CAP_NET_ADMIN with \
-         `setcap cap_net_raw,cap_net_admin+ep`"
+        "raw packets on {interface} are not allowed; run as root, or give the program CAP_NET_RAW with \
+         `setcap cap_net_raw+ep`"
     )]
     PacketNotAllowed {
         /// The interface.
@@ -129,7 +129,7 @@ pub enum OpenError {
          librte-net-*, or libdpdk-dev for all of them)"
     )]
     NoPmd {
-        /// Its name.
+        /// What DPDK calls it.
         pmd: String,
         /// Where it was looked for.
         directory: String,

@@ -8,10 +8,11 @@
 //!
 //! * [`NicQueue`], [`Frame`]: what a shard polls and what it fills. No other module names a device.
 //! * [`Capabilities`]: what the device turned out to be, once it is open; [`DeviceCounts`]: what it lost.
-//! * [`devices`]: all interfaces of a configuration, opened: [`plan`][] says which device one is and how it is reached,
+//! * [`devices`]: all interfaces of a configuration, opened: [`plan`][] says which device one is and how it is driven,
 //!   [`lock`] that it is nobody else's, [`survey`] what else is found before it is touched.
-//! * [`packet`]: kernel interfaces, by packet sockets.
-//! * `dpdk`: all other devices, run by DPDK; in programs built with the feature of this name.
+//! * [`backend`]: the ways to drive a device, and all in which they differ for the rest.
+//! * [`packet`]: the backend for kernel interfaces, by packet sockets.
+//! * `dpdk`: the backend for all other devices, by DPDK; in programs built with the feature of this name.
 //! * [`memory`]: cables and switches inside one process, in virtual time; deterministic.
 //! * [`faults`]: a wrapper that loses, repeats, reorders and corrupts frames, over any queue.
 //!

@@ -8,7 +8,7 @@
 //! | device | its name | why |
 //! |---|---|---|
 //! | a kernel interface, also if DPDK shares it | its number | it may be renamed, stacked ones share a MAC |
-//! | a tap device of DPDK's | the name it is to have | the driver joins one that is there already |
+//! | a tap device of DPDK's | the name it is to have | the PMD joins one that is there already |
 //! | PCI and VMBUS devices | the MAC | vfio refuses a second owner without a word of the first, uio does not |
 //! | memif, and devices in memory | none | a memif's socket has one server and one client; the others are private |
 //!

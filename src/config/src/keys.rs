@@ -110,7 +110,7 @@ keys! {
             default: "any CPU",
             example: Text::<CpuMask>::example(),
         },
-        /// The PCI device, for NICs that are bound to a driver of DPDK's.
+        /// The PCI device, for NICs that their kernel driver, such as vfio-pci, leaves to DPDK.
         pcie: Text<PciAddress> {
             default: "found by the MAC",
             example: Text::<PciAddress>::example(),

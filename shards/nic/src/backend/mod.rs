@@ -5,9 +5,9 @@
 //! | [`Backend::AfPacket`] | `packet/` | kernel interfaces |
 //! | [`Backend::Dpdk`] | `dpdk/` | all other devices, and kernel interfaces by some of DPDK's PMDs |
 //!
-//! A new one is a folder with a [`NicQueue`](crate::NicQueue), a variant of [`Backend`] and one of [`AnyInterface`]. Its
-//! answers are here: what it is called, where others meet its device ([`Location`]), whether it may be used and with how
-//! many queues ([`settle`]), how it is opened ([`Backends`]). Whoever asks names no backend.
+//! A new one is a folder with a [`NicQueue`](crate::NicQueue), a variant of [`Backend`] and one of [`AnyInterface`].
+//! Its answers are here: what it is called, where others meet its device (`Location`), whether it may be used and with
+//! how many queues (`settle`), how it is opened ([`Backends`]). Whoever asks names no backend.
 
 mod any;
 mod dpdk_device;
@@ -46,7 +46,7 @@ pub enum Backend {
 pub(crate) enum Location<'a> {
     /// At a kernel interface, through whose kernel driver frames come and go; so they are as long as it allows.
     KernelInterface {
-        /// Its name.
+        /// The interface, which is there already.
         name: &'a str,
         /// What the kernel has of the frames.
         taking: Taking,
@@ -58,7 +58,7 @@ pub(crate) enum Location<'a> {
     },
     /// At a kernel interface that is made when the device is opened, and whose other end it is.
     MadeInterface {
-        /// Its name.
+        /// The interface that is to be.
         name: &'a str,
     },
     /// Nowhere.

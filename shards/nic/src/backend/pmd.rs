@@ -39,8 +39,7 @@ impl Pmd {
         Self::ALL.into_iter().find(|pmd| pmd.name() == name)
     }
 
-    /// How it takes frames from the kernel interface that is its argument `iface`; `None` if that is none which is there
-    /// already.
+    /// How it takes frames from the kernel interface that is its argument `iface`; `None` if it takes none from there.
     pub(super) fn taking(self) -> Option<Taking> {
         match self {
             Self::AfPacket | Self::Pcap => Some(Taking::Copies),

@@ -1,7 +1,7 @@
-//! Descriptors that DPDK's drivers hold and do not tell about.
+//! Descriptors that DPDK's PMDs hold and do not tell about.
 //!
-//! The drivers of software devices report no receive interrupt, but the sockets they read are ours to poll: they are
-//! what is new among this process's descriptors once the driver has opened them.
+//! The PMDs of software devices report no receive interrupt, but the sockets they read are ours to poll: they are
+//! what is new among this process's descriptors once the PMD has opened them.
 
 use rustix::fd::{AsFd, BorrowedFd, RawFd};
 use rustix::fs::fstat;
@@ -29,7 +29,7 @@ impl Snapshot {
     }
 
     /// The sockets of `family` opened since, in the order they were: a process gets its lowest free number, and the
-    /// drivers close none in between. Another thread that opens sockets of the same family meanwhile would confuse
+    /// PMDs close none in between. Another thread that opens sockets of the same family meanwhile would confuse
     /// this; nothing in the daemon does.
     pub(super) fn new_sockets(&self, family: AddressFamily) -> Vec<RawFd> {
         let now = sockets().unwrap_or_default();
@@ -85,7 +85,7 @@ struct InterfaceRequest {
     rest: [u8; 16],
 }
 
-/// How many receive queues a kernel interface has. `None`: its driver does not say.
+/// How many receive queues a kernel interface has. `None`: its kernel driver does not say.
 pub(crate) fn channels(interface: &str) -> Option<u16> {
     const SIOCETHTOOL: u32 = 0x8946;
     const ETHTOOL_GCHANNELS: u32 = 0x3c;

@@ -36,8 +36,9 @@ pub(super) struct Eal {
 static STARTED: AtomicBool = AtomicBool::new(false);
 
 impl Dpdk {
-    /// Starts DPDK with memory enough for those of these interfaces that it drives; devices are added by [`open`](Self::open). The calling
-    /// thread keeps its affinity, no worker threads are made. Takes some 200 ms, most of it to load its PMDs.
+    /// Starts DPDK with memory enough for those of these interfaces that it drives; devices are added by
+    /// [`open`](Self::open). The calling thread keeps its affinity, no worker threads are made. Takes some 200 ms, most
+    /// of it to load its PMDs.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 //! The transmit ring of a packet socket, watched from outside.
 //!
-//! DPDK's driver waits in poll(2), without limit, when the ring has no free slot and the socket's buffer is half full.
+//! DPDK's PMD waits in poll(2), without limit, when the ring has no free slot and the socket's buffer is half full.
 //! So no more frames are handed over than slots are known to be free. Nothing tells how many that are, but the socket
 //! tells how many bytes are not sent yet, and a push makes the kernel take everything it has left lying.
 
@@ -22,7 +22,7 @@ pub(super) struct PacketRing {
     unsent: u16,
     /// Frames were handed over since the last push.
     is_stale: bool,
-    /// Unsent bytes from which on the driver might wait: half the socket's send buffer.
+    /// Unsent bytes from which on the PMD might wait: half the socket's send buffer.
     waits_from_bytes: usize,
 }
 
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(ring.unsent, 45);
         ring.recount(0);
         assert_eq!(ring.unsent, 0);
-        // From here on the driver would wait if it met a full slot.
+        // From here on the PMD would wait if it met a full slot.
         ring.recount(100_000);
         assert_eq!(ring.unsent, SLOTS);
     }

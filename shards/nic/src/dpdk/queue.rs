@@ -28,9 +28,9 @@ pub struct DpdkQueue {
 #[derive(Debug)]
 pub(super) enum WakeSource {
     None,
-    /// The driver's own descriptor, readable when frames wait.
+    /// The PMD's own descriptor, readable when frames wait.
     Readable(RawFd),
-    /// The driver's own socket: readable when frames wait, and to be pushed.
+    /// The PMD's own socket: readable when frames wait, and to be pushed.
     Socket(Socket),
     /// An epoll descriptor with the queue's interrupt in it.
     Interrupt(RawFd),
@@ -53,14 +53,14 @@ enum SocketKind {
 }
 
 impl Socket {
-    /// A packet socket of the driver, whose transmit ring has that many slots.
+    /// A packet socket of the PMD, whose transmit ring has that many slots.
     pub(super) fn packet(fd: RawFd, slots: u16) -> Self {
         // Not told for a socket only if it is none; a buffer of nothing then stops every transmission.
         let send_buffer_bytes = sockopt::socket_send_buffer_size(borrow(fd)).unwrap_or(0);
         Self { fd, kind: SocketKind::Packet(PacketRing::new(slots, send_buffer_bytes)) }
     }
 
-    /// An XDP socket of the driver.
+    /// An XDP socket of the PMD.
     pub(super) fn xdp(fd: RawFd) -> Self {
         Self { fd, kind: SocketKind::Xdp { is_stale: false } }
     }
@@ -98,9 +98,9 @@ impl Socket {
     }
 }
 
-/// A driver's descriptor.
+/// A PMD's descriptor.
 fn borrow(fd: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: the driver keeps it open while its port is started, and a queue keeps its port started. The lifetime
+    // SAFETY: the PMD keeps it open while its port is started, and a queue keeps its port started. The lifetime
     // does not leave this module: `wake` shortens it to the queue's.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }

@@ -17,7 +17,7 @@ const KEY_BYTES_MIN: u16 = 40;
 
 /// A key for a device that takes `len` bytes, and how many of them there are: 0 if the device's own is to be used.
 ///
-/// Drivers come with the same key everywhere, so that anybody could choose ports that all land on one shard.
+/// PMDs come with the same key everywhere, so that anybody could choose ports that all land on one shard.
 pub(super) fn random_key(len: u16) -> ([u8; 64], u16) {
     let mut key = [0; 64];
     let is_random = match key.get_mut(..usize::from(len)) {
@@ -42,7 +42,7 @@ pub(super) fn settle(number: u16, is_real: bool, port: &dpdk_sys::Port, queues: 
     read(number, port, queues)
 }
 
-/// Key and table, if the device means what it says: drivers answer more than they know.
+/// Key and table, if the device means what it says: PMDs answer more than they know.
 fn read(number: u16, port: &dpdk_sys::Port, queues: u16) -> Option<Rss> {
     if port.hash_key_size < KEY_BYTES_MIN || port.hashes_udp == 0 {
         return None;
@@ -58,7 +58,7 @@ fn read(number: u16, port: &dpdk_sys::Port, queues: u16) -> Option<Rss> {
     believe(&rss, queues)
 }
 
-/// Some drivers invent a key of zeroes, or a table that leaves queues out.
+/// Some PMDs invent a key of zeroes, or a table that leaves queues out.
 fn believe(rss: &dpdk_sys::Rss, queues: u16) -> Option<Rss> {
     let key = &rss.key[..usize::from(rss.key_len)];
     let table = &rss.table[..usize::from(rss.table_len)];

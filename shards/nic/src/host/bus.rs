@@ -25,9 +25,9 @@ pub(crate) enum PciDevice {
     Missing,
     /// DPDK can use it.
     ForDpdk,
-    /// Its driver keeps it, or it has none.
+    /// Its kernel driver keeps it, or it has none.
     Kept {
-        /// The driver.
+        /// The kernel driver.
         driver: Option<String>,
     },
 }
@@ -72,8 +72,8 @@ impl Buses {
         })
     }
 
-    /// The PCI address behind a kernel interface whose driver shares its device. The MAC is compared, for sysfs may
-    /// show the interfaces of another namespace.
+    /// The PCI address behind a kernel interface whose kernel driver shares its device. The MAC is compared, for sysfs
+    /// may show the interfaces of another namespace.
     pub(crate) fn bifurcated(&self, interface: &str, mac: MacAddr) -> Option<String> {
         let directory = self.sysfs.join("class/net").join(interface);
         let shown: MacAddr = fs::read_to_string(directory.join("address")).ok()?.trim().parse().ok()?;
@@ -107,7 +107,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A sysfs with PCI devices, each with its address and driver; removed when dropped.
+    /// A sysfs with PCI devices, each with its address and kernel driver; removed when dropped.
     pub(crate) struct Sysfs(Scratch);
 
     impl Sysfs {

@@ -54,7 +54,7 @@ impl KernelInterface {
 /// An XDP program at an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct XdpProgram {
-    /// Its number; `None`: there are several, in the driver and in the device.
+    /// Its number; `None`: there are several, in the kernel driver and in the device.
     pub(crate) number: Option<u32>,
     pub(crate) mode: XdpMode,
 }
@@ -62,9 +62,9 @@ pub(crate) struct XdpProgram {
 /// Where an XDP program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum XdpMode {
-    /// In the driver.
+    /// In the kernel driver.
     Driver,
-    /// In the kernel, for drivers that know no XDP.
+    /// In the kernel, for kernel drivers that know no XDP.
     Generic,
     /// In the device.
     Hardware,

@@ -175,8 +175,8 @@ impl Network {
         self.state().ports[port.0].link
     }
 
-    /// Changes the hash or the indirection table of `port` at random, as an administrator or a driver may at any time:
-    /// flows land on other queues from now on, frames on their way included. Nobody is told.
+    /// Changes the hash or the indirection table of `port` at random, as an administrator or a kernel driver may at any
+    /// time: flows land on other queues from now on, frames on their way included. Nobody is told.
     pub fn respread(&self, port: PortId) {
         let State { ports, dice, .. } = &mut *self.state();
         ports[port.0].spreader.respread(dice);

@@ -45,7 +45,7 @@ const KEY_WORDS: usize = 5;
 
 impl Spreader {
     pub(super) fn new(spread: Spread, queues: u16, dice: &mut Dice) -> Self {
-        // As drivers set their tables up.
+        // As PMDs set their tables up.
         let toeplitz = |dice: &mut Dice| Toeplitz::new(random_key(dice), |entry| entry % queues);
         let (hash, disclosed) = match spread {
             Spread::Hidden => (Hash::Hidden { secret: dice.throw() }, None),

@@ -50,7 +50,7 @@ impl PacketSocket {
         socket.set(libc::PACKET_RX_RING, &receive).map_err(refused("make the receive ring of"))?;
         socket.set(libc::PACKET_TX_RING, &transmit).map_err(refused("make the transmit ring of"))?;
         if sockopt::set_socket_send_buffer_size_force(&socket.fd, SEND_BUFFER_BYTES).is_err() {
-            // Not root of the whole machine. With less the kernel takes fewer frames at a time.
+            // That takes CAP_NET_ADMIN of the whole machine. With less the kernel takes fewer frames at a time.
             let _ = sockopt::set_socket_send_buffer_size(&socket.fd, SEND_BUFFER_BYTES);
         }
         let rings = Rings::map(socket.fd.as_fd(), measures).map_err(|error| refused("map")(error.into()))?;

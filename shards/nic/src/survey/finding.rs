@@ -20,7 +20,7 @@ pub enum Finding {
         /// The process that owns it.
         owner: Owner,
     },
-    /// DPDK's driver would take away an XDP program that is not its own.
+    /// DPDK's PMD would take away an XDP program that is not its own.
     #[error(
         "{program} at {interface} is not ours, and net_af_xdp would take it away; run `ip link set {interface} {mode} off` \
          if nobody needs it, or leave \"driver\" away to use af_packet"

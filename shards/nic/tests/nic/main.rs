@@ -8,6 +8,7 @@
 
 mod devices;
 mod owners;
+mod rights;
 mod sleeping;
 mod suite;
 mod xdp;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use machnet_test_kit::waiting::within;
 
 /// What is run, and in which surroundings.
-const DEVICES: [(&str, Surroundings, fn()); 11] = [
+const DEVICES: [(&str, Surroundings, fn()); 12] = [
     ("cable", Surroundings::Here, devices::cable),
     ("ring", Surroundings::Here, devices::ring),
     ("memif", Surroundings::Here, devices::memif),
@@ -31,6 +32,7 @@ const DEVICES: [(&str, Surroundings, fn()); 11] = [
     ("xdp", Surroundings::RootNamespace, devices::xdp),
     ("xdp_programs", Surroundings::RootNamespace, xdp::programs_of_others),
     ("owners", Surroundings::Namespace, owners::one_for_each_device),
+    ("rights", Surroundings::Namespace, rights::packet_sockets_take_net_raw),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -50,6 +52,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     if env::var_os(xdp::OTHER).is_some() {
         xdp::be_another();
+        return ExitCode::SUCCESS;
+    }
+    if env::var_os(rights::ALLOWED).is_some() {
+        rights::open();
         return ExitCode::SUCCESS;
     }
     if env::var_os(owners::ASKER).is_some() {
