@@ -30,7 +30,8 @@ use crate::shard::{self, Settings, Shard};
 use crate::watchdog::{self, Watched};
 use machnet::daemon::sleep::{Clock, StopPipe};
 use machnet_nic::NicQueue;
-use machnet_nic::devices::{AnyInterface, OpenInterface, WithQueues};
+use machnet_nic::backend::AnyInterface;
+use machnet_nic::devices::{OpenInterface, WithQueues};
 
 /// Messages that may wait for a shard, and for the coordinator, before their posters keep them.
 const TO_SHARD: usize = 1024;

@@ -4,7 +4,7 @@ use machnet_config::{Attachment, Config, ConfigError, Interface};
 use machnet_core::wait::Policy;
 use thiserror::Error;
 
-pub use crate::backend::{AnyInterface, Backends};
+use crate::backend::{AnyInterface, Backends};
 use crate::crowding;
 use crate::error::OpenError;
 use crate::faults::{Faults, FaultyQueue};

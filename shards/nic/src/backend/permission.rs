@@ -12,8 +12,8 @@ use crate::host::HostView;
 use crate::plan::DevicePlan;
 use crate::survey::Finding;
 
-/// What fits into one page with XDP's headroom and the kernel's tail behind it, on a veth; other kernel drivers may want
-/// less.
+/// What fits into one page with XDP's headroom and the kernel's tail behind it, on a veth; other kernel drivers may
+/// want less.
 const XDP_MTU_MAX: u32 = 3542;
 
 /// Refuses what may not be used, and limits the plan to the queues there are.
