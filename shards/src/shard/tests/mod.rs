@@ -15,8 +15,9 @@ mod hostile;
 mod same_host;
 mod sharing;
 mod steering;
+mod worker;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use machnet::daemon::channel::{AppEnd, FromShard, Geometry, Opened, ShardEnd};
