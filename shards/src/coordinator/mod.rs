@@ -203,9 +203,9 @@ impl Coordinator {
         match mail {
             ToCoordinator::Arp { shard, packet } => self.interfaces.arp(shard, &packet, now, actions),
             ToCoordinator::Icmp { shard, frame } => self.interfaces.icmp(shard, &frame, actions),
-            ToCoordinator::Answer { shard, key, source_mac, packet } => {
+            ToCoordinator::Answer { shard, key, source_mac, dialect, packet } => {
                 let from = (shard, &key, source_mac);
-                if let Some(accepted) = self.connects.answer(from, &packet, now, actions) {
+                if let Some(accepted) = self.connects.answer(from, (dialect, &packet), now, actions) {
                     self.create(shard, &accepted, actions);
                 }
             }

@@ -98,7 +98,8 @@ fn peers_of_an_earlier_daemon_are_told_nothing_before_the_address_is_ours() {
     let mut rig = Rig::starting(1, 1024, |_| {});
     let key = FlowKey { local_ip: OUR_IP, remote_ip: PEER_IP, local_port: 888, remote_port: 50_000 };
     let (landed, reporter, source_mac, answer) = (ShardId(0), ShardId(0), PEER, Some(flow_director::RESET));
-    let packet = UnmatchedPacket { landed, reporter, key, source_mac, answer, confirms: false };
+    let dialect = Dialect::OURS;
+    let packet = UnmatchedPacket { landed, reporter, key, source_mac, dialect, answer, confirms: false };
     rig.mail(ToCoordinator::Unmatched(Box::new(packet.clone())));
     rig.quiet();
     assert!(matches!(rig.await_effect(), Effect::Ready));

@@ -60,7 +60,7 @@ fn every_bad_frame_is_dropped_and_counted_by_its_reason() {
         ("a header cut off", datagram(&OURS, &good[HEADERS_BYTES..][..53]), DropReason::Malformed),
         (
             "a SYN cut off",
-            datagram(&OURS, &dialect::write(&Packet::Syn(Syn { terms: PEER_TERMS }))[..60]),
+            datagram(&OURS, &Dialect::OURS.write(&Packet::Syn(Syn { terms: PEER_TERMS }))[..60]),
             DropReason::Malformed,
         ),
     ];
@@ -128,7 +128,7 @@ fn a_peer_that_answers_without_end_does_not_fill_the_mailbox() {
     let mut rig = Rig::with(settings(), 8_192);
     rig.post(ToShard::Expect { key: OURS });
     rig.turn();
-    let answer = datagram(&OURS, &dialect::write(&Packet::SynAck(syn_ack(&OURS))));
+    let answer = datagram(&OURS, &Dialect::OURS.write(&Packet::SynAck(syn_ack(&OURS))));
     for _ in 0..5_000 {
         rig.put(&answer);
         rig.turn();
