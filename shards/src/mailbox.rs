@@ -241,12 +241,12 @@ pub enum ToCoordinator {
         /// The packet, read.
         packet: arp::ArpPacket,
     },
-    /// An ICMP packet to the interface's address. At most as many per second as the shard's budget allows.
-    Icmp {
+    /// An echo request to the interface's address (ICMP). At most as many per second as the shard's budget allows.
+    Ping {
         /// Where it was received.
         shard: ShardId,
-        /// The whole frame.
-        frame: Box<[u8]>,
+        /// The frame that answers it, to be sent if the address is ours.
+        answer: Box<[u8]>,
     },
     /// An answer to a SYN: SYN-ACK or refusal for an expected tuple.
     Answer {

@@ -202,7 +202,7 @@ impl Coordinator {
     fn mail(&mut self, mail: ToCoordinator, now: Instant, actions: &mut Actions) {
         match mail {
             ToCoordinator::Arp { shard, packet } => self.interfaces.arp(shard, &packet, now, actions),
-            ToCoordinator::Icmp { shard, frame } => self.interfaces.icmp(shard, &frame, actions),
+            ToCoordinator::Ping { shard, answer } => self.interfaces.ping(shard, answer, actions),
             ToCoordinator::Answer { shard, key, source_mac, dialect, packet } => {
                 let from = (shard, &key, source_mac);
                 if let Some(accepted) = self.connects.answer(from, (dialect, &packet), now, actions) {

@@ -13,6 +13,7 @@ use machnet_proto::packet::{Packet, Segment, Syn};
 use machnet_proto::wire::WireError;
 use machnet_proto::wire::frame::{self, Parsed, Template, UdpDatagram};
 use machnet_proto::wire::gso;
+use machnet_proto::wire::icmp::IcmpPacket;
 
 use super::budgets::{Budget, Budgets};
 use super::channels::Channels;
@@ -72,11 +73,8 @@ impl<Q: NicQueue> Reception<'_, Q> {
                 }
                 self.receive_datagram(&datagram, arrival)
             }
-            Ok(Parsed::Arp(packet)) => self.pass_on(Budget::Arp, || ToCoordinator::Arp { shard, packet }),
-            Ok(Parsed::Icmp { destination_ip, .. }) if destination_ip == self.turn.settings.ip => {
-                self.pass_on(Budget::Icmp, || ToCoordinator::Icmp { shard, frame: arrival.frame.into() })
-            }
-            Ok(Parsed::Icmp { .. }) => Err(DropReason::NotForUs),
+            Ok(Parsed::Arp(packet)) => self.pass_on(Budget::Arp, || Ok(ToCoordinator::Arp { shard, packet })),
+            Ok(Parsed::Icmp(packet)) => self.receive_icmp(&packet),
             Ok(Parsed::Other) => Err(DropReason::OtherProtocol),
             Err(WireError::BadChecksum) => Err(DropReason::BadChecksum),
             Err(_) => Err(DropReason::Malformed),
@@ -92,10 +90,26 @@ impl<Q: NicQueue> Reception<'_, Q> {
     }
 
     /// Tells the coordinator of a packet that is not data.
-    fn pass_on(&mut self, budget: Budget, message: impl FnOnce() -> ToCoordinator) -> Result<(), DropReason> {
+    fn pass_on(
+        &mut self,
+        budget: Budget,
+        message: impl FnOnce() -> Result<ToCoordinator, DropReason>,
+    ) -> Result<(), DropReason> {
         self.spend(budget)?;
+        let message = message()?;
         self.turn.counts.count(Counter::ToCoordinator);
-        self.post_or_drop(message())
+        self.post_or_drop(message)
+    }
+
+    /// Makes the answer to a ping. Whether it goes out is the coordinator's decision: the address may not be ours yet.
+    #[cold]
+    fn receive_icmp(&mut self, packet: &IcmpPacket<'_>) -> Result<(), DropReason> {
+        let (shard, mac, ip) = (self.turn.settings.id, self.turn.settings.mac, self.turn.settings.ip);
+        if packet.destination_ip() != ip || packet.destination_mac() != mac {
+            return Err(DropReason::NotForUs);
+        }
+        let answer = || Ok(packet.echo_reply(mac, ip).map_err(no_ping)?.into());
+        self.pass_on(Budget::Icmp, || Ok(ToCoordinator::Ping { shard, answer: answer()? }))
     }
 
     fn spend(&mut self, budget: Budget) -> Result<(), DropReason> {
@@ -359,6 +373,15 @@ impl<Q: NicQueue> Reception<'_, Q> {
         self.turn.counts.count(Counter::UnmatchedPackets);
         self.post_or_drop(ToCoordinator::Unmatched(Box::new(packet)))?;
         Err(DropReason::UnknownFlow)
+    }
+}
+
+/// Why an ICMP packet is dropped that is no echo request.
+fn no_ping(error: WireError) -> DropReason {
+    match error {
+        WireError::BadChecksum => DropReason::BadChecksum,
+        WireError::Unknown => DropReason::OtherProtocol,
+        _ => DropReason::Malformed,
     }
 }
 
