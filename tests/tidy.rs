@@ -60,7 +60,7 @@ const OWNED_NAMES: [(&str, &str, &[&str], &str); 26] = [
     (
         "shards/src/coordinator/",
         "Coordinator",
-        &["shards/src/coordinator/mod.rs", "shards/src/coordinator/saved.rs", "/run.rs"],
+        &["shards/src/coordinator/mod.rs", "shards/src/coordinator/saved.rs", "/worker.rs", "/run.rs"],
         PART_REMEDY,
     ),
     ("shards/src/shard/", "Mutex", &[], "a shard owns its state and takes no lock"),

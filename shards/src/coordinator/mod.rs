@@ -43,6 +43,7 @@ mod shutdown;
 mod status;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -63,6 +64,7 @@ use crate::mailbox::{ConnectId, NotCreated, Outlet, ShardId, ToCoordinator, ToSh
 pub use input::{AddressInUse, ConnectionId, Effect, Input};
 pub use plan::{Boot, CoordinatorPlan, InterfacePlan};
 pub use saved::SavedCoordinator;
+pub use worker::{Rest, Worker};
 
 use action::{Action, Actions};
 use applications::Applications;
