@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use machnet::daemon::control::report::NamedCounts;
 use machnet_core::flow::FlowId;
 use machnet_proto::addr::FlowKey;
-use machnet_proto::state::{Unsound, ensure};
 use serde::{Deserialize, Serialize};
 use sharded_slab::Slab;
 
@@ -45,29 +44,24 @@ pub struct Published {
 
 const _: () = assert!(align_of::<Published>() == 128 && align_of::<PublishedChannel>() == 128);
 
-/// What a shard counted, as it is written down.
+/// What a shard counted, as it is written down: by name, so that a daemon whose table has other rows takes over what it
+/// counts, too.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SavedCounts {
-    counters: Vec<u64>,
-    drops: Vec<u64>,
+    counters: NamedCounts,
+    drops: NamedCounts,
 }
 
 impl Counts {
     /// What was counted so far, to be written down.
     pub fn save(&self) -> SavedCounts {
-        SavedCounts { counters: self.counters.into(), drops: self.drops.into() }
+        SavedCounts { counters: named(Counter::TABLE, &self.counters), drops: named(DropReason::TABLE, &self.drops) }
     }
 
-    /// Goes on counting from there.
-    ///
-    /// # Errors
-    /// [`Unsound`]: something else was counted then.
-    pub fn resume(&mut self, saved: &SavedCounts) -> Result<(), Unsound> {
-        let SavedCounts { counters, drops } = saved;
-        ensure(counters.len() == COUNTERS && drops.len() == REASONS, "other things were counted")?;
-        self.counters.copy_from_slice(counters);
-        self.drops.copy_from_slice(drops);
-        Ok(())
+    /// Goes on counting from there: from 0 what was not counted then.
+    pub fn resume(&mut self, saved: &SavedCounts) {
+        self.counters = std::array::from_fn(|index| Counter::ALL[index].of(&saved.counters));
+        self.drops = std::array::from_fn(|index| DropReason::ALL[index].of(&saved.drops));
     }
 
     /// Adds one.
@@ -339,6 +333,26 @@ mod tests {
         assert_eq!(all, [COUNTERS, REASONS, GAUGES]);
         let read = (Counter::RxFrames.of(&counters), DropReason::Malformed.of(&drops), Gauge::Flows.of(&gauges));
         assert_eq!((read, Gauge::Cpu.of(&drops)), ((3, 1, 7), 0));
+    }
+
+    #[test]
+    fn counts_go_on_by_their_names_whatever_else_was_counted() {
+        let registry = Registry::default();
+        let (_, mut before) = registry.enter();
+        Counter::ALL.iter().zip(1..).for_each(|(counter, sum)| before.add(*counter, sum));
+        DropReason::ALL.iter().zip(101..).for_each(|(reason, sum)| before.add_drops(*reason, sum));
+        let mut saved = before.save();
+        let resume = |saved: &SavedCounts| {
+            let (_, mut after) = registry.enter();
+            after.resume(saved);
+            (after.counters, after.drops)
+        };
+        assert_eq!(resume(&saved), (before.counters, before.drops));
+        // The other daemon did not know the first, and counted something else.
+        let known = Counter::TABLE.iter().map(|entry| entry.name).zip(before.counters).skip(1);
+        saved.counters = known.chain([("of_old", 9)]).collect();
+        before.counters[0] = 0;
+        assert_eq!(resume(&saved), (before.counters, before.drops));
     }
 
     #[test]

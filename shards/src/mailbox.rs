@@ -24,6 +24,7 @@ use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
+use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::Birth;
 use machnet_proto::handshake;
 use machnet_proto::packet::{Packet, Segment};
@@ -74,6 +75,8 @@ pub struct UnmatchedPacket {
     pub key: FlowKey,
     /// Who sent the frame.
     pub source_mac: MacAddr,
+    /// What it is written in, and its answer.
+    pub dialect: Dialect,
     /// The RST for a peer whose flow nobody has; `None` if the packet wants no answer.
     pub answer: Option<Segment>,
     /// It is the first packet of a flow that some shard of this daemon offered to accept: it proves knowledge of the
@@ -131,6 +134,8 @@ pub enum ToShard {
         next_hop: MacAddr,
         /// The tuple of the flow it is about.
         key: FlowKey,
+        /// What it is written in.
+        dialect: Dialect,
         /// The packet, read.
         packet: Packet,
     },
@@ -236,12 +241,12 @@ pub enum ToCoordinator {
         /// The packet, read.
         packet: arp::ArpPacket,
     },
-    /// An ICMP packet to the interface's address. At most as many per second as the shard's budget allows.
-    Icmp {
+    /// An echo request to the interface's address (ICMP). At most as many per second as the shard's budget allows.
+    Ping {
         /// Where it was received.
         shard: ShardId,
-        /// The whole frame.
-        frame: Box<[u8]>,
+        /// The frame that answers it, to be sent if the address is ours.
+        answer: Box<[u8]>,
     },
     /// An answer to a SYN: SYN-ACK or refusal for an expected tuple.
     Answer {
@@ -251,6 +256,8 @@ pub enum ToCoordinator {
         key: FlowKey,
         /// Who sent the frame.
         source_mac: MacAddr,
+        /// What it is written in.
+        dialect: Dialect,
         /// The packet, read.
         packet: Packet,
     },

@@ -368,22 +368,29 @@ pub struct FlowReport {
     pub opened_by: OpenedBy,
     /// How long it has lived, in seconds.
     pub age_s: u64,
-    /// Whole messages that went to the application; `None` if the flow is ending, as all that follow.
-    pub rx_messages: Option<u64>,
+    /// What it has carried; `None` if it is ending.
+    pub counts: Option<FlowCountsReport>,
+}
+
+/// What a flow has carried, and how it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowCountsReport {
+    /// Whole messages that went to the application.
+    pub rx_messages: u64,
     /// Bytes that went to the application, the lengths of messages that share a packet included.
-    pub rx_bytes: Option<u64>,
+    pub rx_bytes: u64,
     /// Whole messages that came from the application.
-    pub tx_messages: Option<u64>,
+    pub tx_messages: u64,
     /// Bytes that came from the application.
-    pub tx_bytes: Option<u64>,
+    pub tx_bytes: u64,
     /// Messages that the other end's daemon has acknowledged.
-    pub acknowledged_messages: Option<u64>,
+    pub acknowledged_messages: u64,
     /// Packets sent again.
-    pub retransmissions: Option<u64>,
+    pub retransmissions: u64,
     /// Packets in the network, as far as is known.
-    pub in_flight_packets: Option<u64>,
+    pub in_flight_packets: u64,
     /// The smoothed round trip, in nanoseconds; the initial timeout before the first was measured.
-    pub rtt_ns: Option<u64>,
+    pub rtt_ns: u64,
 }
 
 /// Who asked for a flow.
@@ -502,9 +509,11 @@ mod tests {
             "flows",
             json!({
                 "local": "10.0.0.1:888", "remote": "[fe80::1]:50000", "shard": 1, "endpoint": 3, "name": "d\"b",
-                "pid": 9, "opened_by": "peer", "age_s": 61, "rx_messages": 1, "rx_bytes": 2, "tx_messages": 3,
-                "tx_bytes": 4, "acknowledged_messages": 2, "retransmissions": 0, "in_flight_packets": 1,
-                "rtt_ns": 41_000,
+                "pid": 9, "opened_by": "peer", "age_s": 61,
+                "counts": {
+                    "rx_messages": 1, "rx_bytes": 2, "tx_messages": 3, "tx_bytes": 4, "acknowledged_messages": 2,
+                    "retransmissions": 0, "in_flight_packets": 1, "rtt_ns": 41_000,
+                },
             }),
         );
         page["next"] = json!([1, u64::MAX]);

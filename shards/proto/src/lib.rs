@@ -19,7 +19,7 @@
 //!
 //! use machnet_core::{flow::CloseReason, message::Content, time::{Duration, Instant}};
 //! use machnet_proto::addr::FlowKey;
-//! use machnet_proto::dialect::{read, write};
+//! use machnet_proto::dialect::Dialect;
 //! use machnet_proto::flow::{Birth, FlowEvent, Flow, Piece};
 //! use machnet_proto::handshake::{Acceptor, Answer, Connector, Terms};
 //! use machnet_proto::packet::Packet;
@@ -27,6 +27,7 @@
 //! /// A flow and its application. What stands for the bytes of a message is here the message itself.
 //! struct Peer {
 //!     flow: Flow<Vec<u8>>,
+//!     dialect: Dialect,
 //!     to_send: VecDeque<Vec<u8>>,
 //!     received: Vec<Vec<u8>>,
 //! }
@@ -34,11 +35,12 @@
 //! impl Peer {
 //!     fn new(birth: &Birth, text: &str, now: Instant) -> Self {
 //!         let to_send = (0..100).map(|number| format!("{text} {number}").into_bytes()).collect();
-//!         Self { flow: Flow::new(birth, &Arc::default(), now), to_send, received: Vec::new() }
+//!         let flow = Flow::new(birth, &Arc::default(), now);
+//!         Self { flow, dialect: birth.dialect, to_send, received: Vec::new() }
 //!     }
 //!
 //!     fn receive(&mut self, datagram: &[u8], now: Instant) {
-//!         let Ok((Packet::Segment(segment), bytes)) = read(None, datagram) else { return };
+//!         let Ok((Packet::Segment(segment), bytes)) = self.dialect.read(datagram) else { return };
 //!         self.flow.on_packet(now, &segment, bytes.len(), false, |_| Ok(bytes.to_vec()));
 //!     }
 //!
@@ -57,7 +59,7 @@
 //!             };
 //!             let Some(packet) = self.flow.poll_transmit(now, waiting, source) else { return datagrams };
 //!             let bytes = packet.piece.map_or(&[][..], |piece| &piece.token);
-//!             datagrams.push([&write(&Packet::Segment(packet.segment)), bytes].concat());
+//!             datagrams.push([&self.dialect.write(&Packet::Segment(packet.segment)), bytes].concat());
 //!         }
 //!     }
 //! }
@@ -76,10 +78,14 @@
 //! let birth = loop {
 //!     now = now.max(connector.deadline());
 //!     let syn = connector.poll_transmit(now).expect("not for three seconds");
-//!     let Ok((Packet::Syn(syn), _)) = read(None, &write(&syn)) else { unreachable!() };
-//!     let answer = if arrives() { acceptor.accept(&key, &syn, (), now) } else { continue };
-//!     let (answer, _) = read(None, &write(&answer)).unwrap();
-//!     if arrives() && let Answer::Accepted(birth) = connector.on_packet(&answer) { break birth }
+//!     let syn = Dialect::OURS.write(&syn);
+//!     let asked_in = Dialect::recognize(&syn);
+//!     let Ok((Packet::Syn(syn), _)) = asked_in.read(&syn) else { unreachable!() };
+//!     let answer = if arrives() { acceptor.accept(&key, (asked_in, &syn), (), now) } else { continue };
+//!     let answer = asked_in.write(&answer);
+//!     let answered_in = Dialect::recognize(&answer);
+//!     let (answer, _) = answered_in.read(&answer).unwrap();
+//!     if arrives() && let Answer::Accepted(birth) = connector.on_packet(answered_in, &answer) { break birth }
 //! };
 //! let mut one = Peer::new(&birth, "ping", now);
 //! // The first packet of the flow that arrives shows that the connector has the answer.
@@ -87,7 +93,7 @@
 //!     now += Duration::from_millis(1);
 //!     if let Some(first) = one.turn(now).into_iter().find(|_| arrives()) { break first }
 //! };
-//! let Ok((Packet::Segment(segment), _)) = read(None, &first) else { unreachable!() };
+//! let Ok((Packet::Segment(segment), _)) = Dialect::recognize(&first).read(&first) else { unreachable!() };
 //! let birth = Acceptor::confirm(&acceptor.take(&key).unwrap(), &segment, || Some(true)).unwrap();
 //! let mut other = Peer::new(&birth, "pong", now);
 //! other.receive(&first, now);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Packet ─┬─ Syn, SynAck, Refuse   before there is a flow, or instead of one
-//!           ├─ V1                    the same, of a host without the extension
+//!           ├─ Unspoken              the same, in a dialect that is understood but not spoken
 //!           └─ Segment               of a flow: what has arrived, and a Body ─┬─ Data   a piece, or records
 //!                                                                            ├─ Ack
 //!                                                                            ├─ Probe  asks for an answer
@@ -23,6 +23,7 @@ use machnet_core::flow::CloseReason;
 use machnet_core::message::Content;
 use machnet_core::time::Instant;
 
+use crate::dialect::Unspoken;
 use crate::handshake::Terms;
 use crate::seq::SeqNo;
 
@@ -35,8 +36,8 @@ pub enum Packet {
     SynAck(SynAck),
     /// Does not accept a flow.
     Refuse(Refuse),
-    /// SYN, SYN-ACK, or RST that refuses a SYN, of a host without the extension.
-    V1(V1Handshake),
+    /// SYN, SYN-ACK, or RST that refuses a SYN, of a host whose dialect is not spoken here: no flow comes of it.
+    Unspoken(Unspoken),
     /// A packet of a flow.
     Segment(Segment),
 }
@@ -64,35 +65,6 @@ pub struct Refuse {
     pub echo: u32,
     /// Why the flow is not accepted.
     pub reason: CloseReason,
-}
-
-/// A packet of a handshake with a host that has no extension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct V1Handshake {
-    /// Which step it is.
-    pub step: V1Step,
-    /// The sender's number.
-    pub seq: SeqNo,
-    /// SYN-ACK and RST: the SYN's number + 1.
-    pub ack: SeqNo,
-}
-
-/// A step of a handshake with a host that has no extension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum V1Step {
-    /// Opens a flow.
-    Syn,
-    /// Accepts it.
-    SynAck,
-    /// Refuses it.
-    Refuse,
-}
-
-impl V1Handshake {
-    /// The refusal of this SYN: a v1 host believes an RST only if its number is 0.
-    pub fn refused(&self) -> Self {
-        Self { step: V1Step::Refuse, seq: SeqNo::new(0), ack: self.seq + 1 }
-    }
 }
 
 /// A packet of a flow. Whatever else it is for, it says what has arrived at its sender.

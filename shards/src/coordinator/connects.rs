@@ -20,6 +20,7 @@ use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::time::Instant;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
+use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::Birth;
 use machnet_proto::handshake::{Answer, Connector, Patience, SavedConnector};
 use machnet_proto::packet::Packet;
@@ -280,14 +281,14 @@ impl Connects {
     pub(super) fn answer(
         &mut self,
         (landed, key, source_mac): (ShardId, &FlowKey, MacAddr),
-        packet: &Packet,
+        (dialect, packet): (Dialect, &Packet),
         now: Instant,
         actions: &mut Actions,
     ) -> Option<Accepted> {
         let id = *self.by_key.get(key)?;
         let connect = &self.connects[&id];
         let ConnectStage::Asking { connector, mac } = &connect.stage else { return None };
-        let failure = match connector.on_packet(packet) {
+        let failure = match connector.on_packet(dialect, packet) {
             Answer::Accepted(birth) => {
                 self.patience.note_answer(connector.asked_for(now));
                 let Connect { interface, next_hop, via, .. } = *connect;
@@ -420,7 +421,8 @@ impl Connects {
         if let Some(packet) = connector.poll_transmit(now) {
             self.timers.remove(&(due, id));
             self.timers.insert((connector.deadline(), id));
-            actions.post(connect.via, ToShard::Send { next_hop: *mac, key: connect.key, packet });
+            let (next_hop, key, dialect) = (*mac, connect.key, Dialect::OURS);
+            actions.post(connect.via, ToShard::Send { next_hop, key, dialect, packet });
         }
     }
 
@@ -503,8 +505,8 @@ fn not_created(why: NotCreated) -> ControlError {
 #[cfg(test)]
 mod tests {
     use machnet_core::time::Duration;
+    use machnet_proto::dialect::HandshakeStep;
     use machnet_proto::handshake::Terms;
-    use machnet_proto::packet::V1Step;
 
     use super::*;
     use crate::coordinator::interfaces::Interfaces;
@@ -557,7 +559,7 @@ mod tests {
 
         fn answer(&mut self, landed: u16, local_port: u16, packet: &Packet) -> Option<Accepted> {
             let from = (ShardId(landed), &key(local_port), THEIRS);
-            self.connects.answer(from, packet, self.now, &mut self.actions)
+            self.connects.answer(from, (Dialect::OURS, packet), self.now, &mut self.actions)
         }
 
         fn created(&mut self, id: u64, outcome: Result<FlowId, NotCreated>) -> Option<Created> {
@@ -638,10 +640,10 @@ mod tests {
 
     #[test]
     fn a_refusal_says_why_and_noise_is_nothing() {
-        for (step, error) in [(V1Step::SynAck, "Incompatible"), (V1Step::Refuse, "Refused")] {
+        for (step, error) in [(HandshakeStep::SynAck, "Incompatible"), (HandshakeStep::Refuse, "Refused")] {
             let mut rig = Rig::new();
             rig.begin(5, THEIR_IP, Some(THEIRS));
-            assert!(rig.answer(0, 6, &of_v1(step)).is_none() && rig.answer(0, 5, &of_v1(V1Step::Syn)).is_none());
+            assert!(rig.answer(0, 6, &of_v1(step)).is_none() && rig.answer(0, 5, &of_v1(HandshakeStep::Syn)).is_none());
             assert_eq!(rig.actions.describe(), [""; 0]);
             assert!(rig.answer(0, 5, &of_v1(step)).is_none());
             assert_eq!(rig.actions.describe(), ended(error));

@@ -43,6 +43,7 @@ mod shutdown;
 mod status;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -63,6 +64,7 @@ use crate::mailbox::{ConnectId, NotCreated, Outlet, ShardId, ToCoordinator, ToSh
 pub use input::{AddressInUse, ConnectionId, Effect, Input};
 pub use plan::{Boot, CoordinatorPlan, InterfacePlan};
 pub use saved::SavedCoordinator;
+pub use worker::{Rest, Worker};
 
 use action::{Action, Actions};
 use applications::Applications;
@@ -202,10 +204,10 @@ impl Coordinator {
     fn mail(&mut self, mail: ToCoordinator, now: Instant, actions: &mut Actions) {
         match mail {
             ToCoordinator::Arp { shard, packet } => self.interfaces.arp(shard, &packet, now, actions),
-            ToCoordinator::Icmp { shard, frame } => self.interfaces.icmp(shard, &frame, actions),
-            ToCoordinator::Answer { shard, key, source_mac, packet } => {
+            ToCoordinator::Ping { shard, answer } => self.interfaces.ping(shard, answer, actions),
+            ToCoordinator::Answer { shard, key, source_mac, dialect, packet } => {
                 let from = (shard, &key, source_mac);
-                if let Some(accepted) = self.connects.answer(from, &packet, now, actions) {
+                if let Some(accepted) = self.connects.answer(from, (dialect, &packet), now, actions) {
                     self.create(shard, &accepted, actions);
                 }
             }

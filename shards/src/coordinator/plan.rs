@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use machnet::daemon::control::message::ControlError;
 use machnet_config::{Limits, Subnet};
 use machnet_core::addr::{self, MacAddr};
-use machnet_core::payload::{Dialect, payload_budget};
 use machnet_nic::DeviceCounts;
+use machnet_proto::dialect::Dialect;
 use machnet_proto::rss::Rss;
 
 use crate::mailbox::ShardId;
@@ -55,7 +55,7 @@ pub struct Boot {
 impl InterfacePlan {
     /// The largest payload of a packet, in bytes.
     pub(super) fn max_payload_bytes(&self) -> u16 {
-        payload_budget(self.mtu_bytes, Dialect::Extended, 0)
+        Dialect::OURS.payload_budget(self.mtu_bytes, 0)
     }
 
     /// The neighbor that frames to `peer` go to; `None` for ourselves.

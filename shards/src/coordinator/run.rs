@@ -16,20 +16,18 @@ use std::time::Duration;
 use machnet::daemon::control::message::{Numbered, Reply};
 use machnet::daemon::control::{Connection, Incoming, Server};
 use machnet_core::time::Instant;
-use machnet_core::wait::{Next, Seen, Sleep, Wait};
+use machnet_core::wait::Sleep;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::{AddressInUse, ConnectionId, Coordinator, Effect, Input};
+use super::{AddressInUse, ConnectionId, Coordinator, Effect, Input, Rest, Worker};
 use crate::budget::Cooldown;
 use crate::executor::{Executor, SpawnError, Thread};
 use crate::mailbox::{Inlet, ToCoordinator};
 use machnet::daemon::sleep::{Clock, StopPipe, timeout};
 
-/// Messages of shards, connections, other events and requests of one application that are handled before the others
-/// have their turn.
-const MAIL_PER_TURN: usize = 256;
+/// Connections, other events and requests of one application that are handled before the others have their turn.
 const ACCEPTS_PER_TURN: usize = 64;
 const EVENTS_MAX: usize = 64;
 const REQUESTS_PER_TURN: usize = 16;
@@ -73,33 +71,27 @@ fn run(
     stop: Arc<StopPipe>,
     start: Sender<Started>,
 ) -> io::Result<()> {
-    let mut turns = Turns::new(coordinator, inlet, server, stop, start)?;
-    let mut wait = Wait::sleeper(Clock.now());
+    let mut turns = Turns::new(Worker::new(coordinator, inlet, Clock.now()), server, stop, start)?;
     loop {
         let now = Clock.now();
-        wait.look(now);
         let worked = turns.look(now);
         if turns.carry_out(now)? {
             return Ok(());
         }
-        match wait.next(Seen { worked, ..Seen::default() }, now) {
-            Next::Arm if turns.inlet.arm() => wait.armed(true),
-            Next::Arm => wait.refused(now),
-            Next::Disarm => turns.inlet.disarm(),
-            Next::Sleep => {
-                turns.hear(wait.sleep(now, turns.coordinator.deadline(), false))?;
-                turns.inlet.disarm();
-                wait.woke(false);
+        match turns.worker.rest(worked, now) {
+            Rest::None => {}
+            Rest::Hear => turns.hear(Sleep::Not)?,
+            Rest::Sleep(length) => {
+                turns.hear(length)?;
+                turns.worker.woke();
             }
-            Next::Look | Next::Spin | Next::Yield => turns.hear(Sleep::Not)?,
         }
     }
 }
 
 /// The coordinator, and the descriptors it lives between.
 struct Turns {
-    coordinator: Coordinator,
-    inlet: Inlet<ToCoordinator>,
+    worker: Worker,
     server: Server,
     /// Readable when the daemon shall stop.
     stop: Arc<StopPipe>,
@@ -121,19 +113,12 @@ struct Application {
 }
 
 impl Turns {
-    fn new(
-        coordinator: Coordinator,
-        inlet: Inlet<ToCoordinator>,
-        server: Server,
-        stop: Arc<StopPipe>,
-        start: Sender<Started>,
-    ) -> io::Result<Self> {
+    fn new(worker: Worker, server: Server, stop: Arc<StopPipe>, start: Sender<Started>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        watch(&epoll, inlet.fd(), TOKEN_MAIL)?;
+        watch(&epoll, worker.inlet().fd(), TOKEN_MAIL)?;
         watch(&epoll, stop.as_fd(), TOKEN_STOP)?;
         Ok(Self {
-            coordinator,
-            inlet,
+            worker,
             server,
             stop,
             start,
@@ -147,26 +132,17 @@ impl Turns {
 
     /// Sees to what was heard, to the mail and to the deadline; whether there was any.
     fn look(&mut self, now: Instant) -> bool {
-        let mut worked = !self.events.is_empty();
+        let has_heard = !self.events.is_empty();
         for index in 0..self.events.len() {
             self.look_at(self.events[index].data.u64(), now);
         }
         self.events.clear();
-        for _ in 0..MAIL_PER_TURN {
-            let Some(mail) = self.inlet.take() else { break };
-            self.coordinator.handle(Input::Mail(mail), now);
-            worked = true;
-        }
-        if self.coordinator.deadline().is_some_and(|deadline| deadline <= now) {
-            self.coordinator.handle(Input::Deadline, now);
-            worked = true;
-        }
-        worked
+        self.worker.turn(now) || has_heard
     }
 
     /// Does what the coordinator wants done; `true` if the daemon has stopped.
     fn carry_out(&mut self, now: Instant) -> io::Result<bool> {
-        while let Some(effect) = self.coordinator.poll_effect() {
+        while let Some(effect) = self.worker.coordinator().poll_effect() {
             let (connection, sent) = match effect {
                 Effect::Reply { connection, reply, fds } => {
                     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(OwnedFd::as_fd).collect();
@@ -215,12 +191,12 @@ impl Turns {
 
     fn look_at(&mut self, token: u64, now: Instant) {
         match token {
-            TOKEN_MAIL => self.inlet.quiet(),
+            TOKEN_MAIL => self.worker.inlet().quiet(),
             TOKEN_SERVER => self.accept(now),
             TOKEN_STOP => {
                 // Whatever was written: it is the same each time. An end of file stays, and must not keep us awake.
                 let _ = epoll::delete(&self.epoll, &self.stop);
-                self.coordinator.handle(Input::Stop, now);
+                self.worker.coordinator().handle(Input::Stop, now);
             }
             token if token % 2 == 0 => self.receive(ConnectionId(token / 2), now),
             token => self.end(ConnectionId(token / 2), now),
@@ -252,7 +228,7 @@ impl Turns {
         }
         let peer = connection.peer().clone();
         self.connections.insert(id, Application { connection, process });
-        self.coordinator.handle(Input::Connected { connection: id, peer }, now);
+        self.worker.coordinator().handle(Input::Connected { connection: id, peer }, now);
         Ok(())
     }
 
@@ -263,7 +239,7 @@ impl Turns {
             match application.connection.receive() {
                 Incoming::Nothing => return,
                 Incoming::Request(request) => {
-                    self.coordinator.handle(Input::Request { connection: id, request }, now);
+                    self.worker.coordinator().handle(Input::Request { connection: id, request }, now);
                 }
                 Incoming::Malformed(error) => {
                     // It is being told goodbye: whether it hears it does not matter.
@@ -280,7 +256,7 @@ impl Turns {
         let Some(Application { connection, process }) = self.connections.remove(&id) else { return };
         // Closing a descriptor takes it out of the epoll.
         drop((connection, process));
-        self.coordinator.handle(Input::Disconnected { connection: id }, now);
+        self.worker.coordinator().handle(Input::Disconnected { connection: id }, now);
     }
 }
 

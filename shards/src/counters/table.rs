@@ -1,6 +1,6 @@
 //! The tables of what is counted: the name, the kind and the meaning of each number. Reports, and their tables on a
-//! terminal, are made from them. A [state](crate::state) that is handed over has the numbers in this order: its version
-//! counts up with every change here.
+//! terminal, are made from them. A [state](crate::state) that is handed over has the numbers by these names, so that a
+//! row may come, go or move without a new version of it.
 
 use std::fmt::Write;
 

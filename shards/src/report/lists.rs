@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use machnet::daemon::control::report::{
-    ChannelReport, FlowReport, ListenerReport, NeighborReport, OwnerReport, Report,
+    ChannelReport, FlowCountsReport, FlowReport, ListenerReport, NeighborReport, OwnerReport, Report,
 };
 
 use super::table::Column::{Left, Right};
@@ -80,7 +80,7 @@ pub(super) fn flows(rows: &[FlowReport]) -> String {
     for row in rows {
         let [endpoint, name, pid] = owner(&row.owner);
         let (local, remote, shard) = (row.local.to_string(), row.remote.to_string(), row.shard.to_string());
-        let count = |count: Option<u64>| cell(count.map(figures::whole));
+        let count = |of: fn(&FlowCountsReport) -> u64| cell(row.counts.as_ref().map(of).map(figures::whole));
         table.row([
             local,
             remote,
@@ -90,10 +90,10 @@ pub(super) fn flows(rows: &[FlowReport]) -> String {
             pid,
             row.opened_by.as_str().into(),
             figures::age(row.age_s),
-            count(row.rx_messages),
-            count(row.tx_messages),
-            count(row.retransmissions),
-            cell(row.rtt_ns.map(figures::microseconds)),
+            count(|counts| counts.rx_messages),
+            count(|counts| counts.tx_messages),
+            count(|counts| counts.retransmissions),
+            cell(row.counts.map(|counts| figures::microseconds(counts.rtt_ns))),
         ]);
     }
     table.text()

@@ -149,10 +149,16 @@ fn the_other_lists() {
     };
     let flow = json!({
         "local": "10.0.0.1:888", "remote": "10.0.0.2:50000", "shard": 1, "endpoint": 3, "name": "db", "pid": 9,
-        "opened_by": "peer", "age_s": 61, "rx_messages": 12_345, "tx_messages": 7, "retransmissions": 0,
-        "rtt_ns": 41_349,
+        "opened_by": "peer", "age_s": 61,
+        "counts": {
+            "rx_messages": 12_345, "rx_bytes": 1, "tx_messages": 7, "tx_bytes": 1, "acknowledged_messages": 1,
+            "retransmissions": 0, "in_flight_packets": 1, "rtt_ns": 41_349,
+        },
     });
-    let text = shown("flows", json!([flow]), json!([1, 2]));
+    let mut ending = flow.clone();
+    ending["counts"] = Value::Null;
+    let text = shown("flows", json!([flow, ending]), json!([1, 2]));
+    assert_eq!(cells(lines(&text, "Flows")[2])[7..], ["1m01s", "-", "-", "-", "-"]);
     let row = ["10.0.0.1:888", "10.0.0.2:50000", "1", "3", "db", "9", "peer", "1m01s", "12.3 K", "7", "0", "41.3"];
     assert_eq!(cells(lines(&text, "Flows")[1]), row);
     assert!(text.contains("and more"), "{text}");

@@ -9,7 +9,7 @@ use crate::budget::TokenBucket;
 pub(super) enum Budget {
     /// ARP packets for the coordinator.
     Arp,
-    /// ICMP packets for the coordinator.
+    /// Pings for the coordinator.
     Icmp,
     /// Answers to SYNs of ours, for the coordinator.
     Answers,

@@ -6,6 +6,7 @@ use machnet_core::addr::MacAddr;
 use machnet_core::flow::CloseReason;
 use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;
+use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::Birth;
 use machnet_proto::handshake::{Acceptor, HalfOpenFlow, NotConfirmed, SavedAcceptor, Terms};
 use machnet_proto::packet::{Packet, Segment, Syn};
@@ -103,8 +104,8 @@ impl Handshakes {
         established + self.acceptor.half_open() < flows_max || self.acceptor.has_answered(key, syn)
     }
 
-    /// Accepts a SYN that came from this address; gives the answer.
-    pub(super) fn accept(&mut self, key: &FlowKey, syn: &Syn, source_mac: MacAddr, now: Instant) -> Packet {
+    /// Accepts a SYN that came in this dialect from this address; gives the answer.
+    pub(super) fn accept(&mut self, key: &FlowKey, syn: (Dialect, &Syn), source_mac: MacAddr, now: Instant) -> Packet {
         self.acceptor.accept(key, syn, source_mac, now)
     }
 

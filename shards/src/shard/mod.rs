@@ -236,7 +236,9 @@ impl<Q: NicQueue> Shard<Q> {
             }
             ToShard::Unlisten { port, listener } => self.handshakes.unlisten(port, listener),
             ToShard::Transmit { frame } => self.egress.send_frame(&frame, &mut self.counts),
-            ToShard::Send { next_hop, key, packet } => self.reception(now).send(next_hop, &key, &packet),
+            ToShard::Send { next_hop, key, dialect, packet } => {
+                self.reception(now).send(next_hop, &key, dialect, &packet);
+            }
             ToShard::Expect { key } => self.handshakes.expect(key),
             ToShard::Forget { key } => self.handshakes.forget(&key),
             ToShard::Create { connect, key, next_hop, birth, channel } => {

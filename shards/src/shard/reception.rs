@@ -5,16 +5,15 @@
 
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
-use machnet_core::payload::Dialect;
 use machnet_nic::NicQueue;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
-use machnet_proto::dialect::{self, ReadError};
-use machnet_proto::handshake::admit_without_flow;
-use machnet_proto::packet::{Packet, Segment, Syn, V1Step};
+use machnet_proto::dialect::{Dialect, HandshakeStep, ReadError};
+use machnet_proto::packet::{Packet, Segment, Syn};
 use machnet_proto::wire::WireError;
 use machnet_proto::wire::frame::{self, Parsed, Template, UdpDatagram};
 use machnet_proto::wire::gso;
+use machnet_proto::wire::icmp::IcmpPacket;
 
 use super::budgets::{Budget, Budgets};
 use super::channels::Channels;
@@ -74,11 +73,8 @@ impl<Q: NicQueue> Reception<'_, Q> {
                 }
                 self.receive_datagram(&datagram, arrival)
             }
-            Ok(Parsed::Arp(packet)) => self.pass_on(Budget::Arp, || ToCoordinator::Arp { shard, packet }),
-            Ok(Parsed::Icmp { destination_ip, .. }) if destination_ip == self.turn.settings.ip => {
-                self.pass_on(Budget::Icmp, || ToCoordinator::Icmp { shard, frame: arrival.frame.into() })
-            }
-            Ok(Parsed::Icmp { .. }) => Err(DropReason::NotForUs),
+            Ok(Parsed::Arp(packet)) => self.pass_on(Budget::Arp, || Ok(ToCoordinator::Arp { shard, packet })),
+            Ok(Parsed::Icmp(packet)) => self.receive_icmp(&packet),
             Ok(Parsed::Other) => Err(DropReason::OtherProtocol),
             Err(WireError::BadChecksum) => Err(DropReason::BadChecksum),
             Err(_) => Err(DropReason::Malformed),
@@ -94,10 +90,26 @@ impl<Q: NicQueue> Reception<'_, Q> {
     }
 
     /// Tells the coordinator of a packet that is not data.
-    fn pass_on(&mut self, budget: Budget, message: impl FnOnce() -> ToCoordinator) -> Result<(), DropReason> {
+    fn pass_on(
+        &mut self,
+        budget: Budget,
+        message: impl FnOnce() -> Result<ToCoordinator, DropReason>,
+    ) -> Result<(), DropReason> {
         self.spend(budget)?;
+        let message = message()?;
         self.turn.counts.count(Counter::ToCoordinator);
-        self.post_or_drop(message())
+        self.post_or_drop(message)
+    }
+
+    /// Makes the answer to a ping. Whether it goes out is the coordinator's decision: the address may not be ours yet.
+    #[cold]
+    fn receive_icmp(&mut self, packet: &IcmpPacket<'_>) -> Result<(), DropReason> {
+        let (shard, mac, ip) = (self.turn.settings.id, self.turn.settings.mac, self.turn.settings.ip);
+        if packet.destination_ip() != ip || packet.destination_mac() != mac {
+            return Err(DropReason::NotForUs);
+        }
+        let answer = || Ok(packet.echo_reply(mac, ip).map_err(no_ping)?.into());
+        self.pass_on(Budget::Icmp, || Ok(ToCoordinator::Ping { shard, answer: answer()? }))
     }
 
     fn spend(&mut self, budget: Budget) -> Result<(), DropReason> {
@@ -117,20 +129,24 @@ impl<Q: NicQueue> Reception<'_, Q> {
         if datagram.source_mac == settings.mac && !arrival.looped {
             return Err(DropReason::OwnFrame);
         }
-        let flow = self.flows.find(&datagram.key);
-        let dialect = flow.map(|_| Dialect::Extended);
-        let (packet, payload) = dialect::read(dialect, datagram.payload).map_err(unreadable)?;
+        let (flow, dialect) = match self.flows.find(&datagram.key) {
+            Some((id, dialect)) => (Some(id), dialect),
+            None => (None, Dialect::recognize(datagram.payload)),
+        };
+        let (packet, payload) = dialect.read(datagram.payload).map_err(unreadable)?;
         match (&packet, flow) {
             (Packet::Segment(segment), Some(id)) => {
                 self.flows.receive(id, datagram, segment, payload, &mut self.turn, self.channels)
             }
-            (Packet::Segment(segment), None) => self.receive_without_flow(datagram, segment, payload, arrival),
-            (Packet::Syn(syn), _) => self.receive_syn(datagram, syn, flow, arrival),
-            (Packet::V1(syn), _) if syn.step == V1Step::Syn => {
-                self.refuse(datagram, &Packet::V1(syn.refused()))?;
+            (Packet::Segment(segment), None) => self.receive_without_flow(datagram, dialect, segment, payload, arrival),
+            (Packet::Syn(syn), _) => self.receive_syn(datagram, (dialect, syn), flow, arrival),
+            (Packet::Unspoken(syn), _) if syn.step == HandshakeStep::Syn => {
+                self.refuse(datagram, dialect, &Packet::Unspoken(syn.refused()))?;
                 Err(DropReason::NoExtension)
             }
-            (Packet::SynAck(_) | Packet::Refuse(_) | Packet::V1(_), _) => self.receive_answer(datagram, packet),
+            (Packet::SynAck(_) | Packet::Refuse(_) | Packet::Unspoken(_), _) => {
+                self.receive_answer(datagram, dialect, packet)
+            }
         }
     }
 
@@ -138,9 +154,15 @@ impl<Q: NicQueue> Reception<'_, Q> {
 
     /// Lets the coordinator know that somebody answered its SYN. At a bounded rate: a peer may answer without end.
     #[cold]
-    fn receive_answer(&mut self, datagram: &UdpDatagram<'_>, packet: Packet) -> Result<(), DropReason> {
-        // v1's answers are those of hosts that may write no checksums.
-        if !matches!(packet, Packet::V1(_)) && !admit_without_flow(datagram.checksum_is_good()) {
+    fn receive_answer(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        dialect: Dialect,
+        packet: Packet,
+    ) -> Result<(), DropReason> {
+        // Whose dialect is not spoken may write no checksums.
+        let is_spoken = !matches!(packet, Packet::Unspoken(_));
+        if is_spoken && !dialect.admits_without_flow(datagram.checksum_is_good()) {
             return Err(DropReason::BadChecksum);
         }
         if !self.handshakes.is_expected(&datagram.key) {
@@ -148,14 +170,14 @@ impl<Q: NicQueue> Reception<'_, Q> {
         }
         self.spend(Budget::Answers)?;
         let (key, source_mac) = (datagram.key, datagram.source_mac);
-        self.post_or_drop(ToCoordinator::Answer { shard: self.turn.settings.id, key, source_mac, packet })
+        self.post_or_drop(ToCoordinator::Answer { shard: self.turn.settings.id, key, source_mac, dialect, packet })
     }
 
     #[cold]
     fn receive_syn(
         &mut self,
         datagram: &UdpDatagram<'_>,
-        syn: &Syn,
+        (dialect, syn): (Dialect, &Syn),
         flow: Option<FlowId>,
         arrival: &Arrival<'_>,
     ) -> Result<(), DropReason> {
@@ -164,14 +186,14 @@ impl<Q: NicQueue> Reception<'_, Q> {
             return Err(DropReason::NoListener);
         }
         self.spend(Budget::Syns)?;
-        if !admit_without_flow(datagram.checksum_is_good()) {
+        if !dialect.admits_without_flow(datagram.checksum_is_good()) {
             return Err(DropReason::BadChecksum);
         }
         let key = &datagram.key;
         if let Some(id) = flow {
             if self.flows.receive_syn(id, Incarnation::of_nonce(syn.terms.offer.nonce)) {
                 let answer = self.handshakes.answer(key, syn);
-                self.send(datagram.source_mac, key, &answer);
+                self.send(datagram.source_mac, key, dialect, &answer);
             }
             return Ok(());
         }
@@ -180,33 +202,33 @@ impl<Q: NicQueue> Reception<'_, Q> {
             return self.steering.hand_over(owner, arrival, &mut self.turn);
         }
         if !self.handshakes.is_listening(key.local_port) {
-            self.refuse(datagram, &Handshakes::refuse(syn, CloseReason::Refused))?;
+            self.refuse(datagram, dialect, &Handshakes::refuse(syn, CloseReason::Refused))?;
             return Err(DropReason::NoListener);
         }
         let has_place = self.handshakes.may_promise(key, syn, self.flows.len(), self.turn.settings.flows_max);
         if self.accepting_slot(key).is_none() || !has_place {
-            self.refuse(datagram, &Handshakes::refuse(syn, CloseReason::Limit))?;
+            self.refuse(datagram, dialect, &Handshakes::refuse(syn, CloseReason::Limit))?;
             return Err(DropReason::FlowLimit);
         }
-        let answer = self.handshakes.accept(key, syn, datagram.source_mac, self.turn.now);
-        self.send(datagram.source_mac, key, &answer);
+        let answer = self.handshakes.accept(key, (dialect, syn), datagram.source_mac, self.turn.now);
+        self.send(datagram.source_mac, key, dialect, &answer);
         Ok(())
     }
 
     /// Refuses a SYN, at a bounded rate.
-    fn refuse(&mut self, datagram: &UdpDatagram<'_>, refusal: &Packet) -> Result<(), DropReason> {
+    fn refuse(&mut self, datagram: &UdpDatagram<'_>, dialect: Dialect, refusal: &Packet) -> Result<(), DropReason> {
         self.spend(Budget::Resets)?;
-        self.send(datagram.source_mac, &datagram.key, refusal);
+        self.send(datagram.source_mac, &datagram.key, dialect, refusal);
         self.turn.counts.count(Counter::ResetsSent);
         Ok(())
     }
 
-    /// Sends a packet without messages.
-    pub(super) fn send(&mut self, next_hop: MacAddr, key: &FlowKey, packet: &Packet) {
+    /// Sends a packet without messages, in this dialect.
+    pub(super) fn send(&mut self, next_hop: MacAddr, key: &FlowKey, dialect: Dialect, packet: &Packet) {
         let settings = self.turn.settings;
         let template = Template::new(settings.mac, next_hop, key);
         let to_ourselves = key.remote_ip == settings.ip;
-        self.egress.send(&template, &dialect::write(packet), to_ourselves, self.turn.counts);
+        self.egress.send(&template, &dialect.write(packet), to_ourselves, self.turn.counts);
     }
 
     /// Whether a listener can take one more flow, as far as it is known here.
@@ -246,17 +268,18 @@ impl<Q: NicQueue> Reception<'_, Q> {
     fn receive_without_flow(
         &mut self,
         datagram: &UdpDatagram<'_>,
+        dialect: Dialect,
         segment: &Segment,
         payload: &[u8],
         arrival: &Arrival<'_>,
     ) -> Result<(), DropReason> {
-        if !admit_without_flow(datagram.checksum_is_good()) {
+        if !dialect.admits_without_flow(datagram.checksum_is_good()) {
             return Err(DropReason::BadChecksum);
         }
         if !self.handshakes.is_half_open(&datagram.key) {
-            return self.receive_unmatched(datagram, segment, arrival);
+            return self.receive_unmatched(datagram, dialect, segment, arrival);
         }
-        let id = self.confirm(datagram, segment, arrival)?;
+        let id = self.confirm(datagram, dialect, segment, arrival)?;
         self.flows.receive(id, datagram, segment, payload, &mut self.turn, self.channels)
     }
 
@@ -264,6 +287,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
     fn confirm(
         &mut self,
         datagram: &UdpDatagram<'_>,
+        dialect: Dialect,
         segment: &Segment,
         arrival: &Arrival<'_>,
     ) -> Result<FlowId, DropReason> {
@@ -278,7 +302,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
             // There is no room any more for a flow that was promised it: the peer is told at once, and not left to find
             // out; unless the SYN came twice and another shard has kept the promise. It says that the flow is unknown,
             // which is not why the packet is dropped.
-            let _ = self.receive_unmatched(datagram, segment, arrival);
+            let _ = self.receive_unmatched(datagram, dialect, segment, arrival);
             return Err(DropReason::FlowLimit);
         };
         self.turn.counts.count(Counter::FlowsAccepted);
@@ -291,6 +315,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
     fn receive_unmatched(
         &mut self,
         datagram: &UdpDatagram<'_>,
+        dialect: Dialect,
         segment: &Segment,
         arrival: &Arrival<'_>,
     ) -> Result<(), DropReason> {
@@ -298,17 +323,22 @@ impl<Q: NicQueue> Reception<'_, Q> {
             return self.steering.hand_over(owner, arrival, &mut self.turn);
         }
         if self.turn.settings.is_alone {
-            self.answer_unknown(datagram, segment)
+            self.answer_unknown(datagram, dialect, segment)
         } else {
-            self.report(datagram, segment, arrival)
+            self.report(datagram, dialect, segment, arrival)
         }
     }
 
     /// There is no such flow: peers that speak the extension are told, at a bounded rate, so that they notice a
     /// restarted daemon within a round trip.
-    fn answer_unknown(&mut self, datagram: &UdpDatagram<'_>, segment: &Segment) -> Result<(), DropReason> {
+    fn answer_unknown(
+        &mut self,
+        datagram: &UdpDatagram<'_>,
+        dialect: Dialect,
+        segment: &Segment,
+    ) -> Result<(), DropReason> {
         let Some(answer) = segment.answer_unknown() else { return Err(DropReason::UnknownFlow) };
-        self.refuse(datagram, &Packet::Segment(answer))?;
+        self.refuse(datagram, dialect, &Packet::Segment(answer))?;
         Err(DropReason::UnknownFlow)
     }
 
@@ -317,6 +347,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
     fn report(
         &mut self,
         datagram: &UdpDatagram<'_>,
+        dialect: Dialect,
         segment: &Segment,
         arrival: &Arrival<'_>,
     ) -> Result<(), DropReason> {
@@ -335,12 +366,22 @@ impl<Q: NicQueue> Reception<'_, Q> {
             reporter: self.turn.settings.id,
             key,
             source_mac: datagram.source_mac,
+            dialect,
             answer,
             confirms,
         };
         self.turn.counts.count(Counter::UnmatchedPackets);
         self.post_or_drop(ToCoordinator::Unmatched(Box::new(packet)))?;
         Err(DropReason::UnknownFlow)
+    }
+}
+
+/// Why an ICMP packet is dropped that is no echo request.
+fn no_ping(error: WireError) -> DropReason {
+    match error {
+        WireError::BadChecksum => DropReason::BadChecksum,
+        WireError::Unknown => DropReason::OtherProtocol,
+        _ => DropReason::Malformed,
     }
 }
 

@@ -108,7 +108,7 @@ impl SavedShard {
         let Self { id, counts: counted, pace, handshakes, steering, flows, channels } = self;
         let Shard { settings, inlet, post, mut counts, budgets, ingress, mut egress, .. } = new;
         ensure(id == settings.id, "it is another shard")?;
-        counts.resume(&counted)?;
+        counts.resume(&counted);
         let mut channels = ReclaimingChannels::new(channels, foundations, &counts, now)?;
         let flows = flows.restore(&mut channels, &settings, &counts, now)?;
         Ok(Shard {

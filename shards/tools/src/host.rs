@@ -3,7 +3,6 @@
 use machnet_core::addr::MacAddr;
 use machnet_proto::wire::arp::{self, Operation};
 use machnet_proto::wire::frame::{self, Parsed};
-use machnet_proto::wire::icmp;
 use std::net::Ipv4Addr;
 
 /// The addresses of a host.
@@ -42,7 +41,7 @@ impl Responder {
                 let answer = || Answer::Arp(packet.answered_by(self.mac).frame(packet.sender_mac));
                 (is_for_us && !is_from_us).then(answer)
             }
-            Parsed::Icmp { .. } => icmp::echo_reply(frame, self.mac, self.ip).map(Answer::Echo),
+            Parsed::Icmp(packet) => packet.echo_reply(self.mac, self.ip).ok().map(Answer::Echo),
             Parsed::Udp(_) | Parsed::Other => None,
         }
     }

@@ -4,7 +4,7 @@
 
 use machnet_core::addr::MacAddr;
 use machnet_core::message::MESSAGE_BYTES_MAX;
-use machnet_core::payload::{Dialect, MTU_MIN, payload_budget};
+use machnet_core::payload::{MACHNET_HEADER_BYTES_MAX, MTU_MIN, payload_budget};
 use machnet_core::wait::Policy;
 use serde::de::{Deserialize, Deserializer, MapAccess};
 use serde::ser::{Serialize, Serializer};
@@ -196,7 +196,7 @@ pub(super) const CHANNEL_BYTES_MAX: u64 = 1 << 40;
 
 /// A message of 8 MiB in buffers of a multiple of 64 bytes; at worst all but the last byte of the last 64 are waste.
 const _: () = {
-    let smallest_payload = payload_budget(MTU_MIN, Dialect::Extended, 0) as u64;
+    let smallest_payload = payload_budget(MTU_MIN, MACHNET_HEADER_BYTES_MAX, 0) as u64;
     let pieces = (MESSAGE_BYTES_MAX as u64).div_ceil(smallest_payload);
     assert!(pieces * (smallest_payload + 63) <= SEND_BYTES_MIN, "an 8 MiB message must fit the smallest send_bytes");
 };

@@ -6,7 +6,13 @@
 use libfuzzer_sys::fuzz_target;
 use std::net::Ipv4Addr;
 use machnet_core::addr::MacAddr;
-use machnet_proto::wire::icmp::{EchoReply, echo_reply};
+use machnet_proto::wire::frame::{Parsed, parse};
+use machnet_proto::wire::icmp::EchoReply;
+
+fn echo_reply(frame: &[u8], our_mac: MacAddr, our_ip: Ipv4Addr) -> Option<Vec<u8>> {
+    let Ok(Parsed::Icmp(packet)) = parse(frame) else { return None };
+    packet.echo_reply(our_mac, our_ip).ok()
+}
 
 fuzz_target!(|frame: &[u8]| {
     let request = machnet_fuzz::with_checksums(frame);

@@ -3,12 +3,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use machnet_proto::dialect::{self, Dialect};
+use machnet_proto::dialect::Dialect;
 use machnet_proto::packet::{Body, Packet};
 
 fuzz_target!(|datagram: &[u8]| {
-    for dialect in [None, Some(Dialect::Extended), Some(Dialect::V1)] {
-        let Ok((packet, payload)) = dialect::read(dialect, datagram) else { continue };
+    // Of no flow, and of one that speaks this.
+    for dialect in [Dialect::recognize(datagram), Dialect::Extended] {
+        let Ok((packet, payload)) = dialect.read(datagram) else { continue };
         let padding_bytes = match packet {
             Packet::Segment(segment) => match segment.body {
                 Body::Probe { padding_bytes } => padding_bytes,
@@ -16,7 +17,7 @@ fuzz_target!(|datagram: &[u8]| {
             },
             _ => 0,
         };
-        let again = [&dialect::write(&packet), payload, &vec![0; padding_bytes.into()]].concat();
-        assert_eq!(dialect::read(dialect, &again), Ok((packet, payload)));
+        let again = [&dialect.write(&packet), payload, &vec![0; padding_bytes.into()]].concat();
+        assert_eq!(dialect.read(&again), Ok((packet, payload)));
     }
 });

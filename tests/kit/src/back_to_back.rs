@@ -14,6 +14,7 @@ use machnet_nic::ETHERNET_HEADER_BYTES;
 use machnet_nic::faults::Faults;
 use machnet_nic::memory::{Cable, LinkModel, MemoryNic, MemoryQueue, Network, NicOptions};
 use machnet_proto::addr::FlowKey;
+use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::{Birth, FlowLimits};
 use machnet_proto::handshake::{Answer, Connector, Terms};
 use machnet_proto::packet::{Packet, Syn};
@@ -200,16 +201,17 @@ impl BackToBack {
             member.post(ToShard::Expect { key });
         }
         let (landed, birth) = loop {
-            self.client[0].post(ToShard::Send { next_hop: mac(2), key, packet: Packet::Syn(Syn { terms }) });
+            let (dialect, packet) = (Dialect::OURS, Packet::Syn(Syn { terms }));
+            self.client[0].post(ToShard::Send { next_hop: mac(2), key, dialect, packet });
             self.turn();
             self.turn();
             let answers =
                 self.client.iter().enumerate().find_map(|(index, member)| match member.from_shard.take()? {
-                    ToCoordinator::Answer { packet, .. } => Some((index, packet)),
+                    ToCoordinator::Answer { dialect, packet, .. } => Some((index, (dialect, packet))),
                     _ => None,
                 });
-            if let Some((landed, packet)) = answers {
-                let Answer::Accepted(birth) = connector.on_packet(&packet) else { panic!("refused") };
+            if let Some((landed, (dialect, packet))) = answers {
+                let Answer::Accepted(birth) = connector.on_packet(dialect, &packet) else { panic!("refused") };
                 break (landed, birth);
             }
         };

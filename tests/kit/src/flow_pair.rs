@@ -11,6 +11,7 @@ use machnet_core::message::Content;
 use machnet_core::time::Instant;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
+use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::{Birth, Flow, FlowEvent, FlowLimits, FlowTable, Piece, Role, Timers, Verdict};
 use machnet_proto::handshake::Features;
 use machnet_proto::packet::Segment;
@@ -43,6 +44,7 @@ impl Host {
         };
         let birth = Birth {
             role,
+            dialect: Dialect::OURS,
             incarnation: Incarnation(1),
             send_from: SeqNo::new(send_from),
             receive_from: SeqNo::new(receive_from),

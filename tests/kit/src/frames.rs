@@ -4,9 +4,8 @@ use std::hint::black_box;
 
 use machnet_core::addr::MacAddr;
 use machnet_core::message::Content;
-use machnet_core::payload::Dialect;
 use machnet_proto::addr::FlowKey;
-use machnet_proto::dialect::{self, HEADER_BYTES};
+use machnet_proto::dialect::{Dialect, HEADER_BYTES};
 use machnet_proto::packet::{Body, Data, Marks, Sack, Segment, Stamp, Times};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::wire::frame::{self, HEADERS_BYTES, Parsed, Template};
@@ -47,8 +46,7 @@ pub fn template() -> Template {
 /// What a shard does with a frame of its own whose payload is in place.
 #[inline]
 pub fn build(template: &Template, segment: &Segment, frame: &mut [u8]) {
-    let (into, _) = frame[HEADERS_BYTES..].split_first_chunk_mut().expect("the frame has room for its headers");
-    dialect::write_segment(segment, into);
+    Dialect::OURS.write_segment(segment, &mut frame[HEADERS_BYTES..]);
     template.write(frame);
     template.seal(frame);
 }
@@ -57,7 +55,7 @@ pub fn build(template: &Template, segment: &Segment, frame: &mut [u8]) {
 #[inline]
 pub fn take_apart(frame: &[u8]) -> usize {
     let Ok(Parsed::Udp(datagram)) = frame::parse(frame) else { panic!("not UDP") };
-    let (packet, payload) = dialect::read(Some(Dialect::Extended), datagram.payload).expect("a packet");
+    let (packet, payload) = Dialect::OURS.read(datagram.payload).expect("a packet");
     black_box((datagram.key, packet));
     payload.len()
 }

@@ -147,7 +147,7 @@ fn number(stamp: Option<Stamp>) -> u32 {
 
 /// Writes the header of a segment.
 #[inline]
-pub fn write_segment(segment: &Segment, into: &mut [u8; HEADER_BYTES]) {
+pub(super) fn write_segment(segment: &Segment, into: &mut [u8; HEADER_BYTES]) {
     let mut flags = segment.marks.bits();
     let (mut position, mut records) = (0, 0);
     let (kind, detail) = if let Body::Data(data) = segment.body {

@@ -45,6 +45,6 @@ impl Deref for Written {
 
 impl fmt::Debug for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Written").field(&super::read(None, self).map(|(packet, _)| packet)).finish()
+        f.debug_tuple("Written").field(&super::Dialect::recognize(self).read(self).map(|(packet, _)| packet)).finish()
     }
 }

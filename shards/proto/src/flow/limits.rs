@@ -3,6 +3,7 @@
 use machnet_core::defaults;
 
 use crate::congestion::Congestion;
+use crate::dialect::Dialect;
 use crate::handshake::Features;
 use crate::incarnation::Incarnation;
 use crate::packet::SACK_PACKETS;
@@ -82,6 +83,8 @@ pub enum Role {
 pub struct Birth {
     /// Which side we were.
     pub role: Role,
+    /// What it speaks: for those who read and write its packets.
+    pub dialect: Dialect,
     /// Names this life of the flow.
     pub incarnation: Incarnation,
     /// The number of our first packet.

@@ -326,6 +326,7 @@ impl<S> Outbound<S> {
 mod tests {
     use super::*;
     use crate::Incarnation;
+    use crate::dialect::Dialect;
     use machnet_core::message::Content;
 
     const NOW: Instant = Instant::ZERO;
@@ -334,6 +335,7 @@ mod tests {
         let limits = FlowLimits::default();
         let birth = Birth {
             role: Role::Acceptor,
+            dialect: Dialect::OURS,
             incarnation: Incarnation(1),
             send_from: SeqNo::new(1),
             receive_from: SeqNo::new(101),

@@ -4,13 +4,14 @@
 //! PROBEs with padding; the answer says how long one arrived. When long packets vanish again and again while the peer
 //! answers short ones, the flow goes back, and asks again later.
 
+use crate::dialect::Dialect;
 #[cfg(feature = "serde")]
 use crate::state::{Unsound, ensure, ensure_lengths, ensure_near, ensure_past};
-use machnet_core::payload::{Dialect, MTU_DEFAULT, payload_budget};
+use machnet_core::payload::MTU_DEFAULT;
 use machnet_core::time::{Duration, Instant};
 
 /// The longest payload that needs no proof (RFC 8899's `BASE_PLPMTU`): what every Ethernet carries.
-pub const BASE_PAYLOAD_BYTES: u16 = payload_budget(MTU_DEFAULT, Dialect::Extended, 0);
+pub const BASE_PAYLOAD_BYTES: u16 = Dialect::OURS.payload_budget(MTU_DEFAULT, 0);
 
 /// Probes of one length that stay unanswered before it is taken for too long: RFC 8899's `MAX_PROBES`.
 const PROBES_MAX: u8 = 3;

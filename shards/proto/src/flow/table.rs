@@ -122,6 +122,11 @@ impl<F> FlowTable<F> {
 
     /// The flow with this key.
     pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
+        self.look_up(key).map(|(id, _)| id)
+    }
+
+    /// The flow with this key, and its handle.
+    pub fn look_up(&self, key: &FlowKey) -> Option<(FlowId, &F)> {
         let slots = &self.slots;
         let is_it =
             |slot: &usize| matches!(slots.get(*slot), Some(Slot { flow: Some((other, _)), .. }) if other == key);
@@ -130,7 +135,9 @@ impl<F> FlowTable<F> {
             slot = *self.index.find(hash(self.seed, key), is_it)?;
             self.last.set(slot);
         }
-        Some(id_of(slot, slots[slot].generation))
+        let Slot { generation, flow } = &slots[slot];
+        let (_, flow) = flow.as_ref()?;
+        Some((id_of(slot, *generation), flow))
     }
 
     /// The flow with this handle.

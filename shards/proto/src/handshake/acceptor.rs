@@ -11,6 +11,7 @@ use super::half_open::SavedHalfOpen;
 use super::half_open::{HalfOpen, HalfOpenFlow};
 use super::{FIRST_WINDOW_PACKETS, Terms};
 use crate::addr::FlowKey;
+use crate::dialect::Dialect;
 use crate::flow::{Birth, Role};
 use crate::incarnation::{Incarnation, first_seq};
 use crate::packet::{Packet, Refuse, Segment, Syn, SynAck};
@@ -63,10 +64,11 @@ impl<T> Acceptor<T> {
         self.half_open.get(key).is_some_and(|flow| flow.remote_nonce == syn.terms.offer.nonce)
     }
 
-    /// Accepts a SYN: gives the SYN-ACK. Another flow with the same tuple is forgotten: its SYN had another nonce.
-    pub fn accept(&mut self, key: &FlowKey, syn: &Syn, attached: T, now: Instant) -> Packet {
+    /// Accepts a SYN that came in this dialect: gives the SYN-ACK. Another flow with the same tuple is forgotten: its
+    /// SYN had another nonce.
+    pub fn accept(&mut self, key: &FlowKey, (dialect, syn): (Dialect, &Syn), attached: T, now: Instant) -> Packet {
         if !self.has_answered(key, syn) {
-            let flow = HalfOpenFlow::new(&self.terms(key, syn), &syn.terms, attached);
+            let flow = HalfOpenFlow::new(dialect, &self.terms(key, syn), &syn.terms, attached);
             self.half_open.insert(*key, flow, now);
         }
         self.answer(key, syn)
@@ -96,6 +98,7 @@ impl<T> Acceptor<T> {
         }
         Ok(Birth {
             role: Role::Acceptor,
+            dialect: flow.agreed.dialect,
             incarnation: Incarnation::of_nonce(flow.remote_nonce),
             send_from: first_seq(flow.local_nonce),
             receive_from: first_seq(flow.remote_nonce),
@@ -291,7 +294,7 @@ mod tests {
     #[test]
     fn a_flow_is_born_when_the_peer_shows_our_nonce() {
         let mut acceptor = acceptor(SECRET, TERMS);
-        let ours = terms_of(acceptor.accept(&KEY, &SYN, (), Instant::ZERO));
+        let ours = terms_of(acceptor.accept(&KEY, (Dialect::OURS, &SYN), (), Instant::ZERO));
         assert!(acceptor.has_answered(&KEY, &SYN) && acceptor.half_open() == 1);
         let flow = *acceptor.find(&KEY).expect("it was answered");
         let first = probe(first_seq(TERMS.offer.nonce), first_seq(ours.offer.nonce));
@@ -302,7 +305,7 @@ mod tests {
         }
         let birth = Acceptor::confirm(&flow, &first, || Some(true)).expect("it knows");
         assert_eq!((birth.send_from, birth.receive_from), (first.ack, first.seq));
-        assert_eq!(birth.features, agree(&ours, &TERMS).features);
+        assert_eq!(birth.features, agree(Dialect::OURS, &ours, &TERMS).features);
         assert!(acceptor.take(&KEY).is_some());
         assert_eq!((acceptor.half_open(), acceptor.has_answered(&KEY, &SYN)), (0, false));
     }
@@ -310,9 +313,9 @@ mod tests {
     #[test]
     fn another_nonce_replaces_a_half_open_flow() {
         let mut acceptor = acceptor(SECRET, TERMS);
-        acceptor.accept(&KEY, &SYN, (), Instant::ZERO);
+        acceptor.accept(&KEY, (Dialect::OURS, &SYN), (), Instant::ZERO);
         let newer = Syn { terms: TERMS.with_nonce(5) };
-        acceptor.accept(&KEY, &newer, (), Instant::ZERO);
+        acceptor.accept(&KEY, (Dialect::OURS, &newer), (), Instant::ZERO);
         assert_eq!(acceptor.half_open(), 1);
         assert!(acceptor.has_answered(&KEY, &newer) && !acceptor.has_answered(&KEY, &SYN));
     }
@@ -320,7 +323,7 @@ mod tests {
     #[test]
     fn an_acceptor_that_was_read_back_knows_what_it_answered_if_it_has_the_secret() {
         let mut before = acceptor(SECRET, TERMS);
-        let ours = terms_of(before.accept(&KEY, &SYN, (), Instant::ZERO));
+        let ours = terms_of(before.accept(&KEY, (Dialect::OURS, &SYN), (), Instant::ZERO));
         let read = || reread::<_, SavedAcceptor<()>>(&before);
         let after = read().restore(SECRET, TERMS, 10, Instant::ZERO).expect("it is one");
         assert!(after.has_answered(&KEY, &SYN) && after.deadline() == before.deadline());

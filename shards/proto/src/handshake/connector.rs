@@ -4,9 +4,10 @@ use machnet_core::flow::CloseReason;
 use machnet_core::time::{Duration, Instant};
 
 use super::{FIRST_WINDOW_PACKETS, Terms, agree};
+use crate::dialect::{Dialect, HandshakeStep};
 use crate::flow::{Birth, Role};
 use crate::incarnation::{Incarnation, first_seq};
-use crate::packet::{Packet, Syn, V1Step};
+use crate::packet::{Packet, Syn};
 #[cfg(feature = "serde")]
 use crate::state::{Unsound, ensure_lengths, ensure_near, ensure_past};
 
@@ -53,7 +54,7 @@ pub enum Answer {
     Accepted(Birth),
     /// The peer refuses.
     Refused(CloseReason),
-    /// The peer speaks only Microsoft's Machnet.
+    /// The peer speaks only what is not spoken here: Microsoft's Machnet.
     Incompatible,
     /// Nothing: it is stale, or a guess.
     Nothing,
@@ -99,26 +100,27 @@ impl Connector {
         self.asking.map_or(Duration::ZERO, |asking| now.saturating_since(asking.since))
     }
 
-    /// What this packet says, which came for the flow's tuple.
-    pub fn on_packet(&self, packet: &Packet) -> Answer {
+    /// What this packet says, which came for the flow's tuple in this dialect.
+    pub fn on_packet(&self, dialect: Dialect, packet: &Packet) -> Answer {
         let nonce = self.ours.offer.nonce;
         match packet {
             _ if !self.has_begun() => Answer::Nothing,
-            Packet::SynAck(syn_ack) if syn_ack.echo == nonce => Answer::Accepted(self.birth(&syn_ack.terms)),
+            Packet::SynAck(syn_ack) if syn_ack.echo == nonce => Answer::Accepted(self.birth(dialect, &syn_ack.terms)),
             Packet::Refuse(refuse) if refuse.echo == nonce => Answer::Refused(refuse.reason),
-            Packet::V1(handshake) => match handshake.step {
-                V1Step::SynAck => Answer::Incompatible,
-                V1Step::Refuse => Answer::Refused(CloseReason::Refused),
-                V1Step::Syn => Answer::Nothing,
+            Packet::Unspoken(handshake) => match handshake.step {
+                HandshakeStep::SynAck => Answer::Incompatible,
+                HandshakeStep::Refuse => Answer::Refused(CloseReason::Refused),
+                HandshakeStep::Syn => Answer::Nothing,
             },
             _ => Answer::Nothing,
         }
     }
 
-    fn birth(&self, theirs: &Terms) -> Birth {
-        let agreed = agree(&self.ours, theirs);
+    fn birth(&self, dialect: Dialect, theirs: &Terms) -> Birth {
+        let agreed = agree(dialect, &self.ours, theirs);
         Birth {
             role: Role::Connector,
+            dialect: agreed.dialect,
             incarnation: Incarnation::of_nonce(theirs.offer.nonce),
             send_from: first_seq(self.ours.offer.nonce),
             receive_from: first_seq(theirs.offer.nonce),
@@ -179,7 +181,8 @@ impl Patience {
 mod tests {
     use super::super::{Features, Offer};
     use super::*;
-    use crate::packet::{Refuse, SynAck, V1Handshake};
+    use crate::dialect::Unspoken;
+    use crate::packet::{Refuse, SynAck};
     use crate::seq::SeqNo;
     use crate::state::reread;
     use alloc::vec::Vec;
@@ -220,23 +223,26 @@ mod tests {
         let syn_ack = |echo| Packet::SynAck(SynAck { terms: theirs, echo });
         let refuse = |echo| Packet::Refuse(Refuse { echo, reason: CloseReason::Limit });
         let connector = asking();
-        let Answer::Accepted(birth) = connector.on_packet(&syn_ack(7)) else { panic!("not accepted") };
+        let Answer::Accepted(birth) = connector.on_packet(Dialect::OURS, &syn_ack(7)) else { panic!("not accepted") };
         assert_eq!((birth.send_from, birth.receive_from), (SeqNo::new(8), SeqNo::new(101)));
         assert_eq!(birth.incarnation, Incarnation::of_nonce(100));
-        assert!(matches!(connector.on_packet(&refuse(7)), Answer::Refused(CloseReason::Limit)));
+        assert!(matches!(connector.on_packet(Dialect::OURS, &refuse(7)), Answer::Refused(CloseReason::Limit)));
         for stale in [syn_ack(8), refuse(8), Packet::Syn(Syn { terms: theirs })] {
-            assert!(matches!(connector.on_packet(&stale), Answer::Nothing), "{stale:?}");
+            assert!(matches!(connector.on_packet(Dialect::OURS, &stale), Answer::Nothing), "{stale:?}");
         }
         let nobody_asked = Connector::new(OURS, ms(3_000));
-        assert!(matches!(nobody_asked.on_packet(&syn_ack(7)), Answer::Nothing));
+        assert!(matches!(nobody_asked.on_packet(Dialect::OURS, &syn_ack(7)), Answer::Nothing));
     }
 
     #[test]
     fn a_host_without_the_extension_is_told_from_one_that_refuses() {
-        let v1 = |step| Packet::V1(V1Handshake { step, seq: SeqNo::new(0), ack: SeqNo::new(1) });
-        assert!(matches!(asking().on_packet(&v1(V1Step::SynAck)), Answer::Incompatible));
-        assert!(matches!(asking().on_packet(&v1(V1Step::Refuse)), Answer::Refused(CloseReason::Refused)));
-        assert!(matches!(asking().on_packet(&v1(V1Step::Syn)), Answer::Nothing));
+        let v1 = |step| Packet::Unspoken(Unspoken { step, seq: SeqNo::new(0), ack: SeqNo::new(1) });
+        assert!(matches!(asking().on_packet(Dialect::OURS, &v1(HandshakeStep::SynAck)), Answer::Incompatible));
+        assert!(matches!(
+            asking().on_packet(Dialect::OURS, &v1(HandshakeStep::Refuse)),
+            Answer::Refused(CloseReason::Refused)
+        ));
+        assert!(matches!(asking().on_packet(Dialect::OURS, &v1(HandshakeStep::Syn)), Answer::Nothing));
     }
 
     #[test]

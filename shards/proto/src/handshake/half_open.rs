@@ -10,6 +10,7 @@ use siphasher::sip::SipHasher13;
 
 use super::{Agreed, Terms};
 use crate::addr::FlowKey;
+use crate::dialect::Dialect;
 #[cfg(feature = "serde")]
 use crate::state::{Unsound, ensure};
 
@@ -31,11 +32,11 @@ pub struct HalfOpenFlow<T> {
 }
 
 impl<T> HalfOpenFlow<T> {
-    pub(super) fn new(ours: &Terms, theirs: &Terms, attached: T) -> Self {
+    pub(super) fn new(dialect: Dialect, ours: &Terms, theirs: &Terms, attached: T) -> Self {
         Self {
             remote_nonce: theirs.offer.nonce,
             local_nonce: ours.offer.nonce,
-            agreed: super::agree(ours, theirs),
+            agreed: super::agree(dialect, ours, theirs),
             attached,
         }
     }
@@ -188,7 +189,7 @@ mod tests {
     }
 
     fn flow(attached: u16) -> HalfOpenFlow<u16> {
-        HalfOpenFlow::new(&TERMS, &TERMS, attached)
+        HalfOpenFlow::new(Dialect::OURS, &TERMS, &TERMS, attached)
     }
 
     #[test]

@@ -28,13 +28,15 @@ pub use connector::{Answer, Connector, Patience};
 pub use half_open::HalfOpenFlow;
 
 use bitflags::bitflags;
-use machnet_core::payload::{Dialect, MTU_MIN, payload_budget};
+use machnet_core::payload::MTU_MIN;
+
+use crate::dialect::Dialect;
 
 /// The version of the extension spoken here.
 pub const VERSION: u8 = 1;
 
 /// The least a host may offer as its largest payload.
-pub const PAYLOAD_BYTES_MIN: u16 = payload_budget(MTU_MIN, Dialect::Extended, 0);
+pub const PAYLOAD_BYTES_MIN: u16 = Dialect::OURS.payload_budget(MTU_MIN, 0);
 
 /// Packets that a peer is taken to have buffers for until its first segment says so: it overcommits one for each flow.
 const FIRST_WINDOW_PACKETS: u16 = 1;
@@ -93,7 +95,7 @@ impl Terms {
     /// What this implementation brings on an interface with this MTU. The nonce is still to be put in.
     pub fn of_interface(mtu_bytes: u16, boot_id: u64) -> Self {
         let offer = Offer { version: VERSION, features: Features::SUPPORTED, nonce: 0 };
-        Self { offer, max_payload: payload_budget(mtu_bytes, Dialect::Extended, 0), boot_id }
+        Self { offer, max_payload: Dialect::OURS.payload_budget(mtu_bytes, 0), boot_id }
     }
 
     /// The same, for one flow.
@@ -107,6 +109,8 @@ impl Terms {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Agreed {
+    /// What the flow speaks.
+    pub dialect: Dialect,
     /// The lower of the two versions.
     pub version: u8,
     /// The features that both offered.
@@ -115,19 +119,14 @@ pub struct Agreed {
     pub max_payload: u16,
 }
 
-/// What two sides agree on; either side comes to the same result.
-pub fn agree(ours: &Terms, theirs: &Terms) -> Agreed {
+/// What two sides agree on who speak this dialect; either side comes to the same result.
+pub fn agree(dialect: Dialect, ours: &Terms, theirs: &Terms) -> Agreed {
     Agreed {
+        dialect,
         version: ours.offer.version.min(theirs.offer.version),
         features: ours.offer.features & theirs.offer.features,
         max_payload: ours.max_payload.min(theirs.max_payload),
     }
-}
-
-/// Whether a packet that no established flow has agreed on anything with may be believed: whoever opens, accepts or
-/// refuses flows with the extension writes checksums, and a damaged packet says nothing about flows that are not here.
-pub fn admit_without_flow(checksum_is_good: Option<bool>) -> bool {
-    checksum_is_good == Some(true)
 }
 
 #[cfg(test)]
@@ -144,11 +143,12 @@ mod tests {
     fn the_lower_version_the_common_features_and_the_smaller_payload_are_agreed() {
         let offer = Offer { version: 9, features: Features::from_bits_retain(0xff), nonce: 1 };
         let newer = Terms { offer, max_payload: 8_918, boot_id: 5 };
-        let expected = Agreed { version: VERSION, features: Features::SUPPORTED, max_payload: 1_418 };
-        assert_eq!(agree(&TERMS, &newer), expected);
-        assert_eq!(agree(&newer, &TERMS), expected);
+        let dialect = Dialect::OURS;
+        let expected = Agreed { dialect, version: VERSION, features: Features::SUPPORTED, max_payload: 1_418 };
+        assert_eq!(agree(dialect, &TERMS, &newer), expected);
+        assert_eq!(agree(dialect, &newer, &TERMS), expected);
         let plain = Terms { offer: Offer { features: Features::CHECKSUM, ..newer.offer }, ..newer };
-        let agreed = agree(&TERMS, &plain).features;
+        let agreed = agree(dialect, &TERMS, &plain).features;
         assert!(agreed.contains(Features::CHECKSUM) && !agreed.contains(Features::RECORDS));
         assert!((Features::RECORDS | Features::CHECKSUM).contains(Features::RECORDS));
     }
@@ -158,7 +158,7 @@ mod tests {
         for (good, counts) in [(Some(true), true), (Some(false), false), (None, false)] {
             assert_eq!(Features::SUPPORTED.admit(|| good), counts);
             assert!(Features::RECORDS.admit(|| panic!("nobody need look")));
-            assert_eq!(admit_without_flow(good), counts);
+            assert_eq!(Dialect::OURS.admits_without_flow(good), counts);
         }
     }
 }

@@ -4,9 +4,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::ethernet::{self, EtherType};
 use super::ipv4::{self, Protocol};
-use super::{WireError, arp, checksum::Sum, udp};
+use super::{WireError, arp, checksum::Sum, icmp, udp};
 use crate::addr::FlowKey;
-use core::net::Ipv4Addr;
 use machnet_core::addr::MacAddr;
 
 /// Bytes before a UDP payload: Ethernet, IPv4 and UDP headers.
@@ -43,11 +42,7 @@ pub fn parse(frame: &[u8]) -> Result<Parsed<'_>, WireError> {
                 is_verified: false,
             }))
         }
-        Protocol::ICMP => Ok(Parsed::Icmp {
-            destination_mac: ethernet.destination,
-            destination_ip: ip.destination,
-            source_ip: ip.source,
-        }),
+        Protocol::ICMP => Ok(Parsed::Icmp(icmp::IcmpPacket { ethernet, ip, message: payload })),
         _ => Ok(Parsed::Other),
     }
 }
@@ -57,15 +52,8 @@ pub fn parse(frame: &[u8]) -> Result<Parsed<'_>, WireError> {
 pub enum Parsed<'a> {
     /// ARP.
     Arp(arp::ArpPacket),
-    /// ICMP; [`super::icmp::echo_reply`] takes the whole frame.
-    Icmp {
-        /// Whom the frame is for.
-        destination_mac: MacAddr,
-        /// Whom the packet is for.
-        destination_ip: Ipv4Addr,
-        /// The address of the sender.
-        source_ip: Ipv4Addr,
-    },
+    /// ICMP.
+    Icmp(icmp::IcmpPacket<'a>),
     /// UDP over IPv4.
     Udp(UdpDatagram<'a>),
     /// Something sound enough, of an ethertype or IP protocol we do not speak.
@@ -225,6 +213,8 @@ const _: () = assert!(size_of::<RawHeaders>() == HEADERS_BYTES);
 
 #[cfg(test)]
 mod tests {
+    use core::net::Ipv4Addr;
+
     use super::*;
     use alloc::vec::Vec;
     use proptest::prelude::*;
@@ -341,8 +331,8 @@ mod tests {
         assert_eq!(udp(&with_protocol(Protocol::UDP)).ecn, ipv4::Header::ECN_CE);
         assert!(matches!(
             parse(&with_protocol(Protocol::ICMP)),
-            Ok(Parsed::Icmp { destination_mac: THEM, destination_ip, source_ip })
-                if (destination_ip, source_ip) == (KEY.remote_ip, KEY.local_ip)
+            Ok(Parsed::Icmp(packet)) if packet.destination_mac() == THEM
+                && (packet.destination_ip(), packet.source_ip()) == (KEY.remote_ip, KEY.local_ip)
         ));
         assert!(matches!(parse(&with_protocol(Protocol(6))), Ok(Parsed::Other)), "TCP");
         for ether_type in [[0x86, 0xdd], [0x81, 0x00], [0x00, 0x2e]] {

@@ -5,6 +5,7 @@ use core::net::Ipv4Addr;
 use zerocopy::byteorder::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::WireError;
 use super::checksum::Sum;
 use super::ethernet::{self, EtherType};
 use super::frame::BYTES_MAX;
@@ -17,34 +18,63 @@ const ECHO_REQUEST: u8 = 8;
 /// Bytes before the data of an echo: Ethernet, IPv4 and ICMP headers.
 pub const ECHO_HEADERS_BYTES: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + size_of::<RawEcho>();
 
-/// The frame that answers an echo request to exactly this host; `None` for everything else, also for requests to a
-/// broadcast address (RFC 1122, section 3.2.2.6) and for damaged ones.
-pub fn echo_reply(request: &[u8], our_mac: MacAddr, our_ip: Ipv4Addr) -> Option<Vec<u8>> {
-    let (ethernet, packet) = ethernet::Header::parse(request).ok()?;
-    if ethernet.destination != our_mac || ethernet.ether_type != EtherType::IPV4 {
-        return None;
-    }
-    let (ip, message) = ipv4::Header::parse(packet).ok()?;
-    if ip.destination != our_ip || ip.protocol != Protocol::ICMP || ip.source.is_unspecified() {
-        return None;
-    }
-    let (echo, data) = RawEcho::ref_from_prefix(message).ok()?;
-    if (echo.kind, echo.code) != (ECHO_REQUEST, 0) || !Sum::ZERO.add_bytes(message).is_good() {
-        return None;
+/// An ICMP packet that came in. Nothing says yet that it is for this host, nor that it is intact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpPacket<'a> {
+    pub(super) ethernet: ethernet::Header,
+    pub(super) ip: ipv4::Header,
+    pub(super) message: &'a [u8],
+}
+
+impl IcmpPacket<'_> {
+    /// Whom the frame is for; may be a group.
+    pub const fn destination_mac(&self) -> MacAddr {
+        self.ethernet.destination
     }
 
-    let mut reply = RawEcho { kind: ECHO_REPLY, checksum: U16::ZERO, ..*echo };
-    reply.checksum.set(Sum::ZERO.add_bytes(reply.as_bytes()).add_bytes(data).finish());
-    // The same service as the request (RFC 1122, section 3.2.2.6), but no congestion mark.
-    let (mut reply_ip, sum) =
-        ipv4::RawHeader::new(&ipv4::Header { source: our_ip, destination: ip.source, ecn: 0, ..ip });
-    reply_ip.set_length(u16::try_from(ipv4::HEADER_BYTES + message.len()).ok()?, sum);
-    let reply_ethernet = ethernet::RawHeader::new(&ethernet::Header {
-        destination: ethernet.source,
-        source: our_mac,
-        ether_type: EtherType::IPV4,
-    });
-    Some([reply_ethernet.as_bytes(), reply_ip.as_bytes(), reply.as_bytes(), data].concat())
+    /// Whom the packet is for.
+    pub const fn destination_ip(&self) -> Ipv4Addr {
+        self.ip.destination
+    }
+
+    /// The address of the sender.
+    pub const fn source_ip(&self) -> Ipv4Addr {
+        self.ip.source
+    }
+
+    /// The frame that answers this echo request to exactly this host.
+    ///
+    /// # Errors
+    /// [`WireError::Unknown`] for everything else, also for requests to a broadcast address (RFC 1122, section
+    /// 3.2.2.6); otherwise what is wrong with it.
+    pub fn echo_reply(&self, our_mac: MacAddr, our_ip: Ipv4Addr) -> Result<Vec<u8>, WireError> {
+        let Self { ethernet, ip, message } = *self;
+        if ethernet.destination != our_mac || ip.destination != our_ip {
+            return Err(WireError::Unknown);
+        }
+        if ip.source.is_unspecified() {
+            return Err(WireError::BadField);
+        }
+        let (echo, data) = RawEcho::ref_from_prefix(message).map_err(|_| WireError::Truncated)?;
+        if !Sum::ZERO.add_bytes(message).is_good() {
+            return Err(WireError::BadChecksum);
+        }
+        if (echo.kind, echo.code) != (ECHO_REQUEST, 0) {
+            return Err(WireError::Unknown);
+        }
+        let mut reply = RawEcho { kind: ECHO_REPLY, checksum: U16::ZERO, ..*echo };
+        reply.checksum.set(Sum::ZERO.add_bytes(reply.as_bytes()).add_bytes(data).finish());
+        // The same service as the request (RFC 1122, section 3.2.2.6), but no congestion mark.
+        let (mut reply_ip, sum) =
+            ipv4::RawHeader::new(&ipv4::Header { source: our_ip, destination: ip.source, ecn: 0, ..ip });
+        reply_ip.set_length(u16::try_from(ipv4::HEADER_BYTES + message.len()).map_err(|_| WireError::BadField)?, sum);
+        let reply_ethernet = ethernet::RawHeader::new(&ethernet::Header {
+            destination: ethernet.source,
+            source: our_mac,
+            ether_type: EtherType::IPV4,
+        });
+        Ok([reply_ethernet.as_bytes(), reply_ip.as_bytes(), reply.as_bytes(), data].concat())
+    }
 }
 
 /// An echo request of ours.
@@ -156,6 +186,7 @@ struct RawEcho {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::{Parsed, parse};
     use super::*;
     use proptest::prelude::*;
 
@@ -164,6 +195,11 @@ mod tests {
     const OUR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
     const THEIR_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
     const HEADERS_BYTES: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES;
+
+    fn echo_reply(frame: &[u8], our_mac: MacAddr, our_ip: Ipv4Addr) -> Option<Vec<u8>> {
+        let Ok(Parsed::Icmp(packet)) = parse(frame) else { return None };
+        packet.echo_reply(our_mac, our_ip).ok()
+    }
 
     /// A frame from them with this ICMP message, whose checksum is made right.
     fn frame_to(mac: MacAddr, ip: Ipv4Addr, message: Vec<u8>) -> Vec<u8> {
@@ -233,6 +269,8 @@ mod tests {
         }
         let mut damaged = ping(&[1, 2, 3]);
         *damaged.last_mut().unwrap() ^= 0x10;
+        let Ok(Parsed::Icmp(packet)) = parse(&damaged) else { panic!("it says that it is ICMP") };
+        assert_eq!(packet.echo_reply(OUR_MAC, OUR_IP), Err(WireError::BadChecksum));
         assert_eq!(answer(damaged), None);
         assert_eq!(answer(ping(&[])[..HEADERS_BYTES + 7].to_vec()), None, "cut off");
     }

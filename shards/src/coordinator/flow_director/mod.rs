@@ -340,14 +340,15 @@ fn shard_after(asked: Option<ShardId>, reporter: ShardId, interfaces: &Interface
 /// Nobody has the flow: its peer hears what the shard has made ready.
 fn answer(unmatched: &UnmatchedPacket, actions: &mut Actions) {
     let Some(answer) = &unmatched.answer else { return };
-    let (next_hop, key, packet) = (unmatched.source_mac, unmatched.key, Packet::Segment(*answer));
-    actions.post(unmatched.landed, ToShard::Send { next_hop, key, packet });
+    let UnmatchedPacket { landed, source_mac: next_hop, key, dialect, .. } = *unmatched;
+    actions.post(landed, ToShard::Send { next_hop, key, dialect, packet: Packet::Segment(*answer) });
 }
 
 #[cfg(test)]
 mod tests {
     use machnet_core::addr::MacAddr;
     use machnet_core::time::Duration;
+    use machnet_proto::dialect::Dialect;
 
     use super::*;
     use crate::coordinator::applications::tests::{ONE, applications};
@@ -413,7 +414,15 @@ mod tests {
 
     fn packet(confirms: bool) -> UnmatchedPacket {
         let (landed, reporter, source_mac) = (ShardId(0), ShardId(0), MacAddr([2, 0, 0, 0, 0, 9]));
-        UnmatchedPacket { landed, reporter, key: THEIRS, source_mac, answer: Some(RESET), confirms }
+        UnmatchedPacket {
+            landed,
+            reporter,
+            key: THEIRS,
+            source_mac,
+            dialect: Dialect::OURS,
+            answer: Some(RESET),
+            confirms,
+        }
     }
 
     #[test]

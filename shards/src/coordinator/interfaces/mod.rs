@@ -186,9 +186,9 @@ impl Interfaces {
         self.state_of(shard).arp(shard, packet, now, actions);
     }
 
-    /// A shard received a frame with an ICMP packet.
-    pub(super) fn icmp(&mut self, shard: ShardId, frame: &[u8], actions: &mut Actions) {
-        self.state_of(shard).icmp(shard, frame, actions);
+    /// A shard received an echo request, which this frame answers.
+    pub(super) fn ping(&mut self, shard: ShardId, answer: Box<[u8]>, actions: &mut Actions) {
+        self.state_of(shard).ping(shard, answer, actions);
     }
 
     /// The MAC of a next hop, or the start of the search for it.

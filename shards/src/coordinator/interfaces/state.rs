@@ -9,7 +9,7 @@ use machnet_nic::DeviceDrops;
 use machnet_proto::neighbor::{self, Change, NeighborCache, Resolution, SavedNeighbors};
 use machnet_proto::rss::Rss;
 use machnet_proto::state::{Unsound, ensure};
-use machnet_proto::wire::{arp, icmp};
+use machnet_proto::wire::arp;
 
 use super::InterfaceId;
 use super::address::{Address, Heard, SavedAddress};
@@ -195,12 +195,10 @@ impl InterfaceState {
         }
     }
 
-    /// Answers an echo request, once the address is ours; anything else of ICMP is nothing to us.
-    pub(super) fn icmp(&self, shard: ShardId, frame: &[u8], actions: &mut Actions) {
-        if self.has_address()
-            && let Some(reply) = icmp::echo_reply(frame, self.interface.mac, self.interface.ip)
-        {
-            actions.post(shard, ToShard::Transmit { frame: reply.into() });
+    /// Lets the answer to an echo request go out, once the address is ours.
+    pub(super) fn ping(&self, shard: ShardId, answer: Box<[u8]>, actions: &mut Actions) {
+        if self.has_address() {
+            actions.post(shard, ToShard::Transmit { frame: answer });
         }
     }
 

@@ -87,8 +87,8 @@ fn every_answer_that_is_no_acceptance_is_reported() {
     let answers: [(Answer, ControlError); 4] = [
         (|syn| refusal(syn.offer.nonce, CloseReason::Refused), ControlError::Refused),
         (|syn| refusal(syn.offer.nonce, CloseReason::Limit), full),
-        (|_| of_v1(V1Step::SynAck), ControlError::Incompatible),
-        (|_| of_v1(V1Step::Refuse), ControlError::Refused),
+        (|_| of_v1(HandshakeStep::SynAck), ControlError::Incompatible),
+        (|_| of_v1(HandshakeStep::Refuse), ControlError::Refused),
     ];
     for (answer, expected) in answers {
         let mut rig = Rig::new();
@@ -107,7 +107,7 @@ fn guesses_and_noise_change_nothing() {
     rig.answer(0, key, syn_ack(&key, guess));
     rig.answer(0, key, refusal(guess.offer.nonce, CloseReason::Refused));
     rig.answer(0, key, Packet::Syn(Syn { terms }));
-    rig.answer(0, key, of_v1(V1Step::Syn));
+    rig.answer(0, key, of_v1(HandshakeStep::Syn));
     rig.answer(0, FlowKey { local_port: 1, ..key }, syn_ack(&key, terms));
     rig.quiet();
     rig.answer(0, key, syn_ack(&key, terms));

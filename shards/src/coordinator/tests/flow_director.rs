@@ -23,6 +23,7 @@ fn unmatched(landed: u16, key: FlowKey) -> UnmatchedPacket {
         reporter: ShardId(landed),
         key,
         source_mac: MacAddr([2, 0, 0, 0, 0, 9]),
+        dialect: Dialect::OURS,
         answer: Some(RESET),
         confirms: false,
     }
@@ -32,7 +33,7 @@ fn half_open() -> HalfOpenFlow {
     let offer = Offer { version: 1, features: Features::SUPPORTED, nonce: 1 };
     let terms = Terms { offer, max_payload: 1000, boot_id: 99 };
     let mut acceptor = Acceptor::new([3; 16], terms, 1);
-    acceptor.accept(&THEIRS, &Syn { terms }, PEER, Instant::ZERO);
+    acceptor.accept(&THEIRS, (Dialect::OURS, &Syn { terms }), PEER, Instant::ZERO);
     acceptor.take(&THEIRS).expect("it has just been accepted")
 }
 
@@ -98,7 +99,9 @@ fn a_peer_whose_flow_nobody_has_is_reset_where_its_packet_came_in() {
     let mut rig = Rig::new();
     rig.unmatched(unmatched(1, THEIRS));
     let posts = rig.take(1);
-    let [ToShard::Send { key: THEIRS, next_hop, packet }] = posts[..] else { panic!("{posts:?}") };
+    let [ToShard::Send { key: THEIRS, next_hop, dialect: Dialect::OURS, packet }] = posts[..] else {
+        panic!("{posts:?}")
+    };
     assert_eq!((next_hop, packet), (unmatched(1, THEIRS).source_mac, Packet::Segment(RESET)));
     // A packet that wants no answer gets none.
     rig.unmatched(UnmatchedPacket { answer: None, ..unmatched(1, THEIRS) });

@@ -19,8 +19,9 @@ use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::time::Duration;
 use machnet_proto::Incarnation;
+use machnet_proto::dialect::{Dialect, HandshakeStep, Unspoken};
 use machnet_proto::handshake::{Acceptor, Features, Offer, Terms};
-use machnet_proto::packet::{Packet, Refuse, Syn, V1Handshake, V1Step};
+use machnet_proto::packet::{Packet, Refuse, Syn};
 use machnet_proto::rss::{HashInput, Rss};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::wire::arp;
@@ -247,7 +248,13 @@ impl Rig {
     }
 
     fn answer(&mut self, shard: u16, key: FlowKey, packet: Packet) {
-        self.mail(ToCoordinator::Answer { shard: ShardId(shard), key, source_mac: PEER, packet });
+        self.mail(ToCoordinator::Answer {
+            shard: ShardId(shard),
+            key,
+            source_mac: PEER,
+            dialect: Dialect::OURS,
+            packet,
+        });
     }
 
     /// A connect whose SYN-ACK arrived at shard 1.
@@ -307,8 +314,8 @@ pub(super) fn syn_ack(key: &FlowKey, terms: Terms) -> Packet {
 }
 
 /// A SYN-ACK or RST of a v1 host.
-pub(super) fn of_v1(step: V1Step) -> Packet {
-    Packet::V1(V1Handshake { step, seq: SeqNo::new(0), ack: SeqNo::new(1) })
+pub(super) fn of_v1(step: HandshakeStep) -> Packet {
+    Packet::Unspoken(Unspoken { step, seq: SeqNo::new(0), ack: SeqNo::new(1) })
 }
 
 fn refusal(echo: u32, reason: CloseReason) -> Packet {
@@ -317,7 +324,7 @@ fn refusal(echo: u32, reason: CloseReason) -> Packet {
 
 fn syn_of(message: &ToShard) -> Option<(FlowKey, Terms, MacAddr)> {
     match message {
-        ToShard::Send { next_hop, key, packet: Packet::Syn(syn) } => Some((*key, syn.terms, *next_hop)),
+        ToShard::Send { next_hop, key, packet: Packet::Syn(syn), .. } => Some((*key, syn.terms, *next_hop)),
         _ => None,
     }
 }

@@ -42,7 +42,7 @@ fn a_report_shows_what_there_is() {
     let flows = rig.status(Part::Flows);
     let flow = &flows.flows()[0];
     assert_eq!((flow.remote.to_string(), flow.opened_by, flow.age_s), ("10.0.0.2:888".to_owned(), OpenedBy::Us, 2));
-    assert_eq!(flow.rx_messages, None, "its shard, which is played, has made no entry");
+    assert_eq!(flow.counts, None, "its shard, which is played, has made no entry");
     let neighbors = rig.status(Part::Neighbors);
     assert_eq!((neighbors.neighbors()[0].mac, neighbors.neighbors()[0].confirmed_s), (Some(PEER), Some(2)));
     let channels = rig.status(Part::Channels);

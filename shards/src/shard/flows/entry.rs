@@ -7,6 +7,7 @@ use machnet_core::message::Content;
 use machnet_core::time::{Duration, Instant};
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
+use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::{Birth, Flow, Piece, Role, SavedFlow};
 use machnet_proto::handshake::Features;
 use machnet_proto::state::Unsound;
@@ -26,6 +27,8 @@ pub(super) struct Entry {
     pub(super) key: FlowKey,
     /// Tells this flow from another one with the same tuple.
     pub(super) incarnation: Incarnation,
+    /// What its packets are written in.
+    pub(super) dialect: Dialect,
     pub(super) way: Way,
     #[serde(skip)]
     pub(super) place: Place,
@@ -51,6 +54,7 @@ pub(super) struct Entry {
 pub(super) struct SavedEntry {
     flow: SavedFlow<u32>,
     incarnation: Incarnation,
+    dialect: Dialect,
     next_hop: MacAddr,
     waiting: WaitingList,
     standing: Standing,
@@ -68,12 +72,13 @@ impl SavedEntry {
         settings: &Settings,
         now: Instant,
     ) -> Result<Entry, Unsound> {
-        let Self { flow, incarnation, next_hop, waiting, standing, counts, absences_seen } = self;
+        let Self { flow, incarnation, dialect, next_hop, waiting, standing, counts, absences_seen } = self;
         let (flow, waiting) = channel.restore_flow(flow, waiting, &settings.flow, now)?;
         Ok(Entry {
             flow,
             key: *key,
             incarnation,
+            dialect,
             way: Way::new(key, next_hop, settings),
             place,
             waiting,
@@ -159,6 +164,7 @@ impl Entry {
             flow: Flow::new(birth, &settings.flow, turn.now),
             key: *key,
             incarnation: birth.incarnation,
+            dialect: birth.dialect,
             way: Way::new(key, next_hop, settings),
             place: Place { slot, index: 0 },
             waiting: WaitingList::default(),

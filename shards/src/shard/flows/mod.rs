@@ -16,11 +16,11 @@ use machnet_core::time::{Duration, Instant};
 use machnet_nic::NicQueue;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
-use machnet_proto::dialect::{HEADER_BYTES, write_segment};
+use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::fragments::{self, Fragments};
 use machnet_proto::flow::{BASE_PAYLOAD_BYTES, Birth, FlowEvent, FlowTable, InsertError, Piece, Timers, Verdict};
 use machnet_proto::handshake::Features;
-use machnet_proto::packet::{Fragment, Segment};
+use machnet_proto::packet::{Fragment, Packet, Segment};
 use machnet_proto::wire::frame::UdpDatagram;
 use machnet_proto::wire::ipv4;
 
@@ -72,10 +72,10 @@ impl Flows {
         }
     }
 
-    /// The flow with this tuple.
+    /// The flow with this tuple, and what its packets are written in.
     #[inline]
-    pub(super) fn find(&self, key: &FlowKey) -> Option<FlowId> {
-        self.table.find(key)
+    pub(super) fn find(&self, key: &FlowKey) -> Option<(FlowId, Dialect)> {
+        self.table.look_up(key).map(|(id, entry)| (id, entry.dialect))
     }
 
     /// How many flows there are.
@@ -394,10 +394,10 @@ impl Flows {
         }
         entry.flow.grant(grant);
         let wants_buffers = channel.wants_buffers();
-        let Entry { flow, waiting, way, lists, counts, .. } = entry;
+        let Entry { flow, dialect, waiting, way, lists, counts, .. } = entry;
         let takes_records = flow.features().contains(Features::RECORDS);
         let together_bytes = if takes_records { flow.payload_bytes() } else { 0 };
-        let mut writer = Writer { egress, way, turn, whole: &mut self.packet };
+        let mut writer = Writer { egress, way, dialect: *dialect, turn, whole: &mut self.packet };
         let mut sent = 0;
         let mut is_unfinished = false;
         loop {
@@ -481,8 +481,7 @@ impl Flows {
         let Some(entry) = self.table.get_mut(id) else { return };
         let reset = entry.flow.abort(turn.now, reason);
         let acknowledged_messages = entry.flow.acknowledged_messages();
-        let mut packet = [0; HEADER_BYTES];
-        write_segment(&reset, &mut packet);
+        let packet = entry.dialect.write(&Packet::Segment(reset));
         if egress.send(&entry.way.template, &packet, entry.way.to_ourselves, turn.counts) {
             turn.counts.count(Counter::ResetsSent);
         }

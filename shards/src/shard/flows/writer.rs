@@ -1,7 +1,7 @@
 //! A flow's packets, into frames.
 
 use machnet_nic::NicQueue;
-use machnet_proto::dialect::{HEADER_BYTES, write_segment};
+use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::{Outgoing, fragments};
 use machnet_proto::packet::{Kind, Marks};
 
@@ -15,6 +15,7 @@ use crate::counters::Counter;
 pub(super) struct Writer<'a, 'turn, Q: NicQueue> {
     pub(super) egress: &'a mut Egress<Q>,
     pub(super) way: &'a Way,
+    pub(super) dialect: Dialect,
     pub(super) turn: &'a mut Turn<'turn>,
     /// A packet that is not in one piece; kept for its memory.
     pub(super) whole: &'a mut Vec<u8>,
@@ -46,9 +47,9 @@ impl<Q: NicQueue> Writer<'_, '_, Q> {
             // no GSO batches, lets that pass.
             None => self.egress.finish(template),
         }
-        let into = self.egress.append(HEADER_BYTES + usize::from(payload_bytes), *to_ourselves, template);
-        let (header, payload) = into.split_first_chunk_mut().expect("there is room for the header");
-        write_segment(&packet.segment, header);
+        let bytes = self.dialect.header_bytes() + usize::from(payload_bytes);
+        let into = self.egress.append(bytes, *to_ourselves, template);
+        let payload = self.dialect.write_segment(&packet.segment, into);
         let messages = match packet.piece {
             Some(piece) => {
                 channel.copy_from(piece, payload);
@@ -77,9 +78,9 @@ impl<Q: NicQueue> Writer<'_, '_, Q> {
             if !self.egress.prepare_more(*to_ourselves, self.turn.counts) {
                 break;
             }
-            let into = self.egress.append(HEADER_BYTES + range.len(), *to_ourselves, template);
-            let (header, payload) = into.split_first_chunk_mut().expect("there is room for the header");
-            write_segment(&segment, header);
+            let bytes = self.dialect.header_bytes() + range.len();
+            let into = self.egress.append(bytes, *to_ourselves, template);
+            let payload = self.dialect.write_segment(&segment, into);
             payload.copy_from_slice(&self.whole[range]);
             sent += 1;
         }

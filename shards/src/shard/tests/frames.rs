@@ -2,6 +2,7 @@
 
 use machnet_proto::wire::arp;
 use machnet_proto::wire::checksum::Sum;
+use machnet_proto::wire::icmp::{ECHO_HEADERS_BYTES, EchoReply, EchoRequest};
 
 use super::*;
 
@@ -27,10 +28,14 @@ fn arp_request() -> Vec<u8> {
     ARP_REQUEST.frame(MacAddr::BROADCAST).to_vec()
 }
 
-/// A frame that says ICMP; the shard does not look further.
-fn icmp(destination: Ipv4Addr) -> Vec<u8> {
-    let key = FlowKey { local_ip: destination, ..THEIRS };
-    with_ip_checksum(changed(datagram(&key, &[0; 8]), IP + 9, &[1]))
+/// An echo request of the peer.
+fn ping(destination: Ipv4Addr) -> Vec<u8> {
+    let mut frame = vec![0xa0; ECHO_HEADERS_BYTES + 1];
+    let (source_mac, destination_mac) = (PEER_MAC, OUR_MAC);
+    let (source_ip, destination_ip) = (PEER_IP, destination);
+    let (identifier, sequence) = (7, 8);
+    EchoRequest { source_mac, destination_mac, source_ip, destination_ip, identifier, sequence }.write(&mut frame);
+    frame
 }
 
 #[test]
@@ -50,7 +55,12 @@ fn every_bad_frame_is_dropped_and_counted_by_its_reason() {
         ("another MAC", changed(good.clone(), 5, &[9]), DropReason::NotForUs),
         ("everybody's MAC", changed(good.clone(), 0, &[0xff; 6]), DropReason::NotForUs),
         ("another IP", packet(&elsewhere, &Rig::new().segment(WHOLE, 201, 101), b"data"), DropReason::NotForUs),
-        ("another IP's ping", icmp(Ipv4Addr::new(10, 0, 0, 9)), DropReason::NotForUs),
+        ("another IP's ping", ping(Ipv4Addr::new(10, 0, 0, 9)), DropReason::NotForUs),
+        ("everybody's ping", changed(ping(OUR_IP), 0, &[0xff; 6]), DropReason::NotForUs),
+        ("a damaged ping", changed(ping(OUR_IP), ECHO_HEADERS_BYTES, &[0xa1]), DropReason::BadChecksum),
+        ("half a ping", ping(OUR_IP)[..ECHO_HEADERS_BYTES].to_vec(), DropReason::Malformed),
+        // Its checksum is that of the request, whose type was 8.
+        ("a ping's answer", changed(ping(OUR_IP), 34, &[0, 0, 0x5f, 0xf0]), DropReason::OtherProtocol),
         ("our own MAC", changed(good.clone(), 6, &OUR_MAC.0), DropReason::OwnFrame),
         ("IPv6", changed(good.clone(), 12, &[0x86, 0xdd]), DropReason::OtherProtocol),
         ("TCP", with_ip_checksum(changed(good.clone(), IP + 9, &[6])), DropReason::OtherProtocol),
@@ -60,7 +70,7 @@ fn every_bad_frame_is_dropped_and_counted_by_its_reason() {
         ("a header cut off", datagram(&OURS, &good[HEADERS_BYTES..][..53]), DropReason::Malformed),
         (
             "a SYN cut off",
-            datagram(&OURS, &dialect::write(&Packet::Syn(Syn { terms: PEER_TERMS }))[..60]),
+            datagram(&OURS, &Dialect::OURS.write(&Packet::Syn(Syn { terms: PEER_TERMS }))[..60]),
             DropReason::Malformed,
         ),
     ];
@@ -91,7 +101,16 @@ fn padding_behind_the_packet_does_not_matter() {
 }
 
 fn is_ping(message: &ToCoordinator) -> bool {
-    matches!(message, ToCoordinator::Icmp { shard: ShardId(3), frame } if frame[..] == icmp(OUR_IP)[..])
+    let expected = EchoReply {
+        destination_mac: PEER_MAC,
+        destination_ip: PEER_IP,
+        source_ip: OUR_IP,
+        identifier: 7,
+        sequence: 8,
+        ttl: 64,
+        data: &[0xa0],
+    };
+    matches!(message, ToCoordinator::Ping { shard: ShardId(3), answer } if EchoReply::parse(answer) == Some(expected))
 }
 
 fn is_question(message: &ToCoordinator) -> bool {
@@ -103,7 +122,7 @@ fn arp_and_ping_go_to_the_coordinator_as_fast_as_their_buckets_allow() {
     let mut rig = Rig::new();
     // The second flood finds its bucket full: neither takes from the other. 500 at once, 5,000 a second, and 600 µs
     // pass; a full bucket takes in no more before the first has passed.
-    let floods = [(icmp(OUR_IP), 503, is_ping as fn(&_) -> _), (arp_request(), 502, is_question)];
+    let floods = [(ping(OUR_IP), 503, is_ping as fn(&_) -> _), (arp_request(), 502, is_question)];
     for (frame, passed_on, is_it) in floods {
         for _ in 0..600 {
             rig.put(&frame);
@@ -128,7 +147,7 @@ fn a_peer_that_answers_without_end_does_not_fill_the_mailbox() {
     let mut rig = Rig::with(settings(), 8_192);
     rig.post(ToShard::Expect { key: OURS });
     rig.turn();
-    let answer = datagram(&OURS, &dialect::write(&Packet::SynAck(syn_ack(&OURS))));
+    let answer = datagram(&OURS, &Dialect::OURS.write(&Packet::SynAck(syn_ack(&OURS))));
     for _ in 0..5_000 {
         rig.put(&answer);
         rig.turn();

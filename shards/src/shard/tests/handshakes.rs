@@ -1,6 +1,7 @@
 //! How a flow begins: SYN, SYN-ACK, refusal, and what establishes it.
 
-use machnet_proto::packet::{Refuse, V1Handshake, V1Step};
+use machnet_proto::dialect::{HEADER_BYTES, HandshakeStep, Unspoken};
+use machnet_proto::packet::Refuse;
 
 use super::*;
 
@@ -31,7 +32,7 @@ fn a_syn_to_a_listener_is_accepted_with_the_hashed_nonce() {
     let answers = rig.payloads(&THEIRS);
     let expected = syn_ack(&THEIRS);
     assert_eq!(expected.echo, CONNECTOR);
-    assert_eq!(answers, [dialect::write(&Packet::SynAck(expected)).to_vec()]);
+    assert_eq!(answers, [Dialect::OURS.write(&Packet::SynAck(expected)).to_vec()]);
     // Nobody is told before the peer has shown that it has the answer.
     assert!(app.recv().unwrap().is_none());
     rig.assert_quiet();
@@ -143,12 +144,12 @@ fn beyond_their_limit_the_oldest_half_open_flow_is_forgotten() {
 #[test]
 fn a_syn_without_the_extension_is_refused_as_v1_understands_it() {
     let (mut rig, _app) = Rig::listening();
-    let v1 = Packet::V1(V1Handshake { step: V1Step::Syn, seq: SeqNo::new(0), ack: SeqNo::new(0) });
-    rig.put(&datagram(&THEIRS, &dialect::write(&v1)));
+    let v1 = Packet::Unspoken(Unspoken { step: HandshakeStep::Syn, seq: SeqNo::new(0), ack: SeqNo::new(0) });
+    rig.put(&datagram(&THEIRS, &Dialect::OURS.write(&v1)));
     rig.turn();
     let answers = rig.payloads(&THEIRS);
     // RST, seqno 0, ackno 1, everything else 0.
-    let refusal = [&[0x4e, 0x53, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0; dialect::HEADER_BYTES - 12]].concat();
+    let refusal = [&[0x4e, 0x53, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0; HEADER_BYTES - 12]].concat();
     assert_eq!(answers, [refusal]);
     assert_eq!(rig.drops(), [(DropReason::NoExtension, 1)]);
     rig.assert_quiet();
@@ -240,25 +241,26 @@ fn answers_to_our_syn_go_to_the_coordinator_while_they_are_expected() {
     let mut rig = Rig::new();
     let syn_ack = Packet::SynAck(syn_ack(&OURS));
     let refusal = Packet::Refuse(Refuse { echo: CONNECTOR, reason: CloseReason::Refused });
-    rig.put(&datagram(&OURS, &dialect::write(&syn_ack)));
+    rig.put(&datagram(&OURS, &Dialect::OURS.write(&syn_ack)));
     rig.assert_quiet();
     assert_eq!(rig.drops(), [(DropReason::UnknownFlow, 1)]);
 
     rig.post(ToShard::Expect { key: OURS });
     // The last one: of a Machnet of before 2024, whose header is shorter.
-    let of_v1 = Packet::V1(V1Handshake { step: V1Step::SynAck, seq: SeqNo::new(0), ack: SeqNo::new(1) });
-    let written = [syn_ack, refusal, of_v1, of_v1].map(|answer| (answer, dialect::write(&answer)));
+    let of_v1 = Packet::Unspoken(Unspoken { step: HandshakeStep::SynAck, seq: SeqNo::new(0), ack: SeqNo::new(1) });
+    let written = [syn_ack, refusal, of_v1, of_v1].map(|answer| (answer, Dialect::OURS.write(&answer)));
     for (number, (answer, bytes)) in written.into_iter().enumerate() {
         rig.put(&datagram(&OURS, if number == 3 { &bytes[..30] } else { &bytes }));
         rig.turn();
         let told = rig.told();
-        let [ToCoordinator::Answer { shard: ShardId(3), key: OURS, source_mac: PEER_MAC, packet }] = told[..] else {
+        let [ToCoordinator::Answer { shard: ShardId(3), key: OURS, source_mac: PEER_MAC, packet, .. }] = told[..]
+        else {
             panic!("{told:?}")
         };
         assert_eq!(packet, answer);
     }
     rig.post(ToShard::Forget { key: OURS });
-    rig.put(&datagram(&OURS, &dialect::write(&syn_ack)));
+    rig.put(&datagram(&OURS, &Dialect::OURS.write(&syn_ack)));
     rig.assert_quiet();
     assert_eq!(rig.drops(), [(DropReason::UnknownFlow, 2)]);
 }

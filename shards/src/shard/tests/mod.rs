@@ -27,7 +27,7 @@ use machnet_core::message::{Content, Position};
 use machnet_core::time::{Duration, Instant};
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
-use machnet_proto::dialect;
+use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::{Birth, FlowLimits, Role};
 use machnet_proto::handshake::{Acceptor, Features, Offer, Terms, VERSION};
 use machnet_proto::packet::{Body, Data, Kind, Marks, Packet, Sack, Segment, Stamp, Syn, SynAck, Times};
@@ -195,6 +195,7 @@ impl Rig {
     fn create_with(&mut self, channel: u64, key: FlowKey, features: Features) {
         let birth = Birth {
             role: Role::Connector,
+            dialect: Dialect::OURS,
             incarnation: Incarnation::of_nonce(ACCEPTOR),
             send_from: SeqNo::new(CONNECTOR + 1),
             receive_from: SeqNo::new(ACCEPTOR + 1),
@@ -383,7 +384,7 @@ fn datagram(key: &FlowKey, payload: &[u8]) -> Vec<u8> {
 }
 
 fn packet(key: &FlowKey, segment: &Segment, payload: &[u8]) -> Vec<u8> {
-    datagram(key, &[&dialect::write(&Packet::Segment(*segment)), payload].concat())
+    datagram(key, &[&Dialect::OURS.write(&Packet::Segment(*segment)), payload].concat())
 }
 
 fn syn(key: &FlowKey) -> Vec<u8> {
@@ -391,7 +392,7 @@ fn syn(key: &FlowKey) -> Vec<u8> {
 }
 
 fn syn_with(key: &FlowKey, terms: Terms) -> Vec<u8> {
-    datagram(key, &dialect::write(&Packet::Syn(Syn { terms })))
+    datagram(key, &Dialect::OURS.write(&Packet::Syn(Syn { terms })))
 }
 
 /// How the shard under test, and every other one of its daemon, accepts flows.
@@ -425,7 +426,7 @@ fn segment_of(datagram: &[u8]) -> (Segment, &[u8]) {
 }
 
 fn packet_of(datagram: &[u8]) -> (Packet, &[u8]) {
-    dialect::read(None, datagram).expect("a packet")
+    Dialect::recognize(datagram).read(datagram).expect("a packet")
 }
 
 /// The UDP payload of a frame that must be right in everything else.

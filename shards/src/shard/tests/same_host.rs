@@ -13,15 +13,18 @@ fn pair() -> (Rig, [(AppEnd, FlowId); 2]) {
     let mut client = rig.add_channel(2);
     // The coordinator's SYN is for ourselves: it never gets to the device.
     rig.post(ToShard::Expect { key: NEAR });
-    rig.post(ToShard::Send { next_hop: OUR_MAC, key: NEAR, packet: Packet::Syn(Syn { terms: PEER_TERMS }) });
+    let (dialect, packet) = (Dialect::OURS, Packet::Syn(Syn { terms: PEER_TERMS }));
+    rig.post(ToShard::Send { next_hop: OUR_MAC, key: NEAR, dialect, packet });
     rig.turn();
     rig.turn();
     let told = rig.told();
-    let [ToCoordinator::Answer { key: NEAR, source_mac: OUR_MAC, packet, .. }] = told[..] else { panic!("{told:?}") };
+    let [ToCoordinator::Answer { key: NEAR, source_mac: OUR_MAC, dialect, packet, .. }] = told[..] else {
+        panic!("{told:?}")
+    };
     assert_eq!(packet, Packet::SynAck(syn_ack(&NEAR.reversed())));
     let mut connector = Connector::new(PEER_TERMS, rig.now + Duration::from_secs(1));
     connector.begin(Duration::from_millis(5), rig.now);
-    let Answer::Accepted(birth) = connector.on_packet(&packet) else { panic!("{packet:?}") };
+    let Answer::Accepted(birth) = connector.on_packet(dialect, &packet) else { panic!("{packet:?}") };
     let (connect, channel) = (ConnectId(5), ChannelId(2));
     rig.post(ToShard::Create { connect, key: NEAR, next_hop: OUR_MAC, birth, channel });
     for _ in 0..4 {

@@ -46,7 +46,7 @@ fn taken(consumer: &mut Consumer) -> Vec<Vec<u8>> {
 /// What the other shard has of the peer's flow when it has answered the SYN.
 fn half_open_elsewhere() -> HalfOpenFlow {
     let mut acceptor = acceptor();
-    acceptor.accept(&THEIRS, &Syn { terms: PEER_TERMS }, PEER_MAC, Instant::ZERO);
+    acceptor.accept(&THEIRS, (Dialect::OURS, &Syn { terms: PEER_TERMS }), PEER_MAC, Instant::ZERO);
     acceptor.take(&THEIRS).expect("it has just been accepted")
 }
 

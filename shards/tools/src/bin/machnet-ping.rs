@@ -159,7 +159,7 @@ impl Probe for Echo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machnet_proto::wire::icmp::echo_reply;
+    use machnet_proto::wire::frame::{Parsed, parse as parse_frame};
 
     fn parse(line: &str) -> Result<Args, clap::Error> {
         Args::try_parse_from(flags::normalize(line.split(' ')))
@@ -195,7 +195,8 @@ mod tests {
         let mut request = [0xee; FRAME_BYTES];
         probe.write(&mut request, 65_537);
         assert_eq!(request[ECHO_HEADERS_BYTES..], [0; 22], "what was in the frame before does not go out");
-        let reply = echo_reply(&request, probe.mac, probe.remote_ip).unwrap();
+        let Ok(Parsed::Icmp(asked)) = parse_frame(&request) else { panic!("no echo: {request:02x?}") };
+        let reply = asked.echo_reply(probe.mac, probe.remote_ip).unwrap();
         assert_eq!(probe.read(&reply), Some(Reply { sequence: 1, ttl: 64, frame_bytes: 64 }));
         assert_eq!(probe.read(&request), None);
         let host = |mac, ip| Responder { mac, ip };

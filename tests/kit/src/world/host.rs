@@ -7,16 +7,17 @@ use machnet::daemon::control::report::{Report, Summary};
 use machnet_config::Limits;
 use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
-use machnet_core::wait::{Next, Seen, Wait};
 use machnet_nic::GsoLimits;
 use machnet_nic::NicQueue;
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{LinkModel, Network, NicOptions, PortId, Spread};
 use machnet_proto::flow;
 use machnet_proto::rss::Rss;
-use machnet_shards::coordinator::{Boot, ConnectionId, Coordinator, CoordinatorPlan, Effect, Input, InterfacePlan};
+use machnet_shards::coordinator::{
+    Boot, ConnectionId, Coordinator, CoordinatorPlan, Effect, Input, InterfacePlan, Rest, Worker,
+};
 use machnet_shards::counters::{Counter, DropReason, EntryKey, Gauge, Registry};
-use machnet_shards::mailbox::{Inlet, ShardId, ToCoordinator, mailbox};
+use machnet_shards::mailbox::{ShardId, mailbox};
 use machnet_shards::state::{DaemonState, FORMAT, SavedDaemon};
 use std::net::Ipv4Addr;
 
@@ -125,13 +126,11 @@ impl SimulatedHost {
 pub struct SimulatedDaemon {
     pub(crate) port: PortId,
     rss: Option<Rss>,
-    coordinator: Coordinator,
-    inlet: Inlet<ToCoordinator>,
+    worker: Worker,
     /// From applications, and for itself.
     inputs: VecDeque<Input>,
     /// All addresses are its own: it lets applications in.
     pub(crate) is_ready: bool,
-    wait: Wait,
     /// How the coordinator sleeps, if it does: until it hears something, or this moment.
     asleep: Option<Option<Instant>>,
     /// The coordinator does nothing before.
@@ -182,11 +181,9 @@ impl SimulatedDaemon {
         Self {
             port: nic.port,
             rss,
-            coordinator,
-            inlet,
+            worker: Worker::new(coordinator, inlet, now),
             inputs: VecDeque::from([Input::Deadline]),
             is_ready: false,
-            wait: Wait::sleeper(now),
             asleep: None,
             ready_at: now,
             shards,
@@ -209,10 +206,11 @@ impl SimulatedDaemon {
         effects: &mut Vec<Effect>,
     ) -> Self {
         self.wind_up(now, effects);
-        if !self.coordinator.is_quiet() || self.shards.iter().any(|runner| !runner.shard_ref().is_quiet()) {
+        if !self.worker.coordinator().is_quiet() || self.shards.iter().any(|runner| !runner.shard_ref().is_quiet()) {
             return self;
         }
-        let Self { port, rss, coordinator, inputs, is_ready, shards, mut dice, handovers, .. } = self;
+        let Self { port, rss, worker, inputs, is_ready, shards, mut dice, handovers, .. } = self;
+        let coordinator = worker.into_coordinator();
         let (mut states, mut queues, mut handles) = (Vec::new(), Vec::new(), Vec::new());
         for runner in shards {
             let (state, queue, of_channels) = runner.into_shard().save();
@@ -253,11 +251,9 @@ impl SimulatedDaemon {
         Self {
             port,
             rss,
-            coordinator,
-            inlet,
+            worker: Worker::new(coordinator, inlet, now),
             inputs,
             is_ready,
-            wait: Wait::sleeper(now),
             asleep: None,
             ready_at: now + pause,
             shards,
@@ -273,21 +269,21 @@ impl SimulatedDaemon {
     fn wind_up(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let mut is_under_way = true;
         while is_under_way {
-            is_under_way = false;
-            while let Some(mail) = self.inlet.take() {
-                self.coordinator.handle(Input::Mail(mail), now);
-                is_under_way = true;
-            }
+            is_under_way = self.worker.take_mail(now);
             // Mailboxes that were full have room again.
-            self.coordinator.handle(Input::Deadline, now);
-            while let Some(effect) = self.coordinator.poll_effect() {
-                self.is_ready |= matches!(effect, Effect::Ready);
-                self.has_stopped |= matches!(effect, Effect::Stopped);
-                effects.push(effect);
-            }
+            self.worker.coordinator().handle(Input::Deadline, now);
+            self.take_effects(effects);
             for runner in &mut self.shards {
                 is_under_way |= runner.shard().wind_up(now);
             }
+        }
+    }
+
+    fn take_effects(&mut self, effects: &mut Vec<Effect>) {
+        while let Some(effect) = self.worker.coordinator().poll_effect() {
+            self.is_ready |= matches!(effect, Effect::Ready);
+            self.has_stopped |= matches!(effect, Effect::Stopped);
+            effects.push(effect);
         }
     }
 
@@ -309,44 +305,33 @@ impl SimulatedDaemon {
         if now < self.ready_at || !self.coordinator_is_awake(now) {
             return false;
         }
-        let mut handled = 0;
-        if self.coordinator.deadline().is_some_and(|deadline| deadline <= now) {
-            self.inputs.push_front(Input::Deadline);
+        let mut worked = false;
+        while let Some(input) = self.next_input() {
+            self.worker.coordinator().handle(input, now);
+            worked = true;
         }
-        while let Some(input) = self.next_input().or_else(|| self.inlet.take().map(Input::Mail)) {
-            self.coordinator.handle(input, now);
-            while let Some(effect) = self.coordinator.poll_effect() {
-                self.is_ready |= matches!(effect, Effect::Ready);
-                self.has_stopped |= matches!(effect, Effect::Stopped);
-                effects.push(effect);
-            }
-            handled += 1;
-        }
-        if handled > 0 {
+        worked |= self.worker.turn(now);
+        self.take_effects(effects);
+        if worked {
             self.ready_at = now + Duration::from_nanos(self.dice.below(20_000) as u64);
         }
-        self.wait.look(now);
-        match self.wait.next(Seen { worked: handled > 0, ..Seen::default() }, now) {
-            Next::Arm if self.inlet.arm() => self.wait.armed(true),
-            Next::Arm => self.wait.refused(now),
-            Next::Disarm => self.inlet.disarm(),
-            Next::Sleep => {
-                self.asleep = Some(until(self.wait.sleep(now, self.coordinator.deadline(), false), now));
-                return false;
+        match self.worker.rest(worked, now) {
+            Rest::None | Rest::Hear => true,
+            Rest::Sleep(length) => {
+                self.asleep = Some(until(length, now));
+                false
             }
-            Next::Look | Next::Spin | Next::Yield => {}
         }
-        true
     }
 
     /// Whether the coordinator does not sleep, or something has just woken it: its deadline, its mail's bell, or its
     /// control socket, which always rings.
     fn coordinator_is_awake(&mut self, now: Instant) -> bool {
         let Some(until) = self.asleep else { return true };
-        let has_mail = readable([self.inlet.fd()].into_iter()) == [true];
+        let has_mail = readable([self.worker.inlet().fd()].into_iter()) == [true];
         let is_due = until.is_some_and(|until| until <= now);
         if !has_mail && !is_due && self.next_input_at().is_none() {
-            let overlooked = self.inlet.take();
+            let overlooked = self.worker.inlet().take();
             assert!(
                 overlooked.is_none(),
                 "a wake-up of the coordinator was lost: {overlooked:?} lay there and rang not"
@@ -354,11 +339,10 @@ impl SimulatedDaemon {
             return false;
         }
         if has_mail {
-            self.inlet.quiet();
+            self.worker.inlet().quiet();
         }
         self.asleep = None;
-        self.inlet.disarm();
-        self.wait.woke(false);
+        self.worker.woke();
         true
     }
 
@@ -426,12 +410,12 @@ impl SimulatedDaemon {
         use machnet::daemon::control::message::{Numbered, Query, Request};
         let connection = ConnectionId(u64::MAX);
         let peer = Peer { pid: None, uid: 0, gid: 0 };
-        self.coordinator.handle(Input::Connected { connection, peer }, now);
+        self.worker.coordinator().handle(Input::Connected { connection, peer }, now);
         let request = Numbered { id: 1, body: Request::Status(Query::default()) };
-        self.coordinator.handle(Input::Request { connection, request }, now);
+        self.worker.coordinator().handle(Input::Request { connection, request }, now);
         let mut status = None;
         let mut others = Vec::new();
-        while let Some(effect) = self.coordinator.poll_effect() {
+        while let Some(effect) = self.worker.coordinator().poll_effect() {
             match effect {
                 Effect::Status { report, .. } => {
                     let report: Report = serde_json::from_str(&report).expect("a report");
@@ -441,7 +425,7 @@ impl SimulatedDaemon {
             }
         }
         assert!(others.is_empty(), "nothing was left undone by the last turn: {others:?}");
-        self.coordinator.handle(Input::Disconnected { connection }, now);
+        self.worker.coordinator().handle(Input::Disconnected { connection }, now);
         status
     }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{MemoryFrame, MemoryQueue};
 use machnet_nic::{Frame, GsoLimits, NicQueue, Wake};
-use machnet_proto::dialect;
+use machnet_proto::dialect::Dialect;
 use machnet_proto::packet::Packet;
 use machnet_proto::wire::frame::HEADERS_BYTES;
 
@@ -162,6 +162,6 @@ impl NicQueue for SimQueue {
 }
 
 fn is_syn(frame: &[u8]) -> bool {
-    let read = frame.get(HEADERS_BYTES..).map(|datagram| dialect::read(None, datagram));
+    let read = frame.get(HEADERS_BYTES..).map(|datagram| Dialect::recognize(datagram).read(datagram));
     matches!(read, Some(Ok((Packet::Syn(_), _))))
 }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use machnet_core::time::Instant;
-use machnet_proto::dialect;
+use machnet_proto::dialect::Dialect;
 use machnet_proto::wire::frame::{self, Parsed};
 
 /// A running hash over everything that frames, daemons and applications did, in order.
@@ -71,7 +71,7 @@ fn describe(bytes: &[u8]) -> String {
     let Ok(Parsed::Udp(datagram)) = frame::parse(bytes) else {
         return format!("frame {:02x?}", &bytes[..42.min(bytes.len())]);
     };
-    match dialect::read(None, datagram.payload) {
+    match Dialect::recognize(datagram.payload).read(datagram.payload) {
         Ok((packet, payload)) => {
             let beginning = &payload[..payload.len().min(8)];
             format!("frame {:?} {} bytes {beginning:02x?} {packet:?}", datagram.key.reversed(), payload.len())

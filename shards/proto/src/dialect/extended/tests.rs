@@ -4,8 +4,16 @@ use alloc::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::super::{read, write};
+use super::super::Dialect;
 use super::*;
+
+fn read(datagram: &[u8]) -> Result<(Packet, &[u8]), ReadError> {
+    Dialect::recognize(datagram).read(datagram)
+}
+
+fn write(packet: &Packet) -> Written {
+    Dialect::Extended.write(packet)
+}
 
 const HEADER: Segment = Segment {
     seq: SeqNo::new(0x0102_0304),
@@ -47,7 +55,7 @@ fn bytes(start: [u8; 12], offer: [u8; 8], details: &[u8]) -> Vec<u8> {
 }
 
 fn error(packet: &[u8]) -> WireError {
-    match read(None, packet) {
+    match read(packet) {
         Err(ReadError::Wire(error)) => error,
         other => panic!("no wire error: {other:?}"),
     }
@@ -62,7 +70,7 @@ fn a_segment_byte_by_byte() {
         9, 10, 11, 12, 0, 2, 0, 0, 0, 0, 13, 14, 15, 16, 17, 18, 19, 20,
     ];
     assert_eq!(written(&HEADER), expected);
-    assert_eq!(read(None, &expected), Ok((Packet::Segment(HEADER), &[][..])));
+    assert_eq!(read(&expected), Ok((Packet::Segment(HEADER), &[][..])));
 }
 
 #[test]
@@ -87,27 +95,27 @@ fn each_body_has_its_kind_and_its_own_fields() {
         assert_eq!((bytes[2], bytes[3], bytes[41]), (kind, position, flags), "{body:?}");
         let number = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         assert_eq!((number(42), number(44)), (detail, records), "{body:?}");
-        assert_eq!(read(None, &bytes), Ok((Packet::Segment(with(body)), &[][..])));
+        assert_eq!(read(&bytes), Ok((Packet::Segment(with(body)), &[][..])));
     }
 }
 
 #[test]
 fn the_padding_of_a_probe_is_what_follows_it() {
     let probe = [&written(&with(Body::Probe { padding_bytes: 3 }))[..], &[7; 3]].concat();
-    assert_eq!(read(None, &probe), Ok((Packet::Segment(with(Body::Probe { padding_bytes: 3 })), &[][..])));
+    assert_eq!(read(&probe), Ok((Packet::Segment(with(Body::Probe { padding_bytes: 3 })), &[][..])));
 }
 
 #[test]
 fn a_host_without_timestamps_is_known_by_them() {
     let without = Segment { times: Times::NONE, ..HEADER };
     assert_eq!(written(&without)[46..], [0; 8]);
-    assert_eq!(read(None, &written(&without)), Ok((Packet::Segment(without), &[][..])));
+    assert_eq!(read(&written(&without)), Ok((Packet::Segment(without), &[][..])));
 }
 
 #[test]
 fn what_is_no_header_is_refused() {
     let good = [&written(&HEADER)[..], b"payload"].concat();
-    assert_eq!(read(None, &good), Ok((Packet::Segment(HEADER), &b"payload"[..])));
+    assert_eq!(read(&good), Ok((Packet::Segment(HEADER), &b"payload"[..])));
     assert_eq!(error(&good[..HEADER_BYTES - 1]), WireError::Truncated);
     let changed = |at: usize, value: u8| {
         let mut packet = good.clone();
@@ -135,19 +143,19 @@ fn the_handshake_byte_by_byte() {
     let offer = [0x4d, 0x53, 1, 7, 0xa1, 0xb2, 0xc3, 0xd4];
     let syn = bytes([0x4e, 0x53, 0x01, 0, 0, 0, 0, 0, 0, 0, 0, 0], offer, &DETAILS);
     assert_eq!(write(&SYN)[..], syn);
-    assert_eq!(read(None, &syn), Ok((SYN, &[][..])));
+    assert_eq!(read(&syn), Ok((SYN, &[][..])));
 
     let details = [&DETAILS[..], &[3, 4, 0xde, 0xad, 0xbe, 0xef]].concat();
     let syn_ack = bytes([0x4e, 0x53, 0x03, 0, 0, 0, 0, 0, 0, 0, 0, 1], offer, &details);
     let packet = Packet::SynAck(SynAck { terms: TERMS, echo: 0xdead_beef });
     assert_eq!(write(&packet)[..], syn_ack);
-    assert_eq!(read(None, &syn_ack), Ok((packet, &[][..])));
+    assert_eq!(read(&syn_ack), Ok((packet, &[][..])));
 
     let offer = [0x4d, 0x53, 1, 0, 0xde, 0xad, 0xbe, 0xef];
     let refusal = bytes([0x4e, 0x53, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 1], offer, &[4, 2, 0x00, 0x09]);
     let packet = Packet::Refuse(Refuse { echo: 0xdead_beef, reason: CloseReason::Limit });
     assert_eq!(write(&packet)[..], refusal);
-    assert_eq!(read(None, &refusal), Ok((packet, &[][..])));
+    assert_eq!(read(&refusal), Ok((packet, &[][..])));
 }
 
 #[test]
@@ -161,7 +169,7 @@ fn an_offer_changes_timestamp1_and_what_follows_the_header_only() {
 #[test]
 fn the_reset_of_an_established_flow_is_no_refusal() {
     let reset = bytes([0x4e, 0x53, 0x80, 0, 0, 0, 0, 9, 0, 0, 0, 9], [0, 0, 0, 1, 0, 0, 0, 0], &[]);
-    let is_reset = |packet: &[u8]| match read(None, packet) {
+    let is_reset = |packet: &[u8]| match read(packet) {
         Ok((Packet::Segment(segment), _)) => matches!(segment.body, Body::Reset { .. }),
         _ => false,
     };
@@ -175,7 +183,7 @@ fn the_reset_of_an_established_flow_is_no_refusal() {
 fn details_are_read_strictly_and_unknown_ones_skipped() {
     let with = |details: &[u8]| {
         let packet = [&write(&SYN)[..HEADER_BYTES], details].concat();
-        read(None, &packet).map(|(packet, _)| packet)
+        read(&packet).map(|(packet, _)| packet)
     };
     let syn = Ok(SYN);
     assert_eq!(with(&[&[200, 3, 1, 2, 3], &DETAILS[..], &[9, 0]].concat()), syn);
@@ -259,15 +267,15 @@ proptest! {
     #[test]
     fn what_is_written_is_read(segment in any_segment(), payload in proptest::collection::vec(any::<u8>(), 0..50)) {
         let packet = [&written(&segment)[..], &payload].concat();
-        prop_assert_eq!(read(None, &packet), Ok((Packet::Segment(segment), &payload[..])));
+        prop_assert_eq!(read(&packet), Ok((Packet::Segment(segment), &payload[..])));
     }
 
     #[test]
     fn what_is_read_is_written(mut bytes: [u8; HEADER_BYTES], kind in 0u8..0x30, position in 0u8..8) {
         bytes[..4].copy_from_slice(&[0x4e, 0x53, kind, position]);
-        if let Ok((packet @ Packet::Segment(_), _)) = read(None, &bytes) {
+        if let Ok((packet @ Packet::Segment(_), _)) = read(&bytes) {
             let again = write(&packet);
-            prop_assert_eq!(read(None, &again), Ok((packet, &[][..])));
+            prop_assert_eq!(read(&again), Ok((packet, &[][..])));
             prop_assert_eq!(&again[4..38], &bytes[4..38], "numbers");
         }
     }
@@ -281,7 +289,7 @@ proptest! {
         ];
         for packet in packets {
             let written = write(&packet);
-            prop_assert_eq!(read(None, &written), Ok((packet, &[][..])));
+            prop_assert_eq!(read(&written), Ok((packet, &[][..])));
         }
     }
 
@@ -293,6 +301,6 @@ proptest! {
         let mut packet = [&write(&SYN)[..HEADER_BYTES], &details].concat();
         packet[2] = kind;
         packet[11] = u8::from(kind != 1);
-        let _ = read(None, &packet);
+        let _ = read(&packet);
     }
 }

@@ -14,7 +14,7 @@ use core::hash::Hasher;
 use siphasher::sip::SipHasher13;
 
 use crate::congestion::Congestion;
-use crate::dialect::{self, HEADER_BYTES};
+use crate::dialect::{Dialect, HEADER_BYTES};
 use crate::flow::{Birth, Flow, FlowEvent, FlowLimits, Need, Piece, Refusal, Role, Verdict};
 use crate::handshake::Features;
 use crate::incarnation::{Incarnation, first_seq};
@@ -154,6 +154,7 @@ fn host(random: &mut Random, role: Role, pieces: u32, buffers: u64, limits: &Flo
         Role::Acceptor => (7, u32::MAX - 20),
     };
     let birth = Birth {
+        dialect: Dialect::OURS,
         role,
         incarnation: Incarnation::of_nonce(remote_nonce),
         send_from: first_seq(local_nonce),
@@ -205,7 +206,7 @@ impl World {
 
     fn receive(&mut self, packet: &Travelling) {
         let host = &mut self.hosts[packet.to];
-        let Ok((Packet::Segment(segment), _)) = dialect::read(None, &packet.header) else { panic!("not of a flow") };
+        let Ok((Packet::Segment(segment), _)) = Dialect::OURS.read(&packet.header) else { panic!("not of a flow") };
         if host.removed {
             if let Some(answer) = segment.answer_unknown() {
                 self.launch(1 - packet.to, &answer, None);
@@ -229,7 +230,7 @@ impl World {
     /// Puts a packet into the pipe, if it gets there.
     fn launch(&mut self, to: usize, segment: &Segment, payload: Option<(u32, u16)>) {
         let mut bytes = [0; HEADER_BYTES];
-        dialect::write_segment(segment, &mut bytes);
+        Dialect::OURS.write_segment(segment, &mut bytes);
         self.trace.write_u64(self.now.as_nanos());
         self.trace.write(&bytes);
         let copies = if self.random.percent(self.faults.duplicate_percent) { 2 } else { 1 };

@@ -19,6 +19,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::congestion::Congestion;
+use crate::dialect::Dialect;
 use crate::flow::timestamps::stamp;
 use crate::flow::{Birth, Flow, FlowEvent, FlowLimits, Need, Piece, Refusal, Role, Verdict, Violation};
 use crate::handshake::Features;
@@ -72,6 +73,7 @@ impl Script {
 
     fn born_patient(role: Role, limits: FlowLimits) -> Self {
         let birth = Birth {
+            dialect: Dialect::OURS,
             role,
             incarnation: Incarnation(100),
             send_from: SeqNo::new(1),

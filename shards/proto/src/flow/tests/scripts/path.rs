@@ -9,6 +9,7 @@ const LONG: u16 = 8_918;
 fn jumbo() -> Script {
     let limits = FlowLimits { ack_delay: Duration::ZERO, congestion: Congestion::Fixed(192), ..FlowLimits::default() };
     let birth = Birth {
+        dialect: Dialect::OURS,
         role: Role::Connector,
         incarnation: Incarnation(100),
         send_from: SeqNo::new(1),
