@@ -65,16 +65,16 @@ impl<Q: NicQueue> Reception<'_, Q> {
     /// Takes a frame.
     pub(super) fn receive(&mut self, arrival: &Arrival<'_>) {
         let shard = self.turn.settings.id;
-        let dropped = match frame::parse(arrival.frame) {
-            Ok(Parsed::Udp(mut datagram)) => {
+        let dropped = match &mut frame::parse(arrival.frame) {
+            Ok(Parsed::Udp(datagram)) => {
                 // Where there is no checksum, some devices find it right.
                 if arrival.looped || arrival.verified && datagram.has_checksum() {
-                    datagram = datagram.verified();
+                    datagram.set_verified();
                 }
-                self.receive_datagram(&datagram, arrival)
+                self.receive_datagram(datagram, arrival)
             }
-            Ok(Parsed::Arp(packet)) => self.pass_on(Budget::Arp, || Ok(ToCoordinator::Arp { shard, packet })),
-            Ok(Parsed::Icmp(packet)) => self.receive_icmp(&packet),
+            &mut Ok(Parsed::Arp(packet)) => self.pass_on(Budget::Arp, || Ok(ToCoordinator::Arp { shard, packet })),
+            Ok(Parsed::Icmp(packet)) => self.receive_icmp(packet),
             Ok(Parsed::Other) => Err(DropReason::OtherProtocol),
             Err(WireError::BadChecksum) => Err(DropReason::BadChecksum),
             Err(_) => Err(DropReason::Malformed),

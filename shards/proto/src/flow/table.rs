@@ -127,17 +127,19 @@ impl<F> FlowTable<F> {
 
     /// The flow with this key, and its handle.
     pub fn look_up(&self, key: &FlowKey) -> Option<(FlowId, &F)> {
-        let slots = &self.slots;
-        let is_it =
-            |slot: &usize| matches!(slots.get(*slot), Some(Slot { flow: Some((other, _)), .. }) if other == key);
-        let mut slot = self.last.get();
-        if !is_it(&slot) {
-            slot = *self.index.find(hash(self.seed, key), is_it)?;
-            self.last.set(slot);
+        let at = |slot: usize| match self.slots.get(slot) {
+            Some(Slot { generation, flow: Some((other, flow)) }) if other == key => {
+                Some((id_of(slot, *generation), flow))
+            }
+            _ => None,
+        };
+        let last = at(self.last.get());
+        if last.is_some() {
+            return last;
         }
-        let Slot { generation, flow } = &slots[slot];
-        let (_, flow) = flow.as_ref()?;
-        Some((id_of(slot, *generation), flow))
+        let slot = *self.index.find(hash(self.seed, key), |slot| at(*slot).is_some())?;
+        self.last.set(slot);
+        at(slot)
     }
 
     /// The flow with this handle.

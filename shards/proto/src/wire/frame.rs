@@ -78,10 +78,9 @@ pub struct UdpDatagram<'a> {
 }
 
 impl<'a> UdpDatagram<'a> {
-    /// The same, whose checksum somebody has verified already.
-    #[must_use]
-    pub fn verified(self) -> Self {
-        Self { is_verified: true, ..self }
+    /// Somebody has verified its checksum already.
+    pub fn set_verified(&mut self) {
+        self.is_verified = true;
     }
 
     /// Whether the sender computed a checksum.
