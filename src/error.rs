@@ -5,6 +5,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use crate::channel::Full;
 use crate::control::message::{ControlError, VERSIONS, Versions};
 use crate::control::no_common_version;
 
@@ -260,9 +261,10 @@ request_error! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// Not enough buffers are free now; [`wait_room`](crate::Endpoint::wait_room) waits for more.
-    #[error("not enough transmit buffers are free: receive what waits, or wait for room")]
-    NoRoom,
+    /// Not enough buffers are free for this flow now; [`wait_room`](crate::Endpoint::wait_room) waits for more. Says
+    /// whether the flow holds all that it may, so that others have room, or whether others hold what the message needs.
+    #[error("not enough transmit buffers are free for this flow: receive what waits, or wait for room")]
+    NoRoom(Full),
     /// A message has at least one byte.
     #[error("a message needs at least one byte")]
     Empty,
@@ -281,14 +283,14 @@ impl SendError {
     /// Whether the same message may be taken on the same flow later.
     #[must_use]
     pub fn is_retryable(self) -> bool {
-        self == Self::NoRoom
+        matches!(self, Self::NoRoom(_))
     }
 
     /// What the standard library calls it.
     #[must_use]
     pub fn kind(self) -> io::ErrorKind {
         match self {
-            Self::NoRoom => io::ErrorKind::WouldBlock,
+            Self::NoRoom(_) => io::ErrorKind::WouldBlock,
             Self::Empty | Self::TooLong => io::ErrorKind::InvalidInput,
             Self::Closed => io::ErrorKind::NotConnected,
             Self::Disconnected(end) => end.kind(),

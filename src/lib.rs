@@ -138,6 +138,7 @@ pub mod daemon {
     }
 }
 
+pub use channel::Full;
 pub use control::default_socket_path;
 pub use endpoint::{
     AttachOptions, Binding, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, Message, Received,

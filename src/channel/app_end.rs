@@ -67,9 +67,9 @@ impl AppEnd {
         }
         match act(&mut self.sender) {
             Err(ChannelSendError::Closed) if self.is_open(flow)? => act(&mut self.sender),
-            Err(ChannelSendError::NoRoom) => {
+            Err(ChannelSendError::NoRoom(full)) => {
                 self.receiver.look_ahead()?;
-                Err(ChannelSendError::NoRoom)
+                Err(ChannelSendError::NoRoom(full))
             }
             outcome => outcome,
         }
@@ -86,6 +86,12 @@ impl AppEnd {
             self.sender.close_flow(flow)?;
         }
         Ok(())
+    }
+
+    /// Ends a flow at once, be it closed already or not. Nothing if it has ended.
+    pub fn abort_flow(&mut self, flow: FlowId) -> Result<(), Broken> {
+        self.receiver.look_ahead()?;
+        self.sender.abort_flow(flow)
     }
 
     /// Whether messages can be sent over a flow: from the moment at which the shard published its `Opened`, received or
@@ -119,9 +125,20 @@ impl AppEnd {
         self.receiver.set_aside()
     }
 
-    /// Whether the message that was refused last for want of room would be taken now.
-    pub fn has_room(&mut self) -> Result<bool, Broken> {
-        self.sender.has_room()
+    /// As [`AppSender::has_room`].
+    pub fn has_room(&mut self, flow: FlowId) -> Result<bool, Broken> {
+        self.sender.has_room(flow)
+    }
+
+    /// As [`AppSender::unacknowledged_bytes`].
+    pub fn unacknowledged_bytes(&mut self, flow: FlowId) -> Result<u64, Broken> {
+        self.receiver.look_ahead()?;
+        self.sender.unacknowledged_bytes(flow)
+    }
+
+    /// As [`AppSender::set_flow_limit`].
+    pub fn set_flow_limit(&mut self, flow: FlowId, bytes: usize) {
+        self.sender.set_flow_limit(flow, bytes);
     }
 
     /// Transmit buffers that are free now.
@@ -136,10 +153,9 @@ impl AppEnd {
         Ok(self.receiver.arm())
     }
 
-    /// Asks for the bell when as many buffers are free as the message needs that was last refused for want of room. May
-    /// be combined with [`AppEnd::arm`].
-    pub fn arm_room(&mut self) -> Result<Armed, Broken> {
-        self.sender.arm_room()
+    /// As [`AppSender::arm_room`]. May be combined with [`AppEnd::arm`].
+    pub fn arm_room(&mut self, flow: FlowId) -> Result<Armed, Broken> {
+        self.sender.arm_room(flow)
     }
 
     /// Awake again.

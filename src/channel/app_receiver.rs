@@ -271,7 +271,10 @@ impl AppReceiver {
                     self.forget_partial(flow);
                     FromShard::Closed { flow, reason, acknowledged_messages }
                 }
-                Descriptor::Close { .. } | Descriptor::Release { .. } | Descriptor::Address { .. } => {
+                Descriptor::Close { .. }
+                | Descriptor::Abort { .. }
+                | Descriptor::Release { .. }
+                | Descriptor::Address { .. } => {
                     return Err(Broken);
                 }
             };

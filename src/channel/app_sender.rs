@@ -12,6 +12,7 @@ use super::pool::{Pool, current_cpu};
 use super::ring::{Consumer, Extras, Producer};
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, Ordering, Word};
+use super::tx_share::{Full, Place, TxShares};
 use super::{Armed, Broken, Geometry};
 use machnet_core::flow::FlowId;
 use machnet_core::message::{Content, MESSAGE_BYTES_MAX, Position};
@@ -37,12 +38,11 @@ pub struct AppSender {
     flows: FlowMap<Measures>,
     /// The buffer that messages are being appended to.
     open: Option<Open>,
-    /// Commands that found no room in the ring, oldest first: at most two for each flow.
+    /// Commands that found no room in the ring, oldest first: at most three for each flow.
     unsent: VecDeque<Descriptor>,
     /// Emptied at once; kept for its memory.
     news: Vec<News>,
-    /// Free buffers that the message needs which was refused last.
-    wanted: usize,
+    shares: TxShares,
     alarm: Alarm,
     shard: ShardSleep,
     shard_cpu: Shared<Word>,
@@ -61,10 +61,14 @@ const APPENDED_MAX: u64 = 8;
 /// What a message of a flow may be made of.
 #[derive(Clone, Copy, Debug)]
 struct Measures {
+    /// Where it stands among those that share the buffers.
+    place: Place,
     /// Bytes that a piece holds at present.
     max_payload: u16,
     /// Several messages may share a buffer.
     takes_records: bool,
+    /// It is closed here, and has not ended: what was sent before is still delivered.
+    is_closing: bool,
 }
 
 /// A buffer that holds some messages of a flow and is not published.
@@ -80,13 +84,13 @@ struct Open {
 /// Why a message was not taken. Nothing of it has been sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ChannelSendError {
-    /// Not enough transmit buffers are free now.
-    #[error("not enough transmit buffers are free: wait for room")]
-    NoRoom,
+    /// Not enough transmit buffers are free for this flow now.
+    #[error("not enough transmit buffers are free for this flow: wait for room")]
+    NoRoom(Full),
     /// A message has at least one byte.
     #[error("a message needs at least one byte")]
     Empty,
-    /// A message has at most [`MESSAGE_BYTES_MAX`], or as many as this flow's pieces can carry in all buffers.
+    /// A message has at most [`MESSAGE_BYTES_MAX`], or as many as all buffers carry that are in nobody else's part.
     #[error("a message has at most {MESSAGE_BYTES_MAX} bytes: send it in parts")]
     TooLong,
     /// The flow is closed, or not of this channel.
@@ -112,7 +116,7 @@ impl AppSender {
             open: None,
             unsent: VecDeque::new(),
             news: Vec::new(),
-            wanted: 1,
+            shares: TxShares::new(geometry.tx_buffers() as usize),
             alarm: Alarm::new(Half::Sender, Shared::word(segment, layout.room_asleep_at), halves),
             shard: ShardSleep::new(segment, &layout),
             shard_cpu: Shared::word(segment, layout.shard_cpu_at),
@@ -122,7 +126,7 @@ impl AppSender {
     /// Sends one message: the bytes of all `parts`, one after the other. All or nothing; never waits.
     pub fn send(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), ChannelSendError> {
         self.attend()?;
-        let measures = *self.flows.get(&flow).ok_or(ChannelSendError::Closed)?;
+        let measures = self.open_flow(flow)?;
         self.close_open();
         self.push_message(flow, parts, measures)?;
         self.flush();
@@ -133,7 +137,7 @@ impl AppSender {
     /// a buffer then, and cost the shard nothing each.
     pub fn append(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), ChannelSendError> {
         self.attend()?;
-        let measures = *self.flows.get(&flow).ok_or(ChannelSendError::Closed)?;
+        let measures = self.open_flow(flow)?;
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         let record_bytes = records::LENGTH_BYTES + bytes;
         if !measures.takes_records || bytes == 0 || record_bytes > usize::from(measures.max_payload) {
@@ -148,8 +152,8 @@ impl AppSender {
         if !self.open.as_ref().is_some_and(fits) {
             self.close_open();
             self.publish_many();
-            self.find_free(1)?;
-            let buffer = self.take_free();
+            self.find_free(measures.place, 1)?;
+            let buffer = self.take_free(measures.place, 0);
             self.open = Some(Open { flow, buffer, len: 0, records: 0 });
         }
         let Some(open) = &mut self.open else { return Ok(()) };
@@ -159,7 +163,14 @@ impl AppSender {
         copy_all(&self.pool, open.buffer, at + records::LENGTH_BYTES, parts);
         open.len = narrow(at + record_bytes);
         open.records += 1;
+        self.shares.add_bytes(open.buffer, u32::from(narrow(bytes)));
         Ok(())
+    }
+
+    #[inline]
+    fn open_flow(&self, flow: FlowId) -> Result<Measures, ChannelSendError> {
+        let known = self.flows.get(&flow).filter(|measures| !measures.is_closing);
+        known.copied().ok_or(ChannelSendError::Closed)
     }
 
     /// Pushes the descriptor of the buffer that messages were appended to.
@@ -197,14 +208,14 @@ impl AppSender {
         match u16::try_from(bytes) {
             Ok(0) => Err(ChannelSendError::Empty),
             Ok(len) if len <= measures.max_payload => {
-                self.find_free(1)?;
-                let buffer = self.take_free();
+                self.find_free(measures.place, 1)?;
+                let buffer = self.take_free(measures.place, len);
                 copy_all(&self.pool, buffer, 0, parts);
                 // There is room: see `push_commands`.
                 self.tx.push(Descriptor::Piece { flow, buffer, len, content: Content::WHOLE }.encode());
                 Ok(())
             }
-            _ => self.push_pieces(flow, parts, bytes, usize::from(measures.max_payload)),
+            _ => self.push_pieces(flow, parts, bytes, measures),
         }
     }
 
@@ -214,52 +225,67 @@ impl AppSender {
         flow: FlowId,
         parts: &[IoSlice<'_>],
         bytes: usize,
-        max_payload: usize,
+        Measures { place, max_payload, .. }: Measures,
     ) -> Result<(), ChannelSendError> {
+        let max_payload = usize::from(max_payload);
         let pieces = bytes.div_ceil(max_payload);
-        if bytes > MESSAGE_BYTES_MAX || pieces > self.pool.buffers() {
+        if bytes > MESSAGE_BYTES_MAX || pieces > self.shares.longest(place) {
             return Err(ChannelSendError::TooLong);
         }
-        self.find_free(pieces)?;
+        self.find_free(place, pieces)?;
         let mut gather = Gather { parts, skip: 0 };
         let mut left = bytes;
         while left > 0 {
             let len = left.min(max_payload);
-            let buffer = self.take_free();
+            let wire_len = u16::try_from(len).expect("a payload's length came as a u16");
+            let buffer = self.take_free(place, wire_len);
             gather.fill(&self.pool, buffer, len);
             let content = Content::Piece(Position { first: left == bytes, last: left == len });
-            let len_wire = u16::try_from(len).expect("a payload's length came as a u16");
-            self.tx.push(Descriptor::Piece { flow, buffer, len: len_wire, content }.encode());
+            self.tx.push(Descriptor::Piece { flow, buffer, len: wire_len, content }.encode());
             left -= len;
         }
         Ok(())
     }
 
-    /// Makes sure that so many buffers are free.
+    /// Makes sure that a flow may take so many buffers.
     #[inline]
-    fn find_free(&mut self, buffers: usize) -> Result<(), ChannelSendError> {
-        if self.free.len() >= buffers && self.taken < self.reap_every {
+    fn find_free(&mut self, place: Place, buffers: usize) -> Result<(), ChannelSendError> {
+        if self.taken < self.reap_every && self.shares.may_take(place, buffers, self.free.len()).is_ok() {
             return Ok(());
         }
-        if self.reap()? < buffers {
-            self.wanted = buffers;
-            return Err(ChannelSendError::NoRoom);
-        }
-        Ok(())
+        let free = self.reap()?;
+        self.shares.may_take(place, buffers, free).map_err(ChannelSendError::NoRoom)
     }
 
-    /// A buffer, of which there is one.
+    /// A buffer for so many bytes of a flow, which may take it.
     #[inline]
-    fn take_free(&mut self) -> u32 {
+    fn take_free(&mut self, place: Place, bytes: u16) -> u32 {
         self.taken += 1;
-        self.free.pop().expect("enough are free")
+        let buffer = self.free.pop().expect("enough are free");
+        self.shares.take(place, buffer, bytes.into());
+        buffer
     }
 
     /// Closes a flow: what was sent before still arrives, nothing more can be sent. Nothing if it is closed already.
     pub fn close_flow(&mut self, flow: FlowId) -> Result<(), Broken> {
         self.attend()?;
-        if self.flows.remove(&flow).is_some() {
+        if self.open_flow(flow).is_ok()
+            && let Some(measures) = self.flows.get_mut(&flow)
+        {
+            measures.is_closing = true;
             self.unsent.push_back(Descriptor::Close { flow });
+            self.push_commands()?;
+            self.flush();
+        }
+        Ok(())
+    }
+
+    /// Ends a flow at once, be it closed already or not: what has not arrived is not sent any more. Nothing if it has
+    /// ended.
+    pub fn abort_flow(&mut self, flow: FlowId) -> Result<(), Broken> {
+        self.attend()?;
+        if self.forget(flow) {
+            self.unsent.push_back(Descriptor::Abort { flow });
             self.push_commands()?;
             self.flush();
         }
@@ -269,7 +295,7 @@ impl AppSender {
     /// Whether messages can be sent over a flow.
     pub fn is_open(&mut self, flow: FlowId) -> bool {
         self.learn();
-        self.flows.contains_key(&flow)
+        self.open_flow(flow).is_ok()
     }
 
     /// Transmit buffers that are free now.
@@ -277,9 +303,32 @@ impl AppSender {
         self.reap()
     }
 
-    /// Whether the message that was refused last for want of room would be taken now.
-    pub fn has_room(&mut self) -> Result<bool, Broken> {
-        Ok(self.reap()? >= self.wanted.min(self.pool.buffers()))
+    /// Bytes of messages of a flow that were sent and are not acknowledged by the peer; none of a flow that has ended.
+    pub fn unacknowledged_bytes(&mut self, flow: FlowId) -> Result<u64, Broken> {
+        self.learn();
+        self.reap()?;
+        Ok(self.flows.get(&flow).map_or(0, |measures| self.shares.bytes(measures.place)))
+    }
+
+    /// From now on a flow may hold at most as many buffers as so many bytes fill, and at least one; more only for one
+    /// message at a time.
+    pub fn set_flow_limit(&mut self, flow: FlowId, bytes: usize) {
+        self.learn();
+        if let Some(measures) = self.flows.get(&flow) {
+            self.shares.set_limit(measures.place, bytes / usize::from(measures.max_payload));
+        }
+    }
+
+    /// Whether the message would be taken now that was refused last on a flow for want of room; also if none was, and
+    /// if the flow is closed.
+    pub fn has_room(&mut self, flow: FlowId) -> Result<bool, Broken> {
+        Ok(self.awaited(flow)? == 0)
+    }
+
+    /// How many buffers have to come back, at least, before that.
+    fn awaited(&mut self, flow: FlowId) -> Result<usize, Broken> {
+        let free = self.reap()?;
+        Ok(self.flows.get(&flow).map_or(0, |measures| self.shares.awaited(measures.place, free)))
     }
 
     /// Hears which flows the receiving half saw open and close, and tells the shard so.
@@ -303,10 +352,15 @@ impl AppSender {
     #[cold]
     fn hear(&mut self) {
         self.alarm.halves().hear(&mut self.news);
-        for news in self.news.drain(..) {
-            match news {
+        let mut news = std::mem::take(&mut self.news);
+        for one in news.drain(..) {
+            match one {
                 News::Opened { flow, max_payload, takes_records } => {
-                    self.flows.insert(flow, Measures { max_payload, takes_records });
+                    let place = self.shares.enter();
+                    let measures = Measures { place, max_payload, takes_records, is_closing: false };
+                    if let Some(before) = self.flows.insert(flow, measures) {
+                        self.shares.leave(before.place);
+                    }
                 }
                 News::MaxPayload { flow, max_payload } => {
                     if let Some(measures) = self.flows.get_mut(&flow) {
@@ -314,14 +368,24 @@ impl AppSender {
                     }
                 }
                 News::Ended { flow } => {
-                    self.flows.remove(&flow);
+                    self.forget(flow);
                 }
                 News::Closed { flow } => {
-                    self.flows.remove(&flow);
+                    self.forget(flow);
                     self.unsent.push_back(Descriptor::Release { flow });
                 }
             }
         }
+        self.news = news;
+    }
+
+    /// A flow has ended; `false` if that was known.
+    fn forget(&mut self, flow: FlowId) -> bool {
+        let known = self.flows.remove(&flow);
+        if let Some(measures) = known {
+            self.shares.leave(measures.place);
+        }
+        known.is_some()
     }
 
     /// Pushes commands as long as they leave a slot for every free buffer: then a piece always finds room. (A buffer
@@ -346,7 +410,7 @@ impl AppSender {
         self.reap_every = if is_beside { REAP_EVERY_BESIDE } else { REAP_EVERY_AFAR };
         while let Some([index]) = self.completion.pop() {
             let index = u32::try_from(index).map_err(|_| Broken)?;
-            if !self.pool.contains(index) || self.free.len() == self.pool.buffers() {
+            if !self.shares.give_back(index) {
                 return Err(Broken);
             }
             self.free.push(index);
@@ -362,18 +426,17 @@ impl AppSender {
 
     // ---- Sleep ----------------------------------------------------------------------------------------------------
 
-    /// Asks for the bell when as many buffers are free as the message needs that was last refused for want of room.
-    pub fn arm_room(&mut self) -> Result<Armed, Broken> {
+    /// Asks for the bell when there may be room on a flow for the message that was refused there last: look then, and
+    /// arm again if there is not.
+    pub fn arm_room(&mut self, flow: FlowId) -> Result<Armed, Broken> {
         self.attend()?;
         self.flush();
-        let free = self.reap()?;
-        let wanted = self.wanted.min(self.pool.buffers());
-        if free >= wanted {
+        let awaited = self.awaited(flow)?;
+        if awaited == 0 {
             return Ok(Armed::Ready);
         }
-        let entries_wanted = self.completion.taken() + (wanted - free) as u64;
-        self.alarm.arm(entries_wanted + 1);
-        if self.reap()? >= wanted {
+        self.alarm.arm(self.completion.taken() + awaited as u64 + 1);
+        if self.has_room(flow)? {
             self.alarm.disarm();
             return Ok(Armed::Ready);
         }
@@ -383,6 +446,13 @@ impl AppSender {
     /// How this half sleeps and is woken.
     pub fn alarm(&self) -> &Alarm {
         &self.alarm
+    }
+}
+
+/// What was appended was accepted: it goes out, however its owner ends.
+impl Drop for AppSender {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 

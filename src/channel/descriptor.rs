@@ -20,6 +20,7 @@ const ALIVE: u8 = 7;
 const CLOSED: u8 = 8;
 const RECORDS: u8 = 9;
 const PAYLOAD_MAX: u8 = 10;
+const ABORT: u8 = 11;
 
 const FIRST: u8 = 1 << 0;
 const LAST: u8 = 1 << 1;
@@ -36,6 +37,8 @@ pub(super) enum Descriptor {
     Piece { flow: FlowId, buffer: u32, len: u16, content: Content },
     /// `tx`: nothing more will be sent.
     Close { flow: FlowId },
+    /// `tx`: the flow is to end at once.
+    Abort { flow: FlowId },
     /// `tx`: the application knows that the flow ended.
     Release { flow: FlowId },
     /// `rx`: a flow is established. The next slots say its addresses.
@@ -64,6 +67,7 @@ impl Descriptor {
                 [head(RECORDS, 0, len, flow), u64::from(buffer) | u64::from(records) << 32]
             }
             Self::Close { flow } => [head(CLOSE, 0, 0, flow), 0],
+            Self::Abort { flow } => [head(ABORT, 0, 0, flow), 0],
             Self::Release { flow } => [head(RELEASE, 0, 0, flow), 0],
             Self::Opened { flow, head: opened } => {
                 let Head { max_payload, accepted, takes_records, is_ipv6, local_port, remote_port } = opened;
@@ -98,6 +102,7 @@ impl Descriptor {
                 Self::Piece { flow, buffer: low_u32(body), len: number, content: Content::Records(records) }
             }
             CLOSE => Self::Close { flow },
+            ABORT => Self::Abort { flow },
             RELEASE => Self::Release { flow },
             OPENED => {
                 let head = Head {

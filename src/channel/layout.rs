@@ -1,5 +1,6 @@
 //! How a segment is divided: computed by each side from the [`Geometry`], never read from the segment.
 
+use super::tx_share::GUARANTEED_OF;
 use machnet_core::message::MESSAGE_BYTES_MAX;
 
 /// Distance between words that different sides write: two cache lines, because processors fetch them in pairs.
@@ -76,7 +77,9 @@ impl Geometry {
     pub fn for_payload(max_payload: u16, tx_bytes: usize, rx_bytes: usize) -> Self {
         let max_payload = max_payload.max(1);
         let buffer_bytes = u32::from(max_payload).next_multiple_of(BUFFER_ALIGNMENT_BYTES);
-        let at_least = MESSAGE_BYTES_MAX.div_ceil(usize::from(max_payload.min(FLOW_PAYLOAD_MIN)));
+        let pieces = MESSAGE_BYTES_MAX.div_ceil(usize::from(max_payload.min(FLOW_PAYLOAD_MIN)));
+        // Beside what is guaranteed to other flows.
+        let at_least = pieces + pieces.div_ceil(GUARANTEED_OF - 1);
         let buffers = |bytes: usize, least: usize| {
             let count = (bytes / buffer_bytes as usize).max(least);
             u32::try_from(count).unwrap_or(BUFFERS_MAX).min(BUFFERS_MAX)

@@ -45,6 +45,7 @@ mod shard_end;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod tx_share;
 #[cfg(loom)]
 use model as bell;
 #[cfg(loom)]
@@ -66,6 +67,7 @@ pub use opened::Opened;
 pub use shard_end::{FromApp, RxBuffer, ShardEnd, TxBuffer, Violation};
 #[cfg(all(any(feature = "daemon", test), not(loom)))]
 pub use shard_end::{Lent, NotAdopted, ShardEndState, ShardHandles};
+pub use tx_share::Full;
 
 /// Whether a side that wanted to sleep may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

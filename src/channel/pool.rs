@@ -29,11 +29,6 @@ impl Pool {
         Self { segment: Arc::clone(segment), at, buffer_bytes, buffers }
     }
 
-    /// How many buffers there are.
-    pub(super) fn buffers(&self) -> usize {
-        self.buffers as usize
-    }
-
     /// Whether a buffer has this index.
     #[inline]
     pub(super) fn contains(&self, index: u32) -> bool {

@@ -102,6 +102,7 @@ mod both {
     pub(super) enum Took {
         Message(FlowId, Vec<u8>),
         Close(FlowId),
+        Abort(FlowId),
         Release(FlowId),
     }
 
@@ -166,6 +167,7 @@ mod both {
                             held.push(buffer);
                         }
                         FromApp::Close { flow } => all.push(Took::Close(flow)),
+                        FromApp::Abort { flow } => all.push(Took::Abort(flow)),
                         FromApp::Release { flow } => all.push(Took::Release(flow)),
                     }
                 }

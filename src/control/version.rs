@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Formatter};
 use serde::{Deserialize, Serialize};
 
 /// What this release speaks.
-pub const VERSIONS: Versions = Versions { lowest: 3, highest: 3 };
+pub const VERSIONS: Versions = Versions { lowest: 4, highest: 4 };
 
 /// All versions between two, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

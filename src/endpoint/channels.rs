@@ -4,9 +4,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use machnet_core::flow::FlowId;
 use rustix::io::Errno;
 
 use super::liveness::{Liveness, Watch};
+use super::received::{EndpointId, Flow};
 use super::wait::{Waitable, Waiter, Want};
 use crate::channel::{AppEnd, AppReceiver, AppSender, Broken};
 use crate::error::Disconnected;
@@ -14,6 +16,8 @@ use crate::error::Disconnected;
 /// One thread's channels, or its half of each.
 #[derive(Debug)]
 pub(super) struct Channels<E> {
+    /// Whose they are.
+    endpoint: EndpointId,
     /// One for each shard of the interfaces that have been used, or for the one that the endpoint is bound to; in the
     /// daemon's order.
     ends: Vec<E>,
@@ -25,7 +29,8 @@ impl<E: Waitable> Channels<E> {
     /// None yet.
     pub(super) fn new(liveness: &Arc<Liveness>) -> Result<Self, Errno> {
         let waiter = Waiter::new(Arc::clone(liveness))?;
-        Ok(Self { ends: Vec::new(), waiter, watch: Watch::new(Arc::clone(liveness)) })
+        let watch = Watch::new(Arc::clone(liveness));
+        Ok(Self { endpoint: EndpointId::next(), ends: Vec::new(), waiter, watch })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -39,8 +44,15 @@ impl<E: Waitable> Channels<E> {
         Ok(())
     }
 
-    pub(super) fn get(&mut self, channel: usize) -> Option<&mut E> {
-        self.ends.get_mut(channel)
+    /// The name of a flow of one of them.
+    pub(super) fn flow(&self, channel: u16, id: FlowId) -> Flow {
+        Flow { endpoint: self.endpoint, channel, id }
+    }
+
+    /// The channel of a flow, unless the flow is another endpoint's.
+    #[inline]
+    pub(super) fn of(&mut self, flow: Flow) -> Option<&mut E> {
+        self.ends.get_mut(usize::from(flow.channel)).filter(|_| flow.endpoint == self.endpoint)
     }
 
     pub(super) fn all(&mut self) -> &mut [E] {
@@ -48,8 +60,8 @@ impl<E: Waitable> Channels<E> {
     }
 
     /// What is taken from the channels may be kept while the daemon is looked for.
-    pub(super) fn ends_and_watch(&mut self) -> (&mut [E], &mut Watch) {
-        (&mut self.ends, &mut self.watch)
+    pub(super) fn ends_and_watch(&mut self) -> (EndpointId, &mut [E], &mut Watch) {
+        (self.endpoint, &mut self.ends, &mut self.watch)
     }
 
     /// Asks now and then whether the daemon is still there.
@@ -87,15 +99,15 @@ impl<E: Waitable> Channels<E> {
 impl Channels<AppEnd> {
     /// The same channels for two threads. The receiving one keeps the descriptor that others may poll already.
     pub(super) fn split(self, liveness: &Arc<Liveness>) -> Result<(Channels<AppSender>, Channels<AppReceiver>), Errno> {
-        let Self { ends, waiter, watch } = self;
-        let mut senders = Channels::new(liveness)?;
+        let Self { endpoint, ends, waiter, watch } = self;
+        let mut senders = Channels { endpoint, ..Channels::new(liveness)? };
         let mut receivers = Vec::with_capacity(ends.len());
         for end in ends {
             let (sender, receiver) = end.split();
             senders.add(sender)?;
             receivers.push(receiver);
         }
-        Ok((senders, Channels { ends: receivers, waiter, watch }))
+        Ok((senders, Channels { endpoint, ends: receivers, waiter, watch }))
     }
 }
 

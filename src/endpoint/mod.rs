@@ -23,7 +23,8 @@ use crate::error::{AttachError, ConnectError, Disconnected, ListenError};
 use channels::Channels;
 use control_connection::{ControlConnection, Grant, PATIENCE};
 use receiving::{Receiving, receiving_methods};
-use sending::{Sending, sending_methods};
+use sending::sending_methods;
+use wait::Want;
 
 pub use crate::control::message::Binding;
 pub use options::{AttachOptions, ConnectOptions, ListenOptions};
@@ -41,7 +42,6 @@ pub struct Endpoint {
     connection: ControlConnection,
     addresses: Vec<IpAddr>,
     channels: Channels<AppEnd>,
-    sending: Sending,
     receiving: Receiving,
 }
 
@@ -71,7 +71,7 @@ impl Endpoint {
         let (connection, addresses) = ControlConnection::attach(path, options.binding)?;
         let channels = Channels::new(connection.liveness());
         let channels = channels.map_err(|error| AttachError::System { path: path.to_owned(), source: error.into() })?;
-        Ok(Self { connection, addresses, channels, sending: Sending::default(), receiving: Receiving::default() })
+        Ok(Self { connection, addresses, channels, receiving: Receiving::default() })
     }
 
     /// The daemon's addresses: where this endpoint can listen and connect from.
@@ -138,7 +138,7 @@ impl Endpoint {
         let patience = Duration::from_millis(timeout_ms.into()) + PATIENCE;
         match self.call(Request::Connect { local_ip, remote, timeout_ms, shard }, patience)? {
             Ok(Reply::Connected { channel, flow, local_port }) => {
-                let flow = Flow { channel, id: FlowId(flow) };
+                let flow = self.channels.flow(channel, FlowId(flow));
                 self.await_opened(flow)?;
                 let [local, remote] = [SocketAddr::new(local_ip, local_port), remote].map(canonical);
                 self.receiving.opened(flow, Tuple { local, remote });
@@ -149,12 +149,13 @@ impl Endpoint {
         }
     }
 
-    /// Waits for something to receive or for room, whichever comes first.
+    /// Waits for something to receive or for room on a flow, as [`wait_room`](Self::wait_room) does, whichever comes
+    /// first.
     ///
     /// # Errors
     /// [`Disconnected`].
-    pub fn wait_either(&mut self, timeout: Option<Duration>) -> Result<bool, Disconnected> {
-        self.sending.wait(&mut self.channels, true, timeout)
+    pub fn wait_either(&mut self, flow: Flow, timeout: Option<Duration>) -> Result<bool, Disconnected> {
+        self.channels.wait(Want { input: true, room: Some(flow) }, timeout)
     }
 
     /// Divides the endpoint between a thread that sends and a thread that receives. Listen and connect before: neither
@@ -164,7 +165,7 @@ impl Endpoint {
     /// The host's, when this process has no descriptor left; the endpoint is then given back to the daemon.
     pub fn split(self) -> io::Result<(Sender, Receiver)> {
         let (senders, receivers) = self.channels.split(self.connection.liveness())?;
-        Ok((Sender::new(senders, self.sending), Receiver::new(receivers, self.receiving)))
+        Ok((Sender::new(senders), Receiver::new(receivers, self.receiving)))
     }
 
     fn call(&mut self, request: Request, patience: Duration) -> Result<Result<Reply, ControlError>, Disconnected> {
@@ -179,7 +180,7 @@ impl Endpoint {
     /// Waits until a flow that the daemon has opened can be used; usually it can be at once.
     fn await_opened(&mut self, flow: Flow) -> Result<(), Disconnected> {
         let liveness = self.connection.liveness();
-        let end = self.channels.get(usize::from(flow.channel));
+        let end = self.channels.of(flow);
         let end = end.ok_or_else(|| liveness.give_up(Disconnected::Unreadable))?;
         let deadline = Instant::now() + PATIENCE;
         while !liveness.unless_broken(end.is_open(flow.id))? {

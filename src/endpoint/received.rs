@@ -2,16 +2,31 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use machnet_core::flow::{CloseReason, FlowId};
 
 use crate::channel;
 
-/// A flow of an endpoint, from the moment it is opened until its [`Event::Closed`]. Afterwards it names nothing.
+/// A flow of an endpoint, from the moment it is opened until its [`Event::Closed`]. Afterwards it names nothing, nor
+/// does it at any other endpoint, be it one that was attached anew after the daemon was restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flow {
+    pub(super) endpoint: EndpointId,
     pub(super) channel: u16,
     pub(super) id: FlowId,
+}
+
+/// What tells an endpoint from all others of this process, those that were before it included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct EndpointId(u32);
+
+impl EndpointId {
+    /// Another one each time, until four billion endpoints have been.
+    pub(super) fn next() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// Both ends of a flow.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use machnet_core::flow::CloseReason;
 
 use super::channels::Channels;
-use super::received::{Delivery, Event, Flow, Message, Received, Tuple};
+use super::received::{Delivery, EndpointId, Event, Flow, Message, Received, Tuple};
 use super::wait::Waitable;
 use crate::channel::{self, AppEnd, AppReceiver, Broken};
 use crate::error::{Disconnected, RecvError};
@@ -54,30 +54,39 @@ impl Receiving {
         &mut self,
         channels: &'a mut Channels<E>,
     ) -> Result<Option<Delivery<'a>>, Disconnected> {
-        let (ends, watch) = channels.ends_and_watch();
-        match watch.liveness().unless_broken(self.next_delivery(ends))? {
+        let (endpoint, ends, watch) = channels.ends_and_watch();
+        match watch.liveness().unless_broken(self.next_delivery(endpoint, ends))? {
             None => watch.glance().map(|()| None),
             delivery => Ok(delivery),
         }
     }
 
     /// Takes the next message or event of any channel, and begins with the next channel the next time.
-    fn next_delivery<'a, S: Source>(&mut self, ends: &'a mut [S]) -> Result<Option<Delivery<'a>>, Broken> {
+    fn next_delivery<'a, S: Source>(
+        &mut self,
+        endpoint: EndpointId,
+        ends: &'a mut [S],
+    ) -> Result<Option<Delivery<'a>>, Broken> {
         let first = if self.next < ends.len() { self.next } else { 0 };
         let (before, from) = ends.split_at_mut(first);
         for (channel, source) in (first..).zip(from).chain((0..).zip(before)) {
             if let Some(received) = source.next()? {
                 self.next = channel + 1;
-                return Ok(Some(self.in_our_words(channel, received)));
+                return Ok(Some(self.in_our_words(endpoint, channel, received)));
             }
         }
         Ok(None)
     }
 
-    fn in_our_words<'a>(&mut self, channel: usize, received: channel::FromShard<'a>) -> Delivery<'a> {
+    fn in_our_words<'a>(
+        &mut self,
+        endpoint: EndpointId,
+        channel: usize,
+        received: channel::FromShard<'a>,
+    ) -> Delivery<'a> {
         use channel::FromShard as From;
         let channel = u16::try_from(channel).expect("the daemon counts channels by a u16");
-        let flow = |id| Flow { channel, id };
+        let flow = |id| Flow { endpoint, channel, id };
         Delivery::Event(match received {
             From::Message { flow: id, message } => return Delivery::Message(Message { flow: flow(id), message }),
             From::Opened { flow: id, opened } => {
@@ -214,8 +223,8 @@ mod tests {
     #[test]
     fn no_channel_keeps_the_others_from_being_heard() {
         let mut channels = [Busy, Busy, Busy];
-        let mut receiving = Receiving::default();
-        let mut heard = || match receiving.next_delivery(&mut channels) {
+        let (endpoint, mut receiving) = (EndpointId::next(), Receiving::default());
+        let mut heard = || match receiving.next_delivery(endpoint, &mut channels) {
             Ok(Some(Delivery::Event(event))) => event.flow().channel,
             other => panic!("{other:?}"),
         };

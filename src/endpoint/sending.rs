@@ -1,69 +1,32 @@
 //! Sending: what an endpoint and its sending half have in common.
 
-use std::time::Duration;
-
 use super::channels::Channels;
 use super::received::Flow;
-use super::wait::{Waitable, Want};
-use crate::channel::{self, AppSender};
+use super::wait::Waitable;
+use crate::channel::{AppSender, ChannelSendError};
 use crate::error::{Disconnected, SendError};
 
-/// What sending remembers.
-#[derive(Debug, Default)]
-pub(super) struct Sending {
-    /// The channel that had no room last.
-    refused: Option<usize>,
+/// Does something on a flow's channel.
+#[inline]
+pub(super) fn hand_over<E: Waitable>(
+    channels: &mut Channels<E>,
+    flow: Flow,
+    act: impl FnOnce(&mut E) -> Result<(), ChannelSendError>,
+) -> Result<(), SendError> {
+    channels.glance()?;
+    let end = channels.of(flow).ok_or(SendError::Closed)?;
+    act(end).map_err(|error| refused(error, channels))
 }
 
-impl Sending {
-    /// Does something on a flow's channel; remembers which channel had no room.
-    #[inline]
-    pub(super) fn hand_over<E: Waitable>(
-        &mut self,
-        channels: &mut Channels<E>,
-        flow: Flow,
-        act: impl FnOnce(&mut E) -> Result<(), channel::ChannelSendError>,
-    ) -> Result<(), SendError> {
-        channels.glance()?;
-        let channel = usize::from(flow.channel);
-        let end = channels.get(channel).ok_or(SendError::Closed)?;
-        act(end).map_err(|error| self.refused(error, channel, channels))
-    }
-
-    /// A channel's refusal in the endpoint's words.
-    fn refused<E: Waitable>(
-        &mut self,
-        error: channel::ChannelSendError,
-        channel: usize,
-        channels: &Channels<E>,
-    ) -> SendError {
-        match error {
-            channel::ChannelSendError::NoRoom => {
-                self.refused = Some(channel);
-                SendError::NoRoom
-            }
-            channel::ChannelSendError::Empty => SendError::Empty,
-            channel::ChannelSendError::TooLong => SendError::TooLong,
-            channel::ChannelSendError::Closed => SendError::Closed,
-            channel::ChannelSendError::Broken(_) => {
-                SendError::Disconnected(channels.liveness().give_up(Disconnected::BrokenChannel))
-            }
-        }
-    }
-
-    /// Waits for room for the message that was refused last, or for input if that is wanted, too.
-    pub(super) fn wait<E: Waitable>(
-        &self,
-        channels: &mut Channels<E>,
-        input: bool,
-        timeout: Option<Duration>,
-    ) -> Result<bool, Disconnected> {
-        match self.refused {
-            None => {
-                channels.flush();
-                channels.liveness().look().map(|()| true)
-            }
-            room => channels.wait(Want { input, room }, timeout),
+/// A channel's refusal in the endpoint's words.
+fn refused<E: Waitable>(error: ChannelSendError, channels: &Channels<E>) -> SendError {
+    match error {
+        ChannelSendError::NoRoom(full) => SendError::NoRoom(full),
+        ChannelSendError::Empty => SendError::Empty,
+        ChannelSendError::TooLong => SendError::TooLong,
+        ChannelSendError::Closed => SendError::Closed,
+        ChannelSendError::Broken(_) => {
+            SendError::Disconnected(channels.liveness().give_up(Disconnected::BrokenChannel))
         }
     }
 }
@@ -73,12 +36,11 @@ impl Sending {
 #[derive(Debug)]
 pub struct Sender {
     channels: Channels<AppSender>,
-    sending: Sending,
 }
 
 impl Sender {
-    pub(super) fn new(channels: Channels<AppSender>, sending: Sending) -> Self {
-        Self { channels, sending }
+    pub(super) fn new(channels: Channels<AppSender>) -> Self {
+        Self { channels }
     }
 
     /// Lets the daemon know of the ends of flows that the other half has received. Every other method does it, too:
@@ -95,7 +57,7 @@ impl Sender {
 
 sending_methods!(Sender);
 
-/// The methods of what has `channels` to send on, and a `sending`.
+/// The methods of what has `channels` to send on.
 macro_rules! sending_methods {
     ($owner:ty) => {
         impl $owner {
@@ -118,7 +80,7 @@ macro_rules! sending_methods {
                 flow: crate::Flow,
                 parts: &[std::io::IoSlice<'_>],
             ) -> Result<(), crate::SendError> {
-                self.sending.hand_over(&mut self.channels, flow, |end| end.send(flow.id, parts))
+                $crate::endpoint::sending::hand_over(&mut self.channels, flow, |end| end.send(flow.id, parts))
             }
 
             /// Sends one message as [`send`](Self::send) does, but not at once: what is appended is under way after the
@@ -141,7 +103,7 @@ macro_rules! sending_methods {
                 flow: crate::Flow,
                 parts: &[std::io::IoSlice<'_>],
             ) -> Result<(), crate::SendError> {
-                self.sending.hand_over(&mut self.channels, flow, |end| end.append(flow.id, parts))
+                $crate::endpoint::sending::hand_over(&mut self.channels, flow, |end| end.append(flow.id, parts))
             }
 
             /// Sends what was appended.
@@ -149,23 +111,62 @@ macro_rules! sending_methods {
                 self.channels.flush();
             }
 
-            /// Waits until the message fits that was refused last with [`NoRoom`](crate::SendError::NoRoom) (true), or
-            /// the time is up or a signal came (false). Two endpoints that only ever wait for room may wait for each
-            /// other: receive in between, or use [`Endpoint::wait_either`](crate::Endpoint::wait_either).
+            /// Waits until the message fits that was refused last on this flow with
+            /// [`NoRoom`](crate::SendError::NoRoom) (true; also if none was, or the flow is closed), or the time is up
+            /// or a signal came (false). What happens on other flows does not end the wait. Two endpoints that only
+            /// ever wait for room may wait for each other: receive in between, or use
+            /// [`Endpoint::wait_either`](crate::Endpoint::wait_either).
             ///
             /// # Errors
             /// [`Disconnected`](crate::Disconnected).
-            pub fn wait_room(&mut self, timeout: Option<std::time::Duration>) -> Result<bool, crate::Disconnected> {
-                self.sending.wait(&mut self.channels, false, timeout)
+            pub fn wait_room(
+                &mut self,
+                flow: crate::Flow,
+                timeout: Option<std::time::Duration>,
+            ) -> Result<bool, crate::Disconnected> {
+                if self.channels.of(flow).is_none() {
+                    return Ok(true);
+                }
+                self.channels.wait($crate::endpoint::wait::Want { input: false, room: Some(flow) }, timeout)
+            }
+
+            /// How many bytes of messages were sent on a flow and are not known to have arrived at the other host. What
+            /// it does not read counts, and so does what was appended. 0 for a flow that is closed.
+            ///
+            /// # Errors
+            /// [`Disconnected`](crate::Disconnected).
+            pub fn unacknowledged_bytes(&mut self, flow: crate::Flow) -> Result<u64, crate::Disconnected> {
+                let bytes = self.channels.of(flow).map_or(Ok(0), |end| end.unacknowledged_bytes(flow.id));
+                self.channels.unless_broken(bytes)
+            }
+
+            /// From now on, at most so many bytes of a flow may be unacknowledged, rounded to whole packets, and at
+            /// least one packet; a longer message is taken when nothing else is. Without, a flow may have as much as it
+            /// leaves free to others: half of what there is, if it is alone. Nothing if the flow is closed.
+            pub fn limit_unacknowledged(&mut self, flow: crate::Flow, bytes: usize) {
+                if let Some(end) = self.channels.of(flow) {
+                    end.set_flow_limit(flow.id, bytes);
+                }
             }
 
             /// Closes a flow: what was sent on it is still delivered, and [`Event::Closed`](crate::Event::Closed)
             /// follows. Nothing if it is closed already.
             pub fn close(&mut self, flow: crate::Flow) {
-                if let Some(end) = self.channels.get(usize::from(flow.channel)) {
+                if let Some(end) = self.channels.of(flow) {
                     let closed = end.close_flow(flow.id);
                     // A broken channel is an error of the next call; its flows are closed either way.
                     let _ = self.channels.unless_broken(closed);
+                }
+            }
+
+            /// Ends a flow at once: what the other host has not acknowledged is not sent any more, the other side is
+            /// told [`CloseReason::Reset`](crate::CloseReason::Reset), and
+            /// [`Event::Closed`](crate::Event::Closed) follows. Works on a flow that was closed and still delivers,
+            /// too; nothing if it has ended.
+            pub fn abort(&mut self, flow: crate::Flow) {
+                if let Some(end) = self.channels.of(flow) {
+                    let aborted = end.abort_flow(flow.id);
+                    let _ = self.channels.unless_broken(aborted);
                 }
             }
         }

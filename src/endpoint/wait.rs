@@ -8,11 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use machnet_core::flow::FlowId;
 use machnet_core::wait::{Next, Policy, Seen, Sleep, Wait};
 use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::liveness::Liveness;
+use super::received::Flow;
 use crate::channel::{Alarm, AppEnd, AppReceiver, AppSender, Armed, Broken};
 use crate::error::Disconnected;
 use crate::sleep::{Clock, timeout};
@@ -28,15 +30,17 @@ const DAEMON: u64 = u64::MAX;
 pub(super) struct Want {
     /// Something to receive, in any channel.
     pub(super) input: bool,
-    /// Room for the message that was refused last, in this channel.
-    pub(super) room: Option<usize>,
+    /// Room on this flow for the message that was refused there last.
+    pub(super) room: Option<Flow>,
 }
 
 impl Want {
     pub(super) const INPUT: Self = Self { input: true, room: None };
 
-    fn of(self, channel: usize) -> (bool, bool) {
-        (self.input, self.room == Some(channel))
+    /// The part of it that is about one channel: input, and room on one of its flows.
+    fn of(self, channel: usize) -> (bool, Option<FlowId>) {
+        let room = self.room.filter(|flow| usize::from(flow.channel) == channel);
+        (self.input, room.map(|flow| flow.id))
     }
 }
 
@@ -55,25 +59,28 @@ pub(super) trait Waitable {
     }
 
     /// Whether what is wanted is there.
-    fn is_ready(&mut self, (input, room): (bool, bool)) -> Result<bool, Broken> {
+    fn is_ready(&mut self, (input, room): (bool, Option<FlowId>)) -> Result<bool, Broken> {
         let (sender, receiver) = self.parts();
         if input && receiver.is_some_and(|receiver| receiver.has_input()) {
             return Ok(true);
         }
-        sender.filter(|_| room).map_or(Ok(false), AppSender::has_room)
+        match (sender, room) {
+            (Some(sender), Some(flow)) => sender.has_room(flow),
+            _ => Ok(false),
+        }
     }
 
     /// Asks for the bell when it is.
-    fn arm(&mut self, (input, room): (bool, bool)) -> Result<Armed, Broken> {
+    fn arm(&mut self, (input, room): (bool, Option<FlowId>)) -> Result<Armed, Broken> {
         let (sender, receiver) = self.parts();
-        let room_armed = match sender {
-            Some(sender) if room => sender.arm_room()?,
-            Some(sender) => {
+        let room_armed = match (sender, room) {
+            (Some(sender), Some(flow)) => sender.arm_room(flow)?,
+            (Some(sender), None) => {
                 sender.attend()?;
                 sender.flush();
                 Armed::Armed
             }
-            None => Armed::Armed,
+            (None, _) => Armed::Armed,
         };
         match receiver.filter(|_| input && room_armed == Armed::Armed) {
             Some(receiver) => Ok(receiver.arm()),

@@ -107,7 +107,7 @@ impl<'a> Speaker<'a> {
             }
             match self.endpoint.send(flow, &self.message) {
                 Ok(()) => {}
-                Err(SendError::NoRoom) => break,
+                Err(SendError::NoRoom(_)) => break,
                 Err(error) => panic!("message {} of {len} bytes was not taken: {error}", line.said),
             }
             line.said += 1;
@@ -173,9 +173,10 @@ impl<'a> Speaker<'a> {
                 panic!("{open} flows are not done after {limit:?}; said {said}, heard {heard} messages");
             }
             if !any {
-                let room = !self.speaking.is_empty();
-                let wait = if room { Endpoint::wait_either } else { Endpoint::wait };
-                wait(&mut self.endpoint, Some(LOOK_AGAIN)).unwrap();
+                match self.speaking.front() {
+                    Some(flow) => self.endpoint.wait_either(*flow, Some(LOOK_AGAIN)).unwrap(),
+                    None => self.endpoint.wait(Some(LOOK_AGAIN)).unwrap(),
+                };
             }
         }
     }

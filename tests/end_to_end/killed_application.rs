@@ -60,7 +60,7 @@ fn run_until_killed() {
                 published += 1;
                 record.write_all_at(&(published as u64).to_le_bytes(), 0).unwrap();
             }
-            Err(SendError::NoRoom) => drop(endpoint.wait_either(None).unwrap()),
+            Err(SendError::NoRoom(_)) => drop(endpoint.wait_either(flow, None).unwrap()),
             Err(error) => panic!("{error}"),
         }
         while endpoint.recv_in_place().unwrap().is_some() {}

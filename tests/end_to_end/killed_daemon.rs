@@ -44,7 +44,7 @@ impl Doing {
                     error => panic!("{error}"),
                 }),
                 Self::Sending => match endpoint.send(flow, &[9; 2000]) {
-                    Ok(()) | Err(SendError::NoRoom) => Ok(()),
+                    Ok(()) | Err(SendError::NoRoom(_)) => Ok(()),
                     Err(SendError::Disconnected(why)) => Err(why),
                     Err(error) => panic!("{error}"),
                 },
@@ -56,7 +56,7 @@ impl Doing {
                 },
                 Self::WaitingForRoom => match endpoint.send(flow, &[9; 2000]) {
                     Ok(()) => Ok(()),
-                    Err(SendError::NoRoom) => endpoint.wait_room(None).map(drop),
+                    Err(SendError::NoRoom(_)) => endpoint.wait_room(flow, None).map(drop),
                     Err(SendError::Disconnected(why)) => Err(why),
                     Err(error) => panic!("{error}"),
                 },
@@ -100,7 +100,7 @@ impl Peer {
     fn say_everywhere(&mut self) {
         for flow in &self.open {
             match self.endpoint.send(*flow, &[8; 3000]) {
-                Ok(()) | Err(SendError::NoRoom) => {}
+                Ok(()) | Err(SendError::NoRoom(_)) => {}
                 Err(error) => panic!("{error}"),
             }
         }

@@ -140,15 +140,17 @@ fn an_endpoint_without_room_says_so_and_wakes_when_there_is() {
     eventually(NEVER, || {
         match writer.send(flow, &message) {
             Ok(()) => sent += 1,
-            Err(SendError::NoRoom) if !writer.wait_room(Some(Duration::from_millis(500))).unwrap() => return Ok(()),
-            Err(SendError::NoRoom) => {}
+            Err(SendError::NoRoom(_)) if !writer.wait_room(flow, Some(Duration::from_millis(500))).unwrap() => {
+                return Ok(());
+            }
+            Err(SendError::NoRoom(_)) => {}
             Err(error) => panic!("{error}"),
         }
         Err(format!("16 MiB of buffers take {sent} messages of 64 KiB and more"))
     });
     assert!((192..=256).contains(&sent), "{sent} messages of 64 KiB fit 12 MiB and 4 MiB");
     std::thread::scope(|scope| {
-        let woken = scope.spawn(|| writer.wait_room(Some(NEVER)).unwrap());
+        let woken = scope.spawn(|| writer.wait_room(flow, Some(NEVER)).unwrap());
         let mut buffer = vec![0; message.len()];
         let mut heard = 0;
         while heard < sent {

@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use machnet::{AttachError, ConnectError, Disconnected, ListenError, RecvError, SendError};
+use machnet::{AttachError, ConnectError, Disconnected, Full, ListenError, RecvError, SendError};
 
 /// An error, whether it may be retried, and its kind.
 type Case<E> = (E, bool, io::ErrorKind);
@@ -96,7 +96,8 @@ fn sending_and_receiving() {
     use io::ErrorKind as Kind;
     check(
         vec![
-            (SendError::NoRoom, true, Kind::WouldBlock),
+            (SendError::NoRoom(Full::Flow), true, Kind::WouldBlock),
+            (SendError::NoRoom(Full::Endpoint), true, Kind::WouldBlock),
             (SendError::Empty, false, Kind::InvalidInput),
             (SendError::TooLong, false, Kind::InvalidInput),
             (SendError::Closed, false, Kind::NotConnected),

@@ -349,7 +349,7 @@ impl Relay {
                         }
                         (FromApp::Piece { buffer, .. }, None) => end.complete(buffer),
                         (FromApp::Close { .. }, Some(side)) => side.closes = true,
-                        (FromApp::Close { .. } | FromApp::Release { .. }, _) => {}
+                        (FromApp::Close { .. } | FromApp::Abort { .. } | FromApp::Release { .. }, _) => {}
                     }
                 }
             }

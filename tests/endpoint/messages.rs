@@ -208,7 +208,7 @@ fn an_endless_burst_is_under_way_before_its_end() {
     let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
     for number in 0..1_000 {
-        while near.append(flow, &bytes(100, number)) == Err(SendError::NoRoom) {
+        while let Err(SendError::NoRoom(_)) = near.append(flow, &bytes(100, number)) {
             std::thread::yield_now();
         }
     }
@@ -251,8 +251,8 @@ fn two_threads_send_and_receive() {
             let message = bytes(1 + i % 3000, i);
             let send = if i % 100 == 99 { Sender::send } else { Sender::append };
             while let Err(error) = send(&mut sender, flow, &message) {
-                assert_eq!(error, SendError::NoRoom);
-                sender.wait_room(Some(Duration::from_secs(10))).unwrap();
+                assert!(matches!(error, SendError::NoRoom(_)), "{error}");
+                sender.wait_room(flow, Some(Duration::from_secs(10))).unwrap();
             }
         }
         sender
@@ -274,8 +274,8 @@ fn two_threads_send_and_receive() {
     });
     for i in 0..MESSAGES {
         assert!(next(&mut far) == Owned::Message(accepted, bytes(1 + i % 3000, i)), "{i}");
-        while far.append(accepted, &(i as u64).to_le_bytes()) == Err(SendError::NoRoom) {
-            far.wait_room(Some(Duration::from_secs(10))).unwrap();
+        while let Err(SendError::NoRoom(_)) = far.append(accepted, &(i as u64).to_le_bytes()) {
+            far.wait_room(accepted, Some(Duration::from_secs(10))).unwrap();
         }
     }
     far.flush();

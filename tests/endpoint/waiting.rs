@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use machnet::{Endpoint, SendError};
+use machnet::{Endpoint, Full, SendError};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::fake::FakeDaemon;
@@ -36,15 +36,19 @@ fn a_wait_ends_when_a_message_comes_or_the_time_is_up() {
 fn a_sender_without_room_is_told_and_can_wait_for_it() {
     let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
-    assert_eq!(near.wait_room(None), Ok(true), "nothing has been refused");
+    assert_eq!(near.wait_room(flow, None), Ok(true), "nothing has been refused");
     let message = vec![7; 4 << 20];
     daemon.stall(true);
     let mut sent = 0;
-    while near.send(flow, &message) != Err(SendError::NoRoom) {
-        sent += 1;
-    }
+    let full = loop {
+        match near.send(flow, &message) {
+            Ok(()) => sent += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full, SendError::NoRoom(Full::Flow));
     assert!(sent > 0);
-    assert_eq!(near.wait_room(Some(Duration::from_millis(20))), Ok(false));
+    assert_eq!(near.wait_room(flow, Some(Duration::from_millis(20))), Ok(false));
     // Something smaller still fits: all or nothing, not first come first served.
     near.send(flow, b"small").unwrap();
 
@@ -54,7 +58,7 @@ fn a_sender_without_room_is_told_and_can_wait_for_it() {
     });
     std::thread::sleep(Duration::from_millis(20));
     daemon.stall(false);
-    assert_eq!(near.wait_room(Some(Duration::from_secs(20))), Ok(true));
+    assert_eq!(near.wait_room(flow, Some(Duration::from_secs(20))), Ok(true));
     near.send(flow, &message).expect("there is room for what was refused");
     let (received, _far) = reading.join().unwrap();
     for (i, received) in received.into_iter().enumerate() {
@@ -67,13 +71,13 @@ fn a_sender_without_room_is_told_and_can_wait_for_it() {
 fn waiting_for_either_ends_by_either() {
     let daemon = FakeDaemon::start();
     let (mut near, flow, mut far, accepted) = pair(&daemon);
-    assert_eq!(near.wait_either(Some(Duration::ZERO)), Ok(true), "there is room");
+    assert_eq!(near.wait_either(flow, Some(Duration::ZERO)), Ok(true), "there is room");
     daemon.stall(true);
-    while near.send(flow, &vec![7; 8 << 20]) != Err(SendError::NoRoom) {}
-    assert_eq!(near.wait_either(Some(Duration::from_millis(20))), Ok(false));
+    while near.send(flow, &vec![7; 8 << 20]).is_ok() {}
+    assert_eq!(near.wait_either(flow, Some(Duration::from_millis(20))), Ok(false));
     daemon.stall(false);
     far.send(accepted, b"an answer").unwrap();
-    assert_eq!(near.wait_either(Some(Duration::from_secs(20))), Ok(true));
+    assert_eq!(near.wait_either(flow, Some(Duration::from_secs(20))), Ok(true));
     assert_eq!(next(&mut near), Owned::Message(flow, b"an answer".into()));
 }
 

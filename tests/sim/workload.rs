@@ -241,7 +241,7 @@ impl Workload {
             }
             match world.send(side, len) {
                 Ok(()) => self.bytes_left -= len.min(self.bytes_left),
-                Err(ChannelSendError::NoRoom | ChannelSendError::Closed) => return,
+                Err(ChannelSendError::NoRoom(_) | ChannelSendError::Closed) => return,
                 Err(error) => panic!("{len} bytes over {side:?} were not taken: {error}"),
             }
         }

@@ -1,6 +1,6 @@
 //! What applications publish, and how they end: by leaving, or by breaking the rules of their channel.
 
-use machnet::daemon::channel::Violation;
+use machnet::daemon::channel::{FromApp, Violation};
 use machnet_core::flow::CloseReason;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::NicQueue;
@@ -58,7 +58,7 @@ impl<Q: NicQueue> Applications<'_, Q> {
         let mut violation = polled.as_ref().err().copied();
         for descriptor in descriptors.drain(..) {
             let carried = match violation {
-                None => self.flows.carry_out(slot, descriptor, &mut self.turn, self.channels),
+                None => self.carry_out(slot, descriptor),
                 Some(broken) => Err(broken),
             };
             violation = carried.err();
@@ -74,6 +74,18 @@ impl<Q: NicQueue> Applications<'_, Q> {
             self.channels.mark_dirty(slot);
         }
         polled
+    }
+
+    #[inline]
+    fn carry_out(&mut self, slot: usize, descriptor: FromApp) -> Result<(), Violation> {
+        match descriptor {
+            FromApp::Abort { flow } if self.flows.is_of(flow, slot) => {
+                let reason = CloseReason::Reset;
+                self.flows.abort(flow, reason, &mut self.turn, self.channels, self.egress, self.post);
+                Ok(())
+            }
+            _ => self.flows.carry_out(slot, descriptor, &mut self.turn, self.channels),
+        }
     }
 
     // ---- Ends ------------------------------------------------------------------------------------------------------

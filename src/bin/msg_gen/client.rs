@@ -137,7 +137,7 @@ impl Client<'_> {
             let sent_at = Instant::now();
             match self.endpoint.append_vectored(self.flow, &self.pattern.message(&tag, size)) {
                 Ok(()) => {}
-                Err(SendError::NoRoom) => break,
+                Err(SendError::NoRoom(_)) => break,
                 // The event in the channel has the reason.
                 Err(SendError::Closed) => break,
                 Err(error) => return Err(error.to_string()),
@@ -209,7 +209,7 @@ impl Client<'_> {
     fn wait(&mut self, timeout: Duration) -> Result<(), String> {
         let has_more_to_send = self.left > 0 && !self.free.is_empty() && self.args.pause().is_none();
         let waited = match has_more_to_send {
-            true => self.endpoint.wait_either(Some(timeout)),
+            true => self.endpoint.wait_either(self.flow, Some(timeout)),
             false => self.endpoint.wait(Some(timeout)),
         };
         waited.map(drop).map_err(|error| error.to_string())

@@ -1,5 +1,6 @@
 //! The server: answers every request with its tag.
 
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,10 @@ use crate::meter::Meter;
 use crate::pattern::{Pattern, Tag};
 use crate::{Run, note, result};
 
-/// How often a server whose answer has no room looks whether it shall end.
+/// Answers that one flow may owe because it does not take those before. Whoever asks on and does not read loses it.
+const OWED_MAX: usize = 4_096;
+
+/// How often a server that owes answers looks whether it shall end.
 const ROOM_STEP: Duration = Duration::from_millis(100);
 
 struct Server<'a> {
@@ -20,6 +24,8 @@ struct Server<'a> {
     endpoint: Endpoint,
     pattern: Pattern,
     end: Option<Instant>,
+    /// By flow: answers for which there was no room, oldest first. No entry is empty.
+    owed: HashMap<Flow, VecDeque<Answer>>,
 }
 
 /// What a request asks for.
@@ -43,7 +49,7 @@ pub(crate) fn run(
     let local = endpoint.listen(local).map_err(|error| format!("cannot listen on {local}: {error}"))?;
     note(format_args!("Listening on {local}."));
     let end = args.duration.map(|duration| Instant::now() + duration);
-    Server { args, run, meter, endpoint, pattern: Pattern::default(), end }.answer_until_the_end()
+    Server { args, run, meter, endpoint, pattern: Pattern::default(), end, owed: HashMap::new() }.answer_until_the_end()
 }
 
 impl Server<'_> {
@@ -55,12 +61,13 @@ impl Server<'_> {
                 result(line);
             }
             if let Some(answer) = self.next_request()? {
-                self.send(&answer)?;
+                self.answer(answer)?;
                 left -= 1;
                 continue;
             }
+            self.pay()?;
             let until = self.end.map_or(self.meter.next_line(), |end| end.min(self.meter.next_line()));
-            self.endpoint.wait(Some(until.saturating_duration_since(now))).map_err(|error| error.to_string())?;
+            self.wait(until.saturating_duration_since(now))?;
         }
         Ok(())
     }
@@ -87,30 +94,69 @@ impl Server<'_> {
                     }
                 }
                 Delivery::Event(Event::Opened { tuple, .. }) => note(format_args!("{} has connected.", tuple.remote)),
-                Delivery::Event(Event::Closed { reason, .. }) => note(format_args!("A flow has ended: {reason}.")),
+                Delivery::Event(Event::Closed { flow, reason, .. }) => {
+                    self.owed.remove(&flow);
+                    note(format_args!("A flow has ended: {reason}."));
+                }
                 Delivery::Event(_) => {}
             }
         }
         Ok(None)
     }
 
-    /// Waits for room if there is none: who does not take its answers gets no more of them, and sends no more requests.
-    fn send(&mut self, answer: &Answer) -> Result<(), String> {
-        let tag = answer.tag.to_bytes();
-        loop {
-            match self.endpoint.append_vectored(answer.flow, &self.pattern.message(&tag, answer.size)) {
-                Ok(()) => {
-                    self.meter.sent(answer.size);
-                    return Ok(());
+    /// Answers, or owes the answer if its flow has no room: who does not take answers holds up nobody else.
+    fn answer(&mut self, answer: Answer) -> Result<(), String> {
+        if !self.owed.contains_key(&answer.flow) && self.send(&answer)? {
+            return Ok(());
+        }
+        let flow = answer.flow;
+        let owed = self.owed.entry(flow).or_default();
+        owed.push_back(answer);
+        if owed.len() > OWED_MAX {
+            note(format_args!("A flow is ended: {OWED_MAX} answers on it were not read."));
+            self.owed.remove(&flow);
+            self.endpoint.abort(flow);
+        }
+        Ok(())
+    }
+
+    /// Sends what is owed, as far as there is room by now.
+    fn pay(&mut self) -> Result<(), String> {
+        let flows: Vec<Flow> = self.owed.keys().copied().collect();
+        for flow in flows {
+            let Some(mut owed) = self.owed.remove(&flow) else { continue };
+            while let Some(answer) = owed.front() {
+                if !self.send(answer)? {
+                    self.owed.insert(flow, owed);
+                    break;
                 }
-                // Whoever asked is gone.
-                Err(SendError::Closed) => return Ok(()),
-                Err(SendError::NoRoom) if self.is_over() => return Ok(()),
-                Err(SendError::NoRoom) => {
-                    self.endpoint.wait_room(Some(ROOM_STEP)).map_err(|error| error.to_string())?;
-                }
-                Err(error) => return Err(error.to_string()),
+                owed.pop_front();
             }
+        }
+        Ok(())
+    }
+
+    /// Waits for requests, and for room on one of the flows that are owed something.
+    fn wait(&mut self, timeout: Duration) -> Result<(), String> {
+        let waited = match self.owed.keys().next().copied() {
+            Some(flow) => self.endpoint.wait_either(flow, Some(timeout.min(ROOM_STEP))),
+            None => self.endpoint.wait(Some(timeout)),
+        };
+        waited.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Sends an answer; `false` if there is no room.
+    fn send(&mut self, answer: &Answer) -> Result<bool, String> {
+        let tag = answer.tag.to_bytes();
+        match self.endpoint.append_vectored(answer.flow, &self.pattern.message(&tag, answer.size)) {
+            Ok(()) => {
+                self.meter.sent(answer.size);
+                Ok(true)
+            }
+            // Whoever asked is gone.
+            Err(SendError::Closed) => Ok(true),
+            Err(SendError::NoRoom(_)) => Ok(false),
+            Err(error) => Err(error.to_string()),
         }
     }
 }

@@ -65,6 +65,11 @@ pub enum FromApp {
         /// The flow that is meant.
         flow: FlowId,
     },
+    /// The flow is to end at once: what has not arrived is not sent any more.
+    Abort {
+        /// The flow that is meant.
+        flow: FlowId,
+    },
     /// The application knows that the flow ended, and names it no more.
     Release {
         /// The flow that is meant.
@@ -76,7 +81,7 @@ impl FromApp {
     /// The flow it is about.
     pub fn flow(&self) -> FlowId {
         match *self {
-            Self::Piece { flow, .. } | Self::Close { flow } | Self::Release { flow } => flow,
+            Self::Piece { flow, .. } | Self::Close { flow } | Self::Abort { flow } | Self::Release { flow } => flow,
         }
     }
 }
@@ -236,6 +241,7 @@ impl ShardEnd {
                 Ok(FromApp::Piece { flow, buffer, len, content })
             }
             Some(Descriptor::Close { flow }) => Ok(FromApp::Close { flow }),
+            Some(Descriptor::Abort { flow }) => Ok(FromApp::Abort { flow }),
             Some(Descriptor::Release { flow }) => Ok(FromApp::Release { flow }),
             _ => Err(Violation::UnknownKind),
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::*;
-use crate::channel::{Armed, ChannelSendError};
+use crate::channel::{Armed, ChannelSendError, Full};
 
 /// Long enough for a lost wake-up to be one.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -88,14 +88,14 @@ fn an_armed_application_is_rung_once_for_what_arrives_and_not_for_buffers() {
 fn who_waits_for_room_is_rung_when_there_is_enough() {
     let (mut shard, mut app) = channel(small(4, 16));
     shard.open(FLOW, 64);
-    assert_eq!(app.arm_room(), Ok(Armed::Ready), "everything is free");
+    assert_eq!(app.arm_room(FLOW), Ok(Armed::Ready), "everything is free");
     for _ in 0..4 {
         assert_eq!(send(&mut app, FLOW, &[1]), Ok(()));
     }
-    assert_eq!(send(&mut app, FLOW, &[2; 129]), Err(ChannelSendError::NoRoom));
+    assert_eq!(send(&mut app, FLOW, &[2; 129]), Err(ChannelSendError::NoRoom(Full::Flow)));
     let mut held = Vec::new();
     assert_eq!(shard.take_and_hold(&mut held).map(|took| took.len()), Ok(4));
-    assert_eq!(app.arm_room(), Ok(Armed::Armed));
+    assert_eq!(app.arm_room(FLOW), Ok(Armed::Armed));
     for enough in [false, false, true] {
         assert!(!rang(app.bell()));
         shard.end.complete(held.pop().expect("four were held"));
@@ -103,7 +103,7 @@ fn who_waits_for_room_is_rung_when_there_is_enough() {
         assert_eq!(rang(app.bell()), enough);
     }
     app.drain_bell();
-    assert_eq!(app.arm_room(), Ok(Armed::Ready));
+    assert_eq!(app.arm_room(FLOW), Ok(Armed::Ready));
     assert_eq!(send(&mut app, FLOW, &[2; 129]), Ok(()));
 }
 
@@ -129,8 +129,8 @@ fn halves_that_sleep_on_one_bell_are_both_woken() {
     let (mut sender, mut receiver) = app.split();
     let sending = std::thread::spawn(move || {
         for round in 0..ROUNDS {
-            while sender.send(FLOW, &[IoSlice::new(&round.to_le_bytes())]) == Err(ChannelSendError::NoRoom) {
-                if sender.arm_room() == Ok(Armed::Armed) {
+            while sender.send(FLOW, &[IoSlice::new(&round.to_le_bytes())]).is_err() {
+                if sender.arm_room(FLOW) == Ok(Armed::Armed) {
                     assert!(
                         events(sender.alarm().bell(), PATIENCE).contains(PollFlags::IN),
                         "lost wake-up of the sender"

@@ -57,7 +57,7 @@ fn run(writes: u64) -> (Shard, Vec<Took>, u64) {
     alive(&mut app, &mut |app| {
         while send(app, FLOW, &[6]).is_ok() {}
         while recv(app).is_some() {}
-        let _ = app.arm_room();
+        let _ = app.arm_room(FLOW);
         let _ = app.recv();
     });
     took.extend(shard.take().expect("dying breaks no rule"));

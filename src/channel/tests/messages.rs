@@ -4,7 +4,7 @@ use machnet_core::defaults;
 use std::io::IoSlice;
 
 use super::*;
-use crate::channel::{AppEnd, Armed, Broken, ChannelSendError, FromShard, Geometry, Opened, ShardEnd};
+use crate::channel::{AppEnd, Armed, Broken, ChannelSendError, FromShard, Full, Geometry, Opened, ShardEnd};
 use machnet_core::flow::FlowId;
 use machnet_core::message::{Content, MESSAGE_BYTES_MAX};
 
@@ -140,7 +140,7 @@ fn what_cannot_be_sent_is_refused_and_nothing_of_it_is_published() {
     assert_eq!(app.send(FLOW, &[]), Err(ChannelSendError::Empty));
     assert_eq!(send(&mut app, FLOW, &[1; 257]), Err(ChannelSendError::TooLong), "never fits four buffers");
     assert_eq!(send(&mut app, FLOW, &[1; 128]), Ok(()));
-    assert_eq!(send(&mut app, FLOW, &[2; 129]), Err(ChannelSendError::NoRoom));
+    assert_eq!(send(&mut app, FLOW, &[2; 129]), Err(ChannelSendError::NoRoom(Full::Flow)));
     assert_eq!(send(&mut app, FLOW, &[3; 128]), Ok(()));
     let took = [Took::Message(FLOW, vec![1; 128]), Took::Message(FLOW, vec![3; 128])];
     assert_eq!(shard.take(), Ok(took.into()));
@@ -458,7 +458,7 @@ fn two_threads_send_and_receive_at_once() {
     let sending = std::thread::spawn(move || {
         for number in 0..MESSAGES {
             let sent = message(number, number % 200 + 1);
-            while sender.send(FLOW, &[IoSlice::new(&sent)]) == Err(ChannelSendError::NoRoom) {
+            while sender.send(FLOW, &[IoSlice::new(&sent)]).is_err() {
                 std::thread::yield_now();
             }
         }

@@ -172,8 +172,8 @@ fn neither_the_shard_nor_who_waits_for_room_misses_a_ring() {
         let sending = thread::spawn(move || {
             for byte in [1, 2] {
                 while let Err(refused) = sender.send(FLOW, &[IoSlice::new(&[byte])]) {
-                    assert_eq!(refused, ChannelSendError::NoRoom);
-                    if sender.arm_room() == Ok(Armed::Armed) {
+                    assert!(matches!(refused, ChannelSendError::NoRoom(_)));
+                    if sender.arm_room(FLOW) == Ok(Armed::Armed) {
                         sender.alarm().ear().wait();
                         sender.alarm().drain_bell();
                     }
@@ -246,7 +246,7 @@ fn a_ring_for_one_half_is_not_lost_to_the_other() {
         assert_eq!(shard.poll_tx(&mut descriptors), Ok(1));
         let Some(FromApp::Piece { buffer, .. }) = descriptors.pop() else { panic!("a piece") };
         let sending = thread::spawn(move || {
-            while sender.arm_room() == Ok(Armed::Armed) {
+            while sender.arm_room(FLOW) == Ok(Armed::Armed) {
                 sender.alarm().ear().wait();
                 sender.alarm().drain_bell();
                 sender.alarm().disarm();

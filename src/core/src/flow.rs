@@ -22,7 +22,8 @@ pub enum CloseReason {
     Closed = 1,
     /// The application at the other end ended without closing it.
     AppGone = 2,
-    /// The other host reset it, without waiting for what was still to be sent.
+    /// One of the two applications aborted it, or the other host reset it, without waiting for what was still to be
+    /// sent.
     Reset = 3,
     /// The other host has not answered for the configured time.
     PeerGone = 4,

@@ -117,7 +117,7 @@ impl Drop for Running {
 pub fn send(app: &mut AppEnd, bytes: &[u8]) -> bool {
     match app.send(FLOW, &[IoSlice::new(bytes)]) {
         Ok(()) => true,
-        Err(ChannelSendError::NoRoom) => false,
+        Err(ChannelSendError::NoRoom(_)) => false,
         Err(other) => panic!("{other}"),
     }
 }
@@ -131,7 +131,7 @@ pub fn append(app: &mut AppEnd, bytes: &[u8], number: usize) -> bool {
     }
     match appended {
         Ok(()) => true,
-        Err(ChannelSendError::NoRoom) => false,
+        Err(ChannelSendError::NoRoom(_)) => false,
         Err(other) => panic!("{other}"),
     }
 }

@@ -236,7 +236,12 @@ impl Flows {
 
     // ---- From the application --------------------------------------------------------------------------------------
 
-    /// Does what one descriptor of an application says.
+    /// Whether this is a flow of the channel in this slot.
+    pub(super) fn is_of(&self, id: FlowId, slot: usize) -> bool {
+        self.table.get(id).is_some_and(|entry| entry.place.slot == slot)
+    }
+
+    /// Does what one descriptor of an application says, but for aborting a flow that there is.
     #[inline]
     pub(super) fn carry_out(
         &mut self,
@@ -258,7 +263,7 @@ impl Flows {
                 make_ready(&mut self.ready, id, entry);
             }
             (FromApp::Piece { buffer, .. }, None) if channel.is_unreleased(id) => channel.complete_buffer(buffer),
-            (FromApp::Close { .. }, None) if channel.is_unreleased(id) => {}
+            (FromApp::Close { .. } | FromApp::Abort { .. }, None) if channel.is_unreleased(id) => {}
             (FromApp::Release { .. }, None) if channel.release(id) => {}
             _ => return Err(Violation::UnknownFlow),
         }
