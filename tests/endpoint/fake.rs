@@ -204,6 +204,9 @@ impl Relay {
                     Incoming::Malformed(error) => self.reply(app, 0, Reply::Failed { error }),
                     Incoming::Nothing => break,
                     Incoming::Closed => {
+                        // What it had published before.
+                        self.take_from_apps();
+                        self.relay();
                         self.forget(app);
                         break;
                     }

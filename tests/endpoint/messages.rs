@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use machnet::daemon::channel::Geometry;
 use machnet::{
-    CloseReason, ConnectOptions, Delivery, Endpoint, Event, Flow, MESSAGE_BYTES_MAX, Received, RecvError, SendError,
-    Sender,
+    CloseReason, ConnectOptions, Delivery, Endpoint, Event, Flow, Full, MESSAGE_BYTES_MAX, Received, RecvError,
+    SendError, Sender,
 };
 use machnet_test_kit::deliveries::next_delivery;
 use machnet_test_kit::waiting::NEVER;
@@ -287,4 +287,60 @@ fn two_threads_send_and_receive() {
     assert_eq!(next(&mut far), Owned::Message(accepted, b"still there".into()));
     drop(sender);
     assert!(matches!(next(&mut far), Owned::Event(Event::Closed { reason: CloseReason::AppGone, .. })));
+}
+
+#[test]
+fn what_was_appended_goes_out_when_its_endpoint_is_dropped() {
+    let daemon = FakeDaemon::start();
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    near.append(flow, b"one").unwrap();
+    near.append(flow, b"two").unwrap();
+    drop(near);
+    assert_eq!(next(&mut far), Owned::Message(accepted, b"one".into()));
+    assert_eq!(next(&mut far), Owned::Message(accepted, b"two".into()));
+    let daemon = FakeDaemon::start();
+    let (near, flow, mut far, accepted) = pair(&daemon);
+    let (mut sender, receiver) = near.split().unwrap();
+    sender.append(flow, b"from a half").unwrap();
+    drop((receiver, sender));
+    assert_eq!(next(&mut far), Owned::Message(accepted, b"from a half".into()));
+}
+
+#[test]
+fn a_flow_names_nothing_at_another_endpoint() {
+    let (daemon, restarted) = (FakeDaemon::start(), FakeDaemon::start());
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    // The same number in the same channel.
+    let (mut other, of_other, _other_far, _) = pair(&restarted);
+    assert_ne!(flow, of_other);
+    assert_eq!(other.send(flow, b"to the wrong one"), Err(SendError::Closed));
+    assert_eq!(other.append(flow, b"to the wrong one"), Err(SendError::Closed));
+    assert_eq!(other.wait_room(flow, None), Ok(true), "there is nothing to wait for");
+    assert_eq!((other.unacknowledged_bytes(flow), other.tuple(flow)), (Ok(0), None));
+    other.limit_unacknowledged(flow, 1);
+    other.close(flow);
+    other.abort(flow);
+    near.send(flow, b"still open").unwrap();
+    assert_eq!(next(&mut far), Owned::Message(accepted, b"still open".into()));
+    other.send(of_other, b"so is this").unwrap();
+}
+
+#[test]
+fn what_is_unacknowledged_can_be_read_and_limited() {
+    let daemon = FakeDaemon::start();
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    daemon.stall(true);
+    assert_eq!(near.unacknowledged_bytes(flow), Ok(0));
+    near.send(flow, b"ten bytes!").unwrap();
+    near.append(flow, b"five!").unwrap();
+    assert_eq!(near.unacknowledged_bytes(flow), Ok(15));
+    near.limit_unacknowledged(flow, 1);
+    assert_eq!(near.send(flow, b"more"), Err(SendError::NoRoom(Full::Flow)));
+    daemon.stall(false);
+    assert_eq!(near.wait_room(flow, Some(NEVER)), Ok(true));
+    assert_eq!(near.unacknowledged_bytes(flow), Ok(0));
+    near.send(flow, &bytes(100_000, 3)).expect("one message may be longer");
+    for expected in [b"ten bytes!".to_vec(), b"five!".to_vec(), bytes(100_000, 3)] {
+        assert_eq!(next(&mut far), Owned::Message(accepted, expected));
+    }
 }
