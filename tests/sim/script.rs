@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use machnet::daemon::channel::ChannelSendError;
 use machnet::daemon::control::message::{Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::Duration;
@@ -81,9 +82,15 @@ pub(crate) fn peer_of(world: &mut World, side: SideId) -> SideId {
 /// Sends as soon as there is room.
 pub(crate) fn send(world: &mut World, side: SideId, len: usize) {
     let limit = world.now + Duration::from_secs(10);
-    let room = world.run_until(limit, |world| world.has_room(side, len));
-    assert!(room, "there is room for {len} bytes at some time: {}", world.absent_buffers_by_channel());
-    world.send(side, len).unwrap_or_else(|error| panic!("{len} bytes were not taken: {error}"));
+    loop {
+        match world.send(side, len) {
+            Ok(()) => return,
+            Err(ChannelSendError::NoRoom(_)) => {}
+            Err(error) => panic!("{len} bytes were not taken: {error}"),
+        }
+        let room = world.run_until(limit, |world| world.has_room(side));
+        assert!(room, "there is room for {len} bytes at some time: {}", world.absent_buffers_by_channel());
+    }
 }
 
 /// Everything arrives in time, and nothing is left over.

@@ -54,6 +54,7 @@ enum Action {
     Send,
     StopReading,
     Close,
+    Abort,
     Kill,
     Gust,
     Deschedule,
@@ -118,6 +119,7 @@ impl Workload {
             Action::Send => self.send(world),
             Action::StopReading => self.stop_reading(world),
             Action::Close => self.close(world),
+            Action::Abort => self.abort(world),
             Action::Kill => self.kill(world),
             Action::Gust => self.gust(world),
             Action::Deschedule => self.deschedule(world),
@@ -136,6 +138,7 @@ impl Workload {
             (weights.send, Action::Send),
             (weights.stop_reading, Action::StopReading),
             (weights.close, Action::Close),
+            (weights.abort, Action::Abort),
             (weights.kill, Action::Kill),
             (weights.gust, Action::Gust),
             (weights.deschedule, Action::Deschedule),
@@ -264,6 +267,12 @@ impl Workload {
         let absence = up_to(&mut self.dice, Duration::from_micros(10), ABSENCE_MAX);
         world.read_from(app, world.now + absence);
         self.disturbances += 1;
+    }
+
+    fn abort(&mut self, world: &mut World) {
+        if let Some(side) = self.a_side(world) {
+            world.abort(side);
+        }
     }
 
     fn close(&mut self, world: &mut World) {

@@ -99,6 +99,20 @@ impl Channel {
         self.end.close_flow(flow).expect("the daemon keeps the channel whole");
     }
 
+    pub fn abort(&mut self, flow: FlowId) {
+        self.end.abort_flow(flow).expect("the daemon keeps the channel whole");
+    }
+
+    /// Whether the message would be taken now that was refused last on this flow.
+    pub(crate) fn has_room(&mut self, flow: FlowId) -> bool {
+        self.end.has_room(flow).expect("the daemon keeps the channel whole")
+    }
+
+    /// Bytes of this flow that the application waits for to be acknowledged.
+    pub(crate) fn unacknowledged_bytes(&mut self, flow: FlowId) -> u64 {
+        self.end.unacknowledged_bytes(flow).expect("the daemon keeps the channel whole")
+    }
+
     /// Transmit buffers that the application may fill now.
     pub(crate) fn free_tx_buffers(&mut self) -> usize {
         self.end.free_tx_buffers().expect("the daemon keeps the channel whole")

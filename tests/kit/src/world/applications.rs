@@ -72,17 +72,24 @@ impl World {
             self.checker.sent(side, len);
             self.has_worked = true;
         }
+        if let Err(ChannelSendError::NoRoom(full)) = result {
+            // Each flow has a part that no other gets: enough for a packet.
+            let is_idle = channel.unacknowledged_bytes(flow) == 0;
+            assert!(
+                !is_idle || len > self.checker.side(side).max_payload,
+                "{side:?} holds nothing, but {full:?} is full"
+            );
+        }
         let failed = u64::from(result.is_err());
         self.trace.note(&[1, side.0, len as u64, failed]);
         self.trace.say(|| format!("{side:?} sends {len} bytes: {result:?}"));
         result
     }
 
-    /// Whether the flow's channel has the buffers for a message of `len` bytes.
-    pub fn has_room(&mut self, side: SideId, len: usize) -> bool {
-        let pieces = len.max(content::GREETING_BYTES).div_ceil(self.checker.side(side).max_payload);
+    /// Whether the message would be taken that was refused last on this flow.
+    pub fn has_room(&mut self, side: SideId) -> bool {
         let channel = Self::channel_of(&mut self.apps, &self.checker, side);
-        channel.is_some_and(|(channel, _)| channel.free_tx_buffers() >= pieces)
+        channel.is_some_and(|(channel, flow)| channel.has_room(flow))
     }
 
     /// Closes a flow, after what was sent.
@@ -94,6 +101,15 @@ impl World {
         channel.close(flow);
         self.checker.close_called(side);
         self.trace.say(|| format!("{side:?} is closed by its application"));
+        self.has_worked = true;
+    }
+
+    /// Ends a flow at once, whatever is under way.
+    pub fn abort(&mut self, side: SideId) {
+        let Some((channel, flow)) = Self::channel_of(&mut self.apps, &self.checker, side) else { return };
+        channel.abort(flow);
+        self.checker.abort_called(side);
+        self.trace.say(|| format!("{side:?} is aborted by its application"));
         self.has_worked = true;
     }
 
@@ -113,7 +129,8 @@ impl World {
         if let Some(daemon) = &mut self.hosts[host].daemon {
             daemon.tell(Input::Disconnected { connection });
         }
-        // Its ends write nothing when they are dropped: to the daemon it looks like a kill.
+        // All that it sent is published already, so its ends write nothing when they are dropped: to the daemon it looks
+        // like a kill.
         drop(application);
         self.has_worked = true;
     }

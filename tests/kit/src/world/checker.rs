@@ -30,8 +30,10 @@ pub struct Side {
     opened_at: Instant,
     /// What has become of it.
     pub life: Life,
-    /// Its application has closed it.
+    /// Its application has closed it, or aborted it.
     pub(crate) close_called: bool,
+    /// Its application has aborted it.
+    abort_called: bool,
     /// Its application was told that the peer is silent.
     pub is_silent: bool,
     /// The lengths of the messages `send` took.
@@ -132,6 +134,7 @@ impl Checker {
             opened_at: now,
             life: Life::Open,
             close_called: false,
+            abort_called: false,
             is_silent: false,
             sent: Vec::new(),
             from: None,
@@ -182,6 +185,11 @@ impl Checker {
 
     pub(crate) fn close_called(&mut self, side: SideId) {
         self.side_mut(side).close_called = true;
+    }
+
+    pub(crate) fn abort_called(&mut self, side: SideId) {
+        let side = self.side_mut(side);
+        (side.close_called, side.abort_called) = (true, true);
     }
 
     /// The application was told that the peer is silent, or not any more.
@@ -240,6 +248,7 @@ impl Checker {
         let daemon_ended = || happened(IncidentKind::DaemonEnded);
         match reason {
             CloseReason::Closed => side.close_called || peers_closed(),
+            CloseReason::Reset => side.abort_called || peers().any(|peer| peer.abort_called),
             CloseReason::AppGone => application_died(),
             // The peer has forgotten the flow while this side still waited for the last acknowledgement, or took us for
             // gone a little earlier than we took it, or never had the flow, because its listener ended between our SYN
