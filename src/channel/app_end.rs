@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::app_receiver::{AppReceiver, FromShard};
 use super::app_sender::{AppSender, ChannelSendError};
-use super::bell::{Bell, Ear};
+use super::bell::{AppEar, ShardBell};
 use super::halves::{Alarm, Halves};
 use super::layout::Layout;
 use super::segment::Segment;
@@ -33,10 +33,10 @@ impl AppEnd {
     pub fn open(geometry: Geometry, handles: AppHandles) -> io::Result<Self> {
         let AppHandles { segment, bell_in, bell_out } = handles;
         let segment = Segment::open(segment.as_fd(), &Layout::new(&geometry))?;
-        Ok(Self::assemble(geometry, &Arc::new(segment), Ear::received(bell_in)?, Bell::received(bell_out)?))
+        Ok(Self::assemble(geometry, &Arc::new(segment), AppEar::received(bell_in), ShardBell::received(bell_out)))
     }
 
-    pub(super) fn assemble(geometry: Geometry, segment: &Arc<Segment>, ear: Ear, bell: Bell) -> Self {
+    pub(super) fn assemble(geometry: Geometry, segment: &Arc<Segment>, ear: AppEar, bell: ShardBell) -> Self {
         let halves = Arc::new(Halves::new(ear, bell));
         let sender = AppSender::new(&geometry, segment, &halves);
         let receiver = AppReceiver::new(&geometry, segment, &halves);

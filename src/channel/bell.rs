@@ -1,66 +1,112 @@
-//! Bells: pipes through which one side wakes the other from a sleep in `poll` or `epoll`.
+//! Bells: by which one side wakes the other from a sleep in `poll` or `epoll`.
 //!
-//! A pipe and not an eventfd, because each process then has file descriptions of its own: a hostile holder can change
-//! neither our flags nor our count.
+//! No call that a shard makes here takes a lock that an application can hold. So no pipe: whoever reads or writes one
+//! holds its mutex while it copies, for ever if it copies from a page that never comes. An eventfd copies before it
+//! locks, a socket after. Nor does a shard wait because an application has changed the flags of a description that both
+//! have: each call says itself that it does not wait.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::pipe::PipeFlags;
+#[cfg(any(feature = "daemon", test))]
+use rustix::event::EventfdFlags;
+#[cfg(any(feature = "daemon", test))]
+use rustix::io::ReadWriteFlags;
+use rustix::net::{RecvFlags, SendFlags};
+#[cfg(any(feature = "daemon", test))]
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::sync::may_write;
 
-/// Room in the pipe. A bell that has not been heard yet needs one byte.
-const PIPE_BYTES: usize = 4096;
-
-/// Bytes taken from the pipe at a time; more than one only from an application that rings for fun.
+/// Bytes taken from the socket at a time: more than ever lie in it.
 const DRAIN_BYTES: usize = 64;
 
-/// The end that hears.
+/// What the application hears: a socket, which also tells it that the daemon has ended.
 #[derive(Debug)]
-pub(super) struct Ear(OwnedFd);
+pub(super) struct AppEar(OwnedFd);
 
-/// The end that rings.
+/// What the shard rings to wake the application.
 #[derive(Debug)]
-pub(super) struct Bell(OwnedFd);
+pub(super) struct AppBell(OwnedFd);
 
-/// A bell from the shard to the application: when the daemon ends, the ear reports a hang-up.
-pub(super) fn towards_app() -> io::Result<(Bell, OwnedFd)> {
-    let (ear, bell) = new_pipe()?;
-    Ok((Bell(bell), ear))
+/// What the shard hears: an eventfd. The application's death is no event of it, and neither is the daemon's for an
+/// application that still rings.
+#[derive(Debug)]
+pub(super) struct ShardEar(OwnedFd);
+
+/// What the application rings to wake the shard.
+#[derive(Debug)]
+pub(super) struct ShardBell(OwnedFd);
+
+/// A bell from the shard to the application.
+#[cfg(any(feature = "daemon", test))]
+pub(super) fn towards_app() -> io::Result<(AppBell, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (bell, ear) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // The application can send nothing to the daemon, descriptors above all.
+    rustix::net::shutdown(&bell, Shutdown::Read)?;
+    // The kernel takes its least, which is a few rings that have not been heard.
+    sockopt::set_socket_send_buffer_size(&bell, 1)?;
+    Ok((AppBell(bell), ear))
 }
 
-/// A bell from the application to the shard. Both ends are open for reading *and* writing, so that neither's death
-/// troubles the other: no SIGPIPE for an application that rings a dead daemon, and no lasting hang-up in the shard's
-/// epoll while it delivers what a dead application left.
-pub(super) fn towards_shard() -> io::Result<(Ear, OwnedFd)> {
-    let (ear, bell) = new_pipe()?;
-    Ok((Ear(reopen(ear.as_fd())?), reopen(bell.as_fd())?))
+/// A bell from the application to the shard.
+#[cfg(any(feature = "daemon", test))]
+pub(super) fn towards_shard() -> io::Result<(ShardEar, OwnedFd)> {
+    let ear = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let bell = ear.try_clone()?;
+    Ok((ShardEar(ear), bell))
 }
 
-fn new_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ear, bell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    rustix::pipe::fcntl_setpipe_size(&bell, PIPE_BYTES)?;
-    Ok((ear, bell))
-}
-
-/// A new description of the same pipe, open for both directions.
-fn reopen(pipe: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
-    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
-    Ok(rustix::fs::open(path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?)
-}
-
-impl Ear {
+impl AppEar {
     /// The end that was received from the daemon.
-    pub(super) fn received(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self(fd))
+    pub(super) fn received(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Readable when the bell rang; a hang-up when the daemon has ended.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Makes [`AppEar::fd`] unreadable again.
+    pub(super) fn drain(&self) {
+        let mut bytes = [0; DRAIN_BYTES];
+        // An error means that there is nothing to take: as good. What is left over wakes us once more: also good.
+        let _ = rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut bytes, RecvFlags::DONTWAIT));
+    }
+}
+
+#[cfg(any(feature = "daemon", test))]
+impl AppBell {
+    /// The end that was passed on by another daemon.
+    pub(super) fn received(fd: OwnedFd) -> Self {
+        Self(fd)
     }
 
     /// The descriptor, to be passed on.
-    #[cfg(any(feature = "daemon", test))]
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Wakes whoever polls the other end.
+    pub(super) fn ring(&self) {
+        if may_write() {
+            // A full socket has been rung already; a closed one has nobody to wake.
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let _ = rustix::io::retry_on_intr(|| rustix::net::send(&self.0, &[1], flags));
+        }
+    }
+}
+
+#[cfg(any(feature = "daemon", test))]
+impl ShardEar {
+    /// The end that was passed on by another daemon.
+    pub(super) fn received(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// The descriptor, to be passed on.
     pub(super) fn into_fd(self) -> OwnedFd {
         self.0
     }
@@ -70,32 +116,29 @@ impl Ear {
         self.0.as_fd()
     }
 
-    /// Makes [`Ear::fd`] unreadable again.
+    /// Makes [`ShardEar::fd`] unreadable again. The call itself does not wait: the application has the same description
+    /// and may have taken away its `O_NONBLOCK`.
     pub(super) fn drain(&self) {
-        let mut bytes = [0; DRAIN_BYTES];
-        // An error means that there is nothing to take: as good. What is left over wakes us once more: also good.
-        let _ = rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut bytes));
+        /// An eventfd has no position.
+        const NOWHERE: u64 = u64::MAX;
+        let mut count = [0; size_of::<u64>()];
+        let take = || rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(&mut count)], NOWHERE, ReadWriteFlags::NOWAIT);
+        // An error means that there is nothing to take: as good.
+        let _ = rustix::io::retry_on_intr(take);
     }
 }
 
-impl Bell {
+impl ShardBell {
     /// The end that was received from the daemon.
-    pub(super) fn received(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self(fd))
-    }
-
-    /// The descriptor, to be passed on.
-    #[cfg(any(feature = "daemon", test))]
-    pub(super) fn into_fd(self) -> OwnedFd {
-        self.0
+    pub(super) fn received(fd: OwnedFd) -> Self {
+        Self(fd)
     }
 
     /// Wakes whoever polls the other end.
     pub(super) fn ring(&self) {
         if may_write() {
-            // A full pipe has been rung already; a closed one has nobody to wake.
-            let _ = rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &[1]));
+            // One that is full has been rung already.
+            let _ = rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &1_u64.to_ne_bytes()));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::FlowId;
-use super::bell::{Bell, Ear};
+use super::bell::{AppEar, ShardBell};
 use super::layout::Layout;
 use super::segment::{Segment, Shared};
 use super::sync::{Arc, AtomicBool, Mutex, Ordering, Word, fence, lock};
@@ -47,8 +47,8 @@ pub(super) struct Halves {
     /// Who sleeps, or is about to. The bell is drained under this lock, and only while nobody else sleeps: a ring that
     /// is meant for the other half is not lost.
     asleep: Mutex<Asleep>,
-    ear: Ear,
-    bell: Bell,
+    ear: AppEar,
+    bell: ShardBell,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ impl Asleep {
 }
 
 impl Halves {
-    pub(super) fn new(ear: Ear, bell: Bell) -> Self {
+    pub(super) fn new(ear: AppEar, bell: ShardBell) -> Self {
         Self {
             has_news: AtomicBool::new(false),
             news: Mutex::new(Vec::new()),
@@ -157,7 +157,7 @@ impl Alarm {
     }
 
     #[cfg(all(test, loom))]
-    pub(super) fn ear(&self) -> &Ear {
+    pub(super) fn ear(&self) -> &AppEar {
         &self.halves.ear
     }
 }

@@ -8,7 +8,7 @@ mod state;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use super::bell::{self, Bell, Ear};
+use super::bell::{self, AppBell, ShardEar};
 use super::descriptor::Descriptor;
 use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
 use super::ring::{Consumer, Extras, Producer, RanAway};
@@ -133,7 +133,7 @@ impl ShardEnd {
         Ok((end, AppHandles { segment: segment_fd, bell_in, bell_out }))
     }
 
-    pub(super) fn assemble(geometry: Geometry, segment: &Arc<Segment>, ear: Ear, bell: Bell) -> Self {
+    pub(super) fn assemble(geometry: Geometry, segment: &Arc<Segment>, ear: ShardEar, bell: AppBell) -> Self {
         let layout = Layout::new(&geometry);
         Self {
             geometry,
@@ -189,7 +189,7 @@ impl ShardEnd {
         counts.check()?;
         let layout = Layout::new(&geometry);
         let segment = Arc::new(Segment::open(memory.as_fd(), &layout)?);
-        let mut end = Self::assemble(geometry, &segment, Ear::received(ear)?, Bell::received(bell)?);
+        let mut end = Self::assemble(geometry, &segment, ShardEar::received(ear), AppBell::received(bell));
         end.memory = Some(memory);
         end.tx.resume(counts.tx);
         end.fill.resume(counts.fill);
@@ -453,7 +453,7 @@ impl ShardEnd {
     }
 
     #[cfg(all(test, loom))]
-    pub(super) fn ear(&self) -> &Ear {
+    pub(super) fn ear(&self) -> &ShardEar {
         self.sleep.ear()
     }
 }

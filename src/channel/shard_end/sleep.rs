@@ -3,7 +3,7 @@
 #[cfg(not(loom))]
 use std::os::fd::OwnedFd;
 
-use super::super::bell::{Bell, Ear};
+use super::super::bell::{AppBell, ShardEar};
 use super::super::layout::Layout;
 use super::super::segment::{Segment, Shared};
 use super::super::sync::{Arc, Ordering, Word, fence};
@@ -22,12 +22,12 @@ pub(super) struct Sleep {
     rung_room: u64,
     /// How often the shard has armed.
     armings: u64,
-    ear: Ear,
-    bell: Bell,
+    ear: ShardEar,
+    bell: AppBell,
 }
 
 impl Sleep {
-    pub(super) fn new(segment: &Arc<Segment>, layout: &Layout, ear: Ear, bell: Bell) -> Self {
+    pub(super) fn new(segment: &Arc<Segment>, layout: &Layout, ear: ShardEar, bell: AppBell) -> Self {
         Self {
             input_asleep: Shared::word(segment, layout.input_asleep_at),
             room_asleep: Shared::word(segment, layout.room_asleep_at),
@@ -85,7 +85,7 @@ impl Sleep {
     }
 
     /// What hears the shard's bell.
-    pub(super) fn ear(&self) -> &Ear {
+    pub(super) fn ear(&self) -> &ShardEar {
         &self.ear
     }
 

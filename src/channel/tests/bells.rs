@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::*;
-use crate::channel::{Armed, ChannelSendError, Full};
+use crate::channel::{Armed, ChannelSendError, Full, ShardEnd};
 
 /// Long enough for a lost wake-up to be one.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -117,7 +117,62 @@ fn the_end_of_one_side_is_seen_by_the_application_only() {
     assert_eq!(shard.end.arm(), Armed::Armed);
     drop(shard);
     assert!(events(app.bell(), Duration::ZERO).contains(PollFlags::HUP));
-    assert_eq!(send(&mut app, FLOW, &[1]), Ok(()), "the pipe to a dead daemon is still a pipe");
+    assert_eq!(send(&mut app, FLOW, &[1]), Ok(()), "a dead daemon may be rung");
+}
+
+/// Whether `act` comes back; it is given up after a while.
+fn comes_back(act: impl FnOnce() + Send + 'static) -> bool {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        act();
+        let _ = tell.send(());
+    });
+    told.recv_timeout(PATIENCE).is_ok()
+}
+
+/// Whoever copies into or out of a pipe holds its lock, from a page that never comes for ever.
+#[test]
+fn no_bell_is_a_pipe() {
+    let (_end, handles) = ShardEnd::create(small(4, 16)).expect("a channel");
+    for bell in [&handles.bell_in, &handles.bell_out] {
+        let mode = rustix::fs::fstat(bell).expect("an open descriptor").st_mode;
+        assert_ne!(rustix::fs::FileType::from_raw_mode(mode), rustix::fs::FileType::Fifo);
+    }
+}
+
+#[test]
+fn a_shard_never_waits_for_a_bell_whatever_flags_an_application_sets() {
+    let (mut end, handles) = ShardEnd::create(small(4, 16)).expect("a channel");
+    for bell in [&handles.bell_in, &handles.bell_out] {
+        rustix::io::ioctl_fionbio(bell, false).expect("its own flags");
+    }
+    assert!(comes_back(move || end.drain_bell()), "nothing has rung");
+    drop(handles);
+}
+
+#[test]
+fn an_application_that_never_hears_its_bell_is_rung_all_the_same_and_then_hears_it_once() {
+    let rung = comes_back({
+        let (bell, ear) = crate::channel::bell::towards_app().expect("a bell");
+        move || {
+            (0..1_000).for_each(|_| bell.ring());
+            let ear = crate::channel::bell::AppEar::received(ear);
+            assert!(rang(ear.fd()));
+            ear.drain();
+            assert!(!rang(ear.fd()), "what was not heard is heard at once");
+            drop(ear);
+            bell.ring();
+        }
+    });
+    assert!(rung);
+}
+
+#[test]
+fn an_application_can_send_nothing_to_the_daemon_by_its_bell() {
+    let (_end, handles) = ShardEnd::create(small(4, 16)).expect("a channel");
+    let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+    let sent = rustix::net::send(&handles.bell_in, &[1], flags);
+    assert_eq!(sent, Err(rustix::io::Errno::PIPE));
 }
 
 #[test]
