@@ -317,12 +317,22 @@ pub enum ToCoordinator {
         /// The rule that was broken.
         violation: Violation,
     },
+    /// The bell of a channel cannot be heard; the channel is closed as a broken one, its endpoint should be ended.
+    Unheard {
+        /// The channel.
+        channel: ChannelId,
+        /// What the host said.
+        error: io::Error,
+    },
     /// The channel is free: nothing of it is left on the shard.
     ChannelGone {
         /// On this shard.
         shard: ShardId,
         /// The channel.
         channel: ChannelId,
+        /// What was the shard's end of it, to be dropped where nobody waits for messages: to unmap 16 MiB takes
+        /// milliseconds. `None` if the shard has never had the channel.
+        end: Option<Box<ShardEnd>>,
     },
     /// The peer of a flow is silent: its MAC address may have changed.
     Suspect {

@@ -1,20 +1,19 @@
 //! Bells: by which one side wakes the other from a sleep in `poll` or `epoll`.
 //!
 //! No call that a shard makes here takes a lock that an application can hold. So no pipe: whoever reads or writes one
-//! holds its mutex while it copies, for ever if it copies from a page that never comes. An eventfd copies before it
-//! locks, a socket after. Nor does a shard wait because an application has changed the flags of a description that both
-//! have: each call says itself that it does not wait.
+//! holds its mutex while it copies, for ever if it copies from a page that never comes. A socket copies before it locks.
+//! What the shard hears is an eventfd, and nothing is ever read from it: an application may have thousands wait for the
+//! description that both have, and each read would walk along all of them. An edge-triggered epoll tells of every ring.
 
-use std::io::{self, IoSliceMut};
+#[cfg(any(feature = "daemon", test))]
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 #[cfg(any(feature = "daemon", test))]
 use rustix::event::EventfdFlags;
 #[cfg(any(feature = "daemon", test))]
-use rustix::io::ReadWriteFlags;
-use rustix::net::{RecvFlags, SendFlags};
-#[cfg(any(feature = "daemon", test))]
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
+use rustix::net::{RecvFlags, SendFlags};
 
 use super::sync::may_write;
 
@@ -111,20 +110,9 @@ impl ShardEar {
         self.0
     }
 
-    /// Readable when the bell rang.
+    /// Every ring is an event of it; it is never read, and readable from the first one on.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-
-    /// Makes [`ShardEar::fd`] unreadable again. The call itself does not wait: the application has the same description
-    /// and may have taken away its `O_NONBLOCK`.
-    pub(super) fn drain(&self) {
-        /// An eventfd has no position.
-        const NOWHERE: u64 = u64::MAX;
-        let mut count = [0; size_of::<u64>()];
-        let take = || rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(&mut count)], NOWHERE, ReadWriteFlags::NOWAIT);
-        // An error means that there is nothing to take: as good.
-        let _ = rustix::io::retry_on_intr(take);
     }
 }
 

@@ -26,6 +26,11 @@ use both::*;
 mod both {
     use std::collections::HashMap;
     use std::io::IoSlice;
+    use std::os::fd::OwnedFd;
+    use std::time::Duration;
+
+    use rustix::buffer::spare_capacity;
+    use rustix::event::{Timespec, epoll};
 
     use crate::channel::{
         AppEnd, ChannelSendError, FromApp, FromShard, Geometry, Opened, RxBuffer, ShardEnd, TxBuffer, Violation,
@@ -121,11 +126,28 @@ mod both {
     pub(super) struct Shard {
         pub(super) end: ShardEnd,
         partial: HashMap<FlowId, Vec<u8>>,
+        /// Over its bell.
+        epoll: OwnedFd,
     }
 
     impl Shard {
         pub(super) fn new(end: ShardEnd) -> Self {
-            Self { end, partial: HashMap::new() }
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("a descriptor");
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&epoll, end.bell(), epoll::EventData::new_u64(0), flags).expect("it can be watched");
+            Self { end, partial: HashMap::new(), epoll }
+        }
+
+        /// Whether its bell has rung since the last call, or rings within this time.
+        pub(super) fn is_rung_within(&self, patience: Duration) -> bool {
+            let mut events = Vec::with_capacity(1);
+            let timeout = Timespec::try_from(patience).expect("a short time");
+            epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)).expect("waited") > 0
+        }
+
+        /// Whether its bell has rung since the last call.
+        pub(super) fn is_rung(&self) -> bool {
+            self.is_rung_within(Duration::ZERO)
         }
 
         /// Takes everything, and completes the buffers.
@@ -229,7 +251,7 @@ mod both {
                 assert_eq!(lent.take_rx(buffer.index()), None, "once");
             }
             assert!(lent.is_empty());
-            Self { end, partial: self.partial }
+            Self { partial: self.partial, ..Self::new(end) }
         }
 
         pub(super) fn has_partial(&self) -> bool {

@@ -234,7 +234,16 @@ impl Coordinator {
                     actions.push(Action::Effect(Effect::Disconnect { connection }));
                 }
             }
-            ToCoordinator::ChannelGone { shard: _, channel } => self.applications.channel_gone(channel),
+            ToCoordinator::Unheard { channel, error } => {
+                if let Some(connection) = self.applications.unheard(channel, &error) {
+                    self.end_application(connection, actions);
+                    actions.push(Action::Effect(Effect::Disconnect { connection }));
+                }
+            }
+            ToCoordinator::ChannelGone { shard: _, channel, end } => {
+                drop(end);
+                self.applications.channel_gone(channel);
+            }
             ToCoordinator::Suspect { peer, shard } => self.interfaces.suspect(shard, peer, now),
             ToCoordinator::Stopped { shard } => self.shutdown.stopped(shard),
         }

@@ -1,5 +1,7 @@
 //! What applications publish, and how they end: by leaving, or by breaking the rules of their channel.
 
+use std::io;
+
 use machnet::daemon::channel::{FromApp, Violation};
 use machnet_core::flow::CloseReason;
 use machnet_core::time::{Duration, Instant};
@@ -93,7 +95,7 @@ impl<Q: NicQueue> Applications<'_, Q> {
     /// The application is gone: what it published is taken over, its flows end when that is delivered, or at `until`.
     pub(super) fn remove(&mut self, channel: ChannelId, reason: CloseReason, until: Instant) {
         let Some(slot) = self.channels.slot_of(channel) else {
-            return self.post.tell(ToCoordinator::ChannelGone { shard: self.turn.settings.id, channel });
+            return self.post.tell(ToCoordinator::ChannelGone { shard: self.turn.settings.id, channel, end: None });
         };
         self.begin_end(slot, channel);
         if let Some(channel) = self.channels.get_mut(slot) {
@@ -103,13 +105,25 @@ impl<Q: NicQueue> Applications<'_, Q> {
 
     /// The application broke the rules of its channel: nothing in it is believed any more.
     fn break_channel(&mut self, slot: usize, violation: Violation) {
-        let Some(channel) = self.channels.get_mut(slot) else { return };
+        let Some(channel) = self.break_off(slot) else { return };
+        self.post.tell(ToCoordinator::Broken { channel, violation });
+        self.continue_end(slot);
+    }
+
+    /// Nobody can wake the shard for this channel.
+    pub(super) fn break_unheard(&mut self, slot: usize, error: io::Error) {
+        let Some(channel) = self.break_off(slot) else { return };
+        self.post.tell(ToCoordinator::Unheard { channel, error });
+        self.continue_end(slot);
+    }
+
+    fn break_off(&mut self, slot: usize) -> Option<ChannelId> {
+        let channel = self.channels.get_mut(slot)?;
         let id = channel.id();
         channel.break_off(self.turn.now + BREAK_WITHIN);
         self.turn.counts.count(Counter::ChannelsBroken);
         self.begin_end(slot, id);
-        self.post.tell(ToCoordinator::Broken { channel: id, violation });
-        self.continue_end(slot);
+        Some(id)
     }
 
     fn begin_end(&mut self, slot: usize, channel: ChannelId) {
@@ -123,8 +137,9 @@ impl<Q: NicQueue> Applications<'_, Q> {
         let mut place = 0;
         while let Some(slot) = self.channels.ending(place) {
             self.continue_end(slot);
-            if let Some(channel) = self.channels.free_if_over(slot) {
-                self.post.tell(ToCoordinator::ChannelGone { shard: self.turn.settings.id, channel });
+            if let Some((channel, end)) = self.channels.free_if_over(slot) {
+                let end = Some(Box::new(end));
+                self.post.tell(ToCoordinator::ChannelGone { shard: self.turn.settings.id, channel, end });
             }
             // A channel leaves the list when it is freed, perhaps with its last flow.
             place += usize::from(self.channels.ending(place) == Some(slot));

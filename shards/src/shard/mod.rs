@@ -19,6 +19,7 @@
 //! stop) is done a part each turn.
 
 mod applications;
+mod bells;
 mod budgets;
 mod channels;
 mod egress;
@@ -40,6 +41,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use bells::Bells;
 pub use channels::{BellChange, Foundations};
 pub use ingress::BURST_FRAMES;
 pub use saved::{NotRestored, SavedShard, ShardState};
@@ -47,6 +49,7 @@ pub use settings::Settings;
 pub use work::Work;
 pub use worker::{Rest, Worker};
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use machnet_core::addr::MacAddr;
@@ -469,9 +472,14 @@ impl<Q: NicQueue> Shard<Q> {
         self.channels.warm(slot);
     }
 
-    /// Bells that came or went since the last call, oldest first.
-    pub fn take_bell_changes(&mut self) -> std::vec::Drain<'_, BellChange> {
-        self.channels.take_bell_changes()
+    /// The oldest coming or going of a bell that was not taken yet.
+    pub fn take_bell_change(&mut self) -> Option<BellChange> {
+        self.channels.take_bell_change()
+    }
+
+    /// The bell of the channel in this slot cannot be heard: the channel is of no use.
+    pub fn break_unheard(&mut self, slot: usize, error: io::Error, now: Instant) {
+        self.applications(now).break_unheard(slot, error);
     }
 
     /// The bell of the channel in this slot.

@@ -61,7 +61,7 @@ mod tests {
     use crate::mailbox::{ChannelId, ShardId, mailbox};
 
     fn gone(number: u64) -> ToCoordinator {
-        ToCoordinator::ChannelGone { shard: ShardId(0), channel: ChannelId(number) }
+        ToCoordinator::ChannelGone { shard: ShardId(0), channel: ChannelId(number), end: None }
     }
 
     #[test]

@@ -11,27 +11,17 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use machnet_core::time::{Duration, Instant};
+use machnet_core::time::Instant;
 use machnet_core::wait::{Policy, Sleep};
-use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
-use rustix::fd::OwnedFd;
-use rustix::io::Errno;
 
-use super::{BellChange, Rest, Shard, Worker};
+use super::{Bells, Rest, Shard, Worker};
 use crate::counters::{Counter, Gauge};
 use crate::executor::{Executor, SpawnError, Thread};
 use machnet::daemon::sleep::{Clock, timeout};
-use machnet_nic::{NicQueue, Wake};
-
-/// How often a shard that does not sleep looks at the bells of cold channels: as soon as a sleeping one would wake. A
-/// turn takes from well under a microsecond to a hundred, so this is not counted in turns.
-const LOOK_AT_BELLS_EVERY: Duration = Duration::from_micros(50);
+use machnet_nic::NicQueue;
 
 /// Turns after which others may see what was counted.
 const TURNS_PER_PUBLICATION: u32 = 64;
-
-const TOKEN_MAIL: u64 = u64::MAX;
 
 /// Lets a watchdog see from outside whether a shard runs.
 #[derive(Debug, Default)]
@@ -89,7 +79,7 @@ fn run<Q: NicQueue>(shard: Shard<Q>, is_pinned: bool, policy: Policy, heartbeat:
             bells.look(worker.shard(), now)?;
         }
         let work = worker.turn(now);
-        bells.follow(worker.shard())?;
+        bells.follow(worker.shard(), now);
         turns = turns.wrapping_add(1);
         if turns.is_multiple_of(TURNS_PER_PUBLICATION) {
             note_cpu(worker.shard());
@@ -157,94 +147,4 @@ impl Stretch {
 /// Says where the shard runs.
 fn note_cpu<Q: NicQueue>(shard: &mut Shard<Q>) {
     shard.runs_on(rustix::thread::sched_getcpu());
-}
-
-/// Everything that wakes a shard, as its thread waits for it.
-struct Bells {
-    /// Over the bells of channels and the mailbox.
-    epoll: OwnedFd,
-    events: Vec<epoll::Event>,
-    /// When an awake shard looked at them last.
-    looked: Instant,
-}
-
-impl Bells {
-    fn new<Q: NicQueue>(shard: &mut Shard<Q>) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, shard.mail_bell(), epoll::EventData::new_u64(TOKEN_MAIL), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, events: Vec::with_capacity(64), looked: Instant::ZERO })
-    }
-
-    /// Follows the channels that came and went.
-    fn follow<Q: NicQueue>(&mut self, shard: &mut Shard<Q>) -> io::Result<()> {
-        let changes: Vec<BellChange> = shard.take_bell_changes().collect();
-        for change in changes {
-            match change {
-                BellChange::Watch(slot) => {
-                    let Some(bell) = shard.bell(slot) else { continue };
-                    let data = epoll::EventData::new_u64(slot as u64);
-                    epoll::add(&self.epoll, bell, data, epoll::EventFlags::IN)?;
-                }
-                // A bell that is closed has left the set by itself; one of a broken channel is still there.
-                BellChange::Gone(slot) => {
-                    if let Some(bell) = shard.bell(slot) {
-                        let _ = epoll::delete(&self.epoll, bell);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether an awake shard looks at them again by now.
-    fn are_due(&self, now: Instant) -> bool {
-        now.saturating_since(self.looked) >= LOOK_AT_BELLS_EVERY
-    }
-
-    /// Hears those that have rung, without waiting.
-    fn look<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, now: Instant) -> io::Result<()> {
-        self.looked = now;
-        self.hear(shard)
-    }
-
-    fn hear<Q: NicQueue>(&mut self, shard: &mut Shard<Q>) -> io::Result<()> {
-        self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        for event in &self.events {
-            match event.data.u64() {
-                TOKEN_MAIL => shard.mail_rang(),
-                slot => shard.bell_rang(usize::try_from(slot).unwrap_or(usize::MAX)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Sleeps until a bell rings, a frame arrives if the queue tells, or the time is up.
-    fn wait<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, timeout: Option<&Timespec>) -> io::Result<()> {
-        let bells = || PollFd::new(&self.epoll, PollFlags::IN);
-        let (slept, rang, failed) = match shard.queue().wake() {
-            Wake::Fd(nic) => {
-                let mut fds = [bells(), PollFd::from_borrowed_fd(nic, PollFlags::IN)];
-                let slept = poll(&mut fds, timeout);
-                (slept, !fds[0].revents().is_empty(), fds[1].revents().contains(PollFlags::ERR))
-            }
-            Wake::Steps => {
-                let mut fds = [bells()];
-                let slept = poll(&mut fds, timeout);
-                (slept, !fds[0].revents().is_empty(), false)
-            }
-        };
-        match slept {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-        if failed {
-            shard.queue().take_error();
-        }
-        if rang { self.hear(shard) } else { Ok(()) }
-    }
 }

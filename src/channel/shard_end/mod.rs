@@ -441,15 +441,11 @@ impl ShardEnd {
         self.sleep.disarm();
     }
 
-    /// Readable when an armed shard has something to do.
+    /// Every ring of it is an event: an armed shard has something to do. To be watched edge-triggered (`EPOLLET`): it is
+    /// never read, and readable from the first ring on. Hear it *before* [`ShardEnd::disarm`] and the next poll. Whoever
+    /// watches it takes it out again: it is not closed as long as the application has it.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.sleep.ear().fd()
-    }
-
-    /// Makes [`ShardEnd::bell`] unreadable again. Call it after a wake, *before* [`ShardEnd::disarm`] and the next
-    /// poll.
-    pub fn drain_bell(&mut self) {
-        self.sleep.ear().drain();
     }
 
     #[cfg(all(test, loom))]

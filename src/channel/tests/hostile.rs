@@ -147,7 +147,6 @@ impl Victim {
             _ => {
                 let _ = self.end.arm_wanting_buffers();
                 self.end.flush();
-                self.end.drain_bell();
                 self.end.disarm();
             }
         }

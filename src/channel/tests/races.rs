@@ -186,7 +186,7 @@ fn neither_the_shard_nor_who_waits_for_room_misses_a_ring() {
             while shard.poll_tx(&mut descriptors).expect("no violation") == 0 {
                 if shard.arm() == Armed::Armed {
                     shard.ear().wait();
-                    shard.drain_bell();
+                    shard.ear().drain();
                 }
                 shard.disarm();
             }
@@ -226,7 +226,7 @@ fn neither_who_waits_for_input_nor_a_shard_that_wants_buffers_misses_a_ring() {
         while shard.poll_fill().expect("no violation") == 0 {
             if shard.arm_wanting_buffers() == Armed::Armed {
                 shard.ear().wait();
-                shard.drain_bell();
+                shard.ear().drain();
             }
             shard.disarm();
         }

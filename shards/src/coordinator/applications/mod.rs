@@ -256,6 +256,20 @@ impl Applications {
         Some(owner)
     }
 
+    /// A shard cannot hear the bell of a channel. Gives its connection, which is to be ended, if it is not gone.
+    pub(super) fn unheard(&self, channel: ChannelId, error: &std::io::Error) -> Option<ConnectionId> {
+        let owner = self.channels.get(channel)?.owner;
+        let application = self.connections.get(&owner)?;
+        tracing::warn!(
+            endpoint = application.name().unwrap_or_default(),
+            uid = application.peer.uid,
+            %error,
+            "the bell of a channel cannot be watched: raise fs.epoll.max_user_watches or the limit of open files; the \
+             endpoint is ended"
+        );
+        Some(owner)
+    }
+
     /// An application is gone. Its channels stay until what they hold has been delivered.
     pub(super) fn end(&mut self, connection: ConnectionId, actions: &mut Actions) {
         let Some(Application { peer, endpoint }) = self.connections.remove(&connection) else { return };

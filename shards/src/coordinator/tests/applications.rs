@@ -160,7 +160,7 @@ fn memory_is_limited_by_user_and_comes_back_when_the_shards_have_let_go() {
     assert!(matches!(rig.error(second), ControlError::Limit(_)), "the shards still have it");
     assert_eq!(rig.summary().control.channels_ending, 2);
     for channel in 1..=2 {
-        rig.mail(ToCoordinator::ChannelGone { shard: ShardId(0), channel: ChannelId(channel) });
+        rig.mail(ToCoordinator::ChannelGone { shard: ShardId(0), channel: ChannelId(channel), end: None });
     }
     rig.listen(second, 889);
     assert_eq!(rig.replies(second).len(), 2);
@@ -182,6 +182,20 @@ fn an_application_that_breaks_the_rules_is_ended() {
     rig.mail(ToCoordinator::Broken { channel: ChannelId(1), violation: Violation::UnknownKind });
     rig.handle(Input::Disconnected { connection });
     rig.quiet();
+}
+
+#[test]
+fn an_application_whose_bell_cannot_be_heard_is_ended_and_no_other() {
+    let mut rig = Rig::new();
+    let (other, connection) = (rig.attached(), rig.listener());
+    let error = std::io::Error::from_raw_os_error(libc::ENOSPC);
+    rig.mail(ToCoordinator::Unheard { channel: ChannelId(2), error });
+    match rig.coordinator.poll_effect() {
+        Some(Effect::Disconnect { connection: ended }) => assert_eq!(ended, connection),
+        effect => panic!("not ended: {effect:?}"),
+    }
+    rig.listen(other, 889);
+    assert_eq!(rig.posts(0), ["Unlisten 888", "RemoveChannel", "AddChannel", "Listen 889"]);
 }
 
 #[test]

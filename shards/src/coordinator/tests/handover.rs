@@ -116,7 +116,7 @@ fn what_an_application_has_is_taken_back_when_it_ends() {
     rig.hand_over();
     for shard in [0, 1] {
         for channel in (1..=6).map(ChannelId) {
-            rig.mail(ToCoordinator::ChannelGone { shard: ShardId(shard), channel });
+            rig.mail(ToCoordinator::ChannelGone { shard: ShardId(shard), channel, end: None });
         }
     }
     rig.hand_over();
@@ -130,7 +130,7 @@ fn numbers_go_on_so_that_none_is_given_twice() {
     rig.handle(Input::Disconnected { connection: listener });
     rig.skip_posts();
     for channel in [1, 2] {
-        rig.mail(ToCoordinator::ChannelGone { shard: ShardId(0), channel: ChannelId(channel) });
+        rig.mail(ToCoordinator::ChannelGone { shard: ShardId(0), channel: ChannelId(channel), end: None });
     }
     rig.hand_over();
     let second = rig.attached();

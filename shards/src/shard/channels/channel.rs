@@ -522,6 +522,11 @@ impl Channel {
         self.is_open() && (self.end.violation().is_some() || self.has_unpublished())
     }
 
+    /// What the shard has of its memory and bells.
+    pub(super) fn into_end(self) -> ShardEnd {
+        self.end
+    }
+
     /// Whether events wait for room in the ring, which comes when the application reads: without a sound.
     pub(in crate::shard) fn has_unpublished(&self) -> bool {
         self.is_open() && self.notices.waiting() > 0
@@ -556,7 +561,6 @@ impl Channel {
 
     /// The bell rang: look at the channel again.
     pub(super) fn warm(&mut self) {
-        self.end.drain_bell();
         self.end.disarm();
         self.heat = Heat::Hot { idle_turns: 0 };
     }

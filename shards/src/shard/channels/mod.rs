@@ -10,10 +10,10 @@ pub(super) use channel::{Channel, ChannelStage, Polled, Reclaiming, SavedChannel
 pub(super) use lists::{Load, WaitingList};
 pub(super) use notices::Notice;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
 
-use machnet::daemon::channel::{FromApp, ShardHandles};
+use machnet::daemon::channel::{FromApp, ShardEnd, ShardHandles};
 use machnet_core::flow::FlowId;
 use machnet_core::time::Instant;
 use machnet_proto::state::{Unsound, ensure};
@@ -44,7 +44,7 @@ pub(super) struct Channels {
     /// Slots of channels whose application is gone, or broke the rules, and that are still there.
     ending: Vec<usize>,
     /// Bells that have to be watched from now on or no longer, for whoever sleeps for the shard.
-    bells: Vec<BellChange>,
+    bells: VecDeque<BellChange>,
     /// Where the shard was seen last.
     cpu: Option<usize>,
     /// Flows whose opening an application could be told only when its channel was flushed.
@@ -103,7 +103,7 @@ impl ReclaimingChannels {
                 ensure(channels.by_id.insert(channel.id(), slot).is_none(), "a channel is there twice")?;
                 if channel.is_open() {
                     channels.hot.push(slot);
-                    channels.bells.push(BellChange::Watch(slot));
+                    channels.bells.push_back(BellChange::Watch(slot));
                 } else {
                     channels.ending.push(slot);
                 }
@@ -141,16 +141,16 @@ impl Channels {
         }
         self.slots[slot] = Some(channel);
         self.hot.push(slot);
-        self.bells.push(BellChange::Watch(slot));
+        self.bells.push_back(BellChange::Watch(slot));
     }
 
-    /// Frees the channel in this slot if nothing is left of it; gives its name.
-    pub(super) fn free_if_over(&mut self, slot: usize) -> Option<ChannelId> {
-        let id = self.slots[slot].as_ref().filter(|channel| channel.is_over())?.id();
-        self.slots[slot] = None;
+    /// Frees the channel in this slot if nothing is left of it; gives its name, and its end.
+    pub(super) fn free_if_over(&mut self, slot: usize) -> Option<(ChannelId, ShardEnd)> {
+        let channel = self.slots[slot].take_if(|channel| channel.is_over())?;
+        let id = channel.id();
         self.by_id.remove(&id);
         self.ending.retain(|ending| *ending != slot);
-        Some(id)
+        Some((id, channel.into_end()))
     }
 
     /// The slot of the channel with this name.
@@ -206,7 +206,7 @@ impl Channels {
     /// Looks no more at what the application publishes.
     pub(super) fn stop_polling(&mut self, slot: usize) {
         self.hot.retain(|hot| *hot != slot);
-        self.bells.push(BellChange::Gone(slot));
+        self.bells.push_back(BellChange::Gone(slot));
     }
 
     /// When the first application that is gone has been delivered for long enough.
@@ -295,9 +295,9 @@ impl Channels {
         self.get(slot).map(|channel| channel.end().bell())
     }
 
-    /// Bells that came or went since the last call, oldest first.
-    pub(super) fn take_bell_changes(&mut self) -> std::vec::Drain<'_, BellChange> {
-        self.bells.drain(..)
+    /// The oldest coming or going of a bell that was not taken yet.
+    pub(super) fn take_bell_change(&mut self) -> Option<BellChange> {
+        self.bells.pop_front()
     }
 
     /// Tells the applications which CPU the shard runs on; `false` if they know.

@@ -529,8 +529,8 @@ impl Flows {
             channel.notify(Notice::Closed { flow: id, reason, acknowledged_messages });
         }
         channels.mark_dirty(slot);
-        if let Some(channel) = channels.free_if_over(slot) {
-            post.tell(ToCoordinator::ChannelGone { shard: turn.settings.id, channel });
+        if let Some((channel, end)) = channels.free_if_over(slot) {
+            post.tell(ToCoordinator::ChannelGone { shard: turn.settings.id, channel, end: Some(Box::new(end)) });
         }
     }
 }

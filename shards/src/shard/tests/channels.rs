@@ -1,6 +1,12 @@
 //! Channels come and go, and what becomes of their flows.
 
+use std::os::fd::OwnedFd;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+
 use super::*;
+use crate::shard::Bells;
 
 const LINGER: Duration = Duration::from_millis(50);
 
@@ -10,7 +16,7 @@ fn remove(rig: &mut Rig) {
 }
 
 fn is_gone(message: &ToCoordinator, number: u64) -> bool {
-    matches!(message, ToCoordinator::ChannelGone { shard: ShardId(3), channel } if *channel == ChannelId(number))
+    matches!(message, ToCoordinator::ChannelGone { shard: ShardId(3), channel, .. } if *channel == ChannelId(number))
 }
 
 #[test]
@@ -19,7 +25,8 @@ fn a_channel_without_flows_is_gone_at_once() {
     remove(&mut rig);
     let told = rig.told();
     assert!(told.len() == 1 && is_gone(&told[0], 1), "{told:?}");
-    assert_eq!(rig.shard.take_bell_changes().count(), 2, "its bell came, and went");
+    let changes = std::iter::from_fn(|| rig.shard.take_bell_change());
+    assert_eq!(changes.count(), 2, "its bell came, and went");
     rig.put(&syn(&THEIRS));
     rig.turn();
     assert_eq!(rig.drops(), [(DropReason::NoListener, 1)]);
@@ -110,12 +117,13 @@ fn an_idle_channel_cools_and_its_bell_brings_it_back() {
         rig.turn();
     }
     assert!(rig.shard.has_cold_channels());
-    assert!(!rings(&rig));
+    let ear = Ear::of(&rig);
+    assert!(!ear.rings());
     send(&mut app, flow, b"wake up");
-    assert!(rings(&rig));
+    assert!(ear.rings());
     assert!(rig.turn().is_none(), "nobody looks at it");
     rig.shard.bell_rang(0);
-    assert!(!rings(&rig));
+    assert!(!ear.rings());
     rig.turn();
     assert_eq!(rig.packets(&OURS), [data(101, 201, b"wake up")]);
 }
@@ -130,8 +138,9 @@ fn a_shard_prepares_to_sleep_only_when_nothing_waits_for_it() {
     assert_eq!(rig.packets(&OURS).len(), 1);
     rig.turn();
     assert!(rig.shard.prepare_sleep());
+    let ear = Ear::of(&rig);
     send(&mut app, flow, b"good morning");
-    assert!(rings(&rig));
+    assert!(ear.rings());
     rig.shard.finish_sleep();
     rig.shard.bell_rang(0);
     rig.turn();
@@ -162,12 +171,73 @@ fn a_shard_sleeps_for_short_while_an_application_leaves_no_room_for_events() {
     assert!(rig.shard.prepare_sleep() && !rig.shard.waits_in_silence());
 }
 
-/// Whether the bell of the first channel is readable.
-fn rings(rig: &Rig) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let bell = rig.shard.bell(0).unwrap();
-    let mut polled = [PollFd::new(&bell, PollFlags::IN)];
-    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+/// Over the bell of the first channel.
+struct Ear(OwnedFd);
+
+impl Ear {
+    fn of(rig: &Rig) -> Self {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, rig.shard.bell(0).unwrap(), epoll::EventData::new_u64(0), flags).unwrap();
+        Self(epoll)
+    }
+
+    /// Whether it has rung since the last call.
+    fn rings(&self) -> bool {
+        let mut events = Vec::with_capacity(1);
+        epoll::wait(&self.0, spare_capacity(&mut events), Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+    }
+}
+
+#[test]
+fn a_channel_whose_bell_cannot_be_watched_is_broken_and_no_other_is() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    let mut bells = Bells::new(&rig.shard).unwrap();
+    bells.follow(&mut rig.shard, rig.now);
+    assert_eq!(bells.watched().count(), 1);
+    rig.told();
+    let _second = rig.add_channel(2);
+    bells.refuse(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap());
+    bells.follow(&mut rig.shard, rig.now);
+    let told = rig.told();
+    assert!(matches!(told[..], [ToCoordinator::Unheard { channel: ChannelId(2), .. }]), "{told:?}");
+    rig.post(ToShard::RemoveChannel { channel: ChannelId(2), reason: CloseReason::AppGone, linger: LINGER });
+    rig.turn();
+    let told = rig.told();
+    assert!(told.len() == 1 && is_gone(&told[0], 2), "{told:?}");
+    bells.follow(&mut rig.shard, rig.now);
+    send(&mut app, flow, b"as before");
+    rig.turn();
+    assert_eq!(rig.packets(&OURS).len(), 1);
+}
+
+#[test]
+fn a_bell_is_watched_no_more_once_its_channel_is_gone_although_the_application_has_it() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    let mut bells = Bells::new(&rig.shard).unwrap();
+    bells.follow(&mut rig.shard, rig.now);
+    for _ in 0..100 {
+        rig.turn();
+    }
+    assert!(rig.shard.has_cold_channels());
+    let _ = bells.hear(&mut rig.shard);
+    remove(&mut rig);
+    rig.pass(LINGER + Duration::from_secs(1));
+    assert_eq!(rig.shard.bell(0).is_some(), false, "it is gone before anybody has followed");
+    bells.follow(&mut rig.shard, rig.now);
+    assert_eq!(bells.watched().count(), 0);
+    send(&mut app, flow, b"anybody there?");
+    assert!(!bells.hear(&mut rig.shard).unwrap());
+}
+
+/// To unmap a channel takes a shard milliseconds.
+#[test]
+fn the_memory_of_a_channel_that_is_gone_is_left_to_the_coordinator() {
+    let mut rig = Rig::new();
+    let _app = rig.add_channel(1);
+    remove(&mut rig);
+    let told = rig.told();
+    assert!(matches!(told[..], [ToCoordinator::ChannelGone { end: Some(_), .. }]), "{told:?}");
 }
 
 #[test]

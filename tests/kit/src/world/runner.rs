@@ -1,12 +1,11 @@
 //! What runs a shard in the place of its thread: turns, and waits in virtual time.
 
-use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
 use machnet_core::time::{Duration, Instant};
 use machnet_core::wait::{Policy, Sleep};
 use machnet_nic::faults::Dice;
-use machnet_shards::shard::{BellChange, Rest, Shard, Work, Worker};
+use machnet_shards::shard::{Bells, Rest, Shard, Work, Worker};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::queue::SimQueue;
@@ -37,15 +36,15 @@ pub(crate) struct Runner {
     asleep: Option<Option<Instant>>,
     /// It does nothing before: it has given way, has just been woken, or lost its CPU.
     pub(crate) ready_at: Instant,
-    /// Slots whose bells are watched.
-    bells: BTreeSet<usize>,
+    bells: Bells,
     dice: Dice,
 }
 
 impl Runner {
     pub(crate) fn new(shard: Shard<SimQueue>, seed: u64, now: Instant) -> Self {
+        let bells = Bells::new(&shard).expect("a descriptor");
         let worker = Worker::new(shard, Policy::Adaptive, now);
-        Self { worker, turned: None, asleep: None, ready_at: now, bells: BTreeSet::new(), dice: Dice::new(seed) }
+        Self { worker, turned: None, asleep: None, ready_at: now, bells, dice: Dice::new(seed) }
     }
 
     pub(crate) fn shard(&mut self) -> &mut Shard<SimQueue> {
@@ -107,8 +106,8 @@ impl Runner {
 
     /// Its bells ring without a cause, which must do no harm: the shard looks at all its channels.
     pub(crate) fn ring_all_bells(&mut self, now: Instant) {
-        for slot in &self.bells {
-            self.worker.shard().bell_rang(*slot);
+        for slot in self.bells.watched() {
+            self.worker.shard().bell_rang(slot);
         }
         self.wake(now);
     }
@@ -127,8 +126,8 @@ impl Runner {
         if self.shard().queue().wakes_in_steps() {
             return;
         }
-        for slot in &self.bells {
-            self.worker.shard().bell_rang(*slot);
+        for slot in self.bells.watched() {
+            self.worker.shard().bell_rang(slot);
         }
         self.asleep = None;
         self.worker.woke();
@@ -145,12 +144,7 @@ impl Runner {
     /// One turn of the shard.
     fn look(&mut self, now: Instant) -> Work {
         let work = self.worker.turn(now);
-        for change in self.worker.shard().take_bell_changes() {
-            match change {
-                BellChange::Watch(slot) => self.bells.insert(slot),
-                BellChange::Gone(slot) => self.bells.remove(&slot),
-            };
-        }
+        self.bells.follow(self.worker.shard(), now);
         work
     }
 
@@ -174,17 +168,7 @@ impl Runner {
 
     /// Passes on the bells that ring; says whether there was one.
     fn hear_bells(&mut self) -> bool {
-        let shard = self.worker.shard();
-        let bells = self.bells.iter().filter_map(|slot| Some((*slot, shard.bell(*slot)?)));
-        let (slots, bells): (Vec<usize>, Vec<BorrowedFd<'_>>) = bells.unzip();
-        let rings = readable(bells.into_iter().chain([shard.mail_bell()]));
-        for (index, _) in rings.iter().enumerate().filter(|(_, rings)| **rings) {
-            match slots.get(index) {
-                Some(slot) => shard.bell_rang(*slot),
-                None => shard.mail_rang(),
-            }
-        }
-        rings.contains(&true)
+        self.bells.hear(self.worker.shard()).expect("it can be heard")
     }
 }
 
