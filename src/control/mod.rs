@@ -14,6 +14,7 @@
 //! * [`message`]: requests and replies; [`report`]: what a daemon reports of itself.
 //! * [`socket`]: packets with descriptors beside them, and who is at the other end.
 //! * [`server`]: the daemon's side, which never blocks.
+//! * [`closer`]: what the daemon closes without waiting.
 //! * [`client`]: the application's side, which waits for an answer, but never for ever.
 
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ use std::path::PathBuf;
 use machnet_core::defaults::{SOCKET, SOCKET_VARIABLE};
 
 pub mod client;
+#[cfg(any(feature = "daemon", test))]
+mod closer;
 mod error;
 pub mod message;
 pub mod report;

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use thiserror::Error;
 
+use super::closer::{Closer, Guarded};
 use super::message::{ControlError, Numbered, PACKET_BYTES_MAX, Reply, Request};
 use super::socket::{self, Datagram, Peer};
 
@@ -36,7 +37,9 @@ impl Default for Access {
 /// The listening end. Dropping it removes the socket file.
 #[derive(Debug)]
 pub struct Server {
-    socket: OwnedFd,
+    socket: Guarded,
+    /// For the sockets of connections; `None` if the kernel refuses descriptors.
+    closer: Option<Closer>,
     path: PathBuf,
     /// Device and inode of our socket file, so that we never remove somebody else's.
     file: (u64, u64),
@@ -70,6 +73,15 @@ impl Server {
     /// # Errors
     /// [`BindError`]; in particular when another daemon serves the path.
     pub fn bind(path: &Path, access: &Access) -> Result<Self, BindError> {
+        Self::bind_refusing(path, access, socket::refuse_descriptors)
+    }
+
+    /// The same, but descriptors that applications send are refused by `refuse`, which may not be able to.
+    pub(super) fn bind_refusing(
+        path: &Path,
+        access: &Access,
+        refuse: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+    ) -> Result<Self, BindError> {
         let doing = |what: &str, at: &Path| {
             let doing = format!("{what} {}", at.display());
             move |source: io::Error| BindError::System { doing, source }
@@ -81,15 +93,22 @@ impl Server {
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o755).create(directory).map_err(doing("make the directory", directory))?;
         // Two daemons that start at once must not both find the same stale file and both replace it.
-        let _turn = lock(directory).map_err(doing("lock the directory", directory))?;
+        let lock_file = lock_file(path);
+        let _turn = lock(&lock_file).map_err(doing("lock", &lock_file))?;
         clear_the_way(path)?;
 
         let socket = socket::create(SocketFlags::NONBLOCK).map_err(doing("make a socket for", path))?;
+        let closer = match refuse(socket.as_fd()) {
+            Ok(()) => None,
+            Err(_) => Some(Closer::start().map_err(doing("start a thread for", path))?),
+        };
+        let socket = Guarded::new(socket, closer.clone());
         let address = socket::address(path).map_err(doing("use the path", path))?;
         rustix::net::bind(&socket, &address).map_err(|error| doing("bind", path)(error.into()))?;
         let metadata = std::fs::symlink_metadata(path).map_err(doing("look at", path))?;
         // From here on a failure drops the server, which removes the file.
-        let server = Self { socket, path: path.to_owned(), file: (metadata.dev(), metadata.ino()), spare: spare() };
+        let file = (metadata.dev(), metadata.ino());
+        let server = Self { socket, closer, path: path.to_owned(), file, spare: spare() };
         if let Some(group) = access.group {
             std::os::unix::fs::chown(path, None, Some(group)).map_err(doing("give the group to", path))?;
         }
@@ -113,7 +132,7 @@ impl Server {
     pub fn accept(&mut self) -> io::Result<Option<Connection>> {
         loop {
             match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(socket) => return Connection::new(socket).map(Some),
+                Ok(socket) => return Connection::new(Guarded::new(socket, self.closer.clone())).map(Some),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error @ (Errno::MFILE | Errno::NFILE)) => {
@@ -128,7 +147,9 @@ impl Server {
     /// own descriptor readable and the daemon awake. False when none waits.
     fn turn_away(&mut self) -> bool {
         drop(self.spare.take());
-        let waited = rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC).is_ok();
+        let waiting = rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC);
+        let waited = waiting.is_ok();
+        drop(waiting.map(|socket| Guarded::new(socket, self.closer.clone())));
         self.spare = spare();
         waited
     }
@@ -154,7 +175,7 @@ impl Drop for Server {
 /// One application. Dropping it ends the connection, which the application notices at once.
 #[derive(Debug)]
 pub struct Connection {
-    socket: OwnedFd,
+    socket: Guarded,
     peer: Peer,
     buffer: Box<[u8]>,
 }
@@ -173,7 +194,7 @@ pub enum Incoming {
 }
 
 impl Connection {
-    fn new(socket: OwnedFd) -> io::Result<Self> {
+    fn new(socket: Guarded) -> io::Result<Self> {
         let peer = socket::peer(socket.as_fd())?;
         Ok(Self { socket, peer, buffer: vec![0; PACKET_BYTES_MAX].into() })
     }
@@ -189,8 +210,12 @@ impl Connection {
         socket::peer_process(self.socket.as_fd())
     }
 
-    /// The next request, if one waits. Descriptors that an application sends are dropped by the kernel.
+    /// The next request, if one waits. Descriptors that an application sends are refused by the kernel, or they are no
+    /// request, and never taken: whoever took them might have to wait when it closes them.
     pub fn receive(&mut self) -> Incoming {
+        if self.socket.has_descriptors() {
+            return Incoming::Malformed(ControlError::Malformed("descriptors beside a request".into()));
+        }
         match socket::receive(self.socket.as_fd(), &mut self.buffer, None) {
             Ok(Datagram::Bytes(bytes)) => match Numbered::decode(&self.buffer[..bytes]) {
                 Ok(request) => Incoming::Request(request),
@@ -258,15 +283,28 @@ fn clear_the_way(path: &Path) -> Result<(), BindError> {
     }
 }
 
-/// An exclusive lock on a directory, until the descriptor is dropped. The holders are quick, so that a second's wait
-/// means that somebody else uses the directory for something else.
-fn lock(directory: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(directory, flags, Mode::empty())?;
+/// Beside the socket, and stays there: whoever removed it could lock a file that has no name any more.
+fn lock_file(socket: &Path) -> PathBuf {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// An exclusive lock, until the descriptor is dropped, on a file that nobody but this user and root can open: whoever
+/// can open a file can lock it. The holders are quick, so that a second's wait means that somebody uses the file for
+/// something else.
+fn lock(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+    let found = rustix::fs::fstat(&file)?;
+    let others = Mode::RWXG | Mode::RWXO;
+    if found.st_uid != rustix::process::geteuid().as_raw() || Mode::from_raw_mode(found.st_mode).intersects(others) {
+        return Err(io::Error::other("it is open to other users, who could keep the lock: remove it"));
+    }
     let deadline = Instant::now() + Duration::from_secs(1);
     loop {
-        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(directory),
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
             Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -100,6 +100,49 @@ pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8], fds: Option<&mut 
     })
 }
 
+/// What lies in the queue of a connection's end, and stays there.
+#[cfg(any(feature = "daemon", test))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// No packet.
+    Nothing,
+    /// First a packet without descriptors.
+    Bytes,
+    /// First a packet with descriptors beside it, or nobody knows: the socket is no connection.
+    Descriptors,
+}
+
+/// Looks at the next packet without taking it, and makes no descriptor of this process of what lies beside it.
+#[cfg(any(feature = "daemon", test))]
+pub(super) fn waiting(socket: BorrowedFd<'_>) -> Waiting {
+    let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+    let mut no_room = RecvAncillaryBuffer::default();
+    match retry(|| rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut no_room, flags)) {
+        Ok(packet) if packet.flags.contains(ReturnFlags::CTRUNC) => Waiting::Descriptors,
+        Ok(packet) if packet.bytes > 0 => Waiting::Bytes,
+        Ok(_) | Err(Errno::AGAIN | Errno::CONNRESET | Errno::PIPE) => Waiting::Nothing,
+        Err(_) => Waiting::Descriptors,
+    }
+}
+
+/// Has the kernel refuse descriptors (`EPERM`) that anybody sends over connections to a listening socket.
+///
+/// # Errors
+/// Before Linux 6.16 the kernel knows no such thing.
+#[cfg(any(feature = "daemon", test))]
+pub(super) fn refuse_descriptors(listening: BorrowedFd<'_>) -> io::Result<()> {
+    /// `SO_PASSRIGHTS` of Linux 6.16 on the architectures with the generic socket options.
+    const SO_PASSRIGHTS: i32 = 83;
+    let no = 0_i32;
+    let size = libc::socklen_t::try_from(size_of_val(&no)).expect("one word");
+    // SAFETY: the option's value is `size` bytes at `no`, which outlives the call; the kernel only reads it; the
+    // descriptor is open as long as it is borrowed.
+    let status = unsafe {
+        libc::setsockopt(listening.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const no).cast(), size)
+    };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The process at the other end, as the kernel knows it.
 pub(super) fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
     // `struct ucred` is three 32-bit words: pid, uid, gid. rustix's own call cannot express the pid 0 of a peer

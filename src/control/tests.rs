@@ -99,16 +99,99 @@ fn what_is_no_request_is_reported_and_the_next_one_is_read() {
     assert_eq!(connection.receive(), Incoming::Request(Numbered { id, body: Request::Status(Query::default()) }));
 }
 
+/// As before Linux 6.16.
+fn bind_unrefusing(path: &Path) -> Server {
+    Server::bind_refusing(path, &Access::default(), |_| Err(std::io::ErrorKind::Unsupported.into())).unwrap()
+}
+
+/// A TCP socket whose last close waits so long: it lingers over what its peer does not read.
+fn lingering(linger: Duration) -> (std::net::TcpStream, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    while socket.write(&[0; 65_536]).is_ok() {}
+    rustix::net::sockopt::set_socket_linger(&socket, Some(linger)).unwrap();
+    socket.set_nonblocking(false).unwrap();
+    (socket, peer)
+}
+
 #[test]
-fn an_application_cannot_push_descriptors_into_the_daemon() {
+fn the_kernel_refuses_descriptors_where_it_can_and_otherwise_they_are_no_request() {
     let directory = directory();
     let (_server, mut connection, client) = pair(&socket(&directory));
     let request = Numbered { id: 1, body: Request::Status(Query::default()) };
-    socket::send(client.as_fd(), &request.encode(), &[client.as_fd(), client.as_fd()]).unwrap();
-    assert_eq!(connection.receive(), Incoming::Request(request));
+    match socket::send(client.as_fd(), &request.encode(), &[client.as_fd(), client.as_fd()]) {
+        Err(error) => {
+            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+            socket::send(client.as_fd(), &request.encode(), &[]).unwrap();
+            assert_eq!(connection.receive(), Incoming::Request(request));
+        }
+        Ok(()) => assert!(matches!(connection.receive(), Incoming::Malformed(_))),
+    }
     drop(client);
-    // A copy of the client's socket, had one come in, would keep the connection open.
-    assert_eq!(connection.receive(), Incoming::Closed);
+    drop(connection);
+}
+
+#[test]
+fn an_application_cannot_push_descriptors_into_the_daemon() {
+    let directory = directory();
+    let path = socket(&directory);
+    let mut server = bind_unrefusing(&path);
+    let client = Client::connect(&path, Duration::from_secs(1)).unwrap();
+    let mut connection = server.accept().unwrap().expect("it has connected");
+    let request = Numbered { id: 1, body: Request::Status(Query::default()) };
+    socket::send(client.as_fd(), &request.encode(), &[]).unwrap();
+    assert_eq!(connection.receive(), Incoming::Request(request.clone()));
+    let (theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+    socket::send(client.as_fd(), &request.encode(), &[theirs.as_fd(), theirs.as_fd()]).unwrap();
+    drop(theirs);
+    assert!(matches!(connection.receive(), Incoming::Malformed(ControlError::Malformed(_))));
+    assert!(matches!(connection.receive(), Incoming::Malformed(_)), "it is not taken");
+    drop(connection);
+    // Nobody has a copy any more.
+    ours.set_read_timeout(Some(NEVER)).unwrap();
+    assert_eq!(std::io::Read::read(&mut &ours, &mut [0]).unwrap(), 0);
+    assert!(!client::is_open(client.as_fd()));
+}
+
+/// The last close of what an application sent is ours, and waits.
+#[test]
+fn what_lingers_keeps_nobody_waiting() {
+    const LINGER: Duration = Duration::from_secs(20);
+    let directory = directory();
+    let path = socket(&directory);
+    let mut server = bind_unrefusing(&path);
+    let request = Numbered { id: 1, body: Request::Status(Query::default()) }.encode();
+    let start = Instant::now();
+    let mut peers = Vec::new();
+    // It is received; it waits behind another request when the connection is ended; it is never accepted.
+    for step in 0..3 {
+        let client = Client::connect(&path, Duration::from_secs(1)).unwrap();
+        let mut connection = if step < 2 { server.accept().unwrap() } else { None };
+        if step == 1 {
+            socket::send(client.as_fd(), &request, &[]).unwrap();
+        }
+        let (lingering, peer) = lingering(LINGER);
+        socket::send(client.as_fd(), &request, &[lingering.as_fd()]).unwrap();
+        // Not the last one who has it.
+        drop(lingering);
+        peers.push(peer);
+        if let Some(connection) = &mut connection {
+            assert!(!matches!(connection.receive(), Incoming::Nothing | Incoming::Closed));
+        }
+        drop(connection);
+    }
+    // Others are served.
+    drop(server);
+    let mut server = bind_unrefusing(&path);
+    let mut client = Client::connect(&path, Duration::from_secs(1)).unwrap();
+    let mut connection = server.accept().unwrap().expect("it has connected");
+    let id = client.send(Request::Status(Query::default())).unwrap();
+    assert_eq!(connection.receive(), Incoming::Request(Numbered { id, body: Request::Status(Query::default()) }));
+    drop((client, connection));
+    let waited = start.elapsed();
+    assert!(waited < LINGER / 2, "{waited:?}");
 }
 
 #[test]
@@ -269,6 +352,26 @@ fn of_many_daemons_that_start_at_once_one_serves() {
     });
     assert_eq!(servers.iter().filter(|server| server.is_ok()).count(), 1);
     assert!(Client::connect(path, Duration::from_secs(1)).is_ok());
+}
+
+#[test]
+fn nobody_else_can_hold_what_a_daemon_locks() {
+    let directory = directory();
+    let path = socket(&directory);
+    // Whoever may read a directory may lock it.
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+    let opened = rustix::fs::open(path.parent().unwrap(), flags, rustix::fs::Mode::empty()).unwrap();
+    rustix::fs::flock(&opened, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    drop(bind(&path));
+    let lock = path.with_file_name("ctrl.sock.lock");
+    assert_eq!(std::fs::metadata(&lock).unwrap().mode() & 0o7777, 0o600);
+    // A file that others could open is not trusted, nor is a link followed.
+    std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = Server::bind(&path, &Access::default()).unwrap_err().to_string();
+    assert!(refused.contains("ctrl.sock.lock") && refused.contains("remove it"), "{refused}");
+    std::fs::remove_file(&lock).unwrap();
+    std::os::unix::fs::symlink(&path, &lock).unwrap();
+    assert!(matches!(Server::bind(&path, &Access::default()), Err(BindError::System { .. })));
 }
 
 #[test]
