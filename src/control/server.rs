@@ -94,7 +94,7 @@ impl Server {
         builder.recursive(true).mode(0o755).create(directory).map_err(doing("make the directory", directory))?;
         // Two daemons that start at once must not both find the same stale file and both replace it.
         let lock_file = lock_file(path);
-        let _turn = lock(&lock_file).map_err(doing("lock", &lock_file))?;
+        let _turn = Turn::wait(lock_file.clone()).map_err(doing("lock", &lock_file))?;
         clear_the_way(path)?;
 
         let socket = socket::create(SocketFlags::NONBLOCK).map_err(doing("make a socket for", path))?;
@@ -238,6 +238,11 @@ impl Connection {
         socket::send(self.socket.as_fd(), &reply.encode(), fds)
     }
 
+    /// Whether the application has received all that was sent to it.
+    pub fn has_been_read(&self) -> bool {
+        socket::has_been_read(self.socket.as_fd())
+    }
+
     /// Answers [`Request::Status`] with a report of any length.
     ///
     /// # Errors
@@ -283,31 +288,52 @@ fn clear_the_way(path: &Path) -> Result<(), BindError> {
     }
 }
 
-/// Beside the socket, and stays there: whoever removed it could lock a file that has no name any more.
+/// The file that is locked, beside the socket.
 fn lock_file(socket: &Path) -> PathBuf {
     let mut name = socket.as_os_str().to_owned();
     name.push(".lock");
     name.into()
 }
 
-/// An exclusive lock, until the descriptor is dropped, on a file that nobody but this user and root can open: whoever
-/// can open a file can lock it. The holders are quick, so that a second's wait means that somebody uses the file for
-/// something else.
-fn lock(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
-    let found = rustix::fs::fstat(&file)?;
-    let others = Mode::RWXG | Mode::RWXO;
-    if found.st_uid != rustix::process::geteuid().as_raw() || Mode::from_raw_mode(found.st_mode).intersects(others) {
-        return Err(io::Error::other("it is open to other users, who could keep the lock: remove it"));
-    }
-    let deadline = Instant::now() + Duration::from_secs(1);
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+/// An exclusive lock on a file that nobody but this user and root can open: whoever can open a file can lock it. When
+/// it is dropped the file goes.
+struct Turn {
+    path: PathBuf,
+    /// Holds the lock as long as it is open.
+    _file: OwnedFd,
+}
+
+impl Turn {
+    /// Waits for others. They are quick, so that a second's wait means that somebody uses the file for something else.
+    fn wait(path: PathBuf) -> io::Result<Self> {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        loop {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?;
+            let opened = rustix::fs::fstat(&file)?;
+            let is_ours = opened.st_uid == rustix::process::geteuid().as_raw();
+            if !is_ours || Mode::from_raw_mode(opened.st_mode).intersects(Mode::RWXG | Mode::RWXO) {
+                return Err(io::Error::other("it is open to other users, who could keep the lock: remove it"));
+            }
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    // Whoever had the lock may have removed the file meanwhile, and somebody may have made another.
+                    let named = std::fs::symlink_metadata(&path);
+                    if named.is_ok_and(|named| (named.dev(), named.ino()) == (opened.st_dev, opened.st_ino)) {
+                        return Ok(Self { path, _file: file });
+                    }
+                }
+                Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // One that stays does no harm.
+        let _ = std::fs::remove_file(&self.path);
     }
 }

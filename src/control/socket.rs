@@ -125,6 +125,16 @@ pub(super) fn waiting(socket: BorrowedFd<'_>) -> Waiting {
     }
 }
 
+/// Whether the other end has taken all that was sent, or is gone.
+#[cfg(any(feature = "daemon", test))]
+pub(super) fn has_been_read(socket: BorrowedFd<'_>) -> bool {
+    let mut queued: libc::c_int = 0;
+    // SAFETY: the kernel writes one int to `queued`, which outlives the call; the descriptor is open as long as it is
+    // borrowed.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) };
+    status != 0 || queued == 0
+}
+
 /// Has the kernel refuse descriptors (`EPERM`) that anybody sends over connections to a listening socket.
 ///
 /// # Errors

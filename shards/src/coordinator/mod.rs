@@ -36,6 +36,7 @@ mod placement;
 mod plan;
 mod ports;
 mod random;
+mod replies;
 mod reports;
 pub mod run;
 mod saved;
@@ -43,6 +44,7 @@ mod shutdown;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unread;
 mod worker;
 
 use std::collections::VecDeque;

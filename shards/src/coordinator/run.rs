@@ -6,14 +6,14 @@
 //! it can park with work to do when its preempt timer fires before the first task has run. So the task sleeps in one
 //! `epoll_pwait2` over everything that can wake it, as the shards do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use machnet::daemon::control::message::{Numbered, Reply};
+use machnet::daemon::control::message::{ControlError, Numbered, Reply, Request};
 use machnet::daemon::control::{Connection, Incoming, Server};
 use machnet_core::time::Instant;
 use machnet_core::wait::Sleep;
@@ -21,6 +21,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
+use super::replies::{Replies, has_to_wait};
+use super::unread::UnreadReports;
 use super::{AddressInUse, ConnectionId, Coordinator, Effect, Input, Rest, Worker};
 use crate::budget::Cooldown;
 use crate::executor::{Executor, SpawnError, Thread};
@@ -31,6 +33,9 @@ use machnet::daemon::sleep::{Clock, StopPipe, timeout};
 const ACCEPTS_PER_TURN: usize = 64;
 const EVENTS_MAX: usize = 64;
 const REQUESTS_PER_TURN: usize = 16;
+
+/// How soon an answer is sent again that could not be sent because of others.
+const SEND_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// How often the log says that an application could not be accepted.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
@@ -101,6 +106,9 @@ struct Turns {
     events: Vec<epoll::Event>,
     connections: BTreeMap<ConnectionId, Application>,
     next_connection: u64,
+    unread: UnreadReports,
+    /// Connections with answers that wait.
+    unsent: BTreeSet<ConnectionId>,
     /// Of the log's saying that an application could not be accepted.
     warned: Cooldown,
 }
@@ -110,6 +118,27 @@ struct Application {
     connection: Connection,
     /// Readable when its process has ended, even if a child of it holds the connection open.
     process: Option<OwnedFd>,
+    replies: Replies,
+}
+
+impl Application {
+    /// Sends an answer after those that wait.
+    fn send(&mut self, reply: Numbered<Reply>, fds: Vec<OwnedFd>) -> io::Result<()> {
+        self.replies.send((reply, fds), send_by(&self.connection))
+    }
+
+    /// Sends the answers that wait.
+    fn send_again(&mut self) -> io::Result<()> {
+        self.replies.flush(send_by(&self.connection))
+    }
+}
+
+/// Sends answers on a connection.
+fn send_by(connection: &Connection) -> impl FnMut(&Numbered<Reply>, &[OwnedFd]) -> io::Result<()> {
+    |reply, fds| {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(OwnedFd::as_fd).collect();
+        connection.send(reply, &fds)
+    }
 }
 
 impl Turns {
@@ -126,6 +155,8 @@ impl Turns {
             events: Vec::with_capacity(EVENTS_MAX),
             connections: BTreeMap::new(),
             next_connection: FIRST_CONNECTION,
+            unread: UnreadReports::default(),
+            unsent: BTreeSet::new(),
             warned: Cooldown::new(WARN_INTERVAL),
         })
     }
@@ -142,19 +173,17 @@ impl Turns {
 
     /// Does what the coordinator wants done; `true` if the daemon has stopped.
     fn carry_out(&mut self, now: Instant) -> io::Result<bool> {
+        for connection in std::mem::take(&mut self.unsent) {
+            let Some(application) = self.connections.get_mut(&connection) else { continue };
+            let sent = application.send_again();
+            self.note_sent(connection, sent, now);
+        }
         while let Some(effect) = self.worker.coordinator().poll_effect() {
             let (connection, sent) = match effect {
-                Effect::Reply { connection, reply, fds } => {
-                    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(OwnedFd::as_fd).collect();
-                    let Some(application) = self.connections.get(&connection) else { continue };
-                    (connection, application.connection.send(&reply, &fds))
-                }
-                Effect::Status { connection, id, report } => {
-                    let Some(application) = self.connections.get(&connection) else { continue };
-                    (connection, application.connection.send_status(id, &report))
-                }
+                Effect::Reply { connection, reply, fds } => (connection, self.reply(connection, reply, fds)),
+                Effect::Status { connection, id, report } => (connection, self.report(connection, id, &report)),
                 Effect::Disconnect { connection } => {
-                    self.connections.remove(&connection);
+                    self.remove(connection);
                     continue;
                 }
                 Effect::Ready => {
@@ -168,11 +197,38 @@ impl Turns {
                 }
                 Effect::Stopped => return Ok(true),
             };
-            if sent.is_err() {
-                self.end(connection, now);
-            }
+            self.note_sent(connection, sent, now);
         }
         Ok(false)
+    }
+
+    /// An answer was sent, or could not be.
+    fn note_sent(&mut self, connection: ConnectionId, sent: io::Result<()>, now: Instant) {
+        match self.connections.get(&connection) {
+            Some(_) if sent.is_err() => self.end(connection, now),
+            Some(application) if !application.replies.is_empty() => drop(self.unsent.insert(connection)),
+            _ => {}
+        }
+    }
+
+    fn reply(&mut self, connection: ConnectionId, reply: Numbered<Reply>, fds: Vec<OwnedFd>) -> io::Result<()> {
+        self.connections.get_mut(&connection).map_or(Ok(()), |application| application.send(reply, fds))
+    }
+
+    fn report(&mut self, connection: ConnectionId, id: u32, report: &str) -> io::Result<()> {
+        let Some(application) = self.connections.get_mut(&connection) else { return Ok(()) };
+        let uid = application.connection.peer().uid;
+        match application.connection.send_status(id, report) {
+            Err(error) if has_to_wait(&error) => {
+                self.unread.forget(uid, connection);
+                let error = ControlError::Limit("too many answers of the daemon have not been read, try again".into());
+                application.send(Numbered { id, body: Reply::Failed { error } }, Vec::new())
+            }
+            sent => {
+                self.unread.sent(uid, connection);
+                sent
+            }
+        }
     }
 
     /// Says how the start ended.
@@ -183,6 +239,11 @@ impl Turns {
 
     /// Hears what has happened, or waits so long for something to happen.
     fn hear(&mut self, length: Sleep) -> io::Result<()> {
+        let length = match length {
+            Sleep::UntilItRings if !self.unsent.is_empty() => Sleep::For(SEND_AGAIN_AFTER),
+            Sleep::For(length) if !self.unsent.is_empty() => Sleep::For(length.min(SEND_AGAIN_AFTER)),
+            _ => length,
+        };
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout(length).as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -227,7 +288,7 @@ impl Turns {
             watch(&self.epoll, process.as_fd(), id.0 * 2 + 1)?;
         }
         let peer = connection.peer().clone();
-        self.connections.insert(id, Application { connection, process });
+        self.connections.insert(id, Application { connection, process, replies: Replies::default() });
         self.worker.coordinator().handle(Input::Connected { connection: id, peer }, now);
         Ok(())
     }
@@ -238,9 +299,14 @@ impl Turns {
             let Some(application) = self.connections.get_mut(&id) else { return };
             match application.connection.receive() {
                 Incoming::Nothing => return,
-                Incoming::Request(request) => {
-                    self.worker.coordinator().handle(Input::Request { connection: id, request }, now);
-                }
+                Incoming::Request(request) => match self.check(id, &request.body) {
+                    Ok(()) => self.worker.coordinator().handle(Input::Request { connection: id, request }, now),
+                    Err(error) => {
+                        let sent =
+                            self.reply(id, Numbered { id: request.id, body: Reply::Failed { error } }, Vec::new());
+                        self.note_sent(id, sent, now);
+                    }
+                },
                 Incoming::Malformed(error) => {
                     // It is being told goodbye: whether it hears it does not matter.
                     let _ = application.connection.send(&Numbered { id: 0, body: Reply::Failed { error } }, &[]);
@@ -251,11 +317,26 @@ impl Turns {
         }
     }
 
-    /// An application is gone, or no longer wanted.
-    fn end(&mut self, id: ConnectionId, now: Instant) {
-        let Some(Application { connection, process }) = self.connections.remove(&id) else { return };
+    /// Whether an application that asks for a report has read what it was sent.
+    fn check(&mut self, id: ConnectionId, request: &Request) -> Result<(), ControlError> {
+        let Request::Status(_) = request else { return Ok(()) };
+        let connections = &self.connections;
+        let Some(application) = connections.get(&id) else { return Ok(()) };
+        let has_read = |other| connections.get(&other).is_none_or(|other| other.connection.has_been_read());
+        self.unread.ask((application.connection.peer().uid, id), has_read)
+    }
+
+    /// Closes a connection.
+    fn remove(&mut self, id: ConnectionId) {
+        let Some(Application { connection, process, replies: _ }) = self.connections.remove(&id) else { return };
+        self.unread.forget(connection.peer().uid, id);
         // Closing a descriptor takes it out of the epoll.
         drop((connection, process));
+    }
+
+    /// An application is gone, or no longer wanted.
+    fn end(&mut self, id: ConnectionId, now: Instant) {
+        self.remove(id);
         self.worker.coordinator().handle(Input::Disconnected { connection: id }, now);
     }
 }
@@ -272,7 +353,7 @@ mod tests {
     use std::thread::JoinHandle;
     use std::time::Instant as Moment;
 
-    use machnet::daemon::control::message::{Binding, Request};
+    use machnet::daemon::control::message::{Binding, Query};
     use machnet::daemon::control::{Access, Client};
     use machnet_config::Limits;
     use machnet_core::addr::MacAddr;
@@ -423,6 +504,29 @@ mod tests {
         assert_eq!(daemon.started.recv_timeout(SOON), Ok(Ok(())));
         let Reply::Attached { addresses, .. } = client.join().expect("no panic") else { panic!("it is let in") };
         assert_eq!(addresses, [IP]);
+        daemon.stop();
+    }
+
+    #[test]
+    fn a_report_is_read_before_the_next_one_is_made() {
+        let daemon = RunningCoordinator::start();
+        assert_eq!(daemon.started.recv_timeout(SOON), Ok(Ok(())));
+        let mut client = daemon.attach();
+        let status = || Request::Status(Query::default());
+        let deadline = Moment::now() + SOON;
+        for _ in 0..3 {
+            let first = client.send(status()).expect("it is open");
+            // It has been sent: the daemon answers others after it.
+            daemon.attach();
+            let second = client.send(status()).expect("it is open");
+            // Nor has it been read when the next one is asked for.
+            daemon.attach();
+            let (reply, fds) = client.receive(deadline).expect("a report");
+            assert_eq!((reply, fds.len()), (Numbered { id: first, body: Reply::Status {} }, 1));
+            let (reply, fds) = client.receive(deadline).expect("an answer");
+            assert!(matches!(reply.body, Reply::Failed { error: ControlError::Limit(_) }), "{reply:?}");
+            assert_eq!((reply.id, fds.len()), (second, 0));
+        }
         daemon.stop();
     }
 
