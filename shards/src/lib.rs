@@ -31,6 +31,7 @@ pub mod launch;
 pub mod log;
 pub mod mailbox;
 pub mod manual;
+mod repeats;
 pub mod report;
 pub mod shard;
 pub mod show;

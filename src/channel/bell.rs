@@ -1,9 +1,10 @@
 //! Bells: by which one side wakes the other from a sleep in `poll` or `epoll`.
 //!
 //! No call that a shard makes here takes a lock that an application can hold. So no pipe: whoever reads or writes one
-//! holds its mutex while it copies, for ever if it copies from a page that never comes. A socket copies before it locks.
-//! What the shard hears is an eventfd, and nothing is ever read from it: an application may have thousands wait for the
-//! description that both have, and each read would walk along all of them. An edge-triggered epoll tells of every ring.
+//! holds its mutex while it copies, for ever if it copies from a page that never comes. A socket copies before it
+//! locks. What the shard hears is an eventfd, and nothing is ever read from it: an application may have thousands wait
+//! for the description that both have, and each read would walk along all of them. An edge-triggered epoll tells of
+//! every ring.
 
 #[cfg(any(feature = "daemon", test))]
 use std::io;

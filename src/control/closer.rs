@@ -2,8 +2,8 @@
 //!
 //! Beside a packet an application can send any descriptor, also one whose last close waits: for a TCP socket that
 //! lingers, for hours. The last close is ours, if we take the packet or end the connection before. Since Linux 6.16 the
-//! kernel refuses such packets (`SO_PASSRIGHTS`). Before, the daemon looks at each packet before it takes it, and leaves
-//! a socket with descriptors in its queue to a thread that may wait.
+//! kernel refuses such packets (`SO_PASSRIGHTS`). Before, the daemon looks at each packet before it takes it, and
+//! leaves a socket with descriptors in its queue to a thread that may wait.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

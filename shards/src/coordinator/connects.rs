@@ -17,23 +17,21 @@ use std::net::Ipv4Addr;
 use machnet::daemon::control::message::ControlError;
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
-use machnet_core::time::Instant;
+use machnet_core::time::{Duration, Instant};
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::Birth;
 use machnet_proto::handshake::{Answer, Connector, Patience, SavedConnector};
 use machnet_proto::packet::Packet;
-use machnet_proto::state::{Unsound, ensure};
+use machnet_proto::state::{Unsound, ensure, ensure_near};
 use serde::{Deserialize, Serialize};
 
 use super::ConnectionId;
 use super::action::{Action, Actions};
 use super::interfaces::{Hold, InterfaceId};
+use super::user_connects::{CONNECTS_MAX, UserConnects};
 use crate::mailbox::{ChannelId, ConnectId, NotCreated, ShardId, ToShard};
-
-/// Connects under way at the same time, over all endpoints.
-const CONNECTS_MAX: usize = 65_536;
 
 /// Connects of one endpoint that are under way at the same time.
 const CONNECTS_OF_ENDPOINT_MAX: usize = 4096;
@@ -51,6 +49,8 @@ pub(super) struct Connects {
     by_asker: BTreeMap<ConnectionId, BTreeSet<ConnectId>>,
     #[serde(skip)]
     by_next_hop: BTreeSet<(InterfaceId, Ipv4Addr, ConnectId)>,
+    #[serde(skip)]
+    of_users: UserConnects,
     /// How many go out through each shard.
     #[serde(skip)]
     by_shard: HashMap<ShardId, usize>,
@@ -89,6 +89,8 @@ impl SavedConnects {
 pub(super) struct Opening {
     /// The endpoint that asks, and the number of its request.
     pub(super) asker: (ConnectionId, u32),
+    /// The user of the endpoint.
+    pub(super) uid: u32,
     /// The flow that is wanted; its port has been claimed.
     pub(super) key: FlowKey,
     /// The interface of `key`'s local address.
@@ -103,6 +105,8 @@ pub(super) struct Opening {
     pub(super) owner: Option<ShardId>,
     /// Whether the NIC is believed to put the answer at `via`.
     pub(super) is_predicted: bool,
+    /// When the asker wants an answer.
+    pub(super) expires: Instant,
     /// What is said to the peer, and what its answer means.
     pub(super) connector: Connector,
 }
@@ -112,6 +116,7 @@ pub(super) struct Opening {
 struct Connect<C = Connector> {
     /// The endpoint and the number of its request; `None` when it has ended meanwhile.
     asker: Option<(ConnectionId, u32)>,
+    uid: u32,
     key: FlowKey,
     interface: InterfaceId,
     next_hop: Option<Ipv4Addr>,
@@ -119,7 +124,18 @@ struct Connect<C = Connector> {
     via: ShardId,
     owner: Option<ShardId>,
     is_predicted: bool,
+    expires: Instant,
+    /// When its SYN, which is due, may be sent again.
+    #[serde(skip)]
+    repeats_at: Option<Instant>,
     stage: ConnectStage<C>,
+}
+
+impl Connect {
+    /// When it has to be looked at.
+    fn due(&self) -> Option<Instant> {
+        self.repeats_at.map(|at| at.min(self.expires)).or(self.stage.due())
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -144,15 +160,30 @@ impl ConnectStage {
 
 impl Connect<SavedConnector> {
     fn restore(self, now: Instant) -> Result<Connect, Unsound> {
-        let Self { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage } = self;
-        let stage = match stage {
+        let Self { asker, uid, key, interface, next_hop, neighbor, via, owner, is_predicted, expires, .. } = self;
+        ensure_near(now, &[Some(expires)])?;
+        let stage = match self.stage {
             ConnectStage::Resolving { connector } => ConnectStage::Resolving { connector: connector.restore(now)? },
             ConnectStage::Asking { connector, mac } => ConnectStage::Asking { connector: connector.restore(now)?, mac },
             ConnectStage::Creating { .. } => {
                 return Err(Unsound("a connect waits for a shard, which has answered long ago"));
             }
         };
-        Ok(Connect { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage })
+        let repeats_at = None;
+        Ok(Connect {
+            asker,
+            uid,
+            key,
+            interface,
+            next_hop,
+            neighbor,
+            via,
+            owner,
+            is_predicted,
+            expires,
+            repeats_at,
+            stage,
+        })
     }
 }
 
@@ -237,8 +268,9 @@ impl Connects {
         self.connects.len() >= CONNECTS_MAX
     }
 
-    /// Whether an endpoint may begin one more.
-    pub(super) fn may_begin(&self, asker: ConnectionId) -> Result<(), ControlError> {
+    /// Whether an endpoint of a user may begin one more.
+    pub(super) fn may_begin(&self, asker: ConnectionId, uid: u32) -> Result<(), ControlError> {
+        self.of_users.may_begin(uid)?;
         match self.count_of(asker) {
             CONNECTS_OF_ENDPOINT_MAX.. => {
                 let text = format!("an endpoint may have {CONNECTS_OF_ENDPOINT_MAX} connects under way");
@@ -255,11 +287,29 @@ impl Connects {
 
     /// Begins to open a flow; `mac` is that of the next hop, if it is known.
     pub(super) fn begin(&mut self, opening: Opening, mac: Option<MacAddr>, now: Instant, actions: &mut Actions) {
-        let Opening { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, connector } = opening;
+        let Opening { asker, uid, key, interface, next_hop, neighbor, via, owner, is_predicted, expires, connector } =
+            opening;
         self.last += 1;
         let id = ConnectId(self.last);
         let (asker, stage) = (Some(asker), ConnectStage::Resolving { connector });
-        self.insert(id, Connect { asker, key, interface, next_hop, neighbor, via, owner, is_predicted, stage });
+        let repeats_at = None;
+        self.insert(
+            id,
+            Connect {
+                asker,
+                uid,
+                key,
+                interface,
+                next_hop,
+                neighbor,
+                via,
+                owner,
+                is_predicted,
+                expires,
+                repeats_at,
+                stage,
+            },
+        );
         if let Some(mac) = mac {
             self.ask(id, mac, now, actions);
         }
@@ -410,29 +460,44 @@ impl Connects {
         self.step(id, now, actions);
     }
 
-    /// Sends the SYN if it is due, and gives up if the time is up.
+    /// Sends the SYN if it is due and it is its turn, and gives up if the time is up.
     fn step(&mut self, id: ConnectId, now: Instant, actions: &mut Actions) {
         let connect = self.connects.get_mut(&id).expect("it is under way");
+        let before = connect.due();
         let ConnectStage::Asking { connector, mac } = &mut connect.stage else { return };
         if connector.has_expired(now) {
             return self.end(id, Some(ControlError::TimedOut), actions);
         }
-        let due = connector.deadline();
-        if let Some(packet) = connector.poll_transmit(now) {
-            self.timers.remove(&(due, id));
-            self.timers.insert((connector.deadline(), id));
-            let (next_hop, key, dialect) = (*mac, connect.key, Dialect::OURS);
-            actions.post(connect.via, ToShard::Send { next_hop, key, dialect, packet });
+        let is_again = connector.asked_for(now) > Duration::ZERO && connector.deadline() <= now;
+        let is_its_turn = connect.repeats_at.take().is_some() || !is_again;
+        match if is_its_turn { now } else { self.of_users.repeat(connect.uid, now) } {
+            at if at > now => connect.repeats_at = Some(at),
+            _ => {
+                if let Some(packet) = connector.poll_transmit(now) {
+                    let (next_hop, key, dialect) = (*mac, connect.key, Dialect::OURS);
+                    actions.post(connect.via, ToShard::Send { next_hop, key, dialect, packet });
+                }
+            }
         }
+        let due = connect.due();
+        self.reset_timer(id, before, due);
     }
 
     fn set_stage(&mut self, id: ConnectId, stage: ConnectStage) {
         let connect = self.connects.get_mut(&id).expect("it is under way");
-        if let Some(due) = connect.stage.due() {
-            self.timers.remove(&(due, id));
+        let before = connect.due();
+        (connect.stage, connect.repeats_at) = (stage, None);
+        let due = connect.due();
+        self.reset_timer(id, before, due);
+    }
+
+    fn reset_timer(&mut self, id: ConnectId, before: Option<Instant>, due: Option<Instant>) {
+        if before != due {
+            if let Some(before) = before {
+                self.timers.remove(&(before, id));
+            }
+            self.timers.extend(due.map(|due| (due, id)));
         }
-        self.timers.extend(stage.due().map(|due| (due, id)));
-        connect.stage = stage;
     }
 
     /// The connects through a neighbor.
@@ -466,7 +531,8 @@ impl Connects {
         }
         self.by_next_hop.extend(connect.next_hop.map(|ip| (connect.interface, ip, id)));
         *self.by_shard.entry(connect.via).or_default() += 1;
-        self.timers.extend(connect.stage.due().map(|due| (due, id)));
+        self.of_users.begin(connect.uid);
+        self.timers.extend(connect.due().map(|due| (due, id)));
         self.connects.insert(id, connect);
     }
 
@@ -476,9 +542,10 @@ impl Connects {
         if let Some(ip) = connect.next_hop {
             self.by_next_hop.remove(&(connect.interface, ip, id));
         }
-        if let Some(due) = connect.stage.due() {
+        if let Some(due) = connect.due() {
             self.timers.remove(&(due, id));
         }
+        self.of_users.end(connect.uid);
         *self.by_shard.get_mut(&connect.via).expect("counted when it began") -= 1;
         if let Some((asker, _)) = connect.asker
             && let Some(ids) = self.by_asker.get_mut(&asker)
@@ -504,7 +571,6 @@ fn not_created(why: NotCreated) -> ControlError {
 
 #[cfg(test)]
 mod tests {
-    use machnet_core::time::Duration;
     use machnet_proto::dialect::HandshakeStep;
     use machnet_proto::handshake::Terms;
 
@@ -513,8 +579,10 @@ mod tests {
     use crate::coordinator::interfaces::tests::{FIRST, interfaces};
     use crate::coordinator::plan::tests::{OUR_IP, THEIR_IP, THEIRS};
     use crate::coordinator::tests::{of_v1, syn_ack};
+    use crate::coordinator::user_connects::REPEATS_AT_ONCE;
 
     const ASKER: ConnectionId = ConnectionId(1);
+    const UID: u32 = 7;
     const START: Instant = Instant::from_nanos(1_000_000_000);
     const TIMEOUT: Duration = Duration::from_millis(20);
 
@@ -524,6 +592,8 @@ mod tests {
         interfaces: Interfaces,
         actions: Actions,
         now: Instant,
+        asker: ConnectionId,
+        timeout: Duration,
     }
 
     fn key(local_port: u16) -> FlowKey {
@@ -537,13 +607,14 @@ mod tests {
     impl Rig {
         fn new() -> Self {
             let (connects, interfaces) = (Connects::default(), interfaces(2));
-            Self { connects, interfaces, actions: Actions::default(), now: START }
+            Self { connects, interfaces, actions: Actions::default(), now: START, asker: ASKER, timeout: TIMEOUT }
         }
 
         /// A connect from this port, through the neighbor with this address.
         fn begin(&mut self, local_port: u16, next_hop: Ipv4Addr, mac: Option<MacAddr>) -> Vec<String> {
             let opening = Opening {
-                asker: (ASKER, 9),
+                asker: (self.asker, 9),
+                uid: UID,
                 key: key(local_port),
                 interface: FIRST,
                 next_hop: Some(next_hop),
@@ -551,7 +622,8 @@ mod tests {
                 via: ShardId(0),
                 owner: None,
                 is_predicted: true,
-                connector: Connector::new(terms(), self.now + TIMEOUT),
+                expires: self.now + self.timeout,
+                connector: Connector::new(terms(), self.now + self.timeout),
             };
             self.connects.begin(opening, mac, self.now, &mut self.actions);
             self.actions.describe()
@@ -579,8 +651,9 @@ mod tests {
 
         /// Nothing is left of any connect.
         fn assert_empty(&self) {
-            let Connects { connects, by_key, by_asker, by_next_hop, by_shard, timers, .. } = &self.connects;
+            let Connects { connects, by_key, by_asker, by_next_hop, of_users, by_shard, timers, .. } = &self.connects;
             assert!(connects.is_empty() && by_key.is_empty() && by_asker.is_empty() && by_next_hop.is_empty());
+            assert!(of_users.is_empty());
             assert!(timers.is_empty() && by_shard.values().all(|count| *count == 0));
         }
     }
@@ -685,12 +758,52 @@ mod tests {
     fn an_endpoint_has_a_limited_number_under_way() {
         let mut rig = Rig::new();
         for local_port in 0..u16::try_from(CONNECTS_OF_ENDPOINT_MAX).expect("few") {
-            assert_eq!(rig.connects.may_begin(ASKER), Ok(()));
+            assert_eq!(rig.connects.may_begin(ASKER, UID), Ok(()));
             rig.begin(local_port, THEIR_IP, None);
         }
-        assert!(matches!(rig.connects.may_begin(ASKER), Err(ControlError::Limit(_))));
-        assert_eq!(rig.connects.may_begin(ConnectionId(2)), Ok(()));
+        assert!(matches!(rig.connects.may_begin(ASKER, UID), Err(ControlError::Limit(_))));
+        assert_eq!(rig.connects.may_begin(ConnectionId(2), UID), Ok(()));
         rig.connects.refuse_all(&ControlError::Stopping, &mut rig.actions);
+        rig.assert_empty();
+    }
+
+    #[test]
+    fn no_user_takes_all_that_may_be_under_way() {
+        let mut rig = Rig::new();
+        let mut begun = 0;
+        while rig.connects.may_begin(rig.asker, UID).is_ok() {
+            rig.begin(u16::try_from(begun).expect("half of them"), THEIR_IP, None);
+            begun += 1;
+            rig.asker = ConnectionId(1 + begun / CONNECTS_OF_ENDPOINT_MAX as u64);
+        }
+        assert_eq!(begun, CONNECTS_MAX as u64 / 2);
+        assert!(rig.connects.may_begin(ConnectionId(1_000), UID).is_err());
+        assert_eq!(rig.connects.may_begin(ConnectionId(1_001), UID + 1), Ok(()));
+        rig.connects.refuse_all(&ControlError::Stopping, &mut rig.actions);
+        rig.assert_empty();
+    }
+
+    #[test]
+    fn of_many_connects_each_is_repeated_the_less_often_and_ends_in_time() {
+        const CONNECTS: u16 = 4_000;
+        let mut rig = Rig::new();
+        rig.timeout = Duration::from_secs(3);
+        for local_port in 0..CONNECTS {
+            assert_eq!(rig.begin(local_port, THEIR_IP, Some(THEIRS)).len(), 2, "the first SYN goes out at once");
+        }
+        let (mut repeated, mut failed, mut looks) = (0, 0, 0_u32);
+        while let Some(due) = rig.connects.deadline() {
+            assert!(due <= START + rig.timeout, "none is late");
+            for done in rig.poll_at(due) {
+                repeated += usize::from(done.contains("SYN"));
+                failed += usize::from(done.contains("failed TimedOut"));
+            }
+            looks += 1;
+        }
+        let fair = 3_000_000 / 250 + REPEATS_AT_ONCE as usize;
+        assert!((fair - 100..=fair + 1).contains(&repeated), "{repeated} of {fair}");
+        assert_eq!(failed, usize::from(CONNECTS));
+        assert!(looks < 3 * 14_000, "{looks}");
         rig.assert_empty();
     }
 }

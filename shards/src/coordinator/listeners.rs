@@ -12,10 +12,14 @@ use super::action::{Action, Actions};
 use super::applications::Applications;
 use super::interfaces::Interfaces;
 use super::plan::InterfacePlan;
+use super::share::leaves_room;
 use crate::mailbox::{AcceptTarget, ListenerId, ShardId, ToShard};
 
 /// Listeners of one endpoint.
 const LISTENERS_OF_ENDPOINT_MAX: usize = 1024;
+
+/// Listeners of all users, as many as one address has dynamic ports: all together cannot use those up.
+const LISTENERS_MAX: usize = 16_384;
 
 /// The most endpoints that share an address and port.
 const SHARERS_MAX: usize = 256;
@@ -34,6 +38,9 @@ pub(super) struct Listeners {
     by_address: BTreeMap<SocketAddrV4, Vec<ListenerId>>,
     #[serde(skip)]
     by_owner: BTreeMap<ConnectionId, BTreeMap<SocketAddrV4, ListenerId>>,
+    /// How many each user has.
+    #[serde(skip)]
+    by_user: BTreeMap<u32, usize>,
     last: u64,
     /// Where the next search for a free port begins.
     next_free_port: u16,
@@ -46,6 +53,8 @@ pub(super) struct Listener {
     pub(super) address: SocketAddrV4,
     /// The connection of its endpoint.
     pub(super) owner: ConnectionId,
+    /// The user of its endpoint.
+    pub(super) uid: u32,
     /// The user it may share its address and port with; `None`: with nobody.
     pub(super) shared_by: Option<u32>,
     /// `None` when it is in force. When the coordinator's state is written all shards have answered.
@@ -90,6 +99,7 @@ impl SavedListeners {
             let is_only_one = of_owner.insert(listener.address, id).is_none();
             ensure(is_only_one, "an endpoint listens twice at the same address and port")?;
             listeners.by_address.entry(listener.address).or_default().push(id);
+            *listeners.by_user.entry(listener.uid).or_default() += 1;
             listeners.listeners.insert(id, listener);
         }
         Ok(listeners)
@@ -101,6 +111,8 @@ impl SavedListeners {
 pub(super) struct Wanted {
     /// The endpoint, and the number of its request.
     pub(super) asker: (ConnectionId, u32),
+    /// The user of the endpoint.
+    pub(super) uid: u32,
     /// Where; [`Listeners::choose`] has been asked.
     pub(super) address: SocketAddrV4,
     /// The user it may share that with; `None`: with nobody.
@@ -115,6 +127,7 @@ impl Default for Listeners {
             listeners: BTreeMap::new(),
             by_address: BTreeMap::new(),
             by_owner: BTreeMap::new(),
+            by_user: BTreeMap::new(),
             last: 0,
             next_free_port: FIRST_FREE_PORT,
         }
@@ -153,8 +166,13 @@ impl Listeners {
         self.by_address.range(first..).flat_map(|(_, ids)| ids.iter().map(|id| &self.listeners[id]).enumerate())
     }
 
-    /// Whether an endpoint may listen once more.
-    pub(super) fn may_listen(&self, owner: ConnectionId) -> Result<(), ControlError> {
+    /// Whether an endpoint of a user may listen once more.
+    pub(super) fn may_listen(&self, owner: ConnectionId, uid: u32) -> Result<(), ControlError> {
+        let own = self.by_user.get(&uid).copied().unwrap_or_default();
+        if !leaves_room(own as u64, self.len() as u64, LISTENERS_MAX as u64) {
+            let text = format!("of {LISTENERS_MAX} listeners a user leaves others as many as it has");
+            return Err(ControlError::Limit(text));
+        }
         match self.count_of(owner) {
             LISTENERS_OF_ENDPOINT_MAX.. => {
                 Err(ControlError::Limit(format!("an endpoint may have {LISTENERS_OF_ENDPOINT_MAX} listeners")))
@@ -199,14 +217,15 @@ impl Listeners {
         applications: &Applications,
         actions: &mut Actions,
     ) {
-        let Wanted { asker: (owner, request), address, shared_by, home } = wanted;
+        let Wanted { asker: (owner, request), uid, address, shared_by, home } = wanted;
         self.last += 1;
         let listener = ListenerId(self.last);
         let unconfirmed = interface.shards.iter().copied().collect();
         let pending = Some(Pending { request: Some(request), unconfirmed });
-        self.listeners.insert(listener, Listener { address, owner, shared_by, pending });
+        self.listeners.insert(listener, Listener { address, owner, uid, shared_by, pending });
         self.by_address.entry(address).or_default().push(listener);
         self.by_owner.entry(owner).or_default().insert(address, listener);
+        *self.by_user.entry(uid).or_default() += 1;
         for shard in interface.shards.iter().copied() {
             let target = match home.filter(|home| *home != shard) {
                 Some(home) => {
@@ -268,7 +287,11 @@ impl Listeners {
 
     /// Ends a listener; gives the number of the request for it if that has not been answered.
     fn remove(&mut self, id: ListenerId, interfaces: &Interfaces, actions: &mut Actions) -> Option<u32> {
-        let Listener { address, owner, pending, .. } = self.listeners.remove(&id)?;
+        let Listener { address, owner, uid, pending, .. } = self.listeners.remove(&id)?;
+        remove_from(&mut self.by_user, &uid, |count| {
+            *count -= 1;
+            *count == 0
+        });
         remove_from(&mut self.by_address, &address, |present| {
             present.retain(|other| *other != id);
             present.is_empty()
@@ -315,6 +338,8 @@ mod tests {
     use crate::coordinator::interfaces::tests::{FIRST, interfaces};
     use crate::coordinator::plan::tests::OUR_IP;
 
+    const UID: u32 = 1000;
+
     const ALICE: Option<u32> = Some(1000);
 
     /// Listeners, and what they are lent: two endpoints with channels to both shards of an interface.
@@ -338,7 +363,7 @@ mod tests {
         /// Listens on a port as the endpoint `owner` would, if it may; gives the port.
         fn listen(&mut self, owner: ConnectionId, port: u16, shared_by: Option<u32>) -> Result<u16, ControlError> {
             let address = self.listeners.choose(owner, at(port), shared_by)?;
-            let wanted = Wanted { asker: (owner, 7), address, shared_by, home: None };
+            let wanted = Wanted { asker: (owner, 7), uid: UID, address, shared_by, home: None };
             self.listeners.listen(wanted, self.interfaces.get(FIRST), &self.applications, &mut self.actions);
             Ok(address.port())
         }
@@ -433,7 +458,8 @@ mod tests {
         for owner in 0..SHARERS_MAX as u64 {
             let owner = ConnectionId(100 + owner);
             assert_eq!(rig.listeners.choose(owner, at(888), ALICE), Ok(at(888)));
-            let wanted = Wanted { asker: (owner, 7), address: at(888), shared_by: ALICE, home: Some(ShardId(9)) };
+            let wanted =
+                Wanted { asker: (owner, 7), uid: UID, address: at(888), shared_by: ALICE, home: Some(ShardId(9)) };
             rig.listeners.listen(wanted, rig.interfaces.get(FIRST), &rig.applications, &mut rig.actions);
         }
         assert!(matches!(rig.listeners.choose(ONE, at(888), ALICE), Err(ControlError::Limit(_))));
@@ -466,7 +492,7 @@ mod tests {
     #[test]
     fn flows_of_an_endpoint_with_a_home_are_sent_there() {
         let mut rig = Rig::new();
-        let wanted = Wanted { asker: (ONE, 7), address: at(888), shared_by: None, home: Some(ShardId(1)) };
+        let wanted = Wanted { asker: (ONE, 7), uid: UID, address: at(888), shared_by: None, home: Some(ShardId(1)) };
         rig.listeners.listen(wanted, rig.interfaces.get(FIRST), &rig.applications, &mut rig.actions);
         assert_eq!(rig.actions.describe(), ["way 0 to 1", "0: Listen 888 at 1", "1: Listen 888"]);
     }

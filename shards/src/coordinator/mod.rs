@@ -40,11 +40,13 @@ mod replies;
 mod reports;
 pub mod run;
 mod saved;
+mod share;
 mod shutdown;
 mod status;
 #[cfg(test)]
 mod tests;
 mod unread;
+mod user_connects;
 mod worker;
 
 use std::collections::VecDeque;
@@ -231,13 +233,13 @@ impl Coordinator {
             }
             ToCoordinator::Closed { shard, key } => self.flow_director.closed(shard, &key, now, actions),
             ToCoordinator::Broken { channel, violation } => {
-                if let Some(connection) = self.applications.broken(channel, violation) {
+                if let Some(connection) = self.applications.broken(channel, violation, now) {
                     self.end_application(connection, actions);
                     actions.push(Action::Effect(Effect::Disconnect { connection }));
                 }
             }
             ToCoordinator::Unheard { channel, error } => {
-                if let Some(connection) = self.applications.unheard(channel, &error) {
+                if let Some(connection) = self.applications.unheard(channel, &error, now) {
                     self.end_application(connection, actions);
                     actions.push(Action::Effect(Effect::Disconnect { connection }));
                 }
@@ -343,14 +345,14 @@ impl Coordinator {
     ) -> Result<(), ControlError> {
         let (connection, _) = asker;
         let (uid, _) = self.applications.attached(connection)?;
-        self.listeners.may_listen(connection)?;
+        self.listeners.may_listen(connection, uid)?;
         let interface = self.interfaces.get(self.interfaces.with_address(*address.ip())?);
         let shared_by = shared.then_some(uid);
         let address = self.listeners.choose(connection, address, shared_by)?;
         let home = self.placement().home(connection, interface)?;
         let shards = home.as_ref().map_or(&interface.shards[..], std::slice::from_ref);
         self.applications.grant(asker, interface, shards, actions)?;
-        let wanted = Wanted { asker, address, shared_by, home };
+        let wanted = Wanted { asker, uid, address, shared_by, home };
         self.listeners.listen(wanted, interface, &self.applications, actions);
         Ok(())
     }
@@ -365,8 +367,8 @@ impl Coordinator {
     ) -> Result<(), ControlError> {
         let (connection, _) = asker;
         let Destination { local_ip, remote, timeout, queue } = destination;
-        self.applications.attached(connection)?;
-        self.connects.may_begin(connection)?;
+        let (uid, _) = self.applications.attached(connection)?;
+        self.connects.may_begin(connection, uid)?;
         let id = self.interfaces.with_address(local_ip)?;
         let interface = self.interfaces.get(id);
         let next_hop = interface.next_hop(*remote.ip())?;
@@ -387,11 +389,24 @@ impl Coordinator {
                 return Err(ControlError::Limit(text.into()));
             }
         };
-        let (key, is_predicted) = self.claim_port(id, remote, via, now).ok_or(ControlError::NoPorts)?;
+        let (key, is_predicted) = self.claim_port(uid, id, remote, via, now).ok_or(ControlError::NoPorts)?;
         let neighbor = self.interfaces.hold(id, next_hop, now);
         let terms = Terms::of_interface(mtu_bytes, self.identity.boot.id).with_nonce(self.random.next_u32());
-        let connector = Connector::new(terms, now + timeout);
-        let opening = Opening { asker, key, interface: id, next_hop, neighbor, via, owner, is_predicted, connector };
+        let expires = now + timeout;
+        let connector = Connector::new(terms, expires);
+        let opening = Opening {
+            asker,
+            uid,
+            key,
+            interface: id,
+            next_hop,
+            neighbor,
+            via,
+            owner,
+            is_predicted,
+            expires,
+            connector,
+        };
         self.connects.begin(opening, mac, now, actions);
         Ok(())
     }
@@ -400,6 +415,7 @@ impl Coordinator {
     /// one, and then that is a prediction.
     fn claim_port(
         &mut self,
+        uid: u32,
         interface: InterfaceId,
         remote: SocketAddrV4,
         via: ShardId,
@@ -418,7 +434,7 @@ impl Coordinator {
         };
         let arrives = |key: &FlowKey| rss.is_some_and(|rss| Some(rss.queue_of(key)) == queue);
         let preferred = |key: &FlowKey| rss.is_none() || arrives(key);
-        let key = self.ports.claim((local_ip, remote), usable, preferred, &mut self.random, now)?;
+        let key = self.ports.claim(uid, (local_ip, remote), usable, preferred, &mut self.random, now)?;
         Some((key, arrives(&key)))
     }
 

@@ -1,6 +1,6 @@
 //! Source ports of the flows our applications open.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 
@@ -10,6 +10,7 @@ use machnet_proto::state::{Unsound, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::random::Random;
+use super::share::leaves_room;
 
 /// The dynamic ports (RFC 6335, section 6): tried first.
 const DYNAMIC: RangeInclusive<u16> = 49_152..=u16::MAX;
@@ -27,12 +28,23 @@ const RESTING_MAX: usize = 1 << 16;
 /// miss the wanted shard once in 3,000 times.
 const TRIES_MAX: u32 = 1024;
 
+/// From one of our addresses to a destination.
+type Way = (Ipv4Addr, SocketAddrV4);
+
+fn way(key: &FlowKey) -> Way {
+    (key.local_ip, SocketAddrV4::new(key.remote_ip, key.remote_port))
+}
+
 /// Which tuples our own flows use: from the first SYN until [`REST`] after the end.
 ///
 /// At most as many as there are connects and flows, plus [`RESTING_MAX`].
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Ports {
-    taken: HashSet<FlowKey>,
+    /// By the user whose they are.
+    taken: HashMap<FlowKey, u32>,
+    /// How many each user has towards a destination, from one of our addresses.
+    #[serde(skip)]
+    towards: HashMap<Way, Vec<(u32, u64)>>,
     /// Released, in the order of their release; still in `taken`.
     resting: VecDeque<(Instant, FlowKey)>,
 }
@@ -40,7 +52,7 @@ pub(super) struct Ports {
 /// [`Ports`] as they were read.
 #[derive(Debug, Deserialize)]
 pub(super) struct SavedPorts {
-    taken: HashSet<FlowKey>,
+    taken: HashMap<FlowKey, u32>,
     resting: VecDeque<(Instant, FlowKey)>,
 }
 
@@ -48,29 +60,35 @@ impl SavedPorts {
     pub(super) fn restore(self) -> Result<Ports, Unsound> {
         let Self { taken, resting } = self;
         ensure(resting.len() <= RESTING_MAX, "more ports rest than may")?;
-        ensure(resting.iter().all(|(_, key)| taken.contains(key)), "a port rests that was never taken")?;
-        Ok(Ports { taken, resting })
+        ensure(resting.iter().all(|(_, key)| taken.contains_key(key)), "a port rests that was never taken")?;
+        let mut ports = Ports { resting, ..Ports::default() };
+        taken.into_iter().for_each(|(key, uid)| ports.take(key, uid));
+        Ok(ports)
     }
 }
 
 impl Ports {
-    /// Takes a tuple from `local_ip` to the given destination: one that is `usable`, and if possible also `preferred`.
-    /// `None` when every port is in use.
+    /// Takes a tuple from `local_ip` to the given destination for a user: one that is `usable`, and if possible also
+    /// `preferred`. `None` when every port is in use, or as many as this user may have.
     pub(super) fn claim(
         &mut self,
-        (local_ip, remote): (Ipv4Addr, SocketAddrV4),
+        uid: u32,
+        (local_ip, remote): Way,
         usable: impl Fn(&FlowKey) -> bool,
         preferred: impl Fn(&FlowKey) -> bool,
         random: &mut Random,
         now: Instant,
     ) -> Option<FlowKey> {
         self.wake(now);
+        if !self.leaves_room(uid, (local_ip, remote)) {
+            return None;
+        }
         let (remote_ip, remote_port) = (*remote.ip(), remote.port());
         let mut tries = 0;
         let mut second_best = None;
         for local_port in shuffled(DYNAMIC, random).chain(shuffled(USER, random)) {
             let key = FlowKey { local_ip, remote_ip, local_port, remote_port };
-            if self.taken.contains(&key) || !usable(&key) {
+            if self.taken.contains_key(&key) || !usable(&key) {
                 continue;
             }
             if preferred(&key) {
@@ -83,20 +101,19 @@ impl Ports {
                 break;
             }
         }
-        self.taken.extend(second_best);
-        second_best
+        second_best.inspect(|key| self.take(*key, uid))
     }
 
     /// Gives back a tuple whose flow has ended, or never came to be.
     pub(super) fn release(&mut self, key: FlowKey, now: Instant) {
         self.wake(now);
-        if !self.taken.contains(&key) {
+        if !self.taken.contains_key(&key) {
             return;
         }
         if self.resting.len() == RESTING_MAX
             && let Some((_, oldest)) = self.resting.pop_front()
         {
-            self.taken.remove(&oldest);
+            self.free(&oldest);
         }
         self.resting.push_back((now + REST, key));
     }
@@ -106,8 +123,37 @@ impl Ports {
         while let Some((until, key)) = self.resting.front()
             && *until <= now
         {
-            self.taken.remove(key);
+            let key = *key;
+            self.free(&key);
             self.resting.pop_front();
+        }
+    }
+
+    /// Whether a user leaves others enough ports towards a destination if it takes one more.
+    fn leaves_room(&self, uid: u32, way: Way) -> bool {
+        let ports = DYNAMIC.len() + USER.len();
+        let of_users = self.towards.get(&way).map_or(&[][..], Vec::as_slice);
+        let all: u64 = of_users.iter().map(|(_, count)| count).sum();
+        let own = of_users.iter().find(|(user, _)| *user == uid).map_or(0, |(_, count)| *count);
+        leaves_room(own, all, ports as u64)
+    }
+
+    fn take(&mut self, key: FlowKey, uid: u32) {
+        self.taken.insert(key, uid);
+        let of_users = self.towards.entry(way(&key)).or_default();
+        match of_users.iter_mut().find(|(user, _)| *user == uid) {
+            Some((_, count)) => *count += 1,
+            None => of_users.push((uid, 1)),
+        }
+    }
+
+    fn free(&mut self, key: &FlowKey) {
+        let Some(uid) = self.taken.remove(key) else { return };
+        let Some(of_users) = self.towards.get_mut(&way(key)) else { return };
+        of_users.iter_mut().filter(|(user, _)| *user == uid).for_each(|(_, count)| *count -= 1);
+        of_users.retain(|(_, count)| *count > 0);
+        if of_users.is_empty() {
+            self.towards.remove(&way(key));
         }
     }
 }
@@ -141,11 +187,12 @@ fn greatest_common_divisor(mut a: u32, mut b: u32) -> u32 {
 mod tests {
     use super::*;
 
+    const UID: u32 = 7;
     const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
     const THERE: (Ipv4Addr, SocketAddrV4) = (HERE, SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 888));
 
     fn claim(ports: &mut Ports, random: &mut Random, now: Instant) -> Option<FlowKey> {
-        ports.claim(THERE, |_| true, |_| true, random, now)
+        ports.claim(UID, THERE, |_| true, |_| true, random, now)
     }
 
     #[test]
@@ -170,10 +217,10 @@ mod tests {
         assert!(USER.contains(&claim(&mut ports, &mut random, now).expect("there are user ports").local_port));
         // Another destination has all ports to itself.
         let elsewhere = (HERE, SocketAddrV4::new(*THERE.1.ip(), 889));
-        let other = ports.claim(elsewhere, |_| true, |_| true, &mut random, now).expect("all are free");
+        let other = ports.claim(UID, elsewhere, |_| true, |_| true, &mut random, now).expect("all are free");
         assert!(DYNAMIC.contains(&other.local_port));
         // Nothing that cannot be used is given out.
-        assert_eq!(ports.claim(THERE, |_| false, |_| true, &mut random, now), None);
+        assert_eq!(ports.claim(UID, THERE, |_| false, |_| true, &mut random, now), None);
     }
 
     #[test]
@@ -181,9 +228,9 @@ mod tests {
         let mut ports = Ports::default();
         let mut random = Random::new(&[7; 16]);
         let wanted = |key: &FlowKey| key.local_port.is_multiple_of(100);
-        let key = ports.claim(THERE, |_| true, wanted, &mut random, Instant::ZERO).expect("all are free");
+        let key = ports.claim(UID, THERE, |_| true, wanted, &mut random, Instant::ZERO).expect("all are free");
         assert_eq!(key.local_port % 100, 0);
-        assert!(ports.claim(THERE, |_| true, |_| false, &mut random, Instant::ZERO).is_some());
+        assert!(ports.claim(UID, THERE, |_| true, |_| false, &mut random, Instant::ZERO).is_some());
     }
 
     #[test]
@@ -191,7 +238,7 @@ mod tests {
         let mut ports = Ports::default();
         let mut random = Random::new(&[7; 16]);
         let only = |key: &FlowKey| key.local_port == 50_000;
-        let mut claim = |ports: &mut Ports, now| ports.claim(THERE, only, |_| true, &mut random, now);
+        let mut claim = |ports: &mut Ports, now| ports.claim(UID, THERE, only, |_| true, &mut random, now);
         let start = Instant::ZERO;
         let key = claim(&mut ports, start).expect("it is free");
         assert_eq!(claim(&mut ports, start), None);
@@ -208,6 +255,7 @@ mod tests {
             let remote_port = u16::try_from(n % 60_000).expect("small");
             let key = ports
                 .claim(
+                    UID,
                     (HERE, SocketAddrV4::new(*THERE.1.ip(), remote_port)),
                     |_| true,
                     |_| true,
@@ -218,5 +266,22 @@ mod tests {
             ports.release(key, Instant::ZERO);
         }
         assert_eq!((ports.resting.len(), ports.taken.len()), (RESTING_MAX, RESTING_MAX));
+    }
+
+    #[test]
+    fn no_user_takes_all_ports_towards_a_destination() {
+        let (mut ports, mut random, now) = (Ports::default(), Random::new(&[7; 16]), Instant::ZERO);
+        let of_port = |local_port| FlowKey { local_ip: HERE, remote_ip: *THERE.1.ip(), local_port, remote_port: 888 };
+        let half = (DYNAMIC.len() + USER.len()) / 2;
+        let mut all: Vec<FlowKey> = USER.take(half - 1).map(of_port).collect();
+        all.iter().for_each(|key| ports.take(*key, UID));
+        all.extend(claim(&mut ports, &mut random, now));
+        assert_eq!((all.len(), claim(&mut ports, &mut random, now)), (half, None));
+        assert!(ports.claim(UID + 1, THERE, |_| true, |_| true, &mut random, now).is_some());
+        // What rests is still the user's: nobody takes all of them one after the other.
+        all.iter().for_each(|key| ports.release(*key, now));
+        assert_eq!(claim(&mut ports, &mut random, now), None);
+        assert!(claim(&mut ports, &mut random, now + REST).is_some());
+        assert_eq!((ports.taken.len(), ports.towards.len()), (2, 1));
     }
 }

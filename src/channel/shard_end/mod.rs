@@ -441,9 +441,9 @@ impl ShardEnd {
         self.sleep.disarm();
     }
 
-    /// Every ring of it is an event: an armed shard has something to do. To be watched edge-triggered (`EPOLLET`): it is
-    /// never read, and readable from the first ring on. Hear it *before* [`ShardEnd::disarm`] and the next poll. Whoever
-    /// watches it takes it out again: it is not closed as long as the application has it.
+    /// Every ring of it is an event: an armed shard has something to do. To be watched edge-triggered (`EPOLLET`): it
+    /// is never read, and readable from the first ring on. Hear it *before* [`ShardEnd::disarm`] and the next poll.
+    /// Whoever watches it takes it out again: it is not closed as long as the application has it.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.sleep.ear().fd()
     }

@@ -15,25 +15,20 @@ use machnet_config::Limits;
 use machnet_core::flow::CloseReason;
 use machnet_core::time::{Duration, Instant};
 use machnet_proto::state::{Unsound, ensure};
+use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::action::{Action, Actions};
 use super::plan::InterfacePlan;
 use super::{ConnectionId, Effect};
-use crate::budget::Cooldown;
 use crate::counters::{ChannelCounts, Registry};
 use crate::mailbox::{ChannelId, ShardId, ToShard};
+use crate::repeats::Repeats;
 
 pub(super) use channels::{Channel, Channels};
 
 use channels::SavedChannels;
 use users::Users;
-
-/// Connections at the same time, over all users. The descriptors of a process are the scarcer good: see `daemon.rs`.
-const CONNECTIONS_MAX: usize = 65_536;
-
-/// How often the log says that an application was turned away.
-const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// All connections, and what those that are endpoints have.
 #[derive(Debug)]
@@ -47,8 +42,10 @@ pub(super) struct Applications {
     budgets: (u32, u32),
     /// How long messages of an endpoint that has ended may take to be acknowledged.
     linger: Duration,
-    /// Of the log's saying that an application was turned away.
-    turned_away: Cooldown,
+    /// Lines of the log about users: they were turned away; broke the rules of a channel; have one that nobody hears.
+    turned_away: Repeats<u32>,
+    broke_rules: Repeats<u32>,
+    unheard: Repeats<u32>,
 }
 
 /// Who is connected, and all channels. What users have follows from that.
@@ -132,12 +129,14 @@ impl Applications {
     pub(super) fn new(limits: &Limits, registry: Registry) -> Self {
         Self {
             connections: BTreeMap::new(),
-            users: Users::new(limits.max_endpoints_per_user, limits.max_channel_bytes_per_user),
+            users: Users::new(limits.max_endpoints_per_user, limits.max_channel_bytes_per_user, descriptors_max()),
             channels: Channels::default(),
             registry,
             budgets: (limits.send_bytes, limits.receive_bytes),
             linger: limits.linger,
-            turned_away: Cooldown::new(WARN_INTERVAL),
+            turned_away: Repeats::default(),
+            broke_rules: Repeats::default(),
+            unheard: Repeats::default(),
         }
     }
 
@@ -178,12 +177,16 @@ impl Applications {
     /// An application connected; it is sent away again if there is no room for it.
     pub(super) fn connected(&mut self, connection: ConnectionId, peer: Peer, now: Instant, actions: &mut Actions) {
         let uid = peer.uid;
-        if self.connections.len() < CONNECTIONS_MAX && self.users.add_connection(uid) {
+        if self.users.add_connection(uid) {
             self.connections.insert(connection, Application { peer, endpoint: None });
             return;
         }
-        if self.turned_away.allows(now) {
-            tracing::warn!(uid, "an application was turned away: too many connections, of its user or of all");
+        if let Some(left_out) = self.turned_away.allows(uid, now) {
+            tracing::warn!(
+                uid,
+                left_out,
+                "an application was turned away: too many connections, of its user or of all"
+            );
         }
         actions.push(Action::Effect(Effect::Disconnect { connection }));
     }
@@ -221,7 +224,7 @@ impl Applications {
         }
         let geometry = self.geometry(interface);
         let bytes = geometry.segment_bytes() as u64;
-        self.users.check_room(uid, bytes * missing.len() as u64)?;
+        self.users.check_room(uid, missing.len(), bytes * missing.len() as u64)?;
         let made: std::io::Result<Vec<_>> = missing.iter().map(|_| ShardEnd::create(geometry)).collect();
         let made = made.map_err(|error| ControlError::System(format!("no memory for a channel: {error}")))?;
         for (shard, (end, handles)) in missing.into_iter().zip(made) {
@@ -243,30 +246,36 @@ impl Applications {
     }
 
     /// An application broke the rules of a channel. Gives its connection, which is to be ended, if it is not gone.
-    pub(super) fn broken(&self, channel: ChannelId, violation: Violation) -> Option<ConnectionId> {
+    pub(super) fn broken(&mut self, channel: ChannelId, violation: Violation, now: Instant) -> Option<ConnectionId> {
         let owner = self.channels.get(channel)?.owner;
         let application = self.connections.get(&owner)?;
-        tracing::warn!(
-            endpoint = application.name().unwrap_or_default(),
-            pid = application.peer.pid.map(std::num::NonZeroU32::get),
-            uid = application.peer.uid,
-            ?violation,
-            "an application broke the rules of its channel; its endpoint is ended"
-        );
+        if let Some(left_out) = self.broke_rules.allows(application.peer.uid, now) {
+            tracing::warn!(
+                endpoint = application.name().unwrap_or_default(),
+                pid = application.peer.pid.map(std::num::NonZeroU32::get),
+                uid = application.peer.uid,
+                ?violation,
+                left_out,
+                "an application broke the rules of its channel; its endpoint is ended"
+            );
+        }
         Some(owner)
     }
 
     /// A shard cannot hear the bell of a channel. Gives its connection, which is to be ended, if it is not gone.
-    pub(super) fn unheard(&self, channel: ChannelId, error: &std::io::Error) -> Option<ConnectionId> {
+    pub(super) fn unheard(&mut self, channel: ChannelId, error: &std::io::Error, now: Instant) -> Option<ConnectionId> {
         let owner = self.channels.get(channel)?.owner;
         let application = self.connections.get(&owner)?;
-        tracing::warn!(
-            endpoint = application.name().unwrap_or_default(),
-            uid = application.peer.uid,
-            %error,
-            "the bell of a channel cannot be watched: raise fs.epoll.max_user_watches or the limit of open files; the \
-             endpoint is ended"
-        );
+        if let Some(left_out) = self.unheard.allows(application.peer.uid, now) {
+            tracing::warn!(
+                endpoint = application.name().unwrap_or_default(),
+                uid = application.peer.uid,
+                %error,
+                left_out,
+                "the bell of a channel cannot be watched: raise fs.epoll.max_user_watches or the limit of open files; \
+                 the endpoint is ended"
+            );
+        }
         Some(owner)
     }
 
@@ -299,6 +308,11 @@ impl Applications {
         let (send, receive) = self.budgets;
         Geometry::for_payload(interface.max_payload_bytes(), bytes(send), bytes(receive))
     }
+}
+
+/// What this process may open.
+fn descriptors_max() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 fn not_attached() -> ControlError {
@@ -379,10 +393,10 @@ pub(super) mod tests {
         assert_eq!((granted.len(), applications.grant((ONE, 9), &interface, &all, &mut actions)), (2, Ok(())));
         assert_eq!(actions.describe(), [""; 0], "it has them all");
         let (channel, _) = applications.channel_on(ONE, ShardId(2)).expect("it was granted");
-        assert_eq!(applications.broken(channel, Violation::UnknownKind), Some(ONE));
+        assert_eq!(applications.broken(channel, Violation::UnknownKind, Instant::ZERO), Some(ONE));
         applications.end(ONE, &mut actions);
         assert_eq!(actions.describe(), ["0: RemoveChannel", "1: RemoveChannel", "2: RemoveChannel"]);
-        assert_eq!(applications.broken(channel, Violation::UnknownKind), None, "it is gone already");
+        assert_eq!(applications.broken(channel, Violation::UnknownKind, Instant::ZERO), None, "it is gone already");
         assert_eq!((applications.channels().len(), applications.channels().ending().0), (5, 3));
         applications.channel_gone(channel);
         applications.channel_gone(channel);

@@ -502,7 +502,7 @@ mod tests {
     fn a_packet_is_left_alone_where_somebody_is_about_to_listen() {
         let mut rig = Rig::new();
         let address = SocketAddrV4::new(OUR_IP, THEIRS.local_port);
-        let wanted = Wanted { asker: (ONE, 7), address, shared_by: None, home: None };
+        let wanted = Wanted { asker: (ONE, 7), uid: 1000, address, shared_by: None, home: None };
         rig.listeners.listen(wanted, rig.interfaces.get(FIRST), &applications(), &mut rig.actions);
         rig.listeners.confirm(ListenerId(1), ShardId(1), &mut rig.actions);
         rig.actions.describe();

@@ -19,6 +19,7 @@ use crate::coordinator::action::{Action, Actions};
 use crate::coordinator::plan::InterfacePlan;
 use crate::coordinator::random::Random;
 use crate::mailbox::{ShardId, ToShard};
+use crate::repeats::Repeats;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// How often the device is asked for its counts at the most.
@@ -35,6 +36,8 @@ pub(crate) struct InterfaceState {
     /// What the device had lost when it was last asked.
     drops: DeviceDrops,
     asked: Cooldown,
+    /// Lines of the log about neighbors that moved.
+    moved: Repeats<Ipv4Addr>,
 }
 
 /// Which interface it is, and what is known of its link. What its device lost is asked for again.
@@ -73,6 +76,7 @@ impl SavedInterface {
             predictions: self.predictions,
             drops: DeviceDrops::default(),
             asked: Cooldown::new(ASK_DEVICE_EVERY),
+            moved: Repeats::default(),
         })
     }
 }
@@ -98,6 +102,7 @@ impl InterfaceState {
             predictions: Predictions::default(),
             drops: DeviceDrops::default(),
             asked: Cooldown::new(ASK_DEVICE_EVERY),
+            moved: Repeats::default(),
         }
     }
 
@@ -222,17 +227,19 @@ impl InterfaceState {
             actions.post(shard, ToShard::Transmit { frame: Box::new(frame) });
         }
         if let Some(change) = change {
-            self.neighbor_changed(&change, actions);
+            self.neighbor_changed(&change, now, actions);
         }
     }
 
     /// A neighbor is known, or has another MAC: flows move to it, connects go on.
-    fn neighbor_changed(&self, change: &Change, actions: &mut Actions) {
+    fn neighbor_changed(&mut self, change: &Change, now: Instant, actions: &mut Actions) {
         let Change { ip, mac, previous } = *change;
         if let Some(previous) = previous {
             let is_gateway = self.interface.subnet.and_then(|subnet| subnet.gateway) == Some(ip.into());
             let peer = (!is_gateway).then_some(ip);
-            tracing::info!(neighbor = %ip, from = %previous, to = %mac, "a neighbor's MAC changed");
+            if let Some(left_out) = self.moved.allows(ip, now) {
+                tracing::info!(neighbor = %ip, from = %previous, to = %mac, left_out, "a neighbor's MAC changed");
+            }
             for shard in &self.interface.shards {
                 actions.post(*shard, ToShard::NextHop { previous, current: mac, peer });
             }

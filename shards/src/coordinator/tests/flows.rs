@@ -10,7 +10,7 @@ fn a_tuple_is_not_used_again_before_it_has_rested() {
         let only = |other: &FlowKey| *other == key;
         let (ports, random) = (&mut rig.coordinator.ports, &mut rig.coordinator.random);
         let remote = SocketAddrV4::new(key.remote_ip, key.remote_port);
-        ports.claim((key.local_ip, remote), only, |_| true, random, rig.now)
+        ports.claim(1000, (key.local_ip, remote), only, |_| true, random, rig.now)
     };
     assert_eq!(claim(&mut rig), None);
     rig.mail(ToCoordinator::Closed { shard: ShardId(1), key });
