@@ -59,7 +59,7 @@ pub enum Request {
         /// The shard that shall own the flow; `None` leaves it to the daemon.
         shard: Option<u16>,
     },
-    /// A page of a report on the daemon. A connection that has one such request unanswered may not make another.
+    /// A page of a report on the daemon. A connection reads the answer before it asks for another one.
     Status(Query),
 }
 
