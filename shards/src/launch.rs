@@ -161,7 +161,8 @@ fn stop_on_signals() -> Result<StopPipe, LaunchError> {
     Ok(stop)
 }
 
-/// Every channel takes four descriptors, and three more until they are sent; every application two: the soft limit of most hosts is for other programs.
+/// Every channel takes four descriptors, and three more until they are sent; every application two: the soft limit of
+/// most hosts is for other programs.
 fn raise_open_files() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
