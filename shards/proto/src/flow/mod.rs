@@ -97,11 +97,13 @@ impl<S, R> Flow<S, R> {
     }
 
     /// The next piece in order. Nothing after [`close`](Self::close) or [`abort`](Self::abort).
+    #[must_use]
     pub fn poll_deliver(&mut self) -> Option<Piece<R>> {
         self.receiver.poll_deliver()
     }
 
     /// The token of a piece that the peer has acknowledged, in the order they were pulled.
+    #[must_use]
     pub fn poll_freed(&mut self) -> Option<S> {
         self.outbound.poll_freed()
     }
@@ -181,6 +183,7 @@ impl<S, R> Flow<S, R> {
     /// Gives back the piece that is furthest ahead of those in order, as a receiver may that runs out of memory
     /// (RFC 2018, section 8). Ours never does; a peer might, and the tests see that its flow goes on.
     #[cfg(test)]
+    #[must_use]
     pub(crate) fn renege(&mut self) -> Option<R> {
         self.receiver.renege()
     }
@@ -244,6 +247,11 @@ impl<S, R> Flow<S, R> {
     /// Pieces that wait for earlier ones.
     pub fn held(&self) -> u32 {
         self.receiver.held_pieces()
+    }
+
+    /// Received tokens that the flow has: pieces that wait for earlier ones or to be delivered.
+    pub fn received(&self) -> usize {
+        self.receiver.pieces()
     }
 
     /// The smoothed round trip; the initial timeout before the first was measured.
@@ -345,9 +353,8 @@ impl<S, R> Flow<S, R> {
                 self.moved_at = now;
                 #[allow(clippy::cast_possible_truncation)] // checked above
                 let verdict = self.receiver.on_data(segment.seq, data.content, payload_len as u16, accept);
-                if let Verdict::Invalid(_) = verdict {
-                    self.owed.owe_reset();
-                    self.step(Step::End, CloseReason::Protocol);
+                if let Verdict::Invalid(violation) = verdict {
+                    return self.end_for(violation);
                 }
                 self.owe_acknowledgement(now, verdict, ecn_ce || data.answer_now);
                 verdict
@@ -359,8 +366,10 @@ impl<S, R> Flow<S, R> {
             }
             Body::Close { reason } => {
                 self.owed.owe_ack();
-                if self.receiver.on_close(segment.seq) {
-                    self.step(Step::PeerClosed, reason);
+                match self.receiver.on_close(segment.seq) {
+                    Ok(true) => self.step(Step::PeerClosed, reason),
+                    Ok(false) => {}
+                    Err(violation) => return self.end_for(violation),
                 }
                 Verdict::NotData
             }
@@ -445,10 +454,18 @@ impl<S, R> Flow<S, R> {
         Verdict::NotData
     }
 
+    /// The peer breaks the rules in a way that leaves nothing to go on with.
+    #[cold]
+    fn end_for(&mut self, violation: Violation) -> Verdict {
+        self.owed.owe_reset();
+        self.step(Step::End, CloseReason::Protocol);
+        Verdict::Invalid(violation)
+    }
+
     /// The flow has ended, but the peer may not know: a CLOSE repeated by it is answered again.
     fn on_packet_after_end(&mut self, segment: &Segment) -> Verdict {
         if segment.kind() == Kind::Close && !self.owed.owes_reset() {
-            let is_known = self.receiver.on_close(segment.seq) || segment.seq.is_before(self.receiver.next());
+            let is_known = self.receiver.on_close_after_end(segment.seq);
             self.owed.owe_ack_if(is_known);
         }
         Verdict::Ended

@@ -326,6 +326,12 @@ impl Channel {
         self.flows.get(place).copied()
     }
 
+    /// Its flows.
+    #[cfg(test)]
+    pub(in crate::shard) fn flows(&self) -> &[FlowId] {
+        &self.flows
+    }
+
     /// The flow that came last.
     pub(in crate::shard) fn last_flow(&self) -> Option<FlowId> {
         self.flows.last().copied()

@@ -284,6 +284,12 @@ impl Flows {
         make_ready(&mut self.ready, id, entry);
     }
 
+    /// Receive buffers that these flows have.
+    #[cfg(test)]
+    pub(super) fn received(&self, flows: &[FlowId]) -> usize {
+        flows.iter().filter_map(|id| self.table.get(*id)).map(|entry| entry.flow.received()).sum()
+    }
+
     // ---- For others to see -----------------------------------------------------------------------------------------
 
     /// Lets others see the numbers of the flows that have been served since the last call.

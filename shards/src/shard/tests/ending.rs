@@ -119,3 +119,24 @@ fn a_stopping_shard_waits_until_the_coordinator_has_read() {
     assert!(matches!(rig.told()[..], [ToCoordinator::Stopped { .. }]));
     assert!(rig.shard.has_stopped());
 }
+
+#[test]
+fn what_a_peer_has_sent_ahead_of_its_close_does_not_keep_a_buffer() {
+    let (mut rig, mut app) = Rig::listening();
+    let free = rig.free_receive_buffers();
+    let ours = first_of_ours(&THEIRS);
+    for _ in 0..2 * RX_BUFFERS {
+        rig.put(&syn(&THEIRS));
+        rig.receive(&THEIRS, &rig.segment(PROBE, CONNECTOR + 1, ours), &[]);
+        opened(&mut app);
+        rig.receive_data(&THEIRS, CONNECTOR + 2, ours, b"ahead");
+        assert_eq!(rig.free_receive_buffers(), free - 1);
+        rig.receive(&THEIRS, &rig.segment(Body::Close { reason: CloseReason::Closed }, CONNECTOR + 1, ours), &[]);
+        assert_eq!(closed(&mut app).0, CloseReason::Protocol);
+        assert_eq!(rig.free_receive_buffers(), free);
+        app.recv().unwrap();
+        rig.turn();
+        rig.frames();
+        rig.told();
+    }
+}

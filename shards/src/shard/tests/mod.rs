@@ -297,7 +297,9 @@ impl Rig {
 
     fn turn(&mut self) -> Work {
         self.now += TURN;
-        self.shard.poll_once(self.now)
+        let work = self.shard.poll_once(self.now);
+        self.assert_balanced();
+        work
     }
 
     /// As much time as this: a turn at each of the shard's deadlines, and one at the end.
@@ -306,9 +308,22 @@ impl Rig {
         while let Some(deadline) = self.shard.deadline().filter(|deadline| *deadline < end) {
             self.now = self.now.max(deadline);
             self.shard.poll_once(self.now);
+            self.assert_balanced();
         }
         self.now = end;
         self.shard.poll_once(end);
+        self.assert_balanced();
+    }
+
+    /// Every receive buffer is free, with the application, or with a flow that lives.
+    fn assert_balanced(&self) {
+        let channels = &self.shard.channels;
+        for channel in (0..channels.slots()).filter_map(|slot| channels.get(slot)) {
+            let (end, with_flows) = (channel.end(), self.shard.flows.received(channel.flows()));
+            let buffers = (end.free_buffers(), end.buffers_with_app(), with_flows);
+            let all = end.geometry().rx_buffers() as usize;
+            assert_eq!(buffers.0 + buffers.1 + buffers.2, all, "free, with the application, with flows: {buffers:?}");
+        }
     }
 
     // ---- What can be seen from outside ----------------------------------------------------------------------------

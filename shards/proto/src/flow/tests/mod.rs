@@ -3,3 +3,4 @@
 mod handover;
 mod scripts;
 mod soak;
+mod token;

@@ -112,8 +112,8 @@ fn abort_says_it_once_and_gives_everything_back() {
     assert_eq!((reset.kind(), reset.seq, reset.reason()), (Kind::Reset, SeqNo::new(4), Some(CloseReason::Limit)));
     assert_eq!(script.events(), [closed(CloseReason::Limit, 1)]);
     assert_eq!((script.said(), script.delivered()), (vec![], vec![]));
-    assert_eq!(script.flow.drain_sent().collect::<Vec<_>>(), [0, 1, 2]);
-    assert_eq!(script.flow.drain_received().collect::<Vec<_>>(), [101, 103]);
+    assert_eq!(script.taken_back(), [0, 1, 2]);
+    assert_eq!(script.given_back(), [101, 103]);
 }
 
 #[test]
