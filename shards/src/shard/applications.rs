@@ -68,7 +68,7 @@ impl<Q: NicQueue> Applications<'_, Q> {
             self.break_channel(slot, violation);
             return Polled { descriptors: 1, buffers: 0 };
         }
-        self.flows.wake_starved(slot, self.channels);
+        self.flows.wake_starved(slot, &mut self.turn, self.channels);
         let polled = polled.unwrap_or_default();
         if !polled.is_nothing() || self.channels.get(slot).is_some_and(Channel::has_unpublished) {
             self.channels.mark_dirty(slot);

@@ -181,10 +181,9 @@ impl<S, R> Flow<S, R> {
     }
 
     /// Gives back the piece that is furthest ahead of those in order, as a receiver may that runs out of memory
-    /// (RFC 2018, section 8). Ours never does; a peer might, and the tests see that its flow goes on.
-    #[cfg(test)]
+    /// (RFC 2018, section 8): the peer sends it again. `None`: no piece waits for earlier ones.
     #[must_use]
-    pub(crate) fn renege(&mut self) -> Option<R> {
+    pub fn renege(&mut self) -> Option<R> {
         self.receiver.renege()
     }
 

@@ -191,7 +191,7 @@ impl<R> Receiver<R> {
         if self.held.get(index).is_some_and(Option::is_some) {
             return Verdict::Duplicate;
         }
-        let token = match accept(Need::OutOfOrder) {
+        let token = match accept(Need::OutOfOrder { held: self.held_pieces }) {
             Ok(token) => token,
             Err(Refusal::NoBuffer) => return Verdict::NoBuffer,
             Err(Refusal::Unsound) => return Verdict::Invalid(Violation::Message),
@@ -287,7 +287,6 @@ impl<R> Receiver<R> {
     }
 
     /// Drops the piece that is furthest ahead.
-    #[cfg(test)]
     #[must_use]
     pub(super) fn renege(&mut self) -> Option<R> {
         let piece = self.held.pop_back().flatten()?;

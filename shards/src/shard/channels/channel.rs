@@ -327,7 +327,6 @@ impl Channel {
     }
 
     /// Its flows.
-    #[cfg(test)]
     pub(in crate::shard) fn flows(&self) -> &[FlowId] {
         &self.flows
     }
@@ -420,7 +419,7 @@ impl Channel {
         {
             return Err(Refusal::Unsound);
         }
-        if self.end.free_buffers() <= self.share.reserve(need) {
+        if self.end.free_buffers() <= self.share.reserve(need, self.flows.len()) {
             return Err(Refusal::NoBuffer);
         }
         let buffer = self.end.allocate().ok_or(Refusal::NoBuffer)?;
@@ -504,10 +503,27 @@ impl Channel {
         self.share.starve(flow);
     }
 
-    /// The flows whose window was closed, if there is room for them again.
-    pub(in crate::shard) fn wake_starved(&mut self) -> Option<std::vec::Drain<'_, FlowId>> {
-        let is_time = self.share.is_starving() && self.share.has_room_again(self.end.free_buffers());
-        is_time.then(|| self.share.drain_starved())
+    /// Whether flows wait for buffers, or there is less than one for each.
+    #[inline]
+    pub(in crate::shard) fn is_short(&self) -> bool {
+        self.share.is_short(self.end.free_buffers(), self.flows.len())
+    }
+
+    /// The flows whose window was closed, as far as there is room for them again.
+    pub(in crate::shard) fn wake_starved(&mut self) -> impl Iterator<Item = FlowId> + '_ {
+        self.share.wake((self.end.free_buffers(), self.end.buffers_with_app()))
+    }
+
+    /// How many pieces that wait for earlier ones each flow may keep, if it is time to look for one that has more.
+    pub(in crate::shard) fn part_to_keep(&self, now: Instant) -> Option<usize> {
+        let buffers = (self.end.free_buffers(), self.end.buffers_with_app());
+        let flows = self.flows.len();
+        self.share.is_time_to_renege(buffers, flows, now).then(|| self.share.part(flows))
+    }
+
+    /// No flow had more than that.
+    pub(in crate::shard) fn nobody_reneges(&mut self, now: Instant) {
+        self.share.nobody_reneges(now);
     }
 
     /// A flow has ended: forgets such ones among the starved, now and then.
@@ -517,7 +533,7 @@ impl Channel {
 
     /// Whether buffers that the application gives back are of use at once: flows wait for them, or will soon.
     pub(in crate::shard) fn wants_buffers(&self) -> bool {
-        self.is_open() && (self.share.is_starving() || !self.share.has_room_again(self.end.free_buffers()))
+        self.is_open() && (self.share.is_starving() || !self.share.has_plenty(self.end.free_buffers()))
     }
 
     // ---- Hot and cold ----------------------------------------------------------------------------------------------
@@ -589,7 +605,8 @@ mod tests {
     fn the_last_buffer_is_for_the_piece_that_fills_a_hole() {
         let (mut channel, _app) = channel();
         let ahead: Vec<_> =
-            std::iter::from_fn(|| channel.accept(Need::OutOfOrder, b"ahead", Content::WHOLE).ok()).collect();
+            std::iter::from_fn(|| channel.accept(Need::OutOfOrder { held: 0 }, b"ahead", Content::WHOLE).ok())
+                .collect();
         assert_eq!(ahead.len(), 14);
         assert_eq!((channel.grant(false), channel.grant(true)), (0, 1));
         let mut filler = || channel.accept(Need::InOrder, b"filler", Content::WHOLE).expect("one that was kept back");

@@ -2,6 +2,7 @@
 //! out, what is over ends.
 
 mod entry;
+mod hunger;
 mod moves;
 mod publication;
 mod saved;
@@ -266,9 +267,10 @@ impl Flows {
     }
 
     /// Tells flows of a channel whose window was closed that there is room again.
-    pub(super) fn wake_starved(&mut self, slot: usize, channels: &mut Channels) {
-        let Some(starved) = channels.get_mut(slot).and_then(|channel| channel.wake_starved()) else { return };
-        for id in starved {
+    pub(super) fn wake_starved(&mut self, slot: usize, turn: &mut Turn<'_>, channels: &mut Channels) {
+        let Some(channel) = channels.get_mut(slot).filter(|channel| channel.is_short()) else { return };
+        hunger::renege(&mut self.table, channel, turn);
+        for id in channel.wake_starved() {
             if let Some(entry) = self.table.get_mut(id) {
                 entry.lists.is_starved = false;
                 make_ready(&mut self.ready, id, entry);

@@ -248,3 +248,73 @@ fn a_shard_that_lost_its_cpu_in_the_middle_of_work_does_not_take_its_absence_for
     assert!(matches!(app.recv().unwrap(), Some(FromShard::Silent { .. })));
     assert_eq!(closed(&mut app).0, CloseReason::PeerGone);
 }
+
+/// Peers of several flows of one application, each of which sends all it may but the first piece.
+#[test]
+fn flows_that_wait_behind_holes_give_up_what_others_need() {
+    const HOARDERS: u16 = 4;
+    let mut rig = Rig::new();
+    let mut app = rig.add_channel(1);
+    let key = |number: u16| FlowKey { local_port: OURS.local_port + number, ..OURS };
+    let open = |rig: &mut Rig, app: &mut AppEnd, key: FlowKey| {
+        rig.create(1, key);
+        let told = rig.told();
+        assert!(matches!(told[..], [ToCoordinator::Created { outcome: Ok(_), .. }]), "{told:?}");
+        opened(app);
+        rig.receive(&key, &Segment { marks: Marks::PROBE_ANSWER, ..rig.segment(ACK, 201, 101) }, &[]);
+        rig.frames();
+    };
+    let hoard = |rig: &mut Rig, hoarders: u16| {
+        for number in 0..hoarders {
+            for seq in 202..202 + RX_BUFFERS {
+                rig.receive_data(&key(number), seq, 101, b"ahead");
+                rig.frames();
+            }
+        }
+    };
+    let held = |rig: &Rig| {
+        let flows = rig.shard.channels.get(0).unwrap().flows();
+        flows.iter().map(|id| rig.shard.flows.received(&[*id])).collect::<Vec<_>>()
+    };
+    // The first takes all that is not kept back, and then there are others.
+    open(&mut rig, &mut app, key(0));
+    hoard(&mut rig, 1);
+    assert_eq!((held(&rig), rig.free_receive_buffers()), (vec![55], 9));
+    for number in 1..HOARDERS {
+        open(&mut rig, &mut app, key(number));
+        hoard(&mut rig, number + 1);
+    }
+    let client = key(HOARDERS);
+    open(&mut rig, &mut app, client);
+    hoard(&mut rig, HOARDERS);
+    assert!(held(&rig)[0] <= 56 / 2, "{:?}", held(&rig));
+    assert!(rig.dropped(DropReason::NoBuffer) > 0);
+
+    let mut seq = 201;
+    for _ in 0..200 {
+        hoard(&mut rig, HOARDERS);
+        // Its peer sends what it may, as it was told last.
+        rig.receive(&client, &rig.segment(PROBE, seq, 101), &[]);
+        let mut frames = rig.payloads_of(&client);
+        let window = frames.pop().map_or(0, |payload| segment_of(&payload).0.window_packets);
+        for _ in 0..window.min(4) {
+            rig.receive_data(&client, seq, 101, b"an answer");
+            let acknowledged = rig.payloads_of(&client).pop().map(|payload| segment_of(&payload).0.ack.get());
+            seq = acknowledged.unwrap_or(seq);
+        }
+        messages(&mut app);
+        rig.turn();
+    }
+    assert!(seq - 201 >= 200, "{} answers have arrived", seq - 201);
+    // The holes are filled at last.
+    for number in 0..HOARDERS {
+        for _ in 0..RX_BUFFERS {
+            for seq in 201..202 + RX_BUFFERS {
+                rig.receive_data(&key(number), seq, 101, b"in order");
+                messages(&mut app);
+            }
+        }
+    }
+    rig.turn();
+    assert_eq!(rig.free_receive_buffers(), RX_BUFFERS as usize);
+}

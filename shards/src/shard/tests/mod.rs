@@ -276,6 +276,13 @@ impl Rig {
         self.frames().iter().map(|frame| udp_payload(frame, key)).collect()
     }
 
+    /// The UDP payloads that have come out to the peer of this flow; the others are lost.
+    fn payloads_of(&mut self, key: &FlowKey) -> Vec<Vec<u8>> {
+        let frames = self.frames();
+        let own = |frame: &&Vec<u8>| matches!(frame::parse(frame), Ok(Parsed::Udp(it)) if it.key == key.reversed());
+        frames.iter().filter(own).map(|frame| udp_payload(frame, key)).collect()
+    }
+
     /// The packets that have come out, all of this flow.
     fn packets(&mut self, key: &FlowKey) -> Vec<Sent> {
         let payloads = self.payloads(key);

@@ -71,7 +71,7 @@ fn the_pool_is_told_what_the_buffer_is_for_and_not_asked_beyond_the_window() {
         });
     }
     // 10 were granted: up to 110.
-    assert_eq!(asked, [(102, Need::OutOfOrder), (101, Need::InOrder)]);
+    assert_eq!(asked, [(102, Need::OutOfOrder { held: 0 }), (101, Need::InOrder)]);
     let data = script.data(111, Position::WHOLE);
     assert_eq!(script.hear(data), Verdict::OutOfWindow);
 }
