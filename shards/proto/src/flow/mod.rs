@@ -429,11 +429,19 @@ impl<S, R> Flow<S, R> {
         }
     }
 
-    /// An RST counts only if it knows where we are in the sequence (RFC 5961, section 3.2).
+    /// An RST counts if its number is just the one that is expected. If packets before it were lost it is ahead; then it
+    /// must also acknowledge what we have sent. Neither can be guessed in less than 2^31 packets. If only its number is
+    /// one that packets on their way may have, the peer is asked (RFC 5961, section 3.2): if it knows nothing of the
+    /// flow its answer has the right number.
     fn on_reset(&mut self, now: Instant, segment: &Segment, reason: CloseReason) -> Verdict {
         let is_expected = segment.seq == self.receiver.next();
         let is_near = self.life.state() != State::Unconfirmed && self.receiver.is_in_reach(segment.seq);
-        if !is_expected && !is_near {
+        // An answer to a packet has the numbers of that.
+        let knows_both = is_near && reason != CloseReason::NoSuchFlow && self.outbound.is_plausible(segment.ack);
+        if !is_expected && !knows_both {
+            if is_near {
+                self.probe();
+            }
             return Verdict::Invalid(Violation::Sequence);
         }
         if reason == CloseReason::NoSuchFlow {
