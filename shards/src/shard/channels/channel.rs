@@ -131,7 +131,7 @@ impl SavedChannel {
             stage,
             flows,
             lists,
-            notices,
+            notices: notices.restored(),
             share: ReceiveShare::new(geometry.rx_buffers() as usize, kept_back, now),
             heat: Heat::Hot { idle_turns: 0 },
             is_dirty: false,
@@ -454,6 +454,11 @@ impl Channel {
             self.notices.ended(flow);
         }
         !self.is_open() || self.notices.notify(&mut self.end, notice)
+    }
+
+    /// A flow that nobody was told of has ended: nobody is to be told. `false` if somebody knows of it.
+    pub(in crate::shard) fn withdraw(&mut self, flow: FlowId) -> bool {
+        self.is_open() && self.notices.withdraw(flow)
     }
 
     /// The channel is to be flushed at the end of the turn; `false` if that was known.

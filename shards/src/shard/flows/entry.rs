@@ -207,6 +207,12 @@ impl Entry {
         self.standing.is_announced || !channel.is_open()
     }
 
+    /// Whether it has ended before its application was told of it, and there is nothing to tell: it goes at once,
+    /// or whoever opens flows to an application that does not read could fill the table with such ones.
+    pub(super) fn is_stillborn(&self) -> bool {
+        self.standing.origin == Origin::Accepted && self.flow.is_closed() && self.flow.received() == 0
+    }
+
     /// Takes what its application wants sent, to wait for the window.
     #[inline]
     pub(super) fn publish(

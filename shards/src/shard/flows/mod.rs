@@ -292,6 +292,12 @@ impl Flows {
         flows.iter().filter_map(|id| self.table.get(*id)).map(|entry| entry.flow.received()).sum()
     }
 
+    /// Whether the application was told of this flow.
+    #[cfg(test)]
+    pub(super) fn is_announced(&self, id: FlowId) -> bool {
+        self.table.get(id).is_some_and(|entry| entry.standing.is_announced)
+    }
+
     // ---- For others to see -----------------------------------------------------------------------------------------
 
     /// Lets others see the numbers of the flows that have been served since the last call.
@@ -424,7 +430,7 @@ impl Flows {
             self.ready.push_back(id);
         }
         settle(&mut self.timers, &mut self.unsettled, id, entry);
-        let has_event = is_deliverable && entry.flow.has_event();
+        let has_event = entry.flow.has_event() && (is_deliverable || entry.is_stillborn());
         if wants_buffers {
             // If it was armed there were enough: nobody would ring for those that are given back from now on.
             channels.keep_hot(slot);
@@ -438,9 +444,14 @@ impl Flows {
     fn take_events(&mut self, id: FlowId, turn: &mut Turn<'_>, channels: &mut Channels, post: &mut Post) {
         let Some(entry) = self.table.get_mut(id) else { return };
         let Some(channel) = channels.get_mut(entry.place.slot) else { return };
+        let is_known = entry.is_deliverable(channel);
         while let Some(event) = entry.flow.poll_event() {
             match event {
+                FlowEvent::Closed { reason, acknowledged_messages } => {
+                    return self.end(id, reason, acknowledged_messages, turn, channels, post);
+                }
                 FlowEvent::Confirmed => {}
+                _ if !is_known => {}
                 FlowEvent::Silent => {
                     post.tell(ToCoordinator::Suspect { peer: entry.key.remote_ip, shard: turn.settings.id });
                     channel.notify(Notice::Silent { flow: id });
@@ -452,9 +463,6 @@ impl Flows {
                     let is_wider = bytes > BASE_PAYLOAD_BYTES;
                     turn.counts.count(if is_wider { Counter::PathsWidened } else { Counter::PathsNarrowed });
                     channel.notify(Notice::MaxPayload { flow: id, bytes });
-                }
-                FlowEvent::Closed { reason, acknowledged_messages } => {
-                    return self.end(id, reason, acknowledged_messages, turn, channels, post);
                 }
             }
         }
@@ -529,7 +537,9 @@ impl Flows {
             moved.place.index = entry.place.index;
         }
         channel.tidy_starved(|id| self.table.get(id).is_some());
-        if entry.standing.is_kept {
+        // Who has connected was told by the coordinator.
+        let was_told = entry.standing.origin == Origin::Connected || !channel.withdraw(id);
+        if entry.standing.is_kept && was_told {
             channel.notify(Notice::Closed { flow: id, reason, acknowledged_messages });
         }
         channels.mark_dirty(slot);
