@@ -303,7 +303,7 @@ fn accepted(shard: u16, key: FlowKey, incarnation: u64) -> ToCoordinator {
 pub(super) fn syn_ack(key: &FlowKey, terms: Terms) -> Packet {
     let offer = Offer { version: 1, features: Features::SUPPORTED, nonce: 0 };
     let theirs = Terms { offer, max_payload: 1000, boot_id: 99 };
-    Acceptor::<()>::new([3; 16], theirs, 1).answer(&key.reversed(), &Syn { terms })
+    Acceptor::<()>::new([3; 16], theirs, 1).answer(&key.reversed(), &Syn { terms }, Instant::ZERO)
 }
 
 /// A SYN-ACK or RST of a v1 host.

@@ -30,6 +30,7 @@ use super::egress::Egress;
 use super::post::Post;
 use super::turn::Turn;
 use crate::counters::{Counter, DropReason};
+use crate::ended::Ended;
 use crate::mailbox::{NotCreated, ToCoordinator};
 use entry::{Entry, Origin};
 pub(super) use moves::Move;
@@ -51,6 +52,9 @@ pub(super) struct Flows {
     /// Flows whose peer is to answer or to be answered.
     unsettled: usize,
     fragments: Fragments,
+    /// Flows that peers had opened, for as long as the same SYN would open them again. Not passed on to another daemon,
+    /// whose coordinator knows them too.
+    ended: Ended,
     /// A packet that is to be cut; kept for its memory.
     packet: Vec<u8>,
     /// How long the shard has not run although it should have, over all its life.
@@ -67,6 +71,7 @@ impl Flows {
             unpublished: Unpublished::default(),
             unsettled: 0,
             fragments: Fragments::default(),
+            ended: Ended::default(),
             packet: Vec::new(),
             absences: Duration::ZERO,
             moves: Moves::default(),
@@ -233,6 +238,11 @@ impl Flows {
             make_ready(&mut self.ready, id, entry);
         }
         is_again
+    }
+
+    /// Whether this flow, which a peer had opened, has ended lately.
+    pub(super) fn has_ended(&mut self, key: &FlowKey, incarnation: Incarnation, now: Instant) -> bool {
+        self.ended.has(*key, incarnation, now)
     }
 
     // ---- From the application --------------------------------------------------------------------------------------
@@ -520,6 +530,9 @@ impl Flows {
         self.unsettled -= usize::from(entry.lists.is_unsettled);
         turn.counts.count(Counter::FlowsClosed);
         post.tell(ToCoordinator::Closed { shard: turn.settings.id, key: entry.key });
+        if entry.standing.origin == Origin::Accepted {
+            self.ended.remember(entry.key, entry.incarnation, turn.now);
+        }
         let slot = entry.place.slot;
         let Some(channel) = channels.get_mut(slot) else { return };
         for load in entry.flow.drain_sent() {

@@ -420,9 +420,9 @@ fn acceptor() -> Acceptor<MacAddr> {
     Acceptor::new(SECRET, Terms { boot_id: 9, ..PEER_TERMS }, 1)
 }
 
-/// What the shard under test answers to [`syn`].
+/// What the shard under test answers to [`syn`], in its first seconds.
 fn syn_ack(key: &FlowKey) -> SynAck {
-    match acceptor().answer(key, &Syn { terms: PEER_TERMS }) {
+    match acceptor().answer(key, &Syn { terms: PEER_TERMS }, Instant::ZERO) {
         Packet::SynAck(syn_ack) => syn_ack,
         other => panic!("not accepted: {other:?}"),
     }
