@@ -37,7 +37,7 @@ mod timer;
 mod timestamps;
 
 pub use limits::{Birth, FlowLimits, Role};
-pub use outcome::{FlowEvent, Verdict, Violation};
+pub use outcome::{FlowEvent, Progress, Verdict, Violation};
 pub use path::BASE_PAYLOAD_BYTES;
 pub use piece::{Need, Outgoing, Piece, Refusal};
 #[cfg(feature = "serde")]
@@ -251,6 +251,11 @@ impl<S, R> Flow<S, R> {
     /// Received tokens that the flow has: pieces that wait for earlier ones or to be delivered.
     pub fn received(&self) -> usize {
         self.receiver.pieces()
+    }
+
+    /// What only a packet that the flow has not seen before can move forward, besides pieces.
+    pub fn progress(&self) -> Progress {
+        Progress { is_confirmed: self.is_confirmed(), acknowledged_to: self.outbound.flight().sender().una() }
     }
 
     /// The smoothed round trip; the initial timeout before the first was measured.

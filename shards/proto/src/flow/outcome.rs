@@ -2,6 +2,8 @@
 
 use machnet_core::flow::CloseReason;
 
+use crate::seq::SeqNo;
+
 /// What became of a received packet; for counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -37,6 +39,15 @@ pub enum Violation {
     /// Pieces do not form messages, or a message is too long, or records are not what the header says. The flow is
     /// reset.
     Message,
+}
+
+/// How far a flow has got, to be compared before a packet and after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Whether the peer is known to know our nonce.
+    pub is_confirmed: bool,
+    /// The first packet that is not acknowledged.
+    pub acknowledged_to: SeqNo,
 }
 
 /// What happened to a flow.

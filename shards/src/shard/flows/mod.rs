@@ -6,6 +6,7 @@ mod hunger;
 mod moves;
 mod publication;
 mod saved;
+mod way;
 mod writer;
 
 use std::collections::VecDeque;
@@ -207,10 +208,11 @@ impl Flows {
         entry.learn_absences(self.absences);
         let congested = datagram.ecn == ipv4::Header::ECN_CE;
         let accept = |need| channel.accept(need, payload, data.expect("only DATA is accepted").content);
+        let is_doubtful = entry.standing.origin == Origin::Accepted && entry.way.is_doubtful(datagram.source_mac);
+        let before = is_doubtful.then(|| entry.flow.progress());
         let verdict = entry.flow.on_packet(turn.now, segment, payload.len(), congested, accept);
-        let is_valid = !matches!(verdict, Verdict::Invalid(_) | Verdict::Ended);
-        if entry.standing.origin == Origin::Accepted && is_valid {
-            entry.way.follow(datagram.source_mac);
+        if let Some(before) = before {
+            entry.find_way(datagram.source_mac, segment.times.echo, verdict, before);
         }
         make_ready(&mut self.ready, id, entry);
         match verdict {
