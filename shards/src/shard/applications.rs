@@ -131,7 +131,8 @@ impl<Q: NicQueue> Applications<'_, Q> {
                     self.flows.close(id, reason, self.channels);
                 }
                 if until <= now {
-                    self.abort_flows(slot, CloseReason::AppGone, ENDS_PER_TURN, false);
+                    let waits_for_device = now < until + BREAK_WITHIN;
+                    self.abort_flows(slot, CloseReason::AppGone, ENDS_PER_TURN, waits_for_device);
                 }
             }
             ChannelStage::Broken { until, .. } => {
