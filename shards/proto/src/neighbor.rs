@@ -3,15 +3,15 @@
 //! ```text
 //! state        the MAC                        leaves for
 //! Incomplete   is searched for                Reachable: answered; Stale, Probing: told; Failed: 6 requests
-//! Reachable    was proved right lately        Probing: suspected, told, or held for 30 s; Stale: 30 s old; Failed: told
+//! Reachable    was proved right lately        Probing: suspected, told, held 30 s; Stale: 30 s old; Failed: told
 //! Stale        may be right; not in use       Probing: resolved or held; Failed: told; forgotten: 10 min unused
 //! Probing      may be right; in use           Reachable: answered, confirmed; Failed: 6 requests
 //! Failed       is unknown; nobody is asked    Incomplete: held or resolved after 1 s; Stale, Probing: told
 //! ```
 //!
-//! "Told" is to learn of another MAC unasked, which proves nothing. Nobody's frames go there for that: if the neighbor is
-//! held the one with its MAC so far is asked, and if he does not answer everybody is; if it is not, everybody is asked
-//! when somebody wants to send to it. What has failed and is not held is forgotten after 1 s.
+//! "Told" is to learn of another MAC unasked, which proves nothing. Nobody's frames go there for that: if the neighbor
+//! is held the one with its MAC so far is asked, and if he does not answer everybody is; if it is not, everybody is
+//! asked when somebody wants to send to it. What has failed and is not held is forgotten after 1 s.
 //!
 //! Whoever has flows to a neighbor *holds* it: it is kept, and kept fresh. The cache learns of a stranger only from a
 //! request addressed to us, and then never at the price of an entry it has; of a neighbor it has, also from its

@@ -61,7 +61,6 @@ use timestamps::{Timestamps, echoed, stamp};
 use crate::handshake::Features;
 use crate::packet::{Body, Data, Kind, Segment, Stamp, Times};
 use crate::seq::SeqNo;
-use machnet_core::message::Content;
 use machnet_core::time::{Duration, Instant, earliest};
 
 /// One connection. See the [module](self) for how it is driven.
@@ -253,11 +252,6 @@ impl<S, R> Flow<S, R> {
         self.receiver.pieces()
     }
 
-    /// What only a packet that the flow has not seen before can move forward, besides pieces.
-    pub fn progress(&self) -> Progress {
-        Progress { is_confirmed: self.is_confirmed(), acknowledged_to: self.outbound.flight().sender().una() }
-    }
-
     /// The smoothed round trip; the initial timeout before the first was measured.
     pub fn rtt(&self) -> Duration {
         self.outbound.flight().rtt().smoothed(&self.limits)
@@ -341,7 +335,7 @@ impl<S, R> Flow<S, R> {
             return Verdict::Invalid(violation);
         }
         if let Some(data) = segment.data()
-            && let Err(violation) = self.check(data, payload_len)
+            && let Err(violation) = outcome::check(data, payload_len, self.features, self.max_payload())
         {
             return Verdict::Invalid(violation);
         }
@@ -394,16 +388,6 @@ impl<S, R> Flow<S, R> {
         self.owed.on_data(now, is_no_hurry, self.limits.ack_delay, self.limits.ack_every);
     }
 
-    /// Whether a correct peer can have sent this.
-    #[inline]
-    fn check(&self, data: &Data, payload_len: usize) -> Result<(), Violation> {
-        if matches!(data.content, Content::Records(_)) && !self.features.contains(Features::RECORDS) {
-            return Err(Violation::Feature);
-        }
-        let has_length = payload_len != 0 && payload_len <= usize::from(self.outbound.path().most());
-        if has_length { Ok(()) } else { Err(Violation::Length) }
-    }
-
     #[inline]
     fn check_numbers(&self, segment: &Segment) -> Result<(), Violation> {
         // Until the peer has shown that it knows our nonce, this is what tells it from somebody who only guesses.
@@ -434,10 +418,8 @@ impl<S, R> Flow<S, R> {
         }
     }
 
-    /// An RST counts if its number is just the one that is expected. If packets before it were lost it is ahead; then it
-    /// must also acknowledge what we have sent. Neither can be guessed in less than 2^31 packets. If only its number is
-    /// one that packets on their way may have, the peer is asked (RFC 5961, section 3.2): if it knows nothing of the
-    /// flow its answer has the right number.
+    /// An RST counts with just the number that is expected, or with one ahead, if packets before it were lost, and a
+    /// plausible acknowledgement. If only its number may be right the peer is asked (RFC 5961, section 3.2).
     fn on_reset(&mut self, now: Instant, segment: &Segment, reason: CloseReason) -> Verdict {
         let is_expected = segment.seq == self.receiver.next();
         let is_near = self.life.state() != State::Unconfirmed && self.receiver.is_in_reach(segment.seq);
@@ -477,8 +459,7 @@ impl<S, R> Flow<S, R> {
     /// The flow has ended, but the peer may not know: a CLOSE repeated by it is answered again.
     fn on_packet_after_end(&mut self, segment: &Segment) -> Verdict {
         if segment.kind() == Kind::Close && !self.owed.owes_reset() {
-            let is_known = self.receiver.on_close_after_end(segment.seq);
-            self.owed.owe_ack_if(is_known);
+            self.owed.owe_ack_if(self.receiver.on_close_after_end(segment.seq));
         }
         Verdict::Ended
     }
@@ -607,18 +588,6 @@ impl<S, R> Flow<S, R> {
                 self.outbound.stop();
             }
         }
-    }
-}
-
-#[cfg(test)]
-impl<S, R> Flow<S, R> {
-    fn memory_slots(&self) -> usize {
-        self.outbound.flight().memory_slots() + self.receiver.memory_slots()
-    }
-
-    /// What must be true between any two calls.
-    fn check_invariants(&self) {
-        self.outbound.flight().check_invariants(!self.is_closed());
     }
 }
 

@@ -1,7 +1,11 @@
 //! What a flow tells its shard: about a packet, and about itself.
 
 use machnet_core::flow::CloseReason;
+use machnet_core::message::Content;
 
+use super::Flow;
+use crate::handshake::Features;
+use crate::packet::Data;
 use crate::seq::SeqNo;
 
 /// What became of a received packet; for counters.
@@ -41,6 +45,16 @@ pub enum Violation {
     Message,
 }
 
+/// Whether a correct peer can have sent this on a flow with these features and packets of at most so many bytes.
+#[inline]
+pub(super) fn check(data: &Data, payload_len: usize, features: Features, max_payload: u16) -> Result<(), Violation> {
+    if matches!(data.content, Content::Records(_)) && !features.contains(Features::RECORDS) {
+        return Err(Violation::Feature);
+    }
+    let has_length = payload_len != 0 && payload_len <= usize::from(max_payload);
+    if has_length { Ok(()) } else { Err(Violation::Length) }
+}
+
 /// How far a flow has got, to be compared before a packet and after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -48,6 +62,13 @@ pub struct Progress {
     pub is_confirmed: bool,
     /// The first packet that is not acknowledged.
     pub acknowledged_to: SeqNo,
+}
+
+impl Progress {
+    /// Of this flow.
+    pub fn of<S, R>(flow: &Flow<S, R>) -> Self {
+        Self { is_confirmed: flow.is_confirmed(), acknowledged_to: flow.outbound.flight().sender().una() }
+    }
 }
 
 /// What happened to a flow.

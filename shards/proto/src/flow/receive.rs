@@ -205,8 +205,8 @@ impl<R> Receiver<R> {
         Verdict::Accepted
     }
 
-    /// The peer's CLOSE, which has a number of its own; says whether it is in order. Nothing comes after it: whoever has
-    /// sent pieces beyond it breaks the rules.
+    /// The peer's CLOSE, which has a number of its own; says whether it is in order. Nothing comes after it: whoever
+    /// has sent pieces beyond it breaks the rules.
     pub(super) fn on_close(&mut self, seq: SeqNo) -> Result<bool, Violation> {
         if seq != self.next {
             return Ok(false);

@@ -18,9 +18,9 @@ use crate::seq::SeqNo;
 #[cfg(feature = "serde")]
 use crate::state::Unsound;
 
-/// How long the same SYN gets the same nonce, as with SYN cookies: whoever sends a conversation once more that he has seen
-/// is refused, because his packets know a nonce of the past. That of the last tick counts too, so that a handshake can
-/// be finished.
+/// How long the same SYN gets the same nonce, as with SYN cookies: whoever sends a conversation once more that he has
+/// seen is refused, because his packets know a nonce of the past. That of the last tick counts too, so that a
+/// handshake can be finished.
 const TICK: Duration = Duration::from_secs(4);
 
 const _: () =
@@ -92,8 +92,8 @@ impl<T> Acceptor<T> {
         self.half_open.get(key)
     }
 
-    /// A packet for a half-open flow: if it shows that the peer has our SYN-ACK, what the flow is born with. Another shard
-    /// may have sent that, in another tick. The flow stays half open until it is [taken](Self::take).
+    /// A packet for a half-open flow: if it shows that the peer has our SYN-ACK, what the flow is born with. Another
+    /// shard may have sent that, in another tick. The flow stays half open until it is [taken](Self::take).
     ///
     /// # Errors
     /// [`NotConfirmed`]

@@ -7,8 +7,8 @@ use machnet_core::flow::{CloseReason, FlowId};
 use serde::{Deserialize, Serialize};
 
 /// Flows a channel may have that its application has not looked at: neither at their opening, which waits for room in
-/// the ring, nor at their end. At the limit no flow is accepted into the channel: an application that never reads cannot
-/// make the shard remember without end, nor take the places of others' flows.
+/// the ring, nor at their end. At the limit no flow is accepted into the channel: an application that never reads
+/// cannot make the shard remember without end, nor take the places of others' flows.
 pub(in crate::shard) const UNRELEASED_MAX: usize = 4096;
 
 /// An event of a flow that the application is to hear of.

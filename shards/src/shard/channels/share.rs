@@ -79,8 +79,8 @@ impl ReceiveShare {
         u16::try_from(share).expect("a window fits")
     }
 
-    /// Buffers that this need of one of so many `flows` must leave alone. The last quarter before those kept back is for
-    /// flows that have no more than their part.
+    /// Buffers that this need of one of so many `flows` must leave alone. The last quarter before those kept back is
+    /// for flows that have no more than their part.
     #[inline]
     pub(super) fn reserve(&self, need: Need, flows: usize) -> usize {
         match need {

@@ -241,14 +241,14 @@ impl Entry {
         }
     }
 
-    /// A packet came from a MAC that is not where the flow's frames go, or while it is being seen whether they are to go
-    /// elsewhere. `echo`: which packet of ours it has seen last; `before`: how far the flow had got.
+    /// A packet came from a MAC that is not where the flow's frames go, or while it is being seen whether they are to
+    /// go elsewhere. `echo`: which packet of ours it has seen last; `before`: how far the flow had got.
     #[cold]
     pub(super) fn find_way(&mut self, source: MacAddr, echo: Option<Stamp>, verdict: Verdict, before: Progress) {
         if matches!(verdict, Verdict::Invalid(_) | Verdict::Ended) {
             return;
         }
-        let now = self.flow.progress();
+        let now = Progress::of(&self.flow);
         let is_news = verdict == Verdict::Accepted || now.acknowledged_to != before.acknowledged_to;
         let sign = if now.is_confirmed && !before.is_confirmed {
             Sign::Confirmation

@@ -7,9 +7,9 @@ use super::super::turn::Turn;
 use super::entry::Entry;
 use crate::counters::DropReason;
 
-/// If this channel has less than a buffer for each flow, and not because its application has them, the one with the most
-/// pieces that wait for earlier ones gives up those beyond its part, the furthest ahead first: its peer sends them
-/// again.
+/// If this channel has less than a buffer for each flow, and not because its application has them, the one with the
+/// most pieces that wait for earlier ones gives up those beyond its part, the furthest ahead first: its peer sends
+/// them again.
 pub(super) fn renege(table: &mut FlowTable<Entry>, channel: &mut Channel, turn: &mut Turn<'_>) {
     if let Some(part) = channel.part_to_keep(turn.now) {
         give_up(part, table, channel, turn);

@@ -20,7 +20,9 @@ use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::{HEADER_BYTES, write_segment};
 use machnet_proto::flow::fragments::{self, Fragments};
-use machnet_proto::flow::{BASE_PAYLOAD_BYTES, Birth, FlowEvent, FlowTable, InsertError, Piece, Timers, Verdict};
+use machnet_proto::flow::{
+    BASE_PAYLOAD_BYTES, Birth, FlowEvent, FlowTable, InsertError, Piece, Progress, Timers, Verdict,
+};
 use machnet_proto::handshake::Features;
 use machnet_proto::packet::{Fragment, Segment};
 use machnet_proto::wire::frame::UdpDatagram;
@@ -209,7 +211,7 @@ impl Flows {
         let congested = datagram.ecn == ipv4::Header::ECN_CE;
         let accept = |need| channel.accept(need, payload, data.expect("only DATA is accepted").content);
         let is_doubtful = entry.standing.origin == Origin::Accepted && entry.way.is_doubtful(datagram.source_mac);
-        let before = is_doubtful.then(|| entry.flow.progress());
+        let before = is_doubtful.then(|| Progress::of(&entry.flow));
         let verdict = entry.flow.on_packet(turn.now, segment, payload.len(), congested, accept);
         if let Some(before) = before {
             entry.find_way(datagram.source_mac, segment.times.echo, verdict, before);

@@ -100,8 +100,8 @@ impl Way {
         echo.is_some() && self.candidate.is_some_and(is_it)
     }
 
-    /// Where a PROBE with this timestamp goes that is sent now, if not where everything goes: to a candidate, which is to show that it is
-    /// the peer.
+    /// Where a PROBE with this timestamp goes that is sent now, if not where everything goes: to a candidate, which is
+    /// to show that it is the peer.
     pub(super) fn next_to_ask(&mut self, ts: Option<Stamp>) -> Option<Template> {
         let candidate = self.candidate.as_mut().filter(|candidate| candidate.asked == Asked::Next)?;
         candidate.asked = Asked::With(ts);
