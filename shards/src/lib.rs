@@ -25,6 +25,7 @@ mod budget;
 pub mod coordinator;
 pub mod counters;
 pub mod daemon;
+mod ended;
 pub mod executor;
 pub mod handover;
 pub mod launch;

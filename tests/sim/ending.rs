@@ -58,6 +58,16 @@ pub(crate) fn part(world: &mut World, dice: &mut Dice) {
         panic!("a flow that was closed is still open: {:?}", world.checker.side(side));
     }
 
+    // Those that have ended have kept nothing.
+    for _ in 0..LOOKS_FOR_BUFFERS {
+        if world.absent_buffers() == 0 {
+            break;
+        }
+        world.ring_all_bells();
+        world.run_for(GOODBYE / LOOKS_FOR_BUFFERS);
+    }
+    assert!(world.absent_buffers() == 0, "flows have kept buffers: {}", world.absent_buffers_by_channel());
+
     for app in world.apps.keys().copied().collect::<Vec<_>>() {
         world.kill(app);
     }

@@ -94,7 +94,8 @@
 //!     if let Some(first) = one.turn(now).into_iter().find(|_| arrives()) { break first }
 //! };
 //! let Ok((Packet::Segment(segment), _)) = Dialect::recognize(&first).read(&first) else { unreachable!() };
-//! let birth = Acceptor::confirm(&acceptor.take(&key).unwrap(), &segment, || Some(true)).unwrap();
+//! let half_open = acceptor.take(&key).unwrap();
+//! let birth = acceptor.confirm(&key, &half_open, &segment, now, || Some(true)).unwrap();
 //! let mut other = Peer::new(&birth, "pong", now);
 //! other.receive(&first, now);
 //!

@@ -3,14 +3,15 @@
 //! ```text
 //! state        the MAC                        leaves for
 //! Incomplete   is searched for                Reachable: answered; Stale, Probing: told; Failed: 6 requests
-//! Reachable    was proved right lately        Probing: suspected, or held for 30 s; Stale: 30 s old, told
-//! Stale        may be right; not in use       Probing: resolved or held; forgotten: 10 min unused
+//! Reachable    was proved right lately        Probing: suspected, told, held 30 s; Stale: 30 s old; Failed: told
+//! Stale        may be right; not in use       Probing: resolved or held; Failed: told; forgotten: 10 min unused
 //! Probing      may be right; in use           Reachable: answered, confirmed; Failed: 6 requests
 //! Failed       is unknown; nobody is asked    Incomplete: held or resolved after 1 s; Stale, Probing: told
 //! ```
 //!
-//! "Told" is to learn of another MAC unasked, which proves nothing: Probing follows if the neighbor is held. What has
-//! failed and is not held is forgotten after 1 s.
+//! "Told" is to learn of another MAC unasked, which proves nothing. Nobody's frames go there for that: if the neighbor
+//! is held the one with its MAC so far is asked, and if he does not answer everybody is; if it is not, everybody is
+//! asked when somebody wants to send to it. What has failed and is not held is forgotten after 1 s.
 //!
 //! Whoever has flows to a neighbor *holds* it: it is kept, and kept fresh. The cache learns of a stranger only from a
 //! request addressed to us, and then never at the price of an entry it has; of a neighbor it has, also from its
@@ -130,12 +131,14 @@ pub struct NeighborCache {
     due: BTreeSet<(Instant, Ipv4Addr)>,
     /// The entries that may be evicted, by their last use.
     evictable: BTreeSet<(Instant, Ipv4Addr)>,
+    /// How many entries are held.
+    held: usize,
 }
 
 impl NeighborCache {
     /// Nobody is known yet. `local_ip` is this interface's own address.
     pub const fn new(local_ip: Ipv4Addr, limits: NeighborLimits) -> Self {
-        Self { local_ip, limits, entries: BTreeMap::new(), due: BTreeSet::new(), evictable: BTreeSet::new() }
+        Self { local_ip, limits, entries: BTreeMap::new(), due: BTreeSet::new(), evictable: BTreeSet::new(), held: 0 }
     }
 
     /// Where to send packets for `ip`; starts a search if nobody knows.
@@ -164,6 +167,15 @@ impl NeighborCache {
         held.is_some()
     }
 
+    /// The same for somebody who has come to us, and whom we answer where he is: nobody is searched for because of him,
+    /// and half of the cache is left to those whom we look for ourselves.
+    #[must_use = "what is not held must not be released"]
+    pub fn hold_if_known(&mut self, ip: Ipv4Addr, now: Instant) -> bool {
+        let may_hold =
+            |entry: &Entry| entry.state.mac().is_some() && (entry.holders > 0 || self.held < self.limits.entries / 2);
+        self.entries.get(&ip).is_some_and(may_hold) && self.hold(ip, now)
+    }
+
     /// Ends one hold.
     ///
     /// # Panics
@@ -184,10 +196,10 @@ impl NeighborCache {
         if ip == self.local_ip || !is_one_host(ip) || !(to_us || packet.is_announcement()) {
             return None;
         }
-        let is_reply = packet.operation == Operation::Reply;
+        let (is_reply, limits) = (packet.operation == Operation::Reply, self.limits);
         if self.entries.contains_key(&ip) {
             return self
-                .change(ip, |entry| entry.learn(mac, is_reply && to_us, now))
+                .change(ip, |entry| entry.learn(mac, is_reply && to_us, &limits, now))
                 .flatten()
                 .map(|previous| Change { ip, mac, previous });
         }
@@ -268,7 +280,10 @@ impl NeighborCache {
     fn change<T>(&mut self, ip: Ipv4Addr, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let entry = self.entries.get_mut(&ip)?;
         let (old_due, old_evictable) = (entry.due(&self.limits), entry.evictable_since());
+        let was_held = entry.holders > 0;
         let result = change(entry);
+        self.held += usize::from(entry.holders > 0);
+        self.held -= usize::from(was_held);
         let (due, evictable) = (entry.due(&self.limits), entry.evictable_since());
         if due != old_due {
             self.due.remove(&(old_due, ip));
@@ -284,12 +299,14 @@ impl NeighborCache {
     fn insert(&mut self, ip: Ipv4Addr, entry: Entry) {
         self.due.insert((entry.due(&self.limits), ip));
         self.evictable.extend(entry.evictable_since().map(|used| (used, ip)));
+        self.held += usize::from(entry.holders > 0);
         self.entries.insert(ip, entry);
     }
 
     fn remove(&mut self, ip: Ipv4Addr) {
         if let Some(entry) = self.entries.remove(&ip) {
             self.due.remove(&(entry.due(&self.limits), ip));
+            self.held -= usize::from(entry.holders > 0);
             entry.evictable_since().map(|used| self.evictable.remove(&(used, ip)));
         }
     }
@@ -441,17 +458,48 @@ impl Entry {
     }
 
     /// Its owner says that its MAC is `mac`. Gives the MAC so far if that is another one, or was in doubt.
-    fn learn(&mut self, mac: MacAddr, is_reply_to_us: bool, now: Instant) -> Option<Option<MacAddr>> {
+    fn learn(
+        &mut self,
+        mac: MacAddr,
+        is_reply_to_us: bool,
+        limits: &NeighborLimits,
+        now: Instant,
+    ) -> Option<Option<MacAddr>> {
         let previous = self.state.mac();
-        let was_asked = matches!(self.state, State::Incomplete { .. } | State::Probing { .. });
+        let was_asked = match self.state {
+            State::Incomplete { .. } => true,
+            State::Probing { mac: alone, asked, .. } => alone == mac || asked > limits.unicast_requests,
+            State::Reachable { .. } | State::Stale { .. } | State::Failed { .. } => false,
+        };
         if is_reply_to_us && was_asked {
             self.state = State::Reachable { mac, confirmed: now };
-        } else if previous != Some(mac) {
+        } else if let Some(known) = previous
+            && known != mac
+        {
+            self.doubt(known, limits, now);
+            return None;
+        } else if previous.is_none() {
             // Not asked for, so not proved: neither that it is true nor that we can reach it (RFC 4861, 7.2.5).
             self.state = if self.holders > 0 { State::probed_from(mac, now) } else { State::Stale { mac } };
         }
         let last = self.known_last.replace(mac);
         (previous != Some(mac)).then_some(previous.or(last).filter(|&other| other != mac))
+    }
+
+    /// Somebody says that `known` is not its MAC any more, and may lie.
+    fn doubt(&mut self, known: MacAddr, limits: &NeighborLimits, now: Instant) {
+        match self.state {
+            // Who told the same a moment ago was not right.
+            State::Reachable { confirmed, .. } if now.saturating_since(confirmed) < limits.first_gap => {}
+            State::Reachable { .. } if self.holders > 0 => {
+                let asked = limits.unicast_requests.saturating_sub(1);
+                self.state = State::Probing { mac: known, asked, next: now };
+            }
+            // Whoever wants to send to it asks everybody.
+            State::Reachable { .. } | State::Stale { .. } => self.state = State::Failed { until: now },
+            // He is being asked.
+            State::Probing { .. } | State::Incomplete { .. } | State::Failed { .. } => {}
+        }
     }
 
     /// Whether what was read can be.

@@ -536,7 +536,7 @@ impl Coordinator {
         }
         let interface = self.interfaces.id_of(flow.shard);
         let next_hop = self.interfaces.get(interface).next_hop(flow.key.remote_ip).ok().flatten();
-        let neighbor = self.interfaces.hold(interface, next_hop, now);
+        let neighbor = self.interfaces.hold_if_known(interface, next_hop, now);
         self.flow_director.enter_accepted(flow, neighbor, self.interfaces.get(interface), now, actions);
     }
 

@@ -70,7 +70,7 @@ impl<Q: NicQueue> Applications<'_, Q> {
             self.break_channel(slot, violation);
             return Polled { descriptors: 1, buffers: 0 };
         }
-        self.flows.wake_starved(slot, self.channels);
+        self.flows.wake_starved(slot, &mut self.turn, self.channels);
         let polled = polled.unwrap_or_default();
         if !polled.is_nothing() || self.channels.get(slot).is_some_and(Channel::has_unpublished) {
             self.channels.mark_dirty(slot);
@@ -158,7 +158,8 @@ impl<Q: NicQueue> Applications<'_, Q> {
                     self.flows.close(id, reason, self.channels);
                 }
                 if until <= now {
-                    self.abort_flows(slot, CloseReason::AppGone, ENDS_PER_TURN, false);
+                    let waits_for_device = now < until + BREAK_WITHIN;
+                    self.abort_flows(slot, CloseReason::AppGone, ENDS_PER_TURN, waits_for_device);
                 }
             }
             ChannelStage::Broken { until, .. } => {

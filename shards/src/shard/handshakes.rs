@@ -94,8 +94,8 @@ impl Handshakes {
     // ---- Flows that peers open -------------------------------------------------------------------------------------
 
     /// The answer to a SYN that was accepted before.
-    pub(super) fn answer(&self, key: &FlowKey, syn: &Syn) -> Packet {
-        self.acceptor.answer(key, syn)
+    pub(super) fn answer(&self, key: &FlowKey, syn: &Syn, now: Instant) -> Packet {
+        self.acceptor.answer(key, syn, now)
     }
 
     /// Whether a SYN may be accepted where as many flows as this are established, and at most so many may be. A place
@@ -125,9 +125,10 @@ impl Handshakes {
         &self,
         datagram: &UdpDatagram<'_>,
         segment: &Segment,
+        now: Instant,
     ) -> Result<(Birth, MacAddr), DropReason> {
         let flow = self.acceptor.find(&datagram.key).ok_or(DropReason::UnknownFlow)?;
-        match Acceptor::confirm(flow, segment, || datagram.checksum_is_good()) {
+        match self.acceptor.confirm(&datagram.key, flow, segment, now, || datagram.checksum_is_good()) {
             Ok(birth) => Ok((birth, *flow.attached())),
             Err(NotConfirmed::Guess) => Err(DropReason::Invalid),
             Err(NotConfirmed::BadChecksum) => Err(DropReason::BadChecksum),
@@ -135,8 +136,8 @@ impl Handshakes {
     }
 
     /// Whether a segment proves that some shard of this daemon has offered to accept its flow.
-    pub(super) fn proves_handshake(&self, key: &FlowKey, segment: &Segment) -> bool {
-        self.is_listening(key.local_port) && self.acceptor.proves_handshake(key, segment)
+    pub(super) fn proves_handshake(&self, key: &FlowKey, segment: &Segment, now: Instant) -> bool {
+        self.is_listening(key.local_port) && self.acceptor.proves_handshake(key, segment, now)
     }
 
     /// Takes a half-open flow out: it is established, is to be half open elsewhere, or its promise cannot be kept.

@@ -189,13 +189,16 @@ impl<Q: NicQueue> Reception<'_, Q> {
         if !dialect.admits_without_flow(datagram.checksum_is_good()) {
             return Err(DropReason::BadChecksum);
         }
-        let key = &datagram.key;
+        let (key, incarnation) = (&datagram.key, Incarnation::of_nonce(syn.terms.offer.nonce));
         if let Some(id) = flow {
-            if self.flows.receive_syn(id, Incarnation::of_nonce(syn.terms.offer.nonce)) {
-                let answer = self.handshakes.answer(key, syn);
+            if self.flows.receive_syn(id, incarnation) {
+                let answer = self.handshakes.answer(key, syn, self.turn.now);
                 self.send(datagram.source_mac, key, dialect, &answer);
             }
             return Ok(());
+        }
+        if self.flows.has_ended(key, incarnation, self.turn.now) {
+            return Err(DropReason::Duplicate);
         }
         let owner = self.steering.owner(key, arrival, &self.turn).or_else(|| self.acceptor_elsewhere(key, arrival));
         if let Some(owner) = owner {
@@ -292,7 +295,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
         arrival: &Arrival<'_>,
     ) -> Result<FlowId, DropReason> {
         let key = datagram.key;
-        let (birth, next_hop) = self.handshakes.confirm(datagram, segment)?;
+        let (birth, next_hop) = self.handshakes.confirm(datagram, segment, self.turn.now)?;
         let opened = self.accepting_slot(&key).and_then(|slot| {
             let id = self.flows.open(&birth, &key, next_hop, slot, &self.turn, self.channels).ok()?;
             Some((id, self.channels.get(slot)?.id()))
@@ -353,7 +356,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
     ) -> Result<(), DropReason> {
         self.spend(Budget::Unmatched)?;
         let (key, now) = (datagram.key, self.turn.now);
-        let confirms = self.handshakes.proves_handshake(&key, segment);
+        let confirms = self.handshakes.proves_handshake(&key, segment, now);
         // Of all packets to an endpoint of another shard only those that prove a handshake go there unasked.
         if confirms && let Some(owner) = self.acceptor_elsewhere(&key, arrival) {
             return self.steering.hand_over(owner, arrival, &mut self.turn);

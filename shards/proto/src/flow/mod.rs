@@ -37,7 +37,7 @@ mod timer;
 mod timestamps;
 
 pub use limits::{Birth, FlowLimits, Role};
-pub use outcome::{FlowEvent, Verdict, Violation};
+pub use outcome::{FlowEvent, Progress, Verdict, Violation};
 pub use path::BASE_PAYLOAD_BYTES;
 pub use piece::{Need, Outgoing, Piece, Refusal};
 #[cfg(feature = "serde")]
@@ -61,7 +61,6 @@ use timestamps::{Timestamps, echoed, stamp};
 use crate::handshake::Features;
 use crate::packet::{Body, Data, Kind, Segment, Stamp, Times};
 use crate::seq::SeqNo;
-use machnet_core::message::Content;
 use machnet_core::time::{Duration, Instant, earliest};
 
 /// One connection. See the [module](self) for how it is driven.
@@ -97,11 +96,13 @@ impl<S, R> Flow<S, R> {
     }
 
     /// The next piece in order. Nothing after [`close`](Self::close) or [`abort`](Self::abort).
+    #[must_use]
     pub fn poll_deliver(&mut self) -> Option<Piece<R>> {
         self.receiver.poll_deliver()
     }
 
     /// The token of a piece that the peer has acknowledged, in the order they were pulled.
+    #[must_use]
     pub fn poll_freed(&mut self) -> Option<S> {
         self.outbound.poll_freed()
     }
@@ -179,9 +180,9 @@ impl<S, R> Flow<S, R> {
     }
 
     /// Gives back the piece that is furthest ahead of those in order, as a receiver may that runs out of memory
-    /// (RFC 2018, section 8). Ours never does; a peer might, and the tests see that its flow goes on.
-    #[cfg(test)]
-    pub(crate) fn renege(&mut self) -> Option<R> {
+    /// (RFC 2018, section 8): the peer sends it again. `None`: no piece waits for earlier ones.
+    #[must_use]
+    pub fn renege(&mut self) -> Option<R> {
         self.receiver.renege()
     }
 
@@ -244,6 +245,11 @@ impl<S, R> Flow<S, R> {
     /// Pieces that wait for earlier ones.
     pub fn held(&self) -> u32 {
         self.receiver.held_pieces()
+    }
+
+    /// Received tokens that the flow has: pieces that wait for earlier ones or to be delivered.
+    pub fn received(&self) -> usize {
+        self.receiver.pieces()
     }
 
     /// The smoothed round trip; the initial timeout before the first was measured.
@@ -329,7 +335,7 @@ impl<S, R> Flow<S, R> {
             return Verdict::Invalid(violation);
         }
         if let Some(data) = segment.data()
-            && let Err(violation) = self.check(data, payload_len)
+            && let Err(violation) = outcome::check(data, payload_len, self.features, self.max_payload())
         {
             return Verdict::Invalid(violation);
         }
@@ -345,9 +351,8 @@ impl<S, R> Flow<S, R> {
                 self.moved_at = now;
                 #[allow(clippy::cast_possible_truncation)] // checked above
                 let verdict = self.receiver.on_data(segment.seq, data.content, payload_len as u16, accept);
-                if let Verdict::Invalid(_) = verdict {
-                    self.owed.owe_reset();
-                    self.step(Step::End, CloseReason::Protocol);
+                if let Verdict::Invalid(violation) = verdict {
+                    return self.end_for(violation);
                 }
                 self.owe_acknowledgement(now, verdict, ecn_ce || data.answer_now);
                 verdict
@@ -359,8 +364,10 @@ impl<S, R> Flow<S, R> {
             }
             Body::Close { reason } => {
                 self.owed.owe_ack();
-                if self.receiver.on_close(segment.seq) {
-                    self.step(Step::PeerClosed, reason);
+                match self.receiver.on_close(segment.seq) {
+                    Ok(true) => self.step(Step::PeerClosed, reason),
+                    Ok(false) => {}
+                    Err(violation) => return self.end_for(violation),
                 }
                 Verdict::NotData
             }
@@ -379,16 +386,6 @@ impl<S, R> Flow<S, R> {
     fn owe_acknowledgement(&mut self, now: Instant, verdict: Verdict, is_wanted_now: bool) {
         let is_no_hurry = verdict == Verdict::Accepted && self.receiver.held_pieces() == 0 && !is_wanted_now;
         self.owed.on_data(now, is_no_hurry, self.limits.ack_delay, self.limits.ack_every);
-    }
-
-    /// Whether a correct peer can have sent this.
-    #[inline]
-    fn check(&self, data: &Data, payload_len: usize) -> Result<(), Violation> {
-        if matches!(data.content, Content::Records(_)) && !self.features.contains(Features::RECORDS) {
-            return Err(Violation::Feature);
-        }
-        let has_length = payload_len != 0 && payload_len <= usize::from(self.outbound.path().most());
-        if has_length { Ok(()) } else { Err(Violation::Length) }
     }
 
     #[inline]
@@ -421,11 +418,17 @@ impl<S, R> Flow<S, R> {
         }
     }
 
-    /// An RST counts only if it knows where we are in the sequence (RFC 5961, section 3.2).
+    /// An RST counts with just the number that is expected, or with one ahead, if packets before it were lost, and a
+    /// plausible acknowledgement. If only its number may be right the peer is asked (RFC 5961, section 3.2).
     fn on_reset(&mut self, now: Instant, segment: &Segment, reason: CloseReason) -> Verdict {
         let is_expected = segment.seq == self.receiver.next();
         let is_near = self.life.state() != State::Unconfirmed && self.receiver.is_in_reach(segment.seq);
-        if !is_expected && !is_near {
+        // An answer to a packet has the numbers of that.
+        let knows_both = is_near && reason != CloseReason::NoSuchFlow && self.outbound.is_plausible(segment.ack);
+        if !is_expected && !knows_both {
+            if is_near {
+                self.probe();
+            }
             return Verdict::Invalid(Violation::Sequence);
         }
         if reason == CloseReason::NoSuchFlow {
@@ -445,11 +448,18 @@ impl<S, R> Flow<S, R> {
         Verdict::NotData
     }
 
+    /// The peer breaks the rules in a way that leaves nothing to go on with.
+    #[cold]
+    fn end_for(&mut self, violation: Violation) -> Verdict {
+        self.owed.owe_reset();
+        self.step(Step::End, CloseReason::Protocol);
+        Verdict::Invalid(violation)
+    }
+
     /// The flow has ended, but the peer may not know: a CLOSE repeated by it is answered again.
     fn on_packet_after_end(&mut self, segment: &Segment) -> Verdict {
         if segment.kind() == Kind::Close && !self.owed.owes_reset() {
-            let is_known = self.receiver.on_close(segment.seq) || segment.seq.is_before(self.receiver.next());
-            self.owed.owe_ack_if(is_known);
+            self.owed.owe_ack_if(self.receiver.on_close_after_end(segment.seq));
         }
         Verdict::Ended
     }
@@ -578,18 +588,6 @@ impl<S, R> Flow<S, R> {
                 self.outbound.stop();
             }
         }
-    }
-}
-
-#[cfg(test)]
-impl<S, R> Flow<S, R> {
-    fn memory_slots(&self) -> usize {
-        self.outbound.flight().memory_slots() + self.receiver.memory_slots()
-    }
-
-    /// What must be true between any two calls.
-    fn check_invariants(&self) {
-        self.outbound.flight().check_invariants(!self.is_closed());
     }
 }
 

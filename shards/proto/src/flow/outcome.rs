@@ -1,6 +1,12 @@
 //! What a flow tells its shard: about a packet, and about itself.
 
 use machnet_core::flow::CloseReason;
+use machnet_core::message::Content;
+
+use super::Flow;
+use crate::handshake::Features;
+use crate::packet::Data;
+use crate::seq::SeqNo;
 
 /// What became of a received packet; for counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +43,32 @@ pub enum Violation {
     /// Pieces do not form messages, or a message is too long, or records are not what the header says. The flow is
     /// reset.
     Message,
+}
+
+/// Whether a correct peer can have sent this on a flow with these features and packets of at most so many bytes.
+#[inline]
+pub(super) fn check(data: &Data, payload_len: usize, features: Features, max_payload: u16) -> Result<(), Violation> {
+    if matches!(data.content, Content::Records(_)) && !features.contains(Features::RECORDS) {
+        return Err(Violation::Feature);
+    }
+    let has_length = payload_len != 0 && payload_len <= usize::from(max_payload);
+    if has_length { Ok(()) } else { Err(Violation::Length) }
+}
+
+/// How far a flow has got, to be compared before a packet and after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Whether the peer is known to know our nonce.
+    pub is_confirmed: bool,
+    /// The first packet that is not acknowledged.
+    pub acknowledged_to: SeqNo,
+}
+
+impl Progress {
+    /// Of this flow.
+    pub fn of<S, R>(flow: &Flow<S, R>) -> Self {
+        Self { is_confirmed: flow.is_confirmed(), acknowledged_to: flow.outbound.flight().sender().una() }
+    }
 }
 
 /// What happened to a flow.

@@ -52,7 +52,10 @@ pub enum Need {
     /// The piece is the next one: it can be delivered at once.
     InOrder,
     /// The piece waits for earlier ones.
-    OutOfOrder,
+    OutOfOrder {
+        /// As do so many of its flow already.
+        held: u32,
+    },
 }
 
 /// A packet to transmit now.

@@ -112,6 +112,11 @@ impl<R> Receiver<R> {
         self.held_pieces
     }
 
+    /// Pieces that are here, in order or not.
+    pub(super) fn pieces(&self) -> usize {
+        self.ready.len() + self.held_pieces as usize
+    }
+
     /// See [`Flow::grant`](super::Flow::grant).
     pub(super) fn grant(&mut self, buffers: u16) -> Opening {
         let buffers = u32::from(buffers).min(SACK_PACKETS);
@@ -164,7 +169,7 @@ impl<R> Receiver<R> {
         let Some(ahead) = seq.distance_from(self.next) else { return Verdict::Duplicate };
         if self.discarding {
             if ahead == 0 {
-                self.advance();
+                self.expect_next();
             }
             return Verdict::Discarded;
         }
@@ -186,7 +191,7 @@ impl<R> Receiver<R> {
         if self.held.get(index).is_some_and(Option::is_some) {
             return Verdict::Duplicate;
         }
-        let token = match accept(Need::OutOfOrder) {
+        let token = match accept(Need::OutOfOrder { held: self.held_pieces }) {
             Ok(token) => token,
             Err(Refusal::NoBuffer) => return Verdict::NoBuffer,
             Err(Refusal::Unsound) => return Verdict::Invalid(Violation::Message),
@@ -200,13 +205,27 @@ impl<R> Receiver<R> {
         Verdict::Accepted
     }
 
-    /// The peer's CLOSE, which has a number of its own; says whether it is in order.
-    pub(super) fn on_close(&mut self, seq: SeqNo) -> bool {
-        let in_order = seq == self.next;
-        if in_order {
-            self.advance();
+    /// The peer's CLOSE, which has a number of its own; says whether it is in order. Nothing comes after it: whoever
+    /// has sent pieces beyond it breaks the rules.
+    pub(super) fn on_close(&mut self, seq: SeqNo) -> Result<bool, Violation> {
+        if seq != self.next {
+            return Ok(false);
         }
-        in_order
+        if self.held_pieces > 0 {
+            return Err(Violation::Sequence);
+        }
+        self.expect_next();
+        Ok(true)
+    }
+
+    /// The same, of a flow that has ended here: whether it is to be acknowledged, as one that is repeated or that has
+    /// crossed ours. All other packets of such a flow change nothing.
+    pub(super) fn on_close_after_end(&mut self, seq: SeqNo) -> bool {
+        let has_crossed = self.discarding && seq == self.next;
+        if has_crossed {
+            self.expect_next();
+        }
+        has_crossed || seq.is_before(self.next)
     }
 
     /// The packet `next` has arrived, and with it those that waited for it.
@@ -225,13 +244,19 @@ impl<R> Receiver<R> {
         Verdict::Accepted
     }
 
-    /// Expects one packet more; gives that packet if it waits here already.
-    fn advance(&mut self) -> Option<Piece<R>> {
+    /// The packet `next` has come, and no piece waits for it.
+    fn expect_next(&mut self) {
         self.next += 1;
         self.received_packets = self.received_packets.saturating_add(1);
         if self.edge.is_before(self.next) {
             self.edge = self.next;
         }
+    }
+
+    /// Expects one packet more; gives that packet if it waits here already.
+    #[must_use]
+    fn advance(&mut self) -> Option<Piece<R>> {
+        self.expect_next();
         if self.held.is_empty() {
             return None;
         }
@@ -256,12 +281,13 @@ impl<R> Receiver<R> {
     }
 
     /// The next piece in order.
+    #[must_use]
     pub(super) fn poll_deliver(&mut self) -> Option<Piece<R>> {
         if self.discarding { None } else { self.ready.pop_front() }
     }
 
     /// Drops the piece that is furthest ahead.
-    #[cfg(test)]
+    #[must_use]
     pub(super) fn renege(&mut self) -> Option<R> {
         let piece = self.held.pop_back().flatten()?;
         while self.held.back().is_some_and(Option::is_none) {
@@ -282,6 +308,7 @@ impl<R> Receiver<R> {
     pub(super) fn discard(&mut self) {
         self.discarding = true;
         // What waits behind a hole leaves the sequence: the peer sends it again, and it is discarded then.
+        // Nothing is held from now on.
         self.ready.extend(self.held.drain(..).flatten());
         self.held_pieces = 0;
         self.sack_is_stale = true;

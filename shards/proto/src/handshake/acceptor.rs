@@ -3,12 +3,12 @@
 use core::hash::Hasher;
 
 use machnet_core::flow::CloseReason;
-use machnet_core::time::Instant;
+use machnet_core::time::{Duration, Instant};
 use siphasher::sip::SipHasher24;
 
 #[cfg(feature = "serde")]
 use super::half_open::SavedHalfOpen;
-use super::half_open::{HalfOpen, HalfOpenFlow};
+use super::half_open::{HalfOpen, HalfOpenFlow, LIFETIME};
 use super::{FIRST_WINDOW_PACKETS, Terms};
 use crate::addr::FlowKey;
 use crate::dialect::Dialect;
@@ -18,6 +18,17 @@ use crate::packet::{Packet, Refuse, Segment, Syn, SynAck};
 use crate::seq::SeqNo;
 #[cfg(feature = "serde")]
 use crate::state::Unsound;
+
+/// How long the same SYN gets the same nonce, as with SYN cookies: whoever sends a conversation once more that he has
+/// seen is refused, because his packets know a nonce of the past. That of the last tick counts too, so that a
+/// handshake can be finished.
+const TICK: Duration = Duration::from_secs(4);
+
+const _: () =
+    assert!(TICK.as_nanos() >= LIFETIME.as_nanos(), "a flow is not half open for longer than its nonce counts");
+
+/// How long a nonce may count. Whoever remembers flows that have ended for as long accepts none of them twice.
+pub const NONCE_LIFETIME: Duration = TICK.saturating_mul(2);
 
 /// Answers SYNs, and knows which of the answers have not been confirmed yet.
 ///
@@ -49,9 +60,12 @@ impl<T> Acceptor<T> {
         Self { secret, ours, half_open: HalfOpen::new(&secret, half_open_max) }
     }
 
-    /// The SYN-ACK for a SYN: always the same for the same one.
-    pub fn answer(&self, key: &FlowKey, syn: &Syn) -> Packet {
-        Packet::SynAck(SynAck { terms: self.terms(key, syn), echo: syn.terms.offer.nonce })
+    /// The SYN-ACK for a SYN: the same for the same one as long as its flow is half open, and on all shards.
+    pub fn answer(&self, key: &FlowKey, syn: &Syn, now: Instant) -> Packet {
+        let theirs = syn.terms.offer.nonce;
+        let half_open = self.half_open.get(key).filter(|flow| flow.remote_nonce == theirs);
+        let ours = half_open.map_or_else(|| self.nonce(key, theirs, tick(now)), |flow| flow.local_nonce);
+        Packet::SynAck(SynAck { terms: self.ours.with_nonce(ours), echo: theirs })
     }
 
     /// The refusal of a SYN.
@@ -68,10 +82,11 @@ impl<T> Acceptor<T> {
     /// SYN had another nonce.
     pub fn accept(&mut self, key: &FlowKey, (dialect, syn): (Dialect, &Syn), attached: T, now: Instant) -> Packet {
         if !self.has_answered(key, syn) {
-            let flow = HalfOpenFlow::new(dialect, &self.terms(key, syn), &syn.terms, attached);
+            let ours = self.ours.with_nonce(self.nonce(key, syn.terms.offer.nonce, tick(now)));
+            let flow = HalfOpenFlow::new(dialect, &ours, &syn.terms, attached);
             self.half_open.insert(*key, flow, now);
         }
-        self.answer(key, syn)
+        self.answer(key, syn, now)
     }
 
     /// The half-open flow with this tuple.
@@ -79,17 +94,21 @@ impl<T> Acceptor<T> {
         self.half_open.get(key)
     }
 
-    /// A packet for a half-open flow: if it shows that the peer has our SYN-ACK, what the flow is born with. The flow
-    /// stays half open until it is [taken](Self::take).
+    /// A packet for a half-open flow: if it shows that the peer has our SYN-ACK, what the flow is born with. Another
+    /// shard may have sent that, in another tick. The flow stays half open until it is [taken](Self::take).
     ///
     /// # Errors
     /// [`NotConfirmed`]
     pub fn confirm(
+        &self,
+        key: &FlowKey,
         flow: &HalfOpenFlow<T>,
         segment: &Segment,
+        now: Instant,
         checksum_is_good: impl FnOnce() -> Option<bool>,
     ) -> Result<Birth, NotConfirmed> {
-        if segment.ack != first_seq(flow.local_nonce) {
+        let is_ours = segment.ack == first_seq(flow.local_nonce);
+        if !is_ours && !self.acknowledges_nonce(key, flow.remote_nonce, segment, now) {
             return Err(NotConfirmed::Guess);
         }
         let features = flow.agreed.features;
@@ -100,7 +119,7 @@ impl<T> Acceptor<T> {
             role: Role::Acceptor,
             dialect: flow.agreed.dialect,
             incarnation: Incarnation::of_nonce(flow.remote_nonce),
-            send_from: first_seq(flow.local_nonce),
+            send_from: segment.ack,
             receive_from: first_seq(flow.remote_nonce),
             max_payload: flow.agreed.max_payload,
             peer_window_packets: FIRST_WINDOW_PACKETS,
@@ -115,9 +134,16 @@ impl<T> Acceptor<T> {
     ///
     /// Until a connector hears more than the SYN-ACK its window is 1: all its packets have the number after its nonce,
     /// or, if they carry no data and follow one that does, the number after that.
-    pub fn proves_handshake(&self, key: &FlowKey, segment: &Segment) -> bool {
-        let belongs = |nonce: SeqNo| segment.ack == first_seq(self.nonce(key, nonce.get()));
+    pub fn proves_handshake(&self, key: &FlowKey, segment: &Segment, now: Instant) -> bool {
+        let belongs = |nonce: SeqNo| self.acknowledges_nonce(key, nonce.get(), segment, now);
         belongs(segment.seq - 1) || belongs(segment.seq - 2)
+    }
+
+    /// Whether a segment acknowledges the nonce that belongs to the connector's, in this tick or the last.
+    fn acknowledges_nonce(&self, key: &FlowKey, connector_nonce: u32, segment: &Segment, now: Instant) -> bool {
+        let this = tick(now);
+        let is_of = |tick| segment.ack == first_seq(self.nonce(key, connector_nonce, tick));
+        is_of(this) || is_of(this.wrapping_sub(1))
     }
 
     /// Takes a half-open flow out: it is established, or to be half open elsewhere, or its promise cannot be kept.
@@ -150,18 +176,15 @@ impl<T> Acceptor<T> {
         self.half_open.expire(now);
     }
 
-    fn terms(&self, key: &FlowKey, syn: &Syn) -> Terms {
-        self.ours.with_nonce(self.nonce(key, syn.terms.offer.nonce))
-    }
-
     /// Half a SipHash-2-4: without the secret nobody can tell it from random.
-    fn nonce(&self, key: &FlowKey, connector_nonce: u32) -> u32 {
-        let mut input = [0; 16];
+    fn nonce(&self, key: &FlowKey, connector_nonce: u32, tick: u32) -> u32 {
+        let mut input = [0; 20];
         input[..4].copy_from_slice(&key.local_ip.octets());
         input[4..8].copy_from_slice(&key.remote_ip.octets());
         input[8..10].copy_from_slice(&key.local_port.to_be_bytes());
         input[10..12].copy_from_slice(&key.remote_port.to_be_bytes());
-        input[12..].copy_from_slice(&connector_nonce.to_be_bytes());
+        input[12..16].copy_from_slice(&connector_nonce.to_be_bytes());
+        input[16..].copy_from_slice(&tick.to_be_bytes());
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         hasher.write(&input);
         #[allow(clippy::cast_possible_truncation)] // any half is as good as the other
@@ -169,6 +192,12 @@ impl<T> Acceptor<T> {
             hasher.finish() as u32
         }
     }
+}
+
+/// The clock of the nonces.
+#[allow(clippy::cast_possible_truncation)] // it comes round after 500 years
+fn tick(now: Instant) -> u32 {
+    (u128::from(now.as_nanos()) / TICK.as_nanos()) as u32
 }
 
 /// The flows that are half open; secret and terms are its owner's. Read it as a [`SavedAcceptor`].
@@ -184,6 +213,10 @@ impl<T: serde::Serialize> serde::Serialize for Acceptor<T> {
 #[derive(Debug, serde::Deserialize)]
 pub struct SavedAcceptor<T>(SavedHalfOpen<T>);
 
+/// How many ticks before its end a half-open flow that is read may have been answered in.
+#[cfg(feature = "serde")]
+const RESTORED_TICKS: u32 = 8;
+
 #[cfg(feature = "serde")]
 impl<T> SavedAcceptor<T> {
     /// The acceptor, if what was read can be one's that had the same secret; otherwise as [`Acceptor::new`].
@@ -198,7 +231,12 @@ impl<T> SavedAcceptor<T> {
         now: Instant,
     ) -> Result<Acceptor<T>, Unsound> {
         let acceptor = Acceptor::new(secret, ours, half_open_max);
-        let knows = |key: &FlowKey, flow: &HalfOpenFlow<T>| flow.local_nonce == acceptor.nonce(key, flow.remote_nonce);
+        // It was answered when its time began, or before, if it was adopted from another shard meanwhile.
+        let knows = |key: &FlowKey, flow: &HalfOpenFlow<T>, deadline| {
+            let last = tick(deadline);
+            let was_in = |ago| flow.local_nonce == acceptor.nonce(key, flow.remote_nonce, last.wrapping_sub(ago));
+            (0..RESTORED_TICKS).any(was_in)
+        };
         let half_open = self.0.restore(&secret, half_open_max, now, knows)?;
         Ok(Acceptor { half_open, ..acceptor })
     }
@@ -238,7 +276,7 @@ mod tests {
     }
 
     fn nonce(secret: [u8; 16], key: &FlowKey, syn: &Syn) -> u32 {
-        match acceptor(secret, TERMS).answer(key, syn) {
+        match acceptor(secret, TERMS).answer(key, syn, Instant::ZERO) {
             Packet::SynAck(syn_ack) => syn_ack.terms.offer.nonce,
             other => panic!("not accepted: {other:?}"),
         }
@@ -259,9 +297,9 @@ mod tests {
     #[test]
     fn a_repeated_syn_gets_the_same_answer_and_another_one_does_not() {
         let interface = Terms { boot_id: 99, ..TERMS.with_nonce(7) };
-        let answer = acceptor(SECRET, interface).answer(&KEY, &SYN);
+        let answer = acceptor(SECRET, interface).answer(&KEY, &SYN, Instant::ZERO);
         let on_another_shard = interface.with_nonce(8);
-        assert_eq!(acceptor(SECRET, on_another_shard).answer(&KEY, &SYN), answer);
+        assert_eq!(acceptor(SECRET, on_another_shard).answer(&KEY, &SYN, Instant::ZERO), answer);
         let ours = terms_of(answer);
         assert_eq!((ours.boot_id, ours.max_payload), (99, TERMS.max_payload));
 
@@ -284,7 +322,8 @@ mod tests {
     fn what_a_connector_sends_first_shows_that_it_has_the_answer() {
         let ours = nonce([1; 16], &KEY, &SYN);
         let (first, ack) = (SeqNo::new(TERMS.offer.nonce) + 1, SeqNo::new(ours) + 1);
-        let shows = |secret, seq, ack| acceptor([secret; 16], TERMS).proves_handshake(&KEY, &probe(seq, ack));
+        let shows =
+            |secret, seq, ack| acceptor([secret; 16], TERMS).proves_handshake(&KEY, &probe(seq, ack), Instant::ZERO);
         assert!(shows(1, first, ack), "a probe, or data");
         assert!(shows(1, first + 1, ack), "a probe after data");
         assert!(!shows(1, first - 1, ack) && !shows(1, first + 2, ack));
@@ -299,15 +338,56 @@ mod tests {
         let flow = *acceptor.find(&KEY).expect("it was answered");
         let first = probe(first_seq(TERMS.offer.nonce), first_seq(ours.offer.nonce));
         let guess = Segment { ack: first.ack + 1, ..first };
-        assert_eq!(Acceptor::confirm(&flow, &guess, || Some(true)).unwrap_err(), NotConfirmed::Guess);
+        assert_eq!(
+            acceptor.confirm(&KEY, &flow, &guess, Instant::ZERO, || Some(true)).unwrap_err(),
+            NotConfirmed::Guess
+        );
         for checksum in [Some(false), None] {
-            assert_eq!(Acceptor::confirm(&flow, &first, || checksum).unwrap_err(), NotConfirmed::BadChecksum);
+            assert_eq!(
+                acceptor.confirm(&KEY, &flow, &first, Instant::ZERO, || checksum).unwrap_err(),
+                NotConfirmed::BadChecksum
+            );
         }
-        let birth = Acceptor::confirm(&flow, &first, || Some(true)).expect("it knows");
+        let birth = acceptor.confirm(&KEY, &flow, &first, Instant::ZERO, || Some(true)).expect("it knows");
         assert_eq!((birth.send_from, birth.receive_from), (first.ack, first.seq));
         assert_eq!(birth.features, agree(Dialect::OURS, &ours, &TERMS).features);
         assert!(acceptor.take(&KEY).is_some());
         assert_eq!((acceptor.half_open(), acceptor.has_answered(&KEY, &SYN)), (0, false));
+    }
+
+    #[test]
+    fn a_conversation_of_the_past_is_not_accepted_again() {
+        let mut acceptor = acceptor(SECRET, TERMS);
+        let begin = Instant::ZERO + TICK / 2;
+        let ours = terms_of(acceptor.accept(&KEY, (Dialect::OURS, &SYN), (), begin));
+        let first = probe(first_seq(TERMS.offer.nonce), first_seq(ours.offer.nonce));
+        let mut born = |now| {
+            acceptor.take(&KEY);
+            acceptor.accept(&KEY, (Dialect::OURS, &SYN), (), now);
+            let flow = *acceptor.find(&KEY).expect("it was answered");
+            let birth = acceptor.confirm(&KEY, &flow, &first, now, || Some(true)).ok();
+            assert_eq!(birth.is_some(), acceptor.proves_handshake(&KEY, &first, now));
+            birth.map(|birth| birth.send_from)
+        };
+        let until = Instant::ZERO + NONCE_LIFETIME;
+        // Another shard may have answered a moment before the tick, and this one after it: either answer counts.
+        for now in [begin, Instant::ZERO + TICK, Instant::ZERO + (NONCE_LIFETIME - Duration::from_nanos(1))] {
+            assert_eq!(born(now), Some(first.ack));
+        }
+        for now in [until, until + TICK, until + 100 * TICK] {
+            assert_eq!(born(now), None, "its nonce is of the past");
+        }
+    }
+
+    #[test]
+    fn a_syn_that_is_repeated_in_the_next_tick_gets_the_same_answer() {
+        let mut acceptor = acceptor(SECRET, TERMS);
+        let before = Instant::ZERO + (TICK - Duration::from_millis(1));
+        let answer = acceptor.accept(&KEY, (Dialect::OURS, &SYN), (), before);
+        assert_eq!(acceptor.accept(&KEY, (Dialect::OURS, &SYN), (), before + LIFETIME / 2), answer);
+        assert_eq!(acceptor.answer(&KEY, &SYN, before + LIFETIME / 2), answer);
+        let restored = reread::<_, SavedAcceptor<()>>(&acceptor).restore(SECRET, TERMS, 10, before + LIFETIME);
+        assert_eq!(restored.expect("it is one").answer(&KEY, &SYN, before + LIFETIME), answer);
     }
 
     #[test]
@@ -328,7 +408,7 @@ mod tests {
         let after = read().restore(SECRET, TERMS, 10, Instant::ZERO).expect("it is one");
         assert!(after.has_answered(&KEY, &SYN) && after.deadline() == before.deadline());
         let first = probe(first_seq(TERMS.offer.nonce), first_seq(ours.offer.nonce));
-        assert!(Acceptor::confirm(after.find(&KEY).expect("known"), &first, || Some(true)).is_ok());
+        assert!(after.confirm(&KEY, after.find(&KEY).expect("known"), &first, Instant::ZERO, || Some(true)).is_ok());
         let stranger = read().restore([0; 16], TERMS, 10, Instant::ZERO);
         assert!(stranger.is_err(), "its answers would be others");
     }

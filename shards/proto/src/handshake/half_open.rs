@@ -15,7 +15,7 @@ use crate::dialect::Dialect;
 use crate::state::{Unsound, ensure};
 
 /// How long a peer has to answer a SYN-ACK; its own retries end about then.
-const LIFETIME: Duration = Duration::from_secs(3);
+pub(super) const LIFETIME: Duration = Duration::from_secs(3);
 
 /// What a SYN left behind at the shard that answered it, until the peer shows that it has the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl<T> SavedHalfOpen<T> {
         secret: &[u8; 16],
         max: usize,
         now: Instant,
-        knows: impl Fn(&FlowKey, &HalfOpenFlow<T>) -> bool,
+        knows: impl Fn(&FlowKey, &HalfOpenFlow<T>, Instant) -> bool,
     ) -> Result<HalfOpen<T>, Unsound> {
         let Self(flows) = self;
         ensure(flows.len() <= max, "more flows are half open than may be")?;
@@ -165,7 +165,7 @@ impl<T> SavedHalfOpen<T> {
         for (key, flow, deadline) in flows {
             ensure(deadline <= now + LIFETIME, "a half-open flow has more time than any")?;
             ensure(half_open.get(&key).is_none(), "a flow is half open twice")?;
-            ensure(knows(&key, &flow), "a half-open flow has a nonce that does not follow from its secret")?;
+            ensure(knows(&key, &flow, deadline), "a half-open flow has a nonce that does not follow from its secret")?;
             half_open.insert_until(key, flow, deadline);
         }
         Ok(half_open)
@@ -228,19 +228,19 @@ mod tests {
         half_open.remove(&key(3));
         let now = Instant::from_nanos(10);
         let read = || reread::<_, SavedHalfOpen<u16>>(&half_open);
-        let mut same = read().restore(&[2; 16], 10, now, |_, _| true).expect("it is one");
+        let mut same = read().restore(&[2; 16], 10, now, |_, _, _| true).expect("it is one");
         let flows: Vec<_> =
             same.iter().map(|(key, flow, deadline)| (key.remote_port, flow.attached, deadline)).collect();
         assert_eq!(flows, [(2, 2, Instant::from_nanos(7) + LIFETIME), (1, 1, Instant::from_nanos(9) + LIFETIME)]);
         same.expire(Instant::from_nanos(8) + LIFETIME);
         assert_eq!((same.len(), same.get(&key(1))), (1, Some(&flow(1))));
 
-        assert!(read().restore(&[1; 16], 1, now, |_, _| true).is_err(), "two are more than one");
-        assert!(read().restore(&[1; 16], 10, Instant::ZERO, |_, _| true).is_err(), "from the future");
-        assert!(read().restore(&[1; 16], 10, now, |_, _| false).is_err());
+        assert!(read().restore(&[1; 16], 1, now, |_, _, _| true).is_err(), "two are more than one");
+        assert!(read().restore(&[1; 16], 10, Instant::ZERO, |_, _, _| true).is_err(), "from the future");
+        assert!(read().restore(&[1; 16], 10, now, |_, _, _| false).is_err());
         let twice = [(key(1), flow(1), now), (key(1), flow(1), now)];
-        assert!(reread::<_, SavedHalfOpen<u16>>(&twice[..]).restore(&[1; 16], 10, now, |_, _| true).is_err());
+        assert!(reread::<_, SavedHalfOpen<u16>>(&twice[..]).restore(&[1; 16], 10, now, |_, _, _| true).is_err());
         let unordered = [(key(1), flow(1), now), (key(2), flow(2), Instant::ZERO)];
-        assert!(reread::<_, SavedHalfOpen<u16>>(&unordered[..]).restore(&[1; 16], 10, now, |_, _| true).is_err());
+        assert!(reread::<_, SavedHalfOpen<u16>>(&unordered[..]).restore(&[1; 16], 10, now, |_, _, _| true).is_err());
     }
 }

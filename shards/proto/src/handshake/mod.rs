@@ -21,7 +21,7 @@ mod half_open;
 
 #[cfg(feature = "serde")]
 pub use acceptor::SavedAcceptor;
-pub use acceptor::{Acceptor, NotConfirmed};
+pub use acceptor::{Acceptor, NONCE_LIFETIME, NotConfirmed};
 #[cfg(feature = "serde")]
 pub use connector::SavedConnector;
 pub use connector::{Answer, Connector, Patience};

@@ -180,32 +180,58 @@ fn suspicion_right_after_an_answer_is_ignored() {
     assert_eq!(actions(&mut cache, ms(1_001)), [], "of a stranger there is nothing to suspect");
 }
 
+/// Every way to say without being asked that a neighbor has another MAC.
+fn tellings() -> [ArpPacket; 4] {
+    let announcement = ArpPacket::announcement(NEW_MAC, PEER);
+    let request = ArpPacket::request(NEW_MAC, PEER, US);
+    [announcement, ArpPacket { operation: Operation::Reply, ..announcement }, request, reply(PEER, NEW_MAC)]
+}
+
 #[test]
-fn a_changed_mac_is_noticed_from_announcements_of_both_kinds() {
-    let request = ArpPacket::announcement(NEW_MAC, PEER);
-    for announcement in [request, ArpPacket { operation: Operation::Reply, ..request }] {
+fn a_told_mac_makes_us_ask_everybody_when_it_is_used() {
+    for telling in tellings() {
         let mut cache = cache_with_peer();
-        let change = Some(Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) });
-        assert_eq!(cache.on_arp(&announcement, ms(10)), change);
-        assert_eq!(cache.on_arp(&announcement, ms(11)), None, "once");
-        assert_eq!(actions(&mut cache, ms(11)), [], "nobody uses it");
-        assert_eq!(cache.resolve(PEER, ms(12)), Resolution::Known(NEW_MAC));
-        let proof = Action::Request { ip: PEER, unicast_to: Some(NEW_MAC) };
-        assert_eq!(actions(&mut cache, ms(12)), [proof], "an announcement proves nothing");
+        assert_eq!(cache.on_arp(&telling, ms(200)), None);
+        assert_eq!(cache.resolve(PEER, ms(200)), Resolution::Pending);
+        assert_eq!(actions(&mut cache, ms(200)), [BROADCAST], "it is told, and proves nothing");
+        let change = Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) };
+        assert_eq!(cache.on_arp(&reply(PEER, NEW_MAC), ms(201)), Some(change));
+        assert_eq!(cache.resolve(PEER, ms(201)), Resolution::Known(NEW_MAC));
+        assert_eq!(left_alone(&mut cache, ms(1_000)), []);
     }
 }
 
 #[test]
-fn a_changed_mac_of_a_held_neighbor_is_used_and_proved_at_once() {
-    let mut cache = cache_with_peer();
-    assert!(cache.hold(PEER, ms(0)));
-    assert!(cache.on_arp(&ArpPacket::announcement(NEW_MAC, PEER), ms(10)).is_some());
-    assert_eq!(actions(&mut cache, ms(10)), [Action::Request { ip: PEER, unicast_to: Some(NEW_MAC) }]);
-    assert_eq!(cache.resolve(PEER, ms(10)), Resolution::Known(NEW_MAC));
-    // It was a lie: who really has the address answers.
-    let change = Some(Change { ip: PEER, mac: MAC, previous: Some(NEW_MAC) });
-    assert_eq!(cache.on_arp(&reply(PEER, MAC), ms(11)), change);
-    assert_eq!(actions(&mut cache, ms(11)), []);
+fn a_told_mac_of_a_held_neighbor_is_not_used_while_the_old_one_answers() {
+    for telling in tellings() {
+        let mut cache = cache_with_peer();
+        assert!(cache.hold(PEER, ms(0)));
+        for round in 1..100 {
+            let at = round * 1_000;
+            assert_eq!(cache.on_arp(&telling, ms(at)), None);
+            assert_eq!(cache.resolve(PEER, ms(at)), Resolution::Known(MAC));
+            assert_eq!(actions(&mut cache, ms(at)), [UNICAST]);
+            assert_eq!(cache.on_arp(&telling, ms(at + 1)), None, "nobody but the old one was asked");
+            assert_eq!(cache.on_arp(&reply(PEER, MAC), ms(at + 2)), None);
+            assert_eq!(cache.on_arp(&telling, ms(at + 3)), None);
+            assert_eq!(actions(&mut cache, ms(at + 3)), [], "it has just answered");
+        }
+        assert_eq!(cache.resolve(PEER, ms(99_004)), Resolution::Known(MAC));
+    }
+}
+
+#[test]
+fn a_held_neighbor_that_moves_is_found_when_the_old_mac_does_not_answer() {
+    for telling in tellings() {
+        let mut cache = cache_with_peer();
+        assert!(cache.hold(PEER, ms(0)));
+        assert_eq!(cache.on_arp(&telling, ms(1_000)), None);
+        assert_eq!(left_alone(&mut cache, ms(1_400)), [(1_000, UNICAST), (1_400, BROADCAST)]);
+        let change = Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) };
+        assert_eq!(cache.on_arp(&reply(PEER, NEW_MAC), ms(1_401)), Some(change));
+        assert_eq!(cache.resolve(PEER, ms(1_401)), Resolution::Known(NEW_MAC));
+        assert_eq!(left_alone(&mut cache, ms(10_000)), []);
+    }
 }
 
 #[test]
@@ -260,14 +286,6 @@ fn what_does_not_concern_us_is_not_learnt() {
 }
 
 #[test]
-fn a_reply_nobody_asked_for_changes_the_mac_but_proves_nothing() {
-    let mut cache = cache_with_peer();
-    assert!(cache.on_arp(&reply(PEER, NEW_MAC), ms(1)).is_some());
-    assert_eq!(cache.resolve(PEER, ms(2)), Resolution::Known(NEW_MAC));
-    assert_eq!(actions(&mut cache, ms(2)), [Action::Request { ip: PEER, unicast_to: Some(NEW_MAC) }]);
-}
-
-#[test]
 fn addresses_of_no_single_host_are_unreachable() {
     for ip in [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::LOCALHOST] {
         let mut cache = cache();
@@ -312,10 +330,33 @@ fn a_stranger_cannot_be_held() {
     assert!(!cache().hold(PEER, ms(0)));
 }
 
+#[test]
+fn those_who_have_come_to_us_are_not_searched_for_and_leave_half_of_the_cache() {
+    let mut cache = NeighborCache::new(US, NeighborLimits { entries: 8, ..NeighborLimits::default() });
+    assert!(!cache.hold_if_known(PEER, ms(0)) && cache.is_empty(), "a stranger");
+    assert_eq!(cache.resolve(PEER, ms(0)), Resolution::Pending);
+    assert!(!cache.hold_if_known(PEER, ms(0)), "he is searched for already, and may never be found");
+    left_alone(&mut cache, ms(20_000));
+    for number in 1..=8 {
+        assert!(cache.on_arp(&ArpPacket::request(MAC, host(number), US), ms(20_000)).is_some());
+    }
+    let held: Vec<_> = (1..=8).map(host).filter(|ip| cache.hold_if_known(*ip, ms(20_000))).collect();
+    assert_eq!(held, [1, 2, 3, 4].map(host));
+    assert!(cache.hold_if_known(host(1), ms(20_000)), "once more costs nothing");
+    for number in 11..=14 {
+        assert_eq!(cache.resolve(host(number), ms(20_001)), Resolution::Pending);
+        assert!(cache.hold(host(number), ms(20_001)), "whom we look for has room");
+    }
+    cache.release(host(1), ms(20_002));
+    cache.release(host(1), ms(20_002));
+    assert_eq!(cache.held, 7);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Resolve(Ipv4Addr),
     Hold(Ipv4Addr),
+    HoldIfKnown(Ipv4Addr),
     /// Of those held, the one at this place.
     Release(prop::sample::Index),
     Confirm(Ipv4Addr),
@@ -342,6 +383,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => ip().prop_map(Step::Resolve),
         2 => ip().prop_map(Step::Hold),
+        2 => ip().prop_map(Step::HoldIfKnown),
         2 => any::<prop::sample::Index>().prop_map(Step::Release),
         1 => ip().prop_map(Step::Confirm),
         1 => ip().prop_map(Step::Suspect),
@@ -359,6 +401,7 @@ fn check(cache: &NeighborCache) {
     let evictable = cache.entries.iter().filter_map(|(&ip, entry)| Some((entry.evictable_since()?, ip)));
     assert_eq!(cache.evictable, evictable.collect());
     assert!(cache.entries.len() <= cache.limits.entries);
+    assert_eq!(cache.held, cache.entries.values().filter(|entry| entry.holders > 0).count());
     for (ip, entry) in &cache.entries {
         assert!(entry.holders == 0 || !matches!(entry.state, State::Stale { .. }), "{ip} is held and stale");
     }
@@ -377,6 +420,7 @@ proptest! {
                     prop_assert!(!held.contains(&ip) || resolution != Resolution::Full);
                 }
                 Step::Hold(ip) => if cache.hold(ip, now) { held.push(ip) },
+                Step::HoldIfKnown(ip) => if cache.hold_if_known(ip, now) { held.push(ip) },
                 Step::Release(at) => if !held.is_empty() {
                     cache.release(held.swap_remove(at.index(held.len())), now);
                 },

@@ -5,11 +5,9 @@
 //! daemon was restarted, is told at once.
 //!
 //! * [`directory`]: which shard has which flow.
-//! * [`ended`]: flows that were there lately and must not come back.
 //! * [`hints`]: how many hints each shard has.
 
 mod directory;
-mod ended;
 mod hints;
 
 use std::collections::{BTreeSet, HashSet};
@@ -33,8 +31,8 @@ use crate::mailbox::{ChannelId, HalfOpenFlow, ShardId, ToShard, UnmatchedPacket}
 
 pub(super) use directory::{Directory, FlowEntry};
 
+use crate::ended::{Ended, SavedEnded};
 use directory::SavedDirectory;
-use ended::{Ended, SavedEnded};
 use hints::Hints;
 
 /// Searches for half-open flows at a time.
@@ -347,7 +345,6 @@ fn answer(unmatched: &UnmatchedPacket, actions: &mut Actions) {
 #[cfg(test)]
 mod tests {
     use machnet_core::addr::MacAddr;
-    use machnet_core::time::Duration;
     use machnet_proto::dialect::Dialect;
 
     use super::*;
@@ -435,7 +432,7 @@ mod tests {
         assert_eq!(rig.close(1), ["0: Unhint", "release neighbor"]);
         assert_eq!((rig.flow_director.directory().len(), rig.flow_director.hints(ShardId(0))), (0, 0));
         assert_eq!(rig.accept(0, 0, THEIRS, 1), ["0: Drop"], "a late copy");
-        rig.now += Duration::from_secs(5);
+        rig.now += machnet_proto::handshake::NONCE_LIFETIME;
         assert_eq!(rig.accept(0, 0, THEIRS, 1), ["0: Keep"]);
     }
 

@@ -203,6 +203,12 @@ impl Interfaces {
         Some(Hold { interface: id, ip })
     }
 
+    /// The same for a flow that a peer has opened: it does not make us search for anybody.
+    pub(super) fn hold_if_known(&mut self, id: InterfaceId, next_hop: Option<Ipv4Addr>, now: Instant) -> Option<Hold> {
+        let ip = next_hop.filter(|ip| self.all[id.0].hold_if_known(*ip, now))?;
+        Some(Hold { interface: id, ip })
+    }
+
     /// Ends a [`Interfaces::hold`].
     pub(super) fn release(&mut self, hold: Hold, now: Instant) {
         let Hold { interface, ip } = hold;

@@ -167,6 +167,11 @@ impl InterfaceState {
         self.neighbors.hold(ip, now)
     }
 
+    /// `false` if the cache does not know it, or has no room to keep it.
+    pub(super) fn hold_if_known(&mut self, ip: Ipv4Addr, now: Instant) -> bool {
+        self.neighbors.hold_if_known(ip, now)
+    }
+
     pub(super) fn release(&mut self, ip: Ipv4Addr, now: Instant) {
         self.neighbors.release(ip, now);
     }
@@ -295,7 +300,14 @@ mod tests {
         let moved = MacAddr([2, 0, 0, 0, 0, 9]);
         let next_hop = |shard: u8| format!("{shard}: NextHop {THEIRS} {moved} Some({THEIR_IP})");
         let told = [next_hop(0), next_hop(1), format!("10.0.0.2 is at {moved}")];
-        assert_eq!(arp(&mut state, arp::ArpPacket::announcement(moved, THEIR_IP), now), told);
+        assert!(state.hold(THEIR_IP, now));
+        let now = now + Duration::from_secs(1);
+        assert_eq!(arp(&mut state, arp::ArpPacket::announcement(moved, THEIR_IP), now), [""; 0], "so it is said");
+        let (alone, all) = (poll(&mut state, now), poll(&mut state, now + Duration::from_millis(400)));
+        assert_eq!([alone, all].concat(), ["0: ARP Request 10.0.0.2", "0: ARP Request 10.0.0.2"]);
+        let now = now + Duration::from_millis(401);
+        assert_eq!(arp(&mut state, arp::ArpPacket::request(OURS, OUR_IP, THEIR_IP).answered_by(moved), now), told);
+        state.release(THEIR_IP, now);
 
         let nobody = Ipv4Addr::new(10, 0, 0, 77);
         assert_eq!(state.resolve(Some(nobody), now), Resolution::Pending);

@@ -255,11 +255,11 @@ fn a_neighbor_that_moves_meanwhile_gets_the_next_syn() {
     let mut rig = Rig::new();
     let (_, key, terms) = rig.asking();
     let moved = MacAddr([2, 0, 0, 0, 0, 9]);
-    rig.arp(arp::ArpPacket::announcement(moved, PEER_IP));
+    rig.moves(PEER_IP, moved);
     rig.skip_posts();
-    rig.pass(5 * MILLISECOND);
+    rig.pass(300 * MILLISECOND);
     let syns: Vec<_> = rig.take(0).iter().filter_map(syn_of).collect();
-    assert_eq!(syns, [(key, terms, moved)]);
+    assert!(!syns.is_empty() && syns.iter().all(|syn| *syn == (key, terms, moved)), "{syns:?}");
 }
 
 #[test]

@@ -146,13 +146,21 @@ fn a_changed_mac_is_told_to_every_shard() {
     let mut rig = Rig::new();
     rig.neighbor(PEER_IP, PEER);
     rig.neighbor(GATEWAY_IP, GATEWAY);
+    let connection = rig.attached();
+    rig.connect_to(connection, PEER_IP);
     let moved = MacAddr([2, 0, 0, 0, 0, 9]);
-    rig.arp(arp::ArpPacket::announcement(moved, PEER_IP));
-    let expected = format!("NextHop {PEER} {moved} Some({PEER_IP})");
-    assert_eq!((rig.posts(0), rig.posts(1)), (vec![expected.clone()], vec![expected]));
+    let told = |rig: &mut Rig| {
+        let mut of = |shard| rig.posts(shard).into_iter().find(|post| post.starts_with("NextHop"));
+        [of(0), of(1)]
+    };
+    rig.moves(PEER_IP, moved);
+    let expected = Some(format!("NextHop {PEER} {moved} Some({PEER_IP})"));
+    assert_eq!(told(&mut rig), [expected.clone(), expected]);
     // Every peer behind the gateway goes with it.
-    rig.arp(arp::ArpPacket::announcement(moved, GATEWAY_IP));
-    assert_eq!(rig.posts(0), [format!("NextHop {GATEWAY} {moved} None")]);
+    rig.connect_to(connection, Ipv4Addr::new(192, 0, 2, 1));
+    rig.moves(GATEWAY_IP, moved);
+    let expected = Some(format!("NextHop {GATEWAY} {moved} None"));
+    assert_eq!(told(&mut rig), [expected.clone(), expected]);
 }
 
 #[test]

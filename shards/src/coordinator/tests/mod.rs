@@ -227,6 +227,16 @@ impl Rig {
         self.skip_posts();
     }
 
+    /// A neighbor that is held says that it has another MAC, and does not answer at the old one.
+    fn moves(&mut self, ip: Ipv4Addr, mac: MacAddr) {
+        self.pass(100 * MILLISECOND);
+        self.skip_posts();
+        self.arp(arp::ArpPacket::announcement(mac, ip));
+        self.pass(400 * MILLISECOND);
+        assert!(!self.posts(1).iter().any(|post| post.starts_with("NextHop")), "it is not proved");
+        self.arp(arp::ArpPacket::request(US, OUR_IP, ip).answered_by(mac));
+    }
+
     /// An endpoint whose SYN to the peer has just been sent; gives the tuple too.
     fn asking(&mut self) -> (ConnectionId, FlowKey, Terms) {
         self.neighbor(PEER_IP, PEER);
@@ -310,7 +320,7 @@ fn accepted(shard: u16, key: FlowKey, incarnation: u64) -> ToCoordinator {
 pub(super) fn syn_ack(key: &FlowKey, terms: Terms) -> Packet {
     let offer = Offer { version: 1, features: Features::SUPPORTED, nonce: 0 };
     let theirs = Terms { offer, max_payload: 1000, boot_id: 99 };
-    Acceptor::<()>::new([3; 16], theirs, 1).answer(&key.reversed(), &Syn { terms })
+    Acceptor::<()>::new([3; 16], theirs, 1).answer(&key.reversed(), &Syn { terms }, Instant::ZERO)
 }
 
 /// A SYN-ACK or RST of a v1 host.

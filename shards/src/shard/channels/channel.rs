@@ -131,7 +131,7 @@ impl SavedChannel {
             stage,
             flows,
             lists,
-            notices,
+            notices: notices.restored(),
             share: ReceiveShare::new(geometry.rx_buffers() as usize, kept_back, now),
             heat: Heat::Hot { idle_turns: 0 },
             is_dirty: false,
@@ -326,6 +326,11 @@ impl Channel {
         self.flows.get(place).copied()
     }
 
+    /// Its flows.
+    pub(in crate::shard) fn flows(&self) -> &[FlowId] {
+        &self.flows
+    }
+
     /// The flow that came last.
     pub(in crate::shard) fn last_flow(&self) -> Option<FlowId> {
         self.flows.last().copied()
@@ -414,7 +419,7 @@ impl Channel {
         {
             return Err(Refusal::Unsound);
         }
-        if self.end.free_buffers() <= self.share.reserve(need) {
+        if self.end.free_buffers() <= self.share.reserve(need, self.flows.len()) {
             return Err(Refusal::NoBuffer);
         }
         let buffer = self.end.allocate().ok_or(Refusal::NoBuffer)?;
@@ -449,6 +454,11 @@ impl Channel {
             self.notices.ended(flow);
         }
         !self.is_open() || self.notices.notify(&mut self.end, notice)
+    }
+
+    /// A flow that nobody was told of has ended: nobody is to be told. `false` if somebody knows of it.
+    pub(in crate::shard) fn withdraw(&mut self, flow: FlowId) -> bool {
+        self.is_open() && self.notices.withdraw(flow)
     }
 
     /// The channel is to be flushed at the end of the turn; `false` if that was known.
@@ -498,10 +508,27 @@ impl Channel {
         self.share.starve(flow);
     }
 
-    /// The flows whose window was closed, if there is room for them again.
-    pub(in crate::shard) fn wake_starved(&mut self) -> Option<std::vec::Drain<'_, FlowId>> {
-        let is_time = self.share.is_starving() && self.share.has_room_again(self.end.free_buffers());
-        is_time.then(|| self.share.drain_starved())
+    /// Whether flows wait for buffers, or there is less than one for each.
+    #[inline]
+    pub(in crate::shard) fn is_short(&self) -> bool {
+        self.share.is_short(self.end.free_buffers(), self.flows.len())
+    }
+
+    /// The flows whose window was closed, as far as there is room for them again.
+    pub(in crate::shard) fn wake_starved(&mut self) -> impl Iterator<Item = FlowId> + '_ {
+        self.share.wake((self.end.free_buffers(), self.end.buffers_with_app()))
+    }
+
+    /// How many pieces that wait for earlier ones each flow may keep, if it is time to look for one that has more.
+    pub(in crate::shard) fn part_to_keep(&self, now: Instant) -> Option<usize> {
+        let buffers = (self.end.free_buffers(), self.end.buffers_with_app());
+        let flows = self.flows.len();
+        self.share.is_time_to_renege(buffers, flows, now).then(|| self.share.part(flows))
+    }
+
+    /// No flow had more than that.
+    pub(in crate::shard) fn nobody_reneges(&mut self, now: Instant) {
+        self.share.nobody_reneges(now);
     }
 
     /// A flow has ended: forgets such ones among the starved, now and then.
@@ -511,7 +538,7 @@ impl Channel {
 
     /// Whether buffers that the application gives back are of use at once: flows wait for them, or will soon.
     pub(in crate::shard) fn wants_buffers(&self) -> bool {
-        self.is_open() && (self.share.is_starving() || !self.share.has_room_again(self.end.free_buffers()))
+        self.is_open() && (self.share.is_starving() || !self.share.has_plenty(self.end.free_buffers()))
     }
 
     // ---- Hot and cold ----------------------------------------------------------------------------------------------
@@ -587,7 +614,8 @@ mod tests {
     fn the_last_buffer_is_for_the_piece_that_fills_a_hole() {
         let (mut channel, _app) = channel();
         let ahead: Vec<_> =
-            std::iter::from_fn(|| channel.accept(Need::OutOfOrder, b"ahead", Content::WHOLE).ok()).collect();
+            std::iter::from_fn(|| channel.accept(Need::OutOfOrder { held: 0 }, b"ahead", Content::WHOLE).ok())
+                .collect();
         assert_eq!(ahead.len(), 14);
         assert_eq!((channel.grant(false), channel.grant(true)), (0, 1));
         let mut filler = || channel.accept(Need::InOrder, b"filler", Content::WHOLE).expect("one that was kept back");

@@ -6,8 +6,9 @@ use machnet::daemon::channel::{Opened, ShardEnd};
 use machnet_core::flow::{CloseReason, FlowId};
 use serde::{Deserialize, Serialize};
 
-/// Flows a channel may have that are closed but that its application has not looked at yet. At the limit no flow is
-/// accepted into the channel: an application that never reads cannot make the shard remember without end.
+/// Flows a channel may have that its application has not looked at: neither at their opening, which waits for room in
+/// the ring, nor at their end. At the limit no flow is accepted into the channel: an application that never reads
+/// cannot make the shard remember without end, nor take the places of others' flows.
 pub(in crate::shard) const UNRELEASED_MAX: usize = 4096;
 
 /// An event of a flow that the application is to hear of.
@@ -27,9 +28,18 @@ pub(super) struct Notices {
     unreleased: HashSet<FlowId>,
     /// Events that found no room in the ring, oldest first.
     unpublished: VecDeque<Notice>,
+    /// Of those, the openings. Follows from `unpublished`.
+    #[serde(skip)]
+    unannounced: usize,
 }
 
 impl Notices {
+    /// What was read, with what follows from it.
+    pub(super) fn restored(self) -> Self {
+        let is_opening = |notice: &&Notice| matches!(notice, Notice::Opened { .. });
+        Self { unannounced: self.unpublished.iter().filter(is_opening).count(), ..self }
+    }
+
     /// Tells the application of an event, now or as soon as the ring has room; says whether that was now.
     pub(super) fn notify(&mut self, end: &mut ShardEnd, notice: Notice) -> bool {
         if let Notice::MaxPayload { flow, .. } = notice {
@@ -42,6 +52,7 @@ impl Notices {
         }
         let published = self.unpublished.is_empty() && try_notify(end, &notice);
         if !published {
+            self.unannounced += usize::from(matches!(notice, Notice::Opened { .. }));
             self.unpublished.push_back(notice);
         }
         published
@@ -66,9 +77,18 @@ impl Notices {
                 break;
             }
             if let Notice::Opened { flow, .. } = notice {
+                self.unannounced -= 1;
                 announced.push(flow);
             }
         }
+    }
+
+    /// A flow has ended: takes its opening back if that waits still; `false` if the application knows of the flow.
+    pub(super) fn withdraw(&mut self, ended: FlowId) -> bool {
+        let is_its = |waiting: &Notice| matches!(waiting, Notice::Opened { flow, .. } if *flow == ended);
+        let withdrawn = self.unpublished.iter().rposition(is_its).and_then(|index| self.unpublished.remove(index));
+        self.unannounced -= usize::from(withdrawn.is_some());
+        withdrawn.is_some()
     }
 
     /// How many events wait.
@@ -91,9 +111,9 @@ impl Notices {
         self.unreleased.remove(&flow)
     }
 
-    /// Whether the application leaves too many ends unread.
+    /// Whether the application leaves too much unread.
     pub(super) fn is_full(&self) -> bool {
-        self.unreleased.len() >= UNRELEASED_MAX
+        self.unreleased.len() + self.unannounced >= UNRELEASED_MAX
     }
 }
 

@@ -8,15 +8,16 @@ use machnet_core::time::{Duration, Instant};
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::Dialect;
-use machnet_proto::flow::{Birth, Flow, Piece, Role, SavedFlow};
+use machnet_proto::flow::{Birth, Flow, Piece, Progress, Role, SavedFlow, Verdict};
 use machnet_proto::handshake::Features;
+use machnet_proto::packet::Stamp;
 use machnet_proto::state::Unsound;
-use machnet_proto::wire::frame::Template;
 use serde::{Deserialize, Serialize};
 
 use super::super::Settings;
 use super::super::channels::{Channel, Load, Notice, Reclaiming, WaitingList};
 use super::super::turn::Turn;
+use super::way::{Sign, Way};
 use crate::counters::{Counter, FlowCounts, FlowRecord};
 
 /// A flow and what the shard keeps about it. Read it as a [`SavedEntry`].
@@ -90,19 +91,6 @@ impl SavedEntry {
             absences_seen,
         })
     }
-}
-
-/// Where a flow's frames go. Written as the next hop.
-#[derive(Serialize)]
-#[serde(transparent)]
-pub(super) struct Way {
-    #[serde(skip)]
-    pub(super) template: Template,
-    /// The MAC address in `template`.
-    next_hop: MacAddr,
-    /// The peer is this very interface.
-    #[serde(skip)]
-    pub(super) to_ourselves: bool,
 }
 
 /// Where a flow stands in its channel.
@@ -213,6 +201,12 @@ impl Entry {
         self.standing.is_announced || !channel.is_open()
     }
 
+    /// Whether it has ended before its application was told of it, and there is nothing to tell: it goes at once,
+    /// or whoever opens flows to an application that does not read could fill the table with such ones.
+    pub(super) fn is_stillborn(&self) -> bool {
+        self.standing.origin == Origin::Accepted && self.flow.is_closed() && self.flow.received() == 0
+    }
+
     /// Takes what its application wants sent, to wait for the window.
     #[inline]
     pub(super) fn publish(
@@ -253,6 +247,29 @@ impl Entry {
         }
     }
 
+    /// A packet came from a MAC that is not where the flow's frames go, or while it is being seen whether they are to
+    /// go elsewhere. `echo`: which packet of ours it has seen last; `before`: how far the flow had got.
+    #[cold]
+    pub(super) fn find_way(&mut self, source: MacAddr, echo: Option<Stamp>, verdict: Verdict, before: Progress) {
+        if matches!(verdict, Verdict::Invalid(_) | Verdict::Ended) {
+            return;
+        }
+        let now = Progress::of(&self.flow);
+        let is_news = verdict == Verdict::Accepted || now.acknowledged_to != before.acknowledged_to;
+        let sign = if now.is_confirmed && !before.is_confirmed {
+            Sign::Confirmation
+        } else if self.way.is_answer(source, echo) {
+            Sign::Answer
+        } else if is_news {
+            Sign::News
+        } else {
+            Sign::Nothing
+        };
+        if self.way.hear_from(source, sign) {
+            self.flow.probe();
+        }
+    }
+
     /// The shard itself has not run for so long, over all its life: moves the deadlines by which the peer counts as
     /// silent by what is new of that.
     #[inline]
@@ -261,31 +278,5 @@ impl Entry {
             self.flow.skip_gap(absences.saturating_sub(self.absences_seen));
             self.absences_seen = absences;
         }
-    }
-}
-
-impl Way {
-    fn new(key: &FlowKey, next_hop: MacAddr, settings: &Settings) -> Self {
-        let template = Template::new(settings.mac, next_hop, key);
-        Self { template, next_hop, to_ourselves: key.remote_ip == settings.ip }
-    }
-
-    /// A valid packet of an accepted flow came from this address. The one in the peer's SYN is all that is known of the
-    /// way back, and no checksum covers it; the peer may also have moved since.
-    #[inline]
-    pub(super) fn follow(&mut self, source: MacAddr) {
-        if source != self.next_hop {
-            self.redirect(source);
-        }
-    }
-
-    /// From now on to this address.
-    pub(super) fn redirect(&mut self, next_hop: MacAddr) {
-        self.next_hop = next_hop;
-        self.template.set_destination_mac(next_hop);
-    }
-
-    pub(super) fn next_hop(&self) -> MacAddr {
-        self.next_hop
     }
 }

@@ -2,9 +2,11 @@
 //! out, what is over ends.
 
 mod entry;
+mod hunger;
 mod moves;
 mod publication;
 mod saved;
+mod way;
 mod writer;
 
 use std::collections::VecDeque;
@@ -18,7 +20,9 @@ use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::fragments::{self, Fragments};
-use machnet_proto::flow::{BASE_PAYLOAD_BYTES, Birth, FlowEvent, FlowTable, InsertError, Piece, Timers, Verdict};
+use machnet_proto::flow::{
+    BASE_PAYLOAD_BYTES, Birth, FlowEvent, FlowTable, InsertError, Piece, Progress, Timers, Verdict,
+};
 use machnet_proto::handshake::Features;
 use machnet_proto::packet::{Fragment, Packet, Segment};
 use machnet_proto::wire::frame::UdpDatagram;
@@ -29,6 +33,7 @@ use super::egress::Egress;
 use super::post::Post;
 use super::turn::Turn;
 use crate::counters::{Counter, DropReason};
+use crate::ended::Ended;
 use crate::mailbox::{NotCreated, ToCoordinator};
 use entry::{Entry, Origin};
 pub(super) use moves::Move;
@@ -50,6 +55,9 @@ pub(super) struct Flows {
     /// Flows whose peer is to answer or to be answered.
     unsettled: usize,
     fragments: Fragments,
+    /// Flows that peers had opened, for as long as the same SYN would open them again. Not passed on to another daemon,
+    /// whose coordinator knows them too.
+    ended: Ended,
     /// A packet that is to be cut; kept for its memory.
     packet: Vec<u8>,
     /// How long the shard has not run although it should have, over all its life.
@@ -66,6 +74,7 @@ impl Flows {
             unpublished: Unpublished::default(),
             unsettled: 0,
             fragments: Fragments::default(),
+            ended: Ended::default(),
             packet: Vec::new(),
             absences: Duration::ZERO,
             moves: Moves::default(),
@@ -201,10 +210,11 @@ impl Flows {
         entry.learn_absences(self.absences);
         let congested = datagram.ecn == ipv4::Header::ECN_CE;
         let accept = |need| channel.accept(need, payload, data.expect("only DATA is accepted").content);
+        let is_doubtful = entry.standing.origin == Origin::Accepted && entry.way.is_doubtful(datagram.source_mac);
+        let before = is_doubtful.then(|| Progress::of(&entry.flow));
         let verdict = entry.flow.on_packet(turn.now, segment, payload.len(), congested, accept);
-        let is_valid = !matches!(verdict, Verdict::Invalid(_) | Verdict::Ended);
-        if entry.standing.origin == Origin::Accepted && is_valid {
-            entry.way.follow(datagram.source_mac);
+        if let Some(before) = before {
+            entry.find_way(datagram.source_mac, segment.times.echo, verdict, before);
         }
         make_ready(&mut self.ready, id, entry);
         match verdict {
@@ -232,6 +242,11 @@ impl Flows {
             make_ready(&mut self.ready, id, entry);
         }
         is_again
+    }
+
+    /// Whether this flow, which a peer had opened, has ended lately.
+    pub(super) fn has_ended(&mut self, key: &FlowKey, incarnation: Incarnation, now: Instant) -> bool {
+        self.ended.has(*key, incarnation, now)
     }
 
     // ---- From the application --------------------------------------------------------------------------------------
@@ -271,9 +286,10 @@ impl Flows {
     }
 
     /// Tells flows of a channel whose window was closed that there is room again.
-    pub(super) fn wake_starved(&mut self, slot: usize, channels: &mut Channels) {
-        let Some(starved) = channels.get_mut(slot).and_then(|channel| channel.wake_starved()) else { return };
-        for id in starved {
+    pub(super) fn wake_starved(&mut self, slot: usize, turn: &mut Turn<'_>, channels: &mut Channels) {
+        let Some(channel) = channels.get_mut(slot).filter(|channel| channel.is_short()) else { return };
+        hunger::renege(&mut self.table, channel, turn);
+        for id in channel.wake_starved() {
             if let Some(entry) = self.table.get_mut(id) {
                 entry.lists.is_starved = false;
                 make_ready(&mut self.ready, id, entry);
@@ -287,6 +303,18 @@ impl Flows {
         let Some(channel) = channels.get_mut(entry.place.slot) else { return };
         entry.close(channel, reason);
         make_ready(&mut self.ready, id, entry);
+    }
+
+    /// Receive buffers that these flows have.
+    #[cfg(test)]
+    pub(super) fn received(&self, flows: &[FlowId]) -> usize {
+        flows.iter().filter_map(|id| self.table.get(*id)).map(|entry| entry.flow.received()).sum()
+    }
+
+    /// Whether the application was told of this flow.
+    #[cfg(test)]
+    pub(super) fn is_announced(&self, id: FlowId) -> bool {
+        self.table.get(id).is_some_and(|entry| entry.standing.is_announced)
     }
 
     // ---- For others to see -----------------------------------------------------------------------------------------
@@ -421,7 +449,7 @@ impl Flows {
             self.ready.push_back(id);
         }
         settle(&mut self.timers, &mut self.unsettled, id, entry);
-        let has_event = is_deliverable && entry.flow.has_event();
+        let has_event = entry.flow.has_event() && (is_deliverable || entry.is_stillborn());
         if wants_buffers {
             // If it was armed there were enough: nobody would ring for those that are given back from now on.
             channels.keep_hot(slot);
@@ -435,9 +463,14 @@ impl Flows {
     fn take_events(&mut self, id: FlowId, turn: &mut Turn<'_>, channels: &mut Channels, post: &mut Post) {
         let Some(entry) = self.table.get_mut(id) else { return };
         let Some(channel) = channels.get_mut(entry.place.slot) else { return };
+        let is_known = entry.is_deliverable(channel);
         while let Some(event) = entry.flow.poll_event() {
             match event {
+                FlowEvent::Closed { reason, acknowledged_messages } => {
+                    return self.end(id, reason, acknowledged_messages, turn, channels, post);
+                }
                 FlowEvent::Confirmed => {}
+                _ if !is_known => {}
                 FlowEvent::Silent => {
                     post.tell(ToCoordinator::Suspect { peer: entry.key.remote_ip, shard: turn.settings.id });
                     channel.notify(Notice::Silent { flow: id });
@@ -449,9 +482,6 @@ impl Flows {
                     let is_wider = bytes > BASE_PAYLOAD_BYTES;
                     turn.counts.count(if is_wider { Counter::PathsWidened } else { Counter::PathsNarrowed });
                     channel.notify(Notice::MaxPayload { flow: id, bytes });
-                }
-                FlowEvent::Closed { reason, acknowledged_messages } => {
-                    return self.end(id, reason, acknowledged_messages, turn, channels, post);
                 }
             }
         }
@@ -508,6 +538,9 @@ impl Flows {
         self.unsettled -= usize::from(entry.lists.is_unsettled);
         turn.counts.count(Counter::FlowsClosed);
         post.tell(ToCoordinator::Closed { shard: turn.settings.id, key: entry.key });
+        if entry.standing.origin == Origin::Accepted {
+            self.ended.remember(entry.key, entry.incarnation, turn.now);
+        }
         let slot = entry.place.slot;
         let Some(channel) = channels.get_mut(slot) else { return };
         for load in entry.flow.drain_sent() {
@@ -525,7 +558,9 @@ impl Flows {
             moved.place.index = entry.place.index;
         }
         channel.tidy_starved(|id| self.table.get(id).is_some());
-        if entry.standing.is_kept {
+        // Who has connected was told by the coordinator.
+        let was_told = entry.standing.origin == Origin::Connected || !channel.withdraw(id);
+        if entry.standing.is_kept && was_told {
             channel.notify(Notice::Closed { flow: id, reason, acknowledged_messages });
         }
         channels.mark_dirty(slot);

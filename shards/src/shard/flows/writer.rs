@@ -4,17 +4,18 @@ use machnet_nic::NicQueue;
 use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::{Outgoing, fragments};
 use machnet_proto::packet::{Kind, Marks};
+use machnet_proto::wire::frame::Template;
 
 use super::super::channels::{Channel, Load};
 use super::super::egress::Egress;
 use super::super::turn::Turn;
-use super::entry::Way;
+use super::way::Way;
 use crate::counters::Counter;
 
 /// Writes the packets of one flow, one after the other.
 pub(super) struct Writer<'a, 'turn, Q: NicQueue> {
     pub(super) egress: &'a mut Egress<Q>,
-    pub(super) way: &'a Way,
+    pub(super) way: &'a mut Way,
     pub(super) dialect: Dialect,
     pub(super) turn: &'a mut Turn<'turn>,
     /// A packet that is not in one piece; kept for its memory.
@@ -38,15 +39,22 @@ impl<Q: NicQueue> Writer<'_, '_, Q> {
             let counter = if packet.is_retransmission { Counter::Retransmissions } else { Counter::TxPieces };
             self.turn.counts.count(counter);
         }
-        let Way { template, to_ourselves, .. } = self.way;
         let payload_bytes = packet.payload_bytes();
         match packet.piece {
             Some(piece) if piece.len > packet.path_bytes => return self.write_fragments(&packet, channel),
             Some(_) => {}
             // Behind data it would make a GSO batch of a packet that may be too long for the path: a veth, which cuts
             // no GSO batches, lets that pass.
-            None => self.egress.finish(template),
+            None => {
+                if packet.segment.kind() == Kind::Probe
+                    && let Some(template) = self.way.next_to_ask(packet.segment.times.ts)
+                {
+                    return self.ask_elsewhere(&packet, &template);
+                }
+                self.egress.finish(&self.way.template);
+            }
         }
+        let Way { template, to_ourselves, .. } = &*self.way;
         let bytes = self.dialect.header_bytes() + usize::from(payload_bytes);
         let into = self.egress.append(bytes, *to_ourselves, template);
         let payload = self.dialect.write_segment(&packet.segment, into);
@@ -64,6 +72,18 @@ impl<Q: NicQueue> Writer<'_, '_, Q> {
         1
     }
 
+    /// Writes a PROBE to somebody who may be the peer.
+    #[cold]
+    fn ask_elsewhere(&mut self, packet: &Outgoing<'_, Load>, template: &Template) -> usize {
+        self.egress.finish(&self.way.template);
+        let bytes = self.dialect.header_bytes() + usize::from(packet.payload_bytes());
+        let into = self.egress.append(bytes, self.way.to_ourselves, template);
+        self.dialect.write_segment(&packet.segment, into).fill(0);
+        self.egress.wrote(0, template, self.turn.counts);
+        self.egress.finish(template);
+        1
+    }
+
     /// Writes a packet in fragments, also if the device does not keep up with all of them. If frames run out those
     /// before are lost, and the flow repeats the packet.
     #[cold]
@@ -72,7 +92,7 @@ impl<Q: NicQueue> Writer<'_, '_, Q> {
         self.turn.counts.count(Counter::Fragmented);
         self.whole.resize(usize::from(piece.len), 0);
         channel.copy_from(piece, self.whole);
-        let Way { template, to_ourselves, .. } = self.way;
+        let Way { template, to_ourselves, .. } = &*self.way;
         let mut sent = 0;
         for (segment, range) in fragments::cut(&packet.segment, piece.len, packet.path_bytes) {
             if !self.egress.prepare_more(*to_ourselves, self.turn.counts) {

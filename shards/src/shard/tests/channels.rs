@@ -269,3 +269,69 @@ fn nothing_of_a_flow_is_published_before_its_opening() {
     }
     assert_eq!((opened.len(), heard), (usize::from(FLOWS), Some(5)));
 }
+
+/// A peer opens a flow to [`PORT`] from this port of its own; says whether it was accepted.
+fn opens(rig: &mut Rig, remote_port: u16) -> (FlowKey, bool) {
+    let key = FlowKey { remote_port, ..THEIRS };
+    let before = rig.shard.flows.len();
+    rig.put(&syn(&key));
+    rig.receive(&key, &rig.segment(PROBE, CONNECTOR + 1, first_of_ours(&key)), &[]);
+    rig.frames();
+    rig.told();
+    (key, rig.shard.flows.len() > before)
+}
+
+#[test]
+fn a_flow_that_ends_before_its_application_is_told_of_it_leaves_nothing() {
+    let (mut rig, mut app) = Rig::listening();
+    let opened: Vec<_> = (0..500).map(|number| opens(&mut rig, 1_000 + number).0).collect();
+    assert_eq!(rig.shard.flows.len(), 500);
+    let is_told = |rig: &Rig, key: &FlowKey| {
+        let (flow, _) = rig.shard.flows.find(key).unwrap();
+        rig.shard.flows.is_announced(flow)
+    };
+    let told = opened.iter().filter(|key| is_told(&rig, key)).count();
+    assert!(0 < told && told < 400, "the ring has room for some: {told}");
+    let (last, others) = opened.split_last().unwrap();
+    // One of them has something to deliver.
+    rig.receive_data(last, CONNECTOR + 1, first_of_ours(last), b"read me");
+    for key in others {
+        let reset = rig.segment(Body::Reset { reason: CloseReason::AppGone }, CONNECTOR + 1, first_of_ours(key));
+        rig.receive(key, &reset, &[]);
+    }
+    let reset = rig.segment(Body::Reset { reason: CloseReason::AppGone }, CONNECTOR + 2, first_of_ours(last));
+    rig.receive(last, &reset, &[]);
+    rig.frames();
+    assert_eq!(rig.shard.flows.len(), 1, "what has something to deliver waits");
+
+    // Whatever the application hears of begins, and ends; nothing else is heard of.
+    let (mut begun, mut ended, mut heard) = (Vec::new(), Vec::new(), 0);
+    loop {
+        match app.recv().unwrap() {
+            Some(FromShard::Opened { flow, .. }) => begun.push(flow),
+            Some(FromShard::Closed { flow, .. }) => ended.push(flow),
+            Some(FromShard::Message { .. }) => heard += 1,
+            Some(other) => panic!("{other:?}"),
+            None if rig.turn().is_none() => break,
+            None => {}
+        }
+    }
+    begun.sort_unstable();
+    ended.sort_unstable();
+    assert_eq!((begun.len(), heard), (told + 1, 1));
+    assert_eq!(begun, ended);
+    rig.turn();
+    assert_eq!(rig.shard.flows.len(), 0);
+    assert!(opens(&mut rig, 7).1);
+}
+
+#[test]
+fn an_application_that_does_not_read_leaves_places_for_the_flows_of_others() {
+    let mut rig = Rig::with(Settings { flows_max: 8_000, ..settings() }, 2_048);
+    let _hung = rig.add_channel(1);
+    rig.listen(AcceptTarget::Channel(ChannelId(1)));
+    let accepted = (0..8_000).filter(|number| opens(&mut rig, 1_000 + number).1).count();
+    assert!((4_096..5_000).contains(&accepted), "{accepted}");
+    let mut other = rig.add_channel(2);
+    rig.connect(&mut other, 2, OURS);
+}

@@ -119,3 +119,57 @@ fn a_stopping_shard_waits_until_the_coordinator_has_read() {
     assert!(matches!(rig.told()[..], [ToCoordinator::Stopped { .. }]));
     assert!(rig.shard.has_stopped());
 }
+
+#[test]
+fn what_a_peer_has_sent_ahead_of_its_close_does_not_keep_a_buffer() {
+    let (mut rig, mut app) = Rig::listening();
+    let free = rig.free_receive_buffers();
+    for number in 0..100 {
+        let key = FlowKey { remote_port: THEIRS.remote_port + number, ..THEIRS };
+        let ours = first_of_ours(&key);
+        rig.put(&syn(&key));
+        rig.receive(&key, &rig.segment(PROBE, CONNECTOR + 1, ours), &[]);
+        opened(&mut app);
+        rig.receive_data(&key, CONNECTOR + 2, ours, b"ahead");
+        assert_eq!(rig.free_receive_buffers(), free - 1);
+        rig.receive(&key, &rig.segment(Body::Close { reason: CloseReason::Closed }, CONNECTOR + 1, ours), &[]);
+        assert_eq!(closed(&mut app).0, CloseReason::Protocol);
+        assert_eq!(rig.free_receive_buffers(), free);
+        app.recv().unwrap();
+        rig.turn();
+        rig.frames();
+        rig.told();
+    }
+}
+
+#[test]
+fn a_conversation_that_somebody_sends_once_more_is_not_heard_again() {
+    let (mut rig, mut app) = Rig::listening();
+    let ours = first_of_ours(&THEIRS);
+    let close = Body::Close { reason: CloseReason::Closed };
+    let conversation = [
+        syn(&THEIRS),
+        packet(&THEIRS, &rig.segment(PROBE, CONNECTOR + 1, ours), &[]),
+        packet(&THEIRS, &rig.segment(WHOLE, CONNECTOR + 1, ours), b"pay me"),
+        packet(&THEIRS, &rig.segment(close, CONNECTOR + 2, ours), &[]),
+    ];
+    let converse = |rig: &mut Rig| {
+        for frame in &conversation {
+            rig.put(frame);
+            rig.turn();
+            rig.frames();
+        }
+        rig.told();
+    };
+    converse(&mut rig);
+    opened(&mut app);
+    assert!(matches!(app.recv().unwrap(), Some(FromShard::Message { .. })));
+    assert_eq!(closed(&mut app), (CloseReason::Closed, 0));
+    for pause_ms in [0, 1, 1_000, 3_000, 3_000, 3_000, 10_000, 1_000_000] {
+        rig.pass(Duration::from_millis(pause_ms));
+        converse(&mut rig);
+        assert!(app.recv().unwrap().is_none(), "{pause_ms} ms after the last time");
+        assert_eq!(rig.counted(Counter::FlowsAccepted), 1);
+    }
+    assert!(rig.dropped(DropReason::Duplicate) > 0 && rig.dropped(DropReason::Invalid) > 0, "{:?}", rig.drops());
+}

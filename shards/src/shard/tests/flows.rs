@@ -248,3 +248,156 @@ fn a_shard_that_lost_its_cpu_in_the_middle_of_work_does_not_take_its_absence_for
     assert!(matches!(app.recv().unwrap(), Some(FromShard::Silent { .. })));
     assert_eq!(closed(&mut app).0, CloseReason::PeerGone);
 }
+
+/// Peers of several flows of one application, each of which sends all it may but the first piece.
+#[test]
+fn flows_that_wait_behind_holes_give_up_what_others_need() {
+    const HOARDERS: u16 = 4;
+    let mut rig = Rig::new();
+    let mut app = rig.add_channel(1);
+    let key = |number: u16| FlowKey { local_port: OURS.local_port + number, ..OURS };
+    let open = |rig: &mut Rig, app: &mut AppEnd, key: FlowKey| {
+        rig.create(1, key);
+        let told = rig.told();
+        assert!(matches!(told[..], [ToCoordinator::Created { outcome: Ok(_), .. }]), "{told:?}");
+        opened(app);
+        rig.receive(&key, &Segment { marks: Marks::PROBE_ANSWER, ..rig.segment(ACK, 201, 101) }, &[]);
+        rig.frames();
+    };
+    let hoard = |rig: &mut Rig, hoarders: u16| {
+        for number in 0..hoarders {
+            for seq in 202..202 + RX_BUFFERS {
+                rig.receive_data(&key(number), seq, 101, b"ahead");
+                rig.frames();
+            }
+        }
+    };
+    let held = |rig: &Rig| {
+        let flows = rig.shard.channels.get(0).unwrap().flows();
+        flows.iter().map(|id| rig.shard.flows.received(&[*id])).collect::<Vec<_>>()
+    };
+    // The first takes all that is not kept back, and then there are others.
+    open(&mut rig, &mut app, key(0));
+    hoard(&mut rig, 1);
+    assert_eq!((held(&rig), rig.free_receive_buffers()), (vec![55], 9));
+    for number in 1..HOARDERS {
+        open(&mut rig, &mut app, key(number));
+        hoard(&mut rig, number + 1);
+    }
+    let client = key(HOARDERS);
+    open(&mut rig, &mut app, client);
+    hoard(&mut rig, HOARDERS);
+    assert!(held(&rig)[0] <= 56 / 2, "{:?}", held(&rig));
+    assert!(rig.dropped(DropReason::NoBuffer) > 0);
+
+    let mut seq = 201;
+    for _ in 0..200 {
+        hoard(&mut rig, HOARDERS);
+        // Its peer sends what it may, as it was told last.
+        rig.receive(&client, &rig.segment(PROBE, seq, 101), &[]);
+        let mut frames = rig.payloads_of(&client);
+        let window = frames.pop().map_or(0, |payload| segment_of(&payload).0.window_packets);
+        for _ in 0..window.min(4) {
+            rig.receive_data(&client, seq, 101, b"an answer");
+            let acknowledged = rig.payloads_of(&client).pop().map(|payload| segment_of(&payload).0.ack.get());
+            seq = acknowledged.unwrap_or(seq);
+        }
+        messages(&mut app);
+        rig.turn();
+    }
+    assert!(seq - 201 >= 200, "{} answers have arrived", seq - 201);
+    // The holes are filled at last.
+    for number in 0..HOARDERS {
+        for _ in 0..RX_BUFFERS {
+            for seq in 201..202 + RX_BUFFERS {
+                rig.receive_data(&key(number), seq, 101, b"in order");
+                messages(&mut app);
+            }
+        }
+    }
+    rig.turn();
+    assert_eq!(rig.free_receive_buffers(), RX_BUFFERS as usize);
+}
+
+/// The same frame, sent by somebody else.
+fn sent_by(mac: MacAddr, mut frame: Vec<u8>) -> Vec<u8> {
+    frame[6..12].copy_from_slice(&mac.0);
+    frame
+}
+
+/// Where the frames of this kind have gone to since the last call; the timestamps of the last of them are remembered.
+fn destinations(rig: &mut Rig, kind: Kind) -> Vec<MacAddr> {
+    let mut destinations = Vec::new();
+    for frame in rig.frames() {
+        let Ok(Parsed::Udp(datagram)) = frame::parse(&frame) else { panic!("{frame:02x?}") };
+        let segment = segment_of(datagram.payload).0;
+        if segment.kind() == kind {
+            rig.latest_ts = segment.times.ts;
+            destinations.push(datagram.destination_mac);
+        }
+    }
+    destinations
+}
+
+#[test]
+fn one_frame_from_elsewhere_does_not_turn_a_flow_and_a_peer_that_has_moved_is_followed() {
+    let (mut rig, mut app) = Rig::listening();
+    let ours = first_of_ours(&THEIRS);
+    rig.put(&syn(&THEIRS));
+    rig.receive(&THEIRS, &rig.segment(PROBE, CONNECTOR + 1, ours), &[]);
+    let (flow, _) = opened(&mut app);
+    let [forger, moved] = [7, 8].map(NicOptions::mac_of);
+    let mut seq = CONNECTOR;
+    let sent = std::cell::Cell::new(0);
+    let ack = || ours.wrapping_add(sent.get());
+    let next = |rig: &Rig, seq: &mut u32| {
+        *seq += 1;
+        packet(&THEIRS, &rig.segment(WHOLE, *seq, ack()), b"news")
+    };
+    let goes_to = |rig: &mut Rig, app: &mut AppEnd| {
+        rig.frames();
+        send(app, flow, b"an answer");
+        sent.set(sent.get() + 1);
+        rig.turn();
+        destinations(rig, Kind::Data)
+    };
+    for _ in 0..5 {
+        // The peer's own, the same sent again by somebody, and one that was damaged on its way.
+        for (mac, is_again) in [(PEER_MAC, false), (forger, true), (forger, true), (forger, false)] {
+            let frame = next(&rig, &mut seq);
+            rig.put(&if is_again { sent_by(PEER_MAC, frame.clone()) } else { sent_by(mac, frame.clone()) });
+            if is_again {
+                rig.put(&sent_by(mac, frame));
+            }
+            rig.turn();
+            assert_eq!(goes_to(&mut rig, &mut app), [PEER_MAC]);
+        }
+    }
+    // The peer itself has moved, and has nothing to say but that it is there.
+    let frame = next(&rig, &mut seq);
+    rig.put(&frame);
+    rig.turn();
+    rig.frames();
+    rig.put(&sent_by(moved, packet(&THEIRS, &rig.segment(PROBE, seq + 1, ack()), &[])));
+    rig.turn();
+    assert_eq!(destinations(&mut rig, Kind::Probe), [moved], "it is asked");
+    assert_eq!(goes_to(&mut rig, &mut app), [PEER_MAC]);
+    // Its answer echoes the PROBE, and not what has gone elsewhere since.
+    rig.pass(Duration::from_millis(100));
+    let asked = destinations(&mut rig, Kind::Probe);
+    assert!(asked.iter().all(|mac| *mac == PEER_MAC), "{asked:?}");
+    rig.put(&sent_by(moved, packet(&THEIRS, &rig.segment(PROBE, seq + 1, ack()), &[])));
+    rig.turn();
+    assert_eq!(destinations(&mut rig, Kind::Probe), [moved]);
+    let answer = Segment { marks: Marks::PROBE_ANSWER, ..rig.segment(ACK, seq + 1, ack()) };
+    rig.put(&sent_by(moved, packet(&THEIRS, &answer, &[])));
+    rig.turn();
+    assert_eq!(goes_to(&mut rig, &mut app), [moved]);
+    // One that sends is followed with its second packet.
+    for expected in [moved, forger] {
+        let frame = next(&rig, &mut seq);
+        rig.put(&sent_by(forger, frame));
+        rig.turn();
+        assert_eq!(goes_to(&mut rig, &mut app), [expected]);
+    }
+}

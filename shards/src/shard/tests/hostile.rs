@@ -239,3 +239,50 @@ fn random_bytes_all_over_the_segment_harm_nobody_else() {
         scene.verdict();
     }
 }
+
+#[test]
+fn all_peers_of_an_application_that_breaks_the_rules_are_told() {
+    all_peers_are_told(|rig, segment| {
+        for at in (0..4096).step_by(8) {
+            segment.write_all_at(&u64::MAX.to_le_bytes(), at).unwrap();
+        }
+        // Its bell rings.
+        rig.shard.channels.warm(0);
+    });
+}
+
+#[test]
+fn all_peers_of_an_application_that_has_gone_are_told() {
+    all_peers_are_told(|rig, _| {
+        let (reason, linger) = (CloseReason::AppGone, Duration::ZERO);
+        rig.post(ToShard::RemoveChannel { channel: ChannelId(1), reason, linger });
+    });
+}
+
+/// An application with many flows ends like this.
+fn all_peers_are_told(end: impl FnOnce(&mut Rig, &File)) {
+    const FLOWS: u16 = 1_000;
+    let mut rig = Rig::new();
+    let (mut hostile, segment) = rig.add_channel_and_segment(1);
+    for number in 0..FLOWS {
+        rig.create(1, FlowKey { local_port: 1_000 + number, ..OURS });
+        rig.frames();
+        rig.told();
+        while hostile.recv().unwrap().is_some() {}
+    }
+    assert_eq!(rig.shard.flows.len(), usize::from(FLOWS));
+    end(&mut rig, &File::from(segment));
+    let mut told = HashSet::new();
+    // The device takes all; what the shard does not say in one turn it says in the next.
+    for _ in 0..20 {
+        rig.turn();
+        for frame in rig.frames() {
+            let Ok(Parsed::Udp(datagram)) = frame::parse(&frame) else { panic!("not UDP") };
+            if segment_of(datagram.payload).0.reason() == Some(CloseReason::AppGone) {
+                told.insert(datagram.key.remote_port);
+            }
+        }
+    }
+    assert_eq!((told.len(), rig.shard.flows.len()), (usize::from(FLOWS), 0));
+    assert_eq!(rig.counted(Counter::ResetsSent), u64::from(FLOWS));
+}

@@ -278,6 +278,13 @@ impl Rig {
         self.frames().iter().map(|frame| udp_payload(frame, key)).collect()
     }
 
+    /// The UDP payloads that have come out to the peer of this flow; the others are lost.
+    fn payloads_of(&mut self, key: &FlowKey) -> Vec<Vec<u8>> {
+        let frames = self.frames();
+        let own = |frame: &&Vec<u8>| matches!(frame::parse(frame), Ok(Parsed::Udp(it)) if it.key == key.reversed());
+        frames.iter().filter(own).map(|frame| udp_payload(frame, key)).collect()
+    }
+
     /// The packets that have come out, all of this flow.
     fn packets(&mut self, key: &FlowKey) -> Vec<Sent> {
         let payloads = self.payloads(key);
@@ -299,7 +306,9 @@ impl Rig {
 
     fn turn(&mut self) -> Work {
         self.now += TURN;
-        self.shard.poll_once(self.now)
+        let work = self.shard.poll_once(self.now);
+        self.assert_balanced();
+        work
     }
 
     /// As much time as this: a turn at each of the shard's deadlines, and one at the end.
@@ -308,9 +317,22 @@ impl Rig {
         while let Some(deadline) = self.shard.deadline().filter(|deadline| *deadline < end) {
             self.now = self.now.max(deadline);
             self.shard.poll_once(self.now);
+            self.assert_balanced();
         }
         self.now = end;
         self.shard.poll_once(end);
+        self.assert_balanced();
+    }
+
+    /// Every receive buffer is free, with the application, or with a flow that lives.
+    fn assert_balanced(&self) {
+        let channels = &self.shard.channels;
+        for channel in (0..channels.slots()).filter_map(|slot| channels.get(slot)) {
+            let (end, with_flows) = (channel.end(), self.shard.flows.received(channel.flows()));
+            let buffers = (end.free_buffers(), end.buffers_with_app(), with_flows);
+            let all = end.geometry().rx_buffers() as usize;
+            assert_eq!(buffers.0 + buffers.1 + buffers.2, all, "free, with the application, with flows: {buffers:?}");
+        }
     }
 
     // ---- What can be seen from outside ----------------------------------------------------------------------------
@@ -400,9 +422,9 @@ fn acceptor() -> Acceptor<MacAddr> {
     Acceptor::new(SECRET, Terms { boot_id: 9, ..PEER_TERMS }, 1)
 }
 
-/// What the shard under test answers to [`syn`].
+/// What the shard under test answers to [`syn`], in its first seconds.
 fn syn_ack(key: &FlowKey) -> SynAck {
-    match acceptor().answer(key, &Syn { terms: PEER_TERMS }) {
+    match acceptor().answer(key, &Syn { terms: PEER_TERMS }, Instant::ZERO) {
         Packet::SynAck(syn_ack) => syn_ack,
         other => panic!("not accepted: {other:?}"),
     }

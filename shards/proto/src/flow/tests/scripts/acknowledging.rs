@@ -105,7 +105,7 @@ fn messages_in_one_packet_count_one_by_one() {
     let data = script.records(101, 3);
     assert_eq!(script.hear(data), Verdict::Accepted);
     let piece = script.flow.poll_deliver().expect("it is in order");
-    assert_eq!(piece.content, Content::Records(3));
+    assert_eq!((piece.content, piece.token.spend()), (Content::Records(3), 101));
 }
 
 #[test]

@@ -49,5 +49,5 @@ fn an_acceptor_that_is_never_confirmed_ends_without_a_word() {
 
 #[test]
 fn a_hundred_thousand_idle_flows_are_affordable() {
-    assert!(size_of::<Flow<u32>>() <= 768, "{}", size_of::<Flow<u32>>());
+    assert!(size_of::<Flow<Token>>() <= 768, "{}", size_of::<Flow<Token>>());
 }

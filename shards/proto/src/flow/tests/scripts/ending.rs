@@ -112,8 +112,8 @@ fn abort_says_it_once_and_gives_everything_back() {
     assert_eq!((reset.kind(), reset.seq, reset.reason()), (Kind::Reset, SeqNo::new(4), Some(CloseReason::Limit)));
     assert_eq!(script.events(), [closed(CloseReason::Limit, 1)]);
     assert_eq!((script.said(), script.delivered()), (vec![], vec![]));
-    assert_eq!(script.flow.drain_sent().collect::<Vec<_>>(), [0, 1, 2]);
-    assert_eq!(script.flow.drain_received().collect::<Vec<_>>(), [101, 103]);
+    assert_eq!(script.taken_back(), [0, 1, 2]);
+    assert_eq!(script.given_back(), [101, 103]);
 }
 
 #[test]
@@ -130,6 +130,67 @@ fn a_reset_must_know_where_we_are_and_its_acknowledgement_counts() {
     script.hear(reset);
     assert_eq!(script.events(), [closed(CloseReason::Shutdown, 2)]);
     assert_eq!(script.said(), []);
+}
+
+#[test]
+fn a_reset_that_may_be_a_guess_makes_the_flow_ask_and_whoever_has_forgotten_it_says_so() {
+    for (seq, ack, reason) in
+        [(102, 900, CloseReason::Other), (101 + 192, 900, CloseReason::Other), (102, 3, CloseReason::NoSuchFlow)]
+    {
+        let mut script = Script::established();
+        script.send(2).said();
+        let guess = Segment {
+            seq: SeqNo::new(seq),
+            ack: SeqNo::new(ack),
+            body: Body::Reset { reason },
+            ..script.peer(Kind::Reset)
+        };
+        assert_eq!(script.hear(guess), Verdict::Invalid(Violation::Sequence));
+        let asked = script.segments();
+        assert_eq!((asked.len(), asked[0].kind()), (1, Kind::Probe));
+        assert_eq!(script.events(), [], "it is there, for all we know");
+        let forgotten = asked[0].answer_unknown().expect("an answer");
+        script.hear(forgotten);
+        assert_eq!(script.events(), [closed(CloseReason::NoSuchFlow, 0)]);
+    }
+}
+
+#[test]
+fn an_abort_whose_last_packets_were_lost_is_believed_with_its_reason() {
+    let mut script = Script::established();
+    script.send(2).said();
+    let reset = Segment {
+        seq: SeqNo::new(105),
+        ack: SeqNo::new(2),
+        body: Body::Reset { reason: CloseReason::Limit },
+        ..script.peer(Kind::Reset)
+    };
+    assert_eq!(script.hear(reset), Verdict::NotData);
+    assert_eq!(script.events(), [closed(CloseReason::Limit, 1)]);
+}
+
+/// How many pairs of numbers, of all 2^64, a packet may have that counts for something.
+fn pairs(kind: Kind) -> u64 {
+    let counts = |seq: u32, ack: u32| {
+        let mut script = Script::established();
+        script.send(100).said();
+        let packet = Segment { seq: SeqNo::new(seq), ack: SeqNo::new(ack), ..script.peer(kind) };
+        !matches!(script.hear(packet), Verdict::Invalid(_))
+    };
+    let (next, una) = (101, 1);
+    let near = |number: u32| (0..3_000).map(move |offset| number.wrapping_sub(1_500).wrapping_add(offset));
+    let seqs = near(next).filter(|seq| counts(*seq, una)).count() as u64;
+    let acks = near(una).filter(|ack| counts(next + 1, *ack)).count() as u64;
+    // With the number that is expected an RST needs no other.
+    seqs * acks + if counts(next, una + 1_000_000) { 1 << 32 } else { 0 }
+}
+
+#[test]
+fn nothing_counts_that_could_be_guessed_in_less_than_2_to_the_31_packets() {
+    for kind in [Kind::Reset, Kind::Close, Kind::Data, Kind::Ack, Kind::Probe] {
+        let pairs = pairs(kind);
+        assert!(pairs > 0 && pairs <= (1 << 33), "{kind:?}: {pairs}");
+    }
 }
 
 #[test]

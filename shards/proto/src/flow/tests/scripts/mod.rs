@@ -20,6 +20,7 @@ use alloc::vec::Vec;
 
 use crate::congestion::Congestion;
 use crate::dialect::Dialect;
+use crate::flow::tests::token::Token;
 use crate::flow::timestamps::stamp;
 use crate::flow::{Birth, Flow, FlowEvent, FlowLimits, Need, Piece, Refusal, Role, Verdict, Violation};
 use crate::handshake::Features;
@@ -40,9 +41,9 @@ const FIRST: Position = Position { first: true, last: false };
 const LAST: Position = Position { first: false, last: true };
 
 struct Script {
-    flow: Flow<u32>,
+    flow: Flow<Token>,
     now: Instant,
-    source: VecDeque<Piece<u32>>,
+    source: VecDeque<Piece<Token>>,
     next_token: u32,
     /// Receive buffers that `hear` has left.
     buffers: u32,
@@ -51,8 +52,8 @@ struct Script {
 /// What goes out, as far as a script looks at it.
 type Line = (Kind, u32);
 
-fn piece(token: u32, position: Position) -> Piece<u32> {
-    Piece { token, len: 100, content: Content::Piece(position) }
+fn piece(token: u32, position: Position) -> Piece<Token> {
+    Piece { token: Token::new(token), len: 100, content: Content::Piece(position) }
 }
 
 /// What a packet with this carries.
@@ -174,7 +175,7 @@ impl Script {
         let buffers = &mut self.buffers;
         self.flow.on_packet(self.now, &segment, len, false, |_| {
             *buffers = buffers.checked_sub(1).ok_or(Refusal::NoBuffer)?;
-            Ok(segment.seq.get())
+            Ok(Token::new(segment.seq.get()))
         })
     }
 
@@ -221,15 +222,46 @@ impl Script {
     }
 
     fn delivered(&mut self) -> Vec<u32> {
-        core::iter::from_fn(|| self.flow.poll_deliver()).map(|piece| piece.token).collect()
+        core::iter::from_fn(|| self.flow.poll_deliver()).map(|piece| piece.token.spend()).collect()
     }
 
     fn freed(&mut self) -> Vec<u32> {
-        core::iter::from_fn(|| self.flow.poll_freed()).collect()
+        core::iter::from_fn(|| self.flow.poll_freed()).map(Token::spend).collect()
+    }
+
+    /// What the flow gives back of what it was to send, at its end.
+    fn taken_back(&mut self) -> Vec<u32> {
+        self.flow.drain_sent().map(Token::spend).collect()
+    }
+
+    /// What the flow gives back of what has arrived, at its end.
+    fn given_back(&mut self) -> Vec<u32> {
+        self.flow.drain_received().map(Token::spend).collect()
+    }
+
+    /// The application wants nothing sent any more of what the flow has not pulled.
+    fn forget_waiting(&mut self) {
+        for piece in self.source.drain(..) {
+            piece.token.spend();
+        }
+    }
+
+    fn renege(&mut self) -> Option<u32> {
+        self.flow.renege().map(Token::spend)
     }
 
     fn events(&mut self) -> Vec<FlowEvent> {
         core::iter::from_fn(|| self.flow.poll_event()).collect()
+    }
+}
+
+/// What a script leaves in its flow comes back: only what the flow has lost is dropped.
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.freed();
+        self.taken_back();
+        self.given_back();
+        self.forget_waiting();
     }
 }
 

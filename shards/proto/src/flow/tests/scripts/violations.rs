@@ -37,7 +37,7 @@ fn pieces_that_form_no_message_reset_the_flow() {
         assert_eq!(said[0].reason(), Some(CloseReason::Protocol));
         assert_eq!(script.events(), [closed(CloseReason::Protocol, 0)]);
         assert_eq!(script.delivered().len(), wrong.len() - 1, "what was right is delivered");
-        assert_eq!(script.flow.drain_received().count(), 1);
+        assert_eq!(script.given_back().len(), 1);
     }
 }
 
@@ -51,7 +51,7 @@ fn a_wrong_order_is_found_when_the_hole_is_filled() {
     let data = script.data(101, FIRST);
     assert_eq!(script.hear(data), Verdict::Invalid(Violation::Message));
     assert_eq!(script.delivered(), [101, 102]);
-    assert_eq!(script.flow.drain_received().collect::<Vec<_>>(), [103]);
+    assert_eq!(script.given_back(), [103]);
 }
 
 #[test]
@@ -68,5 +68,47 @@ fn a_message_may_have_8_mib_and_no_byte_more() {
         }
         let data = script.data(101 + pieces, LAST);
         assert_eq!(script.hear_len(data, last_len) == Verdict::Accepted, fits);
+    }
+}
+
+#[test]
+fn what_comes_after_a_close_resets_the_flow_and_comes_back() {
+    let mut script = Script::established();
+    for seq in [101, 103, 105] {
+        let data = script.data(seq, Position::WHOLE);
+        assert_eq!(script.hear(data), Verdict::Accepted);
+    }
+    let close = Segment { seq: SeqNo::new(102), ..script.peer(Kind::Close) };
+    assert_eq!(script.hear(close), Verdict::Invalid(Violation::Sequence));
+    let said = script.segments();
+    assert_eq!((said.len(), said[0].kind(), said[0].reason()), (1, Kind::Reset, Some(CloseReason::Protocol)));
+    assert_eq!(script.events(), [closed(CloseReason::Protocol, 0)]);
+    assert_eq!((script.delivered(), script.given_back()), (vec![101], vec![103, 105]));
+}
+
+#[test]
+fn a_flow_that_has_ended_takes_nothing_more() {
+    // What it still has: nothing; a piece that breaks the rules; some behind a hole, when the peer ends it or is gone.
+    for (seqs, position) in [(&[][..], LAST), (&[101], LAST), (&[102, 103], Position::WHOLE)] {
+        for ends in [Kind::Reset, Kind::Close] {
+            let mut script = Script::established();
+            for &seq in seqs {
+                let data = script.data(seq, position);
+                script.hear(data);
+            }
+            let end = script.peer(ends);
+            script.hear(end);
+            script.said();
+            assert!(script.flow.is_closed());
+            let next = script.flow.receiver.next();
+            for seq in 100..110 {
+                let packet = Segment { seq: SeqNo::new(seq), ..script.peer(Kind::Close) };
+                assert_eq!(script.hear(packet), Verdict::Ended);
+                let packet = script.data(seq, Position::WHOLE);
+                assert_eq!(script.hear(packet), Verdict::Ended);
+            }
+            assert_eq!((script.flow.receiver.next(), script.flow.received()), (next, seqs.len()));
+            assert_eq!(script.given_back(), seqs);
+        }
     }
 }

@@ -31,7 +31,7 @@ fn a_shut_window_is_probed_with_back_off_while_somebody_waits() {
 #[test]
 fn a_shut_window_with_nobody_waiting_is_left_alone() {
     let mut script = shut();
-    script.source.clear();
+    script.forget_waiting();
     assert_eq!(script.said(), []);
     assert_eq!(script.says_until(S), []);
 }

@@ -1,25 +1,27 @@
 //! Accepted flows that have ended lately.
 //!
 //! A SYN that came twice may have left a flow half open at two shards. One of them has it, and when it has ended a late
-//! packet must not open it once more at the other: the same messages would be delivered again.
+//! packet must not open it once more at the other: the same messages would be delivered again. Nor must somebody who
+//! sends a conversation once more that he has seen. A shard knows its own, the coordinator all.
 
 use std::collections::{HashSet, VecDeque};
 
 use machnet_core::time::{Duration, Instant};
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
+use machnet_proto::handshake::NONCE_LIFETIME;
 use machnet_proto::state::{Unsound, ensure};
 use serde::{Deserialize, Serialize};
 
-/// Longer than a shard remembers a half-open flow.
-const REMEMBERED: Duration = Duration::from_secs(4);
+/// After that the acceptor's nonce is another. A shard remembers a half-open flow for a shorter time.
+const REMEMBERED: Duration = NONCE_LIFETIME;
 
 /// Flows remembered at a time; beyond, the oldest is forgotten.
 const ENDED_MAX: usize = 1 << 16;
 
 /// Flows by tuple and incarnation, which tells them from later ones with the same tuple.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     #[serde(skip)]
     flows: HashSet<(FlowKey, Incarnation)>,
     /// In the order of their ends.
@@ -28,12 +30,12 @@ pub(super) struct Ended {
 
 /// What [`Ended`] was read as.
 #[derive(Debug, Deserialize)]
-pub(super) struct SavedEnded {
+pub(crate) struct SavedEnded {
     order: VecDeque<(Instant, FlowKey, Incarnation)>,
 }
 
 impl SavedEnded {
-    pub(super) fn restore(self) -> Result<Ended, Unsound> {
+    pub(crate) fn restore(self) -> Result<Ended, Unsound> {
         let Self { order } = self;
         ensure(order.len() <= ENDED_MAX, "more flows are remembered that have ended than may be")?;
         let flows: HashSet<_> = order.iter().map(|(_, key, incarnation)| (*key, *incarnation)).collect();
@@ -44,7 +46,7 @@ impl SavedEnded {
 
 impl Ended {
     /// A flow has ended.
-    pub(super) fn remember(&mut self, key: FlowKey, incarnation: Incarnation, now: Instant) {
+    pub(crate) fn remember(&mut self, key: FlowKey, incarnation: Incarnation, now: Instant) {
         self.forget(now);
         if self.flows.insert((key, incarnation)) {
             self.order.push_back((now + REMEMBERED, key, incarnation));
@@ -52,7 +54,7 @@ impl Ended {
     }
 
     /// Whether this flow has ended lately.
-    pub(super) fn has(&mut self, key: FlowKey, incarnation: Incarnation, now: Instant) -> bool {
+    pub(crate) fn has(&mut self, key: FlowKey, incarnation: Incarnation, now: Instant) -> bool {
         self.forget(now);
         self.flows.contains(&(key, incarnation))
     }
