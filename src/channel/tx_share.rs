@@ -350,7 +350,11 @@ mod tests {
 
     impl Pool {
         fn new(buffers: usize) -> Self {
-            Self { shares: TxShares::new(buffers), free: (0..u32::try_from(buffers).expect("not so many")).collect(), held: Vec::new() }
+            Self {
+                shares: TxShares::new(buffers),
+                free: (0..u32::try_from(buffers).expect("not so many")).collect(),
+                held: Vec::new(),
+            }
         }
 
         fn enter(&mut self) -> usize {
