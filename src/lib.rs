@@ -68,8 +68,8 @@
 //!   means in the other host's memory: whether its application read it, only its application can say.
 //! * **A successful send is a promise to try.** The message is in shared memory; if this application ends then, even by
 //!   `kill -9`, its daemon still sends it for a while (a second, unless configured otherwise).
-//! * **One flow never stops another.** Each has its share of the buffers: [`SendError::NoRoom`] says whether the flow is
-//!   full or the endpoint.
+//! * **One flow never stops another.** Each has its share of the buffers: [`SendError::NoRoom`] says whether the flow
+//!   is full or the endpoint.
 //! * **Nobody waits without asking to.** [`Endpoint::send`] says at once when there is no room, [`Endpoint::recv`] when
 //!   there is nothing. A reader that does not read holds up its own flows and nobody else's.
 //! * **A dead daemon is an error, never a hang.** Every call notices within 100 ms, also when an application only ever

@@ -129,8 +129,8 @@ impl World {
         if let Some(daemon) = &mut self.hosts[host].daemon {
             daemon.tell(Input::Disconnected { connection });
         }
-        // All that it sent is published already, so its ends write nothing when they are dropped: to the daemon it looks
-        // like a kill.
+        // All that it sent is published already, so its ends write nothing when they are dropped: to the daemon it
+        // looks like a kill.
         drop(application);
         self.has_worked = true;
     }
