@@ -8,9 +8,10 @@ use machnet_core::time::{Duration, Instant};
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::Dialect;
+use machnet_proto::flow::fragments::{self, Fragments};
 use machnet_proto::flow::{Birth, Flow, Piece, Progress, Role, SavedFlow, Verdict};
 use machnet_proto::handshake::Features;
-use machnet_proto::packet::Stamp;
+use machnet_proto::packet::{Fragment, Segment, Stamp};
 use machnet_proto::state::Unsound;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ use super::super::Settings;
 use super::super::channels::{Channel, Load, Notice, Reclaiming, WaitingList};
 use super::super::turn::Turn;
 use super::way::{Sign, Way};
-use crate::counters::{Counter, FlowCounts, FlowRecord};
+use crate::counters::{Counter, DropReason, FlowCounts, FlowRecord};
 
 /// A flow and what the shard keeps about it. Read it as a [`SavedEntry`].
 #[derive(Serialize)]
@@ -170,6 +171,24 @@ impl Entry {
             epoch_seen: u32::MAX,
             absences_seen: absences,
         }
+    }
+
+    /// Takes a part of a packet whose path has become too narrow for it; gives the packet if this was the last part.
+    #[cold]
+    pub(super) fn put_together(
+        &self,
+        fragments: &mut Fragments,
+        id: FlowId,
+        segment: &Segment,
+        fragment: Fragment,
+        payload: &[u8],
+    ) -> Result<Option<(Segment, Vec<u8>)>, DropReason> {
+        if !self.flow.expects(segment) {
+            return Err(DropReason::Invalid);
+        }
+        let added = fragments.add(id, segment.seq, fragment, payload, self.max_payload());
+        let payload = added.map_err(|fragments::Unfit| DropReason::Fragment)?;
+        Ok(payload.map(|payload| (fragments::whole(segment), payload)))
     }
 
     /// What both hosts can take in one packet, in bytes.

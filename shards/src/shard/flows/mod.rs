@@ -19,12 +19,12 @@ use machnet_nic::NicQueue;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::Dialect;
-use machnet_proto::flow::fragments::{self, Fragments};
+use machnet_proto::flow::fragments::Fragments;
 use machnet_proto::flow::{
     BASE_PAYLOAD_BYTES, Birth, FlowEvent, FlowTable, InsertError, Piece, Progress, Timers, Verdict,
 };
 use machnet_proto::handshake::Features;
-use machnet_proto::packet::{Fragment, Packet, Segment};
+use machnet_proto::packet::{Packet, Segment};
 use machnet_proto::wire::frame::UdpDatagram;
 use machnet_proto::wire::ipv4;
 
@@ -194,7 +194,7 @@ impl Flows {
         let (whole_segment, whole_payload);
         let (segment, payload) = match segment.data().and_then(|data| data.fragment) {
             None => (segment, payload),
-            Some(fragment) => match put_together(&mut self.fragments, id, entry, segment, fragment, payload)? {
+            Some(fragment) => match entry.put_together(&mut self.fragments, id, segment, fragment, payload)? {
                 None => return Ok(()),
                 Some(whole) => {
                     (whole_segment, whole_payload) = whole;
@@ -583,22 +583,4 @@ fn make_ready(ready: &mut VecDeque<FlowId>, id: FlowId, entry: &mut Entry) {
     if !std::mem::replace(&mut entry.lists.is_ready, true) {
         ready.push_back(id);
     }
-}
-
-/// Takes a part of a packet whose path has become too narrow for it; gives the packet if this was the last part.
-#[cold]
-fn put_together(
-    fragments: &mut Fragments,
-    id: FlowId,
-    entry: &Entry,
-    segment: &Segment,
-    fragment: Fragment,
-    payload: &[u8],
-) -> Result<Option<(Segment, Vec<u8>)>, DropReason> {
-    if !entry.flow.expects(segment) {
-        return Err(DropReason::Invalid);
-    }
-    let added = fragments.add(id, segment.seq, fragment, payload, entry.max_payload());
-    let payload = added.map_err(|fragments::Unfit| DropReason::Fragment)?;
-    Ok(payload.map(|payload| (fragments::whole(segment), payload)))
 }

@@ -223,7 +223,7 @@ fn a_bell_is_watched_no_more_once_its_channel_is_gone_although_the_application_h
     let _ = bells.hear(&mut rig.shard);
     remove(&mut rig);
     rig.pass(LINGER + Duration::from_secs(1));
-    assert_eq!(rig.shard.bell(0).is_some(), false, "it is gone before anybody has followed");
+    assert!(rig.shard.bell(0).is_none(), "it is gone before anybody has followed");
     bells.follow(&mut rig.shard, rig.now);
     assert_eq!(bells.watched().count(), 0);
     send(&mut app, flow, b"anybody there?");
