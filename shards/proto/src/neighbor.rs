@@ -3,15 +3,15 @@
 //! ```text
 //! state        the MAC                        leaves for
 //! Incomplete   is searched for                Reachable: answered; Stale, Probing: told; Failed: 6 requests
-//! Reachable    was proved right lately        Probing: suspected, told, held 30 s; Stale: 30 s old; Failed: told
+//! Reachable    was proved right lately        Probing: suspected, told, held for 30 s; Stale: 30 s old
 //! Stale        may be right; not in use       Probing: resolved or held; Failed: told; forgotten: 10 min unused
 //! Probing      may be right; in use           Reachable: answered, confirmed; Failed: 6 requests
 //! Failed       is unknown; nobody is asked    Incomplete: held or resolved after 1 s; Stale, Probing: told
 //! ```
 //!
-//! "Told" is to learn of another MAC unasked, which proves nothing. Nobody's frames go there for that: if the neighbor
-//! is held the one with its MAC so far is asked, and if he does not answer everybody is; if it is not, everybody is
-//! asked when somebody wants to send to it. What has failed and is not held is forgotten after 1 s.
+//! "Told" is to learn of another MAC unasked, which proves nothing. Nobody's frames go there for that: the one with its
+//! MAC so far is asked, and if he does not answer everybody is; where the MAC was right long ago, everybody is asked when
+//! somebody wants to send to it. What has failed and is not held is forgotten after 1 s.
 //!
 //! Whoever has flows to a neighbor *holds* it: it is kept, and kept fresh. The cache learns of a stranger only from a
 //! request addressed to us, and then never at the price of an entry it has; of a neighbor it has, also from its
@@ -491,12 +491,12 @@ impl Entry {
         match self.state {
             // Who told the same a moment ago was not right.
             State::Reachable { confirmed, .. } if now.saturating_since(confirmed) < limits.first_gap => {}
-            State::Reachable { .. } if self.holders > 0 => {
+            State::Reachable { .. } => {
                 let asked = limits.unicast_requests.saturating_sub(1);
                 self.state = State::Probing { mac: known, asked, next: now };
             }
             // Whoever wants to send to it asks everybody.
-            State::Reachable { .. } | State::Stale { .. } => self.state = State::Failed { until: now },
+            State::Stale { .. } => self.state = State::Failed { until: now },
             // He is being asked.
             State::Probing { .. } | State::Incomplete { .. } | State::Failed { .. } => {}
         }

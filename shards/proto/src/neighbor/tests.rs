@@ -188,15 +188,30 @@ fn tellings() -> [ArpPacket; 4] {
 }
 
 #[test]
-fn a_told_mac_makes_us_ask_everybody_when_it_is_used() {
+fn a_told_mac_of_a_neighbor_that_was_known_long_ago_makes_us_ask_everybody_when_it_is_used() {
+    for telling in tellings() {
+        let mut cache = cache_with_peer();
+        assert_eq!(left_alone(&mut cache, ms(31_000)), []);
+        assert_eq!(cache.on_arp(&telling, ms(31_200)), None);
+        assert_eq!(cache.resolve(PEER, ms(31_200)), Resolution::Pending);
+        assert_eq!(actions(&mut cache, ms(31_200)), [BROADCAST], "it is told, and proves nothing");
+        let change = Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) };
+        assert_eq!(cache.on_arp(&reply(PEER, NEW_MAC), ms(31_201)), Some(change));
+        assert_eq!(cache.resolve(PEER, ms(31_201)), Resolution::Known(NEW_MAC));
+        assert_eq!(left_alone(&mut cache, ms(32_000)), []);
+    }
+}
+
+#[test]
+fn a_told_mac_is_learnt_without_anybody_wanting_it_once_the_old_one_does_not_answer() {
     for telling in tellings() {
         let mut cache = cache_with_peer();
         assert_eq!(cache.on_arp(&telling, ms(200)), None);
-        assert_eq!(cache.resolve(PEER, ms(200)), Resolution::Pending);
-        assert_eq!(actions(&mut cache, ms(200)), [BROADCAST], "it is told, and proves nothing");
+        assert_eq!(cache.resolve(PEER, ms(200)), Resolution::Known(MAC), "nobody else is believed yet");
+        assert_eq!(left_alone(&mut cache, ms(600)), [(200, UNICAST), (600, BROADCAST)]);
         let change = Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) };
-        assert_eq!(cache.on_arp(&reply(PEER, NEW_MAC), ms(201)), Some(change));
-        assert_eq!(cache.resolve(PEER, ms(201)), Resolution::Known(NEW_MAC));
+        assert_eq!(cache.on_arp(&reply(PEER, NEW_MAC), ms(601)), Some(change));
+        assert_eq!(cache.resolve(PEER, ms(601)), Resolution::Known(NEW_MAC));
         assert_eq!(left_alone(&mut cache, ms(1_000)), []);
     }
 }
