@@ -10,8 +10,8 @@
 //! ```
 //!
 //! "Told" is to learn of another MAC unasked, which proves nothing. Nobody's frames go there for that: the one with its
-//! MAC so far is asked, and if he does not answer everybody is; where the MAC was right long ago, everybody is asked when
-//! somebody wants to send to it. What has failed and is not held is forgotten after 1 s.
+//! MAC so far is asked, and if he does not answer everybody is. Where the MAC was right long ago, everybody is asked
+//! when somebody wants to send to it. What has failed and is not held is forgotten after 1 s.
 //!
 //! Whoever has flows to a neighbor *holds* it: it is kept, and kept fresh. The cache learns of a stranger only from a
 //! request addressed to us, and then never at the price of an entry it has; of a neighbor it has, also from its
