@@ -29,9 +29,9 @@ pub struct AppSender {
     commands: Extras,
     completion: Consumer<INDEX_WORDS>,
     pool: Pool,
-    /// Transmit buffers that are ours, the most recently used last.
-    free: Vec<u32>,
-    /// Buffers taken from `free` since the completed ones were last looked for, and how many those may be.
+    /// Which transmit buffers are ours, and who may have them.
+    shares: TxShares,
+    /// Buffers taken since the completed ones were last looked for, and how many those may be.
     taken: usize,
     reap_every: usize,
     /// The open flows.
@@ -42,7 +42,6 @@ pub struct AppSender {
     unsent: VecDeque<Descriptor>,
     /// Emptied at once; kept for its memory.
     news: Vec<News>,
-    shares: TxShares,
     alarm: Alarm,
     shard: ShardSleep,
     shard_cpu: Shared<Word>,
@@ -109,14 +108,13 @@ impl AppSender {
             commands: Extras::new(&layout.tx, geometry.tx_buffers()),
             completion: Consumer::new(segment, &layout.completion),
             pool: Pool::new(segment, layout.tx_pool_at, layout.buffer_bytes, geometry.tx_buffers()),
-            free: (0..geometry.tx_buffers()).rev().collect(),
+            shares: TxShares::new(geometry.tx_buffers()),
             taken: 0,
             reap_every: REAP_EVERY_BESIDE,
             flows: FlowMap::default(),
             open: None,
             unsent: VecDeque::new(),
             news: Vec::new(),
-            shares: TxShares::new(geometry.tx_buffers() as usize),
             alarm: Alarm::new(Half::Sender, Shared::word(segment, layout.room_asleep_at), halves),
             shard: ShardSleep::new(segment, &layout),
             shard_cpu: Shared::word(segment, layout.shard_cpu_at),
@@ -250,20 +248,18 @@ impl AppSender {
     /// Makes sure that a flow may take so many buffers.
     #[inline]
     fn find_free(&mut self, place: Place, buffers: usize) -> Result<(), ChannelSendError> {
-        if self.taken < self.reap_every && self.shares.may_take(place, buffers, self.free.len()).is_ok() {
+        if self.taken < self.reap_every && self.shares.may_take(place, buffers).is_ok() {
             return Ok(());
         }
-        let free = self.reap()?;
-        self.shares.may_take(place, buffers, free).map_err(ChannelSendError::NoRoom)
+        self.reap()?;
+        self.shares.may_take(place, buffers).map_err(ChannelSendError::NoRoom)
     }
 
     /// A buffer for so many bytes of a flow, which may take it.
     #[inline]
     fn take_free(&mut self, place: Place, bytes: u16) -> u32 {
         self.taken += 1;
-        let buffer = self.free.pop().expect("enough are free");
-        self.shares.take(place, buffer, bytes.into());
-        buffer
+        self.shares.take(place, bytes.into())
     }
 
     /// Closes a flow: what was sent before still arrives, nothing more can be sent. Nothing if it is closed already.
@@ -327,8 +323,8 @@ impl AppSender {
 
     /// How many buffers have to come back, at least, before that.
     fn awaited(&mut self, flow: FlowId) -> Result<usize, Broken> {
-        let free = self.reap()?;
-        Ok(self.flows.get(&flow).map_or(0, |measures| self.shares.awaited(measures.place, free)))
+        self.reap()?;
+        Ok(self.flows.get(&flow).map_or(0, |measures| self.shares.awaited(measures.place)))
     }
 
     /// Hears which flows the receiving half saw open and close, and tells the shard so.
@@ -413,9 +409,8 @@ impl AppSender {
             if !self.shares.give_back(index) {
                 return Err(Broken);
             }
-            self.free.push(index);
         }
-        Ok(self.free.len())
+        Ok(self.shares.free())
     }
 
     /// Lets the shard see what was appended, and wakes it if it sleeps.

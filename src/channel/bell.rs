@@ -12,9 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 #[cfg(any(feature = "daemon", test))]
 use rustix::event::EventfdFlags;
+use rustix::net::RecvFlags;
 #[cfg(any(feature = "daemon", test))]
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::sync::may_write;
 

@@ -37,6 +37,8 @@ pub enum Full {
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct TxShares {
+    /// Buffers that nobody has, the most recently used last.
+    free: Vec<u32>,
     /// By buffer: who has it.
     owners: Box<[Owner]>,
     usages: Vec<Usage>,
@@ -105,8 +107,11 @@ struct Claim {
 }
 
 impl TxShares {
-    pub(super) fn new(buffers: usize) -> Self {
+    pub(super) fn new(buffers: u32) -> Self {
+        let free = (0..buffers).rev().collect();
+        let buffers = buffers as usize;
         Self {
+            free,
             owners: vec![NOBODY; buffers].into(),
             usages: Vec::new(),
             vacant: Vec::new(),
@@ -162,22 +167,28 @@ impl TxShares {
 
     // ---- Messages --------------------------------------------------------------------------------------------------
 
-    /// Whether a flow may take so many buffers more when so many are `free`.
+    /// Buffers that nobody has.
+    pub(super) fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Whether a flow may take so many buffers more.
     #[inline]
-    pub(super) fn may_take(&mut self, place: Place, buffers: usize, free: usize) -> Result<(), Full> {
-        let (left, factor, is_claimed) = (self.left, self.factor(), self.claim.is_some());
+    pub(super) fn may_take(&mut self, place: Place, buffers: usize) -> Result<(), Full> {
+        let (free, left) = (self.free.len(), self.left);
+        let (factor, is_claimed) = (self.factor(), self.claim.is_some());
         let usage = self.usage(place);
         let held = usage.used + buffers;
         let is_within = held <= usage.limit && usage.is_below_threshold(held, left, factor);
         if is_within && buffers <= free && usage.wanted == 0 && !is_claimed {
             return Ok(());
         }
-        self.may_take_otherwise(place, buffers, free)
+        self.may_take_otherwise(place, buffers)
     }
 
     #[cold]
-    fn may_take_otherwise(&mut self, place: Place, buffers: usize, free: usize) -> Result<(), Full> {
-        if self.missing(place, buffers, free) == 0 {
+    fn may_take_otherwise(&mut self, place: Place, buffers: usize) -> Result<(), Full> {
+        if self.missing(place, buffers) == 0 {
             let usage = self.usage(place);
             // A smaller message may go before the one that was refused.
             if buffers >= usage.wanted {
@@ -202,9 +213,9 @@ impl TxShares {
     }
 
     /// How many buffers have to come back, at least, before the flow may take so many; 0: it may.
-    fn missing(&self, place: Place, buffers: usize, free: usize) -> usize {
+    fn missing(&self, place: Place, buffers: usize) -> usize {
         let usage = &self.usages[place.0 as usize];
-        let of_pool = buffers.saturating_sub(free);
+        let of_pool = buffers.saturating_sub(self.free.len());
         if usage.used == 0 {
             // One message of any length, as long as the parts of others stay what they are.
             return of_pool.max(buffers.saturating_sub(usage.part).saturating_sub(self.left));
@@ -234,9 +245,10 @@ impl TxShares {
         guaranteed_of(self.owners.len()) > 0
     }
 
-    /// A flow takes a buffer, which is free, for so many bytes of messages.
+    /// A flow takes a buffer, as it [may](Self::may_take), for so many bytes of messages.
     #[inline]
-    pub(super) fn take(&mut self, place: Place, buffer: u32, bytes: u32) {
+    pub(super) fn take(&mut self, place: Place, bytes: u32) -> u32 {
+        let buffer = self.free.pop().expect("it may take one");
         self.owners[buffer as usize] = Owner { place, bytes };
         let usage = self.usage(place);
         usage.bytes += u64::from(bytes);
@@ -244,6 +256,7 @@ impl TxShares {
         usage.used += 1;
         // What is guaranteed to others is never taken: see `missing`.
         self.left -= usize::from(is_beyond);
+        buffer
     }
 
     /// More bytes of messages are in a buffer.
@@ -262,6 +275,7 @@ impl TxShares {
         let Some(owner) = self.owners.get_mut(buffer as usize) else { return false };
         let Owner { place, bytes } = std::mem::replace(owner, NOBODY);
         let Some(usage) = self.usages.get_mut(place.0 as usize) else { return false };
+        self.free.push(buffer);
         usage.bytes -= u64::from(bytes);
         usage.used -= 1;
         let (was_beyond, is_over) = (usage.used >= usage.part, usage.used == 0 && !usage.is_open);
@@ -276,12 +290,12 @@ impl TxShares {
         true
     }
 
-    /// How many buffers have to come back, at least, before the message may be sent that was refused last, when so many
-    /// are `free`; 0: it may, or none was refused.
-    pub(super) fn awaited(&self, place: Place, free: usize) -> usize {
+    /// How many buffers have to come back, at least, before the message may be sent that was refused last; 0: it may,
+    /// or none was refused.
+    pub(super) fn awaited(&self, place: Place) -> usize {
         match self.usages[place.0 as usize].wanted {
             0 => 0,
-            wanted => self.missing(place, wanted, free),
+            wanted => self.missing(place, wanted),
         }
     }
 
@@ -337,24 +351,19 @@ impl Guaranteed {
 mod tests {
     use super::*;
 
-    const BUFFERS: usize = 8_544;
+    const BUFFERS: u32 = 8_544;
     /// Of [`MESSAGE_BYTES_MAX`](machnet_core::message::MESSAGE_BYTES_MAX), in packets of 1,500 bytes.
     const LONGEST: usize = 5_916;
 
     /// A channel's buffers, and flows that take them.
     struct Pool {
         shares: TxShares,
-        free: Vec<u32>,
         held: Vec<(Place, Vec<u32>)>,
     }
 
     impl Pool {
-        fn new(buffers: usize) -> Self {
-            Self {
-                shares: TxShares::new(buffers),
-                free: (0..u32::try_from(buffers).expect("not so many")).collect(),
-                held: Vec::new(),
-            }
+        fn new(buffers: u32) -> Self {
+            Self { shares: TxShares::new(buffers), held: Vec::new() }
         }
 
         fn enter(&mut self) -> usize {
@@ -364,11 +373,9 @@ mod tests {
 
         fn send(&mut self, flow: usize, buffers: usize) -> Result<(), Full> {
             let (place, held) = &mut self.held[flow];
-            self.shares.may_take(*place, buffers, self.free.len())?;
+            self.shares.may_take(*place, buffers)?;
             for _ in 0..buffers {
-                let buffer = self.free.pop().expect("it may take them");
-                self.shares.take(*place, buffer, 10);
-                held.push(buffer);
+                held.push(self.shares.take(*place, 10));
             }
             Ok(())
         }
@@ -385,12 +392,11 @@ mod tests {
         fn come_back(&mut self, flow: usize, buffers: usize) {
             for buffer in self.held[flow].1.drain(..buffers) {
                 assert!(self.shares.give_back(buffer));
-                self.free.push(buffer);
             }
         }
 
         fn awaited(&self, flow: usize) -> usize {
-            self.shares.awaited(self.held[flow].0, self.free.len())
+            self.shares.awaited(self.held[flow].0)
         }
     }
 
@@ -430,7 +436,7 @@ mod tests {
             parts.push(held);
         }
         assert_eq!((parts[40], parts[100], parts[300]), (8, 2, 1));
-        assert_eq!(pool.free.len() - pool.shares.left, BUFFERS / 8 - 64 * 8 - 128 * 2 - 208);
+        assert_eq!(pool.shares.free() - pool.shares.left, BUFFERS as usize / 8 - 64 * 8 - 128 * 2 - 208);
     }
 
     #[test]
@@ -507,10 +513,7 @@ mod tests {
                 let awaited = pool.awaited(flow);
                 assert!(awaited > 0);
                 for come in 0..awaited {
-                    assert!(
-                        pool.shares.missing(pool.held[flow].0, buffers, pool.free.len()) > 0,
-                        "{come} of {awaited}"
-                    );
+                    assert!(pool.shares.missing(pool.held[flow].0, buffers) > 0, "{come} of {awaited}");
                     let some = flows[random(5)];
                     let holder = if pool.held[some].1.is_empty() { flow } else { some };
                     if pool.held[holder].1.is_empty() {
