@@ -77,18 +77,18 @@ impl SavedConnects {
         let mut connects = Connects { last, ..Connects::default() };
         for (id, connect) in saved {
             ensure(id.0 <= last, "a connect has a number that was not given yet")?;
-            ensure(!connects.is_under_way(&connect.key), "two connects are for the same flow")?;
+            ensure(!connects.is_under_way(&connect.opening.key), "two connects are for the same flow")?;
             connects.insert(id, connect.restore(now)?);
         }
         Ok(connects)
     }
 }
 
-/// A connect that begins.
-#[derive(Debug)]
+/// What is asked for, and what is chosen for it, for as long as a connect lasts.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Opening {
-    /// The endpoint that asks, and the number of its request.
-    pub(super) asker: (ConnectionId, u32),
+    /// The endpoint that asks, and the number of its request; `None` when it has ended meanwhile.
+    pub(super) asker: Option<(ConnectionId, u32)>,
     /// The user of the endpoint.
     pub(super) uid: u32,
     /// The flow that is wanted; its port has been claimed.
@@ -107,24 +107,12 @@ pub(super) struct Opening {
     pub(super) is_predicted: bool,
     /// When the asker wants an answer.
     pub(super) expires: Instant,
-    /// What is said to the peer, and what its answer means.
-    pub(super) connector: Connector,
 }
 
 /// A connect under way.
 #[derive(Debug, Serialize, Deserialize)]
 struct Connect<C = Connector> {
-    /// The endpoint and the number of its request; `None` when it has ended meanwhile.
-    asker: Option<(ConnectionId, u32)>,
-    uid: u32,
-    key: FlowKey,
-    interface: InterfaceId,
-    next_hop: Option<Ipv4Addr>,
-    neighbor: Option<Hold>,
-    via: ShardId,
-    owner: Option<ShardId>,
-    is_predicted: bool,
-    expires: Instant,
+    opening: Opening,
     /// When its SYN, which is due, may be sent again.
     #[serde(skip)]
     repeats_at: Option<Instant>,
@@ -134,7 +122,7 @@ struct Connect<C = Connector> {
 impl Connect {
     /// When it has to be looked at.
     fn due(&self) -> Option<Instant> {
-        self.repeats_at.map(|at| at.min(self.expires)).or(self.stage.due())
+        self.repeats_at.map(|at| at.min(self.opening.expires)).or(self.stage.due())
     }
 }
 
@@ -160,8 +148,7 @@ impl ConnectStage {
 
 impl Connect<SavedConnector> {
     fn restore(self, now: Instant) -> Result<Connect, Unsound> {
-        let Self { asker, uid, key, interface, next_hop, neighbor, via, owner, is_predicted, expires, .. } = self;
-        ensure_near(now, &[Some(expires)])?;
+        ensure_near(now, &[Some(self.opening.expires)])?;
         let stage = match self.stage {
             ConnectStage::Resolving { connector } => ConnectStage::Resolving { connector: connector.restore(now)? },
             ConnectStage::Asking { connector, mac } => ConnectStage::Asking { connector: connector.restore(now)?, mac },
@@ -169,21 +156,7 @@ impl Connect<SavedConnector> {
                 return Err(Unsound("a connect waits for a shard, which has answered long ago"));
             }
         };
-        let repeats_at = None;
-        Ok(Connect {
-            asker,
-            uid,
-            key,
-            interface,
-            next_hop,
-            neighbor,
-            via,
-            owner,
-            is_predicted,
-            expires,
-            repeats_at,
-            stage,
-        })
+        Ok(Connect { opening: self.opening, repeats_at: None, stage })
     }
 }
 
@@ -243,7 +216,7 @@ impl Connects {
     /// What all of them rest on.
     pub(super) fn bases(&self) -> impl Iterator<Item = Basis<'_>> {
         self.connects.values().map(|connect| {
-            let &Connect { asker, interface, via, owner, ref neighbor, .. } = connect;
+            let &Opening { asker, interface, via, owner, ref neighbor, .. } = &connect.opening;
             Basis { asker: asker.map(|(asker, _)| asker), interface, via, owner, neighbor: neighbor.as_ref() }
         })
     }
@@ -286,30 +259,18 @@ impl Connects {
     }
 
     /// Begins to open a flow; `mac` is that of the next hop, if it is known.
-    pub(super) fn begin(&mut self, opening: Opening, mac: Option<MacAddr>, now: Instant, actions: &mut Actions) {
-        let Opening { asker, uid, key, interface, next_hop, neighbor, via, owner, is_predicted, expires, connector } =
-            opening;
+    pub(super) fn begin(
+        &mut self,
+        opening: Opening,
+        connector: Connector,
+        mac: Option<MacAddr>,
+        now: Instant,
+        actions: &mut Actions,
+    ) {
         self.last += 1;
         let id = ConnectId(self.last);
-        let (asker, stage) = (Some(asker), ConnectStage::Resolving { connector });
-        let repeats_at = None;
-        self.insert(
-            id,
-            Connect {
-                asker,
-                uid,
-                key,
-                interface,
-                next_hop,
-                neighbor,
-                via,
-                owner,
-                is_predicted,
-                expires,
-                repeats_at,
-                stage,
-            },
-        );
+        let stage = ConnectStage::Resolving { connector };
+        self.insert(id, Connect { opening, repeats_at: None, stage });
         if let Some(mac) = mac {
             self.ask(id, mac, now, actions);
         }
@@ -341,15 +302,15 @@ impl Connects {
         let failure = match connector.on_packet(dialect, packet) {
             Answer::Accepted(birth) => {
                 self.patience.note_answer(connector.asked_for(now));
-                let Connect { interface, next_hop, via, .. } = *connect;
+                let Opening { asker, interface, next_hop, via, owner, is_predicted, .. } = connect.opening;
                 if let Some(ip) = next_hop.filter(|_| source_mac == *mac) {
                     actions.push(Action::ConfirmNeighbor { interface, ip });
                 }
-                if connect.is_predicted {
+                if is_predicted {
                     actions.push(Action::JudgePrediction { interface, was_right: landed == via });
                 }
-                let (asker, _) = connect.asker?;
-                let owner = connect.owner.unwrap_or(landed);
+                let (asker, _) = asker?;
+                let owner = owner.unwrap_or(landed);
                 return Some(Accepted { id, key: *key, asker, owner, next_hop: *mac, birth });
             }
             Answer::Refused(CloseReason::Limit) => {
@@ -390,7 +351,7 @@ impl Connects {
                 None
             }
             Ok(flow) => {
-                let Connect { asker, key, interface, neighbor, .. } = self.remove(id)?;
+                let Opening { asker, key, interface, neighbor, .. } = self.remove(id)?.opening;
                 actions.push(Action::Forget { interface, key });
                 Some(Created { flow, asker, key, neighbor, incarnation, hinted })
             }
@@ -432,7 +393,7 @@ impl Connects {
     pub(super) fn abandon(&mut self, asker: ConnectionId, actions: &mut Actions) {
         for id in self.by_asker.remove(&asker).unwrap_or_default() {
             let connect = self.connects.get_mut(&id).expect("it is its asker's");
-            connect.asker = None;
+            connect.opening.asker = None;
             if !matches!(connect.stage, ConnectStage::Creating { .. }) {
                 self.end(id, None, actions);
             }
@@ -450,10 +411,10 @@ impl Connects {
 
     /// The next hop is known: every shard shall pass on the answer, one sends the SYN.
     fn ask(&mut self, id: ConnectId, mac: MacAddr, now: Instant, actions: &mut Actions) {
-        let Connect { key, interface, stage: ConnectStage::Resolving { connector }, .. } = &self.connects[&id] else {
+        let Connect { opening, stage: ConnectStage::Resolving { connector }, .. } = &self.connects[&id] else {
             return;
         };
-        actions.push(Action::Expect { interface: *interface, key: *key });
+        actions.push(Action::Expect { interface: opening.interface, key: opening.key });
         let mut connector = connector.clone();
         connector.begin(self.patience.first_wait(), now);
         self.set_stage(id, ConnectStage::Asking { connector, mac });
@@ -470,12 +431,13 @@ impl Connects {
         }
         let is_again = connector.asked_for(now) > Duration::ZERO && connector.deadline() <= now;
         let is_its_turn = connect.repeats_at.take().is_some() || !is_again;
-        match if is_its_turn { now } else { self.of_users.repeat(connect.uid, now) } {
+        match if is_its_turn { now } else { self.of_users.repeat(connect.opening.uid, now) } {
             at if at > now => connect.repeats_at = Some(at),
             _ => {
                 if let Some(packet) = connector.poll_transmit(now) {
-                    let (next_hop, key, dialect) = (*mac, connect.key, Dialect::OURS);
-                    actions.post(connect.via, ToShard::Send { next_hop, key, dialect, packet });
+                    let Opening { key, via, .. } = connect.opening;
+                    let (next_hop, dialect) = (*mac, Dialect::OURS);
+                    actions.post(via, ToShard::Send { next_hop, key, dialect, packet });
                 }
             }
         }
@@ -508,7 +470,8 @@ impl Connects {
 
     /// Ends a connect that has not become a flow, and everything it holds.
     fn end(&mut self, id: ConnectId, failure: Option<ControlError>, actions: &mut Actions) {
-        let Some(Connect { asker, key, interface, neighbor, stage, .. }) = self.remove(id) else { return };
+        let Some(Connect { opening, stage, .. }) = self.remove(id) else { return };
+        let Opening { asker, key, interface, neighbor, .. } = opening;
         if !matches!(stage, ConnectStage::Resolving { .. }) {
             actions.push(Action::Forget { interface, key });
         }
@@ -525,29 +488,29 @@ impl Connects {
     }
 
     fn insert(&mut self, id: ConnectId, connect: Connect) {
-        self.by_key.insert(connect.key, id);
-        if let Some((asker, _)) = connect.asker {
+        self.by_key.insert(connect.opening.key, id);
+        if let Some((asker, _)) = connect.opening.asker {
             self.by_asker.entry(asker).or_default().insert(id);
         }
-        self.by_next_hop.extend(connect.next_hop.map(|ip| (connect.interface, ip, id)));
-        *self.by_shard.entry(connect.via).or_default() += 1;
-        self.of_users.begin(connect.uid);
+        self.by_next_hop.extend(connect.opening.next_hop.map(|ip| (connect.opening.interface, ip, id)));
+        *self.by_shard.entry(connect.opening.via).or_default() += 1;
+        self.of_users.begin(connect.opening.uid);
         self.timers.extend(connect.due().map(|due| (due, id)));
         self.connects.insert(id, connect);
     }
 
     fn remove(&mut self, id: ConnectId) -> Option<Connect> {
         let connect = self.connects.remove(&id)?;
-        self.by_key.remove(&connect.key);
-        if let Some(ip) = connect.next_hop {
-            self.by_next_hop.remove(&(connect.interface, ip, id));
+        self.by_key.remove(&connect.opening.key);
+        if let Some(ip) = connect.opening.next_hop {
+            self.by_next_hop.remove(&(connect.opening.interface, ip, id));
         }
         if let Some(due) = connect.due() {
             self.timers.remove(&(due, id));
         }
-        self.of_users.end(connect.uid);
-        *self.by_shard.get_mut(&connect.via).expect("counted when it began") -= 1;
-        if let Some((asker, _)) = connect.asker
+        self.of_users.end(connect.opening.uid);
+        *self.by_shard.get_mut(&connect.opening.via).expect("counted when it began") -= 1;
+        if let Some((asker, _)) = connect.opening.asker
             && let Some(ids) = self.by_asker.get_mut(&asker)
         {
             ids.remove(&id);
@@ -613,7 +576,7 @@ mod tests {
         /// A connect from this port, through the neighbor with this address.
         fn begin(&mut self, local_port: u16, next_hop: Ipv4Addr, mac: Option<MacAddr>) -> Vec<String> {
             let opening = Opening {
-                asker: (self.asker, 9),
+                asker: Some((self.asker, 9)),
                 uid: UID,
                 key: key(local_port),
                 interface: FIRST,
@@ -623,9 +586,9 @@ mod tests {
                 owner: None,
                 is_predicted: true,
                 expires: self.now + self.timeout,
-                connector: Connector::new(terms(), self.now + self.timeout),
             };
-            self.connects.begin(opening, mac, self.now, &mut self.actions);
+            let connector = Connector::new(terms(), self.now + self.timeout);
+            self.connects.begin(opening, connector, mac, self.now, &mut self.actions);
             self.actions.describe()
         }
 

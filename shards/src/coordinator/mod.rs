@@ -394,20 +394,9 @@ impl Coordinator {
         let terms = Terms::of_interface(mtu_bytes, self.identity.boot.id).with_nonce(self.random.next_u32());
         let expires = now + timeout;
         let connector = Connector::new(terms, expires);
-        let opening = Opening {
-            asker,
-            uid,
-            key,
-            interface: id,
-            next_hop,
-            neighbor,
-            via,
-            owner,
-            is_predicted,
-            expires,
-            connector,
-        };
-        self.connects.begin(opening, mac, now, actions);
+        let (asker, interface) = (Some(asker), id);
+        let opening = Opening { asker, uid, key, interface, next_hop, neighbor, via, owner, is_predicted, expires };
+        self.connects.begin(opening, connector, mac, now, actions);
         Ok(())
     }
 

@@ -12,12 +12,12 @@ const UNREAD_OF_USER_MAX: usize = 16;
 /// Who has a report to come or to read.
 #[derive(Debug, Default)]
 pub(super) struct UnreadReports {
-    by_user: BTreeMap<(u32, ConnectionId), Stage>,
+    by_user: BTreeMap<(u32, ConnectionId), ReportStage>,
 }
 
 /// Where a report is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum ReportStage {
     /// It is still to be made.
     Asked,
     /// It was sent.
@@ -35,7 +35,7 @@ impl UnreadReports {
         has_read: impl Fn(ConnectionId) -> bool,
     ) -> Result<(), ControlError> {
         let of_user = (uid, ConnectionId(0))..=(uid, ConnectionId(u64::MAX));
-        let mut sent = self.by_user.range(of_user.clone()).filter(|(_, stage)| **stage == Stage::Sent);
+        let mut sent = self.by_user.range(of_user.clone()).filter(|(_, stage)| **stage == ReportStage::Sent);
         // One of the user's that was read makes room for one more.
         let read: Vec<_> = sent.by_ref().map(|(at, _)| *at).filter(|(_, other)| has_read(*other)).collect();
         for at in read {
@@ -48,13 +48,13 @@ impl UnreadReports {
             let text = format!("connections of a user may have {UNREAD_OF_USER_MAX} reports that they have not read");
             return Err(ControlError::Limit(text));
         }
-        self.by_user.insert((uid, connection), Stage::Asked);
+        self.by_user.insert((uid, connection), ReportStage::Asked);
         Ok(())
     }
 
     /// A report was sent.
     pub(super) fn sent(&mut self, uid: u32, connection: ConnectionId) {
-        self.by_user.insert((uid, connection), Stage::Sent);
+        self.by_user.insert((uid, connection), ReportStage::Sent);
     }
 
     /// The connection has ended, or no report comes.
