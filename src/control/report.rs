@@ -369,12 +369,12 @@ pub struct FlowReport {
     /// How long it has lived, in seconds.
     pub age_s: u64,
     /// What it has carried; `None` if it is ending.
-    pub counts: Option<FlowCountsReport>,
+    pub counts: Option<FlowCounts>,
 }
 
 /// What a flow has carried, and how it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowCountsReport {
+pub struct FlowCounts {
     /// Whole messages that went to the application.
     pub rx_messages: u64,
     /// Bytes that went to the application, the lengths of messages that share a packet included.

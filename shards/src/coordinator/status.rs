@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use machnet::daemon::control::message::{Cursor, Part, Query};
 use machnet::daemon::control::report::{
-    Body, BootId, ChannelReport, ControlReport, DaemonReport, FlowCountsReport, FlowReport, InterfaceReport, List,
-    ListenerReport, NeighborReport, OpenedBy, OwnerReport, Report, Rows, ShardReport, Summary,
+    Body, BootId, ChannelReport, ControlReport, DaemonReport, FlowReport, InterfaceReport, List, ListenerReport,
+    NeighborReport, OpenedBy, OwnerReport, Report, Rows, ShardReport, Summary,
 };
 use machnet_core::time::Instant;
 use machnet_proto::addr::FlowKey;
@@ -19,7 +19,7 @@ use super::interfaces::{InterfaceState, Interfaces};
 use super::listeners::Listeners;
 use super::outboxes::Outboxes;
 use super::reports::{LOOKED_AT_MAX, ROWS_MAX};
-use crate::counters::{Counter, DeviceDrop, EntryKey, FlowCounts, Registry, Snapshot};
+use crate::counters::{Counter, DeviceDrop, EntryKey, Registry, Snapshot};
 use crate::mailbox::{ChannelId, ShardId};
 
 /// Rows of a page, and where the next one begins.
@@ -231,7 +231,7 @@ impl Parts<'_> {
 
     fn flow(&self, key: &FlowKey, flow: &FlowEntry, owner: Option<ConnectionId>, now: Instant) -> FlowReport {
         let counts = self.registry.read_flow(self.entries[usize::from(flow.shard.0)], flow.flow);
-        let counts = counts.map(|snapshot| flow_counts(&snapshot.counts));
+        let counts = counts.map(|snapshot| snapshot.counts);
         FlowReport {
             local: SocketAddr::new(key.local_ip.into(), key.local_port),
             remote: SocketAddr::new(key.remote_ip.into(), key.remote_port),
@@ -326,19 +326,6 @@ fn flow_at(Cursor(ips, ports): Cursor) -> FlowKey {
         remote_ip: Ipv4Addr::from_bits(ips as u32),
         local_port: (ports >> 16) as u16,
         remote_port: ports as u16,
-    }
-}
-
-fn flow_counts(counts: &FlowCounts) -> FlowCountsReport {
-    FlowCountsReport {
-        rx_messages: counts.rx_messages,
-        rx_bytes: counts.rx_bytes,
-        tx_messages: counts.tx_messages,
-        tx_bytes: counts.tx_bytes,
-        acknowledged_messages: counts.acknowledged_messages,
-        retransmissions: counts.retransmissions,
-        in_flight_packets: counts.in_flight_packets,
-        rtt_ns: counts.rtt_ns,
     }
 }
 

@@ -12,6 +12,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+pub use machnet::daemon::control::report::FlowCounts;
 use machnet_core::flow::FlowId;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::flow::{FLOWS_MAX, slot_of};
@@ -20,27 +21,6 @@ use sharded_slab::Slab;
 /// Slots whose keys are made room for at once, when a flow first has one of them.
 const CHUNK_SLOTS: usize = 1024;
 const CHUNKS: usize = FLOWS_MAX / CHUNK_SLOTS;
-
-/// What a flow has done since it was opened, and how it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct FlowCounts {
-    /// Whole messages published to the application.
-    pub rx_messages: u64,
-    /// Bytes published to the application, the lengths of messages that share a packet included.
-    pub rx_bytes: u64,
-    /// Whole messages taken from the application.
-    pub tx_messages: u64,
-    /// Bytes taken from the application.
-    pub tx_bytes: u64,
-    /// Messages that the peer's daemon has acknowledged.
-    pub acknowledged_messages: u64,
-    /// Packets sent again.
-    pub retransmissions: u64,
-    /// Packets in the network, as far as is known.
-    pub in_flight_packets: u64,
-    /// The smoothed round trip, in nanoseconds; the initial timeout before the first was measured.
-    pub rtt_ns: u64,
-}
 
 /// A flow's entry as somebody read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use machnet::daemon::control::report::{
-    ChannelReport, FlowCountsReport, FlowReport, ListenerReport, NeighborReport, OwnerReport, Report,
+    ChannelReport, FlowCounts, FlowReport, ListenerReport, NeighborReport, OwnerReport, Report,
 };
 
 use super::table::Column::{Left, Right};
@@ -80,7 +80,7 @@ pub(super) fn flows(rows: &[FlowReport]) -> String {
     for row in rows {
         let [endpoint, name, pid] = owner(&row.owner);
         let (local, remote, shard) = (row.local.to_string(), row.remote.to_string(), row.shard.to_string());
-        let count = |of: fn(&FlowCountsReport) -> u64| cell(row.counts.as_ref().map(of).map(figures::whole));
+        let count = |of: fn(&FlowCounts) -> u64| cell(row.counts.as_ref().map(of).map(figures::whole));
         table.row([
             local,
             remote,
