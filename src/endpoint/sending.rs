@@ -124,14 +124,11 @@ macro_rules! sending_methods {
                 flow: crate::Flow,
                 timeout: Option<std::time::Duration>,
             ) -> Result<bool, crate::Disconnected> {
-                if self.channels.of(flow).is_none() {
-                    return Ok(true);
-                }
                 self.channels.wait($crate::endpoint::wait::Want { input: false, room: Some(flow) }, timeout)
             }
 
             /// How many bytes of messages were sent on a flow and are not known to have arrived at the other host. What
-            /// it does not read counts, and so does what was appended. 0 for a flow that is closed.
+            /// it does not read counts, and so does what was appended. 0 for a flow that has ended.
             ///
             /// # Errors
             /// [`Disconnected`](crate::Disconnected).
@@ -141,8 +138,9 @@ macro_rules! sending_methods {
             }
 
             /// From now on, at most so many bytes of a flow may be unacknowledged, rounded to whole packets, and at
-            /// least one packet; a longer message is taken when nothing else is. Without, a flow may have as much as it
-            /// leaves free to others: half of what there is, if it is alone. Nothing if the flow is closed.
+            /// least one packet; a longer message is taken when nothing else is. Without, a flow may have its own part
+            /// and beyond it as much as it leaves free to others, or three times that if it is the only one. Nothing if
+            /// the flow has ended.
             pub fn limit_unacknowledged(&mut self, flow: crate::Flow, bytes: usize) {
                 if let Some(end) = self.channels.of(flow) {
                     end.set_flow_limit(flow.id, bytes);

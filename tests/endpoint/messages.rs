@@ -316,6 +316,7 @@ fn a_flow_names_nothing_at_another_endpoint() {
     assert_eq!(other.send(flow, b"to the wrong one"), Err(SendError::Closed));
     assert_eq!(other.append(flow, b"to the wrong one"), Err(SendError::Closed));
     assert_eq!(other.wait_room(flow, None), Ok(true), "there is nothing to wait for");
+    assert_eq!(other.wait_either(flow, None), Ok(true), "nor here");
     assert_eq!((other.unacknowledged_bytes(flow), other.tuple(flow)), (Ok(0), None));
     other.limit_unacknowledged(flow, 1);
     other.close(flow);

@@ -10,7 +10,7 @@ const LONGEST_RTT_NS: u64 = 100_000_000_000;
 /// Time between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// TrafficTally messages and round trips.
+/// Counts messages and round trips.
 pub(crate) struct Meter {
     begin: Instant,
     total: TrafficTally,

@@ -55,19 +55,22 @@ pub(crate) fn run(
 impl Server<'_> {
     fn answer_until_the_end(&mut self) -> Result<(), String> {
         let mut left = self.args.msg_nr;
-        while left > 0 && !self.is_over() {
+        // What is owed at the end is still paid.
+        while (left > 0 || !self.owed.is_empty()) && !self.is_over() {
             let now = Instant::now();
             if let Some(line) = self.meter.line(now) {
                 result(line);
             }
-            if let Some(answer) = self.next_request()? {
+            if left > 0
+                && let Some(answer) = self.next_request()?
+            {
                 self.answer(answer)?;
                 left -= 1;
                 continue;
             }
             self.pay()?;
             let until = self.end.map_or(self.meter.next_line(), |end| end.min(self.meter.next_line()));
-            self.wait(until.saturating_duration_since(now))?;
+            self.wait(left > 0, until.saturating_duration_since(now))?;
         }
         Ok(())
     }
@@ -136,10 +139,12 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// Waits for requests, and for room on one of the flows that are owed something.
-    fn wait(&mut self, timeout: Duration) -> Result<(), String> {
+    /// Waits for requests, if more are wanted, and for room on one of the flows that are owed something.
+    fn wait(&mut self, wants_requests: bool, timeout: Duration) -> Result<(), String> {
+        let room_step = Some(timeout.min(ROOM_STEP));
         let waited = match self.owed.keys().next().copied() {
-            Some(flow) => self.endpoint.wait_either(flow, Some(timeout.min(ROOM_STEP))),
+            Some(flow) if wants_requests => self.endpoint.wait_either(flow, room_step),
+            Some(flow) => self.endpoint.wait_room(flow, room_step),
             None => self.endpoint.wait(Some(timeout)),
         };
         waited.map(drop).map_err(|error| error.to_string())

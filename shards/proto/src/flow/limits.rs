@@ -10,7 +10,7 @@ use crate::packet::SACK_PACKETS;
 use crate::seq::SeqNo;
 use machnet_core::time::Duration;
 
-/// FlowLimits and times of a flow; one set is shared by all flows of a daemon.
+/// Limits and times of a flow; one set is shared by all flows of a daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlowLimits {
     /// Packets sent and not yet acknowledged, at most. More than [`SACK_PACKETS`] are never in flight.
