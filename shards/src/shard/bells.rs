@@ -76,6 +76,11 @@ impl Bells {
         self.epoll = no_epoll;
     }
 
+    /// A sleep has just ended, and they were heard.
+    pub(super) fn woke(&mut self, now: Instant) {
+        self.looked = now;
+    }
+
     /// Whether an awake shard looks at them again by now.
     pub(super) fn are_due(&self, now: Instant) -> bool {
         now.saturating_since(self.looked) >= LOOK_AT_BELLS_EVERY

@@ -123,6 +123,7 @@ fn sleep<Q: NicQueue>(
     stretch.on = Counter::AsleepNs;
     let waited = bells.wait(worker.shard(), timeout(length).as_ref());
     let woke = Clock.now();
+    bells.woke(woke);
     stretch.end(worker.shard(), woke);
     heartbeat.beat.store(woke.as_nanos(), Ordering::Relaxed);
     heartbeat.asleep.store(false, Ordering::Release);

@@ -543,12 +543,6 @@ impl Channel {
 
     // ---- Hot and cold ----------------------------------------------------------------------------------------------
 
-    /// Whether the application must be looked at although it may never ring: it broke a rule when something was
-    /// published, or has left no room for events.
-    pub(super) fn needs_a_look(&self) -> bool {
-        self.is_open() && (self.end.violation().is_some() || self.has_unpublished())
-    }
-
     /// What the shard has of its memory and bells.
     pub(super) fn into_end(self) -> ShardEnd {
         self.end

@@ -320,16 +320,17 @@ impl Channels {
     }
 
     /// Lets applications see what this turn published. Gives how many have more to receive than before, and the flows
-    /// whose opening was told only now.
+    /// whose opening was told only now. Channels of applications that are told something are polled from now on: they
+    /// soon answer, and then need not ring.
     pub(super) fn flush(&mut self) -> (usize, std::vec::Drain<'_, FlowId>) {
         let mut with_input = 0;
         for slot in self.dirty.drain(..) {
             if let Some(channel) = self.slots[slot].as_mut() {
-                with_input += usize::from(channel.flush(&mut self.announced));
-                if channel.needs_a_look() && !channel.is_hot() {
+                if channel.is_open() && !channel.is_hot() {
                     channel.warm();
                     self.hot.push(slot);
                 }
+                with_input += usize::from(channel.flush(&mut self.announced));
             }
         }
         (with_input, self.announced.drain(..))

@@ -129,6 +129,22 @@ fn an_idle_channel_cools_and_its_bell_brings_it_back() {
 }
 
 #[test]
+fn an_application_that_was_told_something_answers_without_ringing() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    rig.turn();
+    assert!(rig.shard.prepare_sleep() && rig.shard.has_cold_channels());
+    let ear = Ear::of(&rig);
+    rig.shard.finish_sleep();
+    rig.receive_data(&OURS, 201, 101, b"question");
+    assert_eq!(messages(&mut app), [b"question".to_vec()]);
+    send(&mut app, flow, b"answer");
+    assert!(!ear.rings());
+    rig.turn();
+    let sent = rig.packets(&OURS);
+    assert!(sent.contains(&data(101, 202, b"answer")), "{sent:?}");
+}
+
+#[test]
 fn a_shard_prepares_to_sleep_only_when_nothing_waits_for_it() {
     let (mut rig, mut app, flow) = Rig::connected();
     rig.turn();
