@@ -31,11 +31,13 @@ pub struct AppSender {
     pool: Pool,
     /// Which transmit buffers are ours, and who may have them.
     shares: TxShares,
-    /// Buffers taken since the completed ones were last looked for, and how many those may be.
-    taken: usize,
+    /// Buffers lent since the completed ones were last looked for, and how many those may be.
+    lent: usize,
     reap_every: usize,
     /// The open flows.
     flows: FlowMap<Measures>,
+    /// The one that a message was sent over last.
+    recent: Option<(FlowId, Measures)>,
     /// The buffer that messages are being appended to.
     open: Option<Open>,
     /// Commands that found no room in the ring, oldest first: at most three for each flow.
@@ -47,7 +49,7 @@ pub struct AppSender {
     shard_cpu: Shared<Word>,
 }
 
-/// Buffers taken after which those are looked for that have come back: with as many in use they stay in the cache and
+/// Buffers lent after which those are looked for that have come back: with as many in use they stay in the cache and
 /// in the TLB. Where the shard runs on the same CPU, and so has the same cache, the fewer the better.
 const REAP_EVERY_BESIDE: usize = 64;
 /// The same where it runs on another CPU: a line that its core has just read is slower to write than one that has left
@@ -74,10 +76,19 @@ struct Measures {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     flow: FlowId,
+    /// Of the flow.
+    place: Place,
     buffer: u32,
     /// Bytes in it.
     len: u16,
     records: u16,
+}
+
+impl Open {
+    /// Bytes of the messages in it.
+    fn message_bytes(&self) -> usize {
+        usize::from(self.len) - usize::from(self.records) * records::LENGTH_BYTES
+    }
 }
 
 /// Why a message was not taken. Nothing of it has been sent.
@@ -109,9 +120,10 @@ impl AppSender {
             completion: Consumer::new(segment, &layout.completion),
             pool: Pool::new(segment, layout.tx_pool_at, layout.buffer_bytes, geometry.tx_buffers()),
             shares: TxShares::new(geometry.tx_buffers()),
-            taken: 0,
+            lent: 0,
             reap_every: REAP_EVERY_BESIDE,
             flows: FlowMap::default(),
+            recent: None,
             open: None,
             unsent: VecDeque::new(),
             news: Vec::new(),
@@ -151,8 +163,8 @@ impl AppSender {
             self.close_open();
             self.publish_many();
             self.find_free(measures.place, 1)?;
-            let buffer = self.take_free(measures.place, 0);
-            self.open = Some(Open { flow, buffer, len: 0, records: 0 });
+            let buffer = self.shares.take(0);
+            self.open = Some(Open { flow, place: measures.place, buffer, len: 0, records: 0 });
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         let narrow = |bytes: usize| u16::try_from(bytes).expect("it fits a payload, whose length is a u16");
@@ -161,20 +173,28 @@ impl AppSender {
         copy_all(&self.pool, open.buffer, at + records::LENGTH_BYTES, parts);
         open.len = narrow(at + record_bytes);
         open.records += 1;
-        self.shares.add_bytes(open.buffer, u32::from(narrow(bytes)));
         Ok(())
     }
 
     #[inline]
-    fn open_flow(&self, flow: FlowId) -> Result<Measures, ChannelSendError> {
+    fn open_flow(&mut self, flow: FlowId) -> Result<Measures, ChannelSendError> {
+        if let Some((recent, measures)) = self.recent
+            && recent == flow
+        {
+            return Ok(measures);
+        }
         let known = self.flows.get(&flow).filter(|measures| !measures.is_closing);
-        known.copied().ok_or(ChannelSendError::Closed)
+        let measures = *known.ok_or(ChannelSendError::Closed)?;
+        self.recent = Some((flow, measures));
+        Ok(measures)
     }
 
     /// Pushes the descriptor of the buffer that messages were appended to.
     #[inline]
     fn close_open(&mut self) {
-        if let Some(Open { flow, buffer, len, records }) = self.open.take() {
+        if let Some(open) = self.open.take() {
+            self.shares.add_bytes(open.place, open.buffer, open.message_bytes());
+            let Open { flow, buffer, len, records, .. } = open;
             self.tx.push(Descriptor::Piece { flow, buffer, len, content: Content::Records(records) }.encode());
         }
     }
@@ -207,7 +227,7 @@ impl AppSender {
             Ok(0) => Err(ChannelSendError::Empty),
             Ok(len) if len <= measures.max_payload => {
                 self.find_free(measures.place, 1)?;
-                let buffer = self.take_free(measures.place, len);
+                let buffer = self.shares.take(len.into());
                 copy_all(&self.pool, buffer, 0, parts);
                 // There is room: see `push_commands`.
                 self.tx.push(Descriptor::Piece { flow, buffer, len, content: Content::WHOLE }.encode());
@@ -236,7 +256,7 @@ impl AppSender {
         while left > 0 {
             let len = left.min(max_payload);
             let wire_len = u16::try_from(len).expect("a payload's length came as a u16");
-            let buffer = self.take_free(place, wire_len);
+            let buffer = self.shares.take(wire_len.into());
             gather.fill(&self.pool, buffer, len);
             let content = Content::Piece(Position { first: left == bytes, last: left == len });
             self.tx.push(Descriptor::Piece { flow, buffer, len: wire_len, content }.encode());
@@ -248,18 +268,20 @@ impl AppSender {
     /// Makes sure that a flow may take so many buffers.
     #[inline]
     fn find_free(&mut self, place: Place, buffers: usize) -> Result<(), ChannelSendError> {
-        if self.taken < self.reap_every && self.shares.may_take(place, buffers).is_ok() {
+        if self.shares.has_lent(place, buffers) { Ok(()) } else { self.borrow_free(place, buffers) }
+    }
+
+    /// The same, of a flow that has not been lent as many.
+    fn borrow_free(&mut self, place: Place, buffers: usize) -> Result<(), ChannelSendError> {
+        if self.lent < self.reap_every
+            && let Ok(lent) = self.shares.lend(place, buffers, self.reap_every - self.lent)
+        {
+            self.lent += lent;
             return Ok(());
         }
         self.reap()?;
-        self.shares.may_take(place, buffers).map_err(ChannelSendError::NoRoom)
-    }
-
-    /// A buffer for so many bytes of a flow, which may take it.
-    #[inline]
-    fn take_free(&mut self, place: Place, bytes: u16) -> u32 {
-        self.taken += 1;
-        self.shares.take(place, bytes.into())
+        self.lent = self.shares.lend(place, buffers, self.reap_every).map_err(ChannelSendError::NoRoom)?;
+        Ok(())
     }
 
     /// Closes a flow: what was sent before still arrives, nothing more can be sent. Nothing if it is closed already.
@@ -269,6 +291,7 @@ impl AppSender {
             && let Some(measures) = self.flows.get_mut(&flow)
         {
             measures.is_closing = true;
+            self.recent = None;
             self.unsent.push_back(Descriptor::Close { flow });
             self.push_commands()?;
             self.flush();
@@ -303,7 +326,8 @@ impl AppSender {
     pub fn unacknowledged_bytes(&mut self, flow: FlowId) -> Result<u64, Broken> {
         self.learn();
         self.reap()?;
-        Ok(self.flows.get(&flow).map_or(0, |measures| self.shares.bytes(measures.place)))
+        let open = self.open.filter(|open| open.flow == flow).map_or(0, |open| open.message_bytes() as u64);
+        Ok(open + self.flows.get(&flow).map_or(0, |measures| self.shares.bytes(measures.place)))
     }
 
     /// From now on a flow may hold at most as many buffers as so many bytes fill, and at least one; more only for one
@@ -347,6 +371,7 @@ impl AppSender {
 
     #[cold]
     fn hear(&mut self) {
+        self.recent = None;
         self.alarm.halves().hear(&mut self.news);
         let mut news = std::mem::take(&mut self.news);
         for one in news.drain(..) {
@@ -377,6 +402,7 @@ impl AppSender {
 
     /// A flow has ended; `false` if that was known.
     fn forget(&mut self, flow: FlowId) -> bool {
+        self.recent = None;
         let known = self.flows.remove(&flow);
         if let Some(measures) = known {
             self.shares.leave(measures.place);
@@ -401,7 +427,7 @@ impl AppSender {
 
     /// Takes back the buffers that the shard completed, and gives how many are free.
     fn reap(&mut self) -> Result<usize, Broken> {
-        self.taken = 0;
+        self.lent = 0;
         let is_beside = current_cpu().is_some_and(|cpu| self.shard_cpu.load(Ordering::Relaxed) == cpu + 1);
         self.reap_every = if is_beside { REAP_EVERY_BESIDE } else { REAP_EVERY_AFAR };
         while let Some([index]) = self.completion.pop() {
@@ -410,6 +436,7 @@ impl AppSender {
                 return Err(Broken);
             }
         }
+        self.shares.count_returned();
         Ok(self.shares.free())
     }
 

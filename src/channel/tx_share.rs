@@ -14,6 +14,9 @@
 //!
 //! A flow that holds nothing may go beyond that for one message, so that a message of any length can be sent. While
 //! such a message waits, what comes back is kept for it.
+//!
+//! A flow that sends message after message is lent some buffers at a time, as long as it may take all of them. They
+//! count as held, so nothing is reckoned for each; what it has not taken it gives back when somebody else asks.
 
 /// One of so many buffers is in somebody's guaranteed part. The longest message fits into the others.
 pub(super) const GUARANTEED_OF: usize = 8;
@@ -21,9 +24,15 @@ pub(super) const GUARANTEED_OF: usize = 8;
 /// So many flows share half of what is guaranteed, twice as many half of the rest, and so on.
 const FIRST_FLOWS: usize = 64;
 
+/// Buffers that are lent to a flow whose messages follow each other.
+const LOAN_BUFFERS: usize = 64;
+
 /// A flow among those that share: where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(u32);
+
+/// Where nobody stands.
+const NOWHERE: Place = Place(u32::MAX);
 
 /// What is full when there is no room for a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,8 +48,10 @@ pub enum Full {
 pub(super) struct TxShares {
     /// Buffers that nobody has, the most recently used last.
     free: Vec<u32>,
-    /// By buffer: who has it.
+    /// By buffer: who has taken it.
     owners: Box<[Owner]>,
+    loan: Loan,
+    returned: Returned,
     usages: Vec<Usage>,
     /// Places that nobody has.
     vacant: Vec<Place>,
@@ -59,11 +70,30 @@ struct Owner {
 }
 
 /// Nobody has this buffer.
-const NOBODY: Owner = Owner { place: Place(u32::MAX), bytes: 0 };
+const NOBODY: Owner = Owner { place: NOWHERE, bytes: 0 };
+
+/// What a flow may take without asking again.
+#[derive(Clone, Copy, Debug)]
+struct Loan {
+    /// Who asked last.
+    place: Place,
+    /// Buffers that count as held and have not been taken.
+    buffers: usize,
+    /// Bytes of messages in those that have been, and which do not count yet.
+    bytes: u64,
+}
+
+/// Buffers of one flow that have come back and still count as held.
+#[derive(Clone, Copy, Debug)]
+struct Returned {
+    place: Place,
+    buffers: usize,
+    bytes: u64,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Usage {
-    /// Buffers that the flow holds.
+    /// Buffers that the flow holds, or has been lent.
     used: usize,
     /// Bytes of messages in them.
     bytes: u64,
@@ -113,6 +143,8 @@ impl TxShares {
         Self {
             free,
             owners: vec![NOBODY; buffers].into(),
+            loan: Loan { place: NOWHERE, buffers: 0, bytes: 0 },
+            returned: Returned { place: NOWHERE, buffers: 0, bytes: 0 },
             usages: Vec::new(),
             vacant: Vec::new(),
             guaranteed: Guaranteed::new(guaranteed_of(buffers)),
@@ -139,6 +171,10 @@ impl TxShares {
 
     /// A flow sends nothing more. What it holds comes back as before.
     pub(super) fn leave(&mut self, place: Place) {
+        if self.loan.place == place {
+            self.end_loan();
+            self.loan.place = NOWHERE;
+        }
         self.open -= 1;
         self.claim.take_if(|claim| claim.place == place);
         let usage = self.usage(place);
@@ -157,12 +193,14 @@ impl TxShares {
 
     /// The most buffers that a flow may hold from now on; at least one. What it holds already, it keeps.
     pub(super) fn set_limit(&mut self, place: Place, buffers: usize) {
+        self.end_loan();
         self.usage(place).limit = buffers.max(1);
     }
 
     /// Bytes of messages in the buffers that a flow holds.
     pub(super) fn bytes(&self, place: Place) -> u64 {
-        self.usages[place.0 as usize].bytes
+        let lent = if self.loan.place == place { self.loan.bytes } else { 0 };
+        self.usages[place.0 as usize].bytes + lent
     }
 
     // ---- Messages --------------------------------------------------------------------------------------------------
@@ -172,18 +210,77 @@ impl TxShares {
         self.free.len()
     }
 
-    /// Whether a flow may take so many buffers more.
+    /// Whether a flow has been lent so many buffers, which it may take.
     #[inline]
-    pub(super) fn may_take(&mut self, place: Place, buffers: usize) -> Result<(), Full> {
-        let (free, left) = (self.free.len(), self.left);
-        let (factor, is_claimed) = (self.factor(), self.claim.is_some());
+    pub(super) fn has_lent(&self, place: Place, buffers: usize) -> bool {
+        self.loan.place == place && self.loan.buffers >= buffers
+    }
+
+    /// Lends a flow so many buffers if it may take them. If it goes on, some more, so that there are `most`, if it may.
+    /// Gives how many there are.
+    pub(super) fn lend(&mut self, place: Place, buffers: usize, most: usize) -> Result<usize, Full> {
+        self.end_loan();
+        let goes_on = self.loan.place == place;
+        self.loan.place = place;
         let usage = self.usage(place);
-        let held = usage.used + buffers;
-        let is_within = held <= usage.limit && usage.is_below_threshold(held, left, factor);
-        if is_within && buffers <= free && usage.wanted == 0 && !is_claimed {
-            return Ok(());
+        if !goes_on && usage.used + buffers <= usage.part.min(usage.limit) && usage.wanted == 0 {
+            // Nobody else can have them.
+            usage.used += buffers;
+            self.loan.buffers = buffers;
+            return Ok(buffers);
         }
-        self.may_take_otherwise(place, buffers)
+        self.lend_shared(place, buffers, if goes_on { most } else { buffers })
+    }
+
+    /// The same, of buffers that others may have, too.
+    fn lend_shared(&mut self, place: Place, buffers: usize, most: usize) -> Result<usize, Full> {
+        let more = most.clamp(buffers, LOAN_BUFFERS.max(buffers));
+        let lent = if self.is_within(place, more) {
+            more
+        } else if more > buffers && self.is_within(place, buffers) {
+            buffers
+        } else {
+            self.may_take_otherwise(place, buffers).map(|()| buffers)?
+        };
+        let usage = self.usage(place);
+        let before = usage.beyond();
+        usage.used += lent;
+        // What is guaranteed to others is never lent: see `missing`.
+        self.left -= self.usage(place).beyond() - before;
+        self.loan.buffers = lent;
+        Ok(lent)
+    }
+
+    /// What has been lent and not taken is for everybody again.
+    #[inline]
+    fn end_loan(&mut self) {
+        let Loan { place, buffers, bytes } = self.loan;
+        if buffers > 0 || bytes > 0 {
+            self.loan = Loan { place, buffers: 0, bytes: 0 };
+            self.usage(place).bytes += bytes;
+            self.hold_less(place, buffers);
+        }
+    }
+
+    /// A flow holds so many buffers less.
+    #[inline]
+    fn hold_less(&mut self, place: Place, buffers: usize) {
+        let usage = self.usage(place);
+        let before = usage.used;
+        usage.used -= buffers;
+        if before > usage.part {
+            let part = usage.part.max(usage.used);
+            self.left += before - part;
+        }
+    }
+
+    /// Whether nothing is to be said against a flow that takes so many buffers more.
+    #[inline]
+    fn is_within(&self, place: Place, buffers: usize) -> bool {
+        let usage = &self.usages[place.0 as usize];
+        let held = usage.used + buffers;
+        let is_below = held <= usage.limit && usage.is_below_threshold(held, self.left, self.factor());
+        is_below && buffers <= self.free.len() && usage.wanted == 0 && self.claim.is_none()
     }
 
     #[cold]
@@ -245,54 +342,69 @@ impl TxShares {
         guaranteed_of(self.owners.len()) > 0
     }
 
-    /// A flow takes a buffer, as it [may](Self::may_take), for so many bytes of messages.
+    /// A flow takes a buffer that it has been [lent](Self::lend), for so many bytes of messages.
     #[inline]
-    pub(super) fn take(&mut self, place: Place, bytes: u32) -> u32 {
-        let buffer = self.free.pop().expect("it may take one");
-        self.owners[buffer as usize] = Owner { place, bytes };
-        let usage = self.usage(place);
-        usage.bytes += u64::from(bytes);
-        let is_beyond = usage.used >= usage.part;
-        usage.used += 1;
-        // What is guaranteed to others is never taken: see `missing`.
-        self.left -= usize::from(is_beyond);
+    pub(super) fn take(&mut self, bytes: u32) -> u32 {
+        self.loan.buffers = self.loan.buffers.checked_sub(1).expect("one was lent");
+        self.loan.bytes += u64::from(bytes);
+        let buffer = self.free.pop().expect("what is lent is free");
+        self.owners[buffer as usize] = Owner { place: self.loan.place, bytes };
         buffer
     }
 
-    /// More bytes of messages are in a buffer.
+    /// So many bytes of messages more are in a buffer that a flow has taken.
     #[inline]
-    pub(super) fn add_bytes(&mut self, buffer: u32, bytes: u32) {
-        let owner = &mut self.owners[buffer as usize];
-        owner.bytes += bytes;
-        let place = owner.place;
-        self.usage(place).bytes += u64::from(bytes);
+    pub(super) fn add_bytes(&mut self, place: Place, buffer: u32, bytes: usize) {
+        self.owners[buffer as usize].bytes += u32::try_from(bytes).expect("they fit a buffer");
+        self.usage(place).bytes += bytes as u64;
     }
 
-    /// A buffer has come back; `false` if nobody had it.
+    /// A buffer has come back; `false` if nobody had taken it. It counts once [`TxShares::count_returned`] is called.
     #[inline]
     #[must_use]
     pub(super) fn give_back(&mut self, buffer: u32) -> bool {
         let Some(owner) = self.owners.get_mut(buffer as usize) else { return false };
         let Owner { place, bytes } = std::mem::replace(owner, NOBODY);
-        let Some(usage) = self.usages.get_mut(place.0 as usize) else { return false };
+        if place != self.returned.place {
+            self.count_returned();
+            self.returned.place = place;
+        }
+        if place == NOWHERE {
+            return false;
+        }
         self.free.push(buffer);
-        usage.bytes -= u64::from(bytes);
-        usage.used -= 1;
-        let (was_beyond, is_over) = (usage.used >= usage.part, usage.used == 0 && !usage.is_open);
-        self.left += usize::from(was_beyond);
-        if is_over {
+        self.returned.buffers += 1;
+        self.returned.bytes += u64::from(bytes);
+        true
+    }
+
+    /// Whoever is asked now knows all that has come back.
+    pub(super) fn count_returned(&mut self) {
+        let Returned { place, buffers, bytes } = self.returned;
+        self.returned = Returned { place: NOWHERE, buffers: 0, bytes: 0 };
+        if buffers == 0 {
+            return;
+        }
+        if self.loan.place == place {
+            let lent = std::mem::take(&mut self.loan.bytes);
+            self.usage(place).bytes += lent;
+        }
+        self.usage(place).bytes -= bytes;
+        self.hold_less(place, buffers);
+        let usage = self.usage(place);
+        if usage.used == 0 && !usage.is_open {
             self.vacate(place);
         }
         if let Some(claim) = &mut self.claim {
-            claim.lasts -= 1;
+            claim.lasts = claim.lasts.saturating_sub(buffers);
             self.claim.take_if(|claim| claim.lasts == 0);
         }
-        true
     }
 
     /// How many buffers have to come back, at least, before the message may be sent that was refused last; 0: it may,
     /// or none was refused.
-    pub(super) fn awaited(&self, place: Place) -> usize {
+    pub(super) fn awaited(&mut self, place: Place) -> usize {
+        self.end_loan();
         match self.usages[place.0 as usize].wanted {
             0 => 0,
             wanted => self.missing(place, wanted),
@@ -373,9 +485,11 @@ mod tests {
 
         fn send(&mut self, flow: usize, buffers: usize) -> Result<(), Full> {
             let (place, held) = &mut self.held[flow];
-            self.shares.may_take(*place, buffers)?;
+            if !self.shares.has_lent(*place, buffers) {
+                self.shares.lend(*place, buffers, LOAN_BUFFERS)?;
+            }
             for _ in 0..buffers {
-                held.push(self.shares.take(*place, 10));
+                held.push(self.shares.take(10));
             }
             Ok(())
         }
@@ -393,9 +507,10 @@ mod tests {
             for buffer in self.held[flow].1.drain(..buffers) {
                 assert!(self.shares.give_back(buffer));
             }
+            self.shares.count_returned();
         }
 
-        fn awaited(&self, flow: usize) -> usize {
+        fn awaited(&mut self, flow: usize) -> usize {
             self.shares.awaited(self.held[flow].0)
         }
     }
@@ -536,7 +651,7 @@ mod tests {
         pool.shares.set_limit(place, 3);
         assert_eq!(pool.fill(flow), (3, Full::Flow));
         assert_eq!(pool.shares.bytes(place), 30);
-        pool.shares.add_bytes(pool.held[flow].1[0], 5);
+        pool.shares.add_bytes(place, pool.held[flow].1[0], 5);
         assert_eq!(pool.shares.bytes(place), 35);
         pool.come_back(flow, 1);
         assert_eq!(pool.shares.bytes(place), 20);
