@@ -24,7 +24,7 @@ impl TokenBucket {
     /// Takes a token; `false` if there is none.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
         let elapsed = now.saturating_since(self.filled).as_nanos();
-        let fresh = u64::try_from(elapsed).unwrap_or(u64::MAX) / self.nanos_per_token;
+        let fresh = elapsed / self.nanos_per_token;
         if fresh > 0 {
             self.tokens = self.tokens.saturating_add(fresh).min(self.burst);
             self.filled = if self.tokens == self.burst {

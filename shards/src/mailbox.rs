@@ -17,11 +17,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::time::Duration;
 
 use machnet::daemon::channel::{ShardEnd, Violation};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
+use machnet_core::time::Duration;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::Dialect;

@@ -5,9 +5,8 @@
 //! mentioned in the log.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use machnet_core::time::Instant;
+use machnet_core::time::{Duration, Instant};
 
 use crate::mailbox::{Outlet, ShardId, ToShard};
 use crate::shard::run::Heartbeat;
@@ -41,7 +40,7 @@ pub fn spawn(shards: Vec<Watched>) -> std::io::Result<()> {
     let mut watches: Vec<Watch> = shards.iter().map(|_| Watch::default()).collect();
     let body = move || {
         loop {
-            std::thread::sleep(INTERVAL);
+            std::thread::sleep(INTERVAL.to_std());
             let now = Clock.now();
             for (watched, watch) in shards.iter().zip(&mut watches) {
                 match watch.look(watched.heartbeat.last_turn(), now) {

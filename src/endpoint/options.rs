@@ -59,7 +59,7 @@ pub struct ConnectOptions {
 impl ConnectOptions {
     /// What [`Endpoint::connect`](crate::Endpoint::connect) does.
     pub fn new() -> Self {
-        Self { timeout: defaults::CONNECT_TIMEOUT, shard: None }
+        Self { timeout: defaults::CONNECT_TIMEOUT.to_std(), shard: None }
     }
 
     /// How long the other host may take to answer: a millisecond to 2^32 milliseconds, 5 seconds by default.

@@ -124,7 +124,7 @@ impl Waiter {
         timeout: Option<Duration>,
     ) -> Result<bool, Disconnected> {
         let began = Clock.now();
-        let deadline = timeout.map(|timeout| began + timeout);
+        let deadline = timeout.map(|timeout| began + timeout.into());
         self.wait.begin(began);
         let mut is_interrupted = false;
         loop {

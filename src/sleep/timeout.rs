@@ -7,7 +7,7 @@ use rustix::event::Timespec;
 pub fn timeout(sleep: Sleep) -> Option<Timespec> {
     match sleep {
         Sleep::Not => Some(Timespec { tv_sec: 0, tv_nsec: 0 }),
-        Sleep::For(length) => Timespec::try_from(length).ok(),
+        Sleep::For(length) => Timespec::try_from(length.to_std()).ok(),
         Sleep::UntilItRings => None,
     }
 }

@@ -169,7 +169,7 @@ pub(crate) fn pick<'a, T>(dice: &mut Dice, from: &'a [T]) -> &'a T {
 
 /// A length between the two, of which every order of magnitude is as likely.
 pub(crate) fn up_to(dice: &mut Dice, least: Duration, most: Duration) -> Duration {
-    let [least, most] = [least, most].map(|length| u64::try_from(length.as_nanos()).expect("less than 585 years"));
+    let [least, most] = [least, most].map(|length| length.as_nanos());
     Duration::from_nanos(magnitude(dice, least, most))
 }
 

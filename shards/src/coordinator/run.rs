@@ -11,11 +11,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
 
 use machnet::daemon::control::message::{ControlError, Numbered, Reply, Request};
 use machnet::daemon::control::{Connection, Incoming, Server};
-use machnet_core::time::Instant;
+use machnet_core::time::{Duration, Instant};
 use machnet_core::wait::Sleep;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -351,7 +350,7 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::mpsc::{Receiver, channel};
     use std::thread::JoinHandle;
-    use std::time::Instant as Moment;
+    use std::time::{Duration, Instant as Moment};
 
     use machnet::daemon::control::message::{Binding, Query};
     use machnet::daemon::control::{Access, Client};

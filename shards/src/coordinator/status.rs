@@ -87,7 +87,7 @@ impl Parts<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: uptime.as_secs(),
-            uptime_ns: u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
+            uptime_ns: uptime.as_nanos(),
             boot_id: BootId(self.boot_id),
             stopping: self.is_stopping,
         }

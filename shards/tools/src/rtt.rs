@@ -64,7 +64,7 @@ impl RttStats {
 
     /// One more.
     pub fn record(&mut self, rtt: Duration) {
-        let ns = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX);
+        let ns = rtt.as_nanos();
         self.histogram.saturating_record(ns);
         self.sum_ns += u128::from(ns);
         self.min_ns = self.min_ns.min(ns);

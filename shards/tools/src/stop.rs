@@ -64,7 +64,7 @@ impl Stop {
         if left.is_zero() || self.is_asked() {
             return;
         }
-        let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        let left = Timespec::try_from(left.to_std()).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         // A wait that is interrupted or fails only makes the caller look again.
         let _ = poll(&mut [PollFd::new(&self.pipe, PollFlags::IN)], Some(&left));
     }

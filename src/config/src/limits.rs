@@ -1,9 +1,9 @@
 //! `machnet_shards`: what concerns the whole daemon.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use machnet_core::defaults;
+use machnet_core::time::Duration;
 
 use super::ConfigError;
 use super::keys::{CHANNEL_BYTES_MAX, DaemonKeys};
@@ -122,7 +122,7 @@ fn chosen(keys: &DaemonKeys) -> Limits {
 /// The other direction: what would have to stand in the file.
 pub(super) fn keys(control: &ControlSocket, limits: &Limits) -> DaemonKeys {
     fn time<const MIN: u64, const MAX: u64>(time: Duration) -> Option<Whole<u64, MIN, MAX>> {
-        u64::try_from(time.as_millis()).ok().map(Whole)
+        Some(Whole(time.as_millis()))
     }
     DaemonKeys {
         socket: Some(Text(SocketPath(control.path.clone()))),

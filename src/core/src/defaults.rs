@@ -1,7 +1,7 @@
 //! What holds where nobody says otherwise: the daemon's configuration, the library's options and the protocol's limits
 //! all begin with these.
 
-use core::time::Duration;
+use crate::time::Duration;
 
 /// Where the daemon's control socket is.
 pub const SOCKET: &str = "/var/run/machnet/machnet_ctrl.sock";

@@ -4,12 +4,11 @@
 use machnet_core::defaults;
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::time::Duration;
 
 use machnet::daemon::channel::{AppEnd, FromShard, Geometry, ShardEnd};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::FlowId;
-use machnet_core::time::Instant;
+use machnet_core::time::{Duration, Instant};
 use machnet_nic::ETHERNET_HEADER_BYTES;
 use machnet_nic::faults::Faults;
 use machnet_nic::memory::{Cable, LinkModel, MemoryNic, MemoryQueue, Network, NicOptions};

@@ -441,7 +441,7 @@ impl LinkModel {
 
     /// How much waits in the switch when a frame has to wait this long.
     fn buffered_bytes(&self, wait: Duration) -> u64 {
-        let bits = wait.as_nanos() * u128::from(self.bits_per_second.unwrap_or(0)) / 1_000_000_000;
+        let bits = u128::from(wait.as_nanos()) * u128::from(self.bits_per_second.unwrap_or(0)) / 1_000_000_000;
         u64::try_from(bits / 8).unwrap_or(u64::MAX)
     }
 }

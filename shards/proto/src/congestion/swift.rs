@@ -10,7 +10,7 @@
 //! * an acknowledgement whose delay cannot be trusted still lets the window grow: a flow whose peer sleeps between
 //!   any two packets would otherwise keep the window of its last timeout forever.
 
-use machnet_core::time::{Duration, Instant, nanos};
+use machnet_core::time::{Duration, Instant};
 
 use super::Feedback;
 #[cfg(feature = "serde")]
@@ -104,8 +104,8 @@ impl Swift {
             let target = self.target();
             self.congested = delay > target;
             if self.congested {
-                let delay_ns = nanos(delay).max(1);
-                let excess_ns = delay_ns.saturating_sub(nanos(target));
+                let delay_ns = delay.as_nanos().max(1);
+                let excess_ns = delay_ns.saturating_sub(target.as_nanos());
                 let percent = (BETA_PERCENT.saturating_mul(excess_ns) / delay_ns).min(50);
                 self.decrease(now, feedback.rtt, u32::try_from(percent).unwrap_or(50));
                 return;
@@ -154,7 +154,7 @@ impl Swift {
     fn target(&self) -> Duration {
         // scaling / sqrt(window in packets), in integers: sqrt(ONE) is 32.
         let root = u64::from(self.window.isqrt()).max(1);
-        self.targets.base + Duration::from_nanos(nanos(self.targets.scaling).saturating_mul(32) / root)
+        self.targets.base + Duration::from_nanos(self.targets.scaling.as_nanos().saturating_mul(32) / root)
     }
 
     fn grow(&mut self, arrived_packets: u32) {

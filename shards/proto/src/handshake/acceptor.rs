@@ -197,7 +197,7 @@ impl<T> Acceptor<T> {
 /// The clock of the nonces.
 #[allow(clippy::cast_possible_truncation)] // it comes round after 500 years
 fn tick(now: Instant) -> u32 {
-    (u128::from(now.as_nanos()) / TICK.as_nanos()) as u32
+    (now.as_nanos() / TICK.as_nanos()) as u32
 }
 
 /// The flows that are half open; secret and terms are its owner's. Read it as a [`SavedAcceptor`].

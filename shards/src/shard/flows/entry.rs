@@ -252,7 +252,7 @@ impl Entry {
     pub(super) fn publish_counts(&mut self) {
         self.counts.acknowledged_messages = self.flow.acknowledged_messages();
         self.counts.in_flight_packets = self.flow.in_flight().into();
-        self.counts.rtt_ns = u64::try_from(self.flow.rtt().as_nanos()).unwrap_or(u64::MAX);
+        self.counts.rtt_ns = self.flow.rtt().as_nanos();
         if let Some(record) = &self.record {
             record.publish(&self.counts);
         }

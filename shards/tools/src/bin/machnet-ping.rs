@@ -3,11 +3,11 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 use machnet_config::flags;
 use machnet_core::addr::MacAddr;
+use machnet_core::time::Duration;
 use machnet_nic::NicQueue;
 use machnet_nic::devices::OpenInterface;
 use machnet_nic::devices::WithQueues;

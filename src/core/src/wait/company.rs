@@ -1,8 +1,6 @@
 //! Who else runs on this CPU, as yields show it.
 
-use core::time::Duration;
-
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// A yield that takes longer has let somebody else run.
 const ALONE_MAX: Duration = Duration::from_micros(1);

@@ -1,6 +1,6 @@
 //! What to do after a look: the state machine of whoever waits.
 
-use core::time::Duration;
+use crate::time::Duration;
 
 use super::company::Company;
 use super::silence::Silence;

@@ -21,7 +21,7 @@ mod company;
 mod machine;
 mod silence;
 
-use core::time::Duration;
+use crate::time::Duration;
 
 pub use machine::{Next, Seen, Sleep, Wait};
 pub use silence::SpinBudget;

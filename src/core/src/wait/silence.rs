@@ -4,9 +4,7 @@
 //! to a hundred. So it is tried, and given up where silences turn out to be long, as hypervisors do when a virtual CPU
 //! halts (KVM's `halt_poll_ns`).
 
-use core::time::Duration;
-
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// Silences in a row that are too long to be looked through, before a short look is all that is tried.
 const LONG_SILENCES: u8 = 3;

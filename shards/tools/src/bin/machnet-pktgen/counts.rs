@@ -1,8 +1,8 @@
 //! What the threads count, and what the user is told about it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
+use machnet_core::time::Duration;
 use serde::Serialize;
 
 /// What the thread of one queue has counted since it began.

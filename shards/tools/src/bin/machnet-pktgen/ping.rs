@@ -1,8 +1,8 @@
 //! `--ping`: one frame at a time, and how long it takes to come back.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
+use machnet_core::time::Duration;
 use machnet_nic::devices::OpenInterface;
 use machnet_nic::{ETHERNET_HEADER_BYTES, NicQueue};
 use machnet_proto::addr::FlowKey;
@@ -36,7 +36,7 @@ pub(crate) fn run<Q: NicQueue>(
     let target = Target { host: station.host(), mac, ip: remote };
     let probe = Datagram { target, frame_bytes: args.pkt_size.into() };
     let gap = (!args.back_to_back).then_some(GAP);
-    let schedule = Schedule { gap, count: args.count, duration: args.duration };
+    let schedule = Schedule { gap, count: args.count, duration: args.duration.map(Into::into) };
     let mut received_before = 0;
     let tally = pinger::run(&mut station, &probe, &schedule, |event, tally| match event {
         PingEvent::Reply { rtt, .. } => stats.record(rtt),

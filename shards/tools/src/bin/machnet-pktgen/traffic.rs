@@ -7,10 +7,9 @@
 
 use std::net::Ipv4Addr;
 use std::thread;
-use std::time::Duration;
 
 use machnet::daemon::sleep::Clock;
-use machnet_core::time::Instant;
+use machnet_core::time::{Duration, Instant};
 use machnet_nic::NicQueue;
 use machnet_nic::devices::OpenInterface;
 use machnet_tools::{Failure, Station, Stop, resolve};
@@ -112,7 +111,7 @@ impl Control<'_> {
     /// Prints a line each second until the run is over. Gives how long it was.
     fn watch(&self) -> Duration {
         let begin = Clock.now();
-        let end = self.args.duration.map(|duration| begin + duration);
+        let end = self.args.duration.map(|duration| begin + duration.into());
         let (mut last, mut before) = (begin, Tally::default());
         loop {
             let now = Clock.now();
@@ -146,7 +145,7 @@ impl Control<'_> {
             if is_all || now >= last.1 + QUIET || now >= give_up {
                 return;
             }
-            thread::sleep(LOOK);
+            thread::sleep(LOOK.to_std());
         }
     }
 

@@ -1,8 +1,7 @@
 //! The thread of one queue: it generates or returns frames, and counts.
 
-use std::time::Duration;
-
 use machnet::daemon::sleep::Clock;
+use machnet_core::time::Duration;
 use machnet_nic::NicQueue;
 use machnet_proto::wire::bounce::turn_round;
 use machnet_proto::wire::frame::{self, Parsed, UdpDatagram};

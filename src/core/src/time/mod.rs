@@ -1,8 +1,11 @@
-//! Moments, as the protocol sees them.
+//! Moments and what lies between them, as the protocol sees them.
+
+mod duration;
 
 use core::fmt;
 use core::ops::{Add, AddAssign, Sub};
-pub use core::time::Duration;
+
+pub use duration::Duration;
 
 /// A moment on some monotonic clock, in nanoseconds since that clock's own start.
 ///
@@ -41,7 +44,7 @@ impl Instant {
 
     /// This moment moved `length` into the past, but not before the clock's start.
     pub const fn saturating_back(self, length: Duration) -> Self {
-        Self(self.0.saturating_sub(nanos(length)))
+        Self(self.0.saturating_sub(length.as_nanos()))
     }
 }
 
@@ -54,23 +57,10 @@ pub fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant>
     }
 }
 
-/// The nanoseconds of `length`, saturating at 585 years.
-pub const fn nanos(length: Duration) -> u64 {
-    let nanos = length.as_nanos();
-    if nanos > u64::MAX as u128 {
-        u64::MAX
-    } else {
-        #[allow(clippy::cast_possible_truncation)] // checked above
-        {
-            nanos as u64
-        }
-    }
-}
-
 impl Add<Duration> for Instant {
     type Output = Self;
     fn add(self, length: Duration) -> Self {
-        Self(self.0.saturating_add(nanos(length)))
+        Self(self.0.saturating_add(length.as_nanos()))
     }
 }
 
