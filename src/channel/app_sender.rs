@@ -79,12 +79,20 @@ struct Open {
     /// Of the flow.
     place: Place,
     buffer: u32,
+    /// Bytes that it may hold.
+    max_payload: u16,
     /// Bytes in it.
     len: u16,
     records: u16,
 }
 
 impl Open {
+    /// Whether one more message of so many bytes fits.
+    #[inline]
+    fn takes(&self, bytes: usize) -> bool {
+        usize::from(self.len) + records::LENGTH_BYTES + bytes <= usize::from(self.max_payload)
+    }
+
     /// Bytes of the messages in it.
     fn message_bytes(&self) -> usize {
         usize::from(self.len) - usize::from(self.records) * records::LENGTH_BYTES
@@ -139,7 +147,7 @@ impl AppSender {
         let measures = self.open_flow(flow)?;
         self.close_open();
         self.push_message(flow, parts, measures)?;
-        self.flush();
+        self.publish();
         Ok(())
     }
 
@@ -147,33 +155,36 @@ impl AppSender {
     /// a buffer then, and cost the shard nothing each.
     pub fn append(&mut self, flow: FlowId, parts: &[IoSlice<'_>]) -> Result<(), ChannelSendError> {
         self.attend()?;
-        let measures = self.open_flow(flow)?;
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        let record_bytes = records::LENGTH_BYTES + bytes;
-        if !measures.takes_records || bytes == 0 || record_bytes > usize::from(measures.max_payload) {
-            self.close_open();
+        let fits = |open: &Open| open.flow == flow && bytes > 0 && open.takes(bytes);
+        if !self.open.as_ref().is_some_and(fits) && !self.begin(flow, bytes)? {
+            let measures = self.open_flow(flow)?;
             self.push_message(flow, parts, measures)?;
             self.publish_many();
             return Ok(());
-        }
-        let fits = |open: &Open| {
-            open.flow == flow && usize::from(open.len) + record_bytes <= usize::from(measures.max_payload)
-        };
-        if !self.open.as_ref().is_some_and(fits) {
-            self.close_open();
-            self.publish_many();
-            self.find_free(measures.place, 1)?;
-            let buffer = self.shares.take(0);
-            self.open = Some(Open { flow, place: measures.place, buffer, len: 0, records: 0 });
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         let narrow = |bytes: usize| u16::try_from(bytes).expect("it fits a payload, whose length is a u16");
         let at = usize::from(open.len);
         self.pool.copy_in(open.buffer, at, &narrow(bytes).to_be_bytes());
         copy_all(&self.pool, open.buffer, at + records::LENGTH_BYTES, parts);
-        open.len = narrow(at + record_bytes);
+        open.len = narrow(at + records::LENGTH_BYTES + bytes);
         open.records += 1;
         Ok(())
+    }
+
+    /// Begins a buffer for messages of a flow; `false` if one of so many bytes must go by itself.
+    fn begin(&mut self, flow: FlowId, bytes: usize) -> Result<bool, ChannelSendError> {
+        let Measures { place, max_payload, takes_records, .. } = self.open_flow(flow)?;
+        self.close_open();
+        if !takes_records || bytes == 0 || records::LENGTH_BYTES + bytes > usize::from(max_payload) {
+            return Ok(false);
+        }
+        self.publish_many();
+        self.find_free(place, 1)?;
+        let buffer = self.shares.take(0);
+        self.open = Some(Open { flow, place, buffer, max_payload, len: 0, records: 0 });
+        Ok(true)
     }
 
     #[inline]
@@ -193,10 +204,14 @@ impl AppSender {
     #[inline]
     fn close_open(&mut self) {
         if let Some(open) = self.open.take() {
-            self.shares.add_bytes(open.place, open.buffer, open.message_bytes());
-            let Open { flow, buffer, len, records, .. } = open;
-            self.tx.push(Descriptor::Piece { flow, buffer, len, content: Content::Records(records) }.encode());
+            self.push_records(&open);
         }
+    }
+
+    fn push_records(&mut self, open: &Open) {
+        let Open { flow, place, buffer, len, records, .. } = *open;
+        self.shares.add_bytes(place, buffer, open.message_bytes());
+        self.tx.push(Descriptor::Piece { flow, buffer, len, content: Content::Records(records) }.encode());
     }
 
     /// Lets the shard see what was pushed, if that is much.
@@ -372,6 +387,7 @@ impl AppSender {
     #[cold]
     fn hear(&mut self) {
         self.recent = None;
+        self.close_open();
         self.alarm.halves().hear(&mut self.news);
         let mut news = std::mem::take(&mut self.news);
         for one in news.drain(..) {
