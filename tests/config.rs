@@ -104,6 +104,7 @@ fn the_file_in_the_repository_is_true_and_complete() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.json");
     let config = Config::load(&file).unwrap();
     assert_eq!(config.limits, Limits::default());
+    assert!(config.confine);
     assert_eq!(config.control, ControlSocket { group: Some("machnet".to_owned()), ..ControlSocket::default() });
 
     let text = std::fs::read_to_string(&file).unwrap();

@@ -10,9 +10,11 @@ use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use thiserror::Error;
 
+use machnet_nic::backend::Needs;
 use machnet_nic::devices::{self, DevicesError, OpenDevices, open_all, plan_all, survey_all};
 use machnet_nic::survey::{Finding, Severity};
 
+use crate::confinement::confine;
 use crate::daemon::{Daemon, DaemonError};
 use crate::executor::Executor;
 
@@ -69,6 +71,10 @@ pub fn serve(mut config: Config, socket: &Path) -> Result<(), LaunchError> {
     let server = bind(socket, &access).map_err(LaunchError::Socket)?;
     let stop = stop_on_signals()?;
     let OpenDevices { interfaces, .. } = &mut open_all(&config, &plans)?;
+    if config.confine {
+        let needs = plans.iter().map(|plan| plan.backend.needs()).max().unwrap_or(Needs::Anything);
+        tracing::info!("{}", confine(needs, socket.parent().unwrap_or(Path::new("/"))));
+    }
     let mut daemon = Daemon::start(&config, interfaces.drain(..).map(Into::into).collect(), server, stop)?;
     if daemon.wait_until_ready()? {
         tracing::info!(socket = %socket.display(), "ready");

@@ -22,6 +22,7 @@
 //! handle, and the driver's own tables.
 
 mod budget;
+pub mod confinement;
 pub mod coordinator;
 pub mod counters;
 pub mod daemon;

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
+use crate::confinement::without_capabilities;
+
 /// The environment variable that sends the log to stderr, as in Machnet.
 const TO_STDERR_VARIABLE: &str = "GLOG_logtostderr";
 
@@ -35,12 +37,12 @@ impl Log {
     pub fn start(to_stderr: bool) -> io::Result<Self> {
         let is_on_stderr = to_stderr || is_set(std::env::var(TO_STDERR_VARIABLE).ok().as_deref());
         let (writer, guard) = if is_on_stderr {
-            tracing_appender::non_blocking(io::stderr())
+            without_capabilities(|| tracing_appender::non_blocking(io::stderr()))
         } else {
             let (file, path) = create_file()?;
             eprintln!("machnet-shards: the log is in {} (--logtostderr shows it here)", path.display());
             log_panics_to(file.try_clone()?);
-            tracing_appender::non_blocking(file)
+            without_capabilities(|| tracing_appender::non_blocking(file))
         };
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|error| {
             if std::env::var_os(EnvFilter::DEFAULT_ENV).is_some() {

@@ -13,7 +13,9 @@ use super::interface::{MTU_BYTES_MAX, SHARDS_DEFAULT};
 use super::object::{self, Object};
 use super::place::TWICE;
 use super::reference::{Key, Section};
-use super::value::{DeviceArguments, Group, HostAddress, Kind, Mode, PciAddress, SocketPath, Text, Whole, Word};
+use super::value::{
+    DeviceArguments, Group, HostAddress, Kind, Mode, PciAddress, SocketPath, Switch, Text, Whole, Word,
+};
 use super::{ControlSocket, CpuMask, Driver, Faults, Limits, Rate, SHARDS_MAX};
 
 /// Makes the type of an object and its part of the table of keys.
@@ -220,6 +222,11 @@ keys! {
         socket_group: Text<Group> {
             default: "`\"machnet\"` if there is such a group, else the daemon's",
             example: Text::<Group>::example(),
+        },
+        /// Whether the daemon gives up, once its devices are open, what it does not need any more.
+        confine: Switch {
+            default: true,
+            example: false,
         },
         /// Buffers to send, in bytes of a channel; memory is touched only as it is used.
         send_bytes: Whole<u32, SEND_BYTES_MIN, POOL_BYTES_MAX> {

@@ -42,6 +42,7 @@ use serde::ser::{Serialize, Serializer};
 
 use keys::{FileKeys, Interfaces};
 use place::Place;
+use value::Switch;
 
 /// Where a configuration is looked for when nobody names one, in this order.
 pub const DEFAULT_FILES: [&str; 2] = ["config.json", "/etc/machnet/config.json"];
@@ -62,6 +63,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The control socket.
     pub control: ControlSocket,
+    /// Whether the daemon gives up, once its devices are open, what it does not need any more.
+    pub confine: bool,
     /// Budgets and time limits.
     pub limits: Limits,
 }
@@ -111,6 +114,7 @@ impl Config {
             file: file.to_owned(),
             interfaces: interface::check(interfaces, &place)?,
             control: limits::control_socket(&daemon),
+            confine: daemon.confine.is_none_or(|Switch(is_on)| is_on),
             limits: limits::check(&daemon, &root.below("machnet_shards"))?,
         })
     }
@@ -135,7 +139,7 @@ impl Serialize for Config {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let keys = FileKeys {
             machnet_config: Some(Interfaces(self.interfaces.iter().map(Interface::keys).collect())),
-            machnet_shards: Some(limits::keys(&self.control, &self.limits)),
+            machnet_shards: Some(limits::keys(&self.control, self.confine, &self.limits)),
         };
         keys.serialize(serializer)
     }

@@ -8,7 +8,7 @@ use machnet_core::time::Duration;
 use super::ConfigError;
 use super::keys::{CHANNEL_BYTES_MAX, DaemonKeys};
 use super::place::Place;
-use super::value::{Group, Mode, SocketPath, Text, Whole, whole_number};
+use super::value::{Group, Mode, SocketPath, Switch, Text, Whole, whole_number};
 
 /// The control socket. `--socket` and `MACHNET_SOCKET` have precedence over its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ fn chosen(keys: &DaemonKeys) -> Limits {
 }
 
 /// The other direction: what would have to stand in the file.
-pub(super) fn keys(control: &ControlSocket, limits: &Limits) -> DaemonKeys {
+pub(super) fn keys(control: &ControlSocket, confine: bool, limits: &Limits) -> DaemonKeys {
     fn time<const MIN: u64, const MAX: u64>(time: Duration) -> Option<Whole<u64, MIN, MAX>> {
         Some(Whole(time.as_millis()))
     }
@@ -128,6 +128,7 @@ pub(super) fn keys(control: &ControlSocket, limits: &Limits) -> DaemonKeys {
         socket: Some(Text(SocketPath(control.path.clone()))),
         socket_mode: Some(Text(Mode(control.mode))),
         socket_group: control.group.clone().map(Group).map(Text),
+        confine: Some(Switch(confine)),
         send_bytes: Some(Whole(limits.send_bytes)),
         receive_bytes: Some(Whole(limits.receive_bytes)),
         max_endpoints_per_user: Some(Whole(limits.max_endpoints_per_user)),

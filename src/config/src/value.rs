@@ -74,6 +74,29 @@ impl Serialize for Rate {
     }
 }
 
+/// Something that is on or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Switch(pub(super) bool);
+
+impl Kind for Switch {
+    fn description() -> String {
+        "`true` or `false`".into()
+    }
+}
+
+impl<'de> Deserialize<'de> for Switch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        value.as_bool().map(Self).ok_or_else(|| D::Error::custom(wrong(&value, "write true or false")))
+    }
+}
+
+impl Serialize for Switch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bool(self.0)
+    }
+}
+
 /// Something that is written as one of a few words.
 pub(super) trait Named: Copy + PartialEq + 'static {
     /// The words and what they mean.

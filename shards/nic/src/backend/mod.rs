@@ -41,6 +41,15 @@ pub enum Backend {
     Dpdk(DpdkDevice),
 }
 
+/// What a device goes on needing from the host once it is open; later ones include those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// To open packet sockets again.
+    PacketSockets,
+    /// Whatever its driver wants.
+    Anything,
+}
+
 /// Where other programs of this host, and the kernel, meet a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Location<'a> {
@@ -103,6 +112,14 @@ impl Backend {
         match self {
             Self::AfPacket { interface } => interface.clone(),
             Self::Dpdk(device) => device.name(mac),
+        }
+    }
+
+    /// What the device goes on needing.
+    pub fn needs(&self) -> Needs {
+        match self {
+            Self::AfPacket { .. } => Needs::PacketSockets,
+            Self::Dpdk(_) => Needs::Anything,
         }
     }
 
