@@ -220,6 +220,20 @@ fn frames_follow_a_neighbor_that_moves() {
 }
 
 #[test]
+fn a_flow_is_told_of_a_move_when_it_is_served_however_many_come_before() {
+    let (mut rig, mut app, flow) = Rig::connected();
+    let moved = NicOptions::mac_of(7);
+    // One of them is told to all flows in a turn.
+    for host in 10..20 {
+        rig.post(ToShard::NextHop { previous: PEER_MAC, current: moved, peer: Some(Ipv4Addr::new(10, 0, 0, host)) });
+    }
+    rig.post(ToShard::NextHop { previous: PEER_MAC, current: moved, peer: Some(PEER_IP) });
+    send(&mut app, flow, b"1");
+    rig.turn();
+    assert_eq!(rig.frames()[0][..6], moved.0);
+}
+
+#[test]
 fn a_silent_peer_is_suspected_and_the_application_is_told() {
     let (mut rig, mut app, flow) = Rig::connected();
     rig.pass(Duration::from_secs(4));
