@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use machnet_config::reference::{self, Key, Section};
-use machnet_config::{Attachment, Config, ConfigError, ControlSocket, CpuMask, Driver, Interface, Limits, Subnet};
+use machnet_config::{
+    Attachment, Config, ConfigError, ControlSocket, CpuMask, Driver, Interface, Limits, Subnet, cpus,
+};
 use machnet_core::addr::MacAddr;
 use machnet_core::wait::Policy;
 
@@ -417,7 +419,7 @@ fn a_mask_without_a_cpu_that_can_be_used_is_one_sentence() {
     let mistake = |mask: &str, online: &str, allowed: &str| {
         let mut config = parse(&one_interface(&format!(r#""cpu_mask": "{mask}""#))).unwrap();
         let [online, allowed] = [online, allowed].map(|ranges| CpuMask::from_ranges(ranges).unwrap());
-        config.settle_cpus(&online, &allowed).unwrap_err().to_string()
+        cpus::settle(&mut config, &online, &allowed).unwrap_err().to_string()
     };
     for (mask, online, allowed, sentence) in [
         ("0x10", "0-1,8", "0-1,8", "CPU 4 does not exist here, choose among CPUs 0-1,8"),
@@ -446,17 +448,17 @@ fn a_mask_keeps_the_cpus_that_can_be_used_and_says_which_it_loses() {
     let cpus = |ranges| CpuMask::from_ranges(ranges).unwrap();
     let mut config = parse(file).unwrap();
     let as_written = config.clone();
-    assert_eq!(config.settle_cpus(&cpus("0-15"), &cpus("0-15")), Ok(vec![None, None, None]));
+    assert_eq!(cpus::settle(&mut config, &cpus("0-15"), &cpus("0-15")), Ok(vec![None, None, None]));
     assert_eq!(config, as_written);
 
-    let told = config.settle_cpus(&cpus("0-3"), &cpus("1-2")).unwrap();
+    let told = cpus::settle(&mut config, &cpus("0-3"), &cpus("1-2")).unwrap();
     let why = "cpu_mask is \"0xffff\": CPUs 4-15 do not exist here and this process may not run on CPUs 0,3 (its cpuset \
                or affinity), CPUs 1-2 are used";
     assert_eq!(told, [Some(why.to_owned()), None, None]);
     let shard_cpus: Vec<_> = config.interfaces.iter().map(|interface| interface.shard_cpus.as_slice()).collect();
     assert_eq!(shard_cpus, [&[1, 2][..], &[1, 2], &[]]);
     assert_eq!(config.interfaces[0].cpu_mask, Some(cpus("1-2")));
-    assert_eq!(config.settle_cpus(&cpus("0-3"), &cpus("1-2")), Ok(vec![None, None, None]), "it is settled");
+    assert_eq!(cpus::settle(&mut config, &cpus("0-3"), &cpus("1-2")), Ok(vec![None, None, None]), "it is settled");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use machnet::daemon::control::{Access, BindError, Server};
 use machnet::daemon::sleep::StopPipe;
-use machnet_config::{Config, Interface};
+use machnet_config::{Config, Interface, cpus};
 use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use thiserror::Error;
@@ -58,7 +58,7 @@ impl LaunchError {
 /// # Errors
 /// Everything that keeps it from starting, and whatever ends it without a signal.
 pub fn serve(mut config: Config, socket: &Path) -> Result<(), LaunchError> {
-    let cpus = config.settle_cpus_here().map_err(DevicesError::Config)?;
+    let cpus = cpus::settle_here(&mut config).map_err(DevicesError::Config)?;
     for (interface, warning) in config.interfaces.iter().zip(cpus) {
         if let Some(warning) = warning {
             tracing::warn!(interface = %interface.mac, "{warning}");
@@ -96,7 +96,7 @@ pub struct Check {
 /// Looks at everything and starts nothing.
 pub fn check(mut config: Config, socket: &Path) -> Check {
     let mut text = String::new();
-    let looked = config.settle_cpus_here().map_err(DevicesError::Config).and_then(|cpus| {
+    let looked = cpus::settle_here(&mut config).map_err(DevicesError::Config).and_then(|cpus| {
         let plans = plan_all(&config)?;
         Ok((cpus, survey_all(&config, &plans)?, plans))
     });

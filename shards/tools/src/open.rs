@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::Args;
-use machnet_config::{Config, Interface, flags};
+use machnet_config::{Config, Interface, cpus, flags};
 use machnet_core::addr;
 
 use machnet_nic::NicQueue;
@@ -71,7 +71,7 @@ impl NicArgs {
         let mut config = loaded.map_err(DevicesError::Config)?;
         let interface = pick(&config, self.local_ip)?.clone();
         config.interfaces = vec![interface];
-        for warning in config.settle_cpus_here().map_err(DevicesError::Config)?.into_iter().flatten() {
+        for warning in cpus::settle_here(&mut config).map_err(DevicesError::Config)?.into_iter().flatten() {
             tracing::warn!("{warning}");
         }
         let plans = plan_all(&config)?;

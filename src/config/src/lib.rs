@@ -6,7 +6,7 @@
 //! explains each.
 //!
 //! Reading looks at nothing but the file: whether a device exists is the daemon's question, and
-//! [`Config::settle_cpus_here`] settles which of the CPUs can be used. Every mistake is one [`ConfigError`], whose text
+//! [`cpus::settle_here`] settles which of the CPUs can be used. Every mistake is one [`ConfigError`], whose text
 //! is one sentence with file, key, value and remedy.
 //!
 //! ```text
@@ -16,7 +16,7 @@
 //! ```
 
 mod cpu_mask;
-mod cpus;
+pub mod cpus;
 mod error;
 mod faults;
 pub mod flags;
