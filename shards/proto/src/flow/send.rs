@@ -2,12 +2,13 @@
 
 use alloc::collections::VecDeque;
 
+use super::Piece;
 #[cfg(feature = "serde")]
 use super::limits::WINDOW_PACKETS_MAX;
+use super::path::{Arrived, LEAST_PAYLOAD_BYTES};
 use super::recovery::{Found, Rack};
 use super::rtt::Rtt;
 use super::timestamps::stamp;
-use super::{BASE_PAYLOAD_BYTES, Piece};
 use crate::packet::Segment;
 use crate::seq::SeqNo;
 #[cfg(feature = "serde")]
@@ -57,17 +58,19 @@ pub(super) struct Acked {
     pub(super) cumulative: u32,
     /// Packets that were not known to have arrived before.
     pub(super) arrived: u32,
-    /// When the last of those was sent that is longer than [`BASE_PAYLOAD_BYTES`].
-    pub(super) long_sent_at: Option<Instant>,
+    /// The longest of those, and of several the one sent last, if not every path carries it.
+    pub(super) longest: Option<Arrived>,
 }
 
 impl Acked {
     #[inline]
     fn add_arrival(&mut self, arrival: Arrival) {
         self.arrived += 1;
-        if arrival.payload_bytes > BASE_PAYLOAD_BYTES {
-            let latest = self.long_sent_at.map_or(arrival.sent_at, |before| before.max(arrival.sent_at));
-            self.long_sent_at = Some(latest);
+        let Arrival { payload_bytes, sent_at, .. } = arrival;
+        if payload_bytes > LEAST_PAYLOAD_BYTES
+            && self.longest.is_none_or(|longest| (longest.payload_bytes, longest.sent_at) < (payload_bytes, sent_at))
+        {
+            self.longest = Some(Arrived { payload_bytes, sent_at });
         }
     }
 }
