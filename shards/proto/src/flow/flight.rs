@@ -134,6 +134,9 @@ impl<S> Flight<S> {
             let feedback = Feedback { arrived_packets: acked.arrived, fabric_delay: delay, rtt, limited: self.limited };
             self.control.on_feedback(now, &feedback);
         }
+        if acked.spurious > 0 {
+            self.control.on_spurious(acked.spurious);
+        }
         if segment.marks.contains(Marks::ECN_ECHO) {
             self.control.on_mark(now, rtt);
         }
