@@ -31,7 +31,7 @@ pub struct SwiftTargets {
 
 impl Default for SwiftTargets {
     fn default() -> Self {
-        Self { base: Duration::from_micros(100), scaling: Duration::from_micros(100) }
+        Self { base: Duration::from_micros(150), scaling: Duration::from_micros(100) }
     }
 }
 
