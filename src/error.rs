@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use crate::channel::Full;
-use crate::control::message::{ControlError, VERSIONS, Versions};
+use crate::control::message::{ControlError, Rejection, VERSIONS, Versions};
 use crate::control::no_common_version;
 
 /// The endpoint is of no use any more: every further call on it returns the same. What it had sent and the peer had not
@@ -232,6 +232,8 @@ request_error! {
         Refused,
         /// The other host did not answer in time.
         TimedOut,
+        /// The other host, or a router on the way to it, says that packets do not arrive.
+        Rejected(why: Rejection),
         /// No packet could be sent to the other host: nobody on the link answers for it, or there is no way to it.
         Unreachable,
         /// The other host speaks another version of the protocol.

@@ -142,6 +142,7 @@ pub mod daemon {
 
 pub use channel::Full;
 pub use control::default_socket_path;
+pub use control::message::Rejection;
 pub use endpoint::{
     AttachOptions, Binding, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, Message, Received,
     Receiver, Sender, Tuple,

@@ -29,6 +29,7 @@ use machnet_proto::flow::Birth;
 use machnet_proto::handshake;
 use machnet_proto::packet::{Packet, Segment};
 use machnet_proto::wire::arp;
+use machnet_proto::wire::unreachable::Obstacle;
 use rustix::event::{EventfdFlags, eventfd};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -247,6 +248,16 @@ pub enum ToCoordinator {
         shard: ShardId,
         /// The frame that answers it, to be sent if the address is ours.
         answer: Box<[u8]>,
+    },
+    /// Somebody says that a packet of ours, for an expected tuple, does not arrive (ICMP). At most as many per second
+    /// as the shard's budget allows.
+    Unreachable {
+        /// The flow that would be.
+        key: FlowKey,
+        /// The packet that is quoted, read.
+        packet: Packet,
+        /// Why it does not arrive.
+        obstacle: Obstacle,
     },
     /// An answer to a SYN: SYN-ACK or refusal for an expected tuple.
     Answer {

@@ -12,7 +12,7 @@ use crate::shard::{SavedShard, ShardState};
 
 /// What the state of this daemon begins with. The version counts up with every change of anything that is written, in
 /// whatever part; a daemon that is to take over from one of another version says so and does not.
-pub const FORMAT: Format = Format { name: *b"machnets", version: 5, bytes_max: 1 << 30 };
+pub const FORMAT: Format = Format { name: *b"machnets", version: 6, bytes_max: 1 << 30 };
 
 /// All of a daemon, at a moment when nothing is under way between its parts. Read it as a [`SavedDaemon`].
 #[derive(Serialize)]

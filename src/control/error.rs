@@ -18,6 +18,9 @@ pub enum ControlError {
     /// The other host did not answer in time.
     #[error("the other host did not answer in time: is its daemon running, and does a firewall drop UDP?")]
     TimedOut,
+    /// The other host, or a router on the way to it, answered that the packet does not arrive.
+    #[error("{0}")]
+    Rejected(Rejection),
     /// No neighbor answered for the address, so no packet could be sent at all.
     #[error(
         "nobody on the link answers ARP for that address: check the address, the cable and the configured prefix and gateway"
@@ -66,12 +69,30 @@ pub enum ControlError {
     Stopping,
 }
 
+/// Why a packet to another host does not arrive, as ICMP says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Rejection {
+    /// The other host is there, but its kernel says that nobody has the port.
+    #[error("the other host runs no daemon: its kernel says that nobody has that port; start machnet-shards there")]
+    NoDaemon,
+    /// A router knows no way to the other host.
+    #[error("a router says that it cannot reach that host: check the address and the routes behind the gateway")]
+    NoRoute,
+    /// A router or firewall does not let packets to the other host pass.
+    #[error("a router or firewall says that it lets no such packets pass: allow UDP to that host and port")]
+    Prohibited,
+}
+
 impl ControlError {
     /// What the standard library calls it.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             Self::Refused => io::ErrorKind::ConnectionRefused,
             Self::TimedOut => io::ErrorKind::TimedOut,
+            Self::Rejected(Rejection::NoDaemon) => io::ErrorKind::ConnectionRefused,
+            Self::Rejected(Rejection::NoRoute | Rejection::Prohibited) => io::ErrorKind::HostUnreachable,
             Self::Unreachable => io::ErrorKind::HostUnreachable,
             Self::Incompatible | Self::NotYetIpv6(_) | Self::NoCommonVersion(_) => io::ErrorKind::Unsupported,
             Self::AddressInUse => io::ErrorKind::AddrInUse,
@@ -91,6 +112,7 @@ impl ControlError {
         match self {
             Self::Refused
             | Self::TimedOut
+            | Self::Rejected(_)
             | Self::Unreachable
             | Self::NoPorts
             | Self::Limit(_)
@@ -144,6 +166,9 @@ pub(super) mod tests {
         vec![
             ControlError::Refused,
             ControlError::TimedOut,
+            ControlError::Rejected(Rejection::NoDaemon),
+            ControlError::Rejected(Rejection::NoRoute),
+            ControlError::Rejected(Rejection::Prohibited),
             ControlError::Unreachable,
             ControlError::Incompatible,
             ControlError::AddressInUse,

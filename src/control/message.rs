@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub use super::error::ControlError;
+pub use super::error::{ControlError, Rejection};
 pub use super::version::{VERSIONS, Versions};
 
 /// Largest packet on the control socket, in bytes. A longer one is [`ControlError::Malformed`].

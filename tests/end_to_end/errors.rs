@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use machnet::{AttachError, ConnectError, ConnectOptions, Endpoint, Flow, ListenError};
+use machnet::{AttachError, ConnectError, ConnectOptions, Endpoint, Flow, ListenError, Rejection};
 use machnet_shards::counters::Gauge;
 use serde_json::json;
 
@@ -28,9 +28,12 @@ fn a_connect_that_fails_says_why() {
     assert_eq!(connect(&mut endpoint, left, right.at(PORT), 60_000), Err(ConnectError::Refused));
     assert!(started.elapsed() < NEVER / 2, "a refusal is an answer, nothing is waited for");
     assert_eq!(connect(&mut endpoint, left, SocketAddr::new(NOBODY, PORT), 300), Err(ConnectError::Unreachable));
-    // A host that is there and speaks no Machnet: its kernel answers ARP.
-    let silent = SocketAddr::from((right.host.kernel_ip, PORT));
-    assert_eq!(connect(&mut endpoint, left, silent, 300), Err(ConnectError::TimedOut));
+    // A host that is there and speaks no Machnet: its kernel answers ARP, and says that nobody has the port.
+    let no_daemon = SocketAddr::from((right.host.kernel_ip, PORT));
+    let started = Instant::now();
+    let rejected = Err(ConnectError::Rejected(Rejection::NoDaemon));
+    assert_eq!(connect(&mut endpoint, left, no_daemon, 60_000), rejected);
+    assert!(started.elapsed() < NEVER / 2, "it is not asked again and again");
     // IPv6, at either end.
     let ipv6 = Ipv6Addr::LOCALHOST;
     assert_eq!(connect(&mut endpoint, left, (ipv6, PORT).into(), 300), Err(ConnectError::NotYetIpv6(ipv6)));

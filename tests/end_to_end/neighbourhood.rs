@@ -8,7 +8,7 @@ use std::time::Duration;
 use machnet_test_kit::hosts::{Host, Hosts, Program, VethPair};
 use machnet_test_kit::waiting::{eventually, once};
 
-use crate::jumbo::Echo;
+use crate::jumbo::{Echo, MESSAGE_BYTES};
 use crate::pair::{MACHINE, NEVER, Pair, counted, set};
 use machnet_shards::counters::Counter;
 
@@ -31,7 +31,7 @@ fn a_second_owner_is_refused_and_the_first_goes_on() {
     let Some(mut pair) = Pair::start(|_| ()) else { return };
     let owner = pair.left.daemon().pid();
     let Pair { left, right, .. } = &pair;
-    let mut echo = Echo::between(left, right);
+    let mut echo = Echo::between(left, right, MESSAGE_BYTES);
     let file = left.host.config_file();
     let tool = |name: &str, flags: String| {
         let config = format!("--config_json={}", file.display());

@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use machnet::{AttachError, ConnectError, Disconnected, Full, ListenError, RecvError, SendError};
+use machnet::{AttachError, ConnectError, Disconnected, Full, ListenError, RecvError, Rejection, SendError};
 
 /// An error, whether it may be retried, and its kind.
 type Case<E> = (E, bool, io::ErrorKind);
@@ -75,6 +75,8 @@ fn connecting() {
             (ConnectError::Refused, true, Kind::ConnectionRefused),
             (ConnectError::TimedOut, true, Kind::TimedOut),
             (ConnectError::Unreachable, true, Kind::HostUnreachable),
+            (ConnectError::Rejected(Rejection::NoDaemon), true, Kind::ConnectionRefused),
+            (ConnectError::Rejected(Rejection::Prohibited), true, Kind::HostUnreachable),
             (ConnectError::Incompatible, false, Kind::Unsupported),
             (ConnectError::AddressInUse, false, Kind::AddrInUse),
             (ConnectError::NoSuchAddress(vec![]), false, Kind::AddrNotAvailable),

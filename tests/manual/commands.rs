@@ -95,6 +95,7 @@ const COMMANDS: &[(&str, How)] = &[
         Rests { on: "Makefile", words: "cargo clippy --package machnet-shards --no-default-features" },
     ),
     ("cargo bench --bench channel", Rests { on: "Cargo.toml", words: "name = \"channel\"" }),
+    ("cargo bench --bench recovery", Rests { on: "Cargo.toml", words: "name = \"recovery\"" }),
     ("cargo bench --bench storm", Rests { on: "Cargo.toml", words: "name = \"storm\"" }),
     (
         "cargo bench --package machnet-shards --bench shard",

@@ -21,6 +21,8 @@
 mod ending;
 mod plan;
 #[cfg(test)]
+mod recovery;
+#[cfg(test)]
 mod scenarios;
 #[cfg(test)]
 mod script;

@@ -106,7 +106,7 @@ fn link(dice: &mut Dice) -> LinkModel {
     LinkModel {
         bits_per_second: *pick(dice, &[None, Some(gigabit), Some(10 * gigabit), Some(100 * gigabit)]),
         buffer_bytes: *pick(dice, &[32 << 10, 512 << 10]),
-        frame_bytes_max: *pick(dice, &[usize::MAX, usize::MAX, 4_000, 1_514]),
+        frame_bytes_max: *pick(dice, &[usize::MAX, usize::MAX, 4_000, 1_514, 1_414, 590]),
         latency: up_to(dice, Duration::from_nanos(500), Duration::from_micros(200)),
         ..LinkModel::default()
     }

@@ -73,6 +73,36 @@ fn every_size_arrives_whatever_the_path_carries() {
 }
 
 #[test]
+fn a_path_of_a_tunnel_carries_every_message_between_hosts_that_take_more() {
+    // Frames of IP packets of 1,400, of 1,200, of what every host takes, and of lengths in between.
+    for mtu_bytes in [1_499, 1_450, 1_400, 1_280, 1_201, 1_200, 1_199, 900, 576] {
+        let narrow = LinkModel { frame_bytes_max: 14 + mtu_bytes, ..link() };
+        let mut world = World::new(7, vec![(HostPlan::default(), narrow), (HostPlan::default(), narrow)]);
+        let there = connected_pair(&mut world);
+        let back = peer_of(&mut world, there);
+        for side in [there, back] {
+            send(&mut world, side, 5_000);
+        }
+        ending::deliver(&mut world, Duration::from_millis(100));
+        for host in [0, 1] {
+            assert!(world.count(host, Counter::PathsNarrowed) > 0, "{mtu_bytes}: host {host}");
+        }
+        // By then the path has been measured, and the application cuts messages for it.
+        world.run_for(Duration::from_secs(2));
+        let before = (world.network_counts().too_long, world.count(0, Counter::Fragmented));
+        for size in [1, 1_418, 1_419, 5_000, 64 << 10, 1 << 20] {
+            for side in [there, back] {
+                send(&mut world, side, size);
+            }
+            ending::deliver(&mut world, Duration::from_millis(50));
+        }
+        let after = (world.network_counts().too_long, world.count(0, Counter::Fragmented));
+        assert_eq!(after, before, "{mtu_bytes}: what does not pass is not sent any more");
+        finish(world, Duration::from_secs(1));
+    }
+}
+
+#[test]
 fn long_packets_are_used_as_soon_as_they_are_proved() {
     let mut world = jumbo_hosts(9_014);
     let there = connected_pair(&mut world);

@@ -5,8 +5,12 @@
 //!   Resolving ───────────────▶ Asking ──────────▶ Creating ─────────────────────▶ Connected
 //!       │                       │  ▲
 //!       ▼                       ▼  └ the same SYN again, 5 ms later, then 10, 20, ...
-//!   Unreachable          Refused, TimedOut, Incompatible
+//!   Unreachable          Refused, Rejected, TimedOut, Incompatible
 //! ```
+//!
+//! An ICMP message that quotes our SYN comes from somebody whom the SYN has passed, since nobody else knows its nonce.
+//! It ends the connect, but not before the SYN would be sent again: the kernel of a host that has its daemon's address,
+//! too, writes one while the daemon accepts.
 //!
 //! No shard knows a connect before it is answered: shards transmit SYNs and pass answers on. The flow is created at the
 //! shard where its answer lands, because that is where the NIC will deliver the rest of it.
@@ -14,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
-use machnet::daemon::control::message::ControlError;
+use machnet::daemon::control::message::{ControlError, Rejection};
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::time::{Duration, Instant};
@@ -25,6 +29,7 @@ use machnet_proto::flow::Birth;
 use machnet_proto::handshake::{Answer, Connector, Patience, SavedConnector};
 use machnet_proto::packet::Packet;
 use machnet_proto::state::{Unsound, ensure, ensure_near};
+use machnet_proto::wire::unreachable::Obstacle;
 use serde::{Deserialize, Serialize};
 
 use super::ConnectionId;
@@ -116,6 +121,9 @@ struct Connect<C = Connector> {
     /// When its SYN, which is due, may be sent again.
     #[serde(skip)]
     repeats_at: Option<Instant>,
+    /// Somebody has said that its SYN does not arrive. Whoever takes over asks again.
+    #[serde(skip)]
+    obstacle: Option<Obstacle>,
     stage: ConnectStage<C>,
 }
 
@@ -156,7 +164,7 @@ impl Connect<SavedConnector> {
                 return Err(Unsound("a connect waits for a shard, which has answered long ago"));
             }
         };
-        Ok(Connect { opening: self.opening, repeats_at: None, stage })
+        Ok(Connect { opening: self.opening, repeats_at: None, obstacle: None, stage })
     }
 }
 
@@ -270,7 +278,7 @@ impl Connects {
         self.last += 1;
         let id = ConnectId(self.last);
         let stage = ConnectStage::Resolving { connector };
-        self.insert(id, Connect { opening, repeats_at: None, stage });
+        self.insert(id, Connect { opening, repeats_at: None, obstacle: None, stage });
         if let Some(mac) = mac {
             self.ask(id, mac, now, actions);
         }
@@ -322,6 +330,17 @@ impl Connects {
         };
         self.end(id, Some(failure), actions);
         None
+    }
+
+    /// Somebody says that a packet of ours does not arrive, which he quotes.
+    pub(super) fn note_unreachable(&mut self, key: &FlowKey, quoted: &Packet, obstacle: Obstacle) {
+        let connect = self.by_key.get(key).and_then(|id| self.connects.get_mut(id));
+        if let Some(connect) = connect
+            && let ConnectStage::Asking { connector, .. } = &connect.stage
+            && connector.has_sent(quoted)
+        {
+            connect.obstacle = Some(obstacle);
+        }
     }
 
     /// Has the owner create a flow that the peer accepted, in this channel of its endpoint; `hinted` has a hint for it.
@@ -430,6 +449,9 @@ impl Connects {
             return self.end(id, Some(ControlError::TimedOut), actions);
         }
         let is_again = connector.asked_for(now) > Duration::ZERO && connector.deadline() <= now;
+        if let Some(obstacle) = connect.obstacle.filter(|_| is_again) {
+            return self.end(id, Some(ControlError::Rejected(rejection(obstacle))), actions);
+        }
         let is_its_turn = connect.repeats_at.take().is_some() || !is_again;
         match if is_its_turn { now } else { self.of_users.repeat(connect.opening.uid, now) } {
             at if at > now => connect.repeats_at = Some(at),
@@ -519,6 +541,14 @@ impl Connects {
             }
         }
         Some(connect)
+    }
+}
+
+fn rejection(obstacle: Obstacle) -> Rejection {
+    match obstacle {
+        Obstacle::NoPort => Rejection::NoDaemon,
+        Obstacle::NoRoute => Rejection::NoRoute,
+        Obstacle::Prohibited => Rejection::Prohibited,
     }
 }
 

@@ -209,6 +209,9 @@ impl Coordinator {
         match mail {
             ToCoordinator::Arp { shard, packet } => self.interfaces.arp(shard, &packet, now, actions),
             ToCoordinator::Ping { shard, answer } => self.interfaces.ping(shard, answer, actions),
+            ToCoordinator::Unreachable { key, packet, obstacle } => {
+                self.connects.note_unreachable(&key, &packet, obstacle);
+            }
             ToCoordinator::Answer { shard, key, source_mac, dialect, packet } => {
                 let from = (shard, &key, source_mac);
                 if let Some(accepted) = self.connects.answer(from, (dialect, &packet), now, actions) {

@@ -89,7 +89,7 @@ table! {
         Fragmented = "fragmented",
         /// Times that a flow found that its path carries longer packets; a search may take several steps.
         PathsWidened = "paths_widened",
-        /// Times that a flow found that its path carries no long packets any more.
+        /// Times that a flow found that its path carries no packets as long as were believed in.
         PathsNarrowed = "paths_narrowed",
         /// Packets with data that arrived and were kept.
         RxPieces = "rx_pieces",

@@ -14,6 +14,7 @@ use machnet_proto::wire::WireError;
 use machnet_proto::wire::frame::{self, Parsed, Template, UdpDatagram};
 use machnet_proto::wire::gso;
 use machnet_proto::wire::icmp::IcmpPacket;
+use machnet_proto::wire::unreachable::Unreachable;
 
 use super::budgets::{Budget, Budgets};
 use super::channels::Channels;
@@ -108,8 +109,21 @@ impl<Q: NicQueue> Reception<'_, Q> {
         if packet.destination_ip() != ip || packet.destination_mac() != mac {
             return Err(DropReason::NotForUs);
         }
+        if let Some(unreachable) = Unreachable::parse(packet, mac, ip).map_err(no_ping)? {
+            return self.receive_unreachable(&unreachable);
+        }
         let answer = || Ok(packet.echo_reply(mac, ip).map_err(no_ping)?.into());
         self.pass_on(Budget::Icmp, || Ok(ToCoordinator::Ping { shard, answer: answer()? }))
+    }
+
+    /// A packet of ours did not arrive. That matters to a connect; whether it is about its SYN the coordinator sees.
+    fn receive_unreachable(&mut self, unreachable: &Unreachable<'_>) -> Result<(), DropReason> {
+        let Unreachable { obstacle, key, datagram } = *unreachable;
+        if !self.handshakes.is_expected(&key) {
+            return Err(DropReason::UnknownFlow);
+        }
+        let (packet, _) = Dialect::recognize(datagram).read(datagram).map_err(unreadable)?;
+        self.pass_on(Budget::Icmp, || Ok(ToCoordinator::Unreachable { key, packet, obstacle }))
     }
 
     fn spend(&mut self, budget: Budget) -> Result<(), DropReason> {

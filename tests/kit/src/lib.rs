@@ -13,6 +13,7 @@
 //! | `deliveries` | what an endpoint is given next | `endpoint`, `shards` |
 //! | `frames` | data frames as shards build them and take them apart | `proto` |
 //! | `flow_pair` | two hosts' flows and the wire between them | `proto` |
+//! | `fabric` | flows of many hosts to one, through the port of a switch, in virtual time | `shards` |
 //! | `mirror` | a channel whose shard is a mirror | `shards` |
 //! | `back_to_back` | shards of two hosts joined by a cable in memory, and an application at each | `shards` |
 //! | `world` | whole hosts in virtual time, over a network that misbehaves: the simulator's | `shards` |
@@ -28,6 +29,8 @@ pub mod callgrind;
 pub mod cpus;
 #[cfg(feature = "endpoint")]
 pub mod deliveries;
+#[cfg(feature = "shards")]
+pub mod fabric;
 mod failure;
 #[cfg(feature = "proto")]
 pub mod flow_pair;

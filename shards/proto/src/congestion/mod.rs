@@ -87,6 +87,14 @@ impl Control {
         }
     }
 
+    /// `packets` that were found lost had only been late.
+    pub(crate) fn on_spurious(&mut self, packets: u32) {
+        match self {
+            Self::Fixed(_) => {}
+            Self::Swift(swift) => swift.on_spurious(packets),
+        }
+    }
+
     /// The network marked a packet instead of dropping it (RFC 3168).
     pub(crate) fn on_mark(&mut self, now: Instant, rtt: Duration) {
         match self {

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "serde")]
 use super::limits::WINDOW_PACKETS_MAX;
-use super::path::Lost;
+use super::path::{Arrived, Lost};
 use super::rtt::Rtt;
 use super::send::Sender;
 use super::timestamps::stamp;
@@ -32,9 +32,8 @@ pub(super) struct Flight<S> {
 /// What an acknowledgement has brought, for others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Acknowledged {
-    /// When the last packet was sent that is longer than what every path carries, of those that were not known to have
-    /// arrived before.
-    pub(super) long_sent_at: Option<Instant>,
+    /// The longest of those that were not known to have arrived before, if not every path carries it.
+    pub(super) longest: Option<Arrived>,
     /// The peer takes nothing.
     pub(super) is_shut: bool,
     /// It takes something, and took nothing before.
@@ -135,11 +134,14 @@ impl<S> Flight<S> {
             let feedback = Feedback { arrived_packets: acked.arrived, fabric_delay: delay, rtt, limited: self.limited };
             self.control.on_feedback(now, &feedback);
         }
+        if acked.spurious > 0 {
+            self.control.on_spurious(acked.spurious);
+        }
         if segment.marks.contains(Marks::ECN_ECHO) {
             self.control.on_mark(now, rtt);
         }
         self.look_for_losses(now, limits);
-        Acknowledged { long_sent_at: acked.long_sent_at, is_shut, reopened }
+        Acknowledged { longest: acked.longest, is_shut, reopened }
     }
 
     /// A round trip has been measured; gives the fabric's part of it, if that can be told from the hosts'.

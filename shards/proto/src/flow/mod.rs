@@ -53,6 +53,7 @@ use machnet_core::flow::CloseReason;
 
 use outbound::Outbound;
 use owed::Owed;
+use path::Change;
 use receive::{Opening, Receiver};
 use silence::{Finding, Silence, probe_after};
 use state::{Life, State, Step};
@@ -122,8 +123,8 @@ impl<S, R> Flow<S, R> {
         if let Some(event) = self.silence.poll_event() {
             return Some(event);
         }
-        if let Some(bytes) = self.outbound.take_path_change() {
-            return Some(FlowEvent::MaxPayload { bytes });
+        if let Some(Change { payload_bytes, is_wider }) = self.outbound.take_path_change() {
+            return Some(FlowEvent::MaxPayload { bytes: payload_bytes, is_wider });
         }
         self.life.take_end().then_some(FlowEvent::Closed {
             reason: self.life.reason(),

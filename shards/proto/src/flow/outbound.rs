@@ -3,7 +3,7 @@
 use super::ask::Ask;
 use super::flight::Flight;
 use super::limits::WINDOW_PACKETS_MAX;
-use super::path::{Path, Suspicion};
+use super::path::{Change, Path, Suspicion};
 use super::{Birth, FlowLimits, Piece, Role};
 use crate::handshake::Features;
 use crate::packet::Segment;
@@ -106,11 +106,12 @@ impl<S> Outbound<S> {
         {
             self.ask.on_echo(echo);
         }
-        // A peer that has no buffers drops what arrives.
-        if let Some(sent_at) = heard.long_sent_at.or(heard.is_shut.then_some(now)) {
-            self.path.on_long_arrival(sent_at);
+        if let Some(longest) = heard.longest {
+            self.path.on_arrival(longest);
         }
-        if !heard.is_shut {
+        if heard.is_shut {
+            self.path.on_peer_drops(now);
+        } else {
             self.ask.reset_backoff();
             if heard.reopened && !self.ask.is_open() {
                 // What was planned in case the window stays shut.
@@ -243,8 +244,10 @@ impl<S> Outbound<S> {
     pub(super) fn repeat_next(&mut self, now: Instant, heard_at: Instant, limits: &FlowLimits) -> Option<usize> {
         let index = if self.flight.take_tail_probe() { self.tail_probe()? } else { self.flight.next_lost()? };
         let lost = self.flight.repeat(index, now, limits);
-        if self.path.on_loss(now, heard_at, &lost) == Suspicion::Unproven {
-            self.want_answer_unless_asked();
+        match self.path.on_loss(now, heard_at, &lost) {
+            Suspicion::None => {}
+            Suspicion::Unproven => self.want_answer_unless_asked(),
+            Suspicion::Proven => self.flight.forgive_losses(),
         }
         Some(index)
     }
@@ -277,7 +280,7 @@ impl<S> Outbound<S> {
     }
 
     /// How long packets may be, if that has changed and was not told; it is told now.
-    pub(super) fn take_path_change(&mut self) -> Option<u16> {
+    pub(super) fn take_path_change(&mut self) -> Option<Change> {
         self.path.take_change()
     }
 

@@ -84,6 +84,8 @@ pub enum FlowEvent {
     MaxPayload {
         /// The same as [`Flow::payload_bytes`](super::Flow::payload_bytes).
         bytes: u16,
+        /// They were to have less before.
+        is_wider: bool,
     },
     /// The flow has ended; an acceptor's may, without ever having been confirmed. Transmit what
     /// [`Flow::poll_transmit`](super::Flow::poll_transmit) still has (an acknowledgement or a reset), take back every

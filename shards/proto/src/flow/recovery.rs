@@ -70,8 +70,15 @@ impl Default for Rack {
 }
 
 impl Rack {
-    /// `sent` is now known to have arrived.
-    pub(super) fn on_arrival<S>(&mut self, now: Instant, sent: &Sent<S>, seq: SeqNo, echo: Option<Instant>, rtt: &Rtt) {
+    /// `sent` is now known to have arrived. Says whether it was sent again for nothing: it had only been late.
+    pub(super) fn on_arrival<S>(
+        &mut self,
+        now: Instant,
+        sent: &Sent<S>,
+        seq: SeqNo,
+        echo: Option<Instant>,
+        rtt: &Rtt,
+    ) -> bool {
         if self.highest.is_none_or(|highest| seq.is_after(highest)) {
             self.highest = Some(seq);
         } else if !sent.was_repeated() {
@@ -83,14 +90,15 @@ impl Rack {
                 // The peer had not seen the retransmission: the first transmission was only late.
                 Some(echo) if echo < sent.at => {
                     self.widen();
-                    return;
+                    return true;
                 }
                 Some(_) => {}
-                None if took < rtt.min() => return,
+                None if took < rtt.min() => return false,
                 None => {}
             }
         }
         self.advance((sent.at, seq), took);
+        false
     }
 
     /// The peer has echoed the timestamp of a packet sent at `echo`.

@@ -2,12 +2,13 @@
 
 use alloc::collections::VecDeque;
 
+use super::Piece;
 #[cfg(feature = "serde")]
 use super::limits::WINDOW_PACKETS_MAX;
+use super::path::{Arrived, LEAST_PAYLOAD_BYTES};
 use super::recovery::{Found, Rack};
 use super::rtt::Rtt;
 use super::timestamps::stamp;
-use super::{BASE_PAYLOAD_BYTES, Piece};
 use crate::packet::Segment;
 use crate::seq::SeqNo;
 #[cfg(feature = "serde")]
@@ -45,8 +46,8 @@ impl<S> Sent<S> {
     }
 
     #[inline]
-    fn arrival(&self) -> Arrival {
-        Arrival { payload_bytes: self.piece.len, sent_at: self.at, was_repeated: self.was_repeated() }
+    fn arrival(&self, was_spurious: bool) -> Arrival {
+        Arrival { payload_bytes: self.piece.len, sent_at: self.at, was_repeated: self.was_repeated(), was_spurious }
     }
 }
 
@@ -57,17 +58,22 @@ pub(super) struct Acked {
     pub(super) cumulative: u32,
     /// Packets that were not known to have arrived before.
     pub(super) arrived: u32,
-    /// When the last of those was sent that is longer than [`BASE_PAYLOAD_BYTES`].
-    pub(super) long_sent_at: Option<Instant>,
+    /// The longest of those, and of several the one sent last, if not every path carries it.
+    pub(super) longest: Option<Arrived>,
+    /// Those that had only been late when they were sent again.
+    pub(super) spurious: u32,
 }
 
 impl Acked {
     #[inline]
     fn add_arrival(&mut self, arrival: Arrival) {
         self.arrived += 1;
-        if arrival.payload_bytes > BASE_PAYLOAD_BYTES {
-            let latest = self.long_sent_at.map_or(arrival.sent_at, |before| before.max(arrival.sent_at));
-            self.long_sent_at = Some(latest);
+        self.spurious += u32::from(arrival.was_spurious);
+        let Arrival { payload_bytes, sent_at, .. } = arrival;
+        if payload_bytes > LEAST_PAYLOAD_BYTES
+            && self.longest.is_none_or(|longest| (longest.payload_bytes, longest.sent_at) < (payload_bytes, sent_at))
+        {
+            self.longest = Some(Arrived { payload_bytes, sent_at });
         }
     }
 }
@@ -78,6 +84,7 @@ struct Arrival {
     payload_bytes: u16,
     sent_at: Instant,
     was_repeated: bool,
+    was_spurious: bool,
 }
 
 /// See the [module](self).
@@ -237,10 +244,8 @@ impl<S> Sender<S> {
             Fate::InFlight => {}
         }
         let news = sent.fate != Fate::Arrived;
-        if news {
-            self.rack.on_arrival(now, &sent, seq, echo, rtt);
-        }
-        let arrival = sent.arrival();
+        let was_spurious = news && self.rack.on_arrival(now, &sent, seq, echo, rtt);
+        let arrival = sent.arrival(was_spurious);
         self.freed.push_back(sent.piece.token);
         news.then_some(arrival)
     }
@@ -257,8 +262,8 @@ impl<S> Sender<S> {
         self.arrived += 1;
         #[allow(clippy::cast_possible_truncation)] // an index of the SACK field
         let seq = self.una + index as u32;
-        self.rack.on_arrival(now, sent, seq, echo, rtt);
-        Some(sent.arrival())
+        let was_spurious = self.rack.on_arrival(now, sent, seq, echo, rtt);
+        Some(sent.arrival(was_spurious))
     }
 
     fn on_reneging(&mut self) {

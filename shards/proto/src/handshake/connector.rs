@@ -116,6 +116,12 @@ impl Connector {
         }
     }
 
+    /// Whether this, which somebody quotes, is a SYN of this connect: nobody else knows its nonce but those whom it has
+    /// passed.
+    pub fn has_sent(&self, packet: &Packet) -> bool {
+        self.has_begun() && *packet == Packet::Syn(Syn { terms: self.ours })
+    }
+
     fn birth(&self, dialect: Dialect, theirs: &Terms) -> Birth {
         let agreed = agree(dialect, &self.ours, theirs);
         Birth {
@@ -232,6 +238,14 @@ mod tests {
         }
         let nobody_asked = Connector::new(OURS, ms(3_000));
         assert!(matches!(nobody_asked.on_packet(Dialect::OURS, &syn_ack(7)), Answer::Nothing));
+    }
+
+    #[test]
+    fn a_syn_that_is_quoted_is_known() {
+        let syn = |terms| Packet::Syn(Syn { terms });
+        assert!(asking().has_sent(&syn(OURS)));
+        assert!(!asking().has_sent(&syn(OURS.with_nonce(8))), "a guess");
+        assert!(!Connector::new(OURS, ms(3_000)).has_sent(&syn(OURS)), "nothing was sent");
     }
 
     #[test]

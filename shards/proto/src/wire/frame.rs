@@ -135,10 +135,20 @@ pub struct Template {
 impl Template {
     /// For frames of the flow `key` from us (`source_mac`, `local`) to the next hop's MAC.
     pub fn new(source_mac: MacAddr, destination_mac: MacAddr, key: &FlowKey) -> Self {
+        Self::with_ecn(source_mac, destination_mac, key, 0)
+    }
+
+    /// The same for frames that a crowded network may mark instead of dropping them (RFC 3168): those of a flow, whose
+    /// peer reports the marks.
+    pub fn of_flow(source_mac: MacAddr, destination_mac: MacAddr, key: &FlowKey) -> Self {
+        Self::with_ecn(source_mac, destination_mac, key, ipv4::Header::ECN_CAPABLE)
+    }
+
+    fn with_ecn(source_mac: MacAddr, destination_mac: MacAddr, key: &FlowKey, ecn: u8) -> Self {
         let ethernet =
             ethernet::Header { destination: destination_mac, source: source_mac, ether_type: EtherType::IPV4 };
         let ip =
-            ipv4::Header { source: key.local_ip, destination: key.remote_ip, protocol: Protocol::UDP, dscp: 0, ecn: 0 };
+            ipv4::Header { source: key.local_ip, destination: key.remote_ip, protocol: Protocol::UDP, dscp: 0, ecn };
         let (raw_ip, ip_sum) = ipv4::RawHeader::new(&ip);
         let udp = udp::RawHeader::new(key.local_port, key.remote_port);
         let pseudo_sum = Sum::ZERO.add_pseudo_header(ip.source, ip.destination, ip.protocol.0, 0);
@@ -252,6 +262,14 @@ mod tests {
             0x12, 0x34, 0x03, 0x78, 0, 11, 0x4c, 0xc0, b'h', b'i', b'!',
         ];
         assert_eq!(frame(&KEY, b"hi!"), expected);
+    }
+
+    #[test]
+    fn the_network_may_mark_the_frames_of_a_flow() {
+        let mut frame = [0; HEADERS_BYTES];
+        Template::of_flow(US, THEM, &KEY).write(&mut frame);
+        assert_eq!((udp(&frame).ecn, frame[15]), (ipv4::Header::ECN_CAPABLE, 2));
+        assert!(Sum::ZERO.add_bytes(&frame[14..34]).is_good());
     }
 
     #[test]

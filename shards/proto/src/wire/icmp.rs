@@ -1,4 +1,5 @@
-//! ICMP (RFC 792), of which we speak echo: whoever pings one of our addresses is answered, and we can ping.
+//! ICMP (RFC 792), of which we speak echo: whoever pings one of our addresses is answered, and we can ping. What it
+//! says of packets of ours is read in [`unreachable`](super::unreachable).
 
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;

@@ -46,6 +46,8 @@ pub struct Header {
 }
 
 impl Header {
+    /// The value of `ecn` that says that whoever gets the packet reports congestion: ECT(0) of RFC 3168.
+    pub const ECN_CAPABLE: u8 = 0b10;
     /// The value of `ecn` that says "congestion experienced".
     pub const ECN_CE: u8 = 3;
 

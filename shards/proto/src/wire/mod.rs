@@ -10,6 +10,7 @@ pub mod gso;
 pub mod icmp;
 pub mod ipv4;
 pub mod udp;
+pub mod unreachable;
 
 /// Why bytes are not what they were taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -60,6 +60,45 @@ fn the_same_syn_is_repeated_with_back_off_until_the_time_is_up() {
 }
 
 #[test]
+fn whoever_quotes_our_syn_ends_the_connect_unless_it_is_answered_before_the_next() {
+    let cases = [
+        (Obstacle::NoPort, Rejection::NoDaemon),
+        (Obstacle::NoRoute, Rejection::NoRoute),
+        (Obstacle::Prohibited, Rejection::Prohibited),
+    ];
+    for (obstacle, rejection) in cases {
+        let mut rig = Rig::new();
+        let (connection, key, terms) = rig.asking();
+        let quoted = Packet::Syn(Syn { terms });
+        rig.mail(ToCoordinator::Unreachable { key, packet: quoted, obstacle });
+        rig.quiet();
+        rig.pass(Duration::from_millis(5));
+        assert_eq!(rig.error(connection), ControlError::Rejected(rejection));
+        assert_eq!((rig.posts(0), rig.posts(1)), (vec!["Forget".into()], vec!["Forget".into()]));
+    }
+
+    let mut rig = Rig::new();
+    let (_, key, terms) = rig.asking();
+    let obstacle = Obstacle::NoPort;
+    rig.mail(ToCoordinator::Unreachable { key, packet: Packet::Syn(Syn { terms }), obstacle });
+    rig.answer(0, key, syn_ack(&key, terms));
+    assert!(matches!(&rig.take(0)[..], [ToShard::Create { .. }]), "a kernel that has the daemon's address, too");
+}
+
+#[test]
+fn whoever_only_guesses_our_syn_ends_nothing() {
+    let mut rig = Rig::new();
+    let (_, key, terms) = rig.asking();
+    let obstacle = Obstacle::NoPort;
+    let guessed = Packet::Syn(Syn { terms: terms.with_nonce(terms.offer.nonce ^ 1) });
+    rig.mail(ToCoordinator::Unreachable { key, packet: guessed, obstacle });
+    let other = FlowKey { remote_port: key.remote_port + 1, ..key };
+    rig.mail(ToCoordinator::Unreachable { key: other, packet: Packet::Syn(Syn { terms }), obstacle });
+    rig.pass(Duration::from_millis(5));
+    assert!(matches!(&rig.take(0)[..], [again] if syn_of(again).is_some()), "it goes on");
+}
+
+#[test]
 fn a_peer_that_nobody_finds_is_unreachable() {
     let mut rig = Rig::new();
     let connection = rig.attached();

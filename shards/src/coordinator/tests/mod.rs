@@ -12,7 +12,7 @@ mod stopping;
 
 use machnet::daemon::channel::Violation;
 use machnet::daemon::control::Peer;
-use machnet::daemon::control::message::{Binding, ControlError, Part, Query};
+use machnet::daemon::control::message::{Binding, ControlError, Part, Query, Rejection};
 use machnet::daemon::control::report::{Report, Summary};
 use machnet_config::{Limits, Subnet};
 use machnet_core::addr::MacAddr;
@@ -26,6 +26,7 @@ use machnet_proto::rss::{HashInput, Rss};
 use machnet_proto::seq::SeqNo;
 use machnet_proto::wire::arp;
 use machnet_proto::wire::frame::{self, Parsed};
+use machnet_proto::wire::unreachable::Obstacle;
 use std::net::Ipv4Addr;
 
 use super::interfaces::tests::FIRST;

@@ -20,9 +20,7 @@ use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::Dialect;
 use machnet_proto::flow::fragments::Fragments;
-use machnet_proto::flow::{
-    BASE_PAYLOAD_BYTES, Birth, FlowEvent, FlowTable, InsertError, Piece, Progress, Timers, Verdict,
-};
+use machnet_proto::flow::{Birth, FlowEvent, FlowTable, InsertError, Piece, Progress, Timers, Verdict};
 use machnet_proto::handshake::Features;
 use machnet_proto::packet::{Packet, Segment};
 use machnet_proto::wire::frame::UdpDatagram;
@@ -478,8 +476,7 @@ impl Flows {
                 FlowEvent::Alive => {
                     channel.notify(Notice::Alive { flow: id });
                 }
-                FlowEvent::MaxPayload { bytes } => {
-                    let is_wider = bytes > BASE_PAYLOAD_BYTES;
+                FlowEvent::MaxPayload { bytes, is_wider } => {
                     turn.counts.count(if is_wider { Counter::PathsWidened } else { Counter::PathsNarrowed });
                     channel.notify(Notice::MaxPayload { flow: id, bytes });
                 }

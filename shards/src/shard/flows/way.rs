@@ -61,7 +61,7 @@ pub(super) enum Sign {
 
 impl Way {
     pub(super) fn new(key: &FlowKey, next_hop: MacAddr, settings: &Settings) -> Self {
-        let template = Template::new(settings.mac, next_hop, key);
+        let template = Template::of_flow(settings.mac, next_hop, key);
         Self { template, next_hop, to_ourselves: key.remote_ip == settings.ip, candidate: None }
     }
 

@@ -3,6 +3,7 @@
 use machnet_proto::wire::arp;
 use machnet_proto::wire::checksum::Sum;
 use machnet_proto::wire::icmp::{ECHO_HEADERS_BYTES, EchoReply, EchoRequest};
+use machnet_proto::wire::unreachable::Obstacle;
 
 use super::*;
 
@@ -36,6 +37,43 @@ fn ping(destination: Ipv4Addr) -> Vec<u8> {
     let (identifier, sequence) = (7, 8);
     EchoRequest { source_mac, destination_mac, source_ip, destination_ip, identifier, sequence }.write(&mut frame);
     frame
+}
+
+/// What the peer's kernel says of a frame of ours that nobody there takes.
+fn port_unreachable(ours: &[u8]) -> Vec<u8> {
+    let mut message = [&[3, 3, 0, 0, 0, 0, 0, 0], &ours[IP..]].concat();
+    let checksum = Sum::ZERO.add_bytes(&message).finish();
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let length = u16::try_from(20 + message.len()).unwrap().to_be_bytes();
+    let headers = with_ip_checksum(changed(ping(OUR_IP)[..IP + 20].to_vec(), IP + 2, &length));
+    [headers, message].concat()
+}
+
+#[test]
+fn that_a_syn_does_not_arrive_is_told_while_its_answer_is_expected() {
+    let mut rig = Rig::new();
+    let syn = Packet::Syn(Syn { terms: PEER_TERMS });
+    let written = Dialect::OURS.write(&syn);
+    let ours = |bytes: &[u8]| {
+        let mut frame = [&[0; HEADERS_BYTES][..], bytes].concat();
+        Template::new(OUR_MAC, PEER_MAC, &OURS).write(&mut frame);
+        port_unreachable(&frame)
+    };
+    rig.put(&ours(&written));
+    rig.assert_quiet();
+    assert_eq!(rig.drops(), [(DropReason::UnknownFlow, 1)]);
+
+    rig.post(ToShard::Expect { key: OURS });
+    rig.put(&ours(&written));
+    rig.turn();
+    let told = rig.told();
+    let [ToCoordinator::Unreachable { key: OURS, packet, obstacle: Obstacle::NoPort }] = told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!(packet, syn);
+    rig.put(&ours(&written[..8]));
+    rig.assert_quiet();
+    assert!(rig.drops().contains(&(DropReason::Malformed, 1)), "it quotes too little: {:?}", rig.drops());
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn long_packets_are_asked_for_and_used_when_the_answer_says_so() {
     assert_eq!(script.events(), [], "an answer that does not say how long");
     let answer = Segment { body: Body::Ack { padding_bytes: LONG }, ..script.answer(R) };
     script.hear(answer);
-    assert_eq!(script.events(), [FlowEvent::MaxPayload { bytes: LONG }]);
+    assert_eq!(script.events(), [FlowEvent::MaxPayload { bytes: LONG, is_wider: true }]);
     assert_eq!((script.flow.payload_bytes(), paddings(&mut script)), (LONG, vec![]));
 }
 
@@ -134,7 +134,7 @@ fn a_long_packet_sent_three_times_in_vain_goes_out_in_fragments() {
     assert!(*last == BASE_PAYLOAD_BYTES && (2..=4).contains(&long.len()), "{sent:?}");
     assert!(long.iter().all(|path_bytes| *path_bytes == LONG), "{sent:?}");
     assert!(script.now < Instant::from_nanos(S) + Duration::from_millis(100), "{:?}", script.now);
-    assert_eq!(script.events(), [FlowEvent::MaxPayload { bytes: BASE_PAYLOAD_BYTES }]);
+    assert_eq!(script.events(), [FlowEvent::MaxPayload { bytes: BASE_PAYLOAD_BYTES, is_wider: false }]);
     // What is cut already for the old path goes the same way.
     let acked = script.ack(2, &[], 0);
     script.hear(acked);
