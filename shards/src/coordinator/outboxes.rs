@@ -32,6 +32,8 @@ pub(super) struct Outboxes {
     granted: BTreeMap<u32, u64>,
     /// When to try full mailboxes again; `None` when nothing waits.
     retry: Option<Instant>,
+    /// Whether it was tried since the last decision when to.
+    is_tried: bool,
     /// Frames dropped because too many waited.
     dropped_frames: u64,
 }
@@ -47,7 +49,14 @@ struct Outbox {
 impl Outboxes {
     pub(super) fn new(outlets: Vec<Outlet<ToShard>>) -> Self {
         let shards = outlets.into_iter().map(|outlet| Outbox { outlet, waiting: VecDeque::new(), frames: 0 });
-        Self { shards: shards.collect(), waiting: 0, granted: BTreeMap::new(), retry: None, dropped_frames: 0 }
+        Self {
+            shards: shards.collect(),
+            waiting: 0,
+            granted: BTreeMap::new(),
+            retry: None,
+            is_tried: false,
+            dropped_frames: 0,
+        }
     }
 
     /// Posts a message, after those that wait.
@@ -76,6 +85,7 @@ impl Outboxes {
 
     /// Tries again what waits.
     pub(super) fn flush(&mut self) {
+        self.is_tried = true;
         for outbox in self.shards.iter_mut().filter(|outbox| !outbox.waiting.is_empty()) {
             outbox.flush();
             self.waiting -= usize::from(outbox.waiting.is_empty());
@@ -87,7 +97,10 @@ impl Outboxes {
 
     /// Decides when full mailboxes are tried again, at the end of an event.
     pub(super) fn set_retry(&mut self, now: Instant) {
-        self.retry = (self.waiting > 0).then(|| self.retry.filter(|retry| *retry > now).unwrap_or(now + RETRY));
+        let is_tried = std::mem::take(&mut self.is_tried);
+        // What is due stays so until it is tried, however much is posted meanwhile.
+        let still = self.retry.filter(|retry| !is_tried || *retry > now);
+        self.retry = (self.waiting > 0).then(|| still.unwrap_or(now + RETRY));
     }
 
     /// When [`Outboxes::flush`] is due; `None` if nothing waits.
@@ -179,6 +192,8 @@ mod tests {
         assert_eq!(ports(&inlet), [3, 4]);
         outboxes.set_retry(start + RETRY / 2);
         assert_eq!(outboxes.deadline(), Some(start + RETRY), "what is posted meanwhile puts nothing off");
+        outboxes.set_retry(start + 3 * RETRY);
+        assert_eq!(outboxes.deadline(), Some(start + RETRY), "what is due and was not tried is due");
         outboxes.flush();
         outboxes.set_retry(start + RETRY);
         assert_eq!(ports(&inlet), [5, 6]);
