@@ -2,6 +2,7 @@
 # make demo       two hosts on this machine: ours against kernel TCP, in one table; DEMO=--without-io-uring confines
 #                 them as containers are
 # make test       every test; installs and sets up what it needs
+# make attack     every attack that once did harm, beside two hosts that are measured, in one table
 # make test-rig   the daemon on PCI NICs of virtual machines; fetches a kernel and QEMU, needs no KVM
 # make bench      the whole path beside other stacks, in one table; BENCH="memif --baseline DIR" picks and compares
 # make benches    every benchmark
@@ -20,7 +21,7 @@ TOOLS := --features machnet-endpoint/tools
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS := machnet-shards machnet-pktgen machnet-ping msg_gen hello_world
 
-.PHONY: build deps demo test test-rig bench benches counts lint publish-check install clean
+.PHONY: build deps demo test attack test-rig bench benches counts lint publish-check install clean
 
 build: deps
 	cargo build --release --bins --examples $(TOOLS)
@@ -42,6 +43,11 @@ test: deps
 	cargo test --workspace
 	$(LOOM) -- --list | grep ': test$$'
 	$(LOOM)
+
+# `make test` makes the same attacks, for a second each.
+attack: deps
+	cargo build --bins $(TOOLS)
+	MACHNET_ATTACK_SECONDS=$(or $(ATTACK_SECONDS),5) cargo test --test attack
 
 # One machine at a time: their emulated CPUs keep all of ours busy.
 test-rig: deps

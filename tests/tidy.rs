@@ -14,8 +14,21 @@ const FUNCTION_LINES: usize = 70;
 const FILE_LINES: usize = 600;
 
 /// What may stand at the top, besides the directories of [`TOP_DIRECTORIES`].
-const TOP_FILES: [&str; 8] =
-    [".gitignore", ".rustfmt.toml", "Cargo.lock", "Cargo.toml", "LICENSE", "Makefile", "README.md", "config.json"];
+const TOP_FILES: [&str; 9] = [
+    ".gitignore",
+    ".rustfmt.toml",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    SECURITY,
+    "config.json",
+];
+/// What is promised to whom, and the tests that show it.
+const SECURITY: &str = "SECURITY.md";
+/// Where the tests are whose subject it is.
+const ATTACKS: &str = "tests/attack/";
 const TOP_DIRECTORIES: [&str; 6] = [".ci", ".github", "benches", "shards", "src", "tests"];
 
 /// Where `unsafe` may be written: memory shared with an application, descriptors, C, and a shard's sleep.
@@ -496,13 +509,17 @@ fn the_code_is_tidy() {
         return eprintln!("SKIPPED the_code_is_tidy: this is not a git checkout");
     };
     let mut complaints = misplaced(&files);
+    let mut sources = Vec::new();
     for path in files {
         // A link or a file that is deleted but not yet committed has no text; a binary one has no lines.
         let Ok(text) = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)) else { continue };
         if path != file!() {
-            complaints.extend(check(&Source::new(&path, text)));
+            let source = Source::new(&path, text);
+            complaints.extend(check(&source));
+            sources.push(source);
         }
     }
+    complaints.extend(unshown_promises(&sources));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
@@ -515,6 +532,37 @@ fn misplaced(files: &[String]) -> Vec<String> {
     strays
         .map(|path| format!("{path}: the top is fixed: move it to where it belongs, or say why in tests/tidy.rs"))
         .collect()
+}
+
+/// Promises whose tests there are not, and attacks that no promise names.
+fn unshown_promises(sources: &[Source]) -> Vec<String> {
+    let Some(security) = sources.iter().find(|source| source.path == SECURITY) else { return Vec::new() };
+    // The name of the function on a line, if there is one without arguments, or a property's.
+    let name = |line: &str| line.trim_start().strip_prefix("fn ")?.split_once('(').map(|(name, _)| name.to_owned());
+    let tests = |source: &Source| source.code.lines().skip(source.tests_from).filter_map(name).collect::<Vec<_>>();
+    let exist: Vec<_> = sources.iter().filter(|source| source.is_rust()).flat_map(tests).collect();
+    let mut complaints = Vec::new();
+    let mut named = Vec::new();
+    for (index, line) in security.text.lines().enumerate() {
+        let Some((_, shown_by)) = line.trim_end_matches([' ', '|']).rsplit_once(" | ") else { continue };
+        let tests = || shown_by.split('`').skip(1).step_by(2);
+        let missing = tests().filter(|test| !exist.iter().any(|name| name == test));
+        let complain =
+            |test| security.complaint(index + 1, &format!("there is no test {test}"), "name one that shows it");
+        complaints.extend(missing.map(complain));
+        named.extend(tests());
+    }
+    for source in sources.iter().filter(|source| source.path.starts_with(ATTACKS)) {
+        let lines: Vec<_> = source.code.lines().collect();
+        for (index, pair) in lines.windows(2).enumerate() {
+            let test = (pair[0] == "#[test]").then(|| name(pair[1])).flatten();
+            if let Some(test) = test.filter(|test| !named.contains(&test.as_str())) {
+                let remedy = &format!("say in {SECURITY} what it shows");
+                complaints.push(source.complaint(index + 2, &format!("no promise is shown by {test}"), remedy));
+            }
+        }
+    }
+    complaints
 }
 
 /// What `check` says about a file, without the path.
@@ -564,6 +612,16 @@ fn every_rule_can_fail() {
         let found = complaints(path, text);
         assert!(found.len() == 1 && found[0].starts_with(beginning), "{path}: {text:.60}: {found:?}");
     }
+    let promises = Source::new(SECURITY, "# `x`\n| it | shown by |\n|---|---|\n| dies | `a_test` `none` |\n".into());
+    let attacks = Source::new("tests/attack/a.rs", "#[test]\nfn a_test() {}\n#[test]\nfn another() {}\n".into());
+    let found = unshown_promises(&[promises, attacks]);
+    assert_eq!(
+        found,
+        [
+            "SECURITY.md:4: there is no test none: name one that shows it",
+            "tests/attack/a.rs:4: no promise is shown by another: say in SECURITY.md what it shows"
+        ]
+    );
     let stray = misplaced(&["notes.txt".to_owned(), "docs/a.md".to_owned(), "src/lib.rs".to_owned()]);
     assert_eq!(stray.len(), 2, "{stray:?}");
 }

@@ -82,6 +82,7 @@ const COMMANDS: &[(&str, How)] = &[
     ("make", Make("cargo build --release")),
     ("make demo", Make("cargo run --quiet --release --example demo")),
     ("make test", Make("cargo test --workspace")),
+    ("make attack", Make("cargo test --test attack")),
     ("make test-rig", Make("cargo test --test rig -- --ignored")),
     ("make lint", Make("cargo clippy --workspace --all-targets -- -D warnings")),
     ("make bench", Make("cargo bench --bench compare")),

@@ -300,11 +300,12 @@ impl Coordinator {
         actions: &mut Actions,
     ) -> Result<(), ControlError> {
         let (connection, id) = asker;
-        if self.applications.find(connection).is_none() {
+        let Some(application) = self.applications.find(connection) else {
             return Ok(()); // it was disconnected while this request was under way
-        }
+        };
         if !matches!(request, Request::Status(_)) {
-            self.check_readiness()?;
+            let uid = application.peer().uid;
+            self.check_readiness(uid)?;
         }
         match Ask::of(request)? {
             Ask::Status(query) => {
@@ -327,14 +328,14 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Whether new work may begin.
-    fn check_readiness(&self) -> Result<(), ControlError> {
+    /// Whether new work of a user's may begin.
+    fn check_readiness(&mut self, uid: u32) -> Result<(), ControlError> {
         if self.shutdown.has_begun() {
             return Err(ControlError::Stopping);
         }
-        match self.outboxes.is_backlogged() {
-            true => Err(ControlError::Limit("a shard is behind with its work, try again".into())),
-            false => Ok(()),
+        match self.outboxes.grant(uid) {
+            true => Ok(()),
+            false => Err(ControlError::Limit("a shard is behind with what this user asks for, try again".into())),
         }
     }
 

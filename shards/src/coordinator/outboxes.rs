@@ -1,9 +1,10 @@
 //! What waits for room in the shards' mailboxes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use machnet_core::time::{Duration, Instant};
 
+use super::share::leaves_room;
 use crate::mailbox::{Outlet, ShardId, ToShard, Waker};
 
 /// How long the coordinator waits before it tries a full mailbox again. A shard empties its mailbox every turn, so that
@@ -13,9 +14,12 @@ const RETRY: Duration = Duration::from_micros(500);
 /// Frames that may wait for one shard; more are dropped. A network may lose any frame anyway.
 const FRAMES_MAX: usize = 256;
 
-/// Messages that may wait for one shard before requests of applications are refused. What is posted without a request
-/// undoes or ends something that a request made, or answers what shards report at a bounded rate.
+/// Messages that requests of applications may make wait for one shard. What is posted without a request undoes or ends
+/// something that a request made, or answers what shards report at a bounded rate.
 const WAITING_MAX: usize = 4096;
+
+/// Requests of a user that are granted however much others have made wait.
+const SPARED: u64 = 64;
 
 /// One bounded outbox per shard, in front of its mailbox.
 #[derive(Debug)]
@@ -24,10 +28,12 @@ pub(super) struct Outboxes {
     shards: Vec<Outbox>,
     /// How many outboxes hold anything.
     waiting: usize,
-    /// How many hold [`WAITING_MAX`] messages or more.
-    backlogged: usize,
+    /// The requests of each user that were granted since something began to wait: at least as many as still wait.
+    granted: BTreeMap<u32, u64>,
     /// When to try full mailboxes again; `None` when nothing waits.
     retry: Option<Instant>,
+    /// Whether it was tried since the last decision when to.
+    is_tried: bool,
     /// Frames dropped because too many waited.
     dropped_frames: u64,
 }
@@ -43,7 +49,14 @@ struct Outbox {
 impl Outboxes {
     pub(super) fn new(outlets: Vec<Outlet<ToShard>>) -> Self {
         let shards = outlets.into_iter().map(|outlet| Outbox { outlet, waiting: VecDeque::new(), frames: 0 });
-        Self { shards: shards.collect(), waiting: 0, backlogged: 0, retry: None, dropped_frames: 0 }
+        Self {
+            shards: shards.collect(),
+            waiting: 0,
+            granted: BTreeMap::new(),
+            retry: None,
+            is_tried: false,
+            dropped_frames: 0,
+        }
     }
 
     /// Posts a message, after those that wait.
@@ -68,22 +81,26 @@ impl Outboxes {
         }
         outbox.waiting.push_back(message);
         self.waiting += usize::from(outbox.waiting.len() == 1);
-        self.backlogged += usize::from(outbox.waiting.len() == WAITING_MAX);
     }
 
     /// Tries again what waits.
     pub(super) fn flush(&mut self) {
+        self.is_tried = true;
         for outbox in self.shards.iter_mut().filter(|outbox| !outbox.waiting.is_empty()) {
-            let was_backlogged = outbox.waiting.len() >= WAITING_MAX;
             outbox.flush();
             self.waiting -= usize::from(outbox.waiting.is_empty());
-            self.backlogged -= usize::from(was_backlogged && outbox.waiting.len() < WAITING_MAX);
+        }
+        if self.waiting == 0 {
+            self.granted.clear();
         }
     }
 
     /// Decides when full mailboxes are tried again, at the end of an event.
     pub(super) fn set_retry(&mut self, now: Instant) {
-        self.retry = (self.waiting > 0).then(|| self.retry.filter(|retry| *retry > now).unwrap_or(now + RETRY));
+        let is_tried = std::mem::take(&mut self.is_tried);
+        // What is due stays so until it is tried, however much is posted meanwhile.
+        let still = self.retry.filter(|retry| !is_tried || *retry > now);
+        self.retry = (self.waiting > 0).then(|| still.unwrap_or(now + RETRY));
     }
 
     /// When [`Outboxes::flush`] is due; `None` if nothing waits.
@@ -96,9 +113,17 @@ impl Outboxes {
         self.shards[usize::from(shard.0)].outlet.waker()
     }
 
-    /// Whether so much waits that requests must be refused.
-    pub(super) fn is_backlogged(&self) -> bool {
-        self.backlogged > 0
+    /// Grants a request of a user, unless so much waits that it must be refused: by the requests of this user, since
+    /// those who ask for little are not refused for the sake of those who ask for much.
+    pub(super) fn grant(&mut self, uid: u32) -> bool {
+        if self.waiting == 0 {
+            return true;
+        }
+        let waiting = self.shards.iter().map(|outbox| outbox.waiting.len()).max().unwrap_or_default();
+        let own = self.granted.entry(uid).or_default();
+        let has_room = *own < SPARED || leaves_room(*own, waiting as u64, WAITING_MAX as u64);
+        *own += u64::from(has_room);
+        has_room
     }
 
     /// Whether nothing waits.
@@ -167,6 +192,8 @@ mod tests {
         assert_eq!(ports(&inlet), [3, 4]);
         outboxes.set_retry(start + RETRY / 2);
         assert_eq!(outboxes.deadline(), Some(start + RETRY), "what is posted meanwhile puts nothing off");
+        outboxes.set_retry(start + 3 * RETRY);
+        assert_eq!(outboxes.deadline(), Some(start + RETRY), "what is due and was not tried is due");
         outboxes.flush();
         outboxes.set_retry(start + RETRY);
         assert_eq!(ports(&inlet), [5, 6]);
@@ -195,13 +222,31 @@ mod tests {
     #[test]
     fn a_shard_that_reads_nothing_makes_requests_be_refused_until_it_does() {
         let (mut outboxes, inlet) = outboxes(1);
-        for _ in 0..=WAITING_MAX {
-            assert!(!outboxes.is_backlogged());
+        let grant = |outboxes: &mut Outboxes, uid| {
+            let is_granted = outboxes.grant(uid);
+            if is_granted {
+                outboxes.post(ShardId(0), unlisten(888));
+            }
+            is_granted
+        };
+        // Whoever asks for all gets half.
+        let granted = (0..10 * WAITING_MAX).take_while(|_| grant(&mut outboxes, 7)).count();
+        assert!((WAITING_MAX / 2..=WAITING_MAX / 2 + 2).contains(&granted), "{granted}");
+        // What nobody asked for comes on top of it, and whoever asks for little is granted it all the same.
+        for _ in 0..WAITING_MAX {
             outboxes.post(ShardId(0), unlisten(888));
         }
-        assert!(outboxes.is_backlogged());
+        assert!(!grant(&mut outboxes, 7));
+        let granted = (0..WAITING_MAX).take_while(|_| grant(&mut outboxes, 8)).count();
+        assert_eq!(granted as u64, SPARED);
+        // A shard that reads some makes room for no more than that.
         ports(&inlet);
         outboxes.flush();
-        assert!(!outboxes.is_backlogged());
+        assert!(!grant(&mut outboxes, 7));
+        while outboxes.waiting > 0 {
+            ports(&inlet);
+            outboxes.flush();
+        }
+        assert!(grant(&mut outboxes, 7) && outboxes.granted.is_empty(), "all is forgotten");
     }
 }

@@ -6,7 +6,7 @@
 //! | [`waiting`] | until something has come about | |
 //! | [`Failure`] | why something could not be set up | |
 //! | [`callgrind`] | instructions and cache misses of a process | |
-//! | `hosts` | two hosts of network namespaces, and programs that run in them | `hosts` |
+//! | `hosts` | two or three hosts of network namespaces, and programs that run in them | `hosts` |
 //! | `measurement` | what `msg_gen --json` and its rivals measure | `hosts` |
 //! | `tcp` | kernel TCP, the rival of the demo and of `benches/compare` | `hosts` |
 //! | `cpus` | the CPUs this process may use | `hosts`, `shards` |

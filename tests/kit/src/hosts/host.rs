@@ -78,6 +78,18 @@ impl Host {
         other.address_and_up()
     }
 
+    /// Lays the wire to a bridge: an interface here, with its MAC and the kernel's address, and the `port` of the
+    /// bridge there.
+    pub(super) fn plug_into(&self, switch: &Self, port: &str, link: VethPair) -> Result<(), Failure> {
+        let VethPair { queues, mtu_bytes } = link;
+        let (mac, there) = (&self.mac, switch.ground.namespace.pid());
+        let lengths = format!("mtu {mtu_bytes} numtxqueues {queues} numrxqueues {queues}");
+        let here = format!("{INTERFACE} address {mac} {lengths}");
+        self.ip(&format!("link add {here} type veth peer name {port} {lengths} netns {there}"))?;
+        switch.ip(&format!("link set {port} addrgenmode none master switch up"))?;
+        self.address_and_up()
+    }
+
     /// Makes its interface a tap device, for a virtual machine at the other end; `kind` is for `ip tuntap`.
     pub fn make_tap(&self, kind: &str, mtu_bytes: u16) -> Result<(), Failure> {
         self.ip(&format!("tuntap add dev {INTERFACE} mode tap {kind}"))?;

@@ -1,4 +1,4 @@
-//! Two hosts on this machine, for tests and for the demo.
+//! Two hosts on this machine, for tests and for the demo; three on a switch, for tests with a stranger.
 //!
 //! ```text
 //!   this process ── pipe ── sweeper         removes the scratch directory when the pipe breaks
@@ -64,6 +64,19 @@ pub struct Hosts {
     pub right: Host,
 }
 
+/// Three hosts on one link, none of which sees what the others say to each other.
+pub struct Lan {
+    /// The first host.
+    pub left: Host,
+    /// The second one.
+    pub right: Host,
+    /// The third one: nobody else's business.
+    pub third: Host,
+    /// What joins them, a bridge: a host without an address of its own, whose programs see all frames at
+    /// [`port_of`](Lan::port_of).
+    pub switch: Host,
+}
+
 /// What a host is made of; its programs share it, so that it outlives them.
 struct Ground {
     namespace: Namespace,
@@ -84,17 +97,54 @@ impl Hosts {
     /// As [`new`](Self::new), for a test: where no hosts can be made it says so and gives `None`; where every test must
     /// run it panics instead.
     pub fn or_skip(link: VethPair) -> Option<Self> {
-        match Self::new(link) {
-            Ok(hosts) => Some(hosts),
-            Err(why) if std::env::var_os(NO_SKIP).is_some_and(|value| value == "1") => {
-                panic!("{NO_SKIP} is 1 and this machine cannot make two hosts: {why}")
-            }
-            Err(why) => {
-                let thread = std::thread::current();
-                // Not eprintln!, which the test runner hides when a test passes.
-                let _ = writeln!(std::io::stderr(), "SKIPPED {}: {why}", thread.name().unwrap_or("a test"));
-                None
-            }
+        made_or_skip(Self::new(link))
+    }
+}
+
+impl Lan {
+    /// Makes three hosts with a switch between them.
+    pub fn new(link: VethPair) -> Result<Self, Failure> {
+        let scratch = Arc::new(Scratch::new()?);
+        let first = Namespace::new()?;
+        let [second, third, fourth] =
+            [Namespace::beside(&first)?, Namespace::beside(&first)?, Namespace::beside(&first)?];
+        let lan = Self {
+            left: host(first, &scratch, "left", 1)?,
+            right: host(second, &scratch, "right", 2)?,
+            third: host(third, &scratch, "third", 3)?,
+            switch: host(fourth, &scratch, "switch", 4)?,
+        };
+        lan.switch.ip("link add switch type bridge")?;
+        lan.switch.ip("link set switch addrgenmode none up")?;
+        for host in [&lan.left, &lan.right, &lan.third] {
+            host.plug_into(&lan.switch, &Self::port_of(host), link)?;
+        }
+        Ok(lan)
+    }
+
+    /// As [`Hosts::or_skip`].
+    pub fn or_skip(link: VethPair) -> Option<Self> {
+        made_or_skip(Self::new(link))
+    }
+
+    /// The name that the interface of the switch has to which this host is joined.
+    pub fn port_of(host: &Host) -> String {
+        format!("to-{}", host.machnet_ip.octets()[3])
+    }
+}
+
+/// What was made; where it could not be, a word about it, or a panic where every test must run.
+fn made_or_skip<T>(made: Result<T, Failure>) -> Option<T> {
+    match made {
+        Ok(hosts) => Some(hosts),
+        Err(why) if std::env::var_os(NO_SKIP).is_some_and(|value| value == "1") => {
+            panic!("{NO_SKIP} is 1 and this machine cannot make hosts: {why}")
+        }
+        Err(why) => {
+            let thread = std::thread::current();
+            // Not eprintln!, which the test runner hides when a test passes.
+            let _ = writeln!(std::io::stderr(), "SKIPPED {}: {why}", thread.name().unwrap_or("a test"));
+            None
         }
     }
 }
