@@ -236,6 +236,10 @@ request_error! {
         Rejected(why: Rejection),
         /// No packet could be sent to the other host: nobody on the link answers for it, or there is no way to it.
         Unreachable,
+        /// The daemon's interface of that name is down: it was set down, or nobody is at the other end.
+        InterfaceDown(interface: String),
+        /// The daemon's interface of that name is no more.
+        InterfaceGone(interface: String),
         /// The other host speaks another version of the protocol.
         Incompatible,
         /// A flow between these addresses and ports exists already.

@@ -206,6 +206,7 @@ int shim_port_describe(uint16_t port, struct shim_port *into)
 	into->reta_size = details.reta_size;
 	into->hash_key_size = details.hash_key_size;
 	into->socket = rte_eth_dev_socket_id(port);
+	into->kernel_interface = details.if_index;
 	into->hashes_udp = (details.flow_type_rss_offloads & RTE_ETH_RSS_NONFRAG_IPV4_UDP) != 0;
 	into->checksums_udp = (details.tx_offload_capa & CHECKSUMS_TX) != 0;
 	into->link_up = rte_eth_link_get_nowait(port, &link) == 0 && link.link_status == RTE_ETH_LINK_UP;

@@ -29,6 +29,7 @@ struct shim_port {
 	uint16_t reta_size;
 	uint16_t hash_key_size;
 	int32_t socket;
+	uint32_t kernel_interface;
 	uint8_t hashes_udp;
 	uint8_t checksums_udp;
 	uint8_t link_up;

@@ -20,8 +20,8 @@ use machnet_config::Config;
 use machnet_core::addr::{self, NotYetIpv6};
 use machnet_proto::flow;
 
-use crate::coordinator::run::Started;
-use crate::coordinator::{self, AddressInUse, Boot, Coordinator, CoordinatorPlan, InterfacePlan};
+use crate::coordinator::run::{Outside, Started};
+use crate::coordinator::{self, AddressInUse, Boot, Coordinator, CoordinatorPlan, DeviceLost, InterfacePlan};
 use crate::counters::{EntryKey, Registry};
 use crate::executor::{Executor, SpawnError, Thread};
 use crate::mailbox::{Outlet, ShardId, ToCoordinator, ToShard, mailbox};
@@ -32,6 +32,7 @@ use machnet::daemon::sleep::{Clock, StopPipe};
 use machnet_nic::NicQueue;
 use machnet_nic::backend::AnyInterface;
 use machnet_nic::devices::{OpenInterface, WithQueues};
+use machnet_nic::links::{Links, WatchedDevice};
 
 /// Messages that may wait for a shard, and for the coordinator, before their posters keep them.
 const TO_SHARD: usize = 1024;
@@ -116,6 +117,9 @@ pub enum DaemonError {
     /// Another host has the address of an interface.
     #[error("{0}")]
     AddressInUse(AddressInUse),
+    /// The device of an interface is no more.
+    #[error("{0}")]
+    DeviceLost(DeviceLost),
     /// An interface has an address that is not carried.
     #[error("{0}")]
     Address(NotYetIpv6),
@@ -164,6 +168,7 @@ impl Daemon {
         for Device(shards) in devices {
             interfaces.push(shards.add_to(&mut assembly)?);
         }
+        let links = watch(&interfaces).map_err(system("watch the links"))?;
         let plan = CoordinatorPlan { interfaces, limits: config.limits.clone(), boot };
         let Assembly { registry, shards, outlets, entries, .. } = assembly;
         let coordinator = Coordinator::new(plan, outlets.clone(), registry, entries, Clock.now());
@@ -182,8 +187,8 @@ impl Daemon {
             join_later(format!("shard {}", id.0), spawn(&executor, heartbeat), &ended)?;
             running += 1;
         }
-        let stopped = Arc::clone(&stop);
-        let coordinator = coordinator::run::spawn(&executor, coordinator, from_shards, server, stopped, start_ends);
+        let outside = Outside { server, links, stop: Arc::clone(&stop), start: start_ends };
+        let coordinator = coordinator::run::spawn(&executor, coordinator, from_shards, outside);
         join_later(COORDINATOR.into(), coordinator, &ended)?;
         watchdog::spawn(watched).map_err(system("start a thread"))?;
         Ok(Self { stop, start, ends, running: running + 1, patience: None })
@@ -288,7 +293,7 @@ where
     Q: NicQueue<Frame: Send> + Send + 'static,
 {
     fn add_to(self: Box<Self>, assembly: &mut Assembly<'_>) -> Result<InterfacePlan, DaemonError> {
-        let Self { interface, device, capabilities, queues, counts: device_counts } = *self;
+        let Self { interface, device, capabilities, queues, control } = *self;
         let mtu_bytes = interface.mtu_bytes.map_or(capabilities.mtu_bytes, |mtu| mtu.min(capabilities.mtu_bytes));
         let ip = addr::ipv4(interface.ip).map_err(DaemonError::Address)?;
         let policy = interface.poll;
@@ -330,7 +335,8 @@ where
             shards: ids,
             // With one queue there is nothing to choose.
             rss: capabilities.rss.filter(|_| capabilities.queues > 1),
-            counts: device_counts,
+            kernel_interface: capabilities.kernel_interface,
+            control,
         })
     }
 }
@@ -345,12 +351,25 @@ fn join_later(thread: String, spawned: Spawned, ended: &Sender<End>) -> Result<(
     };
     let ended = ended.clone();
     let wait = move || {
-        let result = spawned.join().map_err(|source| DaemonError::Ended { thread: thread.clone(), source });
+        let result = spawned.join().map_err(|source| match source.downcast() {
+            Ok(lost) => DaemonError::DeviceLost(lost),
+            Err(source) => DaemonError::Ended { thread: thread.clone(), source },
+        });
         // Nobody listens any more if the daemon was given up.
         let _ = ended.send(End { thread, result });
     };
     std::thread::Builder::new().name("end".into()).spawn(wait).map_err(system("start a thread"))?;
     Ok(())
+}
+
+/// Watches the kernel interfaces of these, if they are at any.
+fn watch(interfaces: &[InterfacePlan]) -> io::Result<Option<Links>> {
+    let watched = interfaces.iter().enumerate().filter_map(|(device, interface)| {
+        let kernel_interface = interface.kernel_interface?;
+        Some(WatchedDevice { device, mac: interface.mac, kernel_interface })
+    });
+    let watched: Vec<_> = watched.collect();
+    if watched.is_empty() { Ok(None) } else { Links::watch(watched).map(Some) }
 }
 
 fn new_boot() -> Result<Boot, DaemonError> {

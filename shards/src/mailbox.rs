@@ -228,6 +228,8 @@ pub enum ToShard {
         /// The peer whose flows it is about; `None` for all that used `previous` (the gateway moved).
         peer: Option<Ipv4Addr>,
     },
+    /// The device was opened again: use that from now on.
+    Renew,
     /// Tell all peers, then answer [`ToCoordinator::Stopped`] and run no more.
     Stop,
 }

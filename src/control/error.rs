@@ -26,6 +26,12 @@ pub enum ControlError {
         "nobody on the link answers ARP for that address: check the address, the cable and the configured prefix and gateway"
     )]
     Unreachable,
+    /// The interface of that name carries nothing: it was set down, or nobody is at the other end.
+    #[error("the interface {0} is down: bring it up with `ip link set {0} up`, or look at its cable")]
+    InterfaceDown(String),
+    /// The interface of that name, which the daemon had, is no more.
+    #[error("the interface {0} is gone: make it again with the same MAC, then the daemon goes on")]
+    InterfaceGone(String),
     /// The other host answered, in a way of speaking this daemon does not know.
     #[error(
         "the other host speaks Machnet v1 or another version of the protocol, which is not supported yet: run machnet-shards on both"
@@ -94,6 +100,7 @@ impl ControlError {
             Self::Rejected(Rejection::NoDaemon) => io::ErrorKind::ConnectionRefused,
             Self::Rejected(Rejection::NoRoute | Rejection::Prohibited) => io::ErrorKind::HostUnreachable,
             Self::Unreachable => io::ErrorKind::HostUnreachable,
+            Self::InterfaceDown(_) | Self::InterfaceGone(_) => io::ErrorKind::NetworkDown,
             Self::Incompatible | Self::NotYetIpv6(_) | Self::NoCommonVersion(_) => io::ErrorKind::Unsupported,
             Self::AddressInUse => io::ErrorKind::AddrInUse,
             // As connect(2) does when it finds no port.
@@ -114,6 +121,8 @@ impl ControlError {
             | Self::TimedOut
             | Self::Rejected(_)
             | Self::Unreachable
+            | Self::InterfaceDown(_)
+            | Self::InterfaceGone(_)
             | Self::NoPorts
             | Self::Limit(_)
             | Self::System(_)
@@ -170,6 +179,8 @@ pub(super) mod tests {
             ControlError::Rejected(Rejection::NoRoute),
             ControlError::Rejected(Rejection::Prohibited),
             ControlError::Unreachable,
+            ControlError::InterfaceDown("eth0".into()),
+            ControlError::InterfaceGone("eth0".into()),
             ControlError::Incompatible,
             ControlError::AddressInUse,
             ControlError::NoSuchAddress(vec![]),

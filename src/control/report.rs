@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use machnet_core::addr::MacAddr;
+use machnet_core::link::LinkState;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::message::{Cursor, Part};
@@ -241,6 +242,15 @@ pub struct InterfaceReport {
     pub device: String,
     /// The longest IP packet.
     pub mtu_bytes: u16,
+    /// Whether it carries frames.
+    #[serde(default)]
+    pub link: LinkState,
+    /// The kernel interface that it is at, by its present name; `None` if it is at none, or that is gone.
+    #[serde(default)]
+    pub kernel_interface: Option<String>,
+    /// The longest IP packet that the kernel interface takes now; `None` if there is none.
+    #[serde(default)]
+    pub kernel_mtu_bytes: Option<u32>,
     /// Whether the device says how it spreads flows over its queues, and is believed.
     pub rss_known: bool,
     /// Answers to our connects that arrived where the device said.
@@ -488,6 +498,7 @@ mod tests {
             "daemon": daemon(),
             "interfaces": [{
                 "mac": "02:00:00:00:00:01", "ip": "10.0.0.1", "device": "eth0 by af_packet", "mtu_bytes": 1500,
+                "link": "down", "kernel_interface": "eth0", "kernel_mtu_bytes": 9000,
                 "rss_known": false, "predictions_right": 12, "predictions_wrong": 3, "shards": [0, 1],
                 "address_conflicts": 0, "device_drops": { "missed": 5, "no_frame": 0 },
             }],

@@ -17,6 +17,7 @@ mod address;
 mod confinement;
 mod container;
 mod cpus;
+mod devices;
 mod errors;
 mod jumbo;
 mod killed_application;

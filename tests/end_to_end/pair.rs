@@ -140,6 +140,11 @@ impl Site {
         self.daemon.as_mut().expect("it was started")
     }
 
+    /// How often the log of the daemon has said this.
+    pub(crate) fn said(&self, words: &str) -> usize {
+        self.daemon.as_ref().expect("it was started").stderr().matches(words).count()
+    }
+
     /// The daemon stops with the moment of this call and goes on when what it returns is dropped.
     pub(crate) fn freeze(&mut self) -> Frozen<'_> {
         let daemon = self.daemon();

@@ -67,7 +67,7 @@ fn every_command_shows_what_there_is() {
     assert!(status.contains(&format!("pid {pid}, up ")), "{status}");
     assert!(status.contains("1 endpoints, 1 channels, 1 flows, 1 listeners"), "{status}");
     let interface = line_with(&status, &left.host.mac);
-    assert_eq!((interface[0], interface[4]), (&*left.ip().to_string(), "hidden"));
+    assert_eq!((interface[0], interface[3], interface[5]), (&*left.ip().to_string(), "up", "hidden"));
     assert!(status.contains("by af_packet"), "{status}");
     for part in ["Shards", "busy", "ns/packet", "mis-steered", "Counters", "rx messages"] {
         assert!(status.contains(part), "{part} is not in {status}");

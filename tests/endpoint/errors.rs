@@ -77,6 +77,8 @@ fn connecting() {
             (ConnectError::Unreachable, true, Kind::HostUnreachable),
             (ConnectError::Rejected(Rejection::NoDaemon), true, Kind::ConnectionRefused),
             (ConnectError::Rejected(Rejection::Prohibited), true, Kind::HostUnreachable),
+            (ConnectError::InterfaceDown("eth0".into()), true, Kind::NetworkDown),
+            (ConnectError::InterfaceGone("eth0".into()), true, Kind::NetworkDown),
             (ConnectError::Incompatible, false, Kind::Unsupported),
             (ConnectError::AddressInUse, false, Kind::AddrInUse),
             (ConnectError::NoSuchAddress(vec![]), false, Kind::AddrNotAvailable),

@@ -72,6 +72,8 @@ pub struct Port {
     pub hash_key_size: u16,
     /// Its NUMA node; negative if it has none.
     pub socket: i32,
+    /// The number of the kernel interface that it is at; 0 if it is at none.
+    pub kernel_interface: u32,
     /// Whether it can hash the addresses and ports of UDP over IPv4.
     pub hashes_udp: u8,
     /// Whether it can complete the checksums of UDP over IPv4.

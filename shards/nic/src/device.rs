@@ -5,6 +5,7 @@ use std::fmt;
 use machnet_core::addr::MacAddr;
 use machnet_proto::rss::Rss;
 
+use crate::error::OpenError;
 use crate::survey::Finding;
 
 /// A device that is open.
@@ -14,16 +15,31 @@ pub struct OpenDevice<Q> {
     pub capabilities: Capabilities,
     /// As many as `capabilities.queues`, in order.
     pub queues: Vec<Q>,
-    /// Counts the frames that it loses.
-    pub counts: Box<dyn DeviceCounts>,
+    /// What can be asked of it as a whole.
+    pub control: Box<dyn DeviceControl>,
     /// What was found while it was opened.
     pub findings: Vec<Finding>,
 }
 
-/// What a device as a whole counts. Who asks is none of those that use its queues, and does not disturb them.
-pub trait DeviceCounts: fmt::Debug + Send {
+/// What can be asked of a device as a whole. Who asks is none of those that use its queues, and does not disturb them.
+pub trait DeviceControl: fmt::Debug + Send {
     /// What the device lost so far. Zeroes when it is closed.
     fn drops(&mut self) -> DeviceDrops;
+
+    /// Whether [`DeviceControl::reopen`] can do anything.
+    fn can_reopen(&self) -> bool {
+        false
+    }
+
+    /// Its kernel interface was removed, and has been made again under this number: opens the device there. The queues
+    /// go on as they are until each is told to [`renew`](crate::NicQueue::renew) itself.
+    ///
+    /// # Errors
+    /// One sentence that says what to do. Nothing has changed then.
+    fn reopen(&mut self, kernel_interface: u32) -> Result<(), OpenError> {
+        let _ = kernel_interface;
+        Err(OpenError::NotReopened)
+    }
 }
 
 /// Frames that reached a device and no queue of ours. Counts since the device was opened.
@@ -51,6 +67,8 @@ pub struct Capabilities {
     /// How the device spreads received flows over its queues, if it says so and UDP ports count. `None`: it does not
     /// spread, not by port, or keeps its key to itself; a flow's queue is then learnt from where its frames land.
     pub rss: Option<Rss>,
+    /// The number of the kernel interface that it is at, or that the kernel has of the same device.
+    pub kernel_interface: Option<u32>,
     /// Whether the link was up when the device was opened. Software devices come up when their peer does.
     pub link_up: bool,
     /// The NUMA node the device sits on; its queues' memory is there too. `None`: no matter.

@@ -11,7 +11,7 @@ use crate::faults::{Faults, FaultyQueue};
 use crate::lock::DeviceLock;
 use crate::plan::{self, DevicePlan};
 use crate::survey::{self, Finding, Severity};
-use crate::{Capabilities, DeviceCounts, NicQueue, OpenDevice};
+use crate::{Capabilities, DeviceControl, NicQueue, OpenDevice};
 
 /// Why an interface of the configuration cannot be used.
 #[derive(Debug, Error)]
@@ -47,8 +47,8 @@ pub struct OpenInterface<Q> {
     pub capabilities: Capabilities,
     /// One per shard.
     pub queues: Vec<Q>,
-    /// What the device counts, if it does.
-    pub counts: Option<Box<dyn DeviceCounts>>,
+    /// What can be asked of the device, if anything.
+    pub control: Option<Box<dyn DeviceControl>>,
 }
 
 /// Which device each interface is. Looks, and changes nothing.
@@ -195,7 +195,7 @@ pub(crate) fn open_interface<Q: NicQueue>(
     plan: &DevicePlan,
     opened: OpenDevice<Q>,
 ) -> OpenInterface<Q> {
-    let OpenDevice { capabilities, queues, counts, findings } = opened;
+    let OpenDevice { capabilities, queues, control, findings } = opened;
     tracing::info!(
         ip = %interface.ip,
         device = %plan,
@@ -212,12 +212,12 @@ pub(crate) fn open_interface<Q: NicQueue>(
         tracing::warn!(interface = %interface.mac, "{finding}");
     }
     let device = format!("{} by {}", plan.device(), capabilities.driven_by);
-    OpenInterface { interface: interface.clone(), device, capabilities, queues, counts: Some(counts) }
+    OpenInterface { interface: interface.clone(), device, capabilities, queues, control: Some(control) }
 }
 
 /// Puts the configured faults between an interface and whoever uses its queues.
 fn with_faults<Q: NicQueue>(opened: OpenInterface<Q>) -> OpenInterface<FaultyQueue<Q>> {
-    let OpenInterface { interface, device, capabilities, queues, counts } = opened;
+    let OpenInterface { interface, device, capabilities, queues, control } = opened;
     let (faults, seed) = match &interface.faults {
         None => (Faults::default(), 0),
         Some(faults) => {
@@ -235,7 +235,7 @@ fn with_faults<Q: NicQueue>(opened: OpenInterface<Q>) -> OpenInterface<FaultyQue
     };
     // Each queue throws dice of its own.
     let queues = (0..).zip(queues).map(|(index, queue)| FaultyQueue::new(queue, faults, seed.wrapping_add(index)));
-    OpenInterface { queues: queues.collect(), interface, device, capabilities, counts }
+    OpenInterface { queues: queues.collect(), interface, device, capabilities, control }
 }
 
 fn probabilities(faults: &machnet_config::Faults) -> Faults {

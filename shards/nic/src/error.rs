@@ -182,6 +182,12 @@ pub enum OpenError {
     /// DPDK can be started only once per process.
     #[error("DPDK was started before in this process; start another process")]
     StartedBefore,
+    /// An interface that was made again is gone before the device was opened there.
+    #[error("the interface is gone once more; make it again")]
+    GoneAgain,
+    /// The driver of the device cannot open it a second time.
+    #[error("its driver cannot open it again in the same process; start another one")]
+    NotReopened,
     /// This daemon was built without DPDK.
     #[error(
         "this device needs DPDK, without which this program was built; build it with the feature \"dpdk\", or use a \

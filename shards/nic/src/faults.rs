@@ -248,6 +248,13 @@ impl<Q: NicQueue> NicQueue for FaultyQueue<Q> {
         self.below.take_error();
     }
 
+    fn renew(&mut self) {
+        self.fresh.clear();
+        self.ready.clear();
+        self.late.clear();
+        self.below.renew();
+    }
+
     fn drops(&self) -> Drops {
         self.below.drops()
     }

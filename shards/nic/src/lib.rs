@@ -7,7 +7,9 @@
 //! ```
 //!
 //! * [`NicQueue`], [`Frame`]: what a shard polls and what it fills. No other module names a device.
-//! * [`Capabilities`]: what the device turned out to be, once it is open; [`DeviceCounts`]: what it lost.
+//! * [`Capabilities`]: what the device turned out to be, once it is open; [`DeviceControl`]: what it lost, and how
+//!   it is opened again.
+//! * [`links`]: what becomes of the kernel interfaces of devices that are open.
 //! * [`devices`]: all interfaces of a configuration, opened: [`plan`][] says which device one is and how it is driven,
 //!   [`lock`] that it is nobody else's, [`survey`] what else is found before it is touched.
 //! * [`backend`]: the ways to drive a device, and all in which they differ for the rest.
@@ -32,6 +34,7 @@ pub mod error;
 pub mod faults;
 mod frame;
 mod host;
+pub mod links;
 pub mod lock;
 pub mod memory;
 pub mod packet;
@@ -39,6 +42,6 @@ pub mod plan;
 mod queue;
 pub mod survey;
 
-pub use device::{Capabilities, DeviceCounts, DeviceDrops, OpenDevice};
+pub use device::{Capabilities, DeviceControl, DeviceDrops, OpenDevice};
 pub use frame::{Checksum, ETHERNET_HEADER_BYTES, Frame, GsoLimits};
 pub use queue::{Drops, NicQueue, Wake};

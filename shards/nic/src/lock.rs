@@ -55,14 +55,23 @@ impl DeviceLock {
     /// Who owns it. Waits a little for one that has been killed.
     pub fn take(plan: &DevicePlan) -> Result<Option<Self>, OpenError> {
         let Some(name) = Name::of(plan, &HostView::look()?) else { return Ok(None) };
+        Self::take_name(&name, || owned_device(plan)).map(Some)
+    }
+
+    /// Makes this process the owner of a kernel interface.
+    pub(crate) fn take_interface(interface: &KernelInterface) -> Result<Self, OpenError> {
+        Self::take_name(&Name::KernelInterface(interface.index), || interface.name.clone())
+    }
+
+    fn take_name(name: &Name, device: impl Fn() -> String) -> Result<Self, OpenError> {
         let deadline = Instant::now() + RELEASED_WITHIN;
         loop {
             match name.hold() {
-                Ok(socket) => return Ok(Some(Self { _socket: socket })),
+                Ok(socket) => return Ok(Self { _socket: socket }),
                 Err(Errno::ADDRINUSE) if Instant::now() < deadline => thread::sleep(RELEASED_STEP),
                 Err(Errno::ADDRINUSE) => {
                     let owner = name.owner().unwrap_or(Owner::Unknown);
-                    return Err(Finding::Owned { device: owned_device(plan), owner }.into());
+                    return Err(Finding::Owned { device: device(), owner }.into());
                 }
                 Err(error) => return Err(OpenError::System { step: "lock a device", error: error.to_string() }),
             }

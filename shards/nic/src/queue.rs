@@ -64,7 +64,7 @@ pub trait NicQueue: fmt::Debug {
     #[must_use = "frames may still wait for another push"]
     fn flush(&mut self) -> bool;
 
-    /// How a thread that sleeps learns that a frame has arrived. The same for the life of the queue.
+    /// How a thread that sleeps learns that a frame has arrived. The same until the queue is renewed.
     fn wake(&self) -> Wake<'_>;
 
     /// Before sleeping on [`Wake::Fd`]: asks the device to make it readable. False: the device refused, do as for
@@ -80,6 +80,10 @@ pub trait NicQueue: fmt::Debug {
     /// The descriptor of [`Wake::Fd`] reports an error, as a socket does whose interface went down: takes it, because
     /// an error that nobody takes ends every sleep at once.
     fn take_error(&mut self) {}
+
+    /// The device has been [opened again](crate::DeviceControl::reopen): uses that from now on. Frames of this queue
+    /// have all been dropped before.
+    fn renew(&mut self) {}
 
     /// What this queue dropped so far, by reason.
     fn drops(&self) -> Drops {

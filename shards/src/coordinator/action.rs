@@ -10,7 +10,7 @@ use machnet_core::addr::MacAddr;
 use machnet_proto::addr::FlowKey;
 
 use super::interfaces::{Hold, InterfaceId};
-use super::{AddressInUse, ConnectionId, Effect};
+use super::{AddressInUse, ConnectionId, DeviceLost, Effect};
 use crate::mailbox::{ShardId, ToShard};
 
 /// Something to be done outside the part that wants it.
@@ -29,6 +29,8 @@ pub(super) enum Action {
     Begin,
     /// Another host has the address of an interface: no work can begin.
     Refuse(AddressInUse),
+    /// The device of an interface is no more: the daemon ends.
+    Lose(DeviceLost),
     /// Frames that arrive at one shard may have to be handed over to another: see to it that there is a ring.
     MakeWay {
         /// Where they arrive.
@@ -143,6 +145,7 @@ impl Actions {
             Action::Effect(effect) => format!("{effect:?}"),
             Action::Begin => "begin".into(),
             Action::Refuse(AddressInUse { other, .. }) => format!("address of {other}"),
+            Action::Lose(lost) => lost.to_string(),
             Action::MakeWay { landed, owner } => format!("way {} to {}", landed.0, owner.0),
             Action::Expect { key, .. } => format!("expect {}", key.local_port),
             Action::Forget { key, .. } => format!("forget {}", key.local_port),

@@ -62,6 +62,9 @@ pub(super) struct Connects {
     /// Every connect that waits for the network, by the moment at which it has to be looked at.
     #[serde(skip)]
     timers: BTreeSet<(Instant, ConnectId)>,
+    /// Why nothing passes through an interface, for those through which nothing does: learnt anew as well.
+    #[serde(skip)]
+    faults: BTreeMap<InterfaceId, ControlError>,
     /// How long answers take lately: learnt anew by whoever takes over.
     #[serde(skip)]
     patience: Patience,
@@ -407,6 +410,15 @@ impl Connects {
         }
     }
 
+    /// Why nothing passes through an interface from now on, `None` if something does: a connect to which nobody answers
+    /// ends with this reason then.
+    pub(super) fn set_fault(&mut self, interface: InterfaceId, fault: Option<ControlError>) {
+        match fault {
+            Some(fault) => drop(self.faults.insert(interface, fault)),
+            None => drop(self.faults.remove(&interface)),
+        }
+    }
+
     /// An endpoint has ended. A flow that a shard is creating cannot be stopped; it ends with its channel, and until
     /// then its tuple is taken.
     pub(super) fn abandon(&mut self, asker: ConnectionId, actions: &mut Actions) {
@@ -505,7 +517,9 @@ impl Connects {
         }
         actions.push(Action::ReleasePort(key));
         if let (Some((connection, request)), Some(error)) = (asker, failure) {
-            actions.fail(connection, request, error);
+            let is_silence = matches!(error, ControlError::TimedOut | ControlError::Unreachable);
+            let fault = self.faults.get(&interface).filter(|_| is_silence);
+            actions.fail(connection, request, fault.cloned().unwrap_or(error));
         }
     }
 

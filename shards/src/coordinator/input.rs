@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use machnet::daemon::control::Peer;
 use machnet::daemon::control::message::{Numbered, Reply, Request};
 use machnet_core::addr::MacAddr;
+use machnet_nic::links::LinkChange;
 
 use crate::mailbox::ToCoordinator;
 
@@ -37,6 +38,8 @@ pub enum Input {
         /// The application's connection.
         connection: ConnectionId,
     },
+    /// The kernel interface of a device, which has the number of its interface, is not as it was.
+    Link(LinkChange),
     /// The moment that [`deadline`](super::Coordinator::deadline) named is here.
     Deadline,
     /// The daemon shall stop: [`Effect::Stopped`] follows when all peers have been told.
@@ -73,6 +76,8 @@ pub enum Effect {
     Ready,
     /// An interface cannot have its address, so that the daemon does not start: [`Effect::Stopped`] follows.
     AddressInUse(AddressInUse),
+    /// The device of an interface is no more, and cannot be opened again: [`Effect::Stopped`] follows.
+    DeviceLost(DeviceLost),
     /// All shards have stopped, or had their time: end the process.
     Stopped,
 }
@@ -90,4 +95,14 @@ pub struct AddressInUse {
     pub interface: MacAddr,
     /// The MAC of the other host.
     pub other: MacAddr,
+}
+
+/// The device of an interface is no more, and the daemon with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the interface {interface} is gone: {why}")]
+pub struct DeviceLost {
+    /// The name of the kernel interface.
+    pub interface: String,
+    /// Why it cannot be used any more, and what to do.
+    pub why: String,
 }

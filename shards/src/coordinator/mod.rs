@@ -65,7 +65,7 @@ use crate::counters::{EntryKey, Registry};
 use crate::handover;
 use crate::mailbox::{ConnectId, NotCreated, Outlet, ShardId, ToCoordinator, ToShard};
 
-pub use input::{AddressInUse, ConnectionId, Effect, Input};
+pub use input::{AddressInUse, ConnectionId, DeviceLost, Effect, Input};
 pub use plan::{Boot, CoordinatorPlan, InterfacePlan};
 pub use saved::SavedCoordinator;
 pub use worker::{Rest, Worker};
@@ -197,6 +197,10 @@ impl Coordinator {
                 }
             }
             Input::Disconnected { connection } => self.end_application(connection, actions),
+            Input::Link(change) => {
+                let id = self.interfaces.link_changed(change, now, actions);
+                self.connects.set_fault(id, self.interfaces.state(id).link().check().err());
+            }
             Input::Deadline => {
                 self.outboxes.flush();
                 self.make_report(now);
@@ -267,6 +271,11 @@ impl Coordinator {
                 Action::Begin => self.effects.push_back(Effect::Ready),
                 Action::Refuse(conflict) => {
                     self.effects.push_back(Effect::AddressInUse(conflict));
+                    self.stop(now, actions);
+                }
+                Action::Lose(_) if self.shutdown.has_begun() => {}
+                Action::Lose(lost) => {
+                    self.effects.push_back(Effect::DeviceLost(lost));
                     self.stop(now, actions);
                 }
                 Action::MakeWay { landed, owner } => self.make_way(landed, owner),
@@ -376,6 +385,9 @@ impl Coordinator {
         let id = self.interfaces.with_address(local_ip)?;
         let interface = self.interfaces.get(id);
         let next_hop = interface.next_hop(*remote.ip())?;
+        if next_hop.is_some() {
+            self.interfaces.state(id).link().check()?;
+        }
         if self.connects.is_full() || self.flow_director.directory().is_full() {
             return Err(ControlError::Limit("the daemon has as many flows as it may (max_flows_per_shard)".into()));
         }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use machnet::daemon::control::message::ControlError;
 use machnet_config::{Limits, Subnet};
 use machnet_core::addr::{self, MacAddr};
-use machnet_nic::DeviceCounts;
+use machnet_nic::DeviceControl;
 use machnet_proto::dialect::Dialect;
 use machnet_proto::rss::Rss;
 
@@ -39,8 +39,10 @@ pub struct InterfacePlan {
     pub shards: Vec<ShardId>,
     /// How the device spreads flows over the queues, if it says so.
     pub rss: Option<Rss>,
-    /// Says what the device lost, if it counts that.
-    pub counts: Option<Box<dyn DeviceCounts>>,
+    /// The number of the kernel interface that the device is at, if it is at one.
+    pub kernel_interface: Option<u32>,
+    /// What can be asked of the device, if anything.
+    pub control: Option<Box<dyn DeviceControl>>,
 }
 
 /// What tells this start of the daemon from all others. Random.
@@ -106,7 +108,8 @@ pub(super) mod tests {
             subnet: Some(Subnet { prefix_bits: 24, gateway: Some(GATEWAY_IP.into()) }),
             shards: (0..shards).map(ShardId).collect(),
             rss: None,
-            counts: None,
+            kernel_interface: None,
+            control: None,
         }
     }
 

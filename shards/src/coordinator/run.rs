@@ -22,11 +22,12 @@ use rustix::io::Errno;
 
 use super::replies::{Replies, has_to_wait};
 use super::unread::UnreadReports;
-use super::{AddressInUse, ConnectionId, Coordinator, Effect, Input, Rest, Worker};
+use super::{AddressInUse, ConnectionId, Coordinator, DeviceLost, Effect, Input, Rest, Worker};
 use crate::budget::Cooldown;
 use crate::executor::{Executor, SpawnError, Thread};
 use crate::mailbox::{Inlet, ToCoordinator};
 use machnet::daemon::sleep::{Clock, StopPipe, timeout};
+use machnet_nic::links::Links;
 
 /// Connections, other events and requests of one application that are handled before the others have their turn.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -43,6 +44,7 @@ const WARN_INTERVAL: Duration = Duration::from_secs(10);
 const TOKEN_MAIL: u64 = 0;
 const TOKEN_SERVER: u64 = 1;
 const TOKEN_STOP: u64 = 2;
+const TOKEN_LINKS: u64 = 3;
 const FIRST_CONNECTION: u64 = 2;
 
 /// Starts the coordinator's thread. It ends, and the control socket with it, when the shards have stopped after `stop`
@@ -57,25 +59,30 @@ pub fn spawn(
     executor: &Executor,
     coordinator: Coordinator,
     inlet: Inlet<ToCoordinator>,
-    server: Server,
-    stop: Arc<StopPipe>,
-    start: Sender<Started>,
+    outside: Outside,
 ) -> Result<Thread, SpawnError> {
-    executor.spawn("coordinator", None, move || run(coordinator, inlet, server, stop, start))
+    executor.spawn("coordinator", None, move || run(coordinator, inlet, outside))
+}
+
+/// What the coordinator lives between, besides its mailbox.
+pub struct Outside {
+    /// The control socket.
+    pub server: Server,
+    /// The kernel interfaces of devices, if there are any.
+    pub links: Option<Links>,
+    /// Readable when the daemon shall stop.
+    pub stop: Arc<StopPipe>,
+    /// Is told how the start ended.
+    pub start: Sender<Started>,
 }
 
 /// How the start ended.
 pub type Started = Result<(), AddressInUse>;
 
 /// Takes turns until the daemon has stopped.
-fn run(
-    coordinator: Coordinator,
-    inlet: Inlet<ToCoordinator>,
-    server: Server,
-    stop: Arc<StopPipe>,
-    start: Sender<Started>,
-) -> io::Result<()> {
-    let mut turns = Turns::new(Worker::new(coordinator, inlet, Clock.now()), server, stop, start)?;
+fn run(coordinator: Coordinator, inlet: Inlet<ToCoordinator>, outside: Outside) -> io::Result<()> {
+    let mut turns = Turns::new(Worker::new(coordinator, inlet, Clock.now()), outside)?;
+    turns.look_at_links(Clock.now());
     loop {
         let now = Clock.now();
         let worked = turns.look(now);
@@ -96,10 +103,7 @@ fn run(
 /// The coordinator, and the descriptors it lives between.
 struct Turns {
     worker: Worker,
-    server: Server,
-    /// Readable when the daemon shall stop.
-    stop: Arc<StopPipe>,
-    start: Sender<Started>,
+    outside: Outside,
     epoll: OwnedFd,
     /// What was heard and not looked at yet.
     events: Vec<epoll::Event>,
@@ -108,8 +112,10 @@ struct Turns {
     unread: UnreadReports,
     /// Connections with answers that wait.
     unsent: BTreeSet<ConnectionId>,
-    /// Of the log's saying that an application could not be accepted.
+    /// Of the log's saying that something of the host's was refused.
     warned: Cooldown,
+    /// Why the daemon ends by itself.
+    lost: Option<DeviceLost>,
 }
 
 /// A connected application.
@@ -141,15 +147,16 @@ fn send_by(connection: &Connection) -> impl FnMut(&Numbered<Reply>, &[OwnedFd]) 
 }
 
 impl Turns {
-    fn new(worker: Worker, server: Server, stop: Arc<StopPipe>, start: Sender<Started>) -> io::Result<Self> {
+    fn new(worker: Worker, outside: Outside) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         watch(&epoll, worker.inlet().fd(), TOKEN_MAIL)?;
-        watch(&epoll, stop.as_fd(), TOKEN_STOP)?;
+        watch(&epoll, outside.stop.as_fd(), TOKEN_STOP)?;
+        if let Some(links) = &outside.links {
+            watch(&epoll, links.fd(), TOKEN_LINKS)?;
+        }
         Ok(Self {
             worker,
-            server,
-            stop,
-            start,
+            outside,
             epoll,
             events: Vec::with_capacity(EVENTS_MAX),
             connections: BTreeMap::new(),
@@ -157,6 +164,7 @@ impl Turns {
             unread: UnreadReports::default(),
             unsent: BTreeSet::new(),
             warned: Cooldown::new(WARN_INTERVAL),
+            lost: None,
         })
     }
 
@@ -186,7 +194,7 @@ impl Turns {
                     continue;
                 }
                 Effect::Ready => {
-                    watch(&self.epoll, self.server.as_fd(), TOKEN_SERVER)?;
+                    watch(&self.epoll, self.outside.server.as_fd(), TOKEN_SERVER)?;
                     self.tell(Ok(()));
                     continue;
                 }
@@ -194,7 +202,11 @@ impl Turns {
                     self.tell(Err(conflict));
                     continue;
                 }
-                Effect::Stopped => return Ok(true),
+                Effect::DeviceLost(lost) => {
+                    self.lost = Some(lost);
+                    continue;
+                }
+                Effect::Stopped => return self.lost.take().map_or(Ok(true), |lost| Err(io::Error::other(lost))),
             };
             self.note_sent(connection, sent, now);
         }
@@ -233,7 +245,7 @@ impl Turns {
     /// Says how the start ended.
     fn tell(&self, started: Started) {
         // Who started the daemon may not wait for that.
-        let _ = self.start.send(started);
+        let _ = self.outside.start.send(started);
     }
 
     /// Hears what has happened, or waits so long for something to happen.
@@ -253,9 +265,10 @@ impl Turns {
         match token {
             TOKEN_MAIL => self.worker.inlet().quiet(),
             TOKEN_SERVER => self.accept(now),
+            TOKEN_LINKS => self.look_at_links(now),
             TOKEN_STOP => {
                 // Whatever was written: it is the same each time. An end of file stays, and must not keep us awake.
-                let _ = epoll::delete(&self.epoll, &self.stop);
+                let _ = epoll::delete(&self.epoll, &self.outside.stop);
                 self.worker.coordinator().handle(Input::Stop, now);
             }
             token if token % 2 == 0 => self.receive(ConnectionId(token / 2), now),
@@ -263,9 +276,21 @@ impl Turns {
         }
     }
 
+    /// Tells the coordinator what has become of kernel interfaces.
+    fn look_at_links(&mut self, now: Instant) {
+        let Some(links) = &mut self.outside.links else { return };
+        match links.look() {
+            Ok(changes) => {
+                changes.into_iter().for_each(|change| self.worker.coordinator().handle(Input::Link(change), now));
+            }
+            Err(error) if self.warned.allows(now) => tracing::warn!("the links cannot be looked at: {error}"),
+            Err(_) => {}
+        }
+    }
+
     fn accept(&mut self, now: Instant) {
         for _ in 0..ACCEPTS_PER_TURN {
-            let accepted = match self.server.accept() {
+            let accepted = match self.outside.server.accept() {
                 Ok(None) => return,
                 Ok(Some(connection)) => self.admit(connection, now),
                 Err(error) => Err(error),
@@ -400,7 +425,8 @@ mod tests {
                 subnet: None,
                 shards: vec![ShardId(0)],
                 rss: None,
-                counts: None,
+                kernel_interface: None,
+                control: None,
             };
             let boot = Boot { id: 1, secret: [1; 16] };
             let plan = CoordinatorPlan { interfaces: vec![interface], limits: Limits::default(), boot };
@@ -413,7 +439,8 @@ mod tests {
                 to_coordinator.post(heard).expect("there is room");
             }
             let (start, started) = channel();
-            let thread = std::thread::spawn(move || run(coordinator, inlet, server, stopped, start));
+            let outside = Outside { server, links: None, stop: stopped, start };
+            let thread = std::thread::spawn(move || run(coordinator, inlet, outside));
             Self { directory, thread, stop, started, shard, coordinator: to_coordinator }
         }
 

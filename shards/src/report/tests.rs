@@ -47,7 +47,7 @@ fn summary(seconds: u64, busy_ms: u64, frames: u64, drops: u64) -> Report {
     report(json!({
         "daemon": daemon(seconds * 1_000_000_000),
         "interfaces": [{
-            "mac": "02:00:00:00:00:01", "ip": "10.0.0.1", "mtu_bytes": 1500, "rss_known": false, "shards": [0, 1],
+            "mac": "02:00:00:00:00:01", "ip": "10.0.0.1", "mtu_bytes": 1500, "link": "down", "rss_known": false, "shards": [0, 1],
             "predictions_right": 12, "predictions_wrong": 3,
             "device": "machnet0 by net_af_packet", "address_conflicts": 0,
             "device_drops": { "missed": 5, "no_frame": 0 },
@@ -85,7 +85,7 @@ fn since_the_start_sums_and_the_share_of_its_life() {
     let busy = "1|10.0.0.1|1|7|10%|4.50 M|1.00 M|1.00 M|100 M|1.00 G|3|1|4|5|8|machnet0 by net_af_packet";
     assert_eq!(cells(shards[2]).join("|"), busy);
     let interfaces: Vec<_> = lines(&text, "Interfaces").into_iter().map(cells).collect();
-    assert_eq!(interfaces[1][3..], ["0,1", "hidden", "12", "3", "0", "machnet0 by net_af_packet"]);
+    assert_eq!(interfaces[1][3..], ["down", "0,1", "hidden", "12", "3", "0", "machnet0 by net_af_packet"]);
     let drops: Vec<_> = lines(&text, "Frames dropped").into_iter().map(cells).collect();
     assert_eq!(drops[0], ["reason", "where", "frames"]);
     assert_eq!(drops[1..], [["malformed", "shard 1", "4"], ["missed", "device of 10.0.0.1", "5"]]);

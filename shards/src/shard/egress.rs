@@ -89,6 +89,14 @@ impl<Q: NicQueue> Egress<Q> {
         &mut self.queue
     }
 
+    /// The device was opened again. Frames that it has not taken are lost, as on any wire.
+    pub(super) fn renew(&mut self) {
+        self.outgoing.clear();
+        (self.spare, self.open) = (None, None);
+        self.queue.renew();
+        (self.gso_limits, self.completes) = (self.queue.gso_limits(), self.queue.completes());
+    }
+
     /// Whether the device keeps up: otherwise no flow is asked for more.
     pub(super) fn has_room(&self) -> bool {
         self.outgoing.len() < OUTGOING_MAX
@@ -298,6 +306,8 @@ mod tests {
     struct Watched {
         below: MemoryQueue,
         bursts: Vec<usize>,
+        takes_none: bool,
+        renewed: usize,
     }
 
     impl NicQueue for Watched {
@@ -317,7 +327,7 @@ mod tests {
 
         fn transmit(&mut self, frames: &mut Vec<MemoryFrame>) -> usize {
             self.bursts.push(frames.len());
-            self.below.transmit(frames)
+            if self.takes_none { 0 } else { self.below.transmit(frames) }
         }
 
         fn flush(&mut self) -> bool {
@@ -327,22 +337,33 @@ mod tests {
         fn wake(&self) -> Wake<'_> {
             self.below.wake()
         }
+
+        fn renew(&mut self) {
+            self.renewed += 1;
+        }
     }
 
-    /// The bursts of a turn that writes packets with so many messages each, to a device that takes GSO batches or not.
-    fn bursts(messages: &[u16], gso_limits: Option<GsoLimits>) -> Vec<usize> {
+    fn egress(gso_limits: Option<GsoLimits>) -> Egress<Watched> {
+        let near = NicOptions { gso_limits, ..NicOptions::default() };
+        let far = NicOptions { mac: NicOptions::mac_of(2), ..near.clone() };
+        let Cable { near, .. } = Cable::between(Network::new(0), &near, &far);
+        Egress::new(Watched { below: near.into_queue(), bursts: Vec::new(), takes_none: false, renewed: 0 })
+    }
+
+    fn template() -> Template {
         let key = FlowKey {
             local_ip: Ipv4Addr::new(10, 0, 0, 1),
             local_port: 1,
             remote_ip: Ipv4Addr::new(10, 0, 0, 2),
             remote_port: 2,
         };
-        let template = Template::new(MacAddr([2; 6]), MacAddr([4; 6]), &key);
+        Template::new(MacAddr([2; 6]), MacAddr([4; 6]), &key)
+    }
+
+    /// The bursts of a turn that writes packets with so many messages each, to a device that takes GSO batches or not.
+    fn bursts(messages: &[u16], gso_limits: Option<GsoLimits>) -> Vec<usize> {
+        let (template, mut egress) = (template(), egress(gso_limits));
         let (_, mut counts) = Registry::default().enter();
-        let near = NicOptions { gso_limits, ..NicOptions::default() };
-        let far = NicOptions { mac: NicOptions::mac_of(2), ..near.clone() };
-        let Cable { near, .. } = Cable::between(Network::new(0), &near, &far);
-        let mut egress = Egress::new(Watched { below: near.into_queue(), bursts: Vec::new() });
         for &messages in messages {
             assert!(egress.prepare(false, &mut counts));
             egress.append(64, false, &template);
@@ -354,6 +375,25 @@ mod tests {
         assert_eq!(handed_over, egress.queue().bursts.iter().sum::<usize>());
         assert!(!egress.has_frames());
         std::mem::take(&mut egress.queue().bursts)
+    }
+
+    #[test]
+    fn a_device_that_was_opened_again_gets_none_of_the_frames_of_before() {
+        let (template, mut egress) = (template(), egress(None));
+        let (_, mut counts) = Registry::default().enter();
+        egress.queue().takes_none = true;
+        assert!(egress.send(&template, &[1; 64], false, &mut counts));
+        egress.transmit(&mut counts);
+        // One that is open, and one that is to be filled.
+        assert!(egress.prepare(false, &mut counts));
+        egress.append(64, false, &template);
+        assert!(egress.prepare(false, &mut counts) && egress.has_frames());
+        egress.renew();
+        assert!(!egress.has_frames() && egress.open.is_none() && egress.spare.is_none());
+        assert_eq!(egress.queue().renewed, 1);
+        egress.queue().takes_none = false;
+        assert!(egress.send(&template, &[2; 64], false, &mut counts));
+        assert_eq!(egress.transmit(&mut counts), 1);
     }
 
     #[test]

@@ -255,6 +255,7 @@ impl<Q: NicQueue> Shard<Q> {
                     self.flows.drop_silently(id, reason, turn, &mut self.channels, &mut self.post);
                 }
             }
+            ToShard::Renew => self.egress.renew(),
             ToShard::Hint { key, owner } => self.steering.hint(key, owner),
             ToShard::Unhint { key } => self.steering.unhint(&key),
             ToShard::HandTo { owner, producer } => self.steering.add_way_out(owner, producer),

@@ -25,7 +25,7 @@ fn opened(host: Responder, nic: MemoryNic) -> OpenInterface<MemoryQueue> {
         device: "memory".into(),
         capabilities,
         queues,
-        counts: None,
+        control: None,
     }
 }
 

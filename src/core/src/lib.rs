@@ -4,7 +4,7 @@
 //!
 //! * [`message`]: the largest message, and what a packet carries of it; [`records`]: several messages in one packet.
 //! * [`flow`]: the name of a flow, and why it ended.
-//! * [`addr`]: the address of a device, and which addresses are carried.
+//! * [`addr`]: the address of a device, and which addresses are carried; [`link`]: whether it carries anything.
 //! * [`payload`]: how much of a packet is left for messages.
 //! * [`defaults`]: what holds where nobody says otherwise.
 //! * [`time`]: moments, which somebody else reads from a clock; [`wait`]: how to wait for one.
@@ -17,6 +17,7 @@ extern crate alloc;
 pub mod addr;
 pub mod defaults;
 pub mod flow;
+pub mod link;
 pub mod message;
 pub mod payload;
 pub mod records;

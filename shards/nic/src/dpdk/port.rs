@@ -11,7 +11,7 @@ use crate::backend::{DpdkDevice, Pmd};
 use crate::error::OpenError;
 use crate::plan::DevicePlan;
 use crate::survey::Finding;
-use crate::{Capabilities, DeviceCounts, DeviceDrops, OpenDevice};
+use crate::{Capabilities, DeviceControl, DeviceDrops, OpenDevice};
 use machnet_core::addr::MacAddr;
 use rustix::event::epoll;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
@@ -53,7 +53,7 @@ impl Drop for Port {
 #[derive(Debug)]
 struct PortCounts(Vec<Weak<Port>>);
 
-impl DeviceCounts for PortCounts {
+impl DeviceControl for PortCounts {
     fn drops(&mut self) -> DeviceDrops {
         let ports = self.0.iter().filter_map(Weak::upgrade).map(|port| port.losses());
         ports.fold(DeviceDrops::default(), |sum, port| DeviceDrops {
@@ -156,7 +156,7 @@ impl Dpdk {
         let mut all = all.ok_or_else(|| OpenError::NoQueues { device: plan.device() })?;
         all.capabilities.queues = plan.queues;
         all.capabilities.max_queues = plan.queues;
-        all.counts = Box::new(PortCounts(ports));
+        all.control = Box::new(PortCounts(ports));
         Ok(all)
     }
 
@@ -279,6 +279,7 @@ impl Dpdk {
             queues,
             max_queues,
             rss: if queues > 1 { rss::settle(number, device.is_on_a_bus(), &found, queues) } else { None },
+            kernel_interface: (found.kernel_interface != 0).then_some(found.kernel_interface),
             link_up: link(plan, device, number, &mut findings)?,
             numa_node: u16::try_from(found.socket).ok(),
             driven_by,
@@ -286,9 +287,9 @@ impl Dpdk {
         let own = (pmd == Some(Pmd::AfPacket)).then_some(plan.interface.mac);
         let port = Arc::new(port);
         let weak = Arc::downgrade(&port);
-        let counts = Box::new(PortCounts(vec![weak.clone()]));
+        let control = Box::new(PortCounts(vec![weak.clone()]));
         let queues = (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, own));
-        Ok((OpenDevice { capabilities, queues: queues.collect(), counts, findings }, weak))
+        Ok((OpenDevice { capabilities, queues: queues.collect(), control, findings }, weak))
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! * [`HostView`]: all of it, as it was at one moment.
 //! * [`KernelInterface`], [`Address`]: what the kernel says of this network namespace.
+//! * [`LinkEvents`]: what it says when an interface changes.
 //! * [`forwards`]: what it would do with a packet.
 //! * [`Buses`]: PCI and VMBUS devices.
 
@@ -17,7 +18,7 @@ use machnet_core::addr::MacAddr;
 use crate::error::OpenError;
 
 pub(crate) use bus::{Buses, PciDevice};
-pub(crate) use netlink::forwards;
+pub(crate) use netlink::{LinkEvents, forwards};
 
 #[cfg(test)]
 pub(crate) use bus::tests::Sysfs;

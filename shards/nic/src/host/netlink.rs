@@ -15,8 +15,9 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{self, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::{Address, KernelInterface, XdpMode, XdpProgram};
@@ -64,6 +65,57 @@ pub(crate) fn forwards(index: u32, from: Ipv4Addr, to: Ipv4Addr) -> bool {
     matches!(answer, Ok(Some(RouteNetlinkMessage::NewRoute(route))) if route.header.kind == RouteType::Unicast)
 }
 
+/// RTNLGRP_LINK as a bit of a netlink address (RTMGRP_LINK of linux/rtnetlink.h).
+const LINK_GROUP: u32 = 1;
+
+/// What the kernel says whenever an interface comes, changes or goes.
+#[derive(Debug)]
+pub(crate) struct LinkEvents(OwnedFd);
+
+impl LinkEvents {
+    /// Says everything that happens from now on.
+    pub(crate) fn subscribe() -> io::Result<Self> {
+        let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        net::bind(&socket, &SocketAddrNetlink::new(0, LINK_GROUP))?;
+        Ok(Self(socket))
+    }
+
+    /// Readable when something has happened.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// The numbers of the interfaces that something has happened to; no list if that was more than the kernel keeps, or
+    /// is not understood. `None`: nothing more.
+    pub(crate) fn next(&mut self) -> Option<Option<Vec<u32>>> {
+        let answer = match Answer::receive(&self.0) {
+            Ok(answer) => answer,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(_) => return Some(None),
+        };
+        Some(changed(answer))
+    }
+}
+
+/// The numbers of the interfaces that a datagram of events is about; `None` if it is not understood.
+fn changed(mut answer: Answer) -> Option<Vec<u32>> {
+    let mut indices = Vec::new();
+    while let Some(message) = answer.next().ok()? {
+        match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)) => {
+                indices.push(link.header.index);
+            }
+            _ => return None,
+        }
+    }
+    Some(indices)
+}
+
+/// A netlink socket. No protocol is protocol 0, which is NETLINK_ROUTE.
+fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
+    Ok(net::socket_with(net::AddressFamily::NETLINK, SocketType::RAW, flags, None)?)
+}
+
 /// All the kernel has of what is asked for.
 fn list(request: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
     for _ in 0..ATTEMPTS_MAX {
@@ -95,9 +147,7 @@ impl Conversation {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        // No protocol is protocol 0, which is NETLINK_ROUTE.
-        let family = net::AddressFamily::NETLINK;
-        let socket = net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        let socket = socket(SocketFlags::CLOEXEC)?;
         net::send(&socket, &bytes, SendFlags::empty())?;
         Ok(Self { socket, answer: Answer::default(), was_interrupted: false })
     }
@@ -336,6 +386,17 @@ mod tests {
         assert_eq!(read(&datagram(&[link(elsewhere.concat())])).expect("whole").0, [eth0()]);
         let no_program = [plainest(), vec![LinkAttribute::Xdp(vec![LinkXdp::Attached(XdpAttached::None)])]];
         assert_eq!(read(&datagram(&[link(no_program.concat())])).expect("whole").0, [eth0()]);
+    }
+
+    #[test]
+    fn an_event_names_its_interface() {
+        let event = |bytes| changed(Answer { bytes, read: 0 });
+        let mut gone = LinkMessage::default();
+        gone.header.index = 9;
+        let gone = RouteNetlinkMessage::DelLink(gone).into();
+        assert_eq!(event(datagram(&[link(plainest()), gone])), Some(vec![7, 9]));
+        assert_eq!(event(vec![0xff; 3]), None, "whatever it is, it may be about any");
+        assert_eq!(LinkEvents::subscribe().expect("a descriptor").next(), None);
     }
 
     #[test]

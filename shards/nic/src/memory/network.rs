@@ -141,6 +141,7 @@ impl Network {
             queues: options.queues,
             max_queues: options.queues,
             rss: spreader.disclosed(),
+            kernel_interface: None,
             link_up: true,
             numa_node: None,
         };

@@ -17,6 +17,7 @@
 //!
 //! Unsafe code is in `frame`, `ring` and `socket`, nowhere else.
 
+mod device;
 mod frame;
 mod queue;
 mod ring;
@@ -36,9 +37,8 @@ use super::{Capabilities, OpenDevice};
 pub use frame::PacketFrame;
 pub use queue::PacketQueue;
 
-use queue::PacketCounts;
+use device::{Ground, PacketDevice};
 use ring::Measures;
-use socket::PacketSocket;
 
 /// Queues of an interface, at the most: each takes six megabytes of the kernel's memory and more.
 const QUEUES_MAX: u16 = 64;
@@ -70,18 +70,7 @@ pub fn open(plan: &DevicePlan, interface: &str, ip: Option<Ipv4Addr>) -> Result<
     }
     let has_gso = kernel_release().is_some_and(|release| release >= GSO_SINCE);
     let measures = Measures::new(plan.mtu_bytes, has_gso, queues);
-    let system = |step| move |error: std::io::Error| OpenError::System { step, error: error.to_string() };
-    let (mut sockets, mut all) = (Vec::new(), Vec::new());
-    for _ in 0..queues {
-        let (socket, rings) = PacketSocket::open(&kernel, ip, &measures)?;
-        sockets.push(socket.try_clone().map_err(system("open one more descriptor"))?);
-        all.push(PacketQueue::new(socket, rings, mac));
-    }
-    if let [first, others @ ..] = &sockets[..]
-        && !others.is_empty()
-    {
-        first.spread_over(others).map_err(system("spread flows over packet sockets"))?;
-    }
+    let (all, device) = PacketDevice::open(Ground { ip, measures, queues }, &kernel)?;
     let capabilities = Capabilities {
         driven_by: "af_packet".to_owned(),
         mac,
@@ -89,10 +78,11 @@ pub fn open(plan: &DevicePlan, interface: &str, ip: Option<Ipv4Addr>) -> Result<
         queues,
         max_queues: QUEUES_MAX,
         rss: None,
+        kernel_interface: Some(kernel.index),
         link_up: kernel.has_carrier,
         numa_node: None,
     };
-    Ok(OpenDevice { capabilities, queues: all, counts: Box::new(PacketCounts::new(sockets)), findings })
+    Ok(OpenDevice { capabilities, queues: all, control: Box::new(device), findings })
 }
 
 fn find(name: &str) -> Result<KernelInterface, OpenError> {

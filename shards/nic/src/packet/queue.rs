@@ -1,6 +1,7 @@
 //! A packet socket as a shard uses it.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use machnet_core::addr::MacAddr;
 use rustix::fd::AsFd;
@@ -10,7 +11,7 @@ use rustix::net::{SendFlags, send, sockopt};
 use super::frame::PacketFrame;
 use super::ring::{RingFrame, Rings};
 use super::socket::PacketSocket;
-use crate::{Checksum, DeviceCounts, DeviceDrops, Drops, GsoLimits, NicQueue, Wake};
+use crate::{Checksum, Drops, GsoLimits, NicQueue, Wake};
 
 /// One packet socket with its rings.
 pub struct PacketQueue {
@@ -21,11 +22,32 @@ pub struct PacketQueue {
     /// Frames were handed over that the kernel has not been told of, or could not take when it was.
     is_stale: bool,
     drops: Drops,
+    successor: Successor,
+}
+
+/// What a queue is to go on with when it renews itself: whoever opens the device again leaves it here.
+#[derive(Clone, Default)]
+pub(super) struct Successor(Arc<Mutex<Option<(PacketSocket, Rings)>>>);
+
+impl Successor {
+    /// Leaves a socket for the queue, instead of any that it has not taken.
+    pub(super) fn leave(&self, socket: PacketSocket, rings: Rings) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((socket, rings));
+    }
+
+    fn take(&self) -> Option<(PacketSocket, Rings)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl PacketQueue {
     pub(super) fn new(socket: PacketSocket, rings: Rings, own: MacAddr) -> Self {
-        Self { rings, socket, own, is_stale: false, drops: Drops::default() }
+        Self { rings, socket, own, is_stale: false, drops: Drops::default(), successor: Successor::default() }
+    }
+
+    /// Where it looks for what it goes on with.
+    pub(super) fn successor(&self) -> Successor {
+        self.successor.clone()
     }
 
     /// Makes the kernel send what is in the ring. One system call, whatever there is.
@@ -94,6 +116,12 @@ impl NicQueue for PacketQueue {
         let _ = sockopt::socket_error(&self.socket);
     }
 
+    fn renew(&mut self) {
+        if let Some((socket, rings)) = self.successor.take() {
+            (self.socket, self.rings, self.is_stale) = (socket, rings, false);
+        }
+    }
+
     fn drops(&self) -> Drops {
         self.drops
     }
@@ -102,31 +130,5 @@ impl NicQueue for PacketQueue {
 impl fmt::Debug for PacketQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PacketQueue({})", self.own)
-    }
-}
-
-/// What the kernel counts for the sockets of an interface.
-pub(super) struct PacketCounts {
-    sockets: Vec<PacketSocket>,
-    missed: u64,
-}
-
-impl PacketCounts {
-    pub(super) fn new(sockets: Vec<PacketSocket>) -> Self {
-        Self { sockets, missed: 0 }
-    }
-}
-
-impl DeviceCounts for PacketCounts {
-    fn drops(&mut self) -> DeviceDrops {
-        // The kernel begins anew whenever it is asked.
-        self.missed += self.sockets.iter().filter_map(|socket| socket.take_drops().ok()).sum::<u64>();
-        DeviceDrops { missed: self.missed, no_frame: 0 }
-    }
-}
-
-impl fmt::Debug for PacketCounts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PacketCounts({} sockets, {} missed)", self.sockets.len(), self.missed)
     }
 }

@@ -64,7 +64,7 @@ impl PacketSocket {
     }
 
     /// Lets the kernel spread flows over this socket and `others`, by its own hash.
-    pub(super) fn spread_over(&self, others: &[Self]) -> io::Result<()> {
+    pub(super) fn spread_over<'a>(&self, mut others: impl Iterator<Item = &'a Self>) -> io::Result<()> {
         let mut mode = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
         // The kernel finds a number that no other group has, and tells it.
         let unique = libc::PACKET_FANOUT_FLAG_UNIQUEID;
@@ -74,7 +74,7 @@ impl PacketSocket {
             self.set(libc::PACKET_FANOUT, &((mode | unique) << 16))?;
         }
         let group: u32 = self.get(libc::PACKET_FANOUT)?;
-        others.iter().try_for_each(|other| other.set(libc::PACKET_FANOUT, &(mode << 16 | group & 0xffff)))
+        others.try_for_each(|other| other.set(libc::PACKET_FANOUT, &(mode << 16 | group & 0xffff)))
     }
 
     /// Frames that found no slot since the last call.

@@ -91,13 +91,13 @@ fn fakes(dpdk: &Dpdk) {
 /// A device with fewer queues than asked is used with what it has; one with more than fit is closed again.
 fn limits(dpdk: &Dpdk) {
     let open = |device: &str, queues| dpdk.open(&DevicePlan::new(interface(NEAR, queues), dpdk_device(device)));
-    let OpenDevice { capabilities: few, queues, mut counts, findings } =
+    let OpenDevice { capabilities: few, queues, mut control, findings } =
         open("net_ring8", 1000).expect("it has some queues");
     assert_eq!((usize::from(few.queues), few.max_queues), (queues.len(), few.queues));
     assert!(findings[0].to_string().contains("\"engine_threads\""), "{findings:?}");
-    assert_eq!(counts.drops(), DeviceDrops::default());
+    assert_eq!(control.drops(), DeviceDrops::default());
     drop(queues);
-    assert_eq!(counts.drops(), DeviceDrops::default(), "a closed device counts nothing");
+    assert_eq!(control.drops(), DeviceDrops::default(), "a closed device counts nothing");
     for attempt in 0..3 {
         let error = open(&format!("net_null1{attempt}"), 1000).expect_err("10 GB of frames");
         assert!(matches!(error, OpenError::NoMemory { .. }), "{error}");

@@ -203,6 +203,14 @@ impl Address {
         }
     }
 
+    /// Everybody on the link is to be told where it is, once more: the link was interrupted, and whoever was asked
+    /// meanwhile has not heard us.
+    pub(super) fn announce(&mut self, now: Instant) {
+        if let State::Ours { announcement, .. } = &mut self.state {
+            *announcement = Some(Announcement { number: 1, due: now });
+        }
+    }
+
     /// Another host said something.
     pub(super) fn hear(&mut self, packet: &arp::ArpPacket, now: Instant) -> Heard {
         let claims = packet.sender_ip == self.ip;

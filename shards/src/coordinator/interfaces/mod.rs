@@ -2,9 +2,11 @@
 //!
 //! * [`state`]: one interface: ARP and echo answered, neighbors learnt.
 //! * [`address`]: whose its IP is.
+//! * [`link`]: whether it carries frames.
 //! * [`prediction`]: whether its NIC spreads flows as it says.
 
 mod address;
+mod link;
 mod prediction;
 mod state;
 
@@ -14,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use machnet::daemon::control::message::ControlError;
 use machnet_config::Limits;
 use machnet_core::time::Instant;
+use machnet_nic::links::LinkChange;
 use machnet_proto::neighbor::Resolution;
 use machnet_proto::state::{Unsound, ensure};
 use machnet_proto::wire::arp;
@@ -228,6 +231,13 @@ impl Interfaces {
     /// An answer arrived where the NIC's RSS said it would, or elsewhere.
     pub(super) fn judge_prediction(&mut self, id: InterfaceId, was_right: bool, now: Instant) {
         self.all[id.0].judge_prediction(was_right, now);
+    }
+
+    /// The kernel interface of one of them is not as it was. Gives its number.
+    pub(super) fn link_changed(&mut self, change: LinkChange, now: Instant, actions: &mut Actions) -> InterfaceId {
+        let id = InterfaceId(change.device);
+        self.all[id.0].link_changed(change, now, actions);
+        id
     }
 
     /// Asks the devices what they lost, for a report.

@@ -6,6 +6,7 @@ use machnet_config::Limits;
 use machnet_core::addr::MacAddr;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::DeviceDrops;
+use machnet_nic::links::LinkChange;
 use machnet_proto::neighbor::{self, Change, NeighborCache, Resolution, SavedNeighbors};
 use machnet_proto::rss::Rss;
 use machnet_proto::state::{Unsound, ensure};
@@ -13,6 +14,7 @@ use machnet_proto::wire::arp;
 
 use super::InterfaceId;
 use super::address::{Address, Heard, SavedAddress};
+use super::link::{InterfaceLink, Turnout};
 use super::prediction::Predictions;
 use crate::budget::Cooldown;
 use crate::coordinator::action::{Action, Actions};
@@ -30,6 +32,7 @@ const ASK_DEVICE_EVERY: Duration = Duration::from_millis(100);
 pub(crate) struct InterfaceState {
     id: InterfaceId,
     interface: InterfacePlan,
+    link: InterfaceLink,
     address: Address,
     neighbors: NeighborCache,
     predictions: Predictions,
@@ -70,6 +73,7 @@ impl SavedInterface {
         ensure(self.of == (mac, ip, interface.shards.clone()), "an interface has another address, or other shards")?;
         Ok(InterfaceState {
             id,
+            link: InterfaceLink::default(),
             address: self.address.restore(mac, ip, now)?,
             neighbors: self.neighbors.restore(ip, neighbor_limits(limits), now)?,
             interface,
@@ -96,6 +100,7 @@ impl InterfaceState {
     ) -> Self {
         Self {
             id,
+            link: InterfaceLink::default(),
             address: Address::new(interface.mac, interface.ip, random, now),
             neighbors: NeighborCache::new(interface.ip, neighbor_limits(limits)),
             interface,
@@ -126,6 +131,26 @@ impl InterfaceState {
         self.predictions
     }
 
+    /// Whether it carries frames.
+    pub(crate) fn link(&self) -> &InterfaceLink {
+        &self.link
+    }
+
+    /// Its kernel interface is not as it was. Where that is another one the device is opened there, and its shards are
+    /// to use it; when frames pass again everybody on the link is told where our address is.
+    pub(super) fn link_changed(&mut self, change: LinkChange, now: Instant, actions: &mut Actions) {
+        let LinkChange { link, made_again, .. } = change;
+        match self.link.change(link, made_again, &mut self.interface, now) {
+            Turnout::Nothing => {}
+            Turnout::Back => self.address.announce(now),
+            Turnout::Renewed => {
+                self.address.announce(now);
+                self.interface.shards.iter().for_each(|shard| actions.post(*shard, ToShard::Renew));
+            }
+            Turnout::Lost(lost) => actions.push(Action::Lose(lost)),
+        }
+    }
+
     /// Whether its address is ours: before that nobody is answered.
     pub(crate) fn has_address(&self) -> bool {
         self.address.is_ours()
@@ -143,10 +168,10 @@ impl InterfaceState {
 
     /// Asks the device what it lost; not too often, for some that is a system call, or a look over the bus.
     pub(super) fn ask_device(&mut self, now: Instant) {
-        if let Some(counts) = &mut self.interface.counts
+        if let Some(device) = &mut self.interface.control
             && self.asked.allows(now)
         {
-            self.drops = counts.drops();
+            self.drops = device.drops();
         }
     }
 
@@ -344,13 +369,13 @@ mod tests {
     fn the_device_is_asked_seldom() {
         #[derive(Debug)]
         struct Device(u64);
-        impl machnet_nic::DeviceCounts for Device {
+        impl machnet_nic::DeviceControl for Device {
             fn drops(&mut self) -> DeviceDrops {
                 self.0 += 1;
                 DeviceDrops { missed: self.0, no_frame: 0 }
             }
         }
-        let mut state = made_of(InterfacePlan { counts: Some(Box::new(Device(0))), ..interface(1) });
+        let mut state = made_of(InterfacePlan { control: Some(Box::new(Device(0))), ..interface(1) });
         let missed = |state: &mut InterfaceState, after| {
             state.ask_device(Instant::ZERO + after);
             state.device_drops().missed

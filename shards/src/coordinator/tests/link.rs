@@ -1,5 +1,10 @@
 //! The link: ARP, ping, announcements, neighbors that move.
 
+use machnet_core::link::LinkState;
+use machnet_nic::error::OpenError;
+use machnet_nic::links::{Link, LinkChange};
+use machnet_nic::{DeviceControl, DeviceDrops};
+
 use super::*;
 
 #[test]
@@ -171,4 +176,79 @@ fn the_next_hop_of_a_silent_peer_is_asked_for() {
     rig.skip_posts();
     rig.mail(ToCoordinator::Suspect { peer: key.remote_ip, shard: ShardId(1) });
     assert_eq!(rig.posts(0), ["ARP Request 10.0.0.2"]);
+}
+
+/// A device that can be opened again.
+#[derive(Debug)]
+struct Reopening;
+
+impl DeviceControl for Reopening {
+    fn drops(&mut self) -> DeviceDrops {
+        DeviceDrops::default()
+    }
+
+    fn can_reopen(&self) -> bool {
+        true
+    }
+
+    fn reopen(&mut self, _kernel_interface: u32) -> Result<(), OpenError> {
+        Ok(())
+    }
+}
+
+fn change(state: LinkState, made_again: Option<u32>) -> Input {
+    let link = Link { state, is_set_down: false, name: "eth0".into(), mtu_bytes: 1500 };
+    Input::Link(LinkChange { device: 0, link, made_again })
+}
+
+#[test]
+fn a_link_that_is_down_is_why_no_flow_can_be_opened() {
+    let mut rig = Rig::with(1, 1024, |plan| plan.interfaces[0].control = Some(Box::new(Reopening)));
+    rig.pass(Duration::from_secs(2));
+    rig.skip_posts();
+    let (early, late) = (rig.attached(), rig.attached());
+    rig.connect_to(early, PEER_IP);
+    assert_eq!(rig.replies(early).len(), 1, "its channel");
+    rig.handle(change(LinkState::Down, None));
+    rig.connect_to(late, PEER_IP);
+    let down = ControlError::InterfaceDown("eth0".into());
+    assert_eq!(rig.error(late), down, "at once");
+    let shown = rig.summary().interfaces.remove(0);
+    assert_eq!((shown.link, shown.kernel_interface), (LinkState::Down, Some("eth0".into())));
+    rig.connect_to(late, OUR_IP);
+    assert!(matches!(rig.replies(late)[..], [Reply::Channel { .. }]), "a flow within this host needs no link");
+    rig.handle(Input::Disconnected { connection: late });
+    // One that has begun is not ended by it, and if nobody answers, that is why.
+    rig.pass(Duration::from_secs(10));
+    assert_eq!(rig.error(early), down);
+    rig.handle(change(LinkState::Gone, None));
+    rig.connect_to(early, PEER_IP);
+    assert_eq!(rig.error(early), ControlError::InterfaceGone("eth0".into()));
+}
+
+#[test]
+fn a_device_that_was_opened_again_is_used_and_announced() {
+    let mut rig = Rig::with(2, 1024, |plan| plan.interfaces[0].control = Some(Box::new(Reopening)));
+    rig.pass(Duration::from_secs(2));
+    rig.skip_posts();
+    rig.handle(change(LinkState::Gone, None));
+    rig.quiet();
+    rig.handle(change(LinkState::Down, Some(9)));
+    assert_eq!((rig.posts(0), rig.posts(1)), (vec!["Renew".into(), "announcement".into()], vec!["Renew".into()]));
+    rig.handle(change(LinkState::Up, None));
+    assert_eq!(rig.posts(0), ["announcement"], "the first one was for nobody");
+}
+
+#[test]
+fn a_device_that_is_lost_is_the_end_and_says_why() {
+    let mut rig = Rig::with(1, 1024, |_| {});
+    rig.skip_posts();
+    rig.handle(change(LinkState::Gone, None));
+    match rig.coordinator.poll_effect() {
+        Some(Effect::DeviceLost(lost)) => assert_eq!(lost.interface, "eth0"),
+        other => panic!("nothing is lost: {other:?}"),
+    }
+    assert_eq!(rig.posts(0), ["Stop"]);
+    rig.mail(ToCoordinator::Stopped { shard: ShardId(0) });
+    assert!(matches!(rig.coordinator.poll_effect(), Some(Effect::Stopped)));
 }

@@ -367,6 +367,7 @@ pub(super) fn describe(message: &ToShard) -> String {
         ToShard::Yield { .. } => "Yield".into(),
         ToShard::Adopt { .. } => "Adopt".into(),
         ToShard::NextHop { previous, current, peer } => format!("NextHop {previous} {current} {peer:?}"),
+        ToShard::Renew => "Renew".into(),
         ToShard::Stop => "Stop".into(),
     }
 }

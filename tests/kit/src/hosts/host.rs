@@ -65,8 +65,8 @@ impl Host {
         })
     }
 
-    /// Lays the wire: an interface in each host, with its MAC and the kernel's address.
-    pub(super) fn connect_to(&self, other: &Self, link: VethPair) -> Result<(), Failure> {
+    /// Lays the wire: an interface in each host, with its MAC and the kernel's address. The one there was is gone.
+    pub fn connect_to(&self, other: &Self, link: VethPair) -> Result<(), Failure> {
         let VethPair { queues, mtu_bytes } = link;
         let end = |host: &Self| {
             let mac = &host.mac;

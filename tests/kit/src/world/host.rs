@@ -111,7 +111,8 @@ impl SimulatedHost {
             subnet: None,
             shards: (0..self.plan.shards).map(ShardId).collect(),
             rss,
-            counts: None,
+            kernel_interface: None,
+            control: None,
         };
         CoordinatorPlan { interfaces: vec![interface], limits: self.plan.limits.clone(), boot }
     }

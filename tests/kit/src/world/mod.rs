@@ -211,6 +211,7 @@ impl World {
             }
             Effect::Ready | Effect::Stopped => return,
             Effect::AddressInUse(conflict) => return self.refuse(host, &conflict),
+            Effect::DeviceLost(lost) => panic!("no device is ever lost: {lost}"),
         };
         let Some(&app) = self.connections.get(&connection) else { return };
         let application = self.apps.get_mut(&app).expect("it has a connection");

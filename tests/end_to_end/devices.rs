@@ -1,0 +1,120 @@
+//! Devices that change under a running daemon: down, renamed, removed, made again.
+
+use std::time::{Duration, Instant};
+
+use machnet::ConnectError;
+use machnet::daemon::control::report::{FullReport, InterfaceReport};
+use machnet_core::link::LinkState;
+use machnet_shards::counters::{Counter, Gauge};
+use machnet_test_kit::hosts::VethPair;
+use machnet_test_kit::waiting::{eventually, once};
+
+use crate::jumbo::{Echo, MESSAGE_BYTES};
+use crate::pair::{NEVER, Pair, Site, counted, gauge, set};
+
+/// How long a flow may take to go on when its link is back: the longest wait between two attempts, and a busy machine.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(10);
+
+fn interface(status: &FullReport) -> &InterfaceReport {
+    &status.summary.interfaces[0]
+}
+
+fn await_link(site: &Site, state: LinkState) -> FullReport {
+    site.await_status(state.as_str(), |status| interface(status).link == state)
+}
+
+/// Why no flow to the other host can be opened.
+fn refusal(from: &Site, to: &Site) -> ConnectError {
+    from.attach().connect(from.ip(), to.at(889)).unwrap_err()
+}
+
+#[test]
+fn a_link_that_was_down_for_a_while_has_lost_no_flow() {
+    let Some(pair) = Pair::start(|_| ()) else { return };
+    let Pair { left, right, .. } = &pair;
+    let mut echo = Echo::between(left, right, MESSAGE_BYTES);
+    for down_for in [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)] {
+        echo.once();
+        left.host.ip("link set machnet0 down").unwrap();
+        let was_down = Instant::now();
+        for site in [left, right] {
+            await_link(site, LinkState::Down);
+        }
+        let started = Instant::now();
+        let down = ConnectError::InterfaceDown("machnet0".into());
+        assert_eq!((refusal(left, right), refusal(right, left)), (down.clone(), down));
+        assert!(started.elapsed() < Duration::from_secs(2), "nobody waits for a link that is down");
+        std::thread::sleep(down_for.saturating_sub(was_down.elapsed()));
+        left.host.ip("link set machnet0 up").unwrap();
+        for site in [left, right] {
+            await_link(site, LinkState::Up);
+        }
+        let took = echo.once();
+        assert!(took < GOES_ON_WITHIN, "after {down_for:?} a message took {took:?}");
+        assert_eq!(refusal(left, right), ConnectError::Refused, "the other host is asked again");
+    }
+    assert_eq!(counted(&left.status(), Counter::FlowsClosed), 0);
+    // More often than that within ten seconds it is not said.
+    assert!((1..=2).contains(&left.said("the interface was set down: `ip link set machnet0 up`")));
+    assert!((1..=2).contains(&right.said("the link is down: nobody is at the other end")));
+    assert!((1..=2).contains(&left.said("the link is up again")));
+}
+
+#[test]
+fn an_interface_that_is_made_again_is_opened_again_and_its_flows_go_on() {
+    let Some(pair) = Pair::start(|config| set(config, "engine_threads", 2)) else { return };
+    let Pair { left, right, .. } = &pair;
+    let mut echo = Echo::between(left, right, MESSAGE_BYTES);
+    for (times, name) in [(1, "machnet0"), (2, "machnet0")] {
+        echo.once();
+        // Of a veth both ends go.
+        left.host.ip("link del machnet0").unwrap();
+        for site in [left, right] {
+            let status = await_link(site, LinkState::Gone);
+            assert_eq!(interface(&status).kernel_interface, None);
+        }
+        let gone = ConnectError::InterfaceGone(name.into());
+        assert_eq!((refusal(left, right), refusal(right, left)), (gone.clone(), gone));
+        left.host.connect_to(&right.host, VethPair { queues: 1, mtu_bytes: 1500 }).unwrap();
+        for site in [left, right] {
+            let status = await_link(site, LinkState::Up);
+            assert_eq!(interface(&status).kernel_interface.as_deref(), Some("machnet0"));
+        }
+        let took = echo.once();
+        assert!(took < GOES_ON_WITHIN, "the interface is back for the time {times}, and a message took {took:?}");
+        // Whoever knew nothing of us, and whoever forgot.
+        right.host.ping(left.host.machnet_ip, 56, 1).unwrap();
+        assert_eq!(refusal(right, left), ConnectError::Refused, "the other host is asked again");
+    }
+    for site in [left, right] {
+        assert_eq!(counted(&site.status(), Counter::FlowsClosed), 0);
+        assert_eq!(gauge(&site.status(), Gauge::HalfOpen), 0);
+        assert!((1..=2).contains(&site.said("the interface is gone")), "once each, or once for both");
+        assert!((1..=2).contains(&site.said("the interface is there again; the device was reopened")));
+    }
+}
+
+#[test]
+fn a_new_name_and_a_smaller_mtu_are_seen() {
+    let Some(pair) = Pair::start(|_| ()) else { return };
+    let Pair { left, right, .. } = &pair;
+    let mut echo = Echo::between(left, right, MESSAGE_BYTES);
+    echo.once();
+    left.host.ip("link set machnet0 down").unwrap();
+    left.host.ip("link set machnet0 name other0").unwrap();
+    left.host.ip("link set other0 up mtu 1400").unwrap();
+    let is_so = |status: &FullReport| {
+        let report = interface(status);
+        let kernel = (report.kernel_interface.as_deref(), report.kernel_mtu_bytes);
+        report.link == LinkState::Up && kernel == (Some("other0"), Some(1400)) && report.mtu_bytes == 1500
+    };
+    left.await_status("the new name and MTU", is_so);
+    eventually(NEVER, || {
+        let lines = ["the interface was renamed", "the interface takes shorter packets than it did"];
+        once(lines.iter().all(|line| left.said(line) == 1), || format!("{lines:?} are not both there once"))
+    });
+    left.host.ip("link set other0 mtu 1500").unwrap();
+    let took = echo.once();
+    assert!(took < GOES_ON_WITHIN, "a message took {took:?}");
+    assert_eq!(counted(&left.status(), Counter::FlowsClosed), 0);
+}
