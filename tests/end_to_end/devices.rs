@@ -1,16 +1,17 @@
 //! Devices that change under a running daemon: down, renamed, removed, made again.
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use machnet::ConnectError;
 use machnet::daemon::control::report::{FullReport, InterfaceReport};
 use machnet_core::link::LinkState;
 use machnet_shards::counters::{Counter, Gauge};
-use machnet_test_kit::hosts::VethPair;
+use machnet_test_kit::hosts::{Hosts, VethPair};
 use machnet_test_kit::waiting::{eventually, once};
 
 use crate::jumbo::{Echo, MESSAGE_BYTES};
-use crate::pair::{NEVER, Pair, Site, counted, gauge, set};
+use crate::pair::{MACHINE, NEVER, Pair, Site, counted, gauge, set};
 
 /// How long a flow may take to go on when its link is back: the longest wait between two attempts, and a busy machine.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(10);
@@ -117,4 +118,34 @@ fn a_new_name_and_a_smaller_mtu_are_seen() {
     let took = echo.once();
     assert!(took < GOES_ON_WITHIN, "a message took {took:?}");
     assert_eq!(counted(&left.status(), Counter::FlowsClosed), 0);
+}
+
+#[test]
+fn a_daemon_whose_driver_cannot_open_its_device_again_ends_and_says_so() {
+    let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let Some(Hosts { left, right }) = Hosts::or_skip(VethPair::default()) else { return };
+    for (key, value, interface) in [
+        ("device", "net_tap0,iface=tapped", "tapped"),
+        ("device", "net_tap0", "dtap0"),
+        ("device", "net_af_packet0,iface=machnet0", "machnet0"),
+        ("driver", "af_xdp", "machnet0"),
+    ] {
+        let mut config = left.config();
+        set(&mut config, key, value);
+        let mut daemon = match left.start_daemon(&config) {
+            // Only root of the whole machine gets as far with it.
+            Err(why) if value == "af_xdp" && why.to_string().contains("AF_XDP on machnet0 is not possible") => continue,
+            started => started.unwrap(),
+        };
+        left.ip(&format!("link del {interface}")).unwrap();
+        let status = daemon.wait(NEVER).unwrap().code();
+        let said = daemon.stderr();
+        let why = format!("the interface {interface} is gone: its driver cannot open it a second time in one process");
+        assert!(status == Some(1) && said.contains(&why), "{value}: {status:?}, {said}");
+        if interface == "machnet0" {
+            left.connect_to(&right, VethPair::default()).unwrap();
+        }
+        // The next one finds nothing in its way.
+        drop(left.start_daemon(&config).unwrap());
+    }
 }

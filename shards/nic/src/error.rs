@@ -186,7 +186,7 @@ pub enum OpenError {
     #[error("the interface is gone once more; make it again")]
     GoneAgain,
     /// The driver of the device cannot open it a second time.
-    #[error("its driver cannot open it again in the same process; start another one")]
+    #[error("its driver cannot open it a second time in one process; start another one when it is there again")]
     NotReopened,
     /// This daemon was built without DPDK.
     #[error(

@@ -5,7 +5,7 @@
 //! part. A change to an interface that nobody watches costs a read of its message.
 //!
 //! An interface is known by its number, which stays when it is renamed. When it is gone, one that has its MAC is it,
-//! made again.
+//! made again; unless that was not the device's MAC either, as that of a tap device need not be.
 
 use std::io;
 
@@ -37,6 +37,8 @@ struct Watched {
     index: Option<u32>,
     /// As it was at the last look; `None` before the first.
     link: Option<Link>,
+    /// Whether the interface has the device's MAC, or has had it.
+    has_mac: bool,
 }
 
 /// The kernel interface of a device, at one moment.
@@ -74,6 +76,7 @@ impl Links {
             mac: it.mac,
             index: Some(it.kernel_interface),
             link: None,
+            has_mac: false,
         });
         Ok(Self { events: LinkEvents::subscribe()?, watched: watched.collect(), is_due: true })
     }
@@ -127,8 +130,8 @@ pub struct WatchedDevice {
 impl Watched {
     fn compare(&mut self, host: &HostView) -> Option<LinkChange> {
         let same = self.index.and_then(|index| host.numbered(index));
-        // Before the first look nobody knows its name, and so that it is gone.
-        let found = same.or_else(|| host.with_mac(self.mac));
+        self.has_mac |= same.is_some_and(|interface| interface.mac == self.mac);
+        let found = same.or_else(|| host.with_mac(self.mac).filter(|_| self.has_mac || self.link.is_none()));
         let made_again = found.filter(|_| same.is_none()).map(|interface| interface.index);
         self.index = found.map(|interface| interface.index);
         let link = match (found, &self.link) {
@@ -208,6 +211,15 @@ mod tests {
     fn an_interface_that_was_gone_before_the_first_look_is_known_by_its_mac() {
         let told = changes(&mut links(), vec![interface(3, "eth1", 2)]);
         assert_eq!(told, ["7: 02:00:00:00:00:01 gone, 0", "8: eth1 up, 1500"]);
+    }
+
+    #[test]
+    fn what_has_the_devices_mac_by_chance_is_not_its_interface() {
+        let mut links = links();
+        let tap = KernelInterface { index: 2, ..interface(2, "tap0", 9) };
+        let both = |tap: Option<KernelInterface>| [Some(interface(3, "eth1", 1)), tap].into_iter().flatten().collect();
+        assert_eq!(changes(&mut links, both(Some(tap)))[0], "7: tap0 up, 1500");
+        assert_eq!(changes(&mut links, both(None)), ["7: tap0 gone, 1500"]);
     }
 
     #[test]

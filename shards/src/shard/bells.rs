@@ -19,6 +19,11 @@ const LOOK_AT_BELLS_EVERY: Duration = Duration::from_micros(50);
 /// Bells that are heard at once; the others next time.
 const EVENTS_MAX: usize = 64;
 
+/// How often in a row the queue's descriptor may end a sleep with an error that stays: from then on it is left alone,
+/// but for one look in a while. The device is gone, and a shard must not spin for it.
+const ERRORS_MAX: u32 = 8;
+const LOOK_AT_ERROR_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
 const TOKEN_MAIL: u64 = u64::MAX;
 
 /// Everything that wakes a shard, as its thread waits for it.
@@ -31,6 +36,8 @@ pub struct Bells {
     events: Vec<epoll::Event>,
     /// When an awake shard looked at them last.
     looked: Instant,
+    /// How often in a row a sleep ended with an error of the queue's descriptor.
+    errors: u32,
 }
 
 impl Bells {
@@ -41,7 +48,13 @@ impl Bells {
     pub fn new<Q: NicQueue>(shard: &Shard<Q>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, shard.mail_bell(), epoll::EventData::new_u64(TOKEN_MAIL), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, watched: BTreeMap::new(), events: Vec::with_capacity(EVENTS_MAX), looked: Instant::ZERO })
+        Ok(Self {
+            epoll,
+            watched: BTreeMap::new(),
+            events: Vec::with_capacity(EVENTS_MAX),
+            looked: Instant::ZERO,
+            errors: 0,
+        })
     }
 
     /// Follows the channels that came and went. A channel whose bell cannot be watched, for want of descriptors or of
@@ -115,12 +128,16 @@ impl Bells {
     pub(super) fn wait<Q: NicQueue>(&mut self, shard: &mut Shard<Q>, timeout: Option<&Timespec>) -> io::Result<()> {
         let bells = || PollFd::new(&self.epoll, PollFlags::IN);
         let (slept, rang, failed) = match shard.queue().wake() {
-            Wake::Fd(nic) => {
+            Wake::Fd(nic) if self.errors < ERRORS_MAX => {
                 let mut fds = [bells(), PollFd::from_borrowed_fd(nic, PollFlags::IN)];
                 let slept = poll(&mut fds, timeout);
-                (slept, !fds[0].revents().is_empty(), fds[1].revents().contains(PollFlags::ERR))
+                (slept, !fds[0].revents().is_empty(), fds[1].revents().intersects(ERROR))
             }
-            Wake::Steps => {
+            wake => {
+                let timeout = match wake {
+                    Wake::Fd(_) => timeout.filter(|it| **it < LOOK_AT_ERROR_EVERY).or(Some(&LOOK_AT_ERROR_EVERY)),
+                    Wake::Steps => timeout,
+                };
                 let mut fds = [bells()];
                 let slept = poll(&mut fds, timeout);
                 (slept, !fds[0].revents().is_empty(), false)
@@ -132,11 +149,18 @@ impl Bells {
             Err(error) => return Err(error.into()),
         }
         if failed {
+            self.errors += 1;
             shard.queue().take_error();
+        } else {
+            // One that was left alone is tried once.
+            self.errors = if self.errors < ERRORS_MAX { 0 } else { ERRORS_MAX - 1 };
         }
         if rang { self.hear(shard).map(drop) } else { Ok(()) }
     }
 }
+
+/// What a descriptor shows besides that it is readable, asked for or not.
+const ERROR: PollFlags = PollFlags::ERR.union(PollFlags::HUP).union(PollFlags::NVAL);
 
 /// Has a channel's bell watched; gives the descriptor by which it is.
 fn watch(epoll: &OwnedFd, bell: BorrowedFd<'_>, slot: usize) -> io::Result<OwnedFd> {

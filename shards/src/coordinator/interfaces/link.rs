@@ -111,11 +111,7 @@ impl InterfaceLink {
                     tracing::warn!(interface, left_out, "the link is down: nobody is at the other end of the cable");
                 }
                 LinkState::Gone => {
-                    tracing::error!(
-                        interface,
-                        left_out,
-                        "the interface is gone: nothing passes until it is made again"
-                    );
+                    tracing::error!(interface, left_out, "the interface is gone");
                 }
             }
         }

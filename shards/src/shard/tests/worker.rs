@@ -5,6 +5,7 @@ use machnet_nic::Wake;
 use machnet_nic::memory::MemoryFrame;
 
 use super::*;
+use crate::shard::Bells;
 use crate::shard::worker::{Rest, Worker};
 
 /// A queue whose device takes frames and sends them when it is pushed once more.
@@ -63,4 +64,31 @@ fn a_shard_whose_device_wants_another_push_sleeps_for_short() {
     };
     assert_eq!(next_sleep(), Sleep::For(STEP_MIN), "what the device has taken is still to be pushed");
     assert_eq!(next_sleep(), Sleep::UntilItRings);
+}
+
+/// A queue whose device has gone: its descriptor shows an error for ever.
+#[test]
+fn a_queue_in_error_does_not_keep_its_shard_awake() {
+    let (bell, other_end) = rustix::pipe::pipe().unwrap();
+    drop(other_end);
+    let below = Cable::new(1).near.into_queue();
+    let (_to_shard, inlet) = mailbox(64).unwrap();
+    let (outlet, _from_shard) = mailbox(64).unwrap();
+    let (_, counts) = Registry::default().enter();
+    let queue = Reluctant { below, pushes_wanted: 0, bell };
+    let mut shard = Shard::new(settings(), queue, inlet, outlet, counts, Instant::ZERO);
+    let mut bells = Bells::new(&shard).unwrap();
+    let started = std::time::Instant::now();
+    for _ in 0..20 {
+        bells.wait(&mut shard, None).unwrap();
+    }
+    // Eight at once, and then every second one after a while.
+    assert!(started.elapsed() >= std::time::Duration::from_millis(500), "{:?}", started.elapsed());
+    // Short sleeps are as short as they are to be.
+    let millisecond = rustix::event::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    let started = std::time::Instant::now();
+    for _ in 0..20 {
+        bells.wait(&mut shard, Some(&millisecond)).unwrap();
+    }
+    assert!(started.elapsed() < std::time::Duration::from_millis(500), "{:?}", started.elapsed());
 }
