@@ -106,6 +106,8 @@ pub enum Wake<'queue> {
 pub struct Drops {
     /// Sent by this very interface: a kernel socket shows the kernel's own transmissions too.
     pub own: u64,
+    /// Of a VLAN, and the interface is of none.
+    pub other_vlan: u64,
     /// Received in more pieces, or longer, than the MTU allows.
     pub oversized: u64,
     /// To be transmitted, and refused by the device, for good or until they were given up.

@@ -135,6 +135,10 @@ table! {
         NotForUs = "not_for_us",
         /// Our own frame, which the kernel shows us again.
         OwnFrame = "own_frame",
+        /// Of a VLAN: its tag has another number than 0.
+        OtherVlan = "other_vlan",
+        /// A part of an IP packet that was cut on its way, which is not put together again.
+        IpFragment = "ip_fragment",
         /// Longer than the MTU allows, or in several pieces.
         Oversized = "oversized",
         /// To be sent, and refused by the device for so long that it was given up: the other end of a veth has a

@@ -534,6 +534,7 @@ impl<Q: NicQueue> Shard<Q> {
         let drops = self.egress.queue().drops();
         let before = std::mem::replace(&mut self.queue_drops, drops);
         self.counts.add_drops(DropReason::OwnFrame, drops.own - before.own);
+        self.counts.add_drops(DropReason::OtherVlan, drops.other_vlan - before.other_vlan);
         self.counts.add_drops(DropReason::Oversized, drops.oversized - before.oversized);
         self.counts.add_drops(DropReason::Refused, drops.refused - before.refused);
         self.flows.publish();

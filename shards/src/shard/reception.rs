@@ -77,6 +77,8 @@ impl<Q: NicQueue> Reception<'_, Q> {
             &mut Ok(Parsed::Arp(packet)) => self.pass_on(Budget::Arp, || Ok(ToCoordinator::Arp { shard, packet })),
             Ok(Parsed::Icmp(packet)) => self.receive_icmp(packet),
             Ok(Parsed::Other) => Err(DropReason::OtherProtocol),
+            Ok(Parsed::OtherVlan) => Err(DropReason::OtherVlan),
+            Err(WireError::Fragment) => Err(DropReason::IpFragment),
             Err(WireError::BadChecksum) => Err(DropReason::BadChecksum),
             Err(_) => Err(DropReason::Malformed),
         };

@@ -42,7 +42,7 @@ impl Responder {
                 (is_for_us && !is_from_us).then(answer)
             }
             Parsed::Icmp(packet) => packet.echo_reply(self.mac, self.ip).ok().map(Answer::Echo),
-            Parsed::Udp(_) | Parsed::Other => None,
+            Parsed::Udp(_) | Parsed::OtherVlan | Parsed::Other => None,
         }
     }
 }

@@ -73,7 +73,8 @@ impl NicQueue for PacketQueue {
             match self.rings.receive() {
                 RingFrame::Nothing => return received,
                 RingFrame::Frame(frame) => into.push(frame),
-                RingFrame::Unwanted => self.drops.own += 1,
+                RingFrame::Own => self.drops.own += 1,
+                RingFrame::OtherVlan => self.drops.other_vlan += 1,
                 RingFrame::Oversized => self.drops.oversized += 1,
             }
         }

@@ -54,6 +54,8 @@ struct VirtioHeader {
 const VIRTIO_HEADER_BYTES: usize = 10;
 const _: () = assert!(size_of::<VirtioHeader>() == VIRTIO_HEADER_BYTES);
 
+/// The number of a VLAN, in its tag (IEEE 802.1Q).
+const VLAN_NUMBER: u16 = 0x0fff;
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM: the checksum is the pseudo header's only; the frame never was on a wire.
 const NEEDS_CHECKSUM: u8 = 1;
 /// VIRTIO_NET_HDR_GSO_UDP_L4.
@@ -164,8 +166,10 @@ pub(super) enum RingFrame {
     /// Nothing yet.
     Nothing,
     Frame(PacketFrame),
-    /// Sent by this host, or of a VLAN.
-    Unwanted,
+    /// Sent by this host.
+    Own,
+    /// Of a VLAN.
+    OtherVlan,
     /// Longer than a slot.
     Oversized,
 }
@@ -216,10 +220,17 @@ impl Rings {
         self.receive[self.next_received].prefetch(0);
         let header: tpacket2_hdr = slot.read(0);
         let address: sockaddr_ll = slot.read(ADDRESS_AT);
-        let is_unwanted = status & TP_STATUS_VLAN_VALID != 0 || address.sll_pkttype == libc::PACKET_OUTGOING;
-        if is_unwanted || header.tp_snaplen != header.tp_len {
+        // The kernel has taken the tag out of the frame. Number 0 is no VLAN: such a tag only carries a priority.
+        let is_of_vlan = status & TP_STATUS_VLAN_VALID != 0 && header.tp_vlan_tci & VLAN_NUMBER != 0;
+        let unwanted = match address.sll_pkttype {
+            libc::PACKET_OUTGOING => Some(RingFrame::Own),
+            _ if is_of_vlan => Some(RingFrame::OtherVlan),
+            _ if header.tp_snaplen != header.tp_len => Some(RingFrame::Oversized),
+            _ => None,
+        };
+        if let Some(unwanted) = unwanted {
             slot.status().store(TP_STATUS_KERNEL, Ordering::Release);
-            return if is_unwanted { RingFrame::Unwanted } else { RingFrame::Oversized };
+            return unwanted;
         }
         let at = usize::from(header.tp_mac);
         // The frame is looked at after all others of the burst have been taken.

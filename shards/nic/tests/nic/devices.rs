@@ -114,6 +114,7 @@ pub(crate) fn packet() {
     sleeping::measure(pair);
     frames_outlive_their_socket();
     only_what_is_for_us_is_received();
+    vlans_are_told_apart();
 }
 
 pub(crate) fn packet_queues() {
@@ -383,6 +384,29 @@ fn only_what_is_for_us_is_received() {
         once(burst.len() >= 2, || format!("{} of 2 frames arrived", burst.len()))
     });
     assert_eq!(burst.iter().map(|frame| frame.bytes()[59]).collect::<Vec<_>>(), [1, 2]);
+}
+
+/// A tag that names a VLAN is counted; one that does not is taken away.
+fn vlans_are_told_apart() {
+    let [mut near, mut far] = packet_sockets([interface(NEAR, 1), interface(FAR, 1)], Some(suite::DESTINATION_IP));
+    let (near, far) = (&mut near.queues[0], &mut far.queues[0]);
+    let mut tagged = |number, tag: [u8; 2]| {
+        let mut frame = suite::datagram(near, FAR, NEAR, number);
+        let bytes = [&frame.bytes()[..12], &[0x81, 0], &tag, &frame.bytes()[12..]].concat();
+        frame.set_len(bytes.len());
+        frame.bytes_mut().copy_from_slice(&bytes);
+        frame
+    };
+    let mut frames = vec![tagged(1, [0, 7]), tagged(2, [0x60, 0])];
+    let expected = [&frames[1].bytes()[..12], &frames[1].bytes()[16..]].concat();
+    suite::send_all(near, &mut frames);
+    let mut burst = Vec::with_capacity(8);
+    eventually(PATIENCE, || {
+        far.receive(&mut burst, 8);
+        once(!burst.is_empty(), || "nothing arrived".to_owned())
+    });
+    assert_eq!(burst.iter().map(Frame::bytes).collect::<Vec<_>>(), [&expected[..]]);
+    assert_eq!((far.drops().other_vlan, far.drops().own), (1, 0));
 }
 
 /// Two joined interfaces, of which the kernel shows IP packets to this address only, if it is given.

@@ -1,4 +1,4 @@
-//! Ethernet II frames, without VLAN tags and without the frame check sequence.
+//! Ethernet II frames, without the frame check sequence; those of VLANs (IEEE 802.1Q) are told from the others.
 
 use zerocopy::byteorder::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -18,6 +18,8 @@ impl EtherType {
     pub const IPV4: Self = Self(0x0800);
     /// ARP (RFC 826).
     pub const ARP: Self = Self(0x0806);
+    /// A tag of IEEE 802.1Q, behind which the ether type of the frame follows.
+    pub const TAG: Self = Self(0x8100);
 }
 
 /// The Ethernet header.
@@ -43,6 +45,23 @@ impl Header {
             ether_type: EtherType(raw.ether_type.get()),
         };
         if header.source.is_multicast() { Err(WireError::BadField) } else { Ok((header, payload)) }
+    }
+}
+
+/// The tag of a frame, behind a header that says [`EtherType::TAG`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tag {
+    /// The number of its VLAN, 12 bits. 0 is none: the tag only carries a priority.
+    pub(super) vlan: u16,
+    /// The protocol of the bytes behind this tag.
+    pub(super) ether_type: EtherType,
+}
+
+impl Tag {
+    /// Reads the tag; gives it and the rest of the frame.
+    pub(super) fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), WireError> {
+        let ([control, ether_type], rest) = <[U16; 2]>::read_from_prefix(bytes).map_err(|_| WireError::Truncated)?;
+        Ok((Self { vlan: control.get() & 0x0fff, ether_type: EtherType(ether_type.get()) }, rest))
     }
 }
 
@@ -81,6 +100,14 @@ mod tests {
         let raw = RawHeader::new(&HEADER);
         assert_eq!(raw.as_bytes(), [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]);
         assert_eq!(Header::parse(raw.as_bytes()), Ok((HEADER, &[][..])));
+    }
+
+    #[test]
+    fn a_tag_has_the_number_of_its_vlan_and_an_ether_type() {
+        let tag = |vlan| Tag { vlan, ether_type: EtherType::ARP };
+        assert_eq!(Tag::parse(&[0xe0, 0, 8, 6, 9]), Ok((tag(0), &[9][..])));
+        assert_eq!(Tag::parse(&[0x70, 7, 8, 6]), Ok((tag(7), &[][..])));
+        assert_eq!(Tag::parse(&[0x70, 7, 8]), Err(WireError::Truncated));
     }
 
     #[test]

@@ -19,10 +19,15 @@ pub const BYTES_MAX: usize = ethernet::HEADER_BYTES + u16::MAX as usize;
 pub fn parse(frame: &[u8]) -> Result<Parsed<'_>, WireError> {
     let (ethernet, packet) = ethernet::Header::parse(frame)?;
     match ethernet.ether_type {
-        EtherType::IPV4 => {}
-        EtherType::ARP => return arp::ArpPacket::parse(packet).map(Parsed::Arp),
-        _ => return Ok(Parsed::Other),
+        EtherType::IPV4 => parse_ip(ethernet, packet),
+        EtherType::ARP => arp::ArpPacket::parse(packet).map(Parsed::Arp),
+        EtherType::TAG => parse_tagged(ethernet, packet),
+        _ => Ok(Parsed::Other),
     }
+}
+
+#[inline(always)]
+fn parse_ip(ethernet: ethernet::Header, packet: &[u8]) -> Result<Parsed<'_>, WireError> {
     let (ip, payload) = ipv4::Header::parse(packet)?;
     match ip.protocol {
         Protocol::UDP => {
@@ -47,6 +52,18 @@ pub fn parse(frame: &[u8]) -> Result<Parsed<'_>, WireError> {
     }
 }
 
+/// What stands behind a tag that names no VLAN is taken as if it were not there.
+#[cold]
+fn parse_tagged(ethernet: ethernet::Header, tagged: &[u8]) -> Result<Parsed<'_>, WireError> {
+    let (tag, packet) = ethernet::Tag::parse(tagged)?;
+    match tag {
+        ethernet::Tag { vlan: 1.., .. } => Ok(Parsed::OtherVlan),
+        ethernet::Tag { ether_type: EtherType::IPV4, .. } => parse_ip(ethernet, packet),
+        ethernet::Tag { ether_type: EtherType::ARP, .. } => arp::ArpPacket::parse(packet).map(Parsed::Arp),
+        ethernet::Tag { .. } => Ok(Parsed::Other),
+    }
+}
+
 /// What a frame turned out to be. Nothing says yet that it is for this host.
 #[derive(Clone, Copy, Debug)]
 pub enum Parsed<'a> {
@@ -56,6 +73,8 @@ pub enum Parsed<'a> {
     Icmp(icmp::IcmpPacket<'a>),
     /// UDP over IPv4.
     Udp(UdpDatagram<'a>),
+    /// Of a VLAN.
+    OtherVlan,
     /// Something sound enough, of an ethertype or IP protocol we do not speak.
     Other,
 }
@@ -352,12 +371,33 @@ mod tests {
                 && (packet.destination_ip(), packet.source_ip()) == (KEY.remote_ip, KEY.local_ip)
         ));
         assert!(matches!(parse(&with_protocol(Protocol(6))), Ok(Parsed::Other)), "TCP");
-        for ether_type in [[0x86, 0xdd], [0x81, 0x00], [0x00, 0x2e]] {
+        for ether_type in [[0x86, 0xdd], [0x88, 0xa8], [0x00, 0x2e]] {
             let mut bytes = frame(&KEY, &[]);
             bytes[12..14].copy_from_slice(&ether_type);
             assert!(matches!(parse(&bytes), Ok(Parsed::Other)), "{ether_type:02x?}");
         }
         assert!(matches!(parse(&[]), Err(WireError::Truncated)));
+    }
+
+    /// The same frame with a tag.
+    fn tagged(frame: &[u8], tag: [u8; 2]) -> Vec<u8> {
+        [&frame[..12], &[0x81, 0x00], &tag, &frame[12..]].concat()
+    }
+
+    #[test]
+    fn a_priority_is_no_vlan() {
+        let plain = frame(&KEY, b"hi!");
+        let (with_priority, of_a_vlan) = (tagged(&plain, [0x60, 0]), tagged(&plain, [0x60, 7]));
+        let datagram = udp(&with_priority);
+        assert_eq!((datagram.key, datagram.payload, datagram.source_mac), (KEY.reversed(), &b"hi!"[..], US));
+        assert_eq!(datagram.checksum_is_good(), Some(true));
+        assert!(matches!(parse(&of_a_vlan), Ok(Parsed::OtherVlan)));
+        let arp = arp::ArpPacket::request(US, KEY.local_ip, KEY.remote_ip);
+        let with_priority = tagged(&arp.frame(MacAddr::BROADCAST), [0xe0, 0]);
+        assert!(matches!(parse(&with_priority), Ok(Parsed::Arp(packet)) if packet == arp));
+        // A second tag is for somebody else.
+        assert!(matches!(parse(&tagged(&tagged(&plain, [0, 0]), [0, 0])), Ok(Parsed::Other)));
+        assert!(matches!(parse(&tagged(&plain, [0, 0])[..17]), Err(WireError::Truncated)));
     }
 
     proptest! {

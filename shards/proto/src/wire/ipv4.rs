@@ -53,7 +53,8 @@ impl Header {
 
     /// Reads the header; gives it and what the packet carries, without what Ethernet padded it with.
     ///
-    /// Options, fragments and a source that is not one host are `BadField`; the header's checksum must be right.
+    /// Options and a source that is not one host are `BadField`, fragments `Fragment`; the header's checksum must be
+    /// right.
     pub fn parse(packet: &[u8]) -> Result<(Self, &[u8]), WireError> {
         let (raw, rest) = RawHeader::ref_from_prefix(packet).map_err(|_| WireError::Truncated)?;
         if raw.version_words >> 4 != 4 {
@@ -76,7 +77,11 @@ impl Header {
         };
         // RFC 1122, section 3.2.1.3: no packet comes from a group or from everybody.
         let from_many = header.source.is_multicast() || header.source.is_broadcast();
-        if raw.fragment.get() & FRAGMENT != 0 || from_many { Err(WireError::BadField) } else { Ok((header, payload)) }
+        match raw.fragment.get() & FRAGMENT {
+            _ if from_many => Err(WireError::BadField),
+            0 => Ok((header, payload)),
+            _ => Err(WireError::Fragment),
+        }
     }
 }
 
@@ -194,9 +199,9 @@ mod tests {
             (0, 0x65, WireError::Unknown, "version 6"),
             (0, 0x46, WireError::BadField, "options"),
             (0, 0x44, WireError::BadField, "a header of four words"),
-            (6, 0x20, WireError::BadField, "more fragments"),
-            (6, 0x10, WireError::BadField, "a fragment from the middle"),
-            (7, 0x01, WireError::BadField, "the second of small fragments"),
+            (6, 0x20, WireError::Fragment, "more fragments"),
+            (6, 0x10, WireError::Fragment, "a fragment from the middle"),
+            (7, 0x01, WireError::Fragment, "the second of small fragments"),
             (12, 224, WireError::BadField, "from a group"),
         ];
         for (at, value, error, why) in cases {

@@ -23,6 +23,8 @@ pub enum WireError {
     BadLength,
     /// A checksum does not match.
     BadChecksum,
+    /// A part of an IP packet that was cut on its way.
+    Fragment,
     /// A field has a value the format does not allow.
     BadField,
 }

@@ -86,7 +86,10 @@ fn every_bad_frame_is_dropped_and_counted_by_its_reason() {
         ("cut off", good[..good.len() - 1].to_vec(), DropReason::Malformed),
         ("IP longer than the frame", with_ip_checksum(changed(good.clone(), IP + 2, &[9])), DropReason::Malformed),
         ("UDP longer than IP", changed(good.clone(), 38, &[9]), DropReason::Malformed),
-        ("a fragment", with_ip_checksum(changed(good.clone(), IP + 6, &[0x20])), DropReason::Malformed),
+        ("a first fragment", with_ip_checksum(changed(good.clone(), IP + 6, &[0x20])), DropReason::IpFragment),
+        ("a last fragment", with_ip_checksum(changed(good.clone(), IP + 7, &[0xb9])), DropReason::IpFragment),
+        ("another VLAN", tagged(&good, [0, 7]), DropReason::OtherVlan),
+        ("a tag cut off", tagged(&good, [0, 0])[..17].to_vec(), DropReason::Malformed),
         ("a wrong IP checksum", changed(good.clone(), IP + 10, &[0xaa]), DropReason::BadChecksum),
         ("a wrong UDP checksum", changed(good.clone(), HEADERS_BYTES - 1, &[good[41] ^ 1]), DropReason::BadChecksum),
         ("no UDP checksum", changed(good.clone(), HEADERS_BYTES - 2, &[0, 0]), DropReason::BadChecksum),
@@ -127,6 +130,24 @@ fn every_bad_frame_is_dropped_and_counted_by_its_reason() {
         (vec![], vec![b"data".to_vec()]),
         "otherwise nothing is wrong with it"
     );
+}
+
+/// The same frame with a tag of IEEE 802.1Q.
+fn tagged(frame: &[u8], tag: [u8; 2]) -> Vec<u8> {
+    [&frame[..12], &[0x81, 0x00], &tag, &frame[12..]].concat()
+}
+
+#[test]
+fn a_priority_in_a_tag_does_not_matter() {
+    let (mut rig, mut app, _) = Rig::connected();
+    let frame = packet(&OURS, &rig.segment(WHOLE, 201, 101), b"x");
+    rig.put(&tagged(&frame, [0xe0, 0]));
+    rig.put(&tagged(&arp_request(), [0xe0, 0]));
+    rig.put(&tagged(&ping(OUR_IP), [0xe0, 0]));
+    rig.turn();
+    assert_eq!((messages(&mut app), rig.drops()), (vec![b"x".to_vec()], vec![]));
+    let told: Vec<_> = rig.told();
+    assert!(told.iter().any(is_question) && told.iter().any(is_ping), "{told:?}");
 }
 
 #[test]
