@@ -15,6 +15,8 @@
 //! | those of a channel | as above | when its buffers are taken or given back, and with what is published |
 //! | those of a flow | as above | every 64 turns, and before a sleep, of flows that were served |
 //! | a heartbeat ([`shard::run::Heartbeat`]) | a shard, read by the watchdog | once a turn |
+//! | the next socket of a packet queue, under a lock | coordinator and shard | when a device is opened again |
+//! | the gate of a memif client | coordinator and shards | read per burst, written when its server is gone |
 //! | the rings of a packet socket (`machnet_nic::packet`) | a shard and the kernel | a slot's status, per frame |
 //! | a channel's segment (`daemon::channel`) | a shard and one application | per burst; each side's indices apart |
 //!

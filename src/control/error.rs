@@ -27,7 +27,7 @@ pub enum ControlError {
     )]
     Unreachable,
     /// The interface of that name carries nothing: it was set down, or nobody is at the other end.
-    #[error("the interface {0} is down: bring it up with `ip link set {0} up`, or look at its cable")]
+    #[error("the interface {0} is down: it was set down, or nobody is at its other end")]
     InterfaceDown(String),
     /// The interface of that name, which the daemon had, is no more.
     #[error("the interface {0} is gone: make it again with the same MAC, then the daemon goes on")]

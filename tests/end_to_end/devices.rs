@@ -11,7 +11,7 @@ use machnet_test_kit::hosts::{Hosts, VethPair};
 use machnet_test_kit::waiting::{eventually, once};
 
 use crate::jumbo::{Echo, MESSAGE_BYTES};
-use crate::pair::{MACHINE, NEVER, Pair, Site, counted, gauge, set};
+use crate::pair::{MACHINE, NEVER, Pair, Site, counted, gauge, memif, set};
 
 /// How long a flow may take to go on when its link is back: the longest wait between two attempts, and a busy machine.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(10);
@@ -148,4 +148,44 @@ fn a_daemon_whose_driver_cannot_open_its_device_again_ends_and_says_so() {
         // The next one finds nothing in its way.
         drop(left.start_daemon(&config).unwrap());
     }
+}
+
+/// A flow can be opened and carries something: as soon as the addresses of both are known again.
+fn await_flow(from: &Site, to: &Site) {
+    let _listener = to.listener(889);
+    eventually(NEVER, || from.attach().connect(from.ip(), to.at(889)));
+    Echo::between(from, to, MESSAGE_BYTES).once();
+}
+
+#[test]
+fn the_server_of_a_memif_may_come_late_and_again() {
+    let pair = Pair::start_over(VethPair::default(), |side, config| memif(side, config, 2));
+    let Some(mut pair) = pair else { return };
+    await_flow(&pair.left, &pair.right);
+    for round in 1..=2 {
+        // Its socket stays behind.
+        pair.left.kill_daemon();
+        await_link(&pair.right, LinkState::Down);
+        let refused = pair.right.attach().connect(pair.right.ip(), pair.left.at(889)).unwrap_err();
+        assert!(matches!(refused, ConnectError::InterfaceDown(_)), "{refused}");
+        pair.left.start();
+        for site in [&pair.left, &pair.right] {
+            await_link(site, LinkState::Up);
+        }
+        await_flow(&pair.left, &pair.right);
+        await_flow(&pair.right, &pair.left);
+        assert_eq!(pair.left.said("removed the socket of a memif server that is no more"), 1, "round {round}");
+    }
+    assert!((1..=2).contains(&pair.right.said("the link is down")) && pair.right.said(" WARN dpdk") <= 1);
+
+    // The client first.
+    pair.left.kill_daemon();
+    pair.right.kill_daemon();
+    pair.right.start();
+    assert_eq!(pair.right.said("is not there; it is used as soon as it is"), 1);
+    await_link(&pair.right, LinkState::Down);
+    pair.left.start();
+    await_link(&pair.right, LinkState::Up);
+    await_flow(&pair.left, &pair.right);
+    assert!(pair.right.said(" WARN dpdk") <= 1, "retries are quiet");
 }

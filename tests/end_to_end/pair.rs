@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,17 @@ pub(crate) fn set(config: &mut Value, key: &str, value: impl Into<Value>) {
     for interface in config["machnet_config"].as_object_mut().unwrap().values_mut() {
         interface[key] = value.clone();
     }
+}
+
+/// Joins the two hosts by a memif with so many rings, whose server is on the left.
+pub(crate) fn memif(side: Side, config: &mut Value, rings: u16) {
+    let socket = config["machnet_shards"]["socket"].as_str().expect("the socket").to_owned();
+    // Both hosts' files are in one scratch directory.
+    let scratch = Path::new(&socket).ancestors().nth(2).expect("the scratch directory");
+    let role = if side == Side::Left { "server" } else { "client" };
+    let memif = scratch.join("memif.sock");
+    set(config, "device", format!("net_memif0,role={role},socket={},socket-abstract=no", memif.display()));
+    set(config, "engine_threads", rings);
 }
 
 /// Two hosts joined by a wire, each with its daemon.

@@ -8,7 +8,7 @@ use machnet_test_kit::hosts::{Program, VethPair};
 use machnet_test_kit::waiting::{eventually, once};
 
 use crate::conversation::converse;
-use crate::pair::{NEVER, Pair, Side, Site, counted, set};
+use crate::pair::{NEVER, Pair, Side, Site, counted, memif, set};
 
 const PORT: u16 = 888;
 
@@ -74,15 +74,7 @@ fn an_af_xdp_port_for_each_queue_is_a_shard() {
 
 #[test]
 fn memif_has_a_ring_for_each_shard() {
-    let pair = Pair::start_over(VethPair::default(), |side, config| {
-        let socket = config["machnet_shards"]["socket"].as_str().expect("the socket").to_owned();
-        // Both hosts' files are in one scratch directory.
-        let scratch = std::path::Path::new(&socket).ancestors().nth(2).expect("the scratch directory");
-        let role = if side == Side::Left { "server" } else { "client" };
-        let memif = scratch.join("memif.sock");
-        set(config, "device", format!("net_memif0,role={role},socket={},socket-abstract=no", memif.display()));
-        set(config, "engine_threads", 2);
-    });
+    let pair = Pair::start_over(VethPair::default(), |side, config| memif(side, config, 2));
     let Some(pair) = pair else { return };
     talk(&pair, 24, Binding::All);
     assert_shared(&pair.left, 2);

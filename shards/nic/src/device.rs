@@ -26,6 +26,15 @@ pub trait DeviceControl: fmt::Debug + Send {
     /// What the device lost so far. Zeroes when it is closed.
     fn drops(&mut self) -> DeviceDrops;
 
+    /// Whether the link is up, for a device at no kernel interface, of which nobody tells; `None` if it cannot be told.
+    fn link_is_up(&mut self) -> Option<bool> {
+        None
+    }
+
+    /// The link is down: does something about it, if that is this side's affair, as it is a memif client's. Takes
+    /// effect later, if at all; to be called about once a second.
+    fn seek_peer(&mut self) {}
+
     /// Whether [`DeviceControl::reopen`] can do anything.
     fn can_reopen(&self) -> bool {
         false

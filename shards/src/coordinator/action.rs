@@ -29,6 +29,13 @@ pub(super) enum Action {
     Begin,
     /// Another host has the address of an interface: no work can begin.
     Refuse(AddressInUse),
+    /// Nothing passes through an interface from now on, for this reason; or something does again.
+    LinkFault {
+        /// The interface.
+        interface: InterfaceId,
+        /// Why nothing does.
+        fault: Option<ControlError>,
+    },
     /// The device of an interface is no more: the daemon ends.
     Lose(DeviceLost),
     /// Frames that arrive at one shard may have to be handed over to another: see to it that there is a ring.
@@ -145,6 +152,7 @@ impl Actions {
             Action::Effect(effect) => format!("{effect:?}"),
             Action::Begin => "begin".into(),
             Action::Refuse(AddressInUse { other, .. }) => format!("address of {other}"),
+            Action::LinkFault { fault, .. } => format!("fault {fault:?}"),
             Action::Lose(lost) => lost.to_string(),
             Action::MakeWay { landed, owner } => format!("way {} to {}", landed.0, owner.0),
             Action::Expect { key, .. } => format!("expect {}", key.local_port),

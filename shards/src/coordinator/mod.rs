@@ -197,10 +197,7 @@ impl Coordinator {
                 }
             }
             Input::Disconnected { connection } => self.end_application(connection, actions),
-            Input::Link(change) => {
-                let id = self.interfaces.link_changed(change, now, actions);
-                self.connects.set_fault(id, self.interfaces.state(id).link().check().err());
-            }
+            Input::Link(change) => self.interfaces.link_changed(change, now, actions),
             Input::Deadline => {
                 self.outboxes.flush();
                 self.make_report(now);
@@ -273,6 +270,7 @@ impl Coordinator {
                     self.effects.push_back(Effect::AddressInUse(conflict));
                     self.stop(now, actions);
                 }
+                Action::LinkFault { interface, fault } => self.connects.set_fault(interface, fault),
                 Action::Lose(_) if self.shutdown.has_begun() => {}
                 Action::Lose(lost) => {
                     self.effects.push_back(Effect::DeviceLost(lost));
@@ -383,11 +381,11 @@ impl Coordinator {
         let (uid, _) = self.applications.attached(connection)?;
         self.connects.may_begin(connection, uid)?;
         let id = self.interfaces.with_address(local_ip)?;
-        let interface = self.interfaces.get(id);
-        let next_hop = interface.next_hop(*remote.ip())?;
+        let next_hop = self.interfaces.get(id).next_hop(*remote.ip())?;
         if next_hop.is_some() {
-            self.interfaces.state(id).link().check()?;
+            self.interfaces.check_link(id, now, actions)?;
         }
+        let interface = self.interfaces.get(id);
         if self.connects.is_full() || self.flow_director.directory().is_full() {
             return Err(ControlError::Limit("the daemon has as many flows as it may (max_flows_per_shard)".into()));
         }

@@ -270,14 +270,15 @@ fn interface(state: &InterfaceState, now: Instant) -> InterfaceReport {
     let drops = state.device_drops();
     let drops = [(DeviceDrop::Missed, drops.missed), (DeviceDrop::NoFrame, drops.no_frame)];
     let interface = state.interface();
+    let kernel = interface.kernel_interface.and_then(|_| state.link().present());
     InterfaceReport {
         mac: interface.mac,
         ip: interface.ip.into(),
         device: interface.device.clone(),
         mtu_bytes: interface.mtu_bytes,
         link: state.link().state(),
-        kernel_interface: state.link().kernel().map(|link| link.name.clone()),
-        kernel_mtu_bytes: state.link().kernel().map(|link| link.mtu_bytes),
+        kernel_interface: kernel.map(|link| link.name.clone()),
+        kernel_mtu_bytes: kernel.map(|link| link.mtu_bytes),
         rss_known: state.believed_rss(now).is_some(),
         predictions_right: state.predictions().right(),
         predictions_wrong: state.predictions().wrong(),

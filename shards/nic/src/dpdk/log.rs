@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Complaints kept for the next error.
@@ -10,6 +11,7 @@ const RECENT_MAX: usize = 4;
 const LEVEL_WARNING: u32 = 5;
 const LEVEL_INFO: u32 = 7;
 
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
 static RECENT: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
 
 /// Sends DPDK's lines here. A failure only means that they go to stderr.
@@ -19,6 +21,14 @@ pub(super) fn redirect() -> Result<(), c_int> {
         0 => Ok(()),
         error => Err(error),
     }
+}
+
+/// Does something that may well fail, and is done again and again: what DPDK complains of is for who debugs.
+pub(super) fn quietly<T>(what: impl FnOnce() -> T) -> T {
+    IS_QUIET.store(true, Ordering::Relaxed);
+    let done = what();
+    IS_QUIET.store(false, Ordering::Relaxed);
+    done
 }
 
 /// Forgets earlier complaints, before a call whose failure is to be explained.
@@ -45,7 +55,7 @@ extern "C" fn line(level: u32, text: *const c_char, len: usize) {
     }
     if level > LEVEL_INFO {
         tracing::trace!(target: "dpdk", "{text}");
-    } else if level > LEVEL_WARNING {
+    } else if level > LEVEL_WARNING || IS_QUIET.load(Ordering::Relaxed) {
         tracing::debug!(target: "dpdk", "{text}");
     } else {
         tracing::warn!(target: "dpdk", "{text}");

@@ -13,7 +13,9 @@
 
 mod descriptors;
 mod eal;
+mod gate;
 mod log;
+mod memif;
 mod packet_ring;
 mod pool;
 mod port;

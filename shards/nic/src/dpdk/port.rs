@@ -2,7 +2,9 @@
 
 use super::descriptors::Snapshot;
 use super::eal::{Dpdk, Eal, refused};
+use super::gate::Gate;
 use super::log;
+use super::memif;
 use super::packet_ring;
 use super::pool::Pool;
 use super::queue::{DpdkQueue, Socket, WakeSource};
@@ -18,7 +20,7 @@ use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::net::AddressFamily;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +29,9 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) number: u16,
-    is_started: bool,
+    is_started: AtomicBool,
+    /// What keeps its queues from a port that is started again while they live; a port that never is has none.
+    pub(super) gate: Option<Gate>,
     /// Whether the device completes checksums.
     pub(super) completes: bool,
     /// Epoll descriptors that DPDK put interrupts into. They outlive the port: DPDK takes them out again.
@@ -39,7 +43,7 @@ pub(super) struct Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        if self.is_started {
+        if *self.is_started.get_mut() {
             // SAFETY: a started port, and its queues are gone: no thread is in a burst on it.
             unsafe { dpdk_sys::shim_stop(self.number) };
         }
@@ -49,17 +53,32 @@ impl Drop for Port {
     }
 }
 
-/// Asks the ports of an interface what they lost, for as long as their queues live.
+/// Asks the ports of an interface, for as long as their queues live.
 #[derive(Debug)]
-struct PortCounts(Vec<Weak<Port>>);
+struct PortControl(Vec<Weak<Port>>);
 
-impl DeviceControl for PortCounts {
+impl PortControl {
+    fn open(&self) -> impl Iterator<Item = Arc<Port>> {
+        self.0.iter().filter_map(Weak::upgrade)
+    }
+}
+
+impl DeviceControl for PortControl {
     fn drops(&mut self) -> DeviceDrops {
-        let ports = self.0.iter().filter_map(Weak::upgrade).map(|port| port.losses());
-        ports.fold(DeviceDrops::default(), |sum, port| DeviceDrops {
+        self.open().map(|port| port.losses()).fold(DeviceDrops::default(), |sum, port| DeviceDrops {
             missed: sum.missed + port.missed,
             no_frame: sum.no_frame + port.no_frame,
         })
+    }
+
+    fn link_is_up(&mut self) -> Option<bool> {
+        let ports: Vec<_> = self.open().collect();
+        let is_up = |port: &Arc<Port>| describe(port.number).is_ok_and(|found| found.link_up != 0);
+        (!ports.is_empty()).then(|| ports.iter().all(is_up))
+    }
+
+    fn seek_peer(&mut self) {
+        self.open().for_each(|port| port.connect_again());
     }
 }
 
@@ -68,11 +87,30 @@ impl Port {
         &self.pools[usize::from(queue)]
     }
 
-    /// Frames the device dropped for want of a slot or a frame. For [`PortCounts`], of which a port has one.
+    /// The client of a memif whose server is gone: stops, and starts again until there is one; a part of it each time,
+    /// and nobody is waited for.
+    fn connect_again(&self) {
+        let Some(gate) = &self.gate else { return };
+        let queues = u16::try_from(self.pools.len()).expect("as many as queues");
+        if !gate.shut(queues) {
+            return;
+        }
+        if self.is_started.swap(false, Ordering::Relaxed) {
+            // SAFETY: a started port, and all its queues are outside: no thread is in a burst on it.
+            log::quietly(|| unsafe { dpdk_sys::shim_stop(self.number) });
+        }
+        // SAFETY: all queues are set up, and the port is not started.
+        if log::quietly(|| unsafe { dpdk_sys::shim_start(self.number) }) == 0 {
+            self.is_started.store(true, Ordering::Relaxed);
+            gate.open();
+        }
+    }
+
+    /// Frames the device dropped for want of a slot or a frame. For [`PortControl`], of which a port has one.
     fn losses(&self) -> DeviceDrops {
         let mut drops = DeviceDrops::default();
         let DeviceDrops { missed, no_frame } = &mut drops;
-        // SAFETY: a port; both numbers are written during the call; its one `PortCounts` is asked by `&mut`.
+        // SAFETY: a port; both numbers are written during the call; its one `PortControl` is asked by `&mut`.
         unsafe { dpdk_sys::shim_losses(self.number, &raw mut *missed, &raw mut *no_frame) };
         drops
     }
@@ -96,6 +134,7 @@ impl Dpdk {
         let (number, before) = match device {
             DpdkDevice::AfXdp { interface } => return self.open_xdp(plan, device, interface),
             DpdkDevice::Arguments(arguments) => {
+                memif::remove_stale_socket(device);
                 let before = Snapshot::take();
                 (self.probe(arguments)?, before)
             }
@@ -156,7 +195,7 @@ impl Dpdk {
         let mut all = all.ok_or_else(|| OpenError::NoQueues { device: plan.device() })?;
         all.capabilities.queues = plan.queues;
         all.capabilities.max_queues = plan.queues;
-        all.control = Box::new(PortCounts(ports));
+        all.control = Box::new(PortControl(ports));
         Ok(all)
     }
 
@@ -246,7 +285,8 @@ impl Dpdk {
     ) -> Result<(OpenDevice<DpdkQueue>, Weak<Port>), OpenError> {
         let mut port = Port {
             number,
-            is_started: false,
+            is_started: AtomicBool::new(false),
+            gate: None,
             completes: false,
             interrupts: Vec::new(),
             pools: Vec::new(),
@@ -269,8 +309,9 @@ impl Dpdk {
             port.pools.push(Pool::new(&self.0, plan, device, found.socket)?);
         }
         let has_interrupts = port.start(plan, device, &found, mtu_bytes)?;
-        if is_memif_client(device) {
+        if memif::is_client(device) {
             port.connect_memif(plan, device, &mut findings)?;
+            port.gate = Some(Gate::new(!*port.is_started.get_mut()));
         }
         let wakers = port.wakers(plan, device, pmd, has_interrupts, before)?;
         let capabilities = Capabilities {
@@ -287,7 +328,7 @@ impl Dpdk {
         let own = (pmd == Some(Pmd::AfPacket)).then_some(plan.interface.mac);
         let port = Arc::new(port);
         let weak = Arc::downgrade(&port);
-        let control = Box::new(PortCounts(vec![weak.clone()]));
+        let control = Box::new(PortControl(vec![weak.clone()]));
         let queues = (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, own));
         Ok((OpenDevice { capabilities, queues: queues.collect(), control, findings }, weak))
     }
@@ -330,11 +371,6 @@ const LINK_STEP: Duration = Duration::from_millis(10);
 const MEMIF_WITHIN: Duration = Duration::from_secs(5);
 const MEMIF_AGAIN: Duration = Duration::from_millis(200);
 const MEMIF_STEP: Duration = Duration::from_millis(1);
-
-/// Whether the device is a memif that connects to another one: unless its arguments say that it is the server.
-fn is_memif_client(device: &DpdkDevice) -> bool {
-    device.pmd() == Some(Pmd::Memif) && !matches!(device.argument("role"), Some("server" | "master"))
-}
 
 /// Whether the link is up.
 fn link(plan: &DevicePlan, device: &DpdkDevice, number: u16, findings: &mut Vec<Finding>) -> Result<bool, OpenError> {
@@ -391,8 +427,8 @@ impl Port {
             let (interrupts, key_len, checksums) = attempts.remove(0);
             let asked = dpdk_sys::Configuration { interrupts, key_len, checksums, ..plainest };
             match self.try_start(plan, device, found.socket, &asked) {
-                Ok(()) => {
-                    self.is_started = true;
+                Ok(is_started) => {
+                    *self.is_started.get_mut() = is_started;
                     self.completes = checksums != 0;
                     self.receive_all(device);
                     return Ok(interrupts != 0);
@@ -420,7 +456,7 @@ impl Port {
         device: &DpdkDevice,
         node: c_int,
         asked: &dpdk_sys::Configuration,
-    ) -> Result<(), OpenError> {
+    ) -> Result<bool, OpenError> {
         let check = |step, result| if result == 0 { Ok(()) } else { Err(refused(step, &plan.device(), result)) };
         let number = self.number;
         log::forget();
@@ -435,15 +471,22 @@ impl Port {
         self.launch(plan, device)
     }
 
-    /// Starts the port, which is set up. A memif client cannot before its server listens, and waits for that.
-    fn launch(&self, plan: &DevicePlan, device: &DpdkDevice) -> Result<(), OpenError> {
-        let patience = if is_memif_client(device) { MEMIF_WITHIN } else { Duration::ZERO };
-        let deadline = Instant::now() + patience;
+    /// Starts the port, which is set up; whether it has begun. A memif client cannot before its server listens, waits a
+    /// while for that, and begins later if need be.
+    fn launch(&self, plan: &DevicePlan, device: &DpdkDevice) -> Result<bool, OpenError> {
+        // SAFETY: all queues are set up, and the port is not started.
+        let start = || unsafe { dpdk_sys::shim_start(self.number) };
+        if !memif::is_client(device) {
+            return match start() {
+                0 => Ok(true),
+                result => Err(refused("start", &plan.device(), result)),
+            };
+        }
+        let deadline = Instant::now() + MEMIF_WITHIN;
         loop {
-            // SAFETY: all queues are set up, and the port is not started.
-            match unsafe { dpdk_sys::shim_start(self.number) } {
-                0 => return Ok(()),
-                result if Instant::now() >= deadline => return Err(refused("start", &plan.device(), result)),
+            match log::quietly(start) {
+                0 => return Ok(true),
+                _ if Instant::now() >= deadline => return Ok(false),
                 _ => thread::sleep(MEMIF_AGAIN),
             }
         }
@@ -452,21 +495,21 @@ impl Port {
     /// The client of a memif connects when it is started and does not try again, and a server refuses it that is not
     /// started yet, although it listens: starts again until they are connected.
     fn connect_memif(
-        &self,
+        &mut self,
         plan: &DevicePlan,
         device: &DpdkDevice,
         findings: &mut Vec<Finding>,
     ) -> Result<(), OpenError> {
         let deadline = Instant::now() + MEMIF_WITHIN;
         while !comes_up(self.number, MEMIF_AGAIN, MEMIF_STEP)? {
-            if Instant::now() >= deadline {
+            if !*self.is_started.get_mut() || Instant::now() >= deadline {
                 findings.push(Finding::ServerSilent { device: plan.device() });
                 return Ok(());
             }
             log::forget();
             // SAFETY: a started port; none of its queues is given out yet.
             unsafe { dpdk_sys::shim_stop(self.number) };
-            self.launch(plan, device)?;
+            *self.is_started.get_mut() = self.launch(plan, device)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A queue pair of a port, as a shard uses it.
 
 use super::descriptors::unsent_bytes;
+use super::gate::Passage;
 use super::packet_ring::PacketRing;
 use super::pool::{DpdkFrame, forget_front, free_all};
 use super::port::Port;
@@ -21,6 +22,7 @@ pub struct DpdkQueue {
     /// Frames with this source are the host's own, shown to us.
     own: Option<MacAddr>,
     drops: Drops,
+    passage: Passage,
     port: Arc<Port>,
 }
 
@@ -113,7 +115,7 @@ const BURST_MAX: usize = 64;
 impl DpdkQueue {
     pub(super) fn new(port: Arc<Port>, queue: u16, waker: WakeSource, own: Option<MacAddr>) -> Self {
         let spare = Vec::with_capacity(SPARE_FRAMES as usize);
-        Self { spare, waker, queue, own, drops: Drops::default(), port }
+        Self { spare, waker, queue, own, drops: Drops::default(), passage: Passage::default(), port }
     }
 
     /// Bytes handed to the kernel that the device has not sent; `None` if no kernel is involved.
@@ -122,6 +124,11 @@ impl DpdkQueue {
             WakeSource::Socket(socket) => unsent_bytes(socket.borrow()).ok(),
             _ => None,
         }
+    }
+
+    /// Whether the port may be used for a burst.
+    fn is_inside(&mut self) -> bool {
+        self.port.gate.as_ref().is_none_or(|gate| self.passage.is_inside(gate))
     }
 
     /// Removes the host's own frames from those behind `first`.
@@ -147,6 +154,9 @@ impl NicQueue for DpdkQueue {
     }
 
     fn receive(&mut self, into: &mut Vec<DpdkFrame>, max: usize) -> usize {
+        if !self.is_inside() {
+            return 0;
+        }
         let first = into.len();
         let room = into.spare_capacity_mut();
         let max = room.len().min(max).min(BURST_MAX);
@@ -174,6 +184,12 @@ impl NicQueue for DpdkQueue {
     }
 
     fn transmit(&mut self, frames: &mut Vec<DpdkFrame>) -> usize {
+        if !self.is_inside() {
+            // Lost, as on a wire that leads nowhere.
+            let lost = frames.len();
+            free_all(frames);
+            return lost;
+        }
         let wanted = u16::try_from(frames.len()).unwrap_or(u16::MAX);
         let room = match &mut self.waker {
             WakeSource::Socket(socket) => socket.room(wanted),

@@ -133,7 +133,7 @@ pub enum Finding {
         device: String,
     },
     /// A memif client has not found its server.
-    #[error("the server of {device} does not answer; start it, then this daemon again")]
+    #[error("the server of {device} is not there; it is used as soon as it is, and looked for once a second")]
     ServerSilent {
         /// The device.
         device: String,

@@ -2,7 +2,7 @@
 
 use machnet::daemon::control::message::ControlError;
 use machnet_core::link::LinkState;
-use machnet_core::time::Instant;
+use machnet_core::time::{Duration, Instant};
 use machnet_nic::error::OpenError;
 use machnet_nic::links::Link;
 
@@ -13,11 +13,16 @@ use crate::repeats::Repeats;
 /// What is known of the link of an interface.
 #[derive(Debug, Default)]
 pub(crate) struct InterfaceLink {
-    /// Its kernel interface, if it is at one and the kernel has said something of it.
-    kernel: Option<Link>,
+    /// What was said of it last, by the kernel or by the device.
+    last: Option<Link>,
+    /// When the device is asked again, if nobody tells.
+    poll_at: Option<Instant>,
     /// Lines of the log about it.
     said: Repeats<Event>,
 }
+
+/// How often a device is asked for its link that nobody else tells of.
+const POLL_EVERY: Duration = Duration::from_secs(1);
 
 /// What the log says of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +32,9 @@ enum Event {
     Renamed,
     Mtu,
 }
+
+/// Whether something passes, and if not, why.
+pub(super) type Usable = Result<(), ControlError>;
 
 /// What follows from a change.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,19 +50,56 @@ pub(super) enum Turnout {
 }
 
 impl InterfaceLink {
-    /// Whether frames pass, as far as is known.
-    pub(crate) fn state(&self) -> LinkState {
-        self.kernel.as_ref().map_or(LinkState::Up, |link| link.state)
+    /// That of an interface that is opened at `now`.
+    pub(super) fn new(interface: &InterfacePlan, now: Instant) -> Self {
+        let is_polled = interface.kernel_interface.is_none() && interface.control.is_some();
+        Self { poll_at: is_polled.then_some(now), ..Self::default() }
     }
 
-    /// The kernel interface, unless it is gone.
-    pub(crate) fn kernel(&self) -> Option<&Link> {
-        self.kernel.as_ref().filter(|link| link.state != LinkState::Gone)
+    /// When [`InterfaceLink::poll`] is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.poll_at
+    }
+
+    /// Asks the device, which looks for a peer if it has none.
+    pub(super) fn poll(&mut self, interface: &mut InterfacePlan, now: Instant) -> Turnout {
+        let turnout = self.ask(interface, now);
+        if self.check().is_err()
+            && let Some(device) = &mut interface.control
+        {
+            device.seek_peer();
+        }
+        turnout
+    }
+
+    /// Asks the device, so that nobody is refused for a link that has just come up.
+    pub(super) fn ask_if_down(&mut self, interface: &mut InterfacePlan, now: Instant) -> Turnout {
+        let is_doubtful = self.poll_at.is_some() && self.check().is_err();
+        if is_doubtful { self.ask(interface, now) } else { Turnout::Nothing }
+    }
+
+    fn ask(&mut self, interface: &mut InterfacePlan, now: Instant) -> Turnout {
+        let is_up = interface.control.as_deref_mut().and_then(|device| device.link_is_up());
+        self.poll_at = is_up.map(|_| now + POLL_EVERY);
+        let Some(is_up) = is_up else { return Turnout::Nothing };
+        let state = if is_up { LinkState::Up } else { LinkState::Down };
+        let (name, mtu_bytes) = (interface.device.clone(), interface.mtu_bytes.into());
+        self.change(Link { state, is_set_down: false, name, mtu_bytes }, None, interface, now)
+    }
+
+    /// Whether frames pass, as far as is known.
+    pub(crate) fn state(&self) -> LinkState {
+        self.last.as_ref().map_or(LinkState::Up, |link| link.state)
+    }
+
+    /// What it is at, unless that is gone.
+    pub(crate) fn present(&self) -> Option<&Link> {
+        self.last.as_ref().filter(|link| link.state != LinkState::Gone)
     }
 
     /// Why nothing passes, if nothing does.
-    pub(crate) fn check(&self) -> Result<(), ControlError> {
-        match &self.kernel {
+    pub(crate) fn check(&self) -> Usable {
+        match &self.last {
             Some(Link { state: LinkState::Down, name, .. }) => Err(ControlError::InterfaceDown(name.clone())),
             Some(Link { state: LinkState::Gone, name, .. }) => Err(ControlError::InterfaceGone(name.clone())),
             Some(Link { state: LinkState::Up, .. }) | None => Ok(()),
@@ -75,7 +120,7 @@ impl InterfaceLink {
         self.say(&link, interface.mtu_bytes, now);
         let is_back = before != LinkState::Up && link.state == LinkState::Up;
         let is_gone = link.state == LinkState::Gone;
-        self.kernel = Some(link);
+        self.last = Some(link);
         let control = interface.control.as_deref_mut();
         if is_gone && !control.as_ref().is_some_and(|device| device.can_reopen()) {
             return Turnout::Lost(DeviceLost { interface: name, why: OpenError::NotReopened.to_string() });
@@ -108,14 +153,14 @@ impl InterfaceLink {
                     tracing::warn!(interface, left_out, "the interface was set down: `ip link set {interface} up`");
                 }
                 LinkState::Down => {
-                    tracing::warn!(interface, left_out, "the link is down: nobody is at the other end of the cable");
+                    tracing::warn!(interface, left_out, "the link is down: nobody is at the other end");
                 }
                 LinkState::Gone => {
                     tracing::error!(interface, left_out, "the interface is gone");
                 }
             }
         }
-        let Some(before) = &self.kernel else { return };
+        let Some(before) = &self.last else { return };
         if before.name != *interface
             && let Some(left_out) = self.said.allows(Event::Renamed, now)
         {
@@ -183,16 +228,70 @@ mod tests {
     fn frames_pass_until_the_kernel_says_otherwise() {
         let (mut link, mut plan, now) =
             (InterfaceLink::default(), of_device(Device(Ok(Arc::default()))), Instant::ZERO);
-        assert_eq!((link.check(), link.kernel()), (Ok(()), None));
+        assert_eq!((link.check(), link.present()), (Ok(()), None));
         let mut change = |state| {
             let turnout = link.change(eth0(state), None, &mut plan, now);
-            (turnout, link.check(), link.kernel().is_some())
+            (turnout, link.check(), link.present().is_some())
         };
         let (nothing, name) = (Turnout::Nothing, || "eth0".to_owned());
         assert_eq!(change(LinkState::Up), (Turnout::Nothing, Ok(()), true));
         assert_eq!(change(LinkState::Down), (nothing, Err(ControlError::InterfaceDown(name())), true));
         assert_eq!(change(LinkState::Up), (Turnout::Back, Ok(()), true));
         assert_eq!(change(LinkState::Gone), (Turnout::Nothing, Err(ControlError::InterfaceGone(name())), false));
+    }
+
+    /// A device of which nobody tells; what it answers, the next last, and how often it sought its peer.
+    #[derive(Debug)]
+    struct Peer(Vec<Option<bool>>, Arc<Mutex<u32>>);
+
+    impl DeviceControl for Peer {
+        fn drops(&mut self) -> DeviceDrops {
+            DeviceDrops::default()
+        }
+
+        fn link_is_up(&mut self) -> Option<bool> {
+            self.0.pop().flatten()
+        }
+
+        fn seek_peer(&mut self) {
+            *self.1.lock().expect("nobody panics") += 1;
+        }
+    }
+
+    #[test]
+    fn a_device_that_nobody_tells_of_is_asked_every_second_and_seeks_its_peer() {
+        let (answers, sought) = (vec![None, Some(true), Some(false), Some(false)], Arc::default());
+        let control: Box<dyn DeviceControl> = Box::new(Peer(answers, Arc::clone(&sought)));
+        let mut plan = InterfacePlan { control: Some(control), ..interface(1) };
+        let mut link = InterfaceLink::new(&plan, Instant::ZERO);
+        let mut turnouts = Vec::new();
+        while let Some(due) = link.deadline() {
+            turnouts.push((due, link.poll(&mut plan, due), link.state()));
+        }
+        let at = |seconds| Instant::ZERO + Duration::from_secs(seconds);
+        let expected = [
+            (at(0), Turnout::Nothing, LinkState::Down),
+            (at(1), Turnout::Nothing, LinkState::Down),
+            (at(2), Turnout::Back, LinkState::Up),
+            (at(3), Turnout::Nothing, LinkState::Up),
+        ];
+        assert_eq!(turnouts, expected, "and no more when it cannot tell");
+        assert_eq!(*sought.lock().expect("nobody panics"), 2);
+        let of_kernel = InterfacePlan { kernel_interface: Some(3), ..of_device(Device(Ok(Arc::default()))) };
+        assert_eq!(InterfaceLink::new(&of_kernel, Instant::ZERO).deadline(), None);
+        assert_eq!(InterfaceLink::new(&interface(1), Instant::ZERO).deadline(), None);
+    }
+
+    #[test]
+    fn a_link_that_was_down_is_looked_at_for_whoever_needs_it_now() {
+        let answers = vec![Some(true), Some(false)];
+        let mut plan = InterfacePlan { control: Some(Box::new(Peer(answers, Arc::default()))), ..interface(1) };
+        let (mut link, now) = (InterfaceLink::new(&plan, Instant::ZERO), Instant::ZERO);
+        link.poll(&mut plan, now);
+        assert!(link.check().is_err());
+        assert_eq!((link.ask_if_down(&mut plan, now), link.check()), (Turnout::Back, Ok(())));
+        assert_eq!(link.ask_if_down(&mut plan, now), Turnout::Nothing, "it is not asked while it is up");
+        assert_eq!(link.state(), LinkState::Up);
     }
 
     #[test]

@@ -233,11 +233,19 @@ impl Interfaces {
         self.all[id.0].judge_prediction(was_right, now);
     }
 
-    /// The kernel interface of one of them is not as it was. Gives its number.
-    pub(super) fn link_changed(&mut self, change: LinkChange, now: Instant, actions: &mut Actions) -> InterfaceId {
-        let id = InterfaceId(change.device);
-        self.all[id.0].link_changed(change, now, actions);
-        id
+    /// Why nothing passes through an interface, if that is so.
+    pub(super) fn check_link(
+        &mut self,
+        id: InterfaceId,
+        now: Instant,
+        actions: &mut Actions,
+    ) -> Result<(), ControlError> {
+        self.all[id.0].check_link(now, actions)
+    }
+
+    /// The kernel interface of one of them is not as it was.
+    pub(super) fn link_changed(&mut self, change: LinkChange, now: Instant, actions: &mut Actions) {
+        self.all[change.device].link_changed(change, now, actions);
     }
 
     /// Asks the devices what they lost, for a report.

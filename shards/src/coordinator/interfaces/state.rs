@@ -14,7 +14,7 @@ use machnet_proto::wire::arp;
 
 use super::InterfaceId;
 use super::address::{Address, Heard, SavedAddress};
-use super::link::{InterfaceLink, Turnout};
+use super::link::{InterfaceLink, Turnout, Usable};
 use super::prediction::Predictions;
 use crate::budget::Cooldown;
 use crate::coordinator::action::{Action, Actions};
@@ -73,7 +73,7 @@ impl SavedInterface {
         ensure(self.of == (mac, ip, interface.shards.clone()), "an interface has another address, or other shards")?;
         Ok(InterfaceState {
             id,
-            link: InterfaceLink::default(),
+            link: InterfaceLink::new(&interface, now),
             address: self.address.restore(mac, ip, now)?,
             neighbors: self.neighbors.restore(ip, neighbor_limits(limits), now)?,
             interface,
@@ -100,7 +100,7 @@ impl InterfaceState {
     ) -> Self {
         Self {
             id,
-            link: InterfaceLink::default(),
+            link: InterfaceLink::new(&interface, now),
             address: Address::new(interface.mac, interface.ip, random, now),
             neighbors: NeighborCache::new(interface.ip, neighbor_limits(limits)),
             interface,
@@ -140,7 +140,25 @@ impl InterfaceState {
     /// to use it; when frames pass again everybody on the link is told where our address is.
     pub(super) fn link_changed(&mut self, change: LinkChange, now: Instant, actions: &mut Actions) {
         let LinkChange { link, made_again, .. } = change;
-        match self.link.change(link, made_again, &mut self.interface, now) {
+        let before = self.link.check();
+        let turnout = self.link.change(link, made_again, &mut self.interface, now);
+        self.turn_out(before, turnout, now, actions);
+    }
+
+    /// Why nothing passes, if that is so now.
+    pub(super) fn check_link(&mut self, now: Instant, actions: &mut Actions) -> Usable {
+        let before = self.link.check();
+        let turnout = self.link.ask_if_down(&mut self.interface, now);
+        self.turn_out(before, turnout, now, actions);
+        self.link.check()
+    }
+
+    fn turn_out(&mut self, before: Usable, turnout: Turnout, now: Instant, actions: &mut Actions) {
+        let fault = self.link.check();
+        if fault != before {
+            actions.push(Action::LinkFault { interface: self.id, fault: fault.err() });
+        }
+        match turnout {
             Turnout::Nothing => {}
             Turnout::Back => self.address.announce(now),
             Turnout::Renewed => {
@@ -212,10 +230,15 @@ impl InterfaceState {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.address.deadline(), self.neighbors.deadline()].into_iter().flatten().min()
+        [self.link.deadline(), self.address.deadline(), self.neighbors.deadline()].into_iter().flatten().min()
     }
 
     pub(super) fn poll(&mut self, random: &mut Random, now: Instant, actions: &mut Actions) {
+        if self.link.deadline().is_some_and(|due| due <= now) {
+            let before = self.link.check();
+            let turnout = self.link.poll(&mut self.interface, now);
+            self.turn_out(before, turnout, now, actions);
+        }
         while let Some(packet) = self.address.poll(random, now) {
             self.transmit(&packet, MacAddr::BROADCAST, actions);
         }

@@ -196,6 +196,12 @@ impl DeviceControl for Reopening {
     }
 }
 
+/// Gives the interface such a device, at a kernel interface.
+fn reopening(plan: &mut CoordinatorPlan) {
+    plan.interfaces[0].control = Some(Box::new(Reopening));
+    plan.interfaces[0].kernel_interface = Some(3);
+}
+
 fn change(state: LinkState, made_again: Option<u32>) -> Input {
     let link = Link { state, is_set_down: false, name: "eth0".into(), mtu_bytes: 1500 };
     Input::Link(LinkChange { device: 0, link, made_again })
@@ -203,7 +209,7 @@ fn change(state: LinkState, made_again: Option<u32>) -> Input {
 
 #[test]
 fn a_link_that_is_down_is_why_no_flow_can_be_opened() {
-    let mut rig = Rig::with(1, 1024, |plan| plan.interfaces[0].control = Some(Box::new(Reopening)));
+    let mut rig = Rig::with(1, 1024, reopening);
     rig.pass(Duration::from_secs(2));
     rig.skip_posts();
     let (early, late) = (rig.attached(), rig.attached());
@@ -228,7 +234,7 @@ fn a_link_that_is_down_is_why_no_flow_can_be_opened() {
 
 #[test]
 fn a_device_that_was_opened_again_is_used_and_announced() {
-    let mut rig = Rig::with(2, 1024, |plan| plan.interfaces[0].control = Some(Box::new(Reopening)));
+    let mut rig = Rig::with(2, 1024, reopening);
     rig.pass(Duration::from_secs(2));
     rig.skip_posts();
     rig.handle(change(LinkState::Gone, None));
