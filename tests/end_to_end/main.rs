@@ -18,6 +18,7 @@ mod confinement;
 mod container;
 mod cpus;
 mod devices;
+mod drivers;
 mod errors;
 mod jumbo;
 mod killed_application;

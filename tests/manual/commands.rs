@@ -124,6 +124,7 @@ const COMMANDS: &[(&str, How)] = &[
         Rests { on: "shards/src/counters/table.rs", words: "MACHNET_TEST_RENEW" },
     ),
     ("ethtool -K eth0 rx-udp-gro-forwarding on", Not("needs a NIC")),
+    ("ethtool -K eth0 tx-udp-segmentation off", Not("needs a NIC")),
     (
         "ethtool -L eth0 combined 2",
         Rests { on: "shards/nic/src/error.rs", words: "ethtool -L {interface} combined {queues}" },

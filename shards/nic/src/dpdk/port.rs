@@ -325,11 +325,11 @@ impl Dpdk {
             numa_node: u16::try_from(found.socket).ok(),
             driven_by,
         };
-        let own = (pmd == Some(Pmd::AfPacket)).then_some(plan.interface.mac);
-        let port = Arc::new(port);
+        let (port, mac) = (Arc::new(port), plan.interface.mac);
         let weak = Arc::downgrade(&port);
         let control = Box::new(PortControl(vec![weak.clone()]));
-        let queues = (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, own));
+        let queues =
+            (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, pmd, mac));
         Ok((OpenDevice { capabilities, queues: queues.collect(), control, findings }, weak))
     }
 }

@@ -5,8 +5,10 @@ use super::gate::Passage;
 use super::packet_ring::PacketRing;
 use super::pool::{DpdkFrame, forget_front, free_all};
 use super::port::Port;
-use crate::{Drops, Frame, NicQueue, Wake};
+use crate::backend::Pmd;
+use crate::{Checksum, Drops, Frame, NicQueue, Wake};
 use machnet_core::addr::MacAddr;
+use machnet_proto::wire::frame;
 use rustix::fd::{BorrowedFd, RawFd};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send, sockopt};
@@ -21,6 +23,8 @@ pub struct DpdkQueue {
     queue: u16,
     /// Frames with this source are the host's own, shown to us.
     own: Option<MacAddr>,
+    /// Checksums that a kernel has left to a device may arrive as they are, and the PMD does not say which.
+    hides_partial: bool,
     drops: Drops,
     passage: Passage,
     port: Arc<Port>,
@@ -113,9 +117,18 @@ const SPARE_FRAMES: u32 = 32;
 const BURST_MAX: usize = 64;
 
 impl DpdkQueue {
-    pub(super) fn new(port: Arc<Port>, queue: u16, waker: WakeSource, own: Option<MacAddr>) -> Self {
-        let spare = Vec::with_capacity(SPARE_FRAMES as usize);
-        Self { spare, waker, queue, own, drops: Drops::default(), passage: Passage::default(), port }
+    /// A queue of a port that this PMD drives, at a kernel interface with this MAC if it is at one.
+    pub(super) fn new(port: Arc<Port>, queue: u16, waker: WakeSource, pmd: Option<Pmd>, mac: MacAddr) -> Self {
+        Self {
+            spare: Vec::with_capacity(SPARE_FRAMES as usize),
+            waker,
+            queue,
+            own: (pmd == Some(Pmd::AfPacket)).then_some(mac),
+            hides_partial: matches!(pmd, Some(Pmd::AfPacket | Pmd::AfXdp | Pmd::Pcap)),
+            drops: Drops::default(),
+            passage: Passage::default(),
+            port,
+        }
     }
 
     /// Bytes handed to the kernel that the device has not sent; `None` if no kernel is involved.
@@ -123,6 +136,14 @@ impl DpdkQueue {
         match &self.waker {
             WakeSource::Socket(socket) => unsent_bytes(socket.borrow()).ok(),
             _ => None,
+        }
+    }
+
+    /// Finds the checksums that were left to a device, among these frames.
+    fn find_partial(&self, frames: &mut [DpdkFrame]) {
+        if self.hides_partial {
+            let partial = frames.iter_mut().filter(|frame| frame::is_sealed_partly(frame.bytes()));
+            partial.for_each(|frame| frame.set_offloads(Checksum::Partial, 0));
         }
     }
 
@@ -168,6 +189,7 @@ impl NicQueue for DpdkQueue {
         // SAFETY: the call initialized that many frames behind the old length, within the capacity.
         unsafe { into.set_len(first + usize::from(count)) };
         self.drop_own(into, first);
+        self.find_partial(&mut into[first..]);
         into.len() - first
     }
 
