@@ -37,6 +37,8 @@ const CONNECTS: Attack = Attack {
 const CONNECTIONS: usize = 64;
 /// Ports that the attacker listens on, so that a report is long.
 const PORTS: u16 = 200;
+/// For so long no reply comes when all requests have been answered.
+const QUIET: Duration = Duration::from_millis(300);
 /// Reports that a user may leave unread.
 const UNREAD_MAX: u64 = 16;
 
@@ -85,6 +87,7 @@ pub(crate) fn read_no_report(mission: &Mission) {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+    until_all_is_answered(&connections);
     // Now it reads: what is there was there all the time.
     let (mut reports, mut refused) = (0, 0);
     for connection in &mut connections {
@@ -99,6 +102,20 @@ pub(crate) fn read_no_report(mission: &Mission) {
     tell("asked", asked);
     tell("reports", reports);
     tell("refused", refused);
+}
+
+/// Waits until no more replies come: else those would count that are made when others have been read.
+fn until_all_is_answered(connections: &[Client]) {
+    let arrived = || connections.iter().map(|connection| rustix::io::ioctl_fionread(connection).unwrap()).sum::<u64>();
+    let mut before = arrived();
+    loop {
+        std::thread::sleep(QUIET);
+        let now = arrived();
+        if now == before {
+            return;
+        }
+        before = now;
+    }
 }
 
 /// Endpoints of the attacker, and what each asks for.
