@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use machnet::{Delivery, Endpoint};
+use machnet_test_kit::deliveries::next_delivery;
 use machnet_test_kit::hosts::{Host, Hosts, VethPair};
 use serde_json::{Value, json};
 
@@ -34,11 +35,11 @@ fn refused(host: &Host, config: &Value, socket: &Path) -> String {
 
 /// This message is the next thing that comes.
 fn await_message(endpoint: &mut Endpoint, expected: &[u8]) {
-    assert!(endpoint.wait(Some(NEVER)).unwrap(), "nothing comes");
-    match endpoint.recv_in_place().unwrap().expect("something has come") {
-        Delivery::Message(message) => assert!(*message.bytes() == *expected, "another, of {} bytes", message.len()),
+    let is_expected = |delivery: Delivery<'_>| match delivery {
+        Delivery::Message(message) => Some(*message.bytes() == *expected),
         Delivery::Event(event) => panic!("not the message: {event:?}"),
-    }
+    };
+    assert!(next_delivery(endpoint, NEVER, "the message", is_expected).unwrap(), "another message");
 }
 
 /// The one sentence: whose address it is, and what to do.
