@@ -17,12 +17,11 @@ use std::sync::Arc;
 use machnet_core::message::{Content, Position};
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::Dice;
-use machnet_proto::Incarnation;
-use machnet_proto::dialect::Dialect;
-use machnet_proto::flow::{Birth, Flow, FlowEvent, FlowLimits, Piece, Role};
+use machnet_proto::flow::{Flow, FlowEvent, FlowLimits, Piece, Role};
 use machnet_proto::handshake::Features;
 use machnet_proto::packet::Segment;
-use machnet_proto::seq::SeqNo;
+
+use crate::flow_pair::birth;
 
 const PAYLOAD_BYTES_MAX: usize = 1_418;
 /// Bytes of a packet on the wire that are no payload: preamble, gap and check sequence of Ethernet (24), the headers of
@@ -354,21 +353,8 @@ impl Fabric {
 impl Conversation {
     fn new(limits: &Arc<FlowLimits>, now: Instant) -> Self {
         let end = |role| {
-            let (send_from, receive_from) = match role {
-                Role::Connector => (101, 201),
-                Role::Acceptor => (201, 101),
-            };
-            let birth = Birth {
-                role,
-                dialect: Dialect::OURS,
-                incarnation: Incarnation(1),
-                send_from: SeqNo::new(send_from),
-                receive_from: SeqNo::new(receive_from),
-                max_payload: u16::try_from(PAYLOAD_BYTES_MAX).expect("it is short"),
-                peer_window_packets: 1,
-                rtt: None,
-                features: Features::SUPPORTED,
-            };
+            let max_payload = u16::try_from(PAYLOAD_BYTES_MAX).expect("it is short");
+            let birth = birth(role, max_payload, 1, Features::SUPPORTED);
             let flow = Flow::new(&birth, limits, now);
             End { flow, source: VecDeque::new(), turn_at: None, nic_busy_until: now }
         };

@@ -32,26 +32,31 @@ struct Host {
 /// What one host has sent the other: at most a burst.
 type Packets = Vec<(FlowKey, Segment, u16)>;
 
+/// One end of a flow as the handshake leaves it, to a peer that takes so many packets at first.
+pub(crate) fn birth(role: Role, max_payload: u16, peer_window_packets: u16, features: Features) -> Birth {
+    let (send_from, receive_from) = match role {
+        Role::Connector => (101, 201),
+        Role::Acceptor => (201, 101),
+    };
+    Birth {
+        role,
+        dialect: Dialect::OURS,
+        incarnation: Incarnation(1),
+        send_from: SeqNo::new(send_from),
+        receive_from: SeqNo::new(receive_from),
+        max_payload,
+        peer_window_packets,
+        rtt: None,
+        features,
+    }
+}
+
 impl Host {
     #[inline]
     fn new(role: Role, flows: usize, now: Instant) -> Self {
         // Each packet has its acknowledgement, and at once.
         let limits = Arc::new(FlowLimits { ack_delay: Duration::ZERO, ..FlowLimits::default() });
-        let (send_from, receive_from) = match role {
-            Role::Connector => (101, 201),
-            Role::Acceptor => (201, 101),
-        };
-        let birth = Birth {
-            role,
-            dialect: Dialect::OURS,
-            incarnation: Incarnation(1),
-            send_from: SeqNo::new(send_from),
-            receive_from: SeqNo::new(receive_from),
-            max_payload: PAYLOAD_BYTES_MAX,
-            peer_window_packets: GRANT_PACKETS,
-            rtt: None,
-            features: Features::CHECKSUM,
-        };
+        let birth = birth(role, PAYLOAD_BYTES_MAX, GRANT_PACKETS, Features::CHECKSUM);
         let mut table = FlowTable::new(flows, (1, 2));
         for number in 0..flows {
             let mut flow = Flow::new(&birth, &limits, now);

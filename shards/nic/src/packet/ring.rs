@@ -12,6 +12,7 @@ use libc::{
     TP_STATUS_USER, TP_STATUS_VLAN_VALID, TP_STATUS_WRONG_FORMAT, TPACKET2_HDRLEN, sockaddr_ll, tpacket_req,
     tpacket2_hdr,
 };
+use machnet_proto::wire::ethernet::VLAN_NUMBER;
 use rustix::fd::BorrowedFd;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -54,8 +55,6 @@ struct VirtioHeader {
 const VIRTIO_HEADER_BYTES: usize = 10;
 const _: () = assert!(size_of::<VirtioHeader>() == VIRTIO_HEADER_BYTES);
 
-/// The number of a VLAN, in its tag (IEEE 802.1Q).
-const VLAN_NUMBER: u16 = 0x0fff;
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM: the checksum is the pseudo header's only; the frame never was on a wire.
 const NEEDS_CHECKSUM: u8 = 1;
 /// VIRTIO_NET_HDR_GSO_UDP_L4.

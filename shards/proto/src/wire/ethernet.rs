@@ -48,6 +48,9 @@ impl Header {
     }
 }
 
+/// The bits of a tag that are the number of its VLAN.
+pub const VLAN_NUMBER: u16 = 0x0fff;
+
 /// The tag of a frame, behind a header that says [`EtherType::TAG`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tag {
@@ -61,7 +64,7 @@ impl Tag {
     /// Reads the tag; gives it and the rest of the frame.
     pub(super) fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), WireError> {
         let ([control, ether_type], rest) = <[U16; 2]>::read_from_prefix(bytes).map_err(|_| WireError::Truncated)?;
-        Ok((Self { vlan: control.get() & 0x0fff, ether_type: EtherType(ether_type.get()) }, rest))
+        Ok((Self { vlan: control.get() & VLAN_NUMBER, ether_type: EtherType(ether_type.get()) }, rest))
     }
 }
 

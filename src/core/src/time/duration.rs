@@ -1,7 +1,6 @@
 //! A length of time, in one word.
 
 use core::fmt;
-use core::iter::Sum;
 use core::ops::{Add, AddAssign, Div, Mul, Sub};
 
 const NANOS_PER_MICRO: u64 = 1_000;
@@ -145,12 +144,6 @@ impl Div<u32> for Duration {
     type Output = Self;
     fn div(self, by: u32) -> Self {
         Self(self.0 / u64::from(by))
-    }
-}
-
-impl Sum for Duration {
-    fn sum<I: Iterator<Item = Self>>(lengths: I) -> Self {
-        lengths.fold(Self::ZERO, Add::add)
     }
 }
 
