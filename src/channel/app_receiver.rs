@@ -1,60 +1,36 @@
 //! The half of an application's end that receives.
 
 use std::collections::VecDeque;
-use std::mem;
 
-use super::app_sender::FlowMap;
 use super::descriptor::Descriptor;
 use super::halves::{Alarm, Half, Halves, News, ShardSleep};
-use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
+use super::layout::{DESCRIPTOR_WORDS, Layout};
 use super::opened::{ADDRESS_WORDS_MAX, Head};
-use super::pool::{Held, Pool};
-use super::ring::{Consumer, Producer};
+use super::pool::Held;
+use super::reassembly::{Reassembly, Whole};
+use super::ring::Consumer;
+use super::rx_buffers::RxBuffers;
 use super::segment::{Segment, Shared};
 use super::sync::Arc;
 use super::{Armed, Broken, Geometry, Opened};
 use machnet_core::flow::FlowId;
-use machnet_core::message::{Content, MESSAGE_BYTES_MAX, Position};
-
-/// Buffers of one message that are kept until it is whole; a longer message is put together on the heap.
-const HELD_PER_MESSAGE_MAX: usize = 64;
-
-/// Buffers given back in one go while there is more to receive: the shard hears of fewer than this many late.
-const RETURN_BURST: u32 = 32;
-
-/// Lists of held buffers kept for the next messages.
-const SPARE_LISTS_MAX: usize = 16;
-
-/// The largest heap memory kept for the next message.
-const SPARE_HEAP_BYTES_MAX: usize = 1 << 20;
+use machnet_core::message::Content;
 
 /// The half of an application's end that receives messages and hears what happens to flows.
 #[derive(Debug)]
 pub struct AppReceiver {
     rx: Consumer<DESCRIPTOR_WORDS>,
-    fill: Producer<INDEX_WORDS>,
-    pool: Pool,
+    buffers: RxBuffers,
     /// A buffer with several messages, some of which have not been taken.
     packed: Option<(FlowId, Held)>,
-    /// By buffer: how many more than one stand for it, as messages that were taken from it and as `packed`. The last
-    /// gives it back.
-    sharers: Box<[u16]>,
     /// Messages that are not whole.
-    partial: FlowMap<Partial>,
-    /// Buffers that `partial` holds; beyond `held_max` messages are put together on the heap.
-    held: usize,
-    held_max: usize,
-    /// Buffers given back that the shard does not know of yet.
-    returned: u32,
-    return_burst: u32,
+    reassembly: Reassembly,
     /// Taken from the ring, not received yet: what comes next, in order.
     aside: VecDeque<Taken>,
     /// The message that was received last. It keeps its buffers until the next look at what there is.
     current: Option<Whole>,
     /// Up to this entry of `rx` the sending half knows which flows have opened.
     looked_ahead: u64,
-    spare_lists: Vec<Vec<Held>>,
-    spare_heap: Vec<u8>,
     alarm: Alarm,
     /// How often this half has armed.
     armings: u64,
@@ -108,22 +84,6 @@ pub struct ChannelMessage<'a> {
     flow: FlowId,
 }
 
-/// A message of which all pieces have arrived.
-#[derive(Debug)]
-enum Whole {
-    Piece(Held),
-    /// More than one piece, in order.
-    Pieces(Vec<Held>),
-    Heap(Vec<u8>),
-}
-
-/// A message of which pieces are missing.
-#[derive(Debug)]
-enum Partial {
-    Pieces { pieces: Vec<Held>, bytes: usize },
-    Heap(Vec<u8>),
-}
-
 /// What one look at the ring brought.
 #[derive(Debug)]
 enum Taken {
@@ -134,23 +94,14 @@ enum Taken {
 impl AppReceiver {
     pub(super) fn new(geometry: &Geometry, segment: &Arc<Segment>, halves: &Arc<Halves>) -> Self {
         let layout = Layout::new(geometry);
-        let buffers = geometry.rx_buffers();
         Self {
             rx: Consumer::new(segment, &layout.rx),
-            fill: Producer::new(segment, &layout.fill),
-            pool: Pool::new(segment, layout.rx_pool_at, layout.buffer_bytes, buffers),
+            buffers: RxBuffers::new(segment, &layout, geometry.rx_buffers()),
             packed: None,
-            sharers: vec![0; buffers as usize].into(),
-            partial: FlowMap::default(),
-            held: 0,
-            held_max: geometry.rx_buffers_held_max() as usize,
-            returned: 0,
-            return_burst: RETURN_BURST.min(buffers / 8).max(1),
+            reassembly: Reassembly::new(geometry.rx_buffers_held_max() as usize),
             aside: VecDeque::new(),
             current: None,
             looked_ahead: 0,
-            spare_lists: Vec::new(),
-            spare_heap: Vec::new(),
             alarm: Alarm::new(Half::Receiver, Shared::word(segment, layout.input_asleep_at), halves),
             armings: 0,
             shard: ShardSleep::new(segment, &layout),
@@ -184,7 +135,8 @@ impl AppReceiver {
     #[inline]
     fn finish_current(&mut self) {
         if let Some(whole) = self.current.take() {
-            self.recycle(whole);
+            self.reassembly.recycle(whole, &mut self.buffers);
+            self.publish_due();
         }
     }
 
@@ -242,14 +194,17 @@ impl AppReceiver {
             };
             let event = match Descriptor::decode(words).ok_or(Broken)? {
                 Descriptor::Piece { flow, buffer, len, content: Content::Piece(position) } => {
-                    let held = self.pool.hold(buffer, len).ok_or(Broken)?;
-                    match self.add_piece(flow, held, position)? {
+                    let held = self.buffers.hold(buffer, len)?;
+                    match self.reassembly.add(flow, held, position, &mut self.buffers)? {
                         Some(whole) => return Ok(Some(Taken::Message(flow, whole))),
-                        None => continue,
+                        None => {
+                            self.publish_due();
+                            continue;
+                        }
                     }
                 }
                 Descriptor::Piece { flow, buffer, len, content: Content::Records(_) } => {
-                    self.packed = Some((flow, self.pool.hold(buffer, len).ok_or(Broken)?));
+                    self.packed = Some((flow, self.buffers.hold(buffer, len)?));
                     return self.take_record().map(Some);
                 }
                 Descriptor::Opened { flow, head } => {
@@ -268,7 +223,8 @@ impl AppReceiver {
                     continue;
                 }
                 Descriptor::Closed { flow, reason, acknowledged_messages } => {
-                    self.forget_partial(flow);
+                    self.reassembly.forget(flow, &mut self.buffers);
+                    self.publish_due();
                     FromShard::Closed { flow, reason, acknowledged_messages }
                 }
                 Descriptor::Close { .. }
@@ -287,12 +243,9 @@ impl AppReceiver {
     fn take_record(&mut self) -> Result<Taken, Broken> {
         let (flow, packed) = self.packed.as_mut().ok_or(Broken)?;
         let flow = *flow;
-        let record = self.pool.next_record(packed).ok_or(Broken)?;
+        let record = self.buffers.next_record(packed)?;
         if packed.len() == 0 {
-            // The last message takes its place.
             self.packed = None;
-        } else {
-            self.sharers[record.index() as usize] += 1;
         }
         Ok(Taken::Message(flow, Whole::Piece(record)))
     }
@@ -322,125 +275,15 @@ impl AppReceiver {
     }
 
     fn check_payload(&self, max_payload: u16) -> Result<(), Broken> {
-        if max_payload == 0 || !self.pool.fits(max_payload) { Err(Broken) } else { Ok(()) }
-    }
-
-    // ---- Messages from pieces -------------------------------------------------------------------------------------
-
-    /// Adds a piece to its message; gives the message if that makes it whole.
-    #[inline]
-    fn add_piece(&mut self, flow: FlowId, piece: Held, position: Position) -> Result<Option<Whole>, Broken> {
-        if position.first && !self.partial.is_empty() && self.partial.contains_key(&flow) {
-            return Err(Broken);
-        }
-        if position.first && position.last {
-            return Ok(Some(Whole::Piece(piece)));
-        }
-        self.add_to_partial(flow, piece, position)
-    }
-
-    fn add_to_partial(&mut self, flow: FlowId, piece: Held, position: Position) -> Result<Option<Whole>, Broken> {
-        let before = if position.first {
-            Partial::Pieces { pieces: self.spare_lists.pop().unwrap_or_default(), bytes: 0 }
-        } else {
-            self.partial.remove(&flow).ok_or(Broken)?
-        };
-        if before.bytes() + piece.len() > MESSAGE_BYTES_MAX {
-            return Err(Broken);
-        }
-        let after = match before {
-            Partial::Pieces { mut pieces, bytes }
-                if pieces.len() < HELD_PER_MESSAGE_MAX && (self.held < self.held_max || position.last) =>
-            {
-                let bytes = bytes + piece.len();
-                pieces.push(piece);
-                self.held += 1;
-                Partial::Pieces { pieces, bytes }
-            }
-            Partial::Pieces { pieces, .. } => {
-                let heap = self.spill(pieces);
-                Partial::Heap(self.append(heap, piece))
-            }
-            Partial::Heap(heap) => Partial::Heap(self.append(heap, piece)),
-        };
-        if !position.last {
-            self.partial.insert(flow, after);
-            return Ok(None);
-        }
-        Ok(Some(match after {
-            Partial::Pieces { pieces, .. } => {
-                self.held -= pieces.len();
-                Whole::Pieces(pieces)
-            }
-            Partial::Heap(heap) => Whole::Heap(heap),
-        }))
-    }
-
-    /// Moves held pieces to the heap and gives their buffers back.
-    fn spill(&mut self, mut pieces: Vec<Held>) -> Vec<u8> {
-        let mut heap = mem::take(&mut self.spare_heap);
-        self.held -= pieces.len();
-        for piece in pieces.drain(..) {
-            heap = self.append(heap, piece);
-        }
-        self.keep_list(pieces);
-        heap
-    }
-
-    fn append(&mut self, mut heap: Vec<u8>, piece: Held) -> Vec<u8> {
-        heap.extend_from_slice(self.pool.bytes(&piece));
-        self.give_back(piece);
-        heap
-    }
-
-    /// The flow ended within a message, which nobody will ever see.
-    fn forget_partial(&mut self, flow: FlowId) {
-        match self.partial.remove(&flow) {
-            None => {}
-            Some(Partial::Pieces { pieces, .. }) => {
-                self.held -= pieces.len();
-                self.recycle(Whole::Pieces(pieces));
-            }
-            Some(Partial::Heap(heap)) => self.recycle(Whole::Heap(heap)),
-        }
+        if max_payload == 0 || !self.buffers.fit(max_payload) { Err(Broken) } else { Ok(()) }
     }
 
     // ---- Buffers back to the shard --------------------------------------------------------------------------------
 
-    /// Gives back what a message occupied.
-    fn recycle(&mut self, whole: Whole) {
-        match whole {
-            Whole::Piece(piece) => self.give_back(piece),
-            Whole::Pieces(mut pieces) => {
-                for piece in pieces.drain(..) {
-                    self.give_back(piece);
-                }
-                self.keep_list(pieces);
-            }
-            Whole::Heap(mut heap) => {
-                if (self.spare_heap.capacity()..=SPARE_HEAP_BYTES_MAX).contains(&heap.capacity()) {
-                    heap.clear();
-                    self.spare_heap = heap;
-                }
-            }
-        }
-    }
-
-    fn keep_list(&mut self, list: Vec<Held>) {
-        if self.spare_lists.len() < SPARE_LISTS_MAX {
-            self.spare_lists.push(list);
-        }
-    }
-
-    fn give_back(&mut self, piece: Held) {
-        let sharers = &mut self.sharers[piece.index() as usize];
-        if *sharers > 0 {
-            *sharers -= 1;
-            return;
-        }
-        self.fill.push([u64::from(piece.into_index())]);
-        self.returned += 1;
-        if self.returned >= self.return_burst {
+    /// Lets the shard see what was given back, if that is much.
+    #[inline]
+    fn publish_due(&mut self) {
+        if self.buffers.are_due() {
             self.publish_returned();
         }
     }
@@ -450,8 +293,7 @@ impl AppReceiver {
     #[inline]
     fn publish_returned(&mut self) {
         self.rx.publish();
-        if self.fill.publish() {
-            self.returned = 0;
+        if self.buffers.publish() {
             self.shard.ring(self.alarm.halves(), true);
         }
     }
@@ -480,15 +322,6 @@ impl AppReceiver {
     }
 }
 
-impl Partial {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Pieces { bytes, .. } => *bytes,
-            Self::Heap(heap) => heap.len(),
-        }
-    }
-}
-
 impl ChannelMessage<'_> {
     /// The flow it came over.
     pub fn flow(&self) -> FlowId {
@@ -508,7 +341,7 @@ impl ChannelMessage<'_> {
     /// The message as one slice, if it lies in one place: a message of one piece always does.
     pub fn as_slice(&self) -> Option<&[u8]> {
         match self.whole() {
-            Whole::Piece(piece) => Some(self.receiver.pool.bytes(piece)),
+            Whole::Piece(piece) => Some(self.receiver.buffers.bytes(piece)),
             Whole::Pieces(_) => None,
             Whole::Heap(heap) => Some(heap),
         }
@@ -520,7 +353,7 @@ impl ChannelMessage<'_> {
             Whole::Pieces(pieces) => pieces,
             _ => &[],
         };
-        let in_place = pieces.iter().map(|piece| self.receiver.pool.bytes(piece));
+        let in_place = pieces.iter().map(|piece| self.receiver.buffers.bytes(piece));
         self.as_slice().into_iter().chain(in_place)
     }
 

@@ -7,12 +7,12 @@ use std::io::IoSlice;
 
 use super::descriptor::Descriptor;
 use super::halves::{Alarm, Half, Halves, News, ShardSleep};
-use super::layout::{DESCRIPTOR_WORDS, INDEX_WORDS, Layout};
-use super::pool::{Pool, current_cpu};
-use super::ring::{Consumer, Extras, Producer};
+use super::layout::{DESCRIPTOR_WORDS, Layout};
+use super::ring::{Extras, Producer};
 use super::segment::{Segment, Shared};
-use super::sync::{Arc, Ordering, Word};
-use super::tx_share::{Full, Place, TxShares};
+use super::sync::Arc;
+use super::tx_buffers::{Gather, TxBuffers};
+use super::tx_share::{Full, Place};
 use super::{Armed, Broken, Geometry};
 use machnet_core::flow::FlowId;
 use machnet_core::message::{Content, MESSAGE_BYTES_MAX, Position};
@@ -27,13 +27,7 @@ use machnet_core::records;
 pub struct AppSender {
     tx: Producer<DESCRIPTOR_WORDS>,
     commands: Extras,
-    completion: Consumer<INDEX_WORDS>,
-    pool: Pool,
-    /// Which transmit buffers are ours, and who may have them.
-    shares: TxShares,
-    /// Buffers lent since the completed ones were last looked for, and how many those may be.
-    lent: usize,
-    reap_every: usize,
+    buffers: TxBuffers,
     /// The open flows.
     flows: FlowMap<Measures>,
     /// The one that a message was sent over last.
@@ -46,15 +40,7 @@ pub struct AppSender {
     news: Vec<News>,
     alarm: Alarm,
     shard: ShardSleep,
-    shard_cpu: Shared<Word>,
 }
-
-/// Buffers lent after which those are looked for that have come back: with as many in use they stay in the cache and
-/// in the TLB. Where the shard runs on the same CPU, and so has the same cache, the fewer the better.
-const REAP_EVERY_BESIDE: usize = 64;
-/// The same where it runs on another CPU: a line that its core has just read is slower to write than one that has left
-/// its cache.
-const REAP_EVERY_AFAR: usize = 1024;
 
 /// Entries that appending holds back at most: the shard need not wait for the end of a long burst.
 const APPENDED_MAX: u64 = 8;
@@ -125,11 +111,7 @@ impl AppSender {
         Self {
             tx: Producer::new(segment, &layout.tx),
             commands: Extras::new(&layout.tx, geometry.tx_buffers()),
-            completion: Consumer::new(segment, &layout.completion),
-            pool: Pool::new(segment, layout.tx_pool_at, layout.buffer_bytes, geometry.tx_buffers()),
-            shares: TxShares::new(geometry.tx_buffers()),
-            lent: 0,
-            reap_every: REAP_EVERY_BESIDE,
+            buffers: TxBuffers::new(segment, &layout, geometry.tx_buffers()),
             flows: FlowMap::default(),
             recent: None,
             open: None,
@@ -137,7 +119,6 @@ impl AppSender {
             news: Vec::new(),
             alarm: Alarm::new(Half::Sender, Shared::word(segment, layout.room_asleep_at), halves),
             shard: ShardSleep::new(segment, &layout),
-            shard_cpu: Shared::word(segment, layout.shard_cpu_at),
         }
     }
 
@@ -166,8 +147,8 @@ impl AppSender {
         let Some(open) = &mut self.open else { return Ok(()) };
         let narrow = |bytes: usize| u16::try_from(bytes).expect("it fits a payload, whose length is a u16");
         let at = usize::from(open.len);
-        self.pool.copy_in(open.buffer, at, &narrow(bytes).to_be_bytes());
-        copy_all(&self.pool, open.buffer, at + records::LENGTH_BYTES, parts);
+        self.buffers.write(open.buffer, at, &narrow(bytes).to_be_bytes());
+        self.buffers.write_all(open.buffer, at + records::LENGTH_BYTES, parts);
         open.len = narrow(at + records::LENGTH_BYTES + bytes);
         open.records += 1;
         Ok(())
@@ -181,8 +162,8 @@ impl AppSender {
             return Ok(false);
         }
         self.publish_many();
-        self.find_free(place, 1)?;
-        let buffer = self.shares.take(0);
+        self.buffers.borrow(place, 1)?;
+        let buffer = self.buffers.take(0);
         self.open = Some(Open { flow, place, buffer, max_payload, len: 0, records: 0 });
         Ok(true)
     }
@@ -210,7 +191,7 @@ impl AppSender {
 
     fn push_records(&mut self, open: &Open) {
         let Open { flow, place, buffer, len, records, .. } = *open;
-        self.shares.add_bytes(place, buffer, open.message_bytes());
+        self.buffers.shares_mut().add_bytes(place, buffer, open.message_bytes());
         self.tx.push(Descriptor::Piece { flow, buffer, len, content: Content::Records(records) }.encode());
     }
 
@@ -241,9 +222,9 @@ impl AppSender {
         match u16::try_from(bytes) {
             Ok(0) => Err(ChannelSendError::Empty),
             Ok(len) if len <= measures.max_payload => {
-                self.find_free(measures.place, 1)?;
-                let buffer = self.shares.take(len.into());
-                copy_all(&self.pool, buffer, 0, parts);
+                self.buffers.borrow(measures.place, 1)?;
+                let buffer = self.buffers.take(len.into());
+                self.buffers.write_all(buffer, 0, parts);
                 // There is room: see `push_commands`.
                 self.tx.push(Descriptor::Piece { flow, buffer, len, content: Content::WHOLE }.encode());
                 Ok(())
@@ -262,40 +243,21 @@ impl AppSender {
     ) -> Result<(), ChannelSendError> {
         let max_payload = usize::from(max_payload);
         let pieces = bytes.div_ceil(max_payload);
-        if bytes > MESSAGE_BYTES_MAX || pieces > self.shares.longest(place) {
+        if bytes > MESSAGE_BYTES_MAX || pieces > self.buffers.shares().longest(place) {
             return Err(ChannelSendError::TooLong);
         }
-        self.find_free(place, pieces)?;
-        let mut gather = Gather { parts, skip: 0 };
+        self.buffers.borrow(place, pieces)?;
+        let mut gather = Gather::new(parts);
         let mut left = bytes;
         while left > 0 {
             let len = left.min(max_payload);
             let wire_len = u16::try_from(len).expect("a payload's length came as a u16");
-            let buffer = self.shares.take(wire_len.into());
-            gather.fill(&self.pool, buffer, len);
+            let buffer = self.buffers.take(wire_len.into());
+            gather.fill(&self.buffers, buffer, len);
             let content = Content::Piece(Position { first: left == bytes, last: left == len });
             self.tx.push(Descriptor::Piece { flow, buffer, len: wire_len, content }.encode());
             left -= len;
         }
-        Ok(())
-    }
-
-    /// Makes sure that a flow may take so many buffers.
-    #[inline]
-    fn find_free(&mut self, place: Place, buffers: usize) -> Result<(), ChannelSendError> {
-        if self.shares.has_lent(place, buffers) { Ok(()) } else { self.borrow_free(place, buffers) }
-    }
-
-    /// The same, of a flow that has not been lent as many.
-    fn borrow_free(&mut self, place: Place, buffers: usize) -> Result<(), ChannelSendError> {
-        if self.lent < self.reap_every
-            && let Ok(lent) = self.shares.lend(place, buffers, self.reap_every - self.lent)
-        {
-            self.lent += lent;
-            return Ok(());
-        }
-        self.reap()?;
-        self.lent = self.shares.lend(place, buffers, self.reap_every).map_err(ChannelSendError::NoRoom)?;
         Ok(())
     }
 
@@ -334,15 +296,15 @@ impl AppSender {
 
     /// Transmit buffers that are free now.
     pub fn free_tx_buffers(&mut self) -> Result<usize, Broken> {
-        self.reap()
+        self.buffers.reap()
     }
 
     /// Bytes of messages of a flow that were sent and are not acknowledged by the peer; none of a flow that has ended.
     pub fn unacknowledged_bytes(&mut self, flow: FlowId) -> Result<u64, Broken> {
         self.learn();
-        self.reap()?;
+        self.buffers.reap()?;
         let open = self.open.filter(|open| open.flow == flow).map_or(0, |open| open.message_bytes() as u64);
-        Ok(open + self.flows.get(&flow).map_or(0, |measures| self.shares.bytes(measures.place)))
+        Ok(open + self.flows.get(&flow).map_or(0, |measures| self.buffers.shares().bytes(measures.place)))
     }
 
     /// From now on a flow may hold at most as many buffers as so many bytes fill, and at least one; more only for one
@@ -350,7 +312,7 @@ impl AppSender {
     pub fn set_flow_limit(&mut self, flow: FlowId, bytes: usize) {
         self.learn();
         if let Some(measures) = self.flows.get(&flow) {
-            self.shares.set_limit(measures.place, bytes / usize::from(measures.max_payload));
+            self.buffers.shares_mut().set_limit(measures.place, bytes / usize::from(measures.max_payload));
         }
     }
 
@@ -362,8 +324,8 @@ impl AppSender {
 
     /// How many buffers have to come back, at least, before that.
     fn awaited(&mut self, flow: FlowId) -> Result<usize, Broken> {
-        self.reap()?;
-        Ok(self.flows.get(&flow).map_or(0, |measures| self.shares.awaited(measures.place)))
+        self.buffers.reap()?;
+        Ok(self.flows.get(&flow).map_or(0, |measures| self.buffers.shares_mut().awaited(measures.place)))
     }
 
     /// Hears which flows the receiving half saw open and close, and tells the shard so.
@@ -393,10 +355,10 @@ impl AppSender {
         for one in news.drain(..) {
             match one {
                 News::Opened { flow, max_payload, takes_records } => {
-                    let place = self.shares.enter();
+                    let place = self.buffers.shares_mut().enter();
                     let measures = Measures { place, max_payload, takes_records, is_closing: false };
                     if let Some(before) = self.flows.insert(flow, measures) {
-                        self.shares.leave(before.place);
+                        self.buffers.shares_mut().leave(before.place);
                     }
                 }
                 News::MaxPayload { flow, max_payload } => {
@@ -421,7 +383,7 @@ impl AppSender {
         self.recent = None;
         let known = self.flows.remove(&flow);
         if let Some(measures) = known {
-            self.shares.leave(measures.place);
+            self.buffers.shares_mut().leave(measures.place);
         }
         known.is_some()
     }
@@ -441,21 +403,6 @@ impl AppSender {
         Ok(())
     }
 
-    /// Takes back the buffers that the shard completed, and gives how many are free.
-    fn reap(&mut self) -> Result<usize, Broken> {
-        self.lent = 0;
-        let is_beside = current_cpu().is_some_and(|cpu| self.shard_cpu.load(Ordering::Relaxed) == cpu + 1);
-        self.reap_every = if is_beside { REAP_EVERY_BESIDE } else { REAP_EVERY_AFAR };
-        while let Some([index]) = self.completion.pop() {
-            let index = u32::try_from(index).map_err(|_| Broken)?;
-            if !self.shares.give_back(index) {
-                return Err(Broken);
-            }
-        }
-        self.shares.count_returned();
-        Ok(self.shares.free())
-    }
-
     /// Lets the shard see what was appended, and wakes it if it sleeps.
     pub fn flush(&mut self) {
         self.close_open();
@@ -473,7 +420,7 @@ impl AppSender {
         if awaited == 0 {
             return Ok(Armed::Ready);
         }
-        self.alarm.arm(self.completion.taken() + awaited as u64 + 1);
+        self.alarm.arm(self.buffers.completed() + awaited as u64 + 1);
         if self.has_room(flow)? {
             self.alarm.disarm();
             return Ok(Armed::Ready);
@@ -491,40 +438,6 @@ impl AppSender {
 impl Drop for AppSender {
     fn drop(&mut self) {
         self.flush();
-    }
-}
-
-/// Copies all parts of a message into a buffer, to its byte `at` and behind.
-#[inline]
-fn copy_all(pool: &Pool, buffer: u32, mut at: usize, parts: &[IoSlice<'_>]) {
-    for part in parts {
-        pool.copy_in(buffer, at, part);
-        at += part.len();
-    }
-}
-
-/// Reads through the parts of a message.
-struct Gather<'a> {
-    parts: &'a [IoSlice<'a>],
-    /// Bytes of the first part that have been read.
-    skip: usize,
-}
-
-impl Gather<'_> {
-    /// Copies the next `len` bytes, which there are, into a buffer.
-    fn fill(&mut self, pool: &Pool, buffer: u32, len: usize) {
-        let mut filled = 0;
-        while filled < len {
-            let part = &self.parts[0][self.skip..];
-            let taken = part.len().min(len - filled);
-            pool.copy_in(buffer, filled, &part[..taken]);
-            filled += taken;
-            self.skip += taken;
-            if self.skip == self.parts[0].len() {
-                self.parts = &self.parts[1..];
-                self.skip = 0;
-            }
-        }
     }
 }
 

@@ -37,7 +37,9 @@ mod layout;
 mod model;
 mod opened;
 mod pool;
+mod reassembly;
 mod ring;
+mod rx_buffers;
 #[cfg(not(loom))]
 mod segment;
 #[cfg(any(feature = "daemon", test))]
@@ -45,6 +47,7 @@ mod shard_end;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod tx_buffers;
 mod tx_share;
 #[cfg(loom)]
 use model as bell;

@@ -37,6 +37,7 @@ fn run(writes: u64) -> (Shard, Vec<Took>, u64) {
 
     shard.deliver(FLOW, &message(4, 1), 64);
     shard.deliver(FLOW, &message(5, 130), 64);
+    shard.deliver(FLOW, &message(7, 70), 64);
     shard.deliver_piece(OTHER, &[1], true, false);
     for _ in 0..8 {
         shard.deliver_piece(OTHER, &[2], false, false);
