@@ -49,9 +49,11 @@ pub use settings::Settings;
 pub use work::Work;
 pub use worker::{Rest, Worker};
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use machnet::daemon::channel::ShardHandles;
 use machnet_core::addr::MacAddr;
 use machnet_core::flow::{CloseReason, FlowId};
 use machnet_core::time::{Duration, Instant};
@@ -166,6 +168,28 @@ impl<Q: NicQueue> Shard<Q> {
     /// if the mailboxes are empty too.
     pub fn is_quiet(&self) -> bool {
         self.post.is_empty() && self.stage == ShardStage::Running
+    }
+
+    /// Takes a [quiet](Shard::is_quiet) shard apart into what is written, its queue, and what the kernel holds of its
+    /// channels. Frames that are ready to go are handed to the device before.
+    ///
+    /// # Panics
+    /// When it is not quiet: our own mistake.
+    pub fn save(mut self) -> (ShardState, Q, BTreeMap<ChannelId, ShardHandles>) {
+        assert!(self.is_quiet(), "what the coordinator is to hear is told before a shard is saved");
+        self.egress.transmit(&mut self.counts);
+        self.publish_counts();
+        let (channels, handles) = self.channels.save();
+        let state = ShardState {
+            id: self.settings.id,
+            counts: self.counts.save(),
+            pace: self.pace,
+            handshakes: self.handshakes,
+            steering: self.steering,
+            flows: self.flows,
+            channels,
+        };
+        (state, self.egress.into_queue(), handles)
     }
 
     /// One turn: takes what has come, does what is due, hands over what is to go. Never blocks.

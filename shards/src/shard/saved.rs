@@ -5,9 +5,7 @@
 //! budgets, lists of who is to be served. Messages in mailboxes, and frames on their way between shards, are taken
 //! [before](Shard::wind_up).
 
-use std::collections::BTreeMap;
-
-use machnet::daemon::channel::{NotAdopted, ShardHandles};
+use machnet::daemon::channel::NotAdopted;
 use machnet_core::time::Instant;
 use machnet_nic::NicQueue;
 use machnet_proto::state::{Unsound, ensure};
@@ -20,19 +18,19 @@ use super::pace::Pace;
 use super::steering::Steering;
 use super::{Shard, ShardStage};
 use crate::counters::SavedCounts;
-use crate::mailbox::{ChannelId, ShardId};
+use crate::mailbox::ShardId;
 
 /// All that a shard is between two turns, but for what the kernel holds and what its settings say. Read it as a
 /// [`SavedShard`].
 #[derive(Serialize)]
 pub struct ShardState {
-    id: ShardId,
-    counts: SavedCounts,
-    pace: Pace,
-    handshakes: Handshakes,
-    steering: Steering,
-    flows: Flows,
-    channels: Vec<Option<SavedChannel>>,
+    pub(super) id: ShardId,
+    pub(super) counts: SavedCounts,
+    pub(super) pace: Pace,
+    pub(super) handshakes: Handshakes,
+    pub(super) steering: Steering,
+    pub(super) flows: Flows,
+    pub(super) channels: Vec<Option<SavedChannel>>,
 }
 
 /// A shard that was written and read, and is still to be [restored](Self::restore).
@@ -61,30 +59,6 @@ pub enum NotRestored {
 impl From<Unsound> for NotRestored {
     fn from(unsound: Unsound) -> Self {
         Self::Unsound(unsound)
-    }
-}
-
-impl<Q: NicQueue> Shard<Q> {
-    /// Takes a [quiet](Shard::is_quiet) shard apart into what is written, its queue, and what the kernel holds of its
-    /// channels. Frames that are ready to go are handed to the device before.
-    ///
-    /// # Panics
-    /// When it is not quiet: our own mistake.
-    pub fn save(mut self) -> (ShardState, Q, BTreeMap<ChannelId, ShardHandles>) {
-        assert!(self.is_quiet(), "what the coordinator is to hear is told before a shard is saved");
-        self.egress.transmit(&mut self.counts);
-        self.publish_counts();
-        let (channels, handles) = self.channels.save();
-        let state = ShardState {
-            id: self.settings.id,
-            counts: self.counts.save(),
-            pace: self.pace,
-            handshakes: self.handshakes,
-            steering: self.steering,
-            flows: self.flows,
-            channels,
-        };
-        (state, self.egress.into_queue(), handles)
     }
 }
 
