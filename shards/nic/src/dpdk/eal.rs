@@ -9,12 +9,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// DPDK, started. Clones are the same; it ends when they and all queues are dropped.
-#[derive(Clone, Debug)]
-pub struct Dpdk(pub(super) Arc<Eal>);
 
 /// Where DPDK's frames live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,20 +25,14 @@ pub enum Memory {
 
 #[derive(Debug)]
 pub(super) struct Eal {
-    pub(super) memory: Memory,
+    memory: Memory,
 }
 
 static STARTED: AtomicBool = AtomicBool::new(false);
 
-impl Dpdk {
-    /// Starts DPDK with memory enough for those of these interfaces that it drives; devices are added by
-    /// [`open`](Self::open). The calling thread keeps its affinity, no worker threads are made. Takes some 200 ms, most
-    /// of it to load its PMDs.
-    ///
-    /// # Errors
-    ///
-    /// When it was started before in this process, also unsuccessfully, or refuses to start.
-    pub fn start(plans: &[DevicePlan]) -> Result<Self, OpenError> {
+impl Eal {
+    /// See [`Dpdk::start`](super::Dpdk::start).
+    pub(super) fn start(plans: &[DevicePlan]) -> Result<Self, OpenError> {
         if STARTED.swap(true, Ordering::Relaxed) {
             return Err(OpenError::StartedBefore);
         }
@@ -67,19 +56,19 @@ impl Dpdk {
         if result != 0 {
             return Err(refused("start", "itself", result));
         }
-        Ok(Self(Arc::new(Eal { memory })))
+        Ok(Self { memory })
     }
 
     /// Where the frames live.
-    pub fn memory(&self) -> Memory {
-        self.0.memory
+    pub(super) fn memory(&self) -> Memory {
+        self.memory
     }
+}
 
-    /// The version of the library, as `DPDK 22.11.0`.
-    pub fn version() -> String {
-        // SAFETY: the shim gives a static, NUL-terminated string.
-        unsafe { CStr::from_ptr(dpdk_sys::shim_version()) }.to_string_lossy().into_owned()
-    }
+/// See [`Dpdk::version`](super::Dpdk::version).
+pub(super) fn version() -> String {
+    // SAFETY: the shim gives a static, NUL-terminated string.
+    unsafe { CStr::from_ptr(dpdk_sys::shim_version()) }.to_string_lossy().into_owned()
 }
 
 /// Makes libxdp attach its program for XDP sockets as it is. Where a BPF file system is mounted it would attach a

@@ -9,23 +9,26 @@
 //! * [`DpdkQueue`], [`DpdkFrame`]: what a shard gets.
 //!
 //! A port is stopped and closed when its last queue is dropped. Unsafe code is in `descriptors`, `eal`, `log`, `pool`,
-//! `port`, `program`, `queue` and `rss`, nowhere else.
+//! `port`, `probe`, `program`, `queue` and `rss`, nowhere else.
 
 mod descriptors;
 mod eal;
 mod gate;
+mod library;
 mod log;
 mod memif;
 mod packet_ring;
 mod pool;
 mod port;
+mod probe;
 mod program;
 mod queue;
 mod rss;
 
 pub(super) use descriptors::channels;
+pub use eal::Memory;
 pub(super) use eal::look_for_pmd;
-pub use eal::{Dpdk, Memory};
+pub use library::Dpdk;
 pub use pool::DpdkFrame;
 pub(super) use program::program_name;
 pub use queue::DpdkQueue;

@@ -157,7 +157,7 @@ impl Pool {
             }
         }
         if error == -rustix::io::Errno::NOMEM.raw_os_error() {
-            let bytes = pool_bytes(device, plan.mtu_bytes, eal.memory == Memory::HugePages);
+            let bytes = pool_bytes(device, plan.mtu_bytes, eal.memory() == Memory::HugePages);
             return Err(OpenError::NoMemory { device: plan.device(), bytes });
         }
         Err(refused("make frames for", &plan.device(), error))

@@ -1,12 +1,13 @@
-//! Ports: probing a device, setting up its queues, starting, and closing.
+//! Ports: setting up the queues of a device, starting, and closing.
 
 use super::descriptors::Snapshot;
-use super::eal::{Dpdk, Eal, refused};
+use super::eal::{Eal, refused};
 use super::gate::Gate;
 use super::log;
 use super::memif;
 use super::packet_ring;
 use super::pool::Pool;
+use super::probe::{describe, text};
 use super::queue::{DpdkQueue, Socket, WakeSource};
 use super::rss;
 use crate::backend::{DpdkDevice, Pmd};
@@ -14,13 +15,11 @@ use crate::error::OpenError;
 use crate::plan::DevicePlan;
 use crate::survey::Finding;
 use crate::{Capabilities, DeviceControl, DeviceDrops, OpenDevice};
-use machnet_core::addr::MacAddr;
 use rustix::event::epoll;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::net::AddressFamily;
-use std::ffi::{CStr, CString, c_char, c_int};
-use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,9 +54,13 @@ impl Drop for Port {
 
 /// Asks the ports of an interface, for as long as their queues live.
 #[derive(Debug)]
-struct PortControl(Vec<Weak<Port>>);
+pub(super) struct PortControl(Vec<Weak<Port>>);
 
 impl PortControl {
+    pub(super) fn new(ports: Vec<Weak<Port>>) -> Self {
+        Self(ports)
+    }
+
     fn open(&self) -> impl Iterator<Item = Arc<Port>> {
         self.0.iter().filter_map(Weak::upgrade)
     }
@@ -118,239 +121,6 @@ impl Port {
 
 /// Slots asked of each receive and each transmit ring; PMDs adjust it to what they can.
 const RING_SLOTS: u16 = 512;
-/// Makes the names of software devices differ within this process.
-static NEXT_DEVICE: AtomicU32 = AtomicU32::new(0);
-
-impl Dpdk {
-    /// Opens an interface whose backend is DPDK: probes its device, sets up a queue for each shard, and starts it.
-    ///
-    /// # Errors
-    ///
-    /// One sentence that says what to do. Nothing stays open.
-    pub fn open(&self, plan: &DevicePlan) -> Result<OpenDevice<DpdkQueue>, OpenError> {
-        let Some(device) = plan.backend.dpdk_device() else {
-            return Err(OpenError::BadDevice { device: plan.device() });
-        };
-        let (number, before) = match device {
-            DpdkDevice::AfXdp { interface } => return self.open_xdp(plan, device, interface),
-            DpdkDevice::Arguments(arguments) => {
-                memif::remove_stale_socket(device);
-                let before = Snapshot::take();
-                (self.probe(arguments)?, before)
-            }
-            DpdkDevice::Pci { address } | DpdkDevice::Bifurcated { address, .. } => {
-                (self.pci_port(plan, address)?, Snapshot::take())
-            }
-            DpdkDevice::Search { candidates } => (self.search(plan, candidates)?, Snapshot::take()),
-        };
-        self.open_port(plan, device, number, plan.queues, &before).map(|(opened, _)| opened)
-    }
-
-    /// Two interfaces joined in memory by DPDK's `net_ring`: what one's queue k transmits, the other's queue k
-    /// receives. To measure and test all of the way but a device.
-    ///
-    /// # Errors
-    ///
-    /// As for [`open`](Self::open); at most 16 queues.
-    pub fn open_ring_pair(&self, plans: [&DevicePlan; 2]) -> Result<[OpenDevice<DpdkQueue>; 2], OpenError> {
-        let name = format!("pair{}", NEXT_DEVICE.fetch_add(1, Ordering::Relaxed));
-        let name = CString::new(name).expect("no NUL in it");
-        let queues = plans[0].queues;
-        let mut ports = [0; 2];
-        log::forget();
-        // SAFETY: initialized; the name is new and short; `ports` has room for two.
-        let result = unsafe { dpdk_sys::shim_ring_pair(name.as_ptr(), queues, RING_SLOTS.into(), ports.as_mut_ptr()) };
-        if result != 0 {
-            return Err(refused("make", "a pair of ring devices", result));
-        }
-        let before = Snapshot::take();
-        let ring = DpdkDevice::Arguments("net_ring".to_owned());
-        let [near, far] = [0, 1].map(|end| self.open_port(plans[end], &ring, ports[end], queues, &before));
-        Ok([near?.0, far?.0])
-    }
-
-    /// One port for each queue: the PMD takes several queues only from some devices.
-    fn open_xdp(
-        &self,
-        plan: &DevicePlan,
-        device: &DpdkDevice,
-        interface: &str,
-    ) -> Result<OpenDevice<DpdkQueue>, OpenError> {
-        let mut all: Option<OpenDevice<DpdkQueue>> = None;
-        let mut ports = Vec::new();
-        for queue in 0..plan.queues {
-            let before = Snapshot::take();
-            let number = self.probe(&format!(
-                "{}{},iface={interface},start_queue={queue},queue_count=1",
-                Pmd::AfXdp.name(),
-                NEXT_DEVICE.fetch_add(1, Ordering::Relaxed)
-            ))?;
-            let (opened, port) = self.open_port(plan, device, number, 1, &before)?;
-            ports.push(port);
-            match &mut all {
-                None => all = Some(opened),
-                Some(all) => all.queues.extend(opened.queues),
-            }
-        }
-        let mut all = all.ok_or_else(|| OpenError::NoQueues { device: plan.device() })?;
-        all.capabilities.queues = plan.queues;
-        all.capabilities.max_queues = plan.queues;
-        all.control = Box::new(PortControl(ports));
-        Ok(all)
-    }
-
-    fn pci_port(&self, plan: &DevicePlan, address: &str) -> Result<u16, OpenError> {
-        let wanted = plan.interface.mac;
-        let number = match self.port_with(wanted) {
-            Some(number) => number,
-            None => {
-                let number = self.probe(address)?;
-                // One device may have several ports.
-                self.port_with(wanted).unwrap_or(number)
-            }
-        };
-        let found = MacAddr(describe(number)?.mac);
-        if found != wanted {
-            return Err(OpenError::WrongMac { device: address.to_owned(), found, wanted });
-        }
-        Ok(number)
-    }
-
-    /// The port with the MAC, probing the candidates until it is there. Those with another MAC are let go.
-    fn search(&self, plan: &DevicePlan, candidates: &[String]) -> Result<u16, OpenError> {
-        let wanted = plan.interface.mac;
-        if let Some(number) = self.port_with(wanted) {
-            return Ok(number);
-        }
-        let mut seen = Vec::new();
-        for address in candidates {
-            match self.probe(address) {
-                Ok(_) if self.port_with(wanted).is_some() => break,
-                Ok(number) => {
-                    seen.push(format!("{address} ({})", MacAddr(describe(number)?.mac)));
-                    // SAFETY: a port that was just probed; none of its queues is started.
-                    unsafe { dpdk_sys::shim_remove(number) };
-                }
-                Err(error) => seen.push(format!("{address} ({error})")),
-            }
-        }
-        let known = if seen.is_empty() { "no device that DPDK can use".to_owned() } else { seen.join(", ") };
-        self.port_with(wanted).ok_or(OpenError::NoSuchMac { mac: wanted, known })
-    }
-
-    /// The port with this MAC. Azure's netvsc before all others: its virtual function has the same address.
-    fn port_with(&self, mac: MacAddr) -> Option<u16> {
-        let mut found = None;
-        let mut last = -1;
-        loop {
-            // SAFETY: initialized.
-            let Ok(number) = u16::try_from(unsafe { dpdk_sys::shim_port_after(last) }) else { return found };
-            last = c_int::from(number);
-            if let Ok(port) = describe(number)
-                && MacAddr(port.mac) == mac
-                && (found.is_none() || Pmd::named(&text(&port.driver)) == Some(Pmd::Netvsc))
-            {
-                found = Some(number);
-            }
-        }
-    }
-
-    /// Adds a device; its port.
-    fn probe(&self, arguments: &str) -> Result<u16, OpenError> {
-        let bad = || OpenError::BadDevice { device: arguments.to_owned() };
-        let name = arguments.split(',').next().filter(|name| !name.is_empty()).ok_or_else(bad)?;
-        let name = CString::new(name).map_err(|_| bad())?;
-        let c_arguments = CString::new(arguments).map_err(|_| bad())?;
-        tracing::debug!("probing {arguments}");
-        log::forget();
-        // SAFETY: initialized, as there is a `Dpdk`; the string outlives the call.
-        let result = unsafe { dpdk_sys::shim_probe(c_arguments.as_ptr()) };
-        if result != 0 {
-            return Err(refused("open", arguments, result));
-        }
-        let mut number = 0;
-        // SAFETY: initialized; the string outlives the call; `number` is written during it.
-        let result = unsafe { dpdk_sys::shim_port_named(name.as_ptr(), &raw mut number) };
-        if result != 0 { Err(refused("find the port of", arguments, result)) } else { Ok(number) }
-    }
-
-    /// Sets up and starts a port that was just made, with so many queues; closes it on failure.
-    fn open_port(
-        &self,
-        plan: &DevicePlan,
-        device: &DpdkDevice,
-        number: u16,
-        wanted: u16,
-        before: &Snapshot,
-    ) -> Result<(OpenDevice<DpdkQueue>, Weak<Port>), OpenError> {
-        let mut port = Port {
-            number,
-            is_started: AtomicBool::new(false),
-            gate: None,
-            completes: false,
-            interrupts: Vec::new(),
-            pools: Vec::new(),
-            _eal: Arc::clone(&self.0),
-        };
-        let found = describe(number)?;
-        let max_queues = found.max_rx_queues.min(found.max_tx_queues);
-        let queues = wanted.min(max_queues);
-        if queues == 0 {
-            return Err(OpenError::NoQueues { device: plan.device() });
-        }
-        let mut findings = Vec::new();
-        if queues < wanted {
-            findings.push(Finding::FewerQueues { device: plan.device(), queues, asked: wanted });
-        }
-        let mtu_bytes = mtu(plan, device, &found, &mut findings);
-        let driven_by = text(&found.driver);
-        let pmd = Pmd::named(&driven_by);
-        for _ in 0..queues {
-            port.pools.push(Pool::new(&self.0, plan, device, found.socket)?);
-        }
-        let has_interrupts = port.start(plan, device, &found, mtu_bytes)?;
-        if memif::is_client(device) {
-            port.connect_memif(plan, device, &mut findings)?;
-            port.gate = Some(Gate::new(!*port.is_started.get_mut()));
-        }
-        let wakers = port.wakers(plan, device, pmd, has_interrupts, before)?;
-        let capabilities = Capabilities {
-            mac: plan.interface.mac,
-            mtu_bytes,
-            queues,
-            max_queues,
-            rss: if queues > 1 { rss::settle(number, device.is_on_a_bus(), &found, queues) } else { None },
-            kernel_interface: (found.kernel_interface != 0).then_some(found.kernel_interface),
-            link_up: link(plan, device, number, &mut findings)?,
-            numa_node: u16::try_from(found.socket).ok(),
-            driven_by,
-        };
-        let (port, mac) = (Arc::new(port), plan.interface.mac);
-        let weak = Arc::downgrade(&port);
-        let control = Box::new(PortControl(vec![weak.clone()]));
-        let queues =
-            (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, pmd, mac));
-        Ok((OpenDevice { capabilities, queues: queues.collect(), control, findings }, weak))
-    }
-}
-
-fn describe(number: u16) -> Result<dpdk_sys::Port, OpenError> {
-    let mut port = MaybeUninit::zeroed();
-    // SAFETY: initialized, as ports have numbers only then; the shim refuses a number without a port.
-    let result = unsafe { dpdk_sys::shim_port_describe(number, port.as_mut_ptr()) };
-    if result != 0 {
-        return Err(refused("describe", &format!("port {number}"), result));
-    }
-    // SAFETY: filled by the call, and all zeroes are a valid value.
-    Ok(unsafe { port.assume_init() })
-}
-
-/// A C string in a field.
-fn text(field: &[c_char]) -> String {
-    let bytes: Vec<u8> = field.iter().map(|byte| byte.cast_unsigned()).collect();
-    CStr::from_bytes_until_nul(&bytes).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
 /// The MTU to be used: what was asked, if the device can. Only real devices have a limit of their own.
 fn mtu(plan: &DevicePlan, device: &DpdkDevice, port: &dpdk_sys::Port, findings: &mut Vec<Finding>) -> u16 {
     if !device.is_on_a_bus() || plan.mtu_bytes <= port.max_mtu {
@@ -397,6 +167,65 @@ fn comes_up(number: u16, within: Duration, step: Duration) -> Result<bool, OpenE
 }
 
 impl Port {
+    /// Sets up and starts a port that was just made, with so many queues; closes it on failure.
+    pub(super) fn open(
+        eal: &Arc<Eal>,
+        plan: &DevicePlan,
+        device: &DpdkDevice,
+        number: u16,
+        wanted: u16,
+        before: &Snapshot,
+    ) -> Result<(OpenDevice<DpdkQueue>, Weak<Port>), OpenError> {
+        let mut port = Port {
+            number,
+            is_started: AtomicBool::new(false),
+            gate: None,
+            completes: false,
+            interrupts: Vec::new(),
+            pools: Vec::new(),
+            _eal: Arc::clone(eal),
+        };
+        let found = describe(number)?;
+        let max_queues = found.max_rx_queues.min(found.max_tx_queues);
+        let queues = wanted.min(max_queues);
+        if queues == 0 {
+            return Err(OpenError::NoQueues { device: plan.device() });
+        }
+        let mut findings = Vec::new();
+        if queues < wanted {
+            findings.push(Finding::FewerQueues { device: plan.device(), queues, asked: wanted });
+        }
+        let mtu_bytes = mtu(plan, device, &found, &mut findings);
+        let driven_by = text(&found.driver);
+        let pmd = Pmd::named(&driven_by);
+        for _ in 0..queues {
+            port.pools.push(Pool::new(eal, plan, device, found.socket)?);
+        }
+        let has_interrupts = port.start(plan, device, &found, mtu_bytes)?;
+        if memif::is_client(device) {
+            port.connect_memif(plan, device, &mut findings)?;
+            port.gate = Some(Gate::new(!*port.is_started.get_mut()));
+        }
+        let wakers = port.wakers(plan, device, pmd, has_interrupts, before)?;
+        let capabilities = Capabilities {
+            mac: plan.interface.mac,
+            mtu_bytes,
+            queues,
+            max_queues,
+            rss: if queues > 1 { rss::settle(number, device.is_on_a_bus(), &found, queues) } else { None },
+            kernel_interface: (found.kernel_interface != 0).then_some(found.kernel_interface),
+            link_up: link(plan, device, number, &mut findings)?,
+            numa_node: u16::try_from(found.socket).ok(),
+            driven_by,
+        };
+        let (port, mac) = (Arc::new(port), plan.interface.mac);
+        let weak = Arc::downgrade(&port);
+        let control = Box::new(PortControl(vec![weak.clone()]));
+        let queues =
+            (0..queues).zip(wakers).map(|(queue, waker)| DpdkQueue::new(Arc::clone(&port), queue, waker, pmd, mac));
+        Ok((OpenDevice { capabilities, queues: queues.collect(), control, findings }, weak))
+    }
+
     /// Configures and starts, with receive interrupts, a key of ours and checksums made by the device where it has
     /// them; whether it has interrupts.
     fn start(
