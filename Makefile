@@ -3,6 +3,8 @@
 #                 them as containers are
 # make test       every test; installs and sets up what it needs
 # make attack     every attack that once did harm, beside two hosts that are measured, in one table
+# make failures   kills, removes and freezes things; a table says how long what is promised took; KILLS=, CHURN_S=
+# make fuzz       feeds every boundary what leads further into it, for 30 s each; FUZZ="SECONDS TARGET..."
 # make test-rig   the daemon on PCI NICs of virtual machines; fetches a kernel and QEMU, needs no KVM
 # make bench      the whole path beside other stacks, in one table; BENCH="memif --baseline DIR" picks and compares
 # make benches    every benchmark
@@ -21,7 +23,7 @@ TOOLS := --features machnet-endpoint/tools
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS := machnet-shards machnet-pktgen machnet-ping msg_gen hello_world
 
-.PHONY: build deps demo test attack test-rig bench benches counts lint publish-check install clean
+.PHONY: build deps demo test attack failures fuzz test-rig bench benches counts lint publish-check install clean
 
 build: deps
 	cargo build --release --bins --examples $(TOOLS)
@@ -48,6 +50,21 @@ test: deps
 attack: deps
 	cargo build --bins $(TOOLS)
 	MACHNET_ATTACK_SECONDS=$(or $(ATTACK_SECONDS),5) cargo test --test attack
+
+# One test at a time: they measure. What they print is in the log, which is shown when one fails.
+FAILURES_LOG := "$(TARGET)/failures.log"
+failures: deps
+	cargo build --bins $(TOOLS)
+	MACHNET_TEST_KILLS=$(or $(KILLS),100) MACHNET_TEST_CHURN_S=$(or $(CHURN_S),60) \
+	    cargo test --test end_to_end -- --test-threads=1 killed_ devices:: slow_readers:: churn:: \
+	    > $(FAILURES_LOG) 2>&1 || { cat $(FAILURES_LOG); exit 1; }
+	@printf '| what happens | promised | p50 | worst | of |\n|---|---|---|---|---|\n'
+	@sed -nE 's/^(test .* \.\.\. )?(.*): p50 (.*), worst (.*) of (.*); promised (.*)$$/| \2 | \6 | \3 | \4 | \5 |/p' \
+	    $(FAILURES_LOG)
+
+fuzz:
+	@sh .ci/deps fuzz
+	tests/fuzz/run $(or $(FUZZ),30)
 
 # One machine at a time: their emulated CPUs keep all of ours busy.
 test-rig: deps

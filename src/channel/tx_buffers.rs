@@ -85,14 +85,20 @@ impl TxBuffers {
         self.lent = 0;
         let is_beside = current_cpu().is_some_and(|cpu| self.shard_cpu.load(Ordering::Relaxed) == cpu + 1);
         self.reap_every = if is_beside { REAP_EVERY_BESIDE } else { REAP_EVERY_AFAR };
+        let taken = self.take_completed();
+        self.shares.count_returned();
+        taken?;
+        Ok(self.shares.free())
+    }
+
+    fn take_completed(&mut self) -> Result<(), Broken> {
         while let Some([index]) = self.completion.pop() {
             let index = u32::try_from(index).map_err(|_| Broken)?;
             if !self.shares.give_back(index) {
                 return Err(Broken);
             }
         }
-        self.shares.count_returned();
-        Ok(self.shares.free())
+        Ok(())
     }
 
     /// How many the shard has completed since the beginning, of those that were taken back.

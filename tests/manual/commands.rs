@@ -83,6 +83,9 @@ const COMMANDS: &[(&str, How)] = &[
     ("make demo", Make("cargo run --quiet --release --example demo")),
     ("make test", Make("cargo test --workspace")),
     ("make attack", Make("cargo test --test attack")),
+    ("make failures", Make("cargo test --test end_to_end -- --test-threads=1 killed_")),
+    ("make fuzz", Make("tests/fuzz/run 30")),
+    ("make fuzz FUZZ=\"600 peer channel\"", Make("tests/fuzz/run 600 peer channel")),
     ("make test-rig", Make("cargo test --test rig -- --ignored")),
     ("make lint", Make("cargo clippy --workspace --all-targets -- -D warnings")),
     ("make bench", Make("cargo bench --bench compare")),
@@ -107,10 +110,6 @@ const COMMANDS: &[(&str, How)] = &[
         Rests { on: "shards/Cargo.toml", words: "name = \"shards\"" },
     ),
     ("cargo doc --workspace --no-deps --open", Rests { on: "Makefile", words: "cargo doc --workspace --no-deps" }),
-    (
-        "MACHNET_TEST_KILLS=100 cargo test --test end_to_end killed",
-        Rests { on: "tests/end_to_end/times.rs", words: "\"MACHNET_TEST_KILLS\"" },
-    ),
     (
         "SIM_SEED=17 cargo test --test sim -- replay --nocapture",
         Rests { on: "tests/sim/seeds.rs", words: "fn replay()" },

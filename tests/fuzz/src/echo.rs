@@ -1,0 +1,31 @@
+//! ICMP: an answer to an echo is never longer than its request, goes back where that came from, is not answered itself,
+//! and is one that we would read. What is said to be unreachable was quoted from what came.
+
+use std::net::Ipv4Addr;
+
+use machnet_core::addr::MacAddr;
+use machnet_proto::wire::frame::{Parsed, parse};
+use machnet_proto::wire::icmp::EchoReply;
+
+use crate::frame::with_checksums;
+
+pub(crate) fn run(frame: &[u8]) {
+    let request = with_checksums(frame);
+    let (Some(&mac), Some(&[a, b, c, d])) = (request.first_chunk(), request.get(30..34)) else { return };
+    let (mac, ip) = (MacAddr(mac), Ipv4Addr::new(a, b, c, d));
+    if let Some(reply) = echo_reply(&request, mac, ip) {
+        assert!(reply.len() <= request.len());
+        assert_eq!(reply[..6], request[6..12]);
+        let sender = MacAddr(reply[..6].try_into().expect("six bytes"));
+        // No interface of ours has a group's address.
+        let is_group = mac.is_multicast() || ip.is_multicast() || ip.is_broadcast();
+        assert!(is_group || EchoReply::parse(&reply).is_some_and(|reply| reply.destination_mac == sender));
+        assert_eq!(EchoReply::parse(&request), None);
+        assert_eq!(echo_reply(&reply, sender, ip), None);
+    }
+}
+
+fn echo_reply(frame: &[u8], our_mac: MacAddr, our_ip: Ipv4Addr) -> Option<Vec<u8>> {
+    let Ok(Parsed::Icmp(packet)) = parse(frame) else { return None };
+    packet.echo_reply(our_mac, our_ip).ok()
+}
