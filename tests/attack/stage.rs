@@ -99,15 +99,12 @@ impl Site {
 
     /// Descriptors that the daemon has.
     pub(crate) fn descriptors(&mut self) -> usize {
-        let directory = format!("/proc/{}/fd", self.daemon().pid());
-        std::fs::read_dir(directory).map_or(0, Iterator::count)
+        self.daemon().descriptors()
     }
 
     /// Memory that the daemon has, in KiB: what is resident and its own, and what it shares.
     pub(crate) fn memory_kib(&mut self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.daemon().pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says it");
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+        self.daemon().memory_kib()
     }
 
     /// Bytes of the daemon's log.

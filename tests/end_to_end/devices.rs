@@ -12,9 +12,13 @@ use machnet_test_kit::waiting::{eventually, once};
 
 use crate::jumbo::{Echo, MESSAGE_BYTES};
 use crate::pair::{MACHINE, NEVER, Pair, Site, counted, gauge, memif, set};
+use crate::times::Times;
 
 /// How long a flow may take to go on when its link is back: the longest wait between two attempts, and a busy machine.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two attempts of a flow (`rto_max`).
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 fn interface(status: &FullReport) -> &InterfaceReport {
     &status.summary.interfaces[0]
@@ -34,6 +38,7 @@ fn a_link_that_was_down_for_a_while_has_lost_no_flow() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let Pair { left, right, .. } = &pair;
     let mut echo = Echo::between(left, right, MESSAGE_BYTES);
+    let mut goes_on = Times::of("a flow goes on after its link was down for 0.1, 1 and 10 s");
     for down_for in [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)] {
         echo.once();
         left.host.ip("link set machnet0 down").unwrap();
@@ -52,9 +57,11 @@ fn a_link_that_was_down_for_a_while_has_lost_no_flow() {
         }
         let took = echo.once();
         assert!(took < GOES_ON_WITHIN, "after {down_for:?} a message took {took:?}");
+        goes_on.add(took);
         assert_eq!(refusal(left, right), ConnectError::Refused, "the other host is asked again");
     }
     assert_eq!(counted(&left.status(), Counter::FlowsClosed), 0);
+    goes_on.report(LONGEST_WAIT);
     // More often than that within ten seconds it is not said.
     assert!((1..=2).contains(&left.said("the interface was set down: `ip link set machnet0 up`")));
     assert!((1..=2).contains(&right.said("the link is down: nobody is at the other end")));
@@ -66,6 +73,7 @@ fn an_interface_that_is_made_again_is_opened_again_and_its_flows_go_on() {
     let Some(pair) = Pair::start(|config| set(config, "engine_threads", 2)) else { return };
     let Pair { left, right, .. } = &pair;
     let mut echo = Echo::between(left, right, MESSAGE_BYTES);
+    let mut goes_on = Times::of("a flow goes on after its interface was removed and made again");
     for (times, name) in [(1, "machnet0"), (2, "machnet0")] {
         echo.once();
         // Of a veth both ends go.
@@ -83,6 +91,7 @@ fn an_interface_that_is_made_again_is_opened_again_and_its_flows_go_on() {
         }
         let took = echo.once();
         assert!(took < GOES_ON_WITHIN, "the interface is back for the time {times}, and a message took {took:?}");
+        goes_on.add(took);
         // Whoever knew nothing of us, and whoever forgot.
         right.host.ping(left.host.machnet_ip, 56, 1).unwrap();
         assert_eq!(refusal(right, left), ConnectError::Refused, "the other host is asked again");
@@ -93,6 +102,7 @@ fn an_interface_that_is_made_again_is_opened_again_and_its_flows_go_on() {
         assert!((1..=2).contains(&site.said("the interface is gone")), "once each, or once for both");
         assert!((1..=2).contains(&site.said("the interface is there again; the device was reopened")));
     }
+    goes_on.report(LONGEST_WAIT);
 }
 
 #[test]

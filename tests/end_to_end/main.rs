@@ -14,6 +14,7 @@ mod pair;
 mod times;
 
 mod address;
+mod churn;
 mod confinement;
 mod container;
 mod cpus;

@@ -1,7 +1,8 @@
-//! How long something took, over many times.
+//! How long something took, over many times. `make failures` runs whoever measures here for longer, and puts the lines
+//! into a table.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a test that kills something does so; the default is for every day.
 const KILLS: &str = "MACHNET_TEST_KILLS";
@@ -10,6 +11,16 @@ const KILLS_BY_DEFAULT: u32 = 5;
 /// How often to kill.
 pub(crate) fn kills() -> u32 {
     std::env::var(KILLS).map_or(KILLS_BY_DEFAULT, |number| number.parse().expect("MACHNET_TEST_KILLS is a number"))
+}
+
+/// How long a test that lets something come and go does so, in seconds; the default is for every day.
+const CHURN: &str = "MACHNET_TEST_CHURN_S";
+const CHURN_BY_DEFAULT: Duration = Duration::from_secs(3);
+
+/// When to end what comes and goes.
+pub(crate) fn end_of_churn() -> Instant {
+    let seconds = std::env::var(CHURN).map(|number| number.parse().expect("MACHNET_TEST_CHURN_S is a number"));
+    Instant::now() + seconds.map_or(CHURN_BY_DEFAULT, Duration::from_secs)
 }
 
 /// How much later than promised something may be on a machine that does other things too. What this does not cover is

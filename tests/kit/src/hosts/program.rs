@@ -39,6 +39,21 @@ impl Program {
         self.child.id()
     }
 
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
+    /// Memory of its own and shared that is resident, in KiB.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says it");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// What it has written to its standard output so far.
     pub fn stdout(&self) -> String {
         read(&self.output)
