@@ -33,6 +33,7 @@ pub(crate) fn deliver(world: &mut World, within: Duration) {
 /// Every buffer comes home, every application goes (one closes its flows first, another is killed), and then neither
 /// shards nor coordinators remember anything.
 pub(crate) fn part(world: &mut World, dice: &mut Dice) {
+    world.lend_bells();
     for _ in 0..LOOKS_FOR_BUFFERS {
         // A shard looks at what was given back when it needs it, or is rung for something else.
         world.ring_all_bells();

@@ -88,15 +88,17 @@ fn host(dice: &mut Dice, mtus: &[u16]) -> HostPlan {
     if dice.chance(0.2) {
         flow.congestion = Congestion::Fixed(*pick(dice, &[1, 8, 192]));
     }
+    let shards = *pick(dice, &[1, 1, 2, 2, 3, 4, 8, 16]);
     HostPlan {
-        shards: *pick(dice, &[1, 2, 3, 4, 8, 16]),
+        shards,
         spread: *pick(dice, &[Spread::Hidden, Spread::Disclosed, Spread::Wrong]),
         mtu_bytes: *pick(dice, mtus),
         limits,
         flow,
         ring_frames: *pick(dice, &[32, 256, 1024]),
         gso_limits: *pick(dice, &[None, Some(GsoLimits { bytes_max: 12_000, packets_max: 8 })]),
-        has_bells: dice.chance(0.8),
+        // Many shards that look in steps are hardly anything but steps.
+        has_bells: shards > 4 || dice.chance(0.8),
         ..HostPlan::default()
     }
 }

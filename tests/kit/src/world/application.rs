@@ -15,7 +15,7 @@ use machnet_proto::addr::FlowKey;
 use machnet_shards::coordinator::ConnectionId;
 
 use super::checker::SideId;
-use super::runner::{YIELD_NANOS_MAX, readable};
+use super::runner::{Stirs, YIELD_NANOS_MAX, readable};
 
 /// An application of a world. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +38,8 @@ pub struct Application {
     /// How it waits when nothing has arrived; without this it looks on and on.
     wait: Option<Wait>,
     is_asleep: bool,
+    /// What had stirred its host when it last listened for its bells.
+    heard: Stirs,
     /// Where it listens: as it asked, and as far as it was answered.
     pub listens: Vec<u16>,
 }
@@ -155,6 +157,7 @@ impl Application {
             reads_from: now,
             wait: likes_to_sleep.then(|| Wait::new(Policy::Adaptive, now)),
             is_asleep: false,
+            heard: Stirs::default(),
             listens: Vec::new(),
         }
     }
@@ -207,8 +210,9 @@ impl Application {
     }
 
     /// Wakes if a bell rings; says whether it is awake.
-    pub(crate) fn is_awake(&mut self) -> bool {
-        if self.is_asleep && readable(self.channels.iter().map(|channel| channel.end.bell())).contains(&true) {
+    pub(crate) fn is_awake(&mut self, stirs: Stirs) -> bool {
+        let rang = |channels: &[Channel]| readable(channels.iter().map(|channel| channel.end.bell())).contains(&true);
+        if self.is_asleep && stirs.are_news(&mut self.heard) && rang(&self.channels) {
             self.wake();
         }
         !self.is_asleep

@@ -15,7 +15,7 @@ use super::World;
 use super::application::{AppId, Application, Arrival, Channel};
 use super::checker::{Checker, IncidentKind, SideId};
 use super::content;
-use super::host::SimulatedHost;
+use super::host::{SimulatedDaemon, SimulatedHost};
 
 /// Messages and events an application takes in one turn, at most.
 const TAKEN_PER_TURN_MAX: usize = 32;
@@ -53,7 +53,7 @@ impl World {
         let connection = application.connection;
         let daemon = self.hosts[application.host].daemon.as_mut().expect("an application does not outlive its daemon");
         daemon.tell(Input::Request { connection, request });
-        self.has_worked = true;
+        self.has_worked = true; // what the coordinator is told it hears
     }
 
     /// Sends a message of `len` bytes (the first of a flow: at least as long as its greeting).
@@ -70,7 +70,6 @@ impl World {
         let result = channel.send(flow, &self.message, cut);
         if result.is_ok() {
             self.checker.sent(side, len);
-            self.has_worked = true;
         }
         if let Err(ChannelSendError::NoRoom(full)) = result {
             // Each flow has a part that no other gets: enough for a packet.
@@ -83,7 +82,15 @@ impl World {
         let failed = u64::from(result.is_err());
         self.trace.note(&[1, side.0, len as u64, failed]);
         self.trace.say(|| format!("{side:?} sends {len} bytes: {result:?}"));
+        self.stir_at(side);
         result
+    }
+
+    /// The application of this side did something.
+    fn stir_at(&mut self, side: SideId) {
+        if let Some(application) = self.apps.get(&self.checker.side(side).app) {
+            self.stir(application.host);
+        }
     }
 
     /// Whether the message would be taken that was refused last on this flow.
@@ -101,7 +108,7 @@ impl World {
         channel.close(flow);
         self.checker.close_called(side);
         self.trace.say(|| format!("{side:?} is closed by its application"));
-        self.has_worked = true;
+        self.stir_at(side);
     }
 
     /// Ends a flow at once, whatever is under way.
@@ -110,7 +117,7 @@ impl World {
         channel.abort(flow);
         self.checker.abort_called(side);
         self.trace.say(|| format!("{side:?} is aborted by its application"));
-        self.has_worked = true;
+        self.stir_at(side);
     }
 
     /// Kills an application: the kernel closes its socket and unmaps its memory.
@@ -132,7 +139,7 @@ impl World {
         // All that it sent is published already, so its ends write nothing when they are dropped: to the daemon it
         // looks like a kill.
         drop(application);
-        self.has_worked = true;
+        self.stir(host);
     }
 
     /// The application looks at what has arrived from this moment on, and not before.
@@ -209,7 +216,8 @@ impl World {
     pub(super) fn turn_application(&mut self, app: AppId) -> bool {
         let now = self.now;
         let application = self.apps.get_mut(&app).expect("it lives");
-        if now < application.ready_at || now < application.reads_from || !application.is_awake() {
+        let stirs = self.hosts[application.host].daemon.as_ref().map(SimulatedDaemon::stirs).unwrap_or_default();
+        if now < application.ready_at || now < application.reads_from || !application.is_awake(stirs) {
             return false;
         }
         let mut room = 1 + self.dice.below(TAKEN_PER_TURN_MAX);

@@ -22,7 +22,7 @@ use machnet_shards::state::{DaemonState, FORMAT, SavedDaemon};
 use std::net::Ipv4Addr;
 
 use super::queue::{Device, SimQueue};
-use super::runner::{Runner, readable, until};
+use super::runner::{Runner, Stirs, readable, until};
 use crate::shards::{NewShard, ShardPlan};
 
 /// Messages a mailbox holds: few, so that it is full at times.
@@ -136,6 +136,9 @@ pub struct SimulatedDaemon {
     asleep: Option<Option<Instant>>,
     /// The coordinator does nothing before.
     ready_at: Instant,
+    stirs: Stirs,
+    /// What stirred the host when the coordinator last listened for its mail.
+    heard: Stirs,
     shards: Vec<Runner>,
     registry: Registry,
     entries: Vec<EntryKey>,
@@ -187,6 +190,8 @@ impl SimulatedDaemon {
             is_ready: false,
             asleep: None,
             ready_at: now,
+            stirs: Stirs::default(),
+            heard: Stirs::default(),
             shards,
             registry,
             entries,
@@ -210,7 +215,8 @@ impl SimulatedDaemon {
         if !self.worker.coordinator().is_quiet() || self.shards.iter().any(|runner| !runner.shard_ref().is_quiet()) {
             return self;
         }
-        let Self { port, rss, worker, inputs, is_ready, shards, mut dice, handovers, .. } = self;
+        let Self { port, rss, worker, inputs, is_ready, mut stirs, shards, mut dice, handovers, .. } = self;
+        stirs.stir();
         let coordinator = worker.into_coordinator();
         let (mut states, mut queues, mut handles) = (Vec::new(), Vec::new(), Vec::new());
         for runner in shards {
@@ -257,6 +263,8 @@ impl SimulatedDaemon {
             is_ready,
             asleep: None,
             ready_at: now + pause,
+            stirs,
+            heard: Stirs::default(),
             shards,
             registry,
             entries,
@@ -288,6 +296,16 @@ impl SimulatedDaemon {
         }
     }
 
+    /// Somebody did something who may have rung a bell of this host.
+    pub(crate) fn stir(&mut self) {
+        self.stirs.stir();
+    }
+
+    /// What has stirred the host so far.
+    pub(crate) fn stirs(&self) -> Stirs {
+        self.stirs
+    }
+
     /// Something happened to the coordinator's control socket.
     pub(crate) fn tell(&mut self, input: Input) {
         self.inputs.push_back(input);
@@ -296,8 +314,14 @@ impl SimulatedDaemon {
     /// Everybody takes a turn whose turn it is; says whether anybody did anything.
     pub(crate) fn turn(&mut self, now: Instant, effects: &mut Vec<Effect>) -> bool {
         let mut worked = self.turn_coordinator(now, effects);
+        if worked {
+            self.stirs.stir();
+        }
         for shard in &mut self.shards {
-            worked |= shard.turn(now);
+            if shard.turn(now, self.stirs) {
+                self.stirs.stir();
+                worked = true;
+            }
         }
         worked
     }
@@ -329,7 +353,8 @@ impl SimulatedDaemon {
     /// control socket, which always rings.
     fn coordinator_is_awake(&mut self, now: Instant) -> bool {
         let Some(until) = self.asleep else { return true };
-        let has_mail = readable([self.worker.inlet().fd()].into_iter()) == [true];
+        let has_mail =
+            self.stirs.are_news(&mut self.heard) && readable([self.worker.inlet().fd()].into_iter()) == [true];
         let is_due = until.is_some_and(|until| until <= now);
         if !has_mail && !is_due && self.next_input_at().is_none() {
             let overlooked = self.worker.inlet().take();

@@ -163,10 +163,21 @@ impl World {
         }
         let apps: Vec<AppId> = self.apps.keys().copied().collect();
         for app in apps {
-            worked |= self.turn_application(app);
+            if self.turn_application(app) {
+                worked = true;
+                self.stir(self.apps[&app].host);
+            }
         }
         self.has_worked = worked;
         true
+    }
+
+    /// Something was done on a host from outside, or by an application.
+    fn stir(&mut self, host: usize) {
+        self.has_worked = true;
+        if let Some(daemon) = &mut self.hosts[host].daemon {
+            daemon.stir();
+        }
     }
 
     fn set_time(&mut self, now: Instant) {
@@ -175,10 +186,10 @@ impl World {
         self.trace.advance_to(now);
     }
 
-    /// Whether this is a moment to look at something that is dear to look at: every so many steps, and when the world
-    /// has nothing to do.
+    /// Whether this is a moment to look at something that is dear to look at: every so many steps, of which
+    /// fewer when the world has nothing to do.
     pub fn is_time_to_look(&self) -> bool {
-        !self.has_worked || self.steps.is_multiple_of(64)
+        self.steps.is_multiple_of(if self.has_worked { 64 } else { 8 })
     }
 
     /// `None`: nothing will ever happen by itself.
@@ -250,7 +261,7 @@ impl World {
         listens.for_each(|port| self.control.ended(ip, *port));
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
         daemon.tell(Input::Stop);
-        self.has_worked = true;
+        self.stir(host);
         let limit = self.now + Duration::from_secs(1);
         let stopped = self.run_until(limit, |world| world.hosts[host].daemon.as_ref().is_none_or(|it| it.has_stopped));
         assert!(stopped, "a daemon that was asked to stop does so within a second");
@@ -268,7 +279,7 @@ impl World {
         for effect in effects {
             self.take_effect(host, effect);
         }
-        self.has_worked = true;
+        self.stir(host);
     }
 
     fn end_daemon(&mut self, host: usize) {
@@ -280,7 +291,7 @@ impl World {
         for app in apps {
             self.kill(app);
         }
-        self.has_worked = true;
+        self.stir(host);
     }
 
     /// A daemon does not start, because it believes that another host has its address. If no other has, some byte of an
@@ -300,7 +311,7 @@ impl World {
             self.trace.say(|| format!("the daemon of host {host} starts"));
             self.checker.incident_over(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now);
             self.hosts[host].start(&self.network, &self.device, &mut self.dice, self.now);
-            self.has_worked = true;
+            self.stir(host);
         }
     }
 
@@ -327,6 +338,12 @@ impl World {
         if let Some(daemon) = &self.hosts[host].daemon {
             self.network.respread(daemon.port);
         }
+    }
+
+    /// From now on every NIC tells a sleeper that a frame has come: while a world waits for lifetimes to end, shards
+    /// that look in steps are all that happens in it.
+    pub fn lend_bells(&mut self) {
+        self.device.lends_bells.set(true);
     }
 
     /// How often the devices refuse from now on.

@@ -31,6 +31,8 @@ pub struct Moods {
 #[derive(Clone, Debug)]
 pub struct Device {
     pub(crate) moods: Rc<Cell<Moods>>,
+    /// All NICs tell a sleeper that a frame has come.
+    pub(crate) lends_bells: Rc<Cell<bool>>,
     /// How often one has refused.
     pub refusals: Rc<Cell<u64>>,
     /// SYNs that went out.
@@ -45,6 +47,7 @@ impl Device {
         let descriptor = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
         Self {
             moods: Rc::default(),
+            lends_bells: Rc::default(),
             refusals: Rc::default(),
             syns: Rc::default(),
             trace,
@@ -141,7 +144,11 @@ impl NicQueue for SimQueue {
     }
 
     fn wake(&self) -> Wake<'_> {
-        if self.has_bell { Wake::Fd(self.device.descriptor.as_fd()) } else { Wake::Steps }
+        if self.has_bell || self.device.lends_bells.get() {
+            Wake::Fd(self.device.descriptor.as_fd())
+        } else {
+            Wake::Steps
+        }
     }
 
     fn arm(&mut self) -> bool {
