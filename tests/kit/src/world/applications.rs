@@ -6,7 +6,7 @@ use machnet::daemon::control::message::{Binding, Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::{Duration, Instant};
 use machnet_shards::coordinator::{ConnectionId, Input};
-use machnet_shards::counters::Gauge;
+use machnet_shards::counters::{DropReason, Gauge};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -16,6 +16,9 @@ use super::application::{AppId, Application, Arrival, Channel};
 use super::checker::{Checker, IncidentKind, SideId};
 use super::content;
 use super::host::{SimulatedDaemon, SimulatedHost};
+
+/// How many messages are appended, and go when the application next looks for some.
+const APPENDS: f64 = 0.2;
 
 /// Messages and events an application takes in one turn, at most.
 const TAKEN_PER_TURN_MAX: usize = 32;
@@ -67,7 +70,8 @@ impl World {
         }
         let cut = (self.dice.below(len + 1), self.dice.below(len + 1));
         let (channel, flow) = Self::channel_of(&mut self.apps, &self.checker, side).ok_or(ChannelSendError::Closed)?;
-        let result = channel.send(flow, &self.message, cut);
+        let is_appended = self.dice.chance(APPENDS);
+        let result = channel.send(flow, &self.message, cut, is_appended);
         if result.is_ok() {
             self.checker.sent(side, len);
         }
@@ -88,8 +92,12 @@ impl World {
 
     /// The application of this side did something.
     fn stir_at(&mut self, side: SideId) {
-        if let Some(application) = self.apps.get(&self.checker.side(side).app) {
-            self.stir(application.host);
+        if let Some(application) = self.apps.get_mut(&self.checker.side(side).app) {
+            // It looks for what has come, as every thread does after it has sent.
+            application.wake();
+            application.has_appended = true;
+            let host = application.host;
+            self.stir(host);
         }
     }
 
@@ -205,6 +213,18 @@ impl World {
         text
     }
 
+    /// What all shards dropped, for the message of a failure.
+    pub fn drops(&self) -> String {
+        let mut text = format!("{:?}; ", self.network_counts());
+        let daemons = self.hosts.iter().enumerate().filter_map(|(host, it)| Some((host, it.daemon.as_ref()?)));
+        for (host, daemon) in daemons {
+            for reason in DropReason::ALL.iter().filter(|reason| daemon.dropped(**reason) > 0) {
+                let _ = write!(text, "host {host}: {} {}; ", daemon.dropped(*reason), reason.name());
+            }
+        }
+        text
+    }
+
     /// No frame of the host's NIC has been lost. A shard keeps one to hand.
     pub fn assert_frames_are_home(&mut self, host: usize) {
         let SimulatedHost { plan, daemon, .. } = &mut self.hosts[host];
@@ -232,10 +252,16 @@ impl World {
             }
         }
         let application = self.apps.get_mut(&app).expect("it lives");
+        let host = application.host;
+        let flushed = room > 0 && std::mem::take(&mut application.has_appended);
         if took {
             application.ready_at = now + Duration::from_nanos(self.dice.below(10_000) as u64);
         }
-        application.rest(took, now, &mut self.dice)
+        let goes_on = application.rest(took, now, &mut self.dice);
+        if flushed {
+            self.stir(host);
+        }
+        goes_on | flushed
     }
 
     /// Something came out of a channel; a message's bytes are in `self.message`.

@@ -32,6 +32,8 @@ pub(crate) struct Runner {
     worker: Worker<SimQueue>,
     /// A turn that is over, and when it began: what to do then is not decided yet.
     turned: Option<(Work, Instant)>,
+    /// In its last turn it may have posted what had waited.
+    has_posted: bool,
     /// How it sleeps, if it does: until a bell, mail or a frame rings, or this moment.
     asleep: Option<Option<Instant>>,
     /// It does nothing before: it has given way, has just been woken, or lost its CPU.
@@ -63,7 +65,16 @@ impl Runner {
         let bells = Bells::new(&shard).expect("a descriptor");
         let worker = Worker::new(shard, Policy::Adaptive, now);
         let heard = Stirs::default();
-        Self { worker, turned: None, asleep: None, ready_at: now, bells, heard, dice: Dice::new(seed) }
+        Self {
+            worker,
+            turned: None,
+            has_posted: false,
+            asleep: None,
+            ready_at: now,
+            bells,
+            heard,
+            dice: Dice::new(seed),
+        }
     }
 
     pub(crate) fn shard(&mut self) -> &mut Shard<SimQueue> {
@@ -79,8 +90,9 @@ impl Runner {
         self.worker.into_shard()
     }
 
-    /// Takes its turn, if it is its turn; says whether another one should follow at once.
-    pub(crate) fn turn(&mut self, now: Instant, stirs: Stirs) -> bool {
+    /// Takes its turn, if it is its turn; says whether another one should follow at once. `all_is_announced`: no
+    /// application has appended what it has not flushed.
+    pub(crate) fn turn(&mut self, now: Instant, stirs: Stirs, all_is_announced: bool) -> bool {
         if now < self.ready_at || self.shard().has_stopped() {
             return false;
         }
@@ -89,7 +101,7 @@ impl Runner {
                 self.wake(now);
                 return true;
             }
-            if self.dice.below(LOOKS_PER_CHECK) == 0 {
+            if self.dice.below(LOOKS_PER_CHECK) == 0 && all_is_announced {
                 let work = self.assert_nothing_is_overlooked(now);
                 return self.has_done(work);
             }
@@ -102,7 +114,10 @@ impl Runner {
         if looks_at_bells && self.dice.below(TURNS_PER_LOOK_AT_BELLS) == 0 {
             self.hear_bells();
         }
+        // What waits for room in a mailbox goes in some turn, which need not do anything else.
+        let was_quiet = self.shard_ref().is_quiet();
         let work = self.look(now);
+        self.has_posted = !was_quiet;
         if self.dice.below(SHORT_TURNS + 1) == 0 {
             self.turned = Some((work, now));
             self.ready_at = now + Duration::from_nanos(1 + self.dice.below(TURN_NANOS_MAX) as u64);
@@ -126,7 +141,7 @@ impl Runner {
 
     /// Whether a turn did anything that others may have to do with. That it was the last one a shard just says.
     fn has_done(&self, work: Work) -> bool {
-        !work.is_none() || self.shard_ref().has_stopped()
+        !work.is_none() || self.has_posted || self.shard_ref().has_stopped()
     }
 
     /// Its bells ring without a cause, which must do no harm: the shard looks at all its channels.
