@@ -27,12 +27,14 @@ pub(crate) fn deliver(world: &mut World, within: Duration) {
         assert!(application.asked.is_empty(), "after {within:?} {app:?} still waits for {:?}", application.asked);
     }
     let missing = world.checker.missing();
-    assert!(missing.is_none(), "after {within:?} without faults: {}", missing.unwrap_or_default());
+    let drops = world.drops();
+    assert!(missing.is_none(), "after {within:?} without faults: {} ({drops})", missing.unwrap_or_default());
 }
 
 /// Every buffer comes home, every application goes (one closes its flows first, another is killed), and then neither
 /// shards nor coordinators remember anything.
 pub(crate) fn part(world: &mut World, dice: &mut Dice) {
+    world.lend_bells();
     for _ in 0..LOOKS_FOR_BUFFERS {
         // A shard looks at what was given back when it needs it, or is rung for something else.
         world.ring_all_bells();

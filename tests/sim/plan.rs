@@ -15,6 +15,9 @@ use machnet_test_kit::world::{HostPlan, Moods};
 /// Places for flows that a shard has in runs where they are scarce.
 pub(crate) const FEW_FLOWS: u32 = 4;
 
+/// Handshakes that a shard has half done in runs where places for them are scarce.
+pub(crate) const FEW_HALF_OPEN: usize = 4;
+
 /// Everything that follows from a seed but the run itself.
 #[derive(Clone, Debug)]
 pub(crate) struct SeedPlan {
@@ -56,6 +59,12 @@ pub(crate) struct Weights {
     pub(crate) respread: u32,
     pub(crate) end_daemon: u32,
     pub(crate) hand_over: u32,
+    pub(crate) freeze: u32,
+    pub(crate) jump: u32,
+    pub(crate) take_device: u32,
+    pub(crate) intrude: u32,
+    pub(crate) vandalize: u32,
+    pub(crate) ask_wrongly: u32,
 }
 
 /// What may go wrong outside the hosts.
@@ -63,6 +72,8 @@ pub(crate) struct Weights {
 pub(crate) struct Storm {
     /// The worst that a link does to frames.
     pub(crate) faults: Faults,
+    pub(crate) bursts: f64,
+    pub(crate) truncation: f64,
     pub(crate) lateness_max: Duration,
     /// How often a gust is a partition, and how long that lasts at most.
     pub(crate) partitions: f64,
@@ -84,19 +95,26 @@ fn host(dice: &mut Dice, mtus: &[u16]) -> HostPlan {
     if dice.chance(0.2) {
         limits.max_flows_per_shard = FEW_FLOWS;
     }
+    if dice.chance(0.1) {
+        limits.send_bytes = 256 << 10;
+    }
     let mut flow = flow::FlowLimits::default();
     if dice.chance(0.2) {
         flow.congestion = Congestion::Fixed(*pick(dice, &[1, 8, 192]));
     }
+    let shards = *pick(dice, &[1, 1, 2, 2, 3, 4, 8, 16]);
     HostPlan {
-        shards: *pick(dice, &[1, 2, 3, 4, 8, 16]),
+        shards,
         spread: *pick(dice, &[Spread::Hidden, Spread::Disclosed, Spread::Wrong]),
         mtu_bytes: *pick(dice, mtus),
         limits,
         flow,
         ring_frames: *pick(dice, &[32, 256, 1024]),
+        pool_frames: *pick(dice, &[2048, 2048, 256]),
+        half_open_max: *pick(dice, &[1024, 1024, FEW_HALF_OPEN]),
         gso_limits: *pick(dice, &[None, Some(GsoLimits { bytes_max: 12_000, packets_max: 8 })]),
-        has_bells: dice.chance(0.8),
+        // Many shards that look in steps are hardly anything but steps.
+        has_bells: shards > 4 || dice.chance(0.8),
         ..HostPlan::default()
     }
 }
@@ -128,6 +146,12 @@ fn habits(dice: &mut Dice) -> Habits {
         respread: some(0.3, &[3, 10, 50]),
         end_daemon: some(0.2, &[1, 3]),
         hand_over: some(0.4, &[3, 10, 50]),
+        freeze: some(0.2, &[1, 5]),
+        jump: some(0.2, &[1, 5]),
+        take_device: some(0.2, &[1, 5]),
+        intrude: some(0.4, &[5, 20, 100]),
+        vandalize: some(0.15, &[1, 5]),
+        ask_wrongly: some(0.3, &[2, 10]),
     };
     Habits {
         packets: 1_000 + dice.below(4_000) as u64,
@@ -148,6 +172,7 @@ fn storm(dice: &mut Dice) -> Storm {
         reordering: some(0.4, &[0.01, 0.1, 0.5]),
         corruption: some(0.3, &[0.001, 0.01, 0.1]),
     };
+    let (bursts, truncation) = (some(0.2, &[0.001, 0.01]), some(0.2, &[0.001, 0.01]));
     let moods = Moods {
         no_frame: some(0.2, &[0.01, 0.1]),
         ring_full: some(0.2, &[0.05, 0.3]),
@@ -155,6 +180,8 @@ fn storm(dice: &mut Dice) -> Storm {
     };
     Storm {
         faults,
+        bursts,
+        truncation,
         lateness_max: *pick(dice, &[Duration::from_micros(20), Duration::from_millis(1)]),
         partitions: *pick(dice, &[0.0, 0.0, 0.2]),
         partition_max: *pick(dice, &[Duration::from_millis(1), Duration::from_millis(100), Duration::from_secs(20)]),

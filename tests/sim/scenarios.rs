@@ -402,6 +402,34 @@ fn nobody_notices_that_daemons_are_handed_over() {
     }
 }
 
+/// A shard that did not run for long is handed over while frames wait for it: they were heard after its absence, and
+/// another daemon can go on from there, too.
+#[test]
+fn a_shard_that_was_away_is_handed_over_twice() {
+    let plan = HostPlan { shards: 2, ..HostPlan::default() };
+    let mut world = World::new(9, vec![(plan.clone(), link()), (plan, link())]);
+    let (near, far) = attach_pair(&mut world);
+    let sides = connect_many(&mut world, near, far, 12);
+    world.respread(1);
+    let exchange = |world: &mut World| sides.iter().for_each(|side| send(world, *side, 3_000));
+    exchange(&mut world);
+    ending::deliver(&mut world, Duration::from_secs(1));
+    for shard in [0, 1] {
+        let until = world.now + Duration::from_millis(300);
+        world.daemon(1).deschedule(shard, until);
+        world.run_for(Duration::from_millis(200));
+        exchange(&mut world);
+        world.run_for(Duration::from_millis(20));
+        for _ in 0..2 {
+            world.hand_over(1, Duration::from_micros(1));
+            world.run_for(Duration::from_micros(100));
+        }
+        ending::deliver(&mut world, Duration::from_secs(1));
+    }
+    assert_eq!(world.daemon(1).handovers, 4);
+    finish(world, Duration::from_secs(1));
+}
+
 /// A connect that is under way, and one that waits for its first answer, end as if nothing had happened.
 #[test]
 fn a_connect_survives_a_handover_of_both_hosts() {

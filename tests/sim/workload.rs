@@ -3,15 +3,16 @@
 //! The workload only acts. What comes of it is for the checker of the world to judge.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use machnet::daemon::channel::ChannelSendError;
 use machnet::daemon::control::message::Request;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::{Dice, Faults};
 use machnet_nic::memory::LinkModel;
-use machnet_test_kit::world::{AppId, IncidentKind, Moods, SideId, World};
+use machnet_test_kit::world::{AppId, HostPlan, IncidentKind, Intrusion, Moods, SideId, World};
 
-use crate::plan::{FEW_FLOWS, SeedPlan, magnitude, pick, up_to};
+use crate::plan::{FEW_FLOWS, FEW_HALF_OPEN, SeedPlan, magnitude, pick, up_to};
 
 /// The ports that applications like to listen on: few, so that they quarrel over them.
 const PORTS: [u16; 3] = [888, 889, 890];
@@ -21,6 +22,15 @@ const BURST_MESSAGES: usize = 12;
 
 /// The longest time without a CPU.
 const DESCHEDULED_MAX: Duration = Duration::from_millis(300);
+
+/// The longest time that a host stands still, and that a clock jumps by: more than a half-open flow lives, less than a
+/// peer may be silent; and more than that, which may end no flow.
+const FREEZE_MAX: Duration = Duration::from_secs(4);
+const JUMP_MAX: Duration = Duration::from_secs(20);
+
+/// What somebody on the link does, each as often.
+const INTRUSIONS: [Intrusion; 6] =
+    [Intrusion::Stray, Intrusion::Guess, Intrusion::Replay, Intrusion::Flood, Intrusion::ArpLie, Intrusion::Rejection];
 
 /// The longest time that nothing runs while a newer daemon takes over.
 const HANDOVER_MAX: Duration = Duration::from_millis(250);
@@ -61,6 +71,12 @@ enum Action {
     Respread,
     EndDaemon,
     HandOver,
+    Freeze,
+    Jump,
+    TakeDevice,
+    Intrude,
+    Vandalize,
+    AskWrongly,
 }
 
 impl Workload {
@@ -85,7 +101,8 @@ impl Workload {
         world.set_moods(self.plan.storm.moods);
         for host in 0..world.hosts.len() {
             self.blow(world, host);
-            if self.plan.hosts[host].0.limits.max_flows_per_shard <= FEW_FLOWS {
+            let HostPlan { limits, half_open_max, .. } = &self.plan.hosts[host].0;
+            if limits.max_flows_per_shard <= FEW_FLOWS || *half_open_max <= FEW_HALF_OPEN {
                 world.checker.incident(IncidentKind::FewFlows, world.ip(host), world.now);
             }
         }
@@ -101,9 +118,15 @@ impl Workload {
     /// No more faults, and everybody is back.
     fn calm(&mut self, world: &mut World) {
         world.set_moods(Moods::default());
+        world.end_vandals();
+        world.dismiss_intruder();
+        let thawed = (0..world.hosts.len()).filter_map(|host| world.frozen_until(host)).max();
+        if let Some(moment) = thawed {
+            world.run_for(moment.saturating_since(world.now));
+        }
         for host in 0..world.hosts.len() {
             world.start(host);
-            world.set_link(host, self.calm_links[host]);
+            world.return_device(host, self.calm_links[host]);
         }
         for app in world.apps.keys().copied().collect::<Vec<_>>() {
             world.read_from(app, world.now);
@@ -126,6 +149,12 @@ impl Workload {
             Action::Respread => self.respread(world),
             Action::EndDaemon => self.end_daemon(world),
             Action::HandOver => self.hand_over(world),
+            Action::Freeze => self.freeze(world),
+            Action::Jump => self.jump(world),
+            Action::TakeDevice => self.take_device(world),
+            Action::Intrude => self.intrude(world),
+            Action::Vandalize => self.vandalize(world),
+            Action::AskWrongly => self.ask_wrongly(world),
         }
     }
 
@@ -145,6 +174,12 @@ impl Workload {
             (weights.respread, Action::Respread),
             (weights.end_daemon, Action::EndDaemon),
             (weights.hand_over, Action::HandOver),
+            (weights.freeze, Action::Freeze),
+            (weights.jump, Action::Jump),
+            (weights.take_device, Action::TakeDevice),
+            (weights.intrude, Action::Intrude),
+            (weights.vandalize, Action::Vandalize),
+            (weights.ask_wrongly, Action::AskWrongly),
         ];
         let total: u32 = actions.iter().map(|(weight, _)| weight).sum();
         let mut drawn = u32::try_from(self.dice.below(total as usize)).expect("below a u32");
@@ -161,8 +196,9 @@ impl Workload {
     fn keep_promises(&mut self, world: &mut World) {
         let now = world.now;
         for (_, host) in self.restore.extract_if(.., |(at, _)| *at <= now) {
-            world.set_link(host, self.calm_links[host]);
+            world.return_device(host, self.calm_links[host]);
         }
+        world.tend_vandals();
         for (_, host) in self.restart.extract_if(.., |(at, _)| *at <= now) {
             world.start(host);
         }
@@ -298,7 +334,13 @@ impl Workload {
             return self.blow(world, host);
         }
         let until = world.now + up_to(&mut self.dice, Duration::from_micros(50), self.plan.storm.partition_max);
-        world.set_link(host, LinkModel { is_connected: false, ..self.calm_links[host] });
+        let calm = self.calm_links[host];
+        let cut = match self.dice.below(3) {
+            0 => LinkModel { is_deaf: true, ..calm },
+            1 => LinkModel { is_mute: true, ..calm },
+            _ => LinkModel { is_connected: false, ..calm },
+        };
+        world.set_link(host, cut);
         self.restore.push((until, host));
         // Long partitions are worth waiting for: everybody notices.
         if self.dice.chance(0.5) {
@@ -316,11 +358,13 @@ impl Workload {
             reordering: some(worst.reordering),
             corruption: some(worst.corruption),
         };
+        let (bursts, truncation) = (some(self.plan.storm.bursts), some(self.plan.storm.truncation));
         let lateness = up_to(&mut self.dice, Duration::from_micros(1), self.plan.storm.lateness_max);
-        let is_connected = world.hosts[host].link.is_connected;
+        let LinkModel { is_connected, is_deaf, is_mute, .. } = world.hosts[host].link;
         let calm = self.calm_links[host];
         let frame_bytes_max = *pick(&mut self.dice, &[calm.frame_bytes_max, calm.frame_bytes_max, 1_514, 9_014]);
-        world.set_link(host, LinkModel { faults, lateness, is_connected, frame_bytes_max, ..calm });
+        let link = LinkModel { faults, bursts, truncation, lateness, is_connected, is_deaf, is_mute, ..calm };
+        world.set_link(host, LinkModel { frame_bytes_max, ..link });
     }
 
     /// A shard's thread does not run for a while.
@@ -344,7 +388,7 @@ impl Workload {
     /// A daemon is killed, or asked to stop, and comes back later.
     fn end_daemon(&mut self, world: &mut World) {
         let host = self.dice.below(world.hosts.len());
-        if world.hosts[host].daemon.is_none() {
+        if world.hosts[host].daemon.is_none() || world.is_frozen(host) {
             return;
         }
         match self.dice.chance(0.5) {
@@ -359,7 +403,70 @@ impl Workload {
     fn hand_over(&mut self, world: &mut World) {
         let host = self.dice.below(world.hosts.len());
         let pause = up_to(&mut self.dice, Duration::from_nanos(100), HANDOVER_MAX);
-        world.hand_over(host, pause);
+        if !world.is_frozen(host) {
+            world.hand_over(host, pause);
+            self.disturbances += 1;
+        }
+    }
+
+    /// A host stands still.
+    fn freeze(&mut self, world: &mut World) {
+        let host = self.dice.below(world.hosts.len());
+        let length = up_to(&mut self.dice, Duration::from_micros(100), FREEZE_MAX);
+        world.freeze(host, length);
         self.disturbances += 1;
+    }
+
+    /// The clock of a host jumps.
+    fn jump(&mut self, world: &mut World) {
+        let host = self.dice.below(world.hosts.len());
+        let ahead = up_to(&mut self.dice, Duration::from_micros(10), JUMP_MAX);
+        world.jump(host, ahead);
+        self.disturbances += 1;
+    }
+
+    /// The device of a host goes, or its link, and comes back later.
+    fn take_device(&mut self, world: &mut World) {
+        let host = self.dice.below(world.hosts.len());
+        world.take_device(host, self.dice.chance(0.5));
+        let until = world.now + up_to(&mut self.dice, Duration::from_micros(100), ABSENCE_MAX);
+        self.restore.push((until, host));
+        self.disturbances += 1;
+    }
+
+    /// Somebody on the link.
+    fn intrude(&mut self, world: &mut World) {
+        let host = self.dice.below(world.hosts.len());
+        let intrusion = *pick(&mut self.dice, &INTRUSIONS);
+        world.intrude(intrusion, host);
+        self.disturbances += 1;
+    }
+
+    /// An application goes mad, and dies later.
+    fn vandalize(&mut self, world: &mut World) {
+        if let Some(app) = self.an_app(world) {
+            let dies_at = world.now + up_to(&mut self.dice, Duration::from_micros(1), Duration::from_millis(10));
+            world.vandalize(app, dies_at);
+            self.disturbances += 1;
+        }
+    }
+
+    /// What cannot be done has its own answer.
+    fn ask_wrongly(&mut self, world: &mut World) {
+        let Some(app) = self.an_app(world) else { return };
+        let host = world.apps[&app].host;
+        let (ours, remote) = (world.ip(host), (world.ip(host), PORTS[0]).into());
+        let elsewhere = Ipv4Addr::new(10, 0, 0, 99);
+        let connect = |local_ip: IpAddr, remote, shard| Request::Connect { local_ip, remote, timeout_ms: 1_000, shard };
+        let request = match self.dice.below(7) {
+            0 => Request::Listen { local: (elsewhere, PORTS[0]).into(), shared: false },
+            1 => Request::Listen { local: (Ipv6Addr::LOCALHOST, PORTS[0]).into(), shared: false },
+            2 => Request::Unlisten { local: (ours, 9).into() },
+            3 => connect(elsewhere.into(), remote, None),
+            4 => connect(ours.into(), remote, Some(99)),
+            5 => connect(ours.into(), (ours, 0).into(), None),
+            _ => connect(ours.into(), (elsewhere, PORTS[0]).into(), None),
+        };
+        world.ask(app, request);
     }
 }

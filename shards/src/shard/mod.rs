@@ -152,6 +152,7 @@ impl<Q: NicQueue> Shard<Q> {
     /// coordinator what it is to hear, without a turn; says whether there was anything. Before a daemon is saved its
     /// shards and its coordinator go on with this until there is nothing more.
     pub fn wind_up(&mut self, now: Instant) -> bool {
+        self.begin(now);
         let was_waiting = !self.post.is_empty();
         let mut taken = self.take_mail(now);
         while self.steering.begin_round() {
@@ -162,6 +163,13 @@ impl<Q: NicQueue> Shard<Q> {
         }
         self.post.send();
         taken > 0 || was_waiting
+    }
+
+    /// The shard runs. If it should have before, that says nothing of peers: not of what they say from now on, either.
+    fn begin(&mut self, now: Instant) {
+        if let Some(length) = self.pace.begin(now) {
+            self.flows.was_absent(length);
+        }
     }
 
     /// Whether nothing waits for room in the coordinator's mailbox, and the shard is not to stop: then it may be saved,
@@ -199,9 +207,7 @@ impl<Q: NicQueue> Shard<Q> {
             self.post.send();
             return work;
         }
-        if let Some(length) = self.pace.begin(now) {
-            self.flows.was_absent(length);
-        }
+        self.begin(now);
         work.mail = self.take_mail(now);
         if self.channels.has_ending() {
             self.applications(now).continue_ends();

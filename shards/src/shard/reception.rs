@@ -9,7 +9,7 @@ use machnet_nic::NicQueue;
 use machnet_proto::Incarnation;
 use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::{Dialect, HandshakeStep, ReadError};
-use machnet_proto::packet::{Packet, Segment, Syn};
+use machnet_proto::packet::{Kind, Packet, Segment, Syn};
 use machnet_proto::wire::WireError;
 use machnet_proto::wire::frame::{self, Parsed, Template, UdpDatagram};
 use machnet_proto::wire::gso;
@@ -298,8 +298,19 @@ impl<Q: NicQueue> Reception<'_, Q> {
         if !self.handshakes.is_half_open(&datagram.key) {
             return self.receive_unmatched(datagram, dialect, segment, arrival);
         }
+        if segment.kind() == Kind::Reset {
+            return self.call_off(datagram, segment);
+        }
         let id = self.confirm(datagram, dialect, segment, arrival)?;
         self.flows.receive(id, datagram, segment, payload, &mut self.turn, self.channels)
+    }
+
+    /// A reset of a half-open flow, whose packets before it have not come: if it shows that the peer has our SYN-ACK,
+    /// there will be no flow. One that was established now would be told of its end by silence alone.
+    fn call_off(&mut self, datagram: &UdpDatagram<'_>, segment: &Segment) -> Result<(), DropReason> {
+        self.handshakes.confirm(datagram, segment, self.turn.now)?;
+        self.handshakes.take(&datagram.key);
+        Ok(())
     }
 
     /// A packet for a half-open flow: if it shows that the peer has our SYN-ACK, the flow is established.

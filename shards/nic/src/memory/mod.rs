@@ -22,6 +22,6 @@ mod spread;
 mod tests;
 
 pub use frame::MemoryFrame;
-pub use network::{LinkModel, Network, NetworkCounts, NicOptions, PortId};
+pub use network::{BURST_FRAMES_MAX, LinkModel, Network, NetworkCounts, NicOptions, PortId};
 pub use queue::{Cable, MemoryNic, MemoryQueue};
 pub use spread::Spread;

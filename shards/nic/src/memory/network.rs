@@ -62,6 +62,10 @@ impl Default for NicOptions {
 pub struct LinkModel {
     /// False: nothing passes in either direction.
     pub is_connected: bool,
+    /// Nothing reaches the NIC, though what it sends is heard.
+    pub is_deaf: bool,
+    /// Nothing that the NIC sends is heard, though it hears.
+    pub is_mute: bool,
     /// `None`: no limit. Otherwise the transmit ring empties at this pace, and the switch buffers what comes faster.
     pub bits_per_second: Option<u64>,
     /// How much the switch buffers before it drops; without a rate, nothing ever waits in it.
@@ -74,18 +78,29 @@ pub struct LinkModel {
     pub lateness: Duration,
     /// How often frames are lost, repeated, late or damaged.
     pub faults: Faults,
+    /// How often a frame is the first of up to [`BURST_FRAMES_MAX`] in a row that are lost: a probability per frame.
+    pub bursts: f64,
+    /// How often the end of a frame is cut off.
+    pub truncation: f64,
 }
+
+/// Frames in a row that one burst of losses takes.
+pub const BURST_FRAMES_MAX: usize = 64;
 
 impl Default for LinkModel {
     fn default() -> Self {
         Self {
             is_connected: true,
+            is_deaf: false,
+            is_mute: false,
             bits_per_second: None,
             buffer_bytes: 512 * 1024,
             frame_bytes_max: usize::MAX,
             latency: Duration::ZERO,
             lateness: Duration::from_micros(100),
             faults: Faults::default(),
+            bursts: 0.0,
+            truncation: 0.0,
         }
     }
 }
@@ -95,7 +110,7 @@ impl Default for LinkModel {
 pub struct NetworkCounts {
     /// Put into a receive ring.
     pub delivered: u64,
-    /// Lost by `faults.loss`, or because a link was not connected.
+    /// Lost by `faults.loss`, in bursts, or because a link was not connected.
     pub lost: u64,
     /// Sent a second time by `faults.duplication`.
     pub duplicated: u64,
@@ -103,6 +118,8 @@ pub struct NetworkCounts {
     pub late: u64,
     /// Damaged by `faults.corruption`.
     pub corrupted: u64,
+    /// Cut off by `truncation`.
+    pub truncated: u64,
     /// Longer than `frame_bytes_max`.
     pub too_long: u64,
     /// Dropped because the switch had no room.
@@ -159,6 +176,7 @@ impl Network {
             rings: (0..queues).map(|_| Rings::default()).collect(),
             up_busy_until: Instant::ZERO,
             down_busy_until: Instant::ZERO,
+            burst_frames_left: 0,
         });
         drop(state);
         let queue = |queue| MemoryQueue::new(self.clone(), Arc::clone(&pool), port, queue, options.gso_limits);
@@ -168,7 +186,11 @@ impl Network {
 
     /// Changes what connects `port`, for frames sent from now on.
     pub fn set_link(&self, port: PortId, link: LinkModel) {
-        self.state().ports[port.0].link = link;
+        let port = &mut self.state().ports[port.0];
+        if link.bursts == 0.0 {
+            port.burst_frames_left = 0;
+        }
+        port.link = link;
     }
 
     /// What connects `port` now.
@@ -247,6 +269,8 @@ struct Port {
     up_busy_until: Instant,
     /// When the switch has sent what it buffers for this NIC.
     down_busy_until: Instant,
+    /// Frames that the burst of losses under way still takes.
+    burst_frames_left: usize,
 }
 
 #[derive(Default)]
@@ -300,7 +324,7 @@ impl State {
         if departs > self.now {
             source.rings[queue].departures.push_back(departs);
         }
-        if source.link.is_connected && frame.fits(source.frame_bytes) {
+        if source.link.is_connected && !source.link.is_mute && frame.fits(source.frame_bytes) {
             self.forward(from, departs, frame);
         } else {
             self.counts.lost += 1;
@@ -334,7 +358,9 @@ impl State {
             return self.fly_whole(to, at, frame);
         }
         let port = &self.ports[to.0];
-        let may_stay = port.takes_gso && port.link.faults == Faults::default();
+        let LinkModel { faults, bursts, truncation, .. } = port.link;
+        let is_faultless = faults == Faults::default() && bursts == 0.0 && truncation == 0.0;
+        let may_stay = port.takes_gso && is_faultless;
         if may_stay && self.dice.chance(0.5) {
             return self.fly_whole(to, at, frame);
         }
@@ -351,7 +377,12 @@ impl State {
         let port = &mut self.ports[to.0];
         let link = port.link;
         let fate = link.faults.decide(&mut self.dice, frame.bytes().len());
-        if fate.lost || !link.is_connected {
+        if port.burst_frames_left == 0 && self.dice.chance(link.bursts) {
+            port.burst_frames_left = 1 + self.dice.below(BURST_FRAMES_MAX);
+        }
+        let in_burst = port.burst_frames_left > 0;
+        port.burst_frames_left = port.burst_frames_left.saturating_sub(1);
+        if fate.lost || in_burst || link.is_deaf || !link.is_connected {
             self.counts.lost += 1;
             return;
         }
@@ -369,6 +400,10 @@ impl State {
         if let Some(bit) = fate.flipped_bit {
             flip(frame.bytes_mut(), bit);
             self.counts.corrupted += 1;
+        }
+        if self.dice.chance(link.truncation) {
+            frame.set_len(self.dice.below(frame.bytes().len().max(1)));
+            self.counts.truncated += 1;
         }
         if fate.duplicated
             && let Some(copy) = frame.duplicate()

@@ -1,6 +1,8 @@
 //! What the network does that a device test cannot ask of every device: time, rates, floods, hashes.
 
-use super::{Cable, LinkModel, MemoryFrame, MemoryNic, MemoryQueue, Network, NetworkCounts, NicOptions, Spread};
+use super::{
+    BURST_FRAMES_MAX, Cable, LinkModel, MemoryFrame, MemoryNic, MemoryQueue, Network, NetworkCounts, NicOptions, Spread,
+};
 use crate::faults::Faults;
 use crate::{Frame, NicQueue};
 use machnet_core::addr::MacAddr;
@@ -236,4 +238,40 @@ fn a_new_table_moves_flows_to_other_queues_and_splits_none() {
         assert_eq!(run(5), run(5), "a seed replays it");
         assert_ne!(run(5), run(6));
     }
+}
+
+#[test]
+fn a_link_may_be_broken_in_one_direction() {
+    let Cable { network, near, far } = Cable::new(1);
+    let (near_port, (mut near, mut far)) = (near.port, (near.into_queue(), far.into_queue()));
+    for (is_deaf, is_mute, reach) in [(true, false, (1, 0)), (false, true, (0, 1))] {
+        network.set_link(near_port, LinkModel { is_deaf, is_mute, ..LinkModel::default() });
+        send(&mut near, NicOptions::mac_of(2), [1]);
+        send(&mut far, NicOptions::mac_of(1), [2]);
+        assert_eq!((arrived(&mut far).len(), arrived(&mut near).len()), reach);
+    }
+    assert_eq!(network.counts().lost, 2);
+}
+
+#[test]
+fn losses_come_in_bursts_and_frames_lose_their_ends() {
+    let Cable { network, near, far } = Cable::new(1);
+    network.set_link(far.port, LinkModel { bursts: 0.01, truncation: 0.5, ..LinkModel::default() });
+    let (mut near, mut far) = (near.into_queue(), far.into_queue());
+    let (mut runs, mut run, mut short) = (Vec::new(), 0, 0);
+    let mut into = Vec::with_capacity(1);
+    for number in 0..10_000u32 {
+        send(&mut near, NicOptions::mac_of(2), [u8::try_from(number % 251).expect("it is small")]);
+        if far.receive(&mut into, 1) == 0 {
+            run += 1;
+            continue;
+        }
+        short += u32::from(into.drain(..).any(|frame| frame.bytes().len() < 60));
+        if run > 0 {
+            runs.push(std::mem::take(&mut run));
+        }
+    }
+    assert!(runs.len() > 20 && runs.iter().any(|run| *run > 30), "{runs:?}");
+    assert!(runs.iter().all(|run| *run <= 4 * BURST_FRAMES_MAX), "{runs:?}");
+    assert!(network.counts().truncated > 2_000 && short > 2_000, "{short} of {:?}", network.counts());
 }

@@ -114,6 +114,21 @@ fn what_does_not_prove_that_the_peer_has_the_syn_ack_does_not_establish() {
 }
 
 #[test]
+fn a_flow_that_is_reset_before_anything_else_of_it_came_is_not_opened() {
+    let (mut rig, mut app) = half_open();
+    // After a packet with data that was lost.
+    let header = rig.segment(Body::Reset { reason: CloseReason::Reset }, CONNECTOR + 2, first_of_ours(&THEIRS));
+    rig.receive(&THEIRS, &Segment { ack: header.ack + 1, ..header }, &[]);
+    assert_eq!(rig.drops(), [(DropReason::Invalid, 1)], "whoever guesses calls nothing off");
+    rig.receive(&THEIRS, &header, &[]);
+    assert_eq!((rig.told().len(), rig.frames().len()), (0, 0));
+    assert!(app.recv().unwrap().is_none());
+    rig.assert_quiet();
+    rig.receive(&THEIRS, &third(&rig, WHOLE), b"late");
+    assert!(app.recv().unwrap().is_none(), "nobody is there any more who would read an answer");
+}
+
+#[test]
 fn a_handshake_left_half_done_is_forgotten() {
     let (mut rig, mut app) = half_open();
     rig.pass(Duration::from_secs(4));

@@ -15,7 +15,7 @@ use machnet_proto::addr::FlowKey;
 use machnet_shards::coordinator::ConnectionId;
 
 use super::checker::SideId;
-use super::runner::{YIELD_NANOS_MAX, readable};
+use super::runner::{Stirs, YIELD_NANOS_MAX, readable};
 
 /// An application of a world. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +38,10 @@ pub struct Application {
     /// How it waits when nothing has arrived; without this it looks on and on.
     wait: Option<Wait>,
     is_asleep: bool,
+    /// Something was appended, and the shard is told when the application next finds nothing.
+    pub(crate) has_appended: bool,
+    /// What had stirred its host when it last listened for its bells.
+    heard: Stirs,
     /// Where it listens: as it asked, and as far as it was answered.
     pub listens: Vec<u16>,
 }
@@ -52,6 +56,8 @@ pub struct Asked {
 /// A channel and the flows in it.
 pub struct Channel {
     end: AppEnd,
+    /// Its memory once more, for who would write where he may not.
+    pub(crate) segment: OwnedFd,
     tx_buffers: usize,
     pub(crate) rx_buffers: usize,
     /// Flows that are open, by their names.
@@ -88,11 +94,19 @@ impl Channel {
         })
     }
 
-    /// Sends a message, cut at up to two places as a scatter-gather sender would have it.
-    pub fn send(&mut self, flow: FlowId, message: &[u8], cut: (usize, usize)) -> Result<(), ChannelSendError> {
+    /// Sends a message, cut at up to two places as a scatter-gather sender would have it; or appends it, which leaves it
+    /// to the next look whether anything else has come whether the shard is told.
+    pub fn send(
+        &mut self,
+        flow: FlowId,
+        message: &[u8],
+        cut: (usize, usize),
+        is_appended: bool,
+    ) -> Result<(), ChannelSendError> {
         let (rest, third) = message.split_at(cut.0.max(cut.1));
         let (first, second) = rest.split_at(cut.0.min(cut.1));
-        self.end.send(flow, &[first, second, third].map(IoSlice::new))
+        let parts = [first, second, third].map(IoSlice::new);
+        if is_appended { self.end.append(flow, &parts) } else { self.end.send(flow, &parts) }
     }
 
     pub fn close(&mut self, flow: FlowId) {
@@ -155,6 +169,8 @@ impl Application {
             reads_from: now,
             wait: likes_to_sleep.then(|| Wait::new(Policy::Adaptive, now)),
             is_asleep: false,
+            has_appended: false,
+            heard: Stirs::default(),
             listens: Vec::new(),
         }
     }
@@ -172,10 +188,11 @@ impl Application {
         let [segment, bell_in, bell_out] = <[OwnedFd; 3]>::try_from(fds).expect("three descriptors beside a channel");
         let ChannelGeometry { buffer_bytes, tx_buffers, rx_buffers } = geometry;
         let geometry = Geometry::from_parts(buffer_bytes, tx_buffers, rx_buffers).expect("measures of a channel");
+        let own = segment.try_clone().expect("a descriptor");
         let end = AppEnd::open(geometry, AppHandles { segment, bell_in, bell_out }).expect("the segment can be mapped");
         let [tx_buffers, rx_buffers] =
             [tx_buffers, rx_buffers].map(|count| usize::try_from(count).expect("32 bits fit"));
-        self.channels.push(Channel { end, tx_buffers, rx_buffers, flows: BTreeMap::new() });
+        self.channels.push(Channel { end, segment: own, tx_buffers, rx_buffers, flows: BTreeMap::new() });
     }
 
     /// The request this reply is the final answer to.
@@ -207,8 +224,9 @@ impl Application {
     }
 
     /// Wakes if a bell rings; says whether it is awake.
-    pub(crate) fn is_awake(&mut self) -> bool {
-        if self.is_asleep && readable(self.channels.iter().map(|channel| channel.end.bell())).contains(&true) {
+    pub(crate) fn is_awake(&mut self, stirs: Stirs) -> bool {
+        let rang = |channels: &[Channel]| readable(channels.iter().map(|channel| channel.end.bell())).contains(&true);
+        if self.is_asleep && stirs.are_news(&mut self.heard) && rang(&self.channels) {
             self.wake();
         }
         !self.is_asleep

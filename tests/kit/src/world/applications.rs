@@ -6,7 +6,7 @@ use machnet::daemon::control::message::{Binding, Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::{Duration, Instant};
 use machnet_shards::coordinator::{ConnectionId, Input};
-use machnet_shards::counters::Gauge;
+use machnet_shards::counters::{DropReason, Gauge};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -15,7 +15,10 @@ use super::World;
 use super::application::{AppId, Application, Arrival, Channel};
 use super::checker::{Checker, IncidentKind, SideId};
 use super::content;
-use super::host::SimulatedHost;
+use super::host::{SimulatedDaemon, SimulatedHost};
+
+/// How many messages are appended, and go when the application next looks for some.
+const APPENDS: f64 = 0.2;
 
 /// Messages and events an application takes in one turn, at most.
 const TAKEN_PER_TURN_MAX: usize = 32;
@@ -53,7 +56,7 @@ impl World {
         let connection = application.connection;
         let daemon = self.hosts[application.host].daemon.as_mut().expect("an application does not outlive its daemon");
         daemon.tell(Input::Request { connection, request });
-        self.has_worked = true;
+        self.has_worked = true; // what the coordinator is told it hears
     }
 
     /// Sends a message of `len` bytes (the first of a flow: at least as long as its greeting).
@@ -67,10 +70,10 @@ impl World {
         }
         let cut = (self.dice.below(len + 1), self.dice.below(len + 1));
         let (channel, flow) = Self::channel_of(&mut self.apps, &self.checker, side).ok_or(ChannelSendError::Closed)?;
-        let result = channel.send(flow, &self.message, cut);
+        let is_appended = self.dice.chance(APPENDS);
+        let result = channel.send(flow, &self.message, cut, is_appended);
         if result.is_ok() {
             self.checker.sent(side, len);
-            self.has_worked = true;
         }
         if let Err(ChannelSendError::NoRoom(full)) = result {
             // Each flow has a part that no other gets: enough for a packet.
@@ -83,7 +86,19 @@ impl World {
         let failed = u64::from(result.is_err());
         self.trace.note(&[1, side.0, len as u64, failed]);
         self.trace.say(|| format!("{side:?} sends {len} bytes: {result:?}"));
+        self.stir_at(side);
         result
+    }
+
+    /// The application of this side did something.
+    fn stir_at(&mut self, side: SideId) {
+        if let Some(application) = self.apps.get_mut(&self.checker.side(side).app) {
+            // It looks for what has come, as every thread does after it has sent.
+            application.wake();
+            application.has_appended = true;
+            let host = application.host;
+            self.stir(host);
+        }
     }
 
     /// Whether the message would be taken that was refused last on this flow.
@@ -101,7 +116,7 @@ impl World {
         channel.close(flow);
         self.checker.close_called(side);
         self.trace.say(|| format!("{side:?} is closed by its application"));
-        self.has_worked = true;
+        self.stir_at(side);
     }
 
     /// Ends a flow at once, whatever is under way.
@@ -110,7 +125,7 @@ impl World {
         channel.abort(flow);
         self.checker.abort_called(side);
         self.trace.say(|| format!("{side:?} is aborted by its application"));
-        self.has_worked = true;
+        self.stir_at(side);
     }
 
     /// Kills an application: the kernel closes its socket and unmaps its memory.
@@ -132,7 +147,7 @@ impl World {
         // All that it sent is published already, so its ends write nothing when they are dropped: to the daemon it
         // looks like a kill.
         drop(application);
-        self.has_worked = true;
+        self.stir(host);
     }
 
     /// The application looks at what has arrived from this moment on, and not before.
@@ -198,6 +213,18 @@ impl World {
         text
     }
 
+    /// What all shards dropped, for the message of a failure.
+    pub fn drops(&self) -> String {
+        let mut text = format!("{:?}; ", self.network_counts());
+        let daemons = self.hosts.iter().enumerate().filter_map(|(host, it)| Some((host, it.daemon.as_ref()?)));
+        for (host, daemon) in daemons {
+            for reason in DropReason::ALL.iter().filter(|reason| daemon.dropped(**reason) > 0) {
+                let _ = write!(text, "host {host}: {} {}; ", daemon.dropped(*reason), reason.name());
+            }
+        }
+        text
+    }
+
     /// No frame of the host's NIC has been lost. A shard keeps one to hand.
     pub fn assert_frames_are_home(&mut self, host: usize) {
         let SimulatedHost { plan, daemon, .. } = &mut self.hosts[host];
@@ -209,7 +236,8 @@ impl World {
     pub(super) fn turn_application(&mut self, app: AppId) -> bool {
         let now = self.now;
         let application = self.apps.get_mut(&app).expect("it lives");
-        if now < application.ready_at || now < application.reads_from || !application.is_awake() {
+        let stirs = self.hosts[application.host].daemon.as_ref().map(SimulatedDaemon::stirs).unwrap_or_default();
+        if now < application.ready_at || now < application.reads_from || !application.is_awake(stirs) {
             return false;
         }
         let mut room = 1 + self.dice.below(TAKEN_PER_TURN_MAX);
@@ -224,10 +252,16 @@ impl World {
             }
         }
         let application = self.apps.get_mut(&app).expect("it lives");
+        let host = application.host;
+        let flushed = room > 0 && std::mem::take(&mut application.has_appended);
         if took {
             application.ready_at = now + Duration::from_nanos(self.dice.below(10_000) as u64);
         }
-        application.rest(took, now, &mut self.dice)
+        let goes_on = application.rest(took, now, &mut self.dice);
+        if flushed {
+            self.stir(host);
+        }
+        goes_on | flushed
     }
 
     /// Something came out of a channel; a message's bytes are in `self.message`.

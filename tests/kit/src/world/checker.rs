@@ -68,6 +68,8 @@ pub struct Checker {
     /// Every side with its tuple, oldest first.
     by_key: HashMap<FlowKey, Vec<SideId>>,
     open_keys: HashSet<FlowKey>,
+    /// Tuples whose side there is a vandal's, or was one's.
+    vandals: HashSet<FlowKey>,
     incidents: Vec<Incident>,
     /// Reused for what a message should say.
     expected: Vec<u8>,
@@ -97,16 +99,20 @@ pub enum IncidentKind {
         /// The listener's.
         port: u16,
     },
-    /// The host has few places for flows; one that was promised may be taken.
+    /// The host has few places for flows, half open or whole; one that was promised may be taken.
     FewFlows,
     /// Nothing reached the host.
     Unreachable,
+    /// The host's clock jumped.
+    ClockJumped,
+    /// An application of the host writes what it likes into its memory.
+    Vandalism,
 }
 
 impl IncidentKind {
     /// Whether it goes on: until it is over, or to the end of the run.
     fn is_lasting(self) -> bool {
-        matches!(self, Self::Unreachable | Self::FewFlows | Self::DaemonEnded)
+        matches!(self, Self::Unreachable | Self::FewFlows | Self::DaemonEnded | Self::Vandalism)
     }
 }
 
@@ -156,6 +162,9 @@ impl Checker {
 
     /// `recv` gave a message.
     pub(crate) fn received(&mut self, at: SideId, message: &[u8]) {
+        if self.vandals.contains(&self.side(at).key.reversed()) {
+            return;
+        }
         let from = self.side(at).from.unwrap_or_else(|| self.introduce(at, message));
         let index = self.side(at).received;
         assert_eq!(self.side(at).life, Life::Open, "a message came after its flow had ended");
@@ -222,10 +231,21 @@ impl Checker {
         self.open_keys.remove(&key);
     }
 
+    /// The application of a side has gone mad: it sees nothing more, and what it sends is anything.
+    pub(crate) fn vandalized(&mut self, id: SideId) {
+        self.vandals.insert(self.side(id).key);
+        self.orphaned(id);
+    }
+
     /// Something happened to this host that may end flows.
     pub fn incident(&mut self, kind: IncidentKind, ip: Ipv4Addr, now: Instant) {
         let until = if kind.is_lasting() { Instant::from_nanos(u64::MAX) } else { now };
         self.incidents.push(Incident { ip, from: now, until, kind });
+    }
+
+    /// Nothing reached this host from then until then.
+    pub(crate) fn outage(&mut self, ip: Ipv4Addr, from: Instant, until: Instant) {
+        self.incidents.push(Incident { ip, from, until, kind: IncidentKind::Unreachable });
     }
 
     /// What was the matter with a host is over.
@@ -237,6 +257,9 @@ impl Checker {
     /// Whether something happened that may end this flow so.
     fn is_excused(&self, id: SideId, reason: CloseReason, now: Instant) -> bool {
         let side = self.side(id);
+        if self.vandals.contains(&side.key.reversed()) {
+            return true;
+        }
         let peers = || {
             let peers = self.by_key.get(&side.key.reversed()).into_iter().flatten();
             peers.map(|peer| self.side(*peer))
@@ -258,6 +281,8 @@ impl Checker {
                 let never_heard = side.received == 0
                     && (happened(IncidentKind::ListenerEnded { port: side.key.remote_port })
                         || happened(IncidentKind::FewFlows)
+                        || happened(IncidentKind::Vandalism)
+                        || happened(IncidentKind::ClockJumped)
                         || self.longest_outage(side, now) >= FORGIVEN_HALF_OPEN);
                 let given_up = self.longest_outage(side, now) >= FORGIVEN;
                 let was_told =

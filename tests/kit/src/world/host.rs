@@ -6,10 +6,12 @@ use std::sync::Arc;
 use machnet::daemon::control::report::{Report, Summary};
 use machnet_config::Limits;
 use machnet_core::addr::MacAddr;
+use machnet_core::link::LinkState;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::GsoLimits;
 use machnet_nic::NicQueue;
 use machnet_nic::faults::Dice;
+use machnet_nic::links::{Link, LinkChange};
 use machnet_nic::memory::{LinkModel, Network, NicOptions, PortId, Spread};
 use machnet_proto::flow;
 use machnet_proto::rss::Rss;
@@ -21,8 +23,9 @@ use machnet_shards::mailbox::{ShardId, mailbox};
 use machnet_shards::state::{DaemonState, FORMAT, SavedDaemon};
 use std::net::Ipv4Addr;
 
-use super::queue::{Device, SimQueue};
-use super::runner::{Runner, readable, until};
+use super::queue::{Device, SimDevice, SimQueue};
+use super::runner::{Runner, Stirs, readable, until};
+use super::spans::Spans;
 use crate::shards::{NewShard, ShardPlan};
 
 /// Messages a mailbox holds: few, so that it is full at times.
@@ -45,6 +48,8 @@ pub struct HostPlan {
     pub ring_frames: usize,
     /// Frames of the whole NIC.
     pub pool_frames: usize,
+    /// Handshakes that each shard has half done.
+    pub half_open_max: usize,
     /// Whether the NIC takes GSO batches.
     pub gso_limits: Option<GsoLimits>,
     /// Whether its NIC tells a sleeper that a frame has come.
@@ -61,6 +66,7 @@ impl Default for HostPlan {
             flow: flow::FlowLimits::default(),
             ring_frames: 512,
             pool_frames: 2048,
+            half_open_max: 1024,
             gso_limits: None,
             has_bells: true,
         }
@@ -78,11 +84,19 @@ pub struct SimulatedHost {
     pub link: LinkModel,
     /// The daemon that runs.
     pub daemon: Option<SimulatedDaemon>,
+    /// When it stood still.
+    pub(crate) freezes: Spans,
+    /// When it had no device, or that had no link.
+    pub(crate) lonely: Spans,
 }
+
+/// The name of every host's interface.
+const INTERFACE: &str = "eth0";
 
 impl SimulatedHost {
     pub(crate) fn new(number: u8, plan: HostPlan, link: LinkModel) -> Self {
-        Self { ip: Ipv4Addr::new(10, 0, 0, number), mac: NicOptions::mac_of(number), plan, link, daemon: None }
+        let (ip, mac) = (Ipv4Addr::new(10, 0, 0, number), NicOptions::mac_of(number));
+        Self { ip, mac, plan, link, daemon: None, freezes: Spans::default(), lonely: Spans::default() }
     }
 
     fn shard_plan(&self, boot: &Boot, registry: &Registry) -> ShardPlan {
@@ -95,7 +109,7 @@ impl SimulatedHost {
             boot_id: boot.id,
             secret: boot.secret,
             flows_max: usize::try_from(plan.limits.max_flows_per_shard).expect("32 bits fit"),
-            half_open_max: 1024,
+            half_open_max: plan.half_open_max,
             flow: Arc::new(plan.flow.clone()),
             mailbox_messages: MAILBOX_MESSAGES,
             registry: registry.clone(),
@@ -111,8 +125,8 @@ impl SimulatedHost {
             subnet: None,
             shards: (0..self.plan.shards).map(ShardId).collect(),
             rss,
-            kernel_interface: None,
-            control: None,
+            kernel_interface: Some(1),
+            control: Some(Box::new(SimDevice)),
         };
         CoordinatorPlan { interfaces: vec![interface], limits: self.plan.limits.clone(), boot }
     }
@@ -136,6 +150,9 @@ pub struct SimulatedDaemon {
     asleep: Option<Option<Instant>>,
     /// The coordinator does nothing before.
     ready_at: Instant,
+    stirs: Stirs,
+    /// What stirred the host when the coordinator last listened for its mail.
+    heard: Stirs,
     shards: Vec<Runner>,
     registry: Registry,
     entries: Vec<EntryKey>,
@@ -144,6 +161,12 @@ pub struct SimulatedDaemon {
     pub(crate) has_stopped: bool,
     /// How often a newer daemon has taken over.
     pub handovers: u64,
+    /// How far the host's clock is ahead of the world's: it has jumped.
+    skew: Duration,
+    /// The host stands still until then, by the world's clock.
+    pub(crate) frozen_until: Instant,
+    /// What was last told of its link.
+    link: LinkState,
 }
 
 impl SimulatedDaemon {
@@ -169,7 +192,7 @@ impl SimulatedDaemon {
         let (mut shards, mut outlets, mut entries) = (Vec::new(), Vec::new(), Vec::new());
         for (id, queue) in (0..).zip(nic.queues) {
             let table_seed = (dice.throw(), dice.throw());
-            let queue = SimQueue::new(queue, plan.has_bells, device.clone(), dice.throw());
+            let queue = SimQueue::new(queue, plan.has_bells, plan.shards, device.clone(), dice.throw());
             let NewShard { shard, to_shard, entry } =
                 shard_plan.shard(ShardId(id), table_seed, queue, outlet.clone(), now);
             shards.push(Runner::new(shard, dice.throw(), now));
@@ -187,12 +210,17 @@ impl SimulatedDaemon {
             is_ready: false,
             asleep: None,
             ready_at: now,
+            stirs: Stirs::default(),
+            heard: Stirs::default(),
             shards,
             registry,
             entries,
             dice: Dice::new(dice.throw()),
             has_stopped: false,
             handovers: 0,
+            skew: Duration::ZERO,
+            frozen_until: now,
+            link: LinkState::Up,
         }
     }
 
@@ -206,11 +234,14 @@ impl SimulatedDaemon {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) -> Self {
+        let now = self.local(now);
         self.wind_up(now, effects);
         if !self.worker.coordinator().is_quiet() || self.shards.iter().any(|runner| !runner.shard_ref().is_quiet()) {
             return self;
         }
-        let Self { port, rss, worker, inputs, is_ready, shards, mut dice, handovers, .. } = self;
+        let Self { port, rss, worker, inputs, is_ready, mut stirs, shards, mut dice, handovers, skew, .. } = self;
+        let (frozen_until, link) = (self.frozen_until, self.link);
+        stirs.stir();
         let coordinator = worker.into_coordinator();
         let (mut states, mut queues, mut handles) = (Vec::new(), Vec::new(), Vec::new());
         for runner in shards {
@@ -249,7 +280,7 @@ impl SimulatedDaemon {
             shards.push(runner);
         }
         assert!(counts.is_empty(), "every channel is at a shard");
-        Self {
+        let mut daemon = Self {
             port,
             rss,
             worker: Worker::new(coordinator, inlet, now),
@@ -257,13 +288,22 @@ impl SimulatedDaemon {
             is_ready,
             asleep: None,
             ready_at: now + pause,
+            stirs,
+            heard: Stirs::default(),
             shards,
             registry,
             entries,
             dice,
             has_stopped: false,
             handovers: handovers + 1,
+            skew,
+            frozen_until,
+            link: LinkState::Up,
+        };
+        if link != LinkState::Up {
+            daemon.link_changed(link, None);
         }
+        daemon
     }
 
     /// Nothing new begins; what is under way between the coordinator and the shards is brought to its end.
@@ -288,16 +328,36 @@ impl SimulatedDaemon {
         }
     }
 
+    /// Somebody did something who may have rung a bell of this host.
+    pub(crate) fn stir(&mut self) {
+        self.stirs.stir();
+    }
+
+    /// What has stirred the host so far.
+    pub(crate) fn stirs(&self) -> Stirs {
+        self.stirs
+    }
+
     /// Something happened to the coordinator's control socket.
     pub(crate) fn tell(&mut self, input: Input) {
         self.inputs.push_back(input);
     }
 
     /// Everybody takes a turn whose turn it is; says whether anybody did anything.
-    pub(crate) fn turn(&mut self, now: Instant, effects: &mut Vec<Effect>) -> bool {
+    pub(crate) fn turn(&mut self, now: Instant, all_is_announced: bool, effects: &mut Vec<Effect>) -> bool {
+        if now < self.frozen_until {
+            return false;
+        }
+        let now = self.local(now);
         let mut worked = self.turn_coordinator(now, effects);
+        if worked {
+            self.stirs.stir();
+        }
         for shard in &mut self.shards {
-            worked |= shard.turn(now);
+            if shard.turn(now, self.stirs, all_is_announced) {
+                self.stirs.stir();
+                worked = true;
+            }
         }
         worked
     }
@@ -329,7 +389,8 @@ impl SimulatedDaemon {
     /// control socket, which always rings.
     fn coordinator_is_awake(&mut self, now: Instant) -> bool {
         let Some(until) = self.asleep else { return true };
-        let has_mail = readable([self.worker.inlet().fd()].into_iter()) == [true];
+        let has_mail =
+            self.stirs.are_news(&mut self.heard) && readable([self.worker.inlet().fd()].into_iter()) == [true];
         let is_due = until.is_some_and(|until| until <= now);
         if !has_mail && !is_due && self.next_input_at().is_none() {
             let overlooked = self.worker.inlet().take();
@@ -354,12 +415,36 @@ impl SimulatedDaemon {
     }
 
     fn next_input_at(&self) -> Option<usize> {
-        let is_let_in = |input: &Input| self.is_ready || matches!(input, Input::Deadline | Input::Stop);
+        let is_let_in =
+            |input: &Input| self.is_ready || matches!(input, Input::Deadline | Input::Stop | Input::Link(_));
         self.inputs.iter().position(is_let_in)
     }
 
     /// The next moment at which somebody wants to run, if nothing happens before.
     pub(crate) fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let local = self.local(now);
+        let next = self.local_deadline(local)?;
+        Some(next.saturating_back(self.skew).max(self.frozen_until))
+    }
+
+    /// What the host's clock shows.
+    fn local(&self, now: Instant) -> Instant {
+        now + self.skew
+    }
+
+    /// The host's clock jumps.
+    pub(crate) fn jump(&mut self, ahead: Duration) {
+        self.skew += ahead;
+    }
+
+    /// Its kernel says what has become of its link; a device that was made again has a new number.
+    pub(crate) fn link_changed(&mut self, state: LinkState, made_again: Option<u32>) {
+        self.link = state;
+        let link = Link { state, is_set_down: false, name: INTERFACE.into(), mtu_bytes: 65_535 };
+        self.tell(Input::Link(LinkChange { device: 0, link, made_again }));
+    }
+
+    fn local_deadline(&mut self, now: Instant) -> Option<Instant> {
         let coordinator = match self.asleep {
             _ if self.ready_at > now => Some(self.ready_at),
             Some(until) => until,
@@ -370,6 +455,7 @@ impl SimulatedDaemon {
 
     /// The shard's thread loses its CPU.
     pub fn deschedule(&mut self, shard: usize, until: Instant) {
+        let until = self.local(until);
         let index = shard % self.shards.len();
         self.shards[index].ready_at = until;
     }
@@ -399,6 +485,7 @@ impl SimulatedDaemon {
 
     /// Every shard looks at all its channels.
     pub fn ring_all_bells(&mut self, now: Instant) {
+        let now = self.local(now);
         for runner in &mut self.shards {
             runner.ring_all_bells(now);
         }
@@ -407,6 +494,7 @@ impl SimulatedDaemon {
     /// The summary that `machnet-shards status` would show; `None` if so many were asked for lately that this one has
     /// to wait.
     pub fn status(&mut self, now: Instant) -> Option<Summary> {
+        let now = self.local(now);
         use machnet::daemon::control::Peer;
         use machnet::daemon::control::message::{Numbered, Query, Request};
         let connection = ConnectionId(u64::MAX);

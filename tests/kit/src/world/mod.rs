@@ -14,9 +14,13 @@ mod applications;
 mod checker;
 mod content;
 mod host;
+mod intruder;
 mod queue;
 mod runner;
+mod spans;
 mod trace;
+mod trouble;
+mod vandal;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -30,12 +34,15 @@ use machnet_nic::memory::{LinkModel, Network, NetworkCounts};
 use machnet_shards::coordinator::{AddressInUse, ConnectionId, Effect, Input};
 use machnet_shards::counters::Counter;
 
-use self::answers::Answers;
+use self::answers::{Answers, Circumstances};
 pub use self::application::{AppId, Application};
 pub use self::checker::{Checker, IncidentKind, Life, Side, SideId};
 pub use self::host::{HostPlan, SimulatedDaemon, SimulatedHost};
+use self::intruder::Intruder;
+pub use self::intruder::Intrusion;
 pub use self::queue::{Device, Moods};
 pub use self::trace::Trace;
+use self::vandal::Vandal;
 
 /// Steps in a row that may find a deadline in the past and do nothing about it.
 const OVERDUE_STEPS_MAX: u32 = 1_000;
@@ -64,6 +71,9 @@ pub struct World {
     dice: Dice,
     apps_ever: usize,
     connections: BTreeMap<ConnectionId, AppId>,
+    /// Applications that have written where they may not, and run no more.
+    vandals: Vec<Vandal>,
+    intruder: Option<Intruder>,
     /// Whether anybody did anything in the last step, or something was done to somebody since.
     has_worked: bool,
     /// Steps in a row that began with a deadline in the past.
@@ -106,6 +116,8 @@ impl World {
             dice,
             apps_ever: 0,
             connections: BTreeMap::new(),
+            vandals: Vec::new(),
+            intruder: None,
             has_worked: true,
             overdue_steps: 0,
             steps: 0,
@@ -153,9 +165,13 @@ impl World {
         self.steps += 1;
         let mut worked = false;
         let mut effects = Vec::new();
+        // What a vandal writes makes no sound.
+        let stirred: Vec<usize> = self.vandals.iter().map(|vandal| vandal.host).collect();
+        stirred.into_iter().for_each(|host| self.stir(host));
         for host in 0..self.hosts.len() {
             if let Some(daemon) = &mut self.hosts[host].daemon {
-                worked |= daemon.turn(moment, &mut effects);
+                let all_is_announced = !self.apps.values().any(|app| app.host == host && app.has_appended);
+                worked |= daemon.turn(moment, all_is_announced, &mut effects);
             }
             for effect in effects.drain(..) {
                 self.take_effect(host, effect);
@@ -163,10 +179,21 @@ impl World {
         }
         let apps: Vec<AppId> = self.apps.keys().copied().collect();
         for app in apps {
-            worked |= self.turn_application(app);
+            if self.turn_application(app) {
+                worked = true;
+                self.stir(self.apps[&app].host);
+            }
         }
         self.has_worked = worked;
         true
+    }
+
+    /// Something was done on a host from outside, or by an application.
+    fn stir(&mut self, host: usize) {
+        self.has_worked = true;
+        if let Some(daemon) = &mut self.hosts[host].daemon {
+            daemon.stir();
+        }
     }
 
     fn set_time(&mut self, now: Instant) {
@@ -175,10 +202,10 @@ impl World {
         self.trace.advance_to(now);
     }
 
-    /// Whether this is a moment to look at something that is dear to look at: every so many steps, and when the world
-    /// has nothing to do.
+    /// Whether this is a moment to look at something that is dear to look at: every so many steps, of which
+    /// fewer when the world has nothing to do.
     pub fn is_time_to_look(&self) -> bool {
-        !self.has_worked || self.steps.is_multiple_of(64)
+        self.steps.is_multiple_of(if self.has_worked { 64 } else { 8 })
     }
 
     /// `None`: nothing will ever happen by itself.
@@ -207,7 +234,9 @@ impl World {
             Effect::Reply { connection, reply, fds } => (connection, reply, fds),
             Effect::Status { .. } => panic!("no application asks for the status"),
             Effect::Disconnect { connection } => {
-                panic!("{:?} was thrown out although it kept the rules", self.connections.get(&connection))
+                let app = self.connections.get(&connection);
+                assert!(app.is_none(), "{app:?} was thrown out although it kept the rules");
+                return self.bury(connection);
             }
             Effect::Ready | Effect::Stopped => return,
             Effect::AddressInUse(conflict) => return self.refuse(host, &conflict),
@@ -224,7 +253,8 @@ impl World {
             return;
         }
         let asked = application.settle(&reply);
-        self.control.check(&asked, &reply.body, self.now);
+        let circumstances = Circumstances::of(&self.hosts[host], &asked, self.now);
+        self.control.check(&asked, &reply.body, self.now, &circumstances);
         if let Reply::Listening { port } = reply.body {
             application.listens.push(port);
             self.control.listening(self.hosts[host].ip, port, self.now);
@@ -250,7 +280,7 @@ impl World {
         listens.for_each(|port| self.control.ended(ip, *port));
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
         daemon.tell(Input::Stop);
-        self.has_worked = true;
+        self.stir(host);
         let limit = self.now + Duration::from_secs(1);
         let stopped = self.run_until(limit, |world| world.hosts[host].daemon.as_ref().is_none_or(|it| it.has_stopped));
         assert!(stopped, "a daemon that was asked to stop does so within a second");
@@ -268,7 +298,7 @@ impl World {
         for effect in effects {
             self.take_effect(host, effect);
         }
-        self.has_worked = true;
+        self.stir(host);
     }
 
     fn end_daemon(&mut self, host: usize) {
@@ -276,11 +306,12 @@ impl World {
             return;
         }
         self.checker.incident(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now);
+        self.vandals.retain(|vandal| vandal.host != host);
         let apps: Vec<AppId> = self.apps.iter().filter(|(_, app)| app.host == host).map(|(id, _)| *id).collect();
         for app in apps {
             self.kill(app);
         }
-        self.has_worked = true;
+        self.stir(host);
     }
 
     /// A daemon does not start, because it believes that another host has its address. If no other has, some byte of an
@@ -289,7 +320,7 @@ impl World {
         self.trace.say(|| format!("the daemon of host {host} does not start: {conflict}"));
         self.end_daemon(host);
         if !self.hosts.iter().any(|other| (other.ip, other.mac) == (conflict.ip, conflict.other)) {
-            assert!(self.network_counts().corrupted > 0, "{conflict}");
+            assert!(self.network_counts().corrupted > 0 || self.intruder.is_some(), "{conflict}");
             self.start(host);
         }
     }
@@ -300,7 +331,7 @@ impl World {
             self.trace.say(|| format!("the daemon of host {host} starts"));
             self.checker.incident_over(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now);
             self.hosts[host].start(&self.network, &self.device, &mut self.dice, self.now);
-            self.has_worked = true;
+            self.stir(host);
         }
     }
 
@@ -310,7 +341,8 @@ impl World {
     pub fn set_link(&mut self, host: usize, link: LinkModel) {
         self.trace.say(|| format!("host {host}: {link:?}"));
         let SimulatedHost { ip, link: before, .. } = &mut self.hosts[host];
-        match (before.is_connected, link.is_connected) {
+        let is_whole = |link: &LinkModel| link.is_connected && !link.is_deaf && !link.is_mute;
+        match (is_whole(before), is_whole(&link)) {
             (true, false) => self.checker.incident(IncidentKind::Unreachable, *ip, self.now),
             (false, true) => self.checker.incident_over(IncidentKind::Unreachable, *ip, self.now),
             _ => {}
@@ -327,6 +359,12 @@ impl World {
         if let Some(daemon) = &self.hosts[host].daemon {
             self.network.respread(daemon.port);
         }
+    }
+
+    /// From now on every NIC tells a sleeper that a frame has come: while a world waits for lifetimes to end, shards
+    /// that look in steps are all that happens in it.
+    pub fn lend_bells(&mut self) {
+        self.device.lends_bells.set(true);
     }
 
     /// How often the devices refuse from now on.

@@ -1,19 +1,18 @@
 //! A NIC queue as a shard of the simulator has it: over the switch in memory, with the moods of a real device.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use machnet_nic::error::OpenError;
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{MemoryFrame, MemoryQueue};
-use machnet_nic::{Frame, GsoLimits, NicQueue, Wake};
-use machnet_proto::dialect::Dialect;
-use machnet_proto::packet::Packet;
-use machnet_proto::wire::frame::HEADERS_BYTES;
+use machnet_nic::{Checksum, DeviceControl, DeviceDrops, Frame, GsoLimits, NicQueue, Wake};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::intruder::is_syn;
 use super::trace::Trace;
 
 /// How often a device refuses what it is asked: probabilities per call.
@@ -31,8 +30,12 @@ pub struct Moods {
 #[derive(Clone, Debug)]
 pub struct Device {
     pub(crate) moods: Rc<Cell<Moods>>,
+    /// All NICs tell a sleeper that a frame has come.
+    pub(crate) lends_bells: Rc<Cell<bool>>,
     /// How often one has refused.
     pub refusals: Rc<Cell<u64>>,
+    /// Some of the frames that went out, for whoever listens on the link.
+    pub(crate) heard: Rc<RefCell<Vec<Vec<u8>>>>,
     /// SYNs that went out.
     pub syns: Rc<Cell<u64>>,
     pub(crate) trace: Rc<Trace>,
@@ -45,13 +48,18 @@ impl Device {
         let descriptor = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
         Self {
             moods: Rc::default(),
+            lends_bells: Rc::default(),
             refusals: Rc::default(),
             syns: Rc::default(),
+            heard: Rc::default(),
             trace,
             descriptor: Rc::new(descriptor),
         }
     }
 }
+
+/// Shards of a host that may have to look in steps for want of a bell.
+const LOOKERS_MAX: u16 = 4;
 
 /// One queue.
 #[derive(Debug)]
@@ -64,15 +72,20 @@ pub(crate) struct SimQueue {
     armed_after: Option<usize>,
     /// Its device tells a sleeper that a frame has come.
     has_bell: bool,
+    /// Its device refuses to arm at times.
+    may_fail_to_arm: bool,
     device: Device,
     dice: Dice,
 }
 
 impl SimQueue {
-    pub(crate) fn new(below: MemoryQueue, has_bell: bool, device: Device, seed: u64) -> Self {
+    /// A queue of a host with so many.
+    pub(crate) fn new(below: MemoryQueue, has_bell: bool, queues: u16, device: Device, seed: u64) -> Self {
         let dice = Dice::new(seed);
         let look = Vec::with_capacity(1);
-        Self { below, ahead: VecDeque::new(), look, armed_after: None, has_bell, device, dice }
+        // Many shards that look in steps are hardly anything but steps.
+        let may_fail_to_arm = queues <= LOOKERS_MAX;
+        Self { below, ahead: VecDeque::new(), look, armed_after: None, has_bell, may_fail_to_arm, device, dice }
     }
 
     /// Whether a frame has come since the queue was armed: what makes a device's descriptor readable.
@@ -130,6 +143,7 @@ impl NicQueue for SimQueue {
         for frame in frames.iter() {
             self.device.trace.frame(frame.bytes());
             self.device.syns.set(self.device.syns.get() + u64::from(is_syn(frame.bytes())));
+            overhear(&self.device, &mut self.dice, frame);
         }
         let taken = self.below.transmit(frames);
         frames.extend(rest);
@@ -141,11 +155,15 @@ impl NicQueue for SimQueue {
     }
 
     fn wake(&self) -> Wake<'_> {
-        if self.has_bell { Wake::Fd(self.device.descriptor.as_fd()) } else { Wake::Steps }
+        if self.has_bell || self.device.lends_bells.get() {
+            Wake::Fd(self.device.descriptor.as_fd())
+        } else {
+            Wake::Steps
+        }
     }
 
     fn arm(&mut self) -> bool {
-        if self.refuses(self.device.moods.get().no_bell) {
+        if self.may_fail_to_arm && self.refuses(self.device.moods.get().no_bell) {
             return false;
         }
         let mut before = self.ahead.len();
@@ -159,9 +177,45 @@ impl NicQueue for SimQueue {
     fn disarm(&mut self) {
         self.armed_after = None;
     }
+
+    fn renew(&mut self) {
+        self.armed_after = None;
+        self.ahead.clear();
+    }
 }
 
-fn is_syn(frame: &[u8]) -> bool {
-    let read = frame.get(HEADERS_BYTES..).map(|datagram| Dialect::recognize(datagram).read(datagram));
-    matches!(read, Some(Ok((Packet::Syn(_), _))))
+/// Frames that are kept of those that were heard.
+const HEARD_FRAMES: usize = 32;
+/// One of so many is heard; every SYN is.
+const HEARS_EVERY: usize = 8;
+
+fn overhear(device: &Device, dice: &mut Dice, frame: &MemoryFrame) {
+    let is_whole = frame.segment_bytes() == 0 && frame.checksum() != Checksum::Partial;
+    let mut heard = device.heard.borrow_mut();
+    if !is_whole || !is_syn(frame.bytes()) && dice.below(HEARS_EVERY) > 0 {
+        return;
+    }
+    if heard.len() < HEARD_FRAMES {
+        heard.push(frame.bytes().to_vec());
+    } else {
+        heard[dice.below(HEARD_FRAMES)] = frame.bytes().to_vec();
+    }
+}
+
+/// What can be asked of a NIC of the world: it can be opened again, and counts no losses of its own.
+#[derive(Debug)]
+pub(crate) struct SimDevice;
+
+impl DeviceControl for SimDevice {
+    fn drops(&mut self) -> DeviceDrops {
+        DeviceDrops::default()
+    }
+
+    fn can_reopen(&self) -> bool {
+        true
+    }
+
+    fn reopen(&mut self, _kernel_interface: u32) -> Result<(), OpenError> {
+        Ok(())
+    }
 }

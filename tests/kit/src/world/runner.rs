@@ -32,19 +32,49 @@ pub(crate) struct Runner {
     worker: Worker<SimQueue>,
     /// A turn that is over, and when it began: what to do then is not decided yet.
     turned: Option<(Work, Instant)>,
+    /// In its last turn it may have posted what had waited.
+    has_posted: bool,
     /// How it sleeps, if it does: until a bell, mail or a frame rings, or this moment.
     asleep: Option<Option<Instant>>,
     /// It does nothing before: it has given way, has just been woken, or lost its CPU.
     pub(crate) ready_at: Instant,
     bells: Bells,
+    /// What stirred its host when it last listened for them.
+    heard: Stirs,
     dice: Dice,
+}
+
+/// How often anybody on a host has done something: who sleeps there listens only when somebody may have rung.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stirs(u64);
+
+impl Stirs {
+    /// Somebody did something.
+    pub(crate) fn stir(&mut self) {
+        self.0 += 1;
+    }
+
+    /// Whether anybody did since this was asked last, and the answer was kept in `heard`.
+    pub(crate) fn are_news(self, heard: &mut Self) -> bool {
+        std::mem::replace(heard, self) != self
+    }
 }
 
 impl Runner {
     pub(crate) fn new(shard: Shard<SimQueue>, seed: u64, now: Instant) -> Self {
         let bells = Bells::new(&shard).expect("a descriptor");
         let worker = Worker::new(shard, Policy::Adaptive, now);
-        Self { worker, turned: None, asleep: None, ready_at: now, bells, dice: Dice::new(seed) }
+        let heard = Stirs::default();
+        Self {
+            worker,
+            turned: None,
+            has_posted: false,
+            asleep: None,
+            ready_at: now,
+            bells,
+            heard,
+            dice: Dice::new(seed),
+        }
     }
 
     pub(crate) fn shard(&mut self) -> &mut Shard<SimQueue> {
@@ -60,18 +90,20 @@ impl Runner {
         self.worker.into_shard()
     }
 
-    /// Takes its turn, if it is its turn; says whether another one should follow at once.
-    pub(crate) fn turn(&mut self, now: Instant) -> bool {
+    /// Takes its turn, if it is its turn; says whether another one should follow at once. `all_is_announced`: no
+    /// application has appended what it has not flushed.
+    pub(crate) fn turn(&mut self, now: Instant, stirs: Stirs, all_is_announced: bool) -> bool {
         if now < self.ready_at || self.shard().has_stopped() {
             return false;
         }
         if let Some(until) = self.asleep {
-            if self.hears_something() || until.is_some_and(|until| until <= now) {
+            if self.hears_something(stirs) || until.is_some_and(|until| until <= now) {
                 self.wake(now);
                 return true;
             }
-            if self.dice.below(LOOKS_PER_CHECK) == 0 {
-                self.assert_nothing_is_overlooked(now);
+            if self.dice.below(LOOKS_PER_CHECK) == 0 && all_is_announced {
+                let work = self.assert_nothing_is_overlooked(now);
+                return self.has_done(work);
             }
             return false;
         }
@@ -82,11 +114,14 @@ impl Runner {
         if looks_at_bells && self.dice.below(TURNS_PER_LOOK_AT_BELLS) == 0 {
             self.hear_bells();
         }
+        // What waits for room in a mailbox goes in some turn, which need not do anything else.
+        let was_quiet = self.shard_ref().is_quiet();
         let work = self.look(now);
+        self.has_posted = !was_quiet;
         if self.dice.below(SHORT_TURNS + 1) == 0 {
             self.turned = Some((work, now));
             self.ready_at = now + Duration::from_nanos(1 + self.dice.below(TURN_NANOS_MAX) as u64);
-            return !work.is_none();
+            return self.has_done(work);
         }
         self.rest(work, now, now)
     }
@@ -101,7 +136,12 @@ impl Runner {
             }
             Rest::Sleep(length) => self.asleep = Some(until(length, now)),
         }
-        !work.is_none()
+        self.has_done(work)
+    }
+
+    /// Whether a turn did anything that others may have to do with. That it was the last one a shard just says.
+    fn has_done(&self, work: Work) -> bool {
+        !work.is_none() || self.has_posted || self.shard_ref().has_stopped()
     }
 
     /// Its bells ring without a cause, which must do no harm: the shard looks at all its channels.
@@ -122,9 +162,9 @@ impl Runner {
 
     /// Whatever a sleeping shard waits for and makes a sound when it comes must have rung: a shard that looks although
     /// nothing has rung finds none of it.
-    fn assert_nothing_is_overlooked(&mut self, now: Instant) {
+    fn assert_nothing_is_overlooked(&mut self, now: Instant) -> Work {
         if self.shard().queue().wakes_in_steps() {
-            return;
+            return Work::default();
         }
         for slot in self.bells.watched() {
             self.worker.shard().bell_rang(slot);
@@ -139,6 +179,7 @@ impl Runner {
             (0, 0, 0),
             "a wake-up was lost: {work:?} lay there and rang not"
         );
+        work
     }
 
     /// One turn of the shard.
@@ -161,8 +202,8 @@ impl Runner {
     }
 
     /// What would end the sleep of its thread.
-    fn hears_something(&mut self) -> bool {
-        let rang = self.hear_bells();
+    fn hears_something(&mut self, stirs: Stirs) -> bool {
+        let rang = stirs.are_news(&mut self.heard) && self.hear_bells();
         rang | self.shard().queue().has_rung()
     }
 
