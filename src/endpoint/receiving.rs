@@ -1,17 +1,18 @@
 //! Receiving: what an endpoint and its receiving half have in common.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use machnet_core::flow::CloseReason;
 
 use super::channels::Channels;
 use super::received::{Delivery, EndpointId, Event, Flow, Message, Received, Tuple};
 use super::wait::Waitable;
-use crate::channel::{self, AppEnd, AppReceiver, Broken};
+use crate::channel::{self, AppEnd, AppReceiver, Broken, FlowHasher};
 use crate::error::{Disconnected, RecvError};
 
-/// The flows that are open, as far as has been received.
-type Flows = HashMap<Flow, Tuple>;
+/// The flows that are open, as far as has been received. Only the flow's number is hashed, which the shard chose.
+type Flows = HashMap<Flow, Tuple, BuildHasherDefault<FlowHasher>>;
 
 /// What receiving remembers.
 #[derive(Debug, Default)]
@@ -72,7 +73,7 @@ impl Receiving {
         for (channel, source) in (first..).zip(from).chain((0..).zip(before)) {
             if let Some(received) = source.next()? {
                 self.next = channel + 1;
-                return Ok(Some(self.in_our_words(endpoint, channel, received)));
+                return self.in_our_words(endpoint, channel, received).map(Some);
             }
         }
         Ok(None)
@@ -83,24 +84,25 @@ impl Receiving {
         endpoint: EndpointId,
         channel: usize,
         received: channel::FromShard<'a>,
-    ) -> Delivery<'a> {
+    ) -> Result<Delivery<'a>, Broken> {
         use channel::FromShard as From;
         let channel = u16::try_from(channel).expect("the daemon counts channels by a u16");
         let flow = |id| Flow { endpoint, channel, id };
-        Delivery::Event(match received {
-            From::Message { flow: id, message } => return Delivery::Message(Message { flow: flow(id), message }),
+        Ok(Delivery::Event(match received {
+            From::Message { flow: id, message } => return Ok(Delivery::Message(Message { flow: flow(id), message })),
             From::Opened { flow: id, opened } => {
                 let tuple = Tuple { local: opened.local, remote: opened.remote };
                 self.flows.insert(flow(id), tuple);
                 Event::Opened { flow: flow(id), tuple, accepted: opened.accepted }
             }
             From::Closed { flow: id, reason, acknowledged_messages } => {
-                self.flows.remove(&flow(id));
-                Event::Closed { flow: flow(id), reason: CloseReason::from(reason), acknowledged_messages }
+                // What ends has been opened.
+                let tuple = self.flows.remove(&flow(id)).ok_or(Broken)?;
+                Event::Closed { flow: flow(id), tuple, reason: CloseReason::from(reason), acknowledged_messages }
             }
             From::Silent { flow: id } => Event::Silent { flow: flow(id) },
             From::Alive { flow: id } => Event::Alive { flow: flow(id) },
-        })
+        }))
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `measurement` | what `msg_gen --json` and its rivals measure | `hosts` |
 //! | `tcp` | kernel TCP, the rival of the demo and of `benches/compare` | `hosts` |
 //! | `cpus` | the CPUs this process may use | `hosts`, `shards` |
+//! | `fake_daemon` | a daemon without a network, for tests of applications | `endpoint` |
 //! | `deliveries` | what an endpoint is given next | `endpoint`, `shards` |
 //! | `frames` | data frames as shards build them and take them apart | `proto` |
 //! | `flow_pair` | two hosts' flows and the wire between them | `proto` |
@@ -32,6 +33,8 @@ pub mod deliveries;
 #[cfg(feature = "shards")]
 pub mod fabric;
 mod failure;
+#[cfg(feature = "endpoint")]
+pub mod fake_daemon;
 #[cfg(feature = "proto")]
 pub mod flow_pair;
 #[cfg(feature = "proto")]
