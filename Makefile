@@ -10,7 +10,7 @@
 # make lint       rustfmt, clippy and rustdoc, warnings are errors; the library as applications link it, and the daemon
 #                 without DPDK
 # make publish-check  whether the packages for the registry could be published
-# make install    to PREFIX (default /usr/local), under DESTDIR if that is set
+# make install    to PREFIX (default /usr/local), under DESTDIR if that is set: programs, C libraries, header
 # make clean
 
 PREFIX ?= /usr/local
@@ -25,6 +25,7 @@ PROGRAMS := machnet-shards machnet-pktgen machnet-ping msg_gen hello_world
 
 build: deps
 	cargo build --release --bins --examples $(TOOLS)
+	cargo build --release --package machnet-capi
 
 # What must be installed; a sentence where to get Rust if it is not there.
 deps:
@@ -39,6 +40,7 @@ demo: build
 LOOM := RUSTFLAGS="--cfg loom" cargo test --release --package machnet-endpoint --lib --target-dir "$(TARGET)/loom" races
 test: deps
 	cargo build --bins $(TOOLS)
+	cargo build --package machnet-capi
 	cargo check --package machnet-endpoint
 	cargo test --workspace
 	$(LOOM) -- --list | grep ': test$$'
@@ -79,10 +81,14 @@ publish-check: deps
 	@sh .ci/publish-check
 
 # Builds only what is not built yet, so that `sudo make install` after `make` needs no Rust for root.
-install: $(if $(wildcard $(TARGET)/release/machnet-shards),,build)
-	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/machnet"
+BUILT := $(and $(wildcard $(TARGET)/release/machnet-shards),$(wildcard $(TARGET)/release/libmachnet_shim.a))
+install: $(if $(BUILT),,build)
+	install -d $(foreach directory,bin include lib/pkgconfig share/machnet,"$(DESTDIR)$(PREFIX)/$(directory)")
 	install $(PROGRAMS:%="$(TARGET)/release/%") "$(DESTDIR)$(PREFIX)/bin"
 	install -m 644 config.json LICENSE "$(DESTDIR)$(PREFIX)/share/machnet"
+	install -m 644 src/capi/include/machnet.h "$(DESTDIR)$(PREFIX)/include"
+	install -m 644 src/capi/machnet.pc "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
+	src/capi/libraries "$(TARGET)/release" "$(DESTDIR)$(PREFIX)/lib"
 
 clean:
 	cargo clean

@@ -108,9 +108,10 @@ const BANNED: [(&str, &str); 5] = [
 const MAY_PRINT: [&str; 3] = ["src/bin/", "shards/src/main.rs", "build.rs"];
 
 /// What a package may depend on without being asked for by a feature; every other package is free.
-const DEPENDENCIES: [(&str, &[&str]); 4] = [
+const DEPENDENCIES: [(&str, &[&str]); 5] = [
     ("Cargo.toml", &["machnet-core", "libc", "rustix", "serde", "serde_json", "thiserror"]),
     ("src/core/Cargo.toml", &[]),
+    ("src/capi/Cargo.toml", &["libc", "machnet"]),
     ("shards/proto/Cargo.toml", &["machnet-core", "bitflags", "hashbrown", "siphasher", "zerocopy"]),
     ("shards/dpdk-sys/Cargo.toml", &[]),
 ];

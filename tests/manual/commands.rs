@@ -210,7 +210,9 @@ fn make_install_installs() {
     for file in ["bin/machnet-shards", "bin/machnet-ping", "bin/machnet-pktgen", "bin/msg_gen", "bin/hello_world"] {
         assert!(into.join("usr/local").join(file).is_file(), "{file} is not installed");
     }
-    assert!(into.join("usr/local/share/machnet/config.json").is_file());
+    for file in ["share/machnet/config.json", "include/machnet.h", "lib/libmachnet.so", "lib/pkgconfig/machnet.pc"] {
+        assert!(into.join("usr/local").join(file).is_file(), "{file} is not installed");
+    }
 }
 
 /// What `make demo` runs.
