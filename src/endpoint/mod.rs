@@ -158,8 +158,15 @@ impl Endpoint {
         self.channels.wait(Want { input: true, room: Some(flow) }, timeout)
     }
 
-    /// Prepares a sleep as [`arm`](Self::arm) does, for something to receive or for room on a flow, as
-    /// [`wait_room`](Self::wait_room) waits for it, whichever comes first.
+    /// Prepares a sleep as [`arm`](Self::arm) does, for room on a flow, as [`wait_room`](Self::wait_room) waits for it.
+    ///
+    /// # Errors
+    /// [`Disconnected`].
+    pub fn arm_room(&mut self, flow: Flow) -> Result<bool, Disconnected> {
+        self.channels.prepare(Want { input: false, room: Some(flow) })
+    }
+
+    /// The same for something to receive or for room on a flow, whichever comes first.
     ///
     /// # Errors
     /// [`Disconnected`].

@@ -1,33 +1,13 @@
 //! C programs on two hosts, each with its daemon.
 
-use machnet_test_kit::hosts::{Host, Hosts, Program, VethPair};
+use machnet_test_kit::hosts::{Host, Program};
 use machnet_test_kit::waiting::NEVER;
 
 use crate::installed::installed;
+use crate::pair::Pair;
 
 /// Around the boundaries of a packet with 1,500 bytes of IP, of a message in one piece, and long ones.
 const SIZES: [&str; 8] = ["1", "1417", "1418", "1419", "2836", "1048576", "4194304", "8388608"];
-
-/// Two hosts with daemons.
-struct Pair {
-    /// Dropped before their hosts.
-    _daemons: [Program; 2],
-    hosts: Hosts,
-}
-
-impl Pair {
-    /// With so many shards each; `None` where no hosts can be made.
-    fn start(shards: u16) -> Option<Self> {
-        let hosts = Hosts::or_skip(VethPair::default())?;
-        let daemon = |host: &Host| host.start_daemon(&host.config_of_shards(shards)).unwrap();
-        Some(Self { _daemons: [daemon(&hosts.left), daemon(&hosts.right)], hosts })
-    }
-
-    /// The addresses of both, the left one first.
-    fn addresses(&self) -> [String; 2] {
-        [&self.hosts.left, &self.hosts.right].map(|host| host.machnet_ip.to_string())
-    }
-}
 
 /// Starts a program that finds its libraries in `libraries`, if it does not know where they are.
 fn start(host: &Host, libraries: &str, program: &std::path::Path, arguments: &[&str]) -> Program {

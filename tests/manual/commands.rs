@@ -95,6 +95,10 @@ const COMMANDS: &[(&str, How)] = &[
         "cargo build --release --no-default-features --package machnet-shards",
         Rests { on: "Makefile", words: "cargo clippy --package machnet-shards --no-default-features" },
     ),
+    (
+        "cc hello_world.c $(pkg-config --cflags --libs machnet) -o hello_world",
+        Rests { on: "tests/capi/examples.rs", words: "{name} $(pkg-config --cflags --libs machnet) -o {built}" },
+    ),
     ("cargo bench --bench channel", Rests { on: "Cargo.toml", words: "name = \"channel\"" }),
     ("cargo bench --bench recovery", Rests { on: "Cargo.toml", words: "name = \"recovery\"" }),
     ("cargo bench --bench storm", Rests { on: "Cargo.toml", words: "name = \"storm\"" }),

@@ -365,7 +365,7 @@ int machnet_x_wait_room(void *channel, MachnetFlow_t flow, int64_t timeout_us);
 
 /*
  * A descriptor for poll, epoll and their like, or -1. It is the channel's: do not read, write or close it. It means
- * something after machnet_x_arm.
+ * something after machnet_x_arm or machnet_x_arm_room.
  */
 int machnet_x_fd(void *channel);
 
@@ -376,6 +376,9 @@ int machnet_x_fd(void *channel);
  * when the daemon is gone. -1: see errno.
  */
 int machnet_x_arm(void *channel, const MachnetFlow_t *room);
+
+/* The same for what machnet_x_wait_room waits for. */
+int machnet_x_arm_room(void *channel, MachnetFlow_t flow);
 
 #ifdef __cplusplus
 }

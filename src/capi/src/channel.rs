@@ -281,10 +281,14 @@ impl Channel {
     }
 
     /// Whether it is there already.
-    pub(crate) fn arm(&mut self, room: Option<MachnetFlow>) -> Result<bool, Failure> {
-        Ok(match room {
-            None => self.endpoint.arm()?,
-            Some(ends) => {
+    pub(crate) fn arm(&mut self, awaited: Awaited) -> Result<bool, Failure> {
+        Ok(match awaited {
+            Awaited::Input => self.endpoint.arm()?,
+            Awaited::Room(ends) => {
+                let flow = self.named(ends)?;
+                self.endpoint.arm_room(flow)?
+            }
+            Awaited::InputOrRoom(ends) => {
                 let flow = self.named(ends)?;
                 self.endpoint.arm_either(flow)?
             }

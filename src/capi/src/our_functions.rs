@@ -186,8 +186,8 @@ unsafe extern "C" fn machnet_x_receive(handle: Handle, item: *mut MachnetXItem) 
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn machnet_x_wait(handle: Handle, room: *const MachnetFlow, timeout_us: i64) -> c_int {
-    // SAFETY: as the header asks. Who waits for no room passes null.
-    let awaited = unsafe { memory::read(room) }.map_or(Awaited::Input, |room| Awaited::InputOrRoom(*room));
+    // SAFETY: as the header asks.
+    let awaited = unsafe { input_or(room) };
     // SAFETY: as the header asks.
     let came = unsafe { channel(handle) }.and_then(|channel| channel.wait(awaited, timeout(timeout_us)));
     given(came.map(c_int::from), -1)
@@ -208,9 +208,23 @@ unsafe extern "C" fn machnet_x_fd(handle: Handle) -> c_int {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn machnet_x_arm(handle: Handle, room: *const MachnetFlow) -> c_int {
-    // SAFETY: as the header asks. Who waits for no room passes null.
-    let room = unsafe { memory::read(room) }.ok().copied();
     // SAFETY: as the header asks.
-    let is_there = unsafe { channel(handle) }.and_then(|channel| channel.arm(room));
+    let awaited = unsafe { input_or(room) };
+    // SAFETY: as the header asks.
+    let is_there = unsafe { channel(handle) }.and_then(|channel| channel.arm(awaited));
     given(is_there.map(c_int::from), -1)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn machnet_x_arm_room(handle: Handle, flow: MachnetFlow) -> c_int {
+    // SAFETY: as the header asks.
+    let is_there = unsafe { channel(handle) }.and_then(|channel| channel.arm(Awaited::Room(flow)));
+    given(is_there.map(c_int::from), -1)
+}
+
+/// # Safety
+/// As `machnet_x_wait`.
+unsafe fn input_or(room: *const MachnetFlow) -> Awaited {
+    // SAFETY: as the header asks. Who waits for no room passes null.
+    unsafe { memory::read(room) }.map_or(Awaited::Input, |room| Awaited::InputOrRoom(*room))
 }

@@ -188,6 +188,7 @@ static void a_descriptor_can_be_polled(void *channel, MachnetFlow_t flow) {
   CHECK(machnet_x_arm(channel, NULL) == 0);
   CHECK(poll(&on, 1, 20) == 0);
   CHECK(machnet_x_arm(channel, &flow) == 1);
+  CHECK(machnet_x_arm_room(channel, flow) == 1);
   CHECK(machnet_send(channel, flow, "wake up", 7) == 0);
   while (machnet_x_next_size(channel) == 0) {
     if (machnet_x_arm(channel, NULL) == 0) CHECK(poll(&on, 1, 60000) == 1);
