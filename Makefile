@@ -86,7 +86,7 @@ install: $(if $(BUILT),,build)
 	install -d $(foreach directory,bin include lib/pkgconfig share/machnet,"$(DESTDIR)$(PREFIX)/$(directory)")
 	install $(PROGRAMS:%="$(TARGET)/release/%") "$(DESTDIR)$(PREFIX)/bin"
 	install -m 644 config.json LICENSE "$(DESTDIR)$(PREFIX)/share/machnet"
-	install -m 644 src/capi/include/machnet.h "$(DESTDIR)$(PREFIX)/include"
+	install -m 644 src/capi/include/machnet.h src/capi/include/machnet.hpp "$(DESTDIR)$(PREFIX)/include"
 	install -m 644 src/capi/machnet.pc "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
 	src/capi/libraries "$(TARGET)/release" "$(DESTDIR)$(PREFIX)/lib"
 

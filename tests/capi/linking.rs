@@ -71,7 +71,7 @@ fn libraries_have_the_names_that_programs_ask_for_and_need_only_the_c_library() 
             assert!(NEEDED.contains(&needed.as_str()), "{name} needs {needed}");
         }
     }
-    for file in ["lib/libmachnet.a", "lib/pkgconfig/machnet.pc", "include/machnet.h"] {
+    for file in ["lib/libmachnet.a", "lib/pkgconfig/machnet.pc", "include/machnet.h", "include/machnet.hpp"] {
         assert!(installed().prefix().join(file).is_file(), "{file} is not installed");
     }
 }

@@ -64,6 +64,18 @@ fn what_machnet_does_not_have_works() {
 }
 
 #[test]
+fn programs_in_cpp_have_a_header_of_their_own() {
+    let Some(pair) = Pair::start(1) else { return };
+    let [left, right] = pair.addresses();
+    let (echo, libraries) = made_for_machnet("libmachnet_shim.so");
+    let program = installed().compile("tests/capi/programs/wrapper.cpp");
+    let mut server = start(&pair.hosts.right, &libraries, &echo, &[&right]);
+    server.until_it_says("Listening", NEVER).unwrap();
+    let mut client = pair.hosts.left.start(&program.display().to_string(), [&left, &right]).unwrap();
+    assert_eq!(client.finish(NEVER).unwrap(), "All is well\n");
+}
+
+#[test]
 fn a_program_is_told_what_to_do_if_it_asks_for_it() {
     let (echo, libraries) = made_for_machnet("libmachnet_shim.so");
     let mut alone = std::process::Command::new(echo);

@@ -3,94 +3,81 @@
 //
 //     c++ -std=c++17 event_loop.cpp $(pkg-config --cflags --libs machnet) -o event_loop
 //     ./event_loop LOCAL_IP
-#include <machnet.h>
 #include <poll.h>
 
-#include <cerrno>
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <iostream>
-#include <memory>
+#include <machnet.hpp>
 #include <optional>
-#include <stdexcept>
 #include <string>
-#include <vector>
+#include <utility>
+#include <variant>
 
 namespace {
 
 constexpr std::uint16_t kPort = 888;
 constexpr auto kReportEvery = std::chrono::seconds(1);
 
-struct Detach {
-  void operator()(void *channel) const { machnet_detach(channel); }
-};
-using Channel = std::unique_ptr<void, Detach>;
+class Server {
+ public:
+  explicit Server(const std::string &local_ip) { channel_.listen(local_ip, kPort); }
 
-[[noreturn]] void fail(const std::string &what) {
-  throw std::runtime_error("cannot " + what + ": " + machnet_x_error());
-}
-
-// An answer that found no room.
-struct Waiting {
-  MachnetFlow_t flow;
-  std::vector<char> bytes;
-};
-
-// False: there is no room. Who has gone needs no answer.
-bool answer(void *channel, MachnetFlow_t flow, const std::vector<char> &bytes, std::uint64_t *answered) {
-  if (machnet_send(channel, flow, bytes.data(), bytes.size()) == 0) {
-    ++*answered;
-  } else if (errno == EAGAIN) {
-    return false;
-  } else if (errno != ENOTCONN) {
-    fail("answer");
-  }
-  return true;
-}
-
-// Answers what has come, until nothing has or there is no room for an answer.
-std::optional<Waiting> answer_all(void *channel, std::uint64_t *answered) {
-  for (;;) {
-    MachnetXItem_t item;
-    const int got = machnet_x_receive(channel, &item);
-    if (got < 0) fail("receive");
-    if (got == 0) return std::nullopt;
-    if (item.kind != MACHNET_X_MESSAGE) continue;
-    std::vector<char> bytes;
-    for (std::size_t i = 0; i < item.segments_len; i++) {
-      const auto *begin = static_cast<const char *>(item.segments[i].base);
-      bytes.insert(bytes.end(), begin, begin + item.segments[i].len);
+  // Answers what has come, until nothing has or there is no room for an answer.
+  void answer_all() {
+    if (waiting_ && !answer(waiting_->first, waiting_->second)) return;
+    waiting_.reset();
+    while (auto received = channel_.receive()) {
+      const auto *message = std::get_if<machnet::Message>(&*received);
+      if (message && !answer(message->flow(), *message)) {
+        waiting_.emplace(message->flow(), message->text());
+        return;
+      }
     }
-    if (!answer(channel, item.flow, bytes, answered)) return Waiting{item.flow, std::move(bytes)};
   }
-}
+
+  std::uint64_t answered() const { return answered_; }
+
+  // Sleeps until there is something to do, or the time is up.
+  void sleep(std::chrono::milliseconds timeout) {
+    if (waiting_ ? channel_.arm_room(waiting_->first) : channel_.arm()) return;
+    pollfd on{channel_.fd(), POLLIN, 0};
+    poll(&on, 1, static_cast<int>(timeout.count()));
+  }
+
+ private:
+  // False: there is no room. Who has gone needs no answer.
+  template <typename Bytes>
+  bool answer(const machnet::Flow &flow, const Bytes &bytes) {
+    try {
+      if (!channel_.send(flow, bytes)) return false;
+      ++answered_;
+    } catch (const machnet::Error &error) {
+      if (error.code() != std::errc::not_connected) throw;
+    }
+    return true;
+  }
+
+  machnet::Channel channel_;
+  std::optional<std::pair<machnet::Flow, std::string>> waiting_;
+  std::uint64_t answered_ = 0;
+};
 
 void serve(const char *local_ip) {
-  const Channel channel(machnet_attach());
-  if (!channel) fail("attach");
-  if (machnet_listen(channel.get(), local_ip, kPort) != 0) fail("listen");
+  Server server(local_ip);
   std::cout << "Listening on " << local_ip << ':' << kPort << '.' << std::endl;
-
-  std::uint64_t answered = 0, reported = 0;
-  std::optional<Waiting> waiting;
+  std::uint64_t reported = 0;
   auto report_at = std::chrono::steady_clock::now() + kReportEvery;
   for (;;) {
-    if (waiting && answer(channel.get(), waiting->flow, waiting->bytes, &answered)) waiting.reset();
-    if (!waiting) waiting = answer_all(channel.get(), &answered);
-
+    server.answer_all();
     const auto now = std::chrono::steady_clock::now();
     if (now >= report_at) {
-      if (answered != reported) std::cout << "Answered " << answered << " requests." << std::endl;
-      reported = answered;
+      if (server.answered() != reported) std::cout << "Answered " << server.answered() << " requests." << std::endl;
+      reported = server.answered();
       report_at = now + kReportEvery;
     }
-    const int there = waiting ? machnet_x_arm_room(channel.get(), waiting->flow) : machnet_x_arm(channel.get(), nullptr);
-    if (there < 0) fail("arm");
-    if (there == 0) {
-      pollfd on{machnet_x_fd(channel.get()), POLLIN, 0};
-      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(report_at - now);
-      poll(&on, 1, static_cast<int>(left.count()) + 1);
-    }
+    server.sleep(std::chrono::ceil<std::chrono::milliseconds>(report_at - now));
   }
 }
 

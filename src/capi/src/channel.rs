@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
-use machnet::{AttachOptions, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, Message, RecvError};
+use machnet::{
+    AttachOptions, ConnectOptions, Delivery, Disconnected, Endpoint, Event, Flow, ListenOptions, Message, RecvError,
+};
 
 use crate::failure::Failure;
 use crate::flows::Flows;
@@ -15,7 +17,8 @@ use crate::layout::{ALIVE, CLOSED, MESSAGE, MachnetFlow, MachnetIovec, MachnetXI
 use crate::memory::Destination;
 use crate::process::Process;
 
-const MISMATCH: Failure = Failure::Argument("the daemon gave a message of a flow that it had not opened: attach again");
+/// The daemon told of a flow that it had not opened.
+const MISMATCH: Failure = Failure::Disconnected(Disconnected::BrokenChannel);
 
 /// After so many looks in a row that found nothing, each further one gives way to others first: programs that were made
 /// for Machnet have no other way to wait than to look, and may share their CPU with the shard that they wait for.
