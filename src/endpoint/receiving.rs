@@ -106,17 +106,22 @@ impl Receiving {
     }
 }
 
-/// Copies a message into the caller's buffer, or leaves it the next one.
-pub(super) fn copy_out(delivery: Option<Delivery<'_>>, buffer: &mut [u8]) -> Result<Option<Received>, RecvError> {
+/// Copies a message into the caller's buffer, or leaves it the next one. One match: what was received is long, and
+/// would be moved by a `?`.
+pub(super) fn copy_out(
+    delivery: Result<Option<Delivery<'_>>, Disconnected>,
+    buffer: &mut [u8],
+) -> Result<Option<Received>, RecvError> {
     match delivery {
-        None => Ok(None),
-        Some(Delivery::Event(event)) => Ok(Some(Received::Event(event))),
-        Some(Delivery::Message(message)) if message.len() > buffer.len() => {
+        Err(end) => Err(end.into()),
+        Ok(None) => Ok(None),
+        Ok(Some(Delivery::Event(event))) => Ok(Some(Received::Event(event))),
+        Ok(Some(Delivery::Message(message))) if message.len() > buffer.len() => {
             let needed = message.len();
             message.put_back();
             Err(RecvError::BufferTooSmall(needed))
         }
-        Some(Delivery::Message(message)) => {
+        Ok(Some(Delivery::Message(message))) => {
             let len = message.copy_to(buffer);
             Ok(Some(Received::Message { flow: message.flow(), len }))
         }
@@ -150,7 +155,7 @@ macro_rules! receiving_methods {
             /// [`RecvError::Disconnected`](crate::RecvError::Disconnected) once all that the daemon had delivered has
             /// been received.
             pub fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<crate::Received>, crate::RecvError> {
-                $crate::endpoint::receiving::copy_out(self.recv_in_place()?, buffer)
+                $crate::endpoint::receiving::copy_out(self.recv_in_place(), buffer)
             }
 
             /// The next message, in the memory shared with the daemon, or the next event, if there is one; never waits.

@@ -99,6 +99,7 @@ const COMMANDS: &[(&str, How)] = &[
         "cc hello_world.c $(pkg-config --cflags --libs machnet) -o hello_world",
         Rests { on: "tests/capi/examples.rs", words: "{name} $(pkg-config --cflags --libs machnet) -o {built}" },
     ),
+    ("cargo bench --bench capi", Rests { on: "Cargo.toml", words: "name = \"capi\"" }),
     ("cargo bench --bench channel", Rests { on: "Cargo.toml", words: "name = \"channel\"" }),
     ("cargo bench --bench recovery", Rests { on: "Cargo.toml", words: "name = \"recovery\"" }),
     ("cargo bench --bench storm", Rests { on: "Cargo.toml", words: "name = \"storm\"" }),

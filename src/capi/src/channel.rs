@@ -11,9 +11,10 @@ use machnet::{
     AttachOptions, ConnectOptions, Delivery, Disconnected, Endpoint, Event, Flow, ListenOptions, Message, RecvError,
 };
 
+use crate::ends::Ends;
 use crate::failure::Failure;
 use crate::flows::Flows;
-use crate::layout::{ALIVE, CLOSED, MESSAGE, MachnetFlow, MachnetIovec, MachnetXItem, OPENED, SILENT};
+use crate::layout::{ALIVE, CLOSED, MESSAGE, MachnetIovec, MachnetXItem, OPENED, SILENT};
 use crate::memory::Destination;
 use crate::process::Process;
 
@@ -40,8 +41,8 @@ pub(crate) struct Channel {
 #[derive(Clone, Copy)]
 pub(crate) enum Awaited {
     Input,
-    Room(MachnetFlow),
-    InputOrRoom(MachnetFlow),
+    Room(Ends),
+    InputOrRoom(Ends),
 }
 
 impl Channel {
@@ -79,10 +80,10 @@ impl Channel {
         local: Option<Ipv4Addr>,
         remote: (Ipv4Addr, u16),
         options: ConnectOptions,
-    ) -> Result<MachnetFlow, Failure> {
+    ) -> Result<Ends, Failure> {
         let local = self.own(local)?;
         let flow = self.endpoint.connect_with(local, remote.into(), options)?;
-        let ends = MachnetFlow::of(&self.endpoint.tuple(flow).ok_or(MISMATCH)?);
+        let ends = Ends::of(&self.endpoint.tuple(flow).ok_or(MISMATCH)?);
         self.flows.opened(ends, flow);
         Ok(ends)
     }
@@ -99,17 +100,17 @@ impl Channel {
     // ---- Sending --------------------------------------------------------------------------------------------------
 
     #[inline]
-    pub(crate) fn send(&mut self, ends: MachnetFlow, message: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn send(&mut self, ends: Ends, message: &[u8]) -> Result<(), Failure> {
         let flow = self.named(ends)?;
         Ok(self.endpoint.send(flow, message)?)
     }
 
-    pub(crate) fn send_parts(&mut self, ends: MachnetFlow, parts: &[IoSlice<'_>]) -> Result<(), Failure> {
+    pub(crate) fn send_parts(&mut self, ends: Ends, parts: &[IoSlice<'_>]) -> Result<(), Failure> {
         let flow = self.named(ends)?;
         Ok(self.endpoint.send_vectored(flow, parts)?)
     }
 
-    pub(crate) fn append(&mut self, ends: MachnetFlow, parts: &[IoSlice<'_>]) -> Result<(), Failure> {
+    pub(crate) fn append(&mut self, ends: Ends, parts: &[IoSlice<'_>]) -> Result<(), Failure> {
         let flow = self.named(ends)?;
         Ok(self.endpoint.append_vectored(flow, parts)?)
     }
@@ -121,33 +122,33 @@ impl Channel {
     // ---- Flows ----------------------------------------------------------------------------------------------------
 
     #[inline]
-    fn named(&mut self, ends: MachnetFlow) -> Result<Flow, Failure> {
+    fn named(&mut self, ends: Ends) -> Result<Flow, Failure> {
         self.flows.named(ends).ok_or_else(|| self.not_named(ends))
     }
 
     #[cold]
-    fn not_named(&self, ends: MachnetFlow) -> Failure {
+    fn not_named(&self, ends: Ends) -> Failure {
         Failure::NoSuchFlow { is_reversed: self.flows.has(ends.reversed()) }
     }
 
-    pub(crate) fn close(&mut self, ends: MachnetFlow) -> Result<(), Failure> {
+    pub(crate) fn close(&mut self, ends: Ends) -> Result<(), Failure> {
         let flow = self.named(ends)?;
         self.endpoint.close(flow);
         Ok(())
     }
 
-    pub(crate) fn abort(&mut self, ends: MachnetFlow) -> Result<(), Failure> {
+    pub(crate) fn abort(&mut self, ends: Ends) -> Result<(), Failure> {
         let flow = self.named(ends)?;
         self.endpoint.abort(flow);
         Ok(())
     }
 
-    pub(crate) fn unacknowledged_bytes(&mut self, ends: MachnetFlow) -> Result<u64, Failure> {
+    pub(crate) fn unacknowledged_bytes(&mut self, ends: Ends) -> Result<u64, Failure> {
         let flow = self.named(ends)?;
         Ok(self.endpoint.unacknowledged_bytes(flow)?)
     }
 
-    pub(crate) fn limit_unacknowledged(&mut self, ends: MachnetFlow, bytes: usize) -> Result<(), Failure> {
+    pub(crate) fn limit_unacknowledged(&mut self, ends: Ends, bytes: usize) -> Result<(), Failure> {
         let flow = self.named(ends)?;
         self.endpoint.limit_unacknowledged(flow, bytes);
         Ok(())
@@ -157,7 +158,7 @@ impl Channel {
 
     /// Receives the next message; gives its length and its flow. One that does not fit stays the next one.
     #[inline]
-    pub(crate) fn recv(&mut self, destination: Destination<'_>) -> Result<Option<(usize, MachnetFlow)>, Failure> {
+    pub(crate) fn recv(&mut self, destination: Destination<'_>) -> Result<Option<(usize, Ends)>, Failure> {
         self.next_message(|message| {
             let needed = message.len();
             if needed > destination.room() {
@@ -184,18 +185,20 @@ impl Channel {
     fn next_message<T>(
         &mut self,
         take: impl FnOnce(Message<'_>) -> Result<T, Failure>,
-    ) -> Result<Option<(T, MachnetFlow)>, Failure> {
+    ) -> Result<Option<(T, Ends)>, Failure> {
         loop {
-            let (flow, taken) = match self.endpoint.recv_in_place()? {
-                None => {
-                    self.looked_in_vain();
-                    return Ok(None);
-                }
-                Some(Delivery::Message(message)) => (message.flow(), take(message)?),
-                Some(Delivery::Event(event)) => {
+            // One match: what is received is long, and would be moved by a `?`.
+            let (flow, taken) = match self.endpoint.recv_in_place() {
+                Ok(Some(Delivery::Message(message))) => (message.flow(), take(message)?),
+                Ok(Some(Delivery::Event(event))) => {
                     self.note(&event)?;
                     continue;
                 }
+                Ok(None) => {
+                    self.looked_in_vain();
+                    return Ok(None);
+                }
+                Err(end) => return Err(end.into()),
             };
             self.looks_in_vain = 0;
             return Ok(Some((taken, self.ends_of(flow)?)));
@@ -204,13 +207,14 @@ impl Channel {
 
     /// Receives the next message, in place, or event.
     pub(crate) fn receive(&mut self) -> Result<Option<MachnetXItem>, Failure> {
-        let (flow, msg_size) = match self.endpoint.recv_in_place()? {
-            None => {
+        let (flow, msg_size) = match self.endpoint.recv_in_place() {
+            Ok(None) => {
                 self.looked_in_vain();
                 return Ok(None);
             }
-            Some(Delivery::Event(event)) => return self.note(&event).map(Some),
-            Some(Delivery::Message(message)) => {
+            Err(end) => return Err(end.into()),
+            Ok(Some(Delivery::Event(event))) => return self.note(&event).map(Some),
+            Ok(Some(Delivery::Message(message))) => {
                 self.segments.clear();
                 // C may read it; that it is mutable to the type is Machnet's.
                 let segment = |slice: &[u8]| MachnetIovec { base: slice.as_ptr().cast_mut().cast(), len: slice.len() };
@@ -235,11 +239,11 @@ impl Channel {
 
     /// The ends of a flow over which something came.
     #[inline]
-    fn ends_of(&mut self, flow: Flow) -> Result<MachnetFlow, Failure> {
+    fn ends_of(&mut self, flow: Flow) -> Result<Ends, Failure> {
         if let Some(ends) = self.flows.recent_ends_of(flow) {
             return Ok(ends);
         }
-        let ends = MachnetFlow::of(&self.endpoint.tuple(flow).ok_or(MISMATCH)?);
+        let ends = Ends::of(&self.endpoint.tuple(flow).ok_or(MISMATCH)?);
         self.flows.heard(ends, flow);
         Ok(ends)
     }
@@ -248,7 +252,7 @@ impl Channel {
     fn note(&mut self, event: &Event) -> Result<MachnetXItem, Failure> {
         Ok(match *event {
             Event::Opened { flow, tuple, accepted } => {
-                let ends = MachnetFlow::of(&tuple);
+                let ends = Ends::of(&tuple);
                 // What was connected here is known since; by now its ends may be another flow's.
                 if accepted {
                     self.flows.opened(ends, flow);
@@ -256,7 +260,7 @@ impl Channel {
                 MachnetXItem { accepted: accepted.into(), ..item(OPENED, ends) }
             }
             Event::Closed { flow, tuple, reason, acknowledged_messages } => {
-                let ends = MachnetFlow::of(&tuple);
+                let ends = Ends::of(&tuple);
                 self.flows.closed(ends, flow);
                 MachnetXItem { reason: reason.to_wire(), acknowledged_messages, ..item(CLOSED, ends) }
             }
@@ -322,10 +326,10 @@ fn ip(text: &[u8], wrong: &'static str) -> Result<Ipv4Addr, Failure> {
 }
 
 /// An item that is about its kind and its flow only.
-fn item(kind: u32, flow: MachnetFlow) -> MachnetXItem {
+fn item(kind: u32, ends: Ends) -> MachnetXItem {
     MachnetXItem {
         kind,
-        flow,
+        flow: ends.into(),
         segments: std::ptr::null(),
         segments_len: 0,
         msg_size: 0,

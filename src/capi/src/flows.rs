@@ -3,18 +3,18 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use crate::layout::MachnetFlow;
+use crate::ends::Ends;
 
 /// The flows that are open, as far as has been received, by their four values as send calls take them. `F` is what the
 /// library calls a flow.
 #[derive(Debug)]
 pub(crate) struct Flows<F> {
-    by_ends: HashMap<MachnetFlow, F, Keys>,
+    by_ends: HashMap<Ends, F, Keys>,
     /// Flows whose four values name another one. A port that is used again gives a flow of the same name, and on
     /// another shard its beginning may be received before the end of the first.
-    shadowed: Vec<(MachnetFlow, F)>,
+    shadowed: Vec<(Ends, F)>,
     /// The flow that was used last, which is often the next one.
-    recent: Option<(MachnetFlow, F)>,
+    recent: Option<(Ends, F)>,
 }
 
 impl<F: Copy + PartialEq> Flows<F> {
@@ -24,14 +24,14 @@ impl<F: Copy + PartialEq> Flows<F> {
 
     /// The flow that these four values name.
     #[inline]
-    pub(crate) fn named(&mut self, ends: MachnetFlow) -> Option<F> {
+    pub(crate) fn named(&mut self, ends: Ends) -> Option<F> {
         match self.recent {
             Some((recent, flow)) if recent == ends => Some(flow),
             _ => self.look_up(ends),
         }
     }
 
-    fn look_up(&mut self, ends: MachnetFlow) -> Option<F> {
+    fn look_up(&mut self, ends: Ends) -> Option<F> {
         let flow = self.by_ends.get(&ends).copied()?;
         self.recent = Some((ends, flow));
         Some(flow)
@@ -39,24 +39,24 @@ impl<F: Copy + PartialEq> Flows<F> {
 
     /// The four values of a flow, if it was the last one that was used.
     #[inline]
-    pub(crate) fn recent_ends_of(&self, flow: F) -> Option<MachnetFlow> {
+    pub(crate) fn recent_ends_of(&self, flow: F) -> Option<Ends> {
         self.recent.filter(|(_, recent)| *recent == flow).map(|(ends, _)| ends)
     }
 
     /// A message came over this flow: until another is used, the values name this one, so that an answer goes where the
     /// message came from.
     #[inline]
-    pub(crate) fn heard(&mut self, ends: MachnetFlow, flow: F) {
+    pub(crate) fn heard(&mut self, ends: Ends, flow: F) {
         self.recent = Some((ends, flow));
     }
 
     /// Whether there is a flow of these values.
-    pub(crate) fn has(&self, ends: MachnetFlow) -> bool {
+    pub(crate) fn has(&self, ends: Ends) -> bool {
         self.by_ends.contains_key(&ends)
     }
 
     /// A flow was opened; these values name it from now on.
-    pub(crate) fn opened(&mut self, ends: MachnetFlow, flow: F) {
+    pub(crate) fn opened(&mut self, ends: Ends, flow: F) {
         self.recent = Some((ends, flow));
         if let Some(before) = self.by_ends.insert(ends, flow).filter(|before| *before != flow) {
             self.shadowed.push((ends, before));
@@ -64,7 +64,7 @@ impl<F: Copy + PartialEq> Flows<F> {
     }
 
     /// A flow has ended.
-    pub(crate) fn closed(&mut self, ends: MachnetFlow, flow: F) {
+    pub(crate) fn closed(&mut self, ends: Ends, flow: F) {
         self.recent = None;
         if self.by_ends.get(&ends) != Some(&flow) {
             self.shadowed.retain(|(_, other)| *other != flow);
@@ -77,18 +77,15 @@ impl<F: Copy + PartialEq> Flows<F> {
     }
 }
 
-/// Hashes four values with keys of this table's own: the other hosts choose theirs, and must not aim for collisions.
+/// Hashes both words of [`Ends`] with keys of this table's own: the other hosts choose theirs, and must not aim for
+/// collisions.
 #[derive(Debug)]
-struct Keys {
-    first: u64,
-    /// Odd, so that nothing of a value gets lost.
-    multiplier: u64,
-}
+struct Keys([u64; 2]);
 
 impl Keys {
     fn new() -> Self {
         let random = RandomState::new();
-        Self { first: random.hash_one(0), multiplier: random.hash_one(1) | 1 }
+        Self([0, 1].map(|number| random.hash_one(number)))
     }
 }
 
@@ -97,38 +94,32 @@ impl BuildHasher for Keys {
 
     #[inline]
     fn build_hasher(&self) -> Folded {
-        Folded { state: self.first, multiplier: self.multiplier }
+        let Self([state, key]) = *self;
+        Folded { state, key }
     }
 }
 
-/// Multiplies each value by a key, and folds the long product.
+/// Multiplies one word by the other, each mixed with a key, and folds the long product.
 struct Folded {
     state: u64,
-    multiplier: u64,
-}
-
-impl Folded {
-    #[inline]
-    #[allow(clippy::cast_possible_truncation)] // both halves are used
-    fn fold(&mut self, value: u64) {
-        let product = u128::from(self.state ^ value) * u128::from(self.multiplier);
-        self.state = product as u64 ^ (product >> 64) as u64;
-    }
+    key: u64,
 }
 
 impl Hasher for Folded {
     #[inline]
-    fn write_u32(&mut self, value: u32) {
-        self.fold(value.into());
+    fn write_u64(&mut self, word: u64) {
+        self.state ^= word;
     }
 
     #[inline]
-    fn write_u64(&mut self, value: u64) {
-        self.fold(value);
+    #[allow(clippy::cast_possible_truncation)] // both halves are used
+    fn write_u32(&mut self, word: u32) {
+        let product = u128::from(self.state) * u128::from(self.key ^ u64::from(word));
+        self.state = product as u64 ^ (product >> 64) as u64;
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.fold((*byte).into()));
+        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
     }
 
     #[inline]
@@ -140,9 +131,10 @@ impl Hasher for Folded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::MachnetFlow;
 
-    fn ends(port: u16) -> MachnetFlow {
-        MachnetFlow { src_ip: 1, dst_ip: 2, src_port: port, dst_port: 888 }
+    fn ends(port: u16) -> Ends {
+        MachnetFlow { src_ip: 1, dst_ip: 2, src_port: port, dst_port: 888 }.into()
     }
 
     #[test]

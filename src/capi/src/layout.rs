@@ -1,10 +1,6 @@
 //! The structures of `machnet.h`, as C lays them out, its numbers, and its data.
 
 use std::ffi::{c_char, c_int, c_uchar, c_void};
-use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-
-use machnet::Tuple;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,37 +9,6 @@ pub(crate) struct MachnetFlow {
     pub(crate) dst_ip: u32,
     pub(crate) src_port: u16,
     pub(crate) dst_port: u16,
-}
-
-impl MachnetFlow {
-    /// The flow as send calls take it. IPv4 is all that the daemon carries, and all that fits.
-    pub(crate) fn of(tuple: &Tuple) -> Self {
-        let ip = |end: &SocketAddr| match end.ip() {
-            IpAddr::V4(ip) => ip.to_bits(),
-            IpAddr::V6(ip) => ip.to_ipv4().unwrap_or(Ipv4Addr::UNSPECIFIED).to_bits(),
-        };
-        Self {
-            src_ip: ip(&tuple.local),
-            dst_ip: ip(&tuple.remote),
-            src_port: tuple.local.port(),
-            dst_port: tuple.remote.port(),
-        }
-    }
-
-    /// Seen from its other end.
-    pub(crate) fn reversed(self) -> Self {
-        let Self { src_ip, dst_ip, src_port, dst_port } = self;
-        Self { src_ip: dst_ip, dst_ip: src_ip, src_port: dst_port, dst_port: src_port }
-    }
-}
-
-/// In two words, which costs half of hashing four.
-impl Hash for MachnetFlow {
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(u64::from(self.src_ip) << 32 | u64::from(self.dst_ip));
-        state.write_u32(u32::from(self.src_port) << 16 | u32::from(self.dst_port));
-    }
 }
 
 #[repr(C)]
@@ -220,14 +185,5 @@ mod tests {
         assert!(Path::new(HEADER).join("machnet.h").is_file());
         compare(&["cc", "-std=c11"], "layout.c");
         compare(&["c++", "-std=c++17"], "layout.cpp");
-    }
-
-    #[test]
-    fn a_flow_is_in_host_byte_order_and_has_two_ends() {
-        let tuple = Tuple { local: ([10, 0, 0, 1], 1000).into(), remote: ([10, 0, 0, 2], 888).into() };
-        let flow = MachnetFlow::of(&tuple);
-        assert_eq!(flow, MachnetFlow { src_ip: 0x0a00_0001, dst_ip: 0x0a00_0002, src_port: 1000, dst_port: 888 });
-        assert_eq!(flow.reversed().src_port, 888);
-        assert_eq!(flow.reversed().reversed(), flow);
     }
 }

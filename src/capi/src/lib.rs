@@ -3,6 +3,7 @@
 //! nothing itself: it puts C's words into those of the library [`machnet`] and back.
 //!
 //! * `layout`: the structures, as C lays them out.
+//! * `ends`: the four values of a flow.
 //! * `memory`: the caller's memory, looked at before it is used.
 //! * `flows`: flows by their four values.
 //! * `channel`: what `machnet_attach` gives.
@@ -14,6 +15,7 @@
 #![deny(unsafe_code)]
 
 mod channel;
+mod ends;
 mod failure;
 mod flows;
 #[allow(unsafe_code)] // exported names

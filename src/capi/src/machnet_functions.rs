@@ -98,7 +98,7 @@ pub(crate) unsafe fn connect(
     let local = local_ip(unsafe { memory::text(local) })?;
     // SAFETY: as the header asks.
     let remote = remote_ip(unsafe { memory::text(remote) })?;
-    *flow = channel.connect(local, (remote, remote_port), options)?;
+    *flow = channel.connect(local, (remote, remote_port), options)?.into();
     Ok(())
 }
 
@@ -108,7 +108,7 @@ unsafe extern "C" fn machnet_send(handle: Handle, flow: MachnetFlow, buf: *const
     status(unsafe { channel(handle) }.and_then(|channel| {
         // SAFETY: as the header asks.
         let message = unsafe { memory::bytes(buf, len) }?;
-        channel.send(flow, message)
+        channel.send(flow.into(), message)
     }))
 }
 
@@ -120,7 +120,7 @@ unsafe extern "C" fn machnet_sendmsg(handle: Handle, msghdr: *const MachnetMsgHd
         let MachnetMsgHdr { msg_size, flow_info, msg_iov, msg_iovlen, .. } = *unsafe { memory::read(msghdr) }?;
         // SAFETY: as the header asks.
         let message = unsafe { memory::gather(msg_iov, msg_iovlen, msg_size) }?;
-        channel.send_parts(flow_info, message.parts())
+        channel.send_parts(flow_info.into(), message.parts())
     }))
 }
 
@@ -153,7 +153,7 @@ unsafe fn append(channel: &mut Channel, msghdr: *const MachnetMsgHdr) -> Result<
     let MachnetMsgHdr { msg_size, flow_info, msg_iov, msg_iovlen, .. } = *unsafe { memory::read(msghdr) }?;
     // SAFETY: as the header asks.
     let message = unsafe { memory::gather(msg_iov, msg_iovlen, msg_size) }?;
-    channel.append(flow_info, message.parts())
+    channel.append(flow_info.into(), message.parts())
 }
 
 #[unsafe(no_mangle)]
@@ -169,7 +169,7 @@ unsafe extern "C" fn machnet_recv(handle: Handle, buf: *mut c_void, len: usize, 
             let Some((size, ends)) = received else { return 0 };
             // SAFETY: as the header asks. Who does not want it passes null.
             if let Ok(flow) = unsafe { memory::place(flow) } {
-                *flow = ends.reversed();
+                *flow = ends.reversed().into();
             }
             size.cast_signed()
         }),
@@ -196,7 +196,7 @@ unsafe fn recvmsg(handle: Handle, msghdr: *mut MachnetMsgHdr) -> Result<bool, Fa
     match channel.recv(destination) {
         Ok(None) => Ok(false),
         Ok(Some((size, ends))) => {
-            (msghdr.msg_size, msghdr.flow_info) = (size_of(size), ends.reversed());
+            (msghdr.msg_size, msghdr.flow_info) = (size_of(size), ends.reversed().into());
             Ok(true)
         }
         Err(failure) => {

@@ -120,26 +120,26 @@ fn timeout(timeout_us: i64) -> Option<Duration> {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn machnet_x_close(handle: Handle, flow: MachnetFlow) -> c_int {
     // SAFETY: as the header asks.
-    status(unsafe { channel(handle) }.and_then(|channel| channel.close(flow)))
+    status(unsafe { channel(handle) }.and_then(|channel| channel.close(flow.into())))
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn machnet_x_abort(handle: Handle, flow: MachnetFlow) -> c_int {
     // SAFETY: as the header asks.
-    status(unsafe { channel(handle) }.and_then(|channel| channel.abort(flow)))
+    status(unsafe { channel(handle) }.and_then(|channel| channel.abort(flow.into())))
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn machnet_x_unacknowledged_bytes(handle: Handle, flow: MachnetFlow) -> i64 {
     // SAFETY: as the header asks.
-    let bytes = unsafe { channel(handle) }.and_then(|channel| channel.unacknowledged_bytes(flow));
+    let bytes = unsafe { channel(handle) }.and_then(|channel| channel.unacknowledged_bytes(flow.into()));
     given(bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)), -1)
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn machnet_x_limit_unacknowledged(handle: Handle, flow: MachnetFlow, bytes: usize) -> c_int {
     // SAFETY: as the header asks.
-    status(unsafe { channel(handle) }.and_then(|channel| channel.limit_unacknowledged(flow, bytes)))
+    status(unsafe { channel(handle) }.and_then(|channel| channel.limit_unacknowledged(flow.into(), bytes)))
 }
 
 // ---- Send and receive ---------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ unsafe extern "C" fn machnet_x_append(handle: Handle, flow: MachnetFlow, buf: *c
     status(unsafe { channel(handle) }.and_then(|channel| {
         // SAFETY: as the header asks.
         let message = unsafe { memory::bytes(buf, len) }?;
-        channel.append(flow, &[std::io::IoSlice::new(message)])
+        channel.append(flow.into(), &[std::io::IoSlice::new(message)])
     }))
 }
 
@@ -196,7 +196,8 @@ unsafe extern "C" fn machnet_x_wait(handle: Handle, room: *const MachnetFlow, ti
 #[unsafe(no_mangle)]
 unsafe extern "C" fn machnet_x_wait_room(handle: Handle, flow: MachnetFlow, timeout_us: i64) -> c_int {
     // SAFETY: as the header asks.
-    let came = unsafe { channel(handle) }.and_then(|channel| channel.wait(Awaited::Room(flow), timeout(timeout_us)));
+    let came =
+        unsafe { channel(handle) }.and_then(|channel| channel.wait(Awaited::Room(flow.into()), timeout(timeout_us)));
     given(came.map(c_int::from), -1)
 }
 
@@ -218,7 +219,7 @@ unsafe extern "C" fn machnet_x_arm(handle: Handle, room: *const MachnetFlow) -> 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn machnet_x_arm_room(handle: Handle, flow: MachnetFlow) -> c_int {
     // SAFETY: as the header asks.
-    let is_there = unsafe { channel(handle) }.and_then(|channel| channel.arm(Awaited::Room(flow)));
+    let is_there = unsafe { channel(handle) }.and_then(|channel| channel.arm(Awaited::Room(flow.into())));
     given(is_there.map(c_int::from), -1)
 }
 
@@ -226,5 +227,5 @@ unsafe extern "C" fn machnet_x_arm_room(handle: Handle, flow: MachnetFlow) -> c_
 /// As `machnet_x_wait`.
 unsafe fn input_or(room: *const MachnetFlow) -> Awaited {
     // SAFETY: as the header asks. Who waits for no room passes null.
-    unsafe { memory::read(room) }.map_or(Awaited::Input, |room| Awaited::InputOrRoom(*room))
+    unsafe { memory::read(room) }.map_or(Awaited::Input, |room| Awaited::InputOrRoom((*room).into()))
 }

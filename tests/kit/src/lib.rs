@@ -15,7 +15,7 @@
 //! | `frames` | data frames as shards build them and take them apart | `proto` |
 //! | `flow_pair` | two hosts' flows and the wire between them | `proto` |
 //! | `fabric` | flows of many hosts to one, through the port of a switch, in virtual time | `shards` |
-//! | `mirror` | a channel whose shard is a mirror | `shards` |
+//! | `mirror` | a channel whose shard is a mirror, and a daemon that has such a shard | `shards` |
 //! | `back_to_back` | shards of two hosts joined by a cable in memory, and an application at each | `shards` |
 //! | `world` | whole hosts in virtual time, over a network that misbehaves: the simulator's | `shards` |
 //!
