@@ -12,7 +12,7 @@
 # make lint       rustfmt, clippy and rustdoc, warnings are errors; the library as applications link it, and the daemon
 #                 without DPDK
 # make publish-check  whether the packages for the registry could be published
-# make install    to PREFIX (default /usr/local), under DESTDIR if that is set
+# make install    to PREFIX (default /usr/local), under DESTDIR if that is set: programs, C libraries, header
 # make clean
 
 PREFIX ?= /usr/local
@@ -27,6 +27,7 @@ PROGRAMS := machnet-shards machnet-pktgen machnet-ping msg_gen hello_world
 
 build: deps
 	cargo build --release --bins --examples $(TOOLS)
+	cargo build --release --package machnet-capi
 
 # What must be installed; a sentence where to get Rust if it is not there.
 deps:
@@ -41,6 +42,7 @@ demo: build
 LOOM := RUSTFLAGS="--cfg loom" cargo test --release --package machnet-endpoint --lib --target-dir "$(TARGET)/loom" races
 test: deps
 	cargo build --bins $(TOOLS)
+	cargo build --package machnet-capi
 	cargo check --package machnet-endpoint
 	cargo test --workspace
 	$(LOOM) -- --list | grep ': test$$'
@@ -62,8 +64,7 @@ failures: deps
 	@sed -nE 's/^(test .* \.\.\. )?(.*): p50 (.*), worst (.*) of (.*); promised (.*)$$/| \2 | \6 | \3 | \4 | \5 |/p' \
 	    $(FAILURES_LOG)
 
-fuzz:
-	@sh .ci/deps fuzz
+fuzz: deps
 	tests/fuzz/run $(or $(FUZZ),30)
 
 # One machine at a time: their emulated CPUs keep all of ours busy.
@@ -96,10 +97,14 @@ publish-check: deps
 	@sh .ci/publish-check
 
 # Builds only what is not built yet, so that `sudo make install` after `make` needs no Rust for root.
-install: $(if $(wildcard $(TARGET)/release/machnet-shards),,build)
-	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/machnet"
+BUILT := $(and $(wildcard $(TARGET)/release/machnet-shards),$(wildcard $(TARGET)/release/libmachnet_shim.a))
+install: $(if $(BUILT),,build)
+	install -d $(foreach directory,bin include lib/pkgconfig share/machnet,"$(DESTDIR)$(PREFIX)/$(directory)")
 	install $(PROGRAMS:%="$(TARGET)/release/%") "$(DESTDIR)$(PREFIX)/bin"
 	install -m 644 config.json LICENSE "$(DESTDIR)$(PREFIX)/share/machnet"
+	install -m 644 src/capi/include/machnet.h src/capi/include/machnet.hpp "$(DESTDIR)$(PREFIX)/include"
+	install -m 644 src/capi/machnet.pc "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
+	src/capi/libraries "$(TARGET)/release" "$(DESTDIR)$(PREFIX)/lib"
 
 clean:
 	cargo clean

@@ -108,9 +108,10 @@ const BANNED: [(&str, &str); 5] = [
 const MAY_PRINT: [&str; 3] = ["src/bin/", "shards/src/main.rs", "build.rs"];
 
 /// What a package may depend on without being asked for by a feature; every other package is free.
-const DEPENDENCIES: [(&str, &[&str]); 4] = [
+const DEPENDENCIES: [(&str, &[&str]); 5] = [
     ("Cargo.toml", &["machnet-core", "libc", "rustix", "serde", "serde_json", "thiserror"]),
     ("src/core/Cargo.toml", &[]),
+    ("src/capi/Cargo.toml", &["libc", "machnet"]),
     ("shards/proto/Cargo.toml", &["machnet-core", "bitflags", "hashbrown", "siphasher", "zerocopy"]),
     ("shards/dpdk-sys/Cargo.toml", &[]),
 ];
@@ -211,7 +212,7 @@ fn check(source: &Source) -> Vec<String> {
 }
 
 fn long_lines(source: &Source) -> Vec<String> {
-    let wraps = [".rs", ".c", ".h", ".yml", ".sh", "Makefile", ".ci/run", ".ci/deps"];
+    let wraps = [".rs", ".c", ".cpp", ".h", ".hpp", ".yml", ".sh", "Makefile", ".ci/run", ".ci/deps"];
     let wraps = wraps.iter().any(|end| source.path.ends_with(end));
     let long = |line: &str| line.chars().count() > LINE_COLUMNS && !line.contains('"');
     let lines = source.text.lines().enumerate().filter(|(_, line)| wraps && long(line));

@@ -125,6 +125,11 @@ impl AppEnd {
         self.receiver.set_aside()
     }
 
+    /// Whether the end of a flow is among what was set aside.
+    pub fn has_ended(&self, flow: FlowId) -> bool {
+        self.receiver.has_ended(flow)
+    }
+
     /// As [`AppSender::has_room`].
     pub fn has_room(&mut self, flow: FlowId) -> Result<bool, Broken> {
         self.sender.has_room(flow)

@@ -165,6 +165,12 @@ impl AppReceiver {
         Ok(())
     }
 
+    /// Whether the end of a flow has been taken and not been received.
+    pub fn has_ended(&self, flow: FlowId) -> bool {
+        let is_end = |taken: &Taken| matches!(taken, Taken::Event(FromShard::Closed { flow: of, .. }) if *of == flow);
+        self.aside.iter().any(is_end)
+    }
+
     /// Tells the sending half of flows that are open although their `Opened` has not been received yet, because it
     /// waits behind messages: after a connect, say. Likewise of how long their pieces may be, and of their end.
     pub fn look_ahead(&mut self) -> Result<(), Broken> {

@@ -446,7 +446,7 @@ pub(super) type FlowMap<T> = HashMap<FlowId, T, BuildHasherDefault<FlowHasher>>;
 
 /// Fibonacci hashing of one number.
 #[derive(Debug, Default)]
-pub(super) struct FlowHasher(u64);
+pub(crate) struct FlowHasher(u64);
 
 impl Hasher for FlowHasher {
     fn write_u32(&mut self, number: u32) {

@@ -60,6 +60,7 @@ use machnet_core::flow::FlowId;
 
 pub use app_end::AppEnd;
 pub use app_receiver::{AppReceiver, ChannelMessage, FromShard};
+pub(crate) use app_sender::FlowHasher;
 pub use app_sender::{AppSender, ChannelSendError};
 pub use halves::Alarm;
 #[cfg(feature = "daemon")]

@@ -94,8 +94,12 @@ impl<E: Waitable> Channels<E> {
         self.waiter.wait(&mut self.ends, want, timeout)
     }
 
-    /// Prepares a sleep on the descriptor: true if what is wanted is there already, and nothing is armed.
+    /// Prepares a sleep on the descriptor: true if what is wanted is there already, and nothing is armed; also on a
+    /// flow of another endpoint.
     pub(super) fn prepare(&mut self, want: Want) -> Result<bool, Disconnected> {
+        if want.room.is_some_and(|flow| self.of(flow).is_none()) {
+            return self.liveness().look().map(|()| true);
+        }
         self.waiter.prepare(&mut self.ends, want)
     }
 }

@@ -158,6 +158,22 @@ impl Endpoint {
         self.channels.wait(Want { input: true, room: Some(flow) }, timeout)
     }
 
+    /// Prepares a sleep as [`arm`](Self::arm) does, for room on a flow, as [`wait_room`](Self::wait_room) waits for it.
+    ///
+    /// # Errors
+    /// [`Disconnected`].
+    pub fn arm_room(&mut self, flow: Flow) -> Result<bool, Disconnected> {
+        self.channels.prepare(Want { input: false, room: Some(flow) })
+    }
+
+    /// The same for something to receive or for room on a flow, whichever comes first.
+    ///
+    /// # Errors
+    /// [`Disconnected`].
+    pub fn arm_either(&mut self, flow: Flow) -> Result<bool, Disconnected> {
+        self.channels.prepare(Want { input: true, room: Some(flow) })
+    }
+
     /// Divides the endpoint between a thread that sends and a thread that receives. Listen and connect before: neither
     /// half can. The daemon keeps what the endpoint has as long as either half lives.
     ///
@@ -186,6 +202,10 @@ impl Endpoint {
         while !liveness.unless_broken(end.is_open(flow.id))? {
             // The event may have found no room because nobody has received for long.
             liveness.unless_broken(end.set_aside())?;
+            // It may have ended since: then its events say so.
+            if end.has_ended(flow.id) {
+                return Ok(());
+            }
             liveness.look()?;
             if Instant::now() >= deadline {
                 return Err(liveness.give_up(Disconnected::Silent));

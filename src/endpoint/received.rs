@@ -56,6 +56,8 @@ pub enum Event {
     Closed {
         /// The flow that was.
         flow: Flow,
+        /// The addresses and ports of both ends.
+        tuple: Tuple,
         /// Why it ended.
         reason: CloseReason,
         /// How many of the messages sent on it the other host has acknowledged, counted from the first. Those have

@@ -1,17 +1,18 @@
 //! Receiving: what an endpoint and its receiving half have in common.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use machnet_core::flow::CloseReason;
 
 use super::channels::Channels;
 use super::received::{Delivery, EndpointId, Event, Flow, Message, Received, Tuple};
 use super::wait::Waitable;
-use crate::channel::{self, AppEnd, AppReceiver, Broken};
+use crate::channel::{self, AppEnd, AppReceiver, Broken, FlowHasher};
 use crate::error::{Disconnected, RecvError};
 
-/// The flows that are open, as far as has been received.
-type Flows = HashMap<Flow, Tuple>;
+/// The flows that are open, as far as has been received. Only the flow's number is hashed, which the shard chose.
+type Flows = HashMap<Flow, Tuple, BuildHasherDefault<FlowHasher>>;
 
 /// What receiving remembers.
 #[derive(Debug, Default)]
@@ -72,7 +73,7 @@ impl Receiving {
         for (channel, source) in (first..).zip(from).chain((0..).zip(before)) {
             if let Some(received) = source.next()? {
                 self.next = channel + 1;
-                return Ok(Some(self.in_our_words(endpoint, channel, received)));
+                return self.in_our_words(endpoint, channel, received).map(Some);
             }
         }
         Ok(None)
@@ -83,38 +84,44 @@ impl Receiving {
         endpoint: EndpointId,
         channel: usize,
         received: channel::FromShard<'a>,
-    ) -> Delivery<'a> {
+    ) -> Result<Delivery<'a>, Broken> {
         use channel::FromShard as From;
         let channel = u16::try_from(channel).expect("the daemon counts channels by a u16");
         let flow = |id| Flow { endpoint, channel, id };
-        Delivery::Event(match received {
-            From::Message { flow: id, message } => return Delivery::Message(Message { flow: flow(id), message }),
+        Ok(Delivery::Event(match received {
+            From::Message { flow: id, message } => return Ok(Delivery::Message(Message { flow: flow(id), message })),
             From::Opened { flow: id, opened } => {
                 let tuple = Tuple { local: opened.local, remote: opened.remote };
                 self.flows.insert(flow(id), tuple);
                 Event::Opened { flow: flow(id), tuple, accepted: opened.accepted }
             }
             From::Closed { flow: id, reason, acknowledged_messages } => {
-                self.flows.remove(&flow(id));
-                Event::Closed { flow: flow(id), reason: CloseReason::from(reason), acknowledged_messages }
+                // What ends has been opened.
+                let tuple = self.flows.remove(&flow(id)).ok_or(Broken)?;
+                Event::Closed { flow: flow(id), tuple, reason: CloseReason::from(reason), acknowledged_messages }
             }
             From::Silent { flow: id } => Event::Silent { flow: flow(id) },
             From::Alive { flow: id } => Event::Alive { flow: flow(id) },
-        })
+        }))
     }
 }
 
-/// Copies a message into the caller's buffer, or leaves it the next one.
-pub(super) fn copy_out(delivery: Option<Delivery<'_>>, buffer: &mut [u8]) -> Result<Option<Received>, RecvError> {
+/// Copies a message into the caller's buffer, or leaves it the next one. One match: what was received is long, and
+/// would be moved by a `?`.
+pub(super) fn copy_out(
+    delivery: Result<Option<Delivery<'_>>, Disconnected>,
+    buffer: &mut [u8],
+) -> Result<Option<Received>, RecvError> {
     match delivery {
-        None => Ok(None),
-        Some(Delivery::Event(event)) => Ok(Some(Received::Event(event))),
-        Some(Delivery::Message(message)) if message.len() > buffer.len() => {
+        Err(end) => Err(end.into()),
+        Ok(None) => Ok(None),
+        Ok(Some(Delivery::Event(event))) => Ok(Some(Received::Event(event))),
+        Ok(Some(Delivery::Message(message))) if message.len() > buffer.len() => {
             let needed = message.len();
             message.put_back();
             Err(RecvError::BufferTooSmall(needed))
         }
-        Some(Delivery::Message(message)) => {
+        Ok(Some(Delivery::Message(message))) => {
             let len = message.copy_to(buffer);
             Ok(Some(Received::Message { flow: message.flow(), len }))
         }
@@ -148,7 +155,7 @@ macro_rules! receiving_methods {
             /// [`RecvError::Disconnected`](crate::RecvError::Disconnected) once all that the daemon had delivered has
             /// been received.
             pub fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<crate::Received>, crate::RecvError> {
-                $crate::endpoint::receiving::copy_out(self.recv_in_place()?, buffer)
+                $crate::endpoint::receiving::copy_out(self.recv_in_place(), buffer)
             }
 
             /// The next message, in the memory shared with the daemon, or the next event, if there is one; never waits.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use machnet::{
     AttachError, ConnectError, ConnectOptions, Disconnected, Endpoint, ListenError, Received, RecvError, SendError,
 };
+use machnet_test_kit::fake_daemon::{self, FakeDaemon, IP, at};
 use machnet_test_kit::waiting::{NEVER, eventually};
 
-use crate::fake::{self, FakeDaemon, IP, at};
 use crate::messages::{attach, pair};
 
 /// How soon every call must notice that the daemon is gone.
@@ -16,8 +16,8 @@ const SOON: Duration = Duration::from_millis(100);
 
 #[test]
 fn without_a_daemon_attaching_says_so() {
-    let error = Endpoint::attach_to(fake::no_daemon()).unwrap_err();
-    assert!(matches!(&error, AttachError::NoDaemon(path) if path == fake::no_daemon()));
+    let error = Endpoint::attach_to(fake_daemon::no_daemon()).unwrap_err();
+    assert!(matches!(&error, AttachError::NoDaemon(path) if path == fake_daemon::no_daemon()));
     assert!(error.to_string().contains("start machnet-shards"), "{error}");
 
     let mut daemon = FakeDaemon::start();
@@ -54,7 +54,7 @@ fn connecting_fails_with_the_reason_and_the_endpoint_stays() {
     let daemon = FakeDaemon::start();
     let mut endpoint = attach(&daemon);
     assert_eq!(endpoint.connect(IP, at(888)), Err(ConnectError::Refused));
-    assert_eq!(endpoint.connect(IP, at(fake::TIMES_OUT)), Err(ConnectError::TimedOut));
+    assert_eq!(endpoint.connect(IP, at(fake_daemon::TIMES_OUT)), Err(ConnectError::TimedOut));
     let elsewhere = IpAddr::from([10, 9, 9, 9]);
     assert_eq!(endpoint.connect(elsewhere, at(888)), Err(ConnectError::NoSuchAddress(vec![IP])));
     let options = ConnectOptions::new().shard(2);
@@ -66,7 +66,7 @@ fn connecting_fails_with_the_reason_and_the_endpoint_stays() {
 #[test]
 fn a_daemon_that_talks_nonsense_is_given_up_for_good() {
     let daemon = FakeDaemon::start();
-    for port in [fake::ANSWERS_ANOTHER, fake::NAMES_NO_CHANNEL] {
+    for port in [fake_daemon::ANSWERS_ANOTHER, fake_daemon::NAMES_NO_CHANNEL] {
         let mut endpoint = attach(&daemon);
         endpoint.listen(at(888)).unwrap();
         let nonsense = Disconnected::Unreadable;

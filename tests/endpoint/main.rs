@@ -2,7 +2,6 @@
 
 mod errors;
 mod failures;
-mod fake;
 mod messages;
 mod tools;
 mod versions;

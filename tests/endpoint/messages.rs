@@ -10,9 +10,8 @@ use machnet::{
     SendError, Sender,
 };
 use machnet_test_kit::deliveries::next_delivery;
+use machnet_test_kit::fake_daemon::{ENDS_AT_ONCE, FakeDaemon, IP, at};
 use machnet_test_kit::waiting::NEVER;
-
-use crate::fake::{FakeDaemon, IP, at};
 
 pub(crate) fn attach(daemon: &FakeDaemon) -> Endpoint {
     Endpoint::attach_to(daemon.socket()).unwrap()
@@ -112,13 +111,26 @@ fn a_flow_tells_of_its_beginning_and_its_end() {
     for _ in 0..3 {
         assert_eq!(next(&mut far), Owned::Message(accepted, b"one of three".into()));
     }
-    let closed = |flow, acknowledged_messages| {
-        Owned::Event(Event::Closed { flow, reason: CloseReason::Closed, acknowledged_messages })
+    let closed = |flow, tuple, acknowledged_messages| {
+        Owned::Event(Event::Closed { flow, tuple, reason: CloseReason::Closed, acknowledged_messages })
     };
-    assert_eq!(next(&mut far), closed(accepted, 0));
-    assert_eq!(next(&mut near), closed(flow, 3));
+    assert_eq!(next(&mut far), closed(accepted, there, 0));
+    assert_eq!(next(&mut near), closed(flow, here, 3));
     assert_eq!((near.tuple(flow), far.tuple(accepted)), (None, None));
     assert_eq!(far.send(accepted, b"too late"), Err(SendError::Closed));
+}
+
+#[test]
+fn a_flow_that_ends_before_it_is_looked_at_was_opened_all_the_same() {
+    let daemon = FakeDaemon::start();
+    let mut endpoint = attach(&daemon);
+    for _ in 0..3 {
+        let flow = endpoint.connect(IP, at(ENDS_AT_ONCE)).unwrap();
+        assert_eq!(endpoint.send(flow, b"too late"), Err(SendError::Closed));
+        assert!(matches!(next(&mut endpoint), Owned::Event(Event::Opened { flow: opened, .. }) if opened == flow));
+        let Owned::Event(Event::Closed { flow: ended, reason, .. }) = next(&mut endpoint) else { panic!("it ends") };
+        assert_eq!((ended, reason), (flow, CloseReason::Reset));
+    }
 }
 
 #[test]

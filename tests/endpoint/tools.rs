@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::fake::FakeDaemon;
+use machnet_test_kit::fake_daemon::FakeDaemon;
 
 fn tool(path: &str, daemon: &FakeDaemon, flags: &str) -> Command {
     let mut command = Command::new(path);

@@ -4,9 +4,8 @@ use machnet::daemon::control::message::{Attach, ControlError, Numbered, Reply, R
 use machnet::daemon::control::{Access, Incoming, Server};
 use machnet::{AttachError, Disconnected, Endpoint};
 use machnet_test_kit::Scratch;
+use machnet_test_kit::fake_daemon::IP;
 use machnet_test_kit::waiting::{NEVER, eventually};
-
-use crate::fake::IP;
 
 /// Attaches to a daemon that answers this to the number and the content of the request.
 fn attach_where(answer: impl FnOnce(u32, &Attach) -> Numbered<Reply> + Send) -> Result<(), AttachError> {

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use machnet::{Endpoint, Full, SendError};
+use machnet_test_kit::fake_daemon::FakeDaemon;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::fake::FakeDaemon;
 use crate::messages::{Owned, next, pair};
 
 #[test]
@@ -79,6 +79,42 @@ fn waiting_for_either_ends_by_either() {
     far.send(accepted, b"an answer").unwrap();
     assert_eq!(near.wait_either(flow, Some(Duration::from_secs(20))), Ok(true));
     assert_eq!(next(&mut near), Owned::Message(flow, b"an answer".into()));
+}
+
+#[test]
+fn an_event_loop_can_wait_for_either_by_the_descriptor() {
+    let daemon = FakeDaemon::start();
+    let (mut near, flow, mut far, accepted) = pair(&daemon);
+    assert_eq!(near.arm_either(flow), Ok(true), "there is room");
+    assert_eq!(near.arm_either(accepted), Ok(true), "of a flow of another endpoint there is nothing to wait for");
+    for by_room in [false, true] {
+        daemon.stall(true);
+        while near.send(flow, &vec![7; 8 << 20]).is_ok() {}
+        for armed in [near.arm_room(flow), near.arm_either(flow)] {
+            assert_eq!(armed, Ok(false));
+        }
+        assert!(!readable(&near, 20), "nothing has come, and nothing has gone");
+        let reading = std::thread::spawn(move || {
+            if by_room {
+                while !matches!(next(&mut far), Owned::Message(..)) {}
+            } else {
+                far.send(accepted, b"!").unwrap();
+            }
+            far
+        });
+        daemon.stall(false);
+        assert!(readable(&near, 10_000), "by_room: {by_room}");
+        far = reading.join().unwrap();
+        // Bells may ring for a part of what is wanted.
+        while near.arm_either(flow) == Ok(false) {
+            assert!(readable(&near, 10_000), "by_room: {by_room}");
+        }
+        // What was refused was read in the first round, and not in the second.
+        assert_eq!(near.arm_room(flow), Ok(by_room));
+        if !by_room {
+            assert_eq!(next(&mut near), Owned::Message(flow, b"!".into()));
+        }
+    }
 }
 
 fn readable(endpoint: &Endpoint, timeout_ms: u64) -> bool {

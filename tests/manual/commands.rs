@@ -98,6 +98,11 @@ const COMMANDS: &[(&str, How)] = &[
         "cargo build --release --no-default-features --package machnet-shards",
         Rests { on: "Makefile", words: "cargo clippy --package machnet-shards --no-default-features" },
     ),
+    (
+        "cc hello_world.c $(pkg-config --cflags --libs machnet) -o hello_world",
+        Rests { on: "tests/capi/examples.rs", words: "{name} $(pkg-config --cflags --libs machnet) -o {built}" },
+    ),
+    ("cargo bench --bench capi", Rests { on: "Cargo.toml", words: "name = \"capi\"" }),
     ("cargo bench --bench channel", Rests { on: "Cargo.toml", words: "name = \"channel\"" }),
     ("cargo bench --bench recovery", Rests { on: "Cargo.toml", words: "name = \"recovery\"" }),
     ("cargo bench --bench storm", Rests { on: "Cargo.toml", words: "name = \"storm\"" }),
@@ -209,7 +214,9 @@ fn make_install_installs() {
     for file in ["bin/machnet-shards", "bin/machnet-ping", "bin/machnet-pktgen", "bin/msg_gen", "bin/hello_world"] {
         assert!(into.join("usr/local").join(file).is_file(), "{file} is not installed");
     }
-    assert!(into.join("usr/local/share/machnet/config.json").is_file());
+    for file in ["share/machnet/config.json", "include/machnet.h", "lib/libmachnet.so", "lib/pkgconfig/machnet.pc"] {
+        assert!(into.join("usr/local").join(file).is_file(), "{file} is not installed");
+    }
 }
 
 /// What `make demo` runs.

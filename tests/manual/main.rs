@@ -5,7 +5,10 @@
 mod commands;
 mod pages;
 
+use std::process::Command as Process;
+
 use machnet_config::Config;
+use machnet_test_kit::Scratch;
 
 use pages::{Page, pages, top};
 
@@ -13,10 +16,11 @@ use pages::{Page, pages, top};
 const README_LINES: usize = 200;
 
 /// What may stand behind a fence, and who looks at it.
-const LANGUAGES: [(&str, &str); 6] = [
+const LANGUAGES: [(&str, &str); 7] = [
     ("sh", "every line is a command"),
     ("console", "every line behind $ is a command, the others are what it printed"),
     ("json", "is read as a configuration"),
+    ("c", "is compiled with our header"),
     ("toml", "names this package"),
     ("rust,no_run", "is compiled by cargo test --doc"),
     ("text", "a drawing, or an output"),
@@ -60,6 +64,26 @@ fn every_configuration_shown_can_be_read() {
         }
     }
     assert!(read > 0, "no page shows a configuration");
+}
+
+#[test]
+fn every_program_in_c_compiles() {
+    let mut compiled = 0;
+    for page in pages() {
+        for block in page.blocks().iter().filter(|block| block.language == "c") {
+            let scratch = Scratch::new().unwrap();
+            let source = scratch.file("shown.c");
+            std::fs::write(&source, block.lines.join("\n")).unwrap();
+            let output = Process::new("cc")
+                .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only", "-I"])
+                .args([top().join("src/capi/include"), source])
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{}: {}", page.at(block.line), String::from_utf8_lossy(&output.stderr));
+            compiled += 1;
+        }
+    }
+    assert!(compiled > 0, "no page shows a program in C");
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! | [`scaling`] | more than one shard: how many, on which NICs, and what it costs |
 //! | [`waiting`] | who spins, who sleeps, and what that does to latency and CPU time |
 //! | [`library`] | what an application is promised, and how it uses the library |
+//! | [`c_programs`] | programs in C and C++, and programs that were made for Microsoft's Machnet |
 //! | [`protocol`] | what is on the wire, and hosts that run Microsoft's Machnet |
 //! | [`observing`] | `status` and the other reports, their tables and their JSON keys |
 //! | [`counters`] | every counter, gauge and reason for a dropped frame |
@@ -41,6 +42,9 @@ pub mod waiting {}
 
 #[doc = include_str!("library.md")]
 pub mod library {}
+
+#[doc = include_str!("c_programs.md")]
+pub mod c_programs {}
 
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}

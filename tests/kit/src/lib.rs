@@ -10,11 +10,12 @@
 //! | `measurement` | what `msg_gen --json` and its rivals measure | `hosts` |
 //! | `tcp` | kernel TCP, the rival of the demo and of `benches/compare` | `hosts` |
 //! | `cpus` | the CPUs this process may use | `hosts`, `shards` |
+//! | `fake_daemon` | a daemon without a network, for tests of applications | `endpoint` |
 //! | `deliveries` | what an endpoint is given next | `endpoint`, `shards` |
 //! | `frames` | data frames as shards build them and take them apart | `proto` |
 //! | `flow_pair` | two hosts' flows and the wire between them | `proto` |
 //! | `fabric` | flows of many hosts to one, through the port of a switch, in virtual time | `shards` |
-//! | `mirror` | a channel whose shard is a mirror | `shards` |
+//! | `mirror` | a channel whose shard is a mirror, and a daemon that has such a shard | `shards` |
 //! | `back_to_back` | shards of two hosts joined by a cable in memory, and an application at each | `shards` |
 //! | `world` | whole hosts in virtual time, over a network that misbehaves: the simulator's | `shards` |
 //!
@@ -32,6 +33,8 @@ pub mod deliveries;
 #[cfg(feature = "shards")]
 pub mod fabric;
 mod failure;
+#[cfg(feature = "endpoint")]
+pub mod fake_daemon;
 #[cfg(feature = "proto")]
 pub mod flow_pair;
 #[cfg(feature = "proto")]

@@ -1,14 +1,20 @@
-//! A channel whose shard is a mirror without a network.
+//! A channel whose shard is a mirror without a network, and a daemon that gives such channels to whoever attaches.
 
 use machnet_core::defaults;
 use std::io::IoSlice;
-use std::sync::Arc;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use machnet::daemon::channel::{AppEnd, ChannelSendError, FromApp, FromShard, Geometry, Opened, ShardEnd};
+use machnet::daemon::control::message::{ChannelGeometry, ControlError, Numbered, Reply, Request, VERSIONS};
+use machnet::daemon::control::{Access, Connection, Incoming, Server};
 use machnet_core::flow::FlowId;
 
+use crate::Scratch;
 use crate::cpus::pin;
 
 /// The flow of every channel.
@@ -21,8 +27,7 @@ pub const BURST: usize = 32;
 /// A channel with the open flow [`FLOW`]: its two ends.
 #[inline]
 pub fn ends() -> (ShardEnd, AppEnd) {
-    let geometry =
-        Geometry::for_payload(PAYLOAD_BYTES_MAX, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize);
+    let geometry = geometry();
     let (mut end, handles) = ShardEnd::create(geometry).expect("a channel");
     let mut app = AppEnd::open(geometry, handles).expect("its other end");
     let opened = Opened {
@@ -38,11 +43,16 @@ pub fn ends() -> (ShardEnd, AppEnd) {
     (end, app)
 }
 
+/// That of every channel.
+fn geometry() -> Geometry {
+    Geometry::for_payload(PAYLOAD_BYTES_MAX, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize)
+}
+
 /// The same with a shard at its end.
 #[inline]
 pub fn channel() -> (Shard, AppEnd) {
     let (end, app) = ends();
-    (Shard { end, descriptors: Vec::with_capacity(BURST), frame: [0; 1500], turns_without_fill: 0 }, app)
+    (Shard::of(end), app)
 }
 
 /// A shard whose network is a mirror.
@@ -54,6 +64,11 @@ pub struct Shard {
 }
 
 impl Shard {
+    #[inline]
+    fn of(end: ShardEnd) -> Self {
+        Self { end, descriptors: Vec::with_capacity(BURST), frame: [0; 1500], turns_without_fill: 0 }
+    }
+
     /// One turn: copies everything out of the application's memory and, as an echo, into a receive buffer.
     #[inline]
     pub fn turn(&mut self, echoes: bool) -> usize {
@@ -147,4 +162,103 @@ pub fn receive(app: &mut AppEnd, into: &mut [u8]) -> bool {
         Ok(None) => false,
         other => panic!("{other:?}"),
     }
+}
+
+/// A daemon with one shard, a mirror, for one application. It answers by a thread of its own; the shard is turned by
+/// whoever takes it.
+pub struct MirrorDaemon {
+    directory: Scratch,
+    end: Arc<Mutex<Option<ShardEnd>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The address of the daemon; whoever connects connects to itself.
+const IP: [u8; 4] = [10, 0, 0, 1];
+/// Between two looks of the thread.
+const PAUSE: Duration = Duration::from_millis(1);
+
+impl MirrorDaemon {
+    /// It can be attached to when this returns.
+    pub fn start() -> Self {
+        let directory = Scratch::new().expect("a directory");
+        let (end, stop) = (Arc::<Mutex<Option<ShardEnd>>>::default(), Arc::<AtomicBool>::default());
+        let mut server = Server::bind(&directory.file("mirror.sock"), &Access::default()).expect("a socket");
+        let (ends, told) = (Arc::clone(&end), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            let mut connection = None;
+            let mut flows = 0;
+            while !told.load(Ordering::Relaxed) {
+                connection = connection.or_else(|| server.accept().expect("it may accept"));
+                let incoming = connection.as_mut().map(Connection::receive);
+                let (Some(Incoming::Request(request)), Some(connection)) = (incoming, &mut connection) else {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                };
+                answer(connection, request, &mut ends.lock().unwrap_or_else(PoisonError::into_inner), &mut flows);
+            }
+        });
+        Self { directory, end, stop, thread: Some(thread) }
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.file("mirror.sock")
+    }
+
+    /// The shard, once the application has connected as often as it wants.
+    pub fn shard(&self) -> Shard {
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Shard::of(end.expect("somebody has connected, and nobody has taken it"))
+    }
+}
+
+impl Drop for MirrorDaemon {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("no panic");
+        }
+    }
+}
+
+/// Answers an application, whose flows are counted.
+fn answer(
+    connection: &mut Connection,
+    Numbered { id, body }: Numbered<Request>,
+    end: &mut Option<ShardEnd>,
+    flows: &mut u16,
+) {
+    let body = match body {
+        Request::Attach(attach) => match VERSIONS.common(attach.versions) {
+            Some(version) => Reply::Attached { daemon: "mirror".into(), version, addresses: vec![IP.into()] },
+            None => Reply::Failed { error: ControlError::NoCommonVersion(VERSIONS) },
+        },
+        Request::Connect { remote, .. } => {
+            *flows += 1;
+            let end = end.get_or_insert_with(|| grant(connection, id));
+            let (flow, local_port) = (FlowId(u32::from(*flows)), 10_000 + *flows);
+            let local = (IP, local_port).into();
+            let max_payload = PAYLOAD_BYTES_MAX;
+            let opened = Opened { local, remote, max_payload, accepted: false, takes_records: true };
+            assert!(end.publish_opened(flow, &opened), "a ring holds some thousand events");
+            end.flush();
+            Reply::Connected { channel: 0, flow: flow.0, local_port }
+        }
+        _ => Reply::Failed { error: ControlError::Invalid("this is only a mirror".into()) },
+    };
+    connection.send(&Numbered { id, body }, &[]).expect("the application is there");
+}
+
+/// Gives the application its channel.
+fn grant(connection: &mut Connection, id: u32) -> ShardEnd {
+    let geometry = geometry();
+    let (end, handles) = ShardEnd::create(geometry).expect("a channel");
+    let [buffer_bytes, tx_buffers, rx_buffers] =
+        [geometry.buffer_bytes(), geometry.tx_buffers(), geometry.rx_buffers()];
+    let geometry = ChannelGeometry { buffer_bytes, tx_buffers, rx_buffers };
+    let reply = Numbered { id, body: Reply::Channel { index: 0, ip: IP.into(), shard: 0, geometry } };
+    let fds = [handles.segment.as_fd(), handles.bell_in.as_fd(), handles.bell_out.as_fd()];
+    connection.send(&reply, &fds).expect("the application is there");
+    end
 }

@@ -11,25 +11,30 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::Scratch;
 use machnet::daemon::channel::{FromApp, Geometry, Opened, ShardEnd, TxBuffer};
 use machnet::daemon::control::message::{ChannelGeometry, ControlError, Numbered, Reply, Request, VERSIONS};
 use machnet::daemon::control::{Access, Connection, Incoming, Server};
 use machnet_core::flow::FlowId;
 use machnet_core::message::Content;
-use machnet_test_kit::Scratch;
 
 /// The daemon's only address.
-pub(crate) const IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+pub const IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
 /// A port at that address.
-pub(crate) fn at(port: u16) -> SocketAddr {
+pub fn at(port: u16) -> SocketAddr {
     SocketAddr::new(IP, port)
 }
 
-/// Ports with a behaviour of their own when somebody connects.
-pub(crate) const TIMES_OUT: u16 = 65_000;
-pub(crate) const ANSWERS_ANOTHER: u16 = 65_001;
-pub(crate) const NAMES_NO_CHANNEL: u16 = 65_002;
+/// Who connects to this port is told that nobody answered in time.
+pub const TIMES_OUT: u16 = 65_000;
+/// Who connects to this port gets the answer to another request.
+pub const ANSWERS_ANOTHER: u16 = 65_001;
+/// Who connects to this port gets a flow of a channel that there is not.
+pub const NAMES_NO_CHANNEL: u16 = 65_002;
+
+/// Who connects to this port gets a flow that the other side resets at once.
+pub const ENDS_AT_ONCE: u16 = 65_003;
 
 /// The control socket, in a directory of its own.
 const SOCKET: &str = "ctrl.sock";
@@ -44,7 +49,8 @@ struct Mischief {
     drops: AtomicU32,
 }
 
-pub(crate) struct FakeDaemon {
+/// The daemon; it ends when this is dropped.
+pub struct FakeDaemon {
     directory: Scratch,
     stops: Arc<AtomicBool>,
     mischief: Arc<Mischief>,
@@ -55,14 +61,15 @@ pub(crate) struct FakeDaemon {
 
 impl FakeDaemon {
     /// Two shards and the usual pools.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_with(
             2,
             Geometry::for_payload(PAYLOAD, defaults::SEND_BYTES as usize, defaults::RECEIVE_BYTES as usize),
         )
     }
 
-    pub(crate) fn start_with(shards: u16, geometry: Geometry) -> Self {
+    /// With so many shards, and channels of this geometry.
+    pub fn start_with(shards: u16, geometry: Geometry) -> Self {
         let directory = Scratch::new().unwrap();
         let (stops, mischief) = (Arc::<AtomicBool>::default(), Arc::<Mischief>::default());
         let thread = Relay::start(&directory, &stops, &mischief, shards, geometry);
@@ -70,19 +77,20 @@ impl FakeDaemon {
     }
 
     /// Ends it as [`kill`](Self::kill) does, and starts another in its place.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.kill();
         self.stops.store(false, Ordering::Relaxed);
         let Self { directory, stops, mischief, shards, geometry, .. } = self;
         self.thread = Some(Relay::start(directory, stops, mischief, *shards, *geometry));
     }
 
-    pub(crate) fn socket(&self) -> PathBuf {
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
         self.directory.file(SOCKET)
     }
 
     /// Ends it as a kill does: everything closes at once, nobody is told.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.stops.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let ended = thread.join();
@@ -91,17 +99,17 @@ impl FakeDaemon {
     }
 
     /// Stops, or goes on, moving pieces; requests are answered either way.
-    pub(crate) fn stall(&self, stalls: bool) {
+    pub fn stall(&self, stalls: bool) {
         self.mischief.stalls.store(stalls, Ordering::Relaxed);
     }
 
     /// Changes a byte of the `nth` message from the beginning.
-    pub(crate) fn corrupt(&self, nth: u32) {
+    pub fn corrupt(&self, nth: u32) {
         self.mischief.corrupts.store(nth, Ordering::Relaxed);
     }
 
     /// Loses the `nth` message from the beginning, which must be one piece.
-    pub(crate) fn lose(&self, nth: u32) {
+    pub fn lose(&self, nth: u32) {
         self.mischief.drops.store(nth, Ordering::Relaxed);
     }
 }
@@ -259,6 +267,10 @@ impl Relay {
                 (TIMES_OUT, _) => Err(ControlError::TimedOut),
                 (ANSWERS_ANOTHER, _) => return self.reply(app, id + 1, Reply::Unlistened {}),
                 (NAMES_NO_CHANNEL, _) => Ok(Reply::Connected { channel: 99, flow: 1, local_port: 1 }),
+                (port @ ENDS_AT_ONCE, _) => {
+                    self.grant(app, id);
+                    Ok(self.connect_and_end(app, port))
+                }
                 (_, None) => Err(ControlError::Refused),
                 (port, Some(&listener)) => {
                     self.grant(app, id);
@@ -311,6 +323,21 @@ impl Relay {
             self.sides.insert(place, Side { peer, pieces, closes: false, acknowledged: 0, opened, finished: None });
         }
         Reply::Connected { channel, flow, local_port }
+    }
+
+    /// Both events are there when the answer comes.
+    fn connect_and_end(&mut self, connecter: u32, remote_port: u16) -> Reply {
+        let flow = self.next_flow;
+        self.next_flow += 2;
+        let place = Place { app: connecter, channel: 0, flow: FlowId(flow) };
+        let local_port = 30_000 + u16::try_from(flow / 2).expect("a test has some thousand flows");
+        let (local, remote) = (at(local_port), at(remote_port));
+        let opened = Some(Opened { local, remote, max_payload: PAYLOAD, accepted: false, takes_records: true });
+        let (pieces, finished) = (VecDeque::new(), Some(3));
+        self.sides.insert(place, Side { peer: place, pieces, closes: false, acknowledged: 0, opened, finished });
+        assert!(self.open(place) && self.close(place), "a new flow's events have room");
+        self.end(place).flush();
+        Reply::Connected { channel: 0, flow, local_port }
     }
 
     /// An application is gone: its flows end at the other side, too.
@@ -433,6 +460,6 @@ impl Relay {
 }
 
 /// A socket path with nobody behind it.
-pub(crate) fn no_daemon() -> &'static Path {
+pub fn no_daemon() -> &'static Path {
     Path::new("/nonexistent/ctrl.sock")
 }
