@@ -212,7 +212,7 @@ fn check(source: &Source) -> Vec<String> {
 }
 
 fn long_lines(source: &Source) -> Vec<String> {
-    let wraps = [".rs", ".c", ".cpp", ".h", ".hpp", ".yml", ".sh", "Makefile", ".ci/run", ".ci/deps"];
+    let wraps = [".rs", ".c", ".cpp", ".h", ".hpp", ".py", ".yml", ".sh", "Makefile", ".ci/run", ".ci/deps"];
     let wraps = wraps.iter().any(|end| source.path.ends_with(end));
     let long = |line: &str| line.chars().count() > LINE_COLUMNS && !line.contains('"');
     let lines = source.text.lines().enumerate().filter(|(_, line)| wraps && long(line));

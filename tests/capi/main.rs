@@ -4,4 +4,5 @@ mod examples;
 mod installed;
 mod linking;
 mod pair;
+mod python;
 mod talking;

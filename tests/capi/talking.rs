@@ -10,7 +10,7 @@ use crate::pair::Pair;
 const SIZES: [&str; 8] = ["1", "1417", "1418", "1419", "2836", "1048576", "4194304", "8388608"];
 
 /// Starts a program that finds its libraries in `libraries`, if it does not know where they are.
-fn start(host: &Host, libraries: &str, program: &std::path::Path, arguments: &[&str]) -> Program {
+pub(crate) fn start(host: &Host, libraries: &str, program: &std::path::Path, arguments: &[&str]) -> Program {
     let environment = [format!("LD_LIBRARY_PATH={libraries}"), program.display().to_string()];
     let arguments = environment.iter().map(String::as_str).chain(arguments.iter().copied());
     host.start("env", arguments).unwrap()
@@ -18,7 +18,7 @@ fn start(host: &Host, libraries: &str, program: &std::path::Path, arguments: &[&
 
 /// Links `echo.c` with a library of Machnet's names that does nothing, and gives the program, and where our library is
 /// under that name.
-fn made_for_machnet(name: &str) -> (std::path::PathBuf, String) {
+pub(crate) fn made_for_machnet(name: &str) -> (std::path::PathBuf, String) {
     let directory = installed().directory(&format!("machnet_{name}"));
     let stub = directory.join(name);
     let shared = ["-shared".into(), "-fPIC".into()];
