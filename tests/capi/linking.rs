@@ -14,7 +14,7 @@ const SHARED: [(&str, Option<&str>); 4] = [
 ];
 
 /// What the libraries may need: the C library, and what comes with the compiler.
-const NEEDED: [&str; 4] = ["libc.so.6", "libgcc_s.so.1", "libm.so.6", "ld-linux-x86-64.so.2"];
+const NEEDED: [&str; 4] = ["libc.so.", "libgcc_s.so.", "libm.so.", "ld-linux"];
 
 /// What readelf says about a library or program under such a heading.
 fn dynamic(file: &std::path::Path, heading: &str) -> Vec<String> {
@@ -68,7 +68,7 @@ fn libraries_have_the_names_that_programs_ask_for_and_need_only_the_c_library() 
         let library = installed().library(name);
         assert_eq!(dynamic(&library, "SONAME"), Vec::from_iter(soname.map(str::to_owned)), "{name}");
         for needed in dynamic(&library, "NEEDED") {
-            assert!(NEEDED.contains(&needed.as_str()), "{name} needs {needed}");
+            assert!(NEEDED.iter().any(|known| needed.starts_with(known)), "{name} needs {needed}");
         }
     }
     for file in ["lib/libmachnet.a", "lib/pkgconfig/machnet.pc", "include/machnet.h", "include/machnet.hpp"] {

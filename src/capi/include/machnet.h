@@ -104,7 +104,7 @@ typedef struct MachnetChannelCtx MachnetChannelCtx_t;
  *
  * 0, or -1. ECONNREFUSED: no daemon serves the socket, which is /var/run/machnet/machnet_ctrl.sock or what
  * MACHNET_SOCKET in the environment names. EACCES: this user may not use it. EOPNOTSUPP: library and daemon speak
- * different versions. EDQUOT: a limit of the daemon is reached. ECONNABORTED: it is stopping.
+ * different versions. EDQUOT: a limit of the daemon is reached. ECONNABORTED or EPIPE: it is stopping.
  */
 int machnet_init(void);
 
@@ -332,7 +332,7 @@ typedef struct MachnetXItem {
 /*
  * Receives the next message where the daemon put it, without copying it, or what happened to a flow, in the order
  * in which it happened. Never waits. The message may be read, not written, until the next call with this channel of
- * a function that receives, waits, arms or connects; sending does not end it.
+ * a function that receives or looks for the next size, waits, arms or connects; sending does not end it.
  *
  * 1: *item; 0: nothing has arrived; -1: as machnet_recv.
  */

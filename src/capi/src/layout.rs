@@ -70,11 +70,12 @@ static mut g_app_uuid: [c_uchar; 16] = [0; 16];
 #[allow(non_upper_case_globals)]
 static mut g_app_uuid_str: [c_char; 37] = text(b"00000000-0000-0000-0000-000000000000\0");
 
+#[allow(clippy::cast_possible_wrap)] // of ASCII, whatever the sign of a character is here
 const fn text<const LENGTH: usize>(bytes: &[u8; LENGTH]) -> [c_char; LENGTH] {
     let mut text = [0; LENGTH];
     let mut at = 0;
     while at < LENGTH {
-        text[at] = bytes[at].cast_signed();
+        text[at] = bytes[at] as c_char;
         at += 1;
     }
     text

@@ -20,7 +20,7 @@ use crate::memory::{self, Destination};
 pub(crate) unsafe fn channel<'a>(handle: Handle) -> Result<&'a mut Channel, Failure> {
     // SAFETY: it was made from a `Box<Channel>`, by `attached`; the caller says the rest. That its type says const is
     // Machnet's.
-    let channel = unsafe { memory::place(handle.cast_mut().cast::<Channel>()) }?;
+    let channel = unsafe { memory::own(handle.cast_mut().cast::<Channel>()) }?;
     channel.check_process()?;
     Ok(channel)
 }
@@ -92,13 +92,14 @@ pub(crate) unsafe fn connect(
 ) -> Result<(), Failure> {
     // SAFETY: as the header asks.
     let channel = unsafe { channel(handle) }?;
-    // SAFETY: as the header asks.
-    let flow = unsafe { memory::place(flow) }?;
+    memory::is_place(flow)?;
     // SAFETY: as the header asks.
     let local = local_ip(unsafe { memory::text(local) })?;
     // SAFETY: as the header asks.
     let remote = remote_ip(unsafe { memory::text(remote) })?;
-    *flow = channel.connect(local, (remote, remote_port), options)?.into();
+    let ends = channel.connect(local, (remote, remote_port), options)?;
+    // SAFETY: as the header asks.
+    unsafe { memory::write(flow, ends.into()) };
     Ok(())
 }
 
@@ -117,7 +118,7 @@ unsafe extern "C" fn machnet_sendmsg(handle: Handle, msghdr: *const MachnetMsgHd
     // SAFETY: as the header asks.
     status(unsafe { channel(handle) }.and_then(|channel| {
         // SAFETY: as the header asks.
-        let MachnetMsgHdr { msg_size, flow_info, msg_iov, msg_iovlen, .. } = *unsafe { memory::read(msghdr) }?;
+        let MachnetMsgHdr { msg_size, flow_info, msg_iov, msg_iovlen, .. } = unsafe { memory::read(msghdr) }?;
         // SAFETY: as the header asks.
         let message = unsafe { memory::gather(msg_iov, msg_iovlen, msg_size) }?;
         channel.send_parts(flow_info.into(), message.parts())
@@ -150,7 +151,7 @@ unsafe extern "C" fn machnet_sendmmsg(handle: Handle, msghdrs: *const MachnetMsg
 /// As `machnet_sendmsg`.
 unsafe fn append(channel: &mut Channel, msghdr: *const MachnetMsgHdr) -> Result<(), Failure> {
     // SAFETY: as the header asks.
-    let MachnetMsgHdr { msg_size, flow_info, msg_iov, msg_iovlen, .. } = *unsafe { memory::read(msghdr) }?;
+    let MachnetMsgHdr { msg_size, flow_info, msg_iov, msg_iovlen, .. } = unsafe { memory::read(msghdr) }?;
     // SAFETY: as the header asks.
     let message = unsafe { memory::gather(msg_iov, msg_iovlen, msg_size) }?;
     channel.append(flow_info.into(), message.parts())
@@ -168,9 +169,7 @@ unsafe extern "C" fn machnet_recv(handle: Handle, buf: *mut c_void, len: usize, 
         received.map(|received| {
             let Some((size, ends)) = received else { return 0 };
             // SAFETY: as the header asks. Who does not want it passes null.
-            if let Ok(flow) = unsafe { memory::place(flow) } {
-                *flow = ends.reversed().into();
-            }
+            unsafe { memory::write(flow, ends.reversed().into()) };
             size.cast_signed()
         }),
         -1,
@@ -189,31 +188,25 @@ unsafe fn recvmsg(handle: Handle, msghdr: *mut MachnetMsgHdr) -> Result<bool, Fa
     // SAFETY: as the header asks.
     let channel = unsafe { channel(handle) }?;
     // SAFETY: as the header asks.
-    let msghdr = unsafe { memory::place(msghdr) }?;
+    let mut header = unsafe { memory::read(msghdr) }?;
     // SAFETY: as the header asks.
-    let destination = unsafe { Destination::scattered(msghdr.msg_iov, msghdr.msg_iovlen) }?;
+    let destination = unsafe { Destination::scattered(header.msg_iov, header.msg_iovlen) }?;
     let size_of = |size: usize| u32::try_from(size).expect("no message is as long");
-    match channel.recv(destination) {
-        Ok(None) => Ok(false),
-        Ok(Some((size, ends))) => {
-            (msghdr.msg_size, msghdr.flow_info) = (size_of(size), ends.reversed().into());
-            Ok(true)
-        }
-        Err(failure) => {
-            if let Some(needed) = failure.needed_bytes() {
-                msghdr.msg_size = size_of(needed);
-            }
-            Err(failure)
-        }
+    let received = channel.recv(destination);
+    match &received {
+        Ok(None) => {}
+        Ok(Some((size, ends))) => (header.msg_size, header.flow_info) = (size_of(*size), ends.reversed().into()),
+        Err(failure) => header.msg_size = failure.needed_bytes().map_or(header.msg_size, size_of),
     }
+    // SAFETY: as the header asks.
+    unsafe { memory::write(msghdr, header) };
+    received.map(|received| received.is_some())
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn machnet_bind(shm_fd: c_int, channel_size: *mut usize) -> *mut c_void {
     // SAFETY: as the header asks. Who does not want it passes null.
-    if let Ok(size) = unsafe { memory::place(channel_size) } {
-        *size = 0;
-    }
+    unsafe { memory::write(channel_size, 0) };
     if shm_fd >= 0 {
         // SAFETY: it is no -1, and whoever calls this gives the descriptor away.
         drop(unsafe { OwnedFd::from_raw_fd(shm_fd) });

@@ -16,22 +16,56 @@ const PARTS_MAX: usize = 1 << 16;
 const NULL: Failure = Failure::Argument("a pointer is null that must not be");
 const PARTS: Failure = Failure::Argument("a message has at most 65536 parts");
 
-/// What a pointer points to.
+/// A copy of what a pointer points to, at whatever address that is: other languages give bytes of their own. None if it
+/// is null.
 ///
 /// # Safety
-/// Unless it is null, it points to a `T` that nobody changes while the reference is used.
-pub(crate) unsafe fn read<'a, T>(from: *const T) -> Result<&'a T, Failure> {
-    // SAFETY: it is no null pointer, or nothing is done; the caller says the rest.
-    unsafe { from.as_ref() }.ok_or(NULL)
+/// Unless it is null, it points to a `T` that nobody changes meanwhile.
+#[inline]
+pub(crate) unsafe fn copied<T: Copy>(from: *const T) -> Option<T> {
+    // SAFETY: it is not null; the caller says the rest.
+    (!from.is_null()).then(|| unsafe { from.read_unaligned() })
 }
 
-/// The place that a pointer points to, to be written.
+/// The same, where there must be one.
+///
+/// # Safety
+/// As that of [`copied`].
+#[inline]
+pub(crate) unsafe fn read<T: Copy>(from: *const T) -> Result<T, Failure> {
+    // SAFETY: as the caller says.
+    unsafe { copied(from) }.ok_or(NULL)
+}
+
+/// Writes to where a pointer points, at whatever address that is; nothing if it is null.
+///
+/// # Safety
+/// Unless it is null, it points to a `T` that nobody else uses meanwhile.
+#[inline]
+pub(crate) unsafe fn write<T: Copy>(to: *mut T, value: T) {
+    if !to.is_null() {
+        // SAFETY: it is not null; the caller says the rest.
+        unsafe { to.write_unaligned(value) };
+    }
+}
+
+/// That there is a place to write to.
+#[inline]
+pub(crate) fn is_place<T>(to: *mut T) -> Result<(), Failure> {
+    if to.is_null() { Err(NULL) } else { Ok(()) }
+}
+
+/// What `from` points to, of this library's own.
 ///
 /// # Safety
 /// Unless it is null, it points to a `T` that nobody else uses while the reference is used.
-pub(crate) unsafe fn place<'a, T>(to: *mut T) -> Result<&'a mut T, Failure> {
-    // SAFETY: as in `read`.
-    unsafe { to.as_mut() }.ok_or(NULL)
+#[inline]
+pub(crate) unsafe fn own<'a, T>(from: *mut T) -> Result<&'a mut T, Failure> {
+    if !from.is_aligned() {
+        return Err(Failure::Argument("this is no channel that machnet_attach gave"));
+    }
+    // SAFETY: it is aligned, and no null pointer, or nothing is done; the caller says the rest.
+    unsafe { from.as_mut() }.ok_or(NULL)
 }
 
 /// A text; none if it is null.
@@ -75,7 +109,10 @@ unsafe fn parts<'a>(from: *const MachnetIovec, count: usize) -> Result<&'a [Mach
     if from.is_null() {
         return Err(NULL);
     }
-    // SAFETY: it is not null, and so many are far below `isize::MAX` bytes; the caller says the rest.
+    if !from.is_aligned() {
+        return Err(Failure::Argument("msg_iov points to no MachnetIovec_t: it is not aligned"));
+    }
+    // SAFETY: it is aligned and not null, and so many are far below `isize::MAX` bytes; the caller says the rest.
     Ok(unsafe { slice::from_raw_parts(from, count) })
 }
 
@@ -227,7 +264,11 @@ mod tests {
         // SAFETY: what is null is not looked at, and what is not null is there.
         unsafe {
             assert!(argument(read::<u32>(ptr::null())).contains("null"));
-            assert!(argument(place::<u32>(ptr::null_mut())).contains("null"));
+            assert!(argument(is_place::<u32>(ptr::null_mut())).contains("null"));
+            assert!(argument(own::<u32>(ptr::null_mut())).contains("null"));
+            assert!(argument(own::<u32>(ptr::without_provenance_mut(6))).contains("machnet_attach"));
+            assert!(argument(gather(ptr::without_provenance(12), 1, 4)).contains("aligned"));
+            write::<u32>(ptr::null_mut(), 1);
             assert!(text(ptr::null()).is_none());
             assert!(argument(bytes(ptr::null(), 1)).contains("null"));
             assert!(argument(bytes(ptr::from_ref(&four).cast(), usize::MAX)).contains("at most 8388608"));
@@ -238,6 +279,18 @@ mod tests {
             assert!(argument(Destination::scattered(ptr::null(), 1)).contains("null"));
             assert!(argument(Destination::scattered(&good, usize::MAX)).contains("65536"));
             assert!(argument(Destination::whole(&WILD)).contains("null"));
+        }
+    }
+
+    #[test]
+    fn values_may_be_anywhere() {
+        let mut bytes = [0; 9];
+        for at in 0..5 {
+            let place = bytes[at..].as_mut_ptr().cast::<u32>();
+            // SAFETY: four bytes are there, and nobody else uses them.
+            unsafe { write(place, 0x0403_0201 + u32::try_from(at).unwrap()) };
+            // SAFETY: as above.
+            assert_eq!(unsafe { copied(place) }, Some(0x0403_0201 + u32::try_from(at).unwrap()));
         }
     }
 

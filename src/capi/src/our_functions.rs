@@ -64,13 +64,15 @@ unsafe extern "C" fn machnet_x_listen(handle: Handle, local: *const c_char, port
     // SAFETY: as the header asks.
     status(unsafe { channel(handle) }.and_then(|channel| {
         // SAFETY: as the header asks.
-        let port = unsafe { memory::place(port) }?;
+        let wanted = unsafe { memory::read(port) }?;
         if flags & !SHARED != 0 {
             return Err(Failure::Argument("flags has a bit that this release does not know"));
         }
         // SAFETY: as the header asks.
         let local = local_ip(unsafe { memory::text(local) })?;
-        *port = channel.listen(local, *port, flags == SHARED)?;
+        let listening = channel.listen(local, wanted, flags == SHARED)?;
+        // SAFETY: as the header asks.
+        unsafe { memory::write(port, listening) };
         Ok(())
     }))
 }
@@ -171,11 +173,11 @@ unsafe extern "C" fn machnet_x_next_size(handle: Handle) -> isize {
 unsafe extern "C" fn machnet_x_receive(handle: Handle, item: *mut MachnetXItem) -> c_int {
     // SAFETY: as the header asks.
     let received = unsafe { channel(handle) }.and_then(|channel| {
-        // SAFETY: as the header asks.
-        let item = unsafe { memory::place(item) }?;
+        memory::is_place(item)?;
         let received = channel.receive()?;
         if let Some(received) = received {
-            *item = received;
+            // SAFETY: as the header asks.
+            unsafe { memory::write(item, received) };
         }
         Ok(c_int::from(received.is_some()))
     });
@@ -227,5 +229,5 @@ unsafe extern "C" fn machnet_x_arm_room(handle: Handle, flow: MachnetFlow) -> c_
 /// As `machnet_x_wait`.
 unsafe fn input_or(room: *const MachnetFlow) -> Awaited {
     // SAFETY: as the header asks. Who waits for no room passes null.
-    unsafe { memory::read(room) }.map_or(Awaited::Input, |room| Awaited::InputOrRoom((*room).into()))
+    unsafe { memory::copied(room) }.map_or(Awaited::Input, |room| Awaited::InputOrRoom(room.into()))
 }

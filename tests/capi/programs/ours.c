@@ -277,6 +277,34 @@ static void a_forked_child_attaches_for_itself(void *channel, MachnetFlow_t flow
   await(channel, MACHNET_X_MESSAGE, flow);
 }
 
+static void a_dead_daemon_is_an_error(void *channel, MachnetFlow_t flow) {
+  printf("The daemon may end\n");
+  fflush(stdout);
+  int got;
+  while ((got = machnet_x_wait(channel, NULL, LONG)) == 1) {
+  }
+  CHECK(got == -1 && errno == EPIPE && strstr(machnet_x_error(), "attach again") != NULL);
+  FAILS(machnet_recv(channel, buffer, sizeof(buffer), NULL), EPIPE);
+  FAILS(machnet_x_arm(channel, NULL), EPIPE);
+  FAILS(machnet_connect(channel, NULL, "10.0.255.2", PORT, &flow), EPIPE);
+  FAILS(machnet_listen(channel, NULL, PORT), EPIPE);
+  machnet_detach(channel);
+  /* Its socket may live for a moment longer. */
+  while (machnet_init() == -1 && errno == EPIPE) {
+  }
+  FAILS(machnet_init(), ECONNREFUSED);
+  CHECK(machnet_attach() == NULL && errno == ECONNREFUSED);
+  printf("The daemon may come back\n");
+  fflush(stdout);
+  while ((channel = machnet_attach()) == NULL) {
+    CHECK(errno == ECONNREFUSED || errno == EPIPE);
+    struct timespec pause = {0, 10000000};
+    nanosleep(&pause, NULL);
+  }
+  CHECK(machnet_init() == 0);
+  machnet_detach(channel);
+}
+
 int main(int count, char **arguments) {
   CHECK(count == 3);
   const char *local = arguments[1], *remote = arguments[2];
@@ -298,10 +326,19 @@ int main(int count, char **arguments) {
   an_endpoint_listens_and_accepts(local);
   a_forked_child_attaches_for_itself(channel, flow);
 
+  MachnetFlow_t other;
+  CHECK(machnet_connect(channel, NULL, remote, PORT, &other) == 0);
+  CHECK(await(channel, MACHNET_X_OPENED, other).accepted == 0);
   printf("The server may end\n");
   fflush(stdout);
-  MachnetXItem_t item = await(channel, MACHNET_X_CLOSED, flow);
-  printf("It ended: %s\n", machnet_x_reason(item.reason));
-  machnet_detach(channel);
-  return item.reason == MACHNET_X_REASON_APP_GONE ? 0 : 1;
+  for (int i = 0; i < 2; i++) {
+    MachnetXItem_t item;
+    while (machnet_x_receive(channel, &item) == 0) {
+      CHECK(machnet_x_wait(channel, NULL, LONG) == 1);
+    }
+    CHECK(item.kind == MACHNET_X_CLOSED && item.reason == MACHNET_X_REASON_APP_GONE);
+  }
+  a_dead_daemon_is_an_error(channel, flow);
+  printf("All is well\n");
+  return 0;
 }
