@@ -46,6 +46,20 @@ fn request_and_response() {
 }
 
 #[test]
+fn valgrind_has_nothing_to_complain_of() {
+    let Some(pair) = Pair::start(1) else { return };
+    let [left, right] = pair.addresses();
+    let program = example("request_response.c");
+    let _server = pair.hosts.right.start_server_of(&program, [&right]).unwrap();
+    let options = ["--quiet", "--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite"];
+    let arguments = [&options[..], &[program.as_str(), &left, &right, "50"]].concat();
+    let mut client = pair.hosts.left.start("valgrind", arguments).unwrap();
+    assert!(client.finish(NEVER).unwrap().starts_with("50 answers"), "{}", client.stderr());
+    // Older ones do not know every system call, and say so between other signs.
+    assert!(!client.stderr().contains("=="), "{}", client.stderr());
+}
+
+#[test]
 fn a_server_in_cpp_answers_in_an_event_loop() {
     let Some(pair) = Pair::start(1) else { return };
     let [left, right] = pair.addresses();
