@@ -96,7 +96,8 @@ lint: deps
 publish-check: deps
 	@sh .ci/publish-check
 
-# Builds only what is not built yet, so that `sudo make install` after `make` needs no Rust for root.
+# Builds only what is not built yet, so that `sudo make install` after `make` needs no Rust for root. ldconfig tells the
+# loader of the libraries.
 BUILT := $(and $(wildcard $(TARGET)/release/machnet-shards),$(wildcard $(TARGET)/release/libmachnet_shim.a))
 install: $(if $(BUILT),,build)
 	install -d $(foreach directory,bin include lib/pkgconfig share/machnet,"$(DESTDIR)$(PREFIX)/$(directory)")
@@ -105,6 +106,7 @@ install: $(if $(BUILT),,build)
 	install -m 644 src/capi/include/machnet.h src/capi/include/machnet.hpp "$(DESTDIR)$(PREFIX)/include"
 	install -m 644 src/capi/machnet.pc "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
 	src/capi/libraries "$(TARGET)/release" "$(DESTDIR)$(PREFIX)/lib"
+	$(if $(DESTDIR),,-ldconfig)
 
 clean:
 	cargo clean

@@ -67,16 +67,26 @@ fn what_machnet_does_not_have_works() {
     assert_eq!(client.stderr(), "", "a library is silent");
 }
 
-#[test]
-fn programs_in_cpp_have_a_header_of_their_own() {
-    let Some(pair) = Pair::start(1) else { return };
+/// Runs a program, with so many shards, against an echo server that was made for Machnet.
+fn talk_to_an_echo(source: &str, shards: u16) {
+    let Some(pair) = Pair::start(shards) else { return };
     let [left, right] = pair.addresses();
     let (echo, libraries) = made_for_machnet("libmachnet_shim.so");
-    let program = installed().compile("tests/capi/programs/wrapper.cpp");
+    let program = installed().compile(source);
     let mut server = start(&pair.hosts.right, &libraries, &echo, &[&right]);
     server.until_it_says("Listening", NEVER).unwrap();
     let mut client = pair.hosts.left.start(&program.display().to_string(), [&left, &right]).unwrap();
     assert_eq!(client.finish(NEVER).unwrap(), "All is well\n");
+}
+
+#[test]
+fn programs_in_cpp_have_a_header_of_their_own() {
+    talk_to_an_echo("tests/capi/programs/wrapper.cpp", 1);
+}
+
+#[test]
+fn each_thread_has_a_channel_and_errors_of_its_own() {
+    talk_to_an_echo("tests/capi/programs/threads.c", 2);
 }
 
 #[test]
