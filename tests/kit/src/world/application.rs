@@ -94,8 +94,8 @@ impl Channel {
         })
     }
 
-    /// Sends a message, cut at up to two places as a scatter-gather sender would have it; or appends it, which leaves it
-    /// to the next look whether anything else has come whether the shard is told.
+    /// Sends a message, cut at up to two places as a scatter-gather sender would have it; or appends it, which leaves
+    /// it to the next look whether anything else has come whether the shard is told.
     pub fn send(
         &mut self,
         flow: FlowId,

@@ -1,5 +1,5 @@
-//! Somebody on the link who belongs to nobody: frames that are for others, frames that say what is not true, frames sent
-//! again. He knows every tuple and hears some frames, and he guesses numbers as anybody would.
+//! Somebody on the link who belongs to nobody: frames that are for others, frames that say what is not true, frames
+//! sent again. He knows every tuple and hears some frames, and he guesses numbers as anybody would.
 
 use std::net::Ipv4Addr;
 
