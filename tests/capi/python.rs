@@ -1,4 +1,4 @@
-//! The Python package, installed by pip from the tree, between two hosts.
+//! The Python package, installed by pip from the tree, and the shim as other languages load it, between two hosts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,6 +31,17 @@ fn start_python(host: &Host, program: &Path, arguments: &[&str]) -> Program {
         program.display().to_string(),
     ];
     host.start("env", environment.iter().map(String::as_str).chain(arguments.iter().copied())).unwrap()
+}
+
+#[test]
+fn other_languages_load_the_shim_by_its_name() {
+    let Some(pair) = Pair::start(1) else { return };
+    let [left, right] = pair.addresses();
+    let program = top().join("tests/capi/programs/shim.py");
+    let mut server = start_python(&pair.hosts.right, &program, &[&right]);
+    server.until_it_says("Listening", NEVER).unwrap();
+    let mut client = start_python(&pair.hosts.left, &program, &[&left, &right]);
+    assert_eq!(client.finish(NEVER).unwrap(), "All is well\n");
 }
 
 fn example(name: &str) -> PathBuf {
