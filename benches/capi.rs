@@ -1,20 +1,23 @@
-//! What does a message cost through the C API, beside the same in Rust?
+//! What does a message cost through the C API, beside the same in Rust, and in Python on top of it?
 //!
 //! Both send, receive and answer 64 B through a channel whose shard is a mirror in the same thread; C's functions are
 //! called in `libmachnet.so`, as programs call them. With one flow it is the same each time; of a thousand, each is
 //! another than the one before. Rounds of the two alternate, so that a busy machine treats both alike; the figures are
-//! medians.
+//! medians. Python sends and receives through the same library, of a process of its own, in bursts as short; its shard
+//! turns on another CPU.
 //!
 //! `cargo bench --bench capi`, after `make`; seconds.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::hint::black_box;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use machnet::{Delivery, Endpoint, Flow};
 use machnet_test_kit::Scratch;
+use machnet_test_kit::cpus;
 use machnet_test_kit::mirror::{BURST, MirrorDaemon, Shard};
 
 const FLOWS: [usize; 2] = [1, 1000];
@@ -108,7 +111,11 @@ impl Program for InC {
 }
 
 /// The C library, loaded as programs in other languages do it.
-struct Library(*mut c_void);
+struct Library {
+    handle: *mut c_void,
+    /// Where it is.
+    scratch: Scratch,
+}
 
 impl Library {
     /// Makes it of what Cargo has built.
@@ -123,13 +130,13 @@ impl Library {
         // SAFETY: a path that ends with a zero; the library does nothing when it is loaded.
         let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
         assert!(!library.is_null(), "the library can be loaded");
-        Self(library)
+        Self { handle: library, scratch }
     }
 
     /// The function of this name, as a pointer of the right type.
     fn function<T: Copy>(&self, name: &CStr) -> T {
         // SAFETY: the library stays loaded, the name ends with a zero.
-        let function = unsafe { libc::dlsym(self.0, name.as_ptr()) };
+        let function = unsafe { libc::dlsym(self.handle, name.as_ptr()) };
         assert!(!function.is_null() && size_of::<T>() == size_of_val(&function), "{name:?}");
         // SAFETY: whoever calls this names the type that machnet.h says, a pointer to a function.
         unsafe { std::mem::transmute_copy(&function) }
@@ -201,6 +208,48 @@ fn round(program: &mut impl Program, shard: &mut Shard, flows: usize) -> [f64; 3
     took.map(|seconds| seconds * 1e9 / (BURSTS_PER_ROUND * BURST) as f64)
 }
 
+/// What Python is given to do: it says the nanoseconds of sending and of receiving a message.
+const IN_PYTHON: &str = r#"
+import sys, statistics, time, machnet
+channel, bursts, burst, message = machnet.Channel(sys.argv[1]), 300, int(sys.argv[2]), bytes(int(sys.argv[3]))
+flow = channel.connect("10.0.0.1", 888)
+print("connected", flush=True)
+sends, receives = [], []
+while not isinstance(channel.receive(), machnet.Opened):
+    pass
+for _ in range(bursts):
+    began = time.perf_counter_ns()
+    for _ in range(burst):
+        channel.send(flow, message)
+    sends.append(time.perf_counter_ns() - began)
+    time.sleep(0.001)
+    began = time.perf_counter_ns()
+    for _ in range(burst):
+        assert channel.receive().data == message
+    receives.append(time.perf_counter_ns() - began)
+print(statistics.median(sends) / burst, statistics.median(receives) / burst)
+"#;
+
+fn in_python(library: &Library) -> Option<[f64; 2]> {
+    let [_, other_cpu, ..] = cpus::allowed()[..] else { return None };
+    let daemon = MirrorDaemon::start();
+    let mut child = Command::new("python3")
+        .args(["-c", IN_PYTHON, daemon.socket().to_str()?, &BURST.to_string(), &MESSAGE_BYTES.to_string()])
+        .env("PYTHONPATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("src/python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("MACHNET_LIBRARY", library.scratch.file("libmachnet.so"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .ok()?;
+    let mut lines = BufReader::new(child.stdout.take()?).lines();
+    lines.next()?.ok()?;
+    let _running = daemon.shard().run(other_cpu, true);
+    let figures = lines.next()?.ok()?;
+    child.wait().ok()?;
+    let (sends, receives) = figures.split_once(' ')?;
+    Some([sends.parse().ok()?, receives.parse().ok()?])
+}
+
 fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
@@ -222,5 +271,9 @@ fn main() {
             let [rust, c] = [&of_rust, &of_c].map(|rounds| median(rounds.iter().map(|round| round[part]).collect()));
             println!("{what:8} {flows:5} flows      {rust:6.1} {c:6.1} {:6.1}", c - rust);
         }
+    }
+    match in_python(&library) {
+        Some([send, receive]) => println!("Python: send {send:.0}, receive {receive:.0}"),
+        None => println!("Python: not measured, it takes two CPUs and python3"),
     }
 }
