@@ -251,6 +251,14 @@ pub enum ToCoordinator {
         /// The frame that answers it, to be sent if the address is ours.
         answer: Box<[u8]>,
     },
+    /// A frame to the interface's address with a part of an ICMP packet that was cut. At most as many per second as the
+    /// shard's budget for echo requests allows.
+    PingPart {
+        /// Where it was received.
+        shard: ShardId,
+        /// The frame.
+        frame: Box<[u8]>,
+    },
     /// Somebody says that a packet of ours, for an expected tuple, does not arrive (ICMP). At most as many per second
     /// as the shard's budget allows.
     Unreachable {

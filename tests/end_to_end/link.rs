@@ -35,8 +35,8 @@ fn mac_of(status: &FullReport, ip: IpAddr) -> Option<String> {
 fn ping_is_answered_in_every_size_and_for_our_ip_only() {
     let Some(pair) = Pair::start(|_| ()) else { return };
     let (right, daemon) = (&pair.right.host, &pair.left);
-    // From a bare header to a full packet of 1,500 bytes.
-    for payload_bytes in [0, 1, 2, 55, 56, 57, 999, 1000, 1471, 1472] {
+    // From a bare header to a full packet of 1,500 bytes; in two, three and as many fragments as there can be.
+    for payload_bytes in [0, 1, 2, 55, 56, 57, 999, 1000, 1471, 1472, 1473, 2000, 4000, 65_507] {
         right.ping(daemon.host.machnet_ip, payload_bytes, 5).unwrap();
     }
     // The kernel's address on the same interface is the kernel's: one answer for each request, none from the daemon.

@@ -137,7 +137,7 @@ table! {
         OwnFrame = "own_frame",
         /// Of a VLAN: its tag has another number than 0.
         OtherVlan = "other_vlan",
-        /// A part of an IP packet that was cut on its way, which is not put together again.
+        /// A part of an IP packet that was cut on its way, and of no ping: those are not put together.
         IpFragment = "ip_fragment",
         /// Longer than the MTU allows, or in several pieces.
         Oversized = "oversized",

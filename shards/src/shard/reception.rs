@@ -11,6 +11,7 @@ use machnet_proto::addr::FlowKey;
 use machnet_proto::dialect::{Dialect, HandshakeStep, ReadError};
 use machnet_proto::packet::{Kind, Packet, Segment, Syn};
 use machnet_proto::wire::WireError;
+use machnet_proto::wire::echo_parts::EchoPart;
 use machnet_proto::wire::frame::{self, Parsed, Template, UdpDatagram};
 use machnet_proto::wire::gso;
 use machnet_proto::wire::icmp::IcmpPacket;
@@ -78,7 +79,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
             Ok(Parsed::Icmp(packet)) => self.receive_icmp(packet),
             Ok(Parsed::Other) => Err(DropReason::OtherProtocol),
             Ok(Parsed::OtherVlan) => Err(DropReason::OtherVlan),
-            Err(WireError::Fragment) => Err(DropReason::IpFragment),
+            Err(WireError::Fragment) => self.receive_part(arrival.frame),
             Err(WireError::BadChecksum) => Err(DropReason::BadChecksum),
             Err(_) => Err(DropReason::Malformed),
         };
@@ -116,6 +117,17 @@ impl<Q: NicQueue> Reception<'_, Q> {
         }
         let answer = || Ok(packet.echo_reply(mac, ip).map_err(no_ping)?.into());
         self.pass_on(Budget::Icmp, || Ok(ToCoordinator::Ping { shard, answer: answer()? }))
+    }
+
+    /// A part of a long ping goes to the coordinator, which has the others.
+    #[cold]
+    fn receive_part(&mut self, frame: &[u8]) -> Result<(), DropReason> {
+        let (shard, mac, ip) = (self.turn.settings.id, self.turn.settings.mac, self.turn.settings.ip);
+        let part = EchoPart::parse(frame).map_err(|_| DropReason::IpFragment)?;
+        if part.destination_ip() != ip || part.destination_mac() != mac {
+            return Err(DropReason::NotForUs);
+        }
+        self.pass_on(Budget::Icmp, || Ok(ToCoordinator::PingPart { shard, frame: frame.into() }))
     }
 
     /// A packet of ours did not arrive. That matters to a connect; whether it is about its SYN the coordinator sees.

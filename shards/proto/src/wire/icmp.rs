@@ -13,8 +13,8 @@ use super::frame::BYTES_MAX;
 use super::ipv4::{self, Protocol};
 use machnet_core::addr::MacAddr;
 
-const ECHO_REPLY: u8 = 0;
-const ECHO_REQUEST: u8 = 8;
+pub(super) const ECHO_REPLY: u8 = 0;
+pub(super) const ECHO_REQUEST: u8 = 8;
 
 /// Bytes before the data of an echo: Ethernet, IPv4 and ICMP headers.
 pub const ECHO_HEADERS_BYTES: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + size_of::<RawEcho>();
@@ -177,12 +177,12 @@ impl<'a> EchoReply<'a> {
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct RawEcho {
-    kind: u8,
-    code: u8,
-    checksum: U16,
-    identifier: U16,
-    sequence: U16,
+pub(super) struct RawEcho {
+    pub(super) kind: u8,
+    pub(super) code: u8,
+    pub(super) checksum: U16,
+    pub(super) identifier: U16,
+    pub(super) sequence: U16,
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! IPv4 (RFC 791), of which we speak the part without options and fragments.
+//! IPv4 (RFC 791), of which we speak the part without options; fragments matter to [echoes](super::echo_parts) only.
 
 use core::net::Ipv4Addr;
 use zerocopy::byteorder::network_endian::U16;
@@ -15,8 +15,11 @@ const TTL: u8 = 64;
 
 const VERSION_4_WORDS_5: u8 = 0x45;
 const DONT_FRAGMENT: u16 = 0x4000;
-/// "More fragments" and the fragment's offset: all zero in a packet that is whole.
-const FRAGMENT: u16 = 0x3fff;
+/// Where a fragment stands: all zero in a packet that is whole.
+const FRAGMENT: u16 = MORE_FRAGMENTS | FRAGMENT_OFFSET;
+const MORE_FRAGMENTS: u16 = 0x2000;
+/// Of a fragment, in units of 8 bytes.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// What an IPv4 packet carries (IANA, "Protocol Numbers").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,13 @@ impl Header {
     /// Options and a source that is not one host are `BadField`, fragments `Fragment`; the header's checksum must be
     /// right.
     pub fn parse(packet: &[u8]) -> Result<(Self, &[u8]), WireError> {
+        let (raw, header, payload) = Self::read(packet)?;
+        if raw.fragment.get() & FRAGMENT == 0 { Ok((header, payload)) } else { Err(WireError::Fragment) }
+    }
+
+    /// The same, of a packet that may be a fragment.
+    #[inline(always)]
+    fn read(packet: &[u8]) -> Result<(&RawHeader, Self, &[u8]), WireError> {
         let (raw, rest) = RawHeader::ref_from_prefix(packet).map_err(|_| WireError::Truncated)?;
         if raw.version_words >> 4 != 4 {
             return Err(WireError::Unknown);
@@ -77,11 +87,32 @@ impl Header {
         };
         // RFC 1122, section 3.2.1.3: no packet comes from a group or from everybody.
         let from_many = header.source.is_multicast() || header.source.is_broadcast();
-        match raw.fragment.get() & FRAGMENT {
-            _ if from_many => Err(WireError::BadField),
-            0 => Ok((header, payload)),
-            _ => Err(WireError::Fragment),
-        }
+        if from_many { Err(WireError::BadField) } else { Ok((raw, header, payload)) }
+    }
+}
+
+/// Where a fragment stands in the packet that was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fragment {
+    /// Of which packet of its sender's it is.
+    pub(super) identification: u16,
+    /// Bytes of the packet that come before it, a multiple of 8.
+    pub(super) before_bytes: u16,
+    /// More come behind it.
+    pub(super) more: bool,
+}
+
+impl Fragment {
+    /// Reads the header of a fragment as [`Header::parse`] does that of a packet, which is `Unknown` here.
+    pub(super) fn parse(packet: &[u8]) -> Result<(Header, Self, &[u8]), WireError> {
+        let (raw, header, payload) = Header::read(packet)?;
+        let field = raw.fragment.get();
+        let fragment = Self {
+            identification: raw.identification.get(),
+            before_bytes: (field & FRAGMENT_OFFSET) << 3,
+            more: field & MORE_FRAGMENTS != 0,
+        };
+        if field & FRAGMENT == 0 { Err(WireError::Unknown) } else { Ok((header, fragment, payload)) }
     }
 }
 
@@ -110,12 +141,24 @@ const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES);
 impl RawHeader {
     /// The header without length and checksum, and the sum of what is there.
     pub(super) fn new(header: &Header) -> (Self, Sum) {
+        Self::with_fragment(header, U16::ZERO, U16::new(DONT_FRAGMENT))
+    }
+
+    /// The same, of a fragment.
+    pub(super) fn of_fragment(header: &Header, fragment: Fragment) -> (Self, Sum) {
+        let Fragment { identification, before_bytes, more } = fragment;
+        let field = before_bytes >> 3 | if more { MORE_FRAGMENTS } else { 0 };
+        Self::with_fragment(header, identification.into(), field.into())
+    }
+
+    #[inline(always)]
+    fn with_fragment(header: &Header, identification: U16, fragment: U16) -> (Self, Sum) {
         let raw = Self {
             version_words: VERSION_4_WORDS_5,
             dscp_ecn: header.dscp << 2 | header.ecn & 0b11,
             total_length: U16::ZERO,
-            identification: U16::ZERO,
-            fragment: U16::new(DONT_FRAGMENT),
+            identification,
+            fragment,
             ttl: TTL,
             protocol: header.protocol.0,
             checksum: U16::ZERO,

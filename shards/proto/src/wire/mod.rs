@@ -4,6 +4,7 @@
 pub mod arp;
 pub mod bounce;
 pub mod checksum;
+pub mod echo_parts;
 pub mod ethernet;
 pub mod frame;
 pub mod gso;

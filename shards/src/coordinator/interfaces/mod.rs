@@ -194,6 +194,10 @@ impl Interfaces {
         self.state_of(shard).ping(shard, answer, actions);
     }
 
+    pub(super) fn ping_part(&mut self, shard: ShardId, frame: &[u8], now: Instant, actions: &mut Actions) {
+        self.state_of(shard).ping_part(shard, frame, now, actions);
+    }
+
     /// The MAC of a next hop, or the start of the search for it.
     pub(super) fn resolve(&mut self, id: InterfaceId, next_hop: Option<Ipv4Addr>, now: Instant) -> Resolution {
         self.all[id.0].resolve(next_hop, now)

@@ -11,6 +11,7 @@ use machnet_proto::neighbor::{self, Change, NeighborCache, Resolution, SavedNeig
 use machnet_proto::rss::Rss;
 use machnet_proto::state::{Unsound, ensure};
 use machnet_proto::wire::arp;
+use machnet_proto::wire::echo_parts::{EchoPart, EchoParts};
 
 use super::InterfaceId;
 use super::address::{Address, Heard, SavedAddress};
@@ -41,6 +42,7 @@ pub(crate) struct InterfaceState {
     asked: Cooldown,
     /// Lines of the log about neighbors that moved.
     moved: Repeats<Ipv4Addr>,
+    long_pings: EchoParts,
 }
 
 /// Which interface it is, and what is known of its link. What its device lost is asked for again.
@@ -81,6 +83,7 @@ impl SavedInterface {
             drops: DeviceDrops::default(),
             asked: Cooldown::new(ASK_DEVICE_EVERY),
             moved: Repeats::default(),
+            long_pings: EchoParts::default(),
         })
     }
 }
@@ -108,6 +111,7 @@ impl InterfaceState {
             drops: DeviceDrops::default(),
             asked: Cooldown::new(ASK_DEVICE_EVERY),
             moved: Repeats::default(),
+            long_pings: EchoParts::default(),
         }
     }
 
@@ -257,6 +261,13 @@ impl InterfaceState {
     pub(super) fn ping(&self, shard: ShardId, answer: Box<[u8]>, actions: &mut Actions) {
         if self.has_address() {
             actions.post(shard, ToShard::Transmit { frame: answer });
+        }
+    }
+
+    /// Answers a part of a long echo request, if it continues one.
+    pub(super) fn ping_part(&mut self, shard: ShardId, frame: &[u8], now: Instant, actions: &mut Actions) {
+        if let Ok(answer) = EchoPart::parse(frame).and_then(|part| self.long_pings.answer(&part, now)) {
+            self.ping(shard, answer.into(), actions);
         }
     }
 
