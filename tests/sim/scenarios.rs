@@ -430,7 +430,8 @@ fn a_shard_that_was_away_is_handed_over_twice() {
     finish(world, Duration::from_secs(1));
 }
 
-/// An application that scrambles what it has published is thrown out; whoever takes over meanwhile does so all the same.
+/// An application that scrambles what it has published is thrown out; whoever takes over meanwhile does so all the
+/// same.
 #[test]
 fn a_channel_that_was_broken_is_no_obstacle_to_a_handover() {
     for seed in 0..60 {
