@@ -2,6 +2,7 @@
 # make demo       two hosts on this machine: ours against kernel TCP, in one table; DEMO=--without-io-uring confines
 #                 them as containers are
 # make test       every test; installs and sets up what it needs
+# make soak       the simulator with seeds that nobody has tried, for MINUTES (10); a failure says how to replay it
 # make attack     every attack that once did harm, beside two hosts that are measured, in one table
 # make failures   kills, removes and freezes things; a table says how long what is promised took; KILLS=, CHURN_S=
 # make fuzz       feeds every boundary what leads further into it, for 30 s each; FUZZ="SECONDS TARGET..."
@@ -23,7 +24,7 @@ TOOLS := --features machnet-endpoint/tools
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS := machnet-shards machnet-pktgen machnet-ping msg_gen hello_world
 
-.PHONY: build deps demo test attack failures fuzz test-rig bench benches counts lint publish-check install clean
+.PHONY: build deps demo test soak attack failures fuzz test-rig bench benches counts lint publish-check install clean
 
 build: deps
 	cargo build --release --bins --examples $(TOOLS)
@@ -47,6 +48,10 @@ test: deps
 	cargo test --workspace
 	$(LOOM) -- --list | grep ': test$$'
 	$(LOOM)
+
+# `make test` runs the first seeds, always the same.
+soak: deps
+	SIM_MINUTES=$(or $(MINUTES),10) cargo test --test sim -- soak --ignored --nocapture
 
 # `make test` makes the same attacks, for a second each.
 attack: deps

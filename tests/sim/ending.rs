@@ -31,10 +31,23 @@ pub(crate) fn deliver(world: &mut World, within: Duration) {
     assert!(missing.is_none(), "after {within:?} without faults: {} ({drops})", missing.unwrap_or_default());
 }
 
+/// Whoever has an open flow has a peer that has it, too: everybody else is told within this time, though nobody sends
+/// anything. A flow that hears nothing asks after two thirds of the time of silence (2 s); another one with its tuple
+/// may be half open at the peer, which says nothing, for 3 s; and it asks again after 0.5 s.
+const HALF_DEAD: Duration = Duration::from_secs(4);
+
+/// Every failure is told to those whom it concerns.
+pub(crate) fn agree(world: &mut World) {
+    let limit = world.now + HALF_DEAD;
+    world.run_until(limit, |world| world.is_time_to_look() && world.checker.half_dead().is_none());
+    let half_dead = world.checker.half_dead();
+    assert!(half_dead.is_none(), "after {HALF_DEAD:?} without faults a flow has no other side: {half_dead:?}");
+}
+
 /// Every buffer comes home, every application goes (one closes its flows first, another is killed), and then neither
 /// shards nor coordinators remember anything.
 pub(crate) fn part(world: &mut World, dice: &mut Dice) {
-    world.lend_bells();
+    world.lend_bells(true);
     for _ in 0..LOOKS_FOR_BUFFERS {
         // A shard looks at what was given back when it needs it, or is rung for something else.
         world.ring_all_bells();
@@ -86,6 +99,7 @@ pub(crate) fn part(world: &mut World, dice: &mut Dice) {
         let [handed, taken] = [Counter::HandedOver, Counter::TakenOver].map(|counter| daemon.count(counter));
         assert_eq!(handed, taken, "frames of host {host} that one shard handed over and another one took");
     }
+    world.assert_counts_add_up();
 }
 
 /// What a host's daemon still has, though all applications are gone.
@@ -102,6 +116,8 @@ fn remains(world: &mut World, host: usize) -> Vec<String> {
     // Neighbors stay, and what was counted is no remainder.
     let ControlReport { neighbors, frames_dropped_in_outboxes, hints_refused, .. } = status.control;
     let nothing = ControlReport { neighbors, frames_dropped_in_outboxes, hints_refused, ..ControlReport::default() };
+    let hints: u64 = status.shards.iter().map(|shard| shard.hints).sum();
+    remains.extend((hints > 0).then(|| format!("hints: {hints}")));
     remains.extend((status.control != nothing).then(|| format!("{:?}", status.control)));
     remains
 }

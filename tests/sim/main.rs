@@ -18,6 +18,7 @@
 //!
 //! The world and its checker are `machnet_test_kit::world`; here is what happens in it, by seed or as it is written.
 
+mod coverage;
 mod ending;
 mod plan;
 #[cfg(test)]

@@ -18,6 +18,10 @@ pub(crate) const FEW_FLOWS: u32 = 4;
 /// Handshakes that a shard has half done in runs where places for them are scarce.
 pub(crate) const FEW_HALF_OPEN: usize = 4;
 
+/// What four threads that sleep take to wake on a round trip, each up to 30 µs and as much for its turns; shards that
+/// look in steps sleep up to 250 µs.
+const AWAKENINGS: Duration = Duration::from_micros(4 * 60 + 2 * 250);
+
 /// Everything that follows from a seed but the run itself.
 #[derive(Clone, Debug)]
 pub(crate) struct SeedPlan {
@@ -95,6 +99,9 @@ fn host(dice: &mut Dice, mtus: &[u16]) -> HostPlan {
     if dice.chance(0.2) {
         limits.max_flows_per_shard = FEW_FLOWS;
     }
+    if dice.chance(0.2) {
+        limits.max_endpoints_per_user = *pick(dice, &[1, 2]);
+    }
     if dice.chance(0.1) {
         limits.send_bytes = 256 << 10;
     }
@@ -115,7 +122,6 @@ fn host(dice: &mut Dice, mtus: &[u16]) -> HostPlan {
         gso_limits: *pick(dice, &[None, Some(GsoLimits { bytes_max: 12_000, packets_max: 8 })]),
         // Many shards that look in steps are hardly anything but steps.
         has_bells: shards > 4 || dice.chance(0.8),
-        ..HostPlan::default()
     }
 }
 
@@ -187,6 +193,14 @@ fn storm(dice: &mut Dice) -> Storm {
         partition_max: *pick(dice, &[Duration::from_millis(1), Duration::from_millis(100), Duration::from_secs(20)]),
         moods,
     }
+}
+
+/// The longest round trip between two of these hosts whose shards and applications sleep.
+pub(crate) fn round_trip(hosts: &[(HostPlan, LinkModel)]) -> Duration {
+    let mut one_way: Vec<Duration> = hosts.iter().map(|(_, link)| link.latency).collect();
+    one_way.sort_unstable();
+    let wire = one_way.iter().rev().take(2).fold(Duration::ZERO, |sum, latency| sum + *latency);
+    wire + AWAKENINGS
 }
 
 /// One of these.

@@ -430,6 +430,31 @@ fn a_shard_that_was_away_is_handed_over_twice() {
     finish(world, Duration::from_secs(1));
 }
 
+/// An application that scrambles what it has published is thrown out; whoever takes over meanwhile does so all the
+/// same.
+#[test]
+fn a_channel_that_was_broken_is_no_obstacle_to_a_handover() {
+    for seed in 0..60 {
+        let mut world = World::new(seed, vec![(HostPlan::default(), link()); 2]);
+        let side = connected_pair(&mut world);
+        let vandal = *world.apps.keys().next().expect("two applications");
+        let neighbor = world.attach(0, true).expect("the daemon runs");
+        for _ in 0..20 {
+            send(&mut world, side, 3_000);
+        }
+        let dies_at = world.now + Duration::from_millis(10);
+        world.vandalize(vandal, dies_at);
+        for _ in 0..10 {
+            world.run_for(Duration::from_nanos(700));
+            world.hand_over(0, Duration::from_nanos(100));
+        }
+        assert!(world.apps.contains_key(&neighbor), "nobody else notices");
+        world.run_until(dies_at, |_| false);
+        world.end_vandals();
+        finish(world, Duration::from_secs(5));
+    }
+}
+
 /// A connect that is under way, and one that waits for its first answer, end as if nothing had happened.
 #[test]
 fn a_connect_survives_a_handover_of_both_hosts() {

@@ -333,7 +333,10 @@ impl Workload {
         if !self.dice.chance(self.plan.storm.partitions) {
             return self.blow(world, host);
         }
-        let until = world.now + up_to(&mut self.dice, Duration::from_micros(50), self.plan.storm.partition_max);
+        let most = self.plan.storm.partition_max;
+        let is_long = self.dice.chance(0.2);
+        let length = if is_long { most } else { up_to(&mut self.dice, Duration::from_micros(50), most) };
+        let until = world.now + length;
         let calm = self.calm_links[host];
         let cut = match self.dice.below(3) {
             0 => LinkModel { is_deaf: true, ..calm },
@@ -344,7 +347,9 @@ impl Workload {
         self.restore.push((until, host));
         // Long partitions are worth waiting for: everybody notices.
         if self.dice.chance(0.5) {
+            world.lend_bells(true);
             world.run_for(until.saturating_since(world.now));
+            world.lend_bells(false);
         }
     }
 

@@ -173,9 +173,12 @@ impl Reclaiming {
         Ok((flow, waiting))
     }
 
-    /// The channel, if its flows have taken back all that was lent.
+    /// The channel, if its flows have taken back all that was lent. Where its application broke the rules nobody has
+    /// what had come with that.
     pub(super) fn finish(self) -> Result<Channel, Unsound> {
-        ensure(self.unclaimed.is_empty() && self.lent.is_empty(), "buffers were lent to nobody")?;
+        let is_broken = matches!(self.channel.stage, ChannelStage::Broken { .. });
+        let is_whole = self.unclaimed.is_empty() && self.lent.is_empty();
+        ensure(is_whole || is_broken, "buffers were lent to nobody")?;
         Ok(self.channel)
     }
 }

@@ -27,14 +27,17 @@ pub(crate) struct Circumstances {
     frozen: Duration,
     /// Whether it had no device for some of the time.
     was_lonely: bool,
+    /// Whether its user has as many other endpoints there as a user may.
+    has_all_endpoints: bool,
 }
 
 impl Circumstances {
-    pub(crate) fn of(host: &SimulatedHost, asked: &Asked, now: Instant) -> Self {
+    pub(crate) fn of(host: &SimulatedHost, asked: &Asked, other_endpoints: usize, now: Instant) -> Self {
         let frozen = host.freezes.within(asked.at, now);
         // What it noticed late it may say late.
         let from = asked.at.saturating_back(frozen + GRACE);
-        Self { frozen, was_lonely: !host.lonely.within(from, now + GRACE).is_zero() }
+        let has_all_endpoints = other_endpoints as u64 >= u64::from(host.plan.limits.max_endpoints_per_user);
+        Self { frozen, was_lonely: !host.lonely.within(from, now + GRACE).is_zero(), has_all_endpoints }
     }
 }
 
@@ -95,6 +98,8 @@ impl Answers {
                 shard.is_some_and(|it| it >= *shards)
             }
             (Request::Connect { remote, .. }, ControlError::Invalid(_)) => remote.port() == 0,
+            // What one user has takes nothing from another.
+            (Request::Attach(_), ControlError::Limit(_)) => circumstances.has_all_endpoints,
             (_, ControlError::Limit(_) | ControlError::Stopping) => true,
             _ => false,
         }

@@ -25,6 +25,8 @@ pub struct AppId(pub(crate) usize);
 pub struct Application {
     /// The number of its host.
     pub host: usize,
+    /// The user whose it is.
+    pub(crate) uid: u32,
     pub(crate) connection: ConnectionId,
     /// In the order of their indices.
     pub channels: Vec<Channel>,
@@ -51,6 +53,8 @@ pub struct Application {
 pub struct Asked {
     pub(crate) request: Request,
     pub(crate) at: Instant,
+    /// Other endpoints that its user had there then.
+    pub(crate) others: usize,
 }
 
 /// A channel and the flows in it.
@@ -94,8 +98,8 @@ impl Channel {
         })
     }
 
-    /// Sends a message, cut at up to two places as a scatter-gather sender would have it; or appends it, which leaves
-    /// it to the next look whether anything else has come whether the shard is told.
+    /// Sends a message, cut at up to two places as a scatter-gather sender would have it; or appends it, so that the
+    /// shard is told when the application next finds nothing to receive.
     pub fn send(
         &mut self,
         flow: FlowId,
@@ -158,9 +162,10 @@ fn arm(channels: &mut [Channel]) -> bool {
 }
 
 impl Application {
-    pub(crate) fn new(host: usize, connection: ConnectionId, likes_to_sleep: bool, now: Instant) -> Self {
+    pub(crate) fn new(host: usize, uid: u32, connection: ConnectionId, likes_to_sleep: bool, now: Instant) -> Self {
         Self {
             host,
+            uid,
             connection,
             channels: Vec::new(),
             asked: BTreeMap::new(),
@@ -176,9 +181,9 @@ impl Application {
     }
 
     /// A request as it goes to the daemon; its answer is waited for from now on.
-    pub fn ask(&mut self, request: Request, now: Instant) -> Numbered<Request> {
+    pub fn ask(&mut self, request: Request, others: usize, now: Instant) -> Numbered<Request> {
         self.last_request += 1;
-        self.asked.insert(self.last_request, Asked { request: request.clone(), at: now });
+        self.asked.insert(self.last_request, Asked { request: request.clone(), at: now, others });
         Numbered { id: self.last_request, body: request }
     }
 

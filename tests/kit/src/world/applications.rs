@@ -6,16 +6,21 @@ use machnet::daemon::control::message::{Binding, Reply, Request};
 use machnet_core::flow::FlowId;
 use machnet_core::time::{Duration, Instant};
 use machnet_shards::coordinator::{ConnectionId, Input};
-use machnet_shards::counters::{DropReason, Gauge};
+use machnet_shards::counters::{Counter, DropReason, Gauge};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 
 use super::World;
-use super::application::{AppId, Application, Arrival, Channel};
+use super::answers::Circumstances;
+use super::application::{AppId, Application, Arrival, Asked, Channel};
 use super::checker::{Checker, IncidentKind, SideId};
 use super::content;
 use super::host::{SimulatedDaemon, SimulatedHost};
+use super::vandal::Vandal;
+
+/// Applications are those of this user and of the next one, in turn.
+const FIRST_UID: u32 = 1000;
 
 /// How many messages are appended, and go when the application next looks for some.
 const APPENDS: f64 = 0.2;
@@ -35,16 +40,34 @@ impl World {
         self.apps_ever += 1;
         let app = AppId(self.apps_ever);
         let connection = ConnectionId(self.apps_ever as u64);
-        daemon.tell(Input::Connected { connection, peer: Peer { pid: None, uid: 1000, gid: 1000 } });
-        self.apps.insert(app, Application::new(host, connection, likes_to_sleep, self.now));
+        let uid = FIRST_UID + u32::try_from(self.apps_ever % 2).expect("one of two");
+        daemon.tell(Input::Connected { connection, peer: Peer { pid: None, uid, gid: uid } });
+        self.apps.insert(app, Application::new(host, uid, connection, likes_to_sleep, self.now));
         self.connections.insert(connection, app);
         self.ask(app, Request::attach(format!("application {}", app.0), binding));
         Some(app)
     }
 
+    /// What excuses an answer that an application gets.
+    pub(super) fn circumstances(&self, app: AppId, asked: &Asked) -> Circumstances {
+        let host = self.apps[&app].host;
+        // Those that were there when it asked may have gone before it was answered.
+        let others = asked.others.max(self.other_endpoints(app));
+        Circumstances::of(&self.hosts[host], asked, others, self.now)
+    }
+
+    /// Endpoints that the user of an application has on its host, besides this one.
+    fn other_endpoints(&self, app: AppId) -> usize {
+        let Application { host, uid, .. } = self.apps[&app];
+        let living = self.apps.iter().filter(|(other, _)| **other != app).map(|(_, other)| (other.host, other.uid));
+        let others = living.chain(self.vandals.iter().map(Vandal::owner)).filter(|owner| *owner == (host, uid));
+        others.count()
+    }
+
     /// An application asks its daemon for something.
     pub fn ask(&mut self, app: AppId, request: Request) {
         self.trace.say(|| format!("{app:?} asks {request:?}"));
+        let others = self.other_endpoints(app);
         let application = self.apps.get_mut(&app).expect("it lives");
         if let Request::Unlisten { local: SocketAddr::V4(local) } = request {
             let (ip, port) = (*local.ip(), local.port());
@@ -52,7 +75,7 @@ impl World {
             self.control.ended(ip, port);
             self.checker.incident(IncidentKind::ListenerEnded { port }, ip, self.now);
         }
-        let request = application.ask(request, self.now);
+        let request = application.ask(request, others, self.now);
         let connection = application.connection;
         let daemon = self.hosts[application.host].daemon.as_mut().expect("an application does not outlive its daemon");
         daemon.tell(Input::Request { connection, request });
@@ -223,6 +246,27 @@ impl World {
             }
         }
         text
+    }
+
+    /// What the daemons of hosts have counted adds up, with each other's counts and with what applications saw. Not if
+    /// some ended, whose counts are lost.
+    pub fn assert_counts_add_up(&self) {
+        if self.ended_daemons > 0 {
+            return;
+        }
+        let mut total = [0; 4];
+        for SimulatedHost { ip, daemon, .. } in &self.hosts {
+            let Some(daemon) = daemon else { continue };
+            let count = |counter| daemon.count(counter);
+            let begun = count(Counter::FlowsConnected) + count(Counter::FlowsAccepted);
+            assert_eq!(begun, count(Counter::FlowsClosed), "flows of {ip} that began and that ended");
+            let (sent, received) = self.checker.messages_of(*ip);
+            let counts = [received, count(Counter::RxMessages), count(Counter::TxMessages), sent];
+            total.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+            assert!(counts[0] <= counts[1], "messages of {ip}: received, published, taken, sent: {counts:?}");
+        }
+        let is_vandal = self.checker.had_vandals();
+        assert!(is_vandal || total.is_sorted(), "messages received, published, taken, sent: {total:?}");
     }
 
     /// No frame of the host's NIC has been lost. A shard keeps one to hand.

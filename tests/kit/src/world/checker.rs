@@ -271,7 +271,11 @@ impl Checker {
         let daemon_ended = || happened(IncidentKind::DaemonEnded);
         match reason {
             CloseReason::Closed => side.close_called || peers_closed(),
-            CloseReason::Reset => side.abort_called || peers().any(|peer| peer.abort_called),
+            // A copy of the handshake of a flow that has ended may open it at another shard, which is told then.
+            CloseReason::Reset => {
+                let is_copy = side.received == 0 && self.by_key[&side.key].iter().any(|earlier| *earlier != id);
+                side.abort_called || peers().any(|peer| peer.abort_called) || is_copy
+            }
             CloseReason::AppGone => application_died(),
             // The peer has forgotten the flow while this side still waited for the last acknowledgement, or took us for
             // gone a little earlier than we took it, or never had the flow, because its listener ended between our SYN
@@ -346,6 +350,41 @@ impl Checker {
     /// Messages, and their bytes, that arrived.
     pub fn totals(&self) -> (u64, u64) {
         (self.messages, self.bytes)
+    }
+
+    /// The reasons by which flows ended.
+    pub fn ends(&self) -> impl Iterator<Item = CloseReason> + '_ {
+        self.sides.iter().filter_map(|side| match side.life {
+            Life::Closed { reason, .. } => Some(reason),
+            Life::Open | Life::Orphaned => None,
+        })
+    }
+
+    /// A side that is open though its other side is not, or never was: its application is still to be told.
+    pub fn half_dead(&self) -> Option<&Side> {
+        let is_alone = |side: &&Side| side.life == Life::Open && self.open_side(&side.key.reversed()).is_none();
+        self.sides.iter().find(is_alone)
+    }
+
+    /// Messages that `send` took, and that `recv` gave, of applications of this host.
+    pub fn messages_of(&self, ip: Ipv4Addr) -> (u64, u64) {
+        let sides = self.sides.iter().filter(|side| side.key.local_ip == ip);
+        sides.fold((0, 0), |(sent, received), side| (sent + side.sent.len() as u64, received + side.received as u64))
+    }
+
+    /// The most packets of one flow that have not arrived, as far as is known.
+    pub fn pending_packets(&self) -> usize {
+        let pending = |side: &Side| {
+            let arrived = side.to.map_or(0, |to| self.side(to).received);
+            let lens = side.sent.get(arrived..).unwrap_or_default().iter();
+            lens.map(|len| (*len as usize).div_ceil(side.max_payload)).sum::<usize>()
+        };
+        self.sides.iter().filter(|side| side.life != Life::Orphaned).map(pending).max().unwrap_or(0)
+    }
+
+    /// Whether any application went mad.
+    pub(crate) fn had_vandals(&self) -> bool {
+        !self.vandals.is_empty()
     }
 
     /// Sides ever opened.

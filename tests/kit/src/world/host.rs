@@ -151,7 +151,9 @@ pub struct SimulatedDaemon {
     /// The coordinator does nothing before.
     ready_at: Instant,
     stirs: Stirs,
-    /// What stirred the host when the coordinator last listened for its mail.
+    /// Turns of all shards: each may have posted something, whatever else it did.
+    looks: Stirs,
+    /// As they were when the coordinator last listened for its mail.
     heard: Stirs,
     shards: Vec<Runner>,
     registry: Registry,
@@ -211,6 +213,7 @@ impl SimulatedDaemon {
             asleep: None,
             ready_at: now,
             stirs: Stirs::default(),
+            looks: Stirs::default(),
             heard: Stirs::default(),
             shards,
             registry,
@@ -289,6 +292,7 @@ impl SimulatedDaemon {
             asleep: None,
             ready_at: now + pause,
             stirs,
+            looks: stirs,
             heard: Stirs::default(),
             shards,
             registry,
@@ -354,9 +358,13 @@ impl SimulatedDaemon {
             self.stirs.stir();
         }
         for shard in &mut self.shards {
+            let before = shard.looks;
             if shard.turn(now, self.stirs, all_is_announced) {
                 self.stirs.stir();
                 worked = true;
+            }
+            if shard.looks != before {
+                self.looks.stir();
             }
         }
         worked
@@ -390,7 +398,7 @@ impl SimulatedDaemon {
     fn coordinator_is_awake(&mut self, now: Instant) -> bool {
         let Some(until) = self.asleep else { return true };
         let has_mail =
-            self.stirs.are_news(&mut self.heard) && readable([self.worker.inlet().fd()].into_iter()) == [true];
+            self.looks.are_news(&mut self.heard) && readable([self.worker.inlet().fd()].into_iter()) == [true];
         let is_due = until.is_some_and(|until| until <= now);
         if !has_mail && !is_due && self.next_input_at().is_none() {
             let overlooked = self.worker.inlet().take();
@@ -422,9 +430,11 @@ impl SimulatedDaemon {
 
     /// The next moment at which somebody wants to run, if nothing happens before.
     pub(crate) fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        if now < self.frozen_until {
+            return Some(self.frozen_until); // and sees what has come meanwhile
+        }
         let local = self.local(now);
-        let next = self.local_deadline(local)?;
-        Some(next.saturating_back(self.skew).max(self.frozen_until))
+        Some(self.local_deadline(local)?.saturating_back(self.skew))
     }
 
     /// What the host's clock shows.

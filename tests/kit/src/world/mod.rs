@@ -13,6 +13,7 @@ mod application;
 mod applications;
 mod checker;
 mod content;
+mod coverage;
 mod host;
 mod intruder;
 mod queue;
@@ -22,11 +23,11 @@ mod trace;
 mod trouble;
 mod vandal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
-use machnet::daemon::control::message::Reply;
+use machnet::daemon::control::message::{Reply, Request};
 use machnet::daemon::control::report::Summary;
 use machnet_core::time::{Duration, Instant};
 use machnet_nic::faults::Dice;
@@ -34,9 +35,10 @@ use machnet_nic::memory::{LinkModel, Network, NetworkCounts};
 use machnet_shards::coordinator::{AddressInUse, ConnectionId, Effect, Input};
 use machnet_shards::counters::Counter;
 
-use self::answers::{Answers, Circumstances};
+use self::answers::Answers;
 pub use self::application::{AppId, Application};
 pub use self::checker::{Checker, IncidentKind, Life, Side, SideId};
+pub use self::coverage::{ERRORS, Reached};
 pub use self::host::{HostPlan, SimulatedDaemon, SimulatedHost};
 use self::intruder::Intruder;
 pub use self::intruder::Intrusion;
@@ -74,6 +76,10 @@ pub struct World {
     /// Applications that have written where they may not, and run no more.
     vandals: Vec<Vandal>,
     intruder: Option<Intruder>,
+    /// What daemons that have ended reached, and applications were answered.
+    reached: BTreeSet<Reached>,
+    /// Daemons that were killed or stopped.
+    ended_daemons: u64,
     /// Whether anybody did anything in the last step, or something was done to somebody since.
     has_worked: bool,
     /// Steps in a row that began with a deadline in the past.
@@ -118,6 +124,8 @@ impl World {
             connections: BTreeMap::new(),
             vandals: Vec::new(),
             intruder: None,
+            reached: BTreeSet::new(),
+            ended_daemons: 0,
             has_worked: true,
             overdue_steps: 0,
             steps: 0,
@@ -253,10 +261,16 @@ impl World {
             return;
         }
         let asked = application.settle(&reply);
-        let circumstances = Circumstances::of(&self.hosts[host], &asked, self.now);
+        let circumstances = self.circumstances(app, &asked);
         self.control.check(&asked, &reply.body, self.now, &circumstances);
+        if let Reply::Failed { error } = &reply.body {
+            self.reached.insert(Reached::Error(coverage::number_of(error)));
+            if matches!(asked.request, Request::Attach(_)) {
+                return self.kill(app);
+            }
+        }
         if let Reply::Listening { port } = reply.body {
-            application.listens.push(port);
+            self.apps.get_mut(&app).expect("it has just been answered").listens.push(port);
             self.control.listening(self.hosts[host].ip, port, self.now);
         }
         if !matches!(reply.body, Reply::Attached { .. }) {
@@ -302,9 +316,10 @@ impl World {
     }
 
     fn end_daemon(&mut self, host: usize) {
-        if self.hosts[host].daemon.take().is_none() {
-            return;
-        }
+        let Some(daemon) = self.hosts[host].daemon.take() else { return };
+        Reached::by(&daemon, &mut self.reached);
+        drop(daemon);
+        self.ended_daemons += 1;
         self.checker.incident(IncidentKind::DaemonEnded, self.hosts[host].ip, self.now);
         self.vandals.retain(|vandal| vandal.host != host);
         let apps: Vec<AppId> = self.apps.iter().filter(|(_, app)| app.host == host).map(|(id, _)| *id).collect();
@@ -361,10 +376,10 @@ impl World {
         }
     }
 
-    /// From now on every NIC tells a sleeper that a frame has come: while a world waits for lifetimes to end, shards
-    /// that look in steps are all that happens in it.
-    pub fn lend_bells(&mut self) {
-        self.device.lends_bells.set(true);
+    /// From now on every NIC tells a sleeper that a frame has come, or again only those that do. While a world waits
+    /// for long, shards that look in steps are all that happens in it.
+    pub fn lend_bells(&mut self, are_lent: bool) {
+        self.device.lends_bells.set(are_lent);
     }
 
     /// How often the devices refuse from now on.
@@ -381,6 +396,14 @@ impl World {
     /// What the daemon of a host, which runs, has counted.
     pub fn count(&self, host: usize, counter: Counter) -> u64 {
         self.hosts[host].daemon.as_ref().map_or(0, |daemon| daemon.count(counter))
+    }
+
+    /// What the run has reached so far.
+    pub fn reached(&self) -> BTreeSet<Reached> {
+        let mut reached = self.reached.clone();
+        self.hosts.iter().filter_map(|host| host.daemon.as_ref()).for_each(|it| Reached::by(it, &mut reached));
+        reached.extend(self.checker.ends().map(|reason| Reached::End(reason.to_wire())));
+        reached
     }
 
     /// What the network did so far.

@@ -163,7 +163,7 @@ impl NicQueue for SimQueue {
     }
 
     fn arm(&mut self) -> bool {
-        if self.may_fail_to_arm && self.refuses(self.device.moods.get().no_bell) {
+        if self.may_fail_to_arm && !self.device.lends_bells.get() && self.refuses(self.device.moods.get().no_bell) {
             return false;
         }
         let mut before = self.ahead.len();

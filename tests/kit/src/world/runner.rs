@@ -32,8 +32,8 @@ pub(crate) struct Runner {
     worker: Worker<SimQueue>,
     /// A turn that is over, and when it began: what to do then is not decided yet.
     turned: Option<(Work, Instant)>,
-    /// In its last turn it may have posted what had waited.
-    has_posted: bool,
+    /// Turns of the shard.
+    pub(crate) looks: Stirs,
     /// How it sleeps, if it does: until a bell, mail or a frame rings, or this moment.
     asleep: Option<Option<Instant>>,
     /// It does nothing before: it has given way, has just been woken, or lost its CPU.
@@ -68,7 +68,7 @@ impl Runner {
         Self {
             worker,
             turned: None,
-            has_posted: false,
+            looks: Stirs::default(),
             asleep: None,
             ready_at: now,
             bells,
@@ -114,10 +114,7 @@ impl Runner {
         if looks_at_bells && self.dice.below(TURNS_PER_LOOK_AT_BELLS) == 0 {
             self.hear_bells();
         }
-        // What waits for room in a mailbox goes in some turn, which need not do anything else.
-        let was_quiet = self.shard_ref().is_quiet();
         let work = self.look(now);
-        self.has_posted = !was_quiet;
         if self.dice.below(SHORT_TURNS + 1) == 0 {
             self.turned = Some((work, now));
             self.ready_at = now + Duration::from_nanos(1 + self.dice.below(TURN_NANOS_MAX) as u64);
@@ -141,7 +138,7 @@ impl Runner {
 
     /// Whether a turn did anything that others may have to do with. That it was the last one a shard just says.
     fn has_done(&self, work: Work) -> bool {
-        !work.is_none() || self.has_posted || self.shard_ref().has_stopped()
+        !work.is_none() || self.shard_ref().has_stopped()
     }
 
     /// Its bells ring without a cause, which must do no harm: the shard looks at all its channels.
@@ -184,6 +181,7 @@ impl Runner {
 
     /// One turn of the shard.
     fn look(&mut self, now: Instant) -> Work {
+        self.looks.stir();
         let work = self.worker.turn(now);
         self.bells.follow(self.worker.shard(), now);
         work

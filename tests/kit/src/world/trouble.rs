@@ -15,7 +15,7 @@ impl World {
         let (now, until) = (self.now, self.now + length);
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
         self.trace.say(|| format!("host {host} stands still for {length:?}"));
-        daemon.frozen_until = until;
+        daemon.frozen_until = daemon.frozen_until.max(until);
         for app in self.apps.values_mut().filter(|app| app.host == host) {
             app.ready_at = app.ready_at.max(until);
         }

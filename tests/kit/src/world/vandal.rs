@@ -20,6 +20,13 @@ pub(crate) struct Vandal {
     dies_at: Instant,
 }
 
+impl Vandal {
+    /// Its host and its user.
+    pub(crate) fn owner(&self) -> (usize, u32) {
+        (self.host, self.application.uid)
+    }
+}
+
 /// Words that are written at a time, at most, and how long they are.
 const WORDS_MAX: usize = 64;
 const WORD_BYTES: usize = 8;
