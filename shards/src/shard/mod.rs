@@ -227,8 +227,8 @@ impl<Q: NicQueue> Shard<Q> {
         let turn = &mut turn!(self, now);
         work.flows = self.flows.serve_ready(turn, &mut self.channels, &mut self.egress, &mut self.post);
         work.transmitted = self.egress.transmit(&mut self.counts);
-        let (with_input, announced) = self.channels.flush();
-        work.channels_with_input = with_input;
+        let (stirred, announced) = self.channels.flush();
+        work.channels_stirred = stirred;
         self.flows.announced(announced);
         self.steering.flush();
         self.post.send();

@@ -19,8 +19,8 @@ pub struct Work {
     pub flows: usize,
     /// Frames handed to the device or looped.
     pub transmitted: usize,
-    /// Channels with more to receive than before.
-    pub channels_with_input: usize,
+    /// Channels with more to receive than before, or polled from now on.
+    pub channels_stirred: usize,
 }
 
 impl Work {
@@ -34,7 +34,7 @@ impl Work {
         Seen {
             worked: !self.is_none(),
             has_come: self.mail + self.received + self.from_applications > 0,
-            has_delivered: self.channels_with_input > 0,
+            has_delivered: self.channels_stirred > 0,
             is_answer_due,
             has_asked: self.deadlines > 0,
         }

@@ -164,7 +164,7 @@ mod tests {
 
     /// An ICMP message of this type with so many bytes of data.
     fn message(kind: u8, data_bytes: usize) -> Vec<u8> {
-        let data: Vec<u8> = (0..data_bytes).map(|byte| (byte % 251) as u8).collect();
+        let data: Vec<u8> = (0..=250).cycle().take(data_bytes).collect();
         let mut echo = RawEcho::read_from_bytes(&[kind, 0, 0, 0, 0x12, 0x34, 0, 9]).expect("eight bytes");
         echo.checksum.set(Sum::ZERO.add_bytes(echo.as_bytes()).add_bytes(&data).finish());
         [echo.as_bytes(), &data].concat()

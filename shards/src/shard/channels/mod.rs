@@ -319,20 +319,22 @@ impl Channels {
         }
     }
 
-    /// Lets applications see what this turn published. Gives how many have more to receive than before, and the flows
-    /// whose opening was told only now. Channels of applications that are told something are polled from now on: they
-    /// soon answer, and then need not ring.
+    /// Lets applications see what this turn published. Gives how many have more to receive than before, or are polled
+    /// from now on, and the flows whose opening was told only now. Channels of applications that are told something are
+    /// polled: they soon answer, and then need not ring. So the shard does not sleep right after this.
     pub(super) fn flush(&mut self) -> (usize, std::vec::Drain<'_, FlowId>) {
-        let mut with_input = 0;
+        let mut stirred = 0;
         for slot in self.dirty.drain(..) {
             if let Some(channel) = self.slots[slot].as_mut() {
-                if channel.is_open() && !channel.is_hot() {
+                let is_warmed = channel.is_open() && !channel.is_hot();
+                if is_warmed {
                     channel.warm();
                     self.hot.push(slot);
                 }
-                with_input += usize::from(channel.flush(&mut self.announced));
+                let has_input = channel.flush(&mut self.announced);
+                stirred += usize::from(has_input || is_warmed);
             }
         }
-        (with_input, self.announced.drain(..))
+        (stirred, self.announced.drain(..))
     }
 }
