@@ -102,8 +102,9 @@
 //! # Threads and forks
 //!
 //! One [`Endpoint`] is for one thread at a time, and can move between threads; have one per thread, or
-//! [`split`](Endpoint::split) one between a thread that sends and a thread that receives. A forked child has nothing of
-//! its parent's endpoints and must not use them; it attaches for itself.
+//! [`split`](Endpoint::split) one between a thread that sends and a thread that receives. A thread that has something
+//! for another one, which may be waiting, ends that wait with a [`Waker`]. A forked child has nothing of its parent's
+//! endpoints and must not use them; it attaches for itself.
 #![deny(unsafe_code)]
 #![warn(missing_debug_implementations)]
 
@@ -145,7 +146,7 @@ pub use control::default_socket_path;
 pub use control::message::Rejection;
 pub use endpoint::{
     AttachOptions, Binding, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, Message, Received,
-    Receiver, Sender, Tuple,
+    Receiver, Sender, Tuple, Waker,
 };
 pub use machnet_core::flow::CloseReason;
 pub use machnet_core::message::MESSAGE_BYTES_MAX;

@@ -9,7 +9,8 @@ use rustix::io::Errno;
 
 use super::liveness::{Liveness, Watch};
 use super::received::{EndpointId, Flow};
-use super::wait::{Waitable, Waiter, Want};
+use super::wait::{Waitable, Waited, Waiter, Want};
+use super::waker::Waker;
 use crate::channel::{AppEnd, AppReceiver, AppSender, Broken};
 use crate::error::Disconnected;
 
@@ -84,12 +85,17 @@ impl<E: Waitable> Channels<E> {
         self.ends.iter_mut().for_each(E::flush_appended);
     }
 
-    /// Waits until what is wanted is there (true), or the time is up or a signal came (false). On a flow of another
-    /// endpoint there is nothing to wait for.
-    pub(super) fn wait(&mut self, want: Want, timeout: Option<Duration>) -> Result<bool, Disconnected> {
+    /// What ends a wait here.
+    pub(super) fn waker(&self) -> Waker {
+        self.waiter.waker()
+    }
+
+    /// Waits until what is wanted is there, or there is another reason to end. On a flow of another endpoint there is
+    /// nothing to wait for.
+    pub(super) fn wait(&mut self, want: Want, timeout: Option<Duration>) -> Result<Waited, Disconnected> {
         self.flush();
         if want.room.is_some_and(|flow| self.of(flow).is_none()) {
-            return self.liveness().look().map(|()| true);
+            return self.liveness().look().map(|()| Waited::There);
         }
         self.waiter.wait(&mut self.ends, want, timeout)
     }

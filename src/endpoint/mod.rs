@@ -8,6 +8,7 @@ mod received;
 mod receiving;
 mod sending;
 mod wait;
+mod waker;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,13 +25,14 @@ use channels::Channels;
 use control_connection::{ControlConnection, Grant, PATIENCE};
 use receiving::{Receiving, receiving_methods};
 use sending::sending_methods;
-use wait::Want;
+use wait::{Waited, Want};
 
 pub use crate::control::message::Binding;
 pub use options::{AttachOptions, ConnectOptions, ListenOptions};
 pub use received::{Delivery, Event, Flow, Message, Received, Tuple};
 pub use receiving::Receiver;
 pub use sending::Sender;
+pub use waker::Waker;
 
 /// An application's attachment to the daemon of its host. See the [crate] for what it promises.
 ///
@@ -155,7 +157,7 @@ impl Endpoint {
     /// # Errors
     /// [`Disconnected`].
     pub fn wait_either(&mut self, flow: Flow, timeout: Option<Duration>) -> Result<bool, Disconnected> {
-        self.channels.wait(Want { input: true, room: Some(flow) }, timeout)
+        self.wait_for(Want::either(flow), timeout)
     }
 
     /// Prepares a sleep as [`arm`](Self::arm) does, for room on a flow, as [`wait_room`](Self::wait_room) waits for it.
@@ -163,7 +165,7 @@ impl Endpoint {
     /// # Errors
     /// [`Disconnected`].
     pub fn arm_room(&mut self, flow: Flow) -> Result<bool, Disconnected> {
-        self.channels.prepare(Want { input: false, room: Some(flow) })
+        self.prepare_for(Want::room(flow))
     }
 
     /// The same for something to receive or for room on a flow, whichever comes first.
@@ -171,7 +173,12 @@ impl Endpoint {
     /// # Errors
     /// [`Disconnected`].
     pub fn arm_either(&mut self, flow: Flow) -> Result<bool, Disconnected> {
-        self.channels.prepare(Want { input: true, room: Some(flow) })
+        self.prepare_for(Want::either(flow))
+    }
+
+    /// What ends a wait on this endpoint from another thread.
+    pub fn waker(&self) -> Waker {
+        self.channels.waker()
     }
 
     /// Divides the endpoint between a thread that sends and a thread that receives. Listen and connect before: neither
@@ -182,6 +189,14 @@ impl Endpoint {
     pub fn split(self) -> io::Result<(Sender, Receiver)> {
         let (senders, receivers) = self.channels.split(self.connection.liveness())?;
         Ok((Sender::new(senders), Receiver::new(receivers, self.receiving)))
+    }
+
+    fn wait_for(&mut self, want: Want, timeout: Option<Duration>) -> Result<bool, Disconnected> {
+        self.channels.wait(want, timeout).map(|waited| waited == Waited::There)
+    }
+
+    fn prepare_for(&mut self, want: Want) -> Result<bool, Disconnected> {
+        self.channels.prepare(want)
     }
 
     fn call(&mut self, request: Request, patience: Duration) -> Result<Result<Reply, ControlError>, Disconnected> {

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::time::Duration;
 
 use machnet_core::flow::CloseReason;
 
 use super::channels::Channels;
 use super::received::{Delivery, EndpointId, Event, Flow, Message, Received, Tuple};
-use super::wait::Waitable;
+use super::wait::{Waitable, Waited, Want};
+use super::waker::Waker;
 use crate::channel::{self, AppEnd, AppReceiver, Broken, FlowHasher};
 use crate::error::{Disconnected, RecvError};
 
@@ -139,6 +141,19 @@ impl Receiver {
     pub(super) fn new(channels: Channels<AppReceiver>, receiving: Receiving) -> Self {
         Self { channels, receiving }
     }
+
+    /// What ends a wait of this half. Wakers that the endpoint gave before it was split end it, too.
+    pub fn waker(&self) -> Waker {
+        self.channels.waker()
+    }
+
+    fn wait_for(&mut self, want: Want, timeout: Option<Duration>) -> Result<bool, Disconnected> {
+        self.channels.wait(want, timeout).map(|waited| waited == Waited::There)
+    }
+
+    fn prepare_for(&mut self, want: Want) -> Result<bool, Disconnected> {
+        self.channels.prepare(want)
+    }
 }
 
 receiving_methods!(Receiver);
@@ -166,24 +181,25 @@ macro_rules! receiving_methods {
                 self.receiving.receive(&mut self.channels)
             }
 
-            /// Waits until there is something to receive (true), or the time is up or a signal came (false). `None`
-            /// waits without an end. Gives way for a short spell, then sleeps. True may be early: only a part of a long
-            /// message is there.
+            /// Waits until there is something to receive (true), or the time is up, a signal came or a
+            /// [`Waker`](crate::Waker) wants it (false). `None` waits without an end. Gives way for a short spell, then
+            /// sleeps. True may be early: only a part of a long message is there.
             ///
             /// # Errors
             /// [`Disconnected`](crate::Disconnected).
             pub fn wait(&mut self, timeout: Option<std::time::Duration>) -> Result<bool, crate::Disconnected> {
-                self.channels.wait($crate::endpoint::wait::Want::INPUT, timeout)
+                self.wait_for($crate::endpoint::wait::Want::INPUT, timeout)
             }
 
-            /// Asks for a wake-up through [`as_fd`](std::os::fd::AsFd): true if there is something to receive already.
-            /// Otherwise the descriptor becomes readable when there is, or when the daemon is gone. Call it before
-            /// *every* sleep, as epoll loops and async runtimes do; calls in between do no harm.
+            /// Asks for a wake-up through [`as_fd`](std::os::fd::AsFd): true if there is something to receive already,
+            /// or a [`Waker`](crate::Waker) has woken. Otherwise the descriptor becomes readable when there is, when a
+            /// waker wakes, or when the daemon is gone. Call it before *every* sleep, as epoll loops and async runtimes
+            /// do; calls in between do no harm.
             ///
             /// # Errors
             /// [`Disconnected`](crate::Disconnected).
             pub fn arm(&mut self) -> Result<bool, crate::Disconnected> {
-                self.channels.prepare($crate::endpoint::wait::Want::INPUT)
+                self.prepare_for($crate::endpoint::wait::Want::INPUT)
             }
 
             /// Both ends of an open flow; `None` if it is closed, or its [`Event::Opened`](crate::Event::Opened) has

@@ -1,8 +1,11 @@
 //! Sending: what an endpoint and its sending half have in common.
 
+use std::time::Duration;
+
 use super::channels::Channels;
 use super::received::Flow;
-use super::wait::Waitable;
+use super::wait::{Waitable, Waited, Want};
+use super::waker::Waker;
 use crate::channel::{AppSender, ChannelSendError};
 use crate::error::{Disconnected, SendError};
 
@@ -52,6 +55,15 @@ impl Sender {
         let attended = self.channels.all().iter_mut().try_for_each(AppSender::attend);
         self.channels.unless_broken(attended)?;
         self.channels.glance()
+    }
+
+    /// What ends a wait of this half.
+    pub fn waker(&self) -> Waker {
+        self.channels.waker()
+    }
+
+    fn wait_for(&mut self, want: Want, timeout: Option<Duration>) -> Result<bool, Disconnected> {
+        self.channels.wait(want, timeout).map(|waited| waited == Waited::There)
     }
 }
 
@@ -112,9 +124,9 @@ macro_rules! sending_methods {
             }
 
             /// Waits until the message fits that was refused last on this flow with
-            /// [`NoRoom`](crate::SendError::NoRoom) (true; also if none was, or the flow is closed), or the time is up
-            /// or a signal came (false). What happens on other flows does not end the wait. Two endpoints that only
-            /// ever wait for room may wait for each other: receive in between, or use
+            /// [`NoRoom`](crate::SendError::NoRoom) (true; also if none was, or the flow is closed), or the time is up,
+            /// a signal came or a [`Waker`](crate::Waker) wants it (false). What happens on other flows does not end
+            /// the wait. Two endpoints that only ever wait for room may wait for each other: receive in between, or use
             /// [`Endpoint::wait_either`](crate::Endpoint::wait_either).
             ///
             /// # Errors
@@ -124,7 +136,7 @@ macro_rules! sending_methods {
                 flow: crate::Flow,
                 timeout: Option<std::time::Duration>,
             ) -> Result<bool, crate::Disconnected> {
-                self.channels.wait($crate::endpoint::wait::Want { input: false, room: Some(flow) }, timeout)
+                self.wait_for($crate::endpoint::wait::Want::room(flow), timeout)
             }
 
             /// How many bytes of messages were sent on a flow and are not known to have arrived at the other host. What

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::liveness::Liveness;
 use super::received::Flow;
+use super::waker::Waker;
 use crate::channel::{Alarm, AppEnd, AppReceiver, AppSender, Armed, Broken};
 use crate::error::Disconnected;
 use crate::sleep::{Clock, timeout};
@@ -22,8 +23,9 @@ use crate::sleep::{Clock, timeout};
 /// Bells heard in one go; the others are heard in the next.
 const BELLS_AT_ONCE: usize = 16;
 
-/// Marks the daemon among the sources of an epoll; all others are indices of channels.
+/// Mark the daemon and the waker among the sources of an epoll; all others are indices of channels.
 const DAEMON: u64 = u64::MAX;
+const WAKER: u64 = u64::MAX - 1;
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -32,10 +34,33 @@ pub(super) struct Want {
     pub(super) input: bool,
     /// Room on this flow for the message that was refused there last.
     pub(super) room: Option<Flow>,
+    /// An answer on the control socket.
+    pub(super) answer: bool,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waited {
+    /// What is wanted is there.
+    There,
+    /// The daemon has said something, which is to be read.
+    Answer,
+    /// The time is up, a signal came, or a waker wants it.
+    Over,
 }
 
 impl Want {
-    pub(super) const INPUT: Self = Self { input: true, room: None };
+    pub(super) const INPUT: Self = Self { input: true, room: None, answer: false };
+
+    /// Room on this flow.
+    pub(super) const fn room(flow: Flow) -> Self {
+        Self { input: false, room: Some(flow), answer: false }
+    }
+
+    /// Input, or room on this flow.
+    pub(super) const fn either(flow: Flow) -> Self {
+        Self { input: true, ..Self::room(flow) }
+    }
 
     /// The part of it that is about one channel: input, and room on one of its flows.
     fn of(self, channel: usize) -> (bool, Option<FlowId>) {
@@ -96,11 +121,12 @@ pub(super) trait Waitable {
     }
 }
 
-/// Where a thread sleeps: an epoll over all bells and the control socket.
+/// Where a thread sleeps: an epoll over all bells, the waker and the control socket.
 #[derive(Debug)]
 pub(super) struct Waiter {
     epoll: OwnedFd,
     liveness: Arc<Liveness>,
+    waker: Waker,
     wait: Wait,
 }
 
@@ -108,7 +134,14 @@ impl Waiter {
     pub(super) fn new(liveness: Arc<Liveness>) -> Result<Self, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, liveness.as_fd(), epoll::EventData::new_u64(DAEMON), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, liveness, wait: Wait::new(Policy::Adaptive, Clock.now()) })
+        let waker = Waker::new()?;
+        epoll::add(&epoll, waker.bell(), epoll::EventData::new_u64(WAKER), epoll::EventFlags::IN)?;
+        Ok(Self { epoll, liveness, waker, wait: Wait::new(Policy::Adaptive, Clock.now()) })
+    }
+
+    /// What ends a wait here.
+    pub(super) fn waker(&self) -> Waker {
+        self.waker.clone()
     }
 
     /// Listens to the bell of one more channel.
@@ -116,17 +149,17 @@ impl Waiter {
         epoll::add(&self.epoll, alarm.bell(), epoll::EventData::new_u64(channel as u64), epoll::EventFlags::IN)
     }
 
-    /// Waits until what is wanted is there (true), or the time is up or a signal came (false).
+    /// Waits until what is wanted is there, or there is another reason to end.
     pub(super) fn wait<E: Waitable>(
         &mut self,
         ends: &mut [E],
         want: Want,
         timeout: Option<Duration>,
-    ) -> Result<bool, Disconnected> {
+    ) -> Result<Waited, Disconnected> {
         let began = Clock.now();
         let deadline = timeout.map(|timeout| began + timeout.into());
         self.wait.begin(began);
-        let mut is_interrupted = false;
+        let mut end = None;
         loop {
             let now = Clock.now();
             self.wait.look(now);
@@ -136,15 +169,20 @@ impl Waiter {
                 if next == Next::Disarm {
                     ends.iter_mut().for_each(E::disarm);
                 }
-                return Ok(true);
+                return Ok(Waited::There);
             }
             self.liveness.check()?;
-            let is_over = is_interrupted || deadline.is_some_and(|deadline| deadline <= now);
+            // A wake is left waiting while this is armed: it ends the sleep.
+            if deadline.is_some_and(|deadline| deadline <= now) || (!self.wait.is_armed() && self.waker.take()) {
+                end = Some(Waited::Over);
+            }
+            if let Some(end) = end
+                && !self.wait.is_armed()
+            {
+                self.wait.give_up(now);
+                return Ok(end);
+            }
             match next {
-                _ if is_over && !self.wait.is_armed() => {
-                    self.wait.give_up(now);
-                    return Ok(false);
-                }
                 Next::Look | Next::Spin | Next::Yield => {
                     self.wait.leave(now);
                     rustix::thread::sched_yield();
@@ -156,8 +194,11 @@ impl Waiter {
                 Next::Disarm => ends.iter_mut().for_each(E::disarm),
                 Next::Sleep => {
                     let length = self.wait.sleep(now, deadline, false);
-                    // The program may want to look at what its signal handler did.
-                    is_interrupted = self.hear(ends, length).is_err();
+                    end = match self.hear(ends, length) {
+                        Ok(has_spoken) => (has_spoken && want.answer).then_some(Waited::Answer),
+                        // The program may want to look at what its signal handler did.
+                        Err(_) => Some(Waited::Over),
+                    };
                     ends.iter_mut().for_each(E::disarm);
                     self.wait.woke(false);
                 }
@@ -165,7 +206,8 @@ impl Waiter {
         }
     }
 
-    /// Prepares a sleep on [`Waiter::as_fd`]: true if what is wanted is there already, and nothing is armed.
+    /// Prepares a sleep on [`Waiter::as_fd`]: true if what is wanted is there already or a waker wants no sleep, and
+    /// nothing is armed.
     pub(super) fn prepare<E: Waitable>(&self, ends: &mut [E], want: Want) -> Result<bool, Disconnected> {
         // What rang since the last sleep would end the next one at once. An interrupted look is as good as none.
         let _ = self.hear(ends, Sleep::Not);
@@ -173,6 +215,9 @@ impl Waiter {
             return Ok(true);
         }
         self.liveness.check()?;
+        if self.waker.take() {
+            return Ok(true);
+        }
         self.arm(ends, want)
     }
 
@@ -197,11 +242,13 @@ impl Waiter {
         Ok(false)
     }
 
-    /// Sleeps until a bell rings or the daemon is gone, drains the bells and notes the end. An error is a signal.
-    fn hear<E: Waitable>(&self, ends: &mut [E], length: Sleep) -> Result<(), Errno> {
+    /// Sleeps until a bell rings, a waker wakes or the daemon says something or is gone, drains the bells and notes the
+    /// end. Gives whether the daemon has said something, which is still to be read. An error is a signal.
+    fn hear<E: Waitable>(&self, ends: &mut [E], length: Sleep) -> Result<bool, Errno> {
         let nothing = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(DAEMON) };
         let mut events = [nothing; BELLS_AT_ONCE];
         let heard = epoll::wait(&self.epoll, &mut events, timeout(length).as_ref())?;
+        let mut has_spoken = false;
         for &epoll::Event { flags, data } in &events[..heard] {
             let end = usize::try_from(data.u64()).ok().and_then(|channel| ends.get_mut(channel));
             match end {
@@ -211,10 +258,11 @@ impl Waiter {
                     end.disarm();
                     end.alarm().drain_bell();
                 }
-                None => drop(self.liveness.look()),
+                None if data.u64() == WAKER => self.waker.drain(),
+                None => has_spoken = self.liveness.look().is_ok(),
             }
         }
-        Ok(())
+        Ok(has_spoken)
     }
 }
 

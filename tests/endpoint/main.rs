@@ -6,3 +6,4 @@ mod messages;
 mod tools;
 mod versions;
 mod waiting;
+mod wakers;

@@ -117,7 +117,7 @@ fn an_event_loop_can_wait_for_either_by_the_descriptor() {
     }
 }
 
-fn readable(endpoint: &Endpoint, timeout_ms: u64) -> bool {
+pub(crate) fn readable(endpoint: &Endpoint, timeout_ms: u64) -> bool {
     let timeout = Timespec::try_from(Duration::from_millis(timeout_ms)).unwrap();
     rustix::event::poll(&mut [PollFd::new(endpoint, PollFlags::IN)], Some(&timeout)).unwrap() > 0
 }
