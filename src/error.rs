@@ -263,6 +263,44 @@ request_error! {
     }
 }
 
+/// Connects of one endpoint that are under way at the same time: begun, and their answers not received. The daemon
+/// answers into a socket that the system gives some 200 KiB, of which an answer takes 1 KiB at the most: so many always
+/// fit, however late they are read.
+pub const CONNECTS_UNDER_WAY_MAX: usize = 128;
+
+/// Why a connect was not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum BeginConnectError {
+    /// The endpoint has [`CONNECTS_UNDER_WAY_MAX`](crate::CONNECTS_UNDER_WAY_MAX) connects under way.
+    #[error("an endpoint has at most {CONNECTS_UNDER_WAY_MAX} connects under way: receive their answers first")]
+    TooMany,
+    /// The endpoint is of no use any more.
+    #[error(transparent)]
+    Disconnected(#[from] Disconnected),
+}
+
+impl BeginConnectError {
+    /// Whether the same call may succeed later, if need be on a new endpoint, although nobody changes the program or a
+    /// configuration.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        match self {
+            Self::TooMany => true,
+            Self::Disconnected(end) => end.is_retryable(),
+        }
+    }
+
+    /// What the standard library calls it.
+    #[must_use]
+    pub fn kind(self) -> io::ErrorKind {
+        match self {
+            Self::TooMany => io::ErrorKind::WouldBlock,
+            Self::Disconnected(end) => end.kind(),
+        }
+    }
+}
+
 /// Why a message was not taken. Nothing of it has been sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
@@ -337,4 +375,4 @@ macro_rules! into_io_error {
         })*
     };
 }
-into_io_error!(Disconnected, AttachError, ListenError, ConnectError, SendError, RecvError);
+into_io_error!(Disconnected, AttachError, ListenError, ConnectError, BeginConnectError, SendError, RecvError);

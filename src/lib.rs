@@ -145,10 +145,13 @@ pub use channel::Full;
 pub use control::default_socket_path;
 pub use control::message::Rejection;
 pub use endpoint::{
-    AttachOptions, Binding, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, Message, Received,
-    Receiver, Sender, Tuple, Waker,
+    AttachOptions, Binding, ConnectId, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, Message,
+    Received, Receiver, Sender, Tuple, Waker,
 };
 pub use machnet_core::flow::CloseReason;
 pub use machnet_core::message::MESSAGE_BYTES_MAX;
 
-pub use error::{AttachError, ConnectError, Disconnected, ListenError, RecvError, SendError};
+pub use error::{
+    AttachError, BeginConnectError, CONNECTS_UNDER_WAY_MAX, ConnectError, Disconnected, ListenError, RecvError,
+    SendError,
+};

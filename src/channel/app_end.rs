@@ -119,6 +119,16 @@ impl AppEnd {
         self.receiver.has_input()
     }
 
+    /// As [`AppReceiver::hold_back`].
+    pub fn hold_back(&mut self, is_known: impl Fn(FlowId) -> bool) -> Result<bool, Broken> {
+        self.receiver.hold_back(is_known)
+    }
+
+    /// As [`AppReceiver::let_go`].
+    pub fn let_go(&mut self) {
+        self.receiver.let_go();
+    }
+
     /// Takes what waits, to be received later: makes room for an event that found none, because the application has not
     /// received for long.
     pub fn set_aside(&mut self) -> Result<(), Broken> {

@@ -29,6 +29,8 @@ pub struct AppReceiver {
     aside: VecDeque<Taken>,
     /// The message that was received last. It keeps its buffers until the next look at what there is.
     current: Option<Whole>,
+    /// The first of what was taken is a flow's `Opened` that is held back: there is nothing to receive.
+    is_held: bool,
     /// Up to this entry of `rx` the sending half knows which flows have opened.
     looked_ahead: u64,
     alarm: Alarm,
@@ -101,6 +103,7 @@ impl AppReceiver {
             reassembly: Reassembly::new(geometry.rx_buffers_held_max() as usize),
             aside: VecDeque::new(),
             current: None,
+            is_held: false,
             looked_ahead: 0,
             alarm: Alarm::new(Half::Receiver, Shared::word(segment, layout.input_asleep_at), halves),
             armings: 0,
@@ -110,6 +113,7 @@ impl AppReceiver {
 
     /// The next message or event, if there is one. Never waits.
     pub fn recv(&mut self) -> Result<Option<FromShard<'_>>, Broken> {
+        self.is_held = false;
         self.finish_current();
         let next = match self.aside.pop_front() {
             Some(taken) => Some(taken),
@@ -142,7 +146,29 @@ impl AppReceiver {
 
     /// Whether [`AppReceiver::recv`] would find something, if only a piece of a message.
     pub fn has_input(&self) -> bool {
-        self.has_taken() || self.rx.has_next()
+        !self.is_held && (self.has_taken() || self.rx.has_next())
+    }
+
+    /// If the next thing to receive is that a flow to a peer has opened, and it is not known why, it is held back:
+    /// there is nothing to receive until the next call of this or of [`AppReceiver::recv`], or until
+    /// [`AppReceiver::let_go`]. Gives whether it is.
+    pub fn hold_back(&mut self, is_known: impl Fn(FlowId) -> bool) -> Result<bool, Broken> {
+        self.finish_current();
+        if self.aside.is_empty()
+            && let Some(taken) = self.take()?
+        {
+            self.aside.push_back(taken);
+        }
+        self.is_held = match self.aside.front() {
+            Some(Taken::Event(FromShard::Opened { flow, opened })) => !opened.accepted && !is_known(*flow),
+            _ => false,
+        };
+        Ok(self.is_held)
+    }
+
+    /// What was held back can be received.
+    pub fn let_go(&mut self) {
+        self.is_held = false;
     }
 
     /// Whether something has been taken from the ring and not been received.
@@ -310,6 +336,10 @@ impl AppReceiver {
     pub fn arm(&mut self) -> Armed {
         self.finish_current();
         self.publish_returned();
+        if self.is_held {
+            // Nothing that the shard may bring is next.
+            return Armed::Armed;
+        }
         if self.has_taken() {
             return Armed::Ready;
         }

@@ -29,6 +29,9 @@ pub enum ReportError {
     Failed(ControlError),
 }
 
+/// A reply, and the descriptors beside it.
+pub type ReplyWithFds = (Numbered<Reply>, Vec<OwnedFd>);
+
 /// One connection to a daemon.
 #[derive(Debug)]
 pub struct Client {
@@ -59,7 +62,7 @@ impl Client {
         // 0 is the number of answers to what the daemon could not read.
         self.last_id = self.last_id.checked_add(1).unwrap_or(1);
         let request = Numbered { id: self.last_id, body: request };
-        // No reply is ever left unread, so that the daemon's side always has room for one request.
+        // So few requests are without an answer that the daemon's side has room for one more.
         socket::send(self.socket.as_fd(), &request.encode(), &[]).map_err(|_| Disconnected::Gone)?;
         Ok(self.last_id)
     }
@@ -68,24 +71,34 @@ impl Client {
     ///
     /// # Errors
     /// [`Disconnected`]; [`Disconnected::Silent`] when none has come at `deadline`.
-    pub fn receive(&mut self, deadline: Instant) -> Result<(Numbered<Reply>, Vec<OwnedFd>), Disconnected> {
+    pub fn receive(&mut self, deadline: Instant) -> Result<ReplyWithFds, Disconnected> {
         loop {
-            let mut fds = Vec::new();
-            match socket::receive(self.socket.as_fd(), &mut self.buffer, Some(&mut fds)) {
-                Ok(Datagram::Bytes(bytes)) => {
-                    let reply = Numbered::decode(&self.buffer[..bytes]).map_err(|_| Disconnected::Unreadable)?;
-                    return Ok((reply, fds));
-                }
-                Ok(Datagram::TooLong) => return Err(Disconnected::Unreadable),
-                Ok(Datagram::DescriptorsLost) => return Err(Disconnected::NoRoomForChannel),
-                Ok(Datagram::Closed) | Err(_) => return Err(Disconnected::Gone),
-                Ok(Datagram::Nothing) => {}
+            if let Some(reply) = self.try_receive()? {
+                return Ok(reply);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Disconnected::Silent);
             }
             self.wait(left);
+        }
+    }
+
+    /// The same, if one is there; never waits.
+    ///
+    /// # Errors
+    /// [`Disconnected`].
+    pub fn try_receive(&mut self) -> Result<Option<ReplyWithFds>, Disconnected> {
+        let mut fds = Vec::new();
+        match socket::receive(self.socket.as_fd(), &mut self.buffer, Some(&mut fds)) {
+            Ok(Datagram::Bytes(bytes)) => {
+                let reply = Numbered::decode(&self.buffer[..bytes]).map_err(|_| Disconnected::Unreadable)?;
+                Ok(Some((reply, fds)))
+            }
+            Ok(Datagram::TooLong) => Err(Disconnected::Unreadable),
+            Ok(Datagram::DescriptorsLost) => Err(Disconnected::NoRoomForChannel),
+            Ok(Datagram::Closed) | Err(_) => Err(Disconnected::Gone),
+            Ok(Datagram::Nothing) => Ok(None),
         }
     }
 

@@ -8,7 +8,7 @@ use machnet_core::flow::FlowId;
 use rustix::io::Errno;
 
 use super::liveness::{Liveness, Watch};
-use super::received::{EndpointId, Flow};
+use super::received::{ConnectId, EndpointId, Flow};
 use super::wait::{Waitable, Waited, Waiter, Want};
 use super::waker::Waker;
 use crate::channel::{AppEnd, AppReceiver, AppSender, Broken};
@@ -48,6 +48,11 @@ impl<E: Waitable> Channels<E> {
     /// The name of a flow of one of them.
     pub(super) fn flow(&self, channel: u16, id: FlowId) -> Flow {
         Flow { endpoint: self.endpoint, channel, id }
+    }
+
+    /// The name of a connect, by the number of its request.
+    pub(super) fn connect(&self, number: u32) -> ConnectId {
+        ConnectId { endpoint: self.endpoint, number }
     }
 
     /// The channel of a flow, unless the flow is another endpoint's.
@@ -111,6 +116,16 @@ impl<E: Waitable> Channels<E> {
 }
 
 impl Channels<AppEnd> {
+    /// Whether there is anything to receive.
+    pub(super) fn has_input(&self) -> bool {
+        self.ends.iter().any(AppEnd::has_input)
+    }
+
+    /// What was held back can be received.
+    pub(super) fn let_go(&mut self) {
+        self.ends.iter_mut().for_each(AppEnd::let_go);
+    }
+
     /// The same channels for two threads. The receiving one keeps the descriptor that others may poll already.
     pub(super) fn split(self, liveness: &Arc<Liveness>) -> Result<(Channels<AppSender>, Channels<AppReceiver>), Errno> {
         let Self { endpoint, ends, waiter, watch } = self;

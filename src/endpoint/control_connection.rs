@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::liveness::Liveness;
 use crate::control::Client;
+use crate::control::client::ReplyWithFds;
 use crate::control::message::{
-    Binding, CHANNEL_FDS, ChannelGeometry, ControlError, NAME_BYTES_MAX, Reply, Request, VERSIONS,
+    Binding, CHANNEL_FDS, ChannelGeometry, ControlError, NAME_BYTES_MAX, Numbered, Reply, Request, VERSIONS,
 };
 use crate::error::{AttachError, Disconnected};
 
@@ -32,6 +33,28 @@ pub(super) struct Grant {
     pub(super) fds: [OwnedFd; CHANNEL_FDS],
 }
 
+/// What the daemon says.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// A channel, before the answer to this request.
+    Channel(u32, Grant),
+    /// The answer to this request.
+    Answer(u32, Result<Reply, ControlError>),
+}
+
+impl Said {
+    fn read((Numbered { id, body }, fds): ReplyWithFds) -> Result<Self, Disconnected> {
+        Ok(match body {
+            Reply::Channel { index, geometry, .. } => {
+                let fds = fds.try_into().map_err(|_| Disconnected::Unreadable)?;
+                Self::Channel(id, Grant { index, geometry, fds })
+            }
+            Reply::Failed { error } => Self::Answer(id, Err(error)),
+            answer => Self::Answer(id, Ok(answer)),
+        })
+    }
+}
+
 impl ControlConnection {
     /// Connects and attaches; gives the daemon's addresses, too.
     pub(super) fn attach(path: &Path, binding: Binding) -> Result<(Self, Vec<IpAddr>), AttachError> {
@@ -40,7 +63,7 @@ impl ControlConnection {
         let liveness = Arc::new(Liveness::new(client.as_fd().try_clone_to_owned().map_err(failed)?));
         let mut connection = Self { client, liveness };
         let request = Request::attach(program_name(), binding);
-        match connection.call(request, PATIENCE, |_| Err(Disconnected::Unreadable))? {
+        match connection.call(request, PATIENCE, |_, _| Err(Disconnected::Unreadable))? {
             Ok(Reply::Attached { addresses, version, .. }) if VERSIONS.contains(version) => Ok((connection, addresses)),
             Ok(_) => Err(Disconnected::Unreadable.into()),
             Err(error) => Err(AttachError::answered(error)),
@@ -51,7 +74,8 @@ impl ControlConnection {
         &self.liveness
     }
 
-    /// Sends a request, hands every channel that comes before the answer to `take`, and gives the answer.
+    /// Sends a request, hands everything that is said before its answer to `take`, with the request's number, and gives
+    /// the answer.
     ///
     /// # Errors
     /// [`Disconnected`], which stays: an answer that came later would be taken for the answer to something else.
@@ -59,7 +83,7 @@ impl ControlConnection {
         &mut self,
         request: Request,
         patience: Duration,
-        mut take: impl FnMut(Grant) -> Result<(), Disconnected>,
+        mut take: impl FnMut(Said, u32) -> Result<(), Disconnected>,
     ) -> Result<Result<Reply, ControlError>, Disconnected> {
         self.liveness.check()?;
         self.converse(request, patience, &mut take).map_err(|why| self.liveness.give_up(why))
@@ -69,24 +93,42 @@ impl ControlConnection {
         &mut self,
         request: Request,
         patience: Duration,
-        take: &mut impl FnMut(Grant) -> Result<(), Disconnected>,
+        take: &mut impl FnMut(Said, u32) -> Result<(), Disconnected>,
     ) -> Result<Result<Reply, ControlError>, Disconnected> {
         let deadline = Instant::now() + patience;
         let id = self.client.send(request)?;
         loop {
-            let (reply, fds) = self.client.receive(deadline)?;
-            match reply.body {
-                // The daemon could not read the request, nor its number: there is only this one.
-                Reply::Failed { error } if reply.id == 0 => return Ok(Err(error)),
-                _ if reply.id != id => return Err(Disconnected::Unreadable),
-                Reply::Channel { index, geometry, .. } => {
-                    let fds = fds.try_into().map_err(|_| Disconnected::Unreadable)?;
-                    take(Grant { index, geometry, fds })?;
-                }
-                Reply::Failed { error } => return Ok(Err(error)),
-                answer => return Ok(Ok(answer)),
+            match Said::read(self.client.receive(deadline)?)? {
+                Said::Answer(answered, answer) if answered == id => return Ok(answer),
+                // The daemon could not read a request, nor its number: it can read those that were only begun.
+                Said::Answer(0, Err(error)) => return Ok(Err(error)),
+                said => take(said, id)?,
             }
         }
+    }
+
+    /// Sends a request whose answer is to be [heard](Self::hear). Gives its number.
+    ///
+    /// # Errors
+    /// [`Disconnected`], which stays.
+    pub(super) fn begin(&mut self, request: Request) -> Result<u32, Disconnected> {
+        self.liveness.check()?;
+        self.client.send(request).map_err(|why| self.liveness.give_up(why))
+    }
+
+    /// Hands everything that has been said to `take`; never waits.
+    ///
+    /// # Errors
+    /// [`Disconnected`], which stays.
+    pub(super) fn hear(&mut self, mut take: impl FnMut(Said) -> Result<(), Disconnected>) -> Result<(), Disconnected> {
+        self.liveness.check()?;
+        let mut hear_all = || {
+            while let Some(reply) = self.client.try_receive()? {
+                take(Said::read(reply)?)?;
+            }
+            Ok(())
+        };
+        hear_all().map_err(|why| self.liveness.give_up(why))
     }
 }
 

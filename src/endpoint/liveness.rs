@@ -49,7 +49,7 @@ impl Liveness {
     }
 }
 
-/// Readable when the daemon is gone: between requests it has nothing to say.
+/// Readable when the daemon is gone, or when it has answered: without a request it has nothing to say.
 impl AsFd for Liveness {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

@@ -1,6 +1,7 @@
 //! What an application thread holds: its connection to the daemon, and a channel to each shard whose flows it has.
 
 mod channels;
+mod connects;
 mod control_connection;
 mod liveness;
 mod options;
@@ -20,16 +21,17 @@ use machnet_core::flow::FlowId;
 use crate::channel::{AppEnd, AppHandles, Geometry};
 use crate::control;
 use crate::control::message::{ControlError, Reply, Request};
-use crate::error::{AttachError, ConnectError, Disconnected, ListenError};
+use crate::error::{AttachError, BeginConnectError, ConnectError, Disconnected, ListenError};
 use channels::Channels;
-use control_connection::{ControlConnection, Grant, PATIENCE};
+use connects::Connects;
+use control_connection::{ControlConnection, Grant, PATIENCE, Said};
 use receiving::{Receiving, receiving_methods};
 use sending::sending_methods;
 use wait::{Waited, Want};
 
 pub use crate::control::message::Binding;
 pub use options::{AttachOptions, ConnectOptions, ListenOptions};
-pub use received::{Delivery, Event, Flow, Message, Received, Tuple};
+pub use received::{ConnectId, Delivery, Event, Flow, Message, Received, Tuple};
 pub use receiving::Receiver;
 pub use sending::Sender;
 pub use waker::Waker;
@@ -134,11 +136,8 @@ impl Endpoint {
         remote: SocketAddr,
         options: ConnectOptions,
     ) -> Result<Flow, ConnectError> {
-        let ConnectOptions { timeout, shard } = options;
-        // A daemon takes 0 for its own default.
-        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1);
-        let patience = Duration::from_millis(timeout_ms.into()) + PATIENCE;
-        match self.call(Request::Connect { local_ip, remote, timeout_ms, shard }, patience)? {
+        let (request, patience) = connect_request(local_ip, remote, &options);
+        match self.call(request, patience)? {
             Ok(Reply::Connected { channel, flow, local_port }) => {
                 let flow = self.channels.flow(channel, FlowId(flow));
                 self.await_opened(flow)?;
@@ -149,6 +148,57 @@ impl Endpoint {
             Ok(_) => Err(self.unreadable().into()),
             Err(error) => Err(ConnectError::answered(error).unwrap_or_else(|| self.unreadable().into())),
         }
+    }
+
+    /// Begins to open a flow as [`connect_with`](Self::connect_with) does, without waiting for the other host. The
+    /// answer is an event that names the connect: [`Event::Opened`] or [`Event::ConnectFailed`]. It comes in any order
+    /// with other answers, and ends waits as everything does that can be received. What the flow brings comes after its
+    /// event; what other flows of the same shard bring may wait behind that event until the daemon has answered.
+    ///
+    /// A connect that was begun cannot be called off; whoever does not want its flow any more aborts it.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use machnet::{ConnectOptions, Delivery, Endpoint, Event};
+    ///
+    /// let mut endpoint = Endpoint::attach()?;
+    /// let mut asked = std::collections::HashMap::new();
+    /// for host in 2..10 {
+    ///     let remote = ([10, 0, 0, host], 888).into();
+    ///     asked.insert(endpoint.begin_connect([10, 0, 0, 1].into(), remote, ConnectOptions::new())?, remote);
+    /// }
+    /// while !asked.is_empty() {
+    ///     match endpoint.recv_in_place()? {
+    ///         Some(Delivery::Event(Event::Opened { flow, connect: Some(connect), .. })) => {
+    ///             asked.remove(&connect);
+    ///             endpoint.send(flow, b"How are you?")?;
+    ///         }
+    ///         Some(Delivery::Event(Event::ConnectFailed { connect, error })) => {
+    ///             println!("{:?}: {error}", asked.remove(&connect));
+    ///         }
+    ///         Some(other) => println!("{other:?}"),
+    ///         None => _ = endpoint.wait(None)?,
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`BeginConnectError`]: too many are under way. What is wrong with the addresses, the daemon answers.
+    pub fn begin_connect(
+        &mut self,
+        local_ip: IpAddr,
+        remote: SocketAddr,
+        options: ConnectOptions,
+    ) -> Result<ConnectId, BeginConnectError> {
+        self.hear()?;
+        self.receiving.connects.check_room()?;
+        let (request, patience) = connect_request(local_ip, remote, &options);
+        let number = self.connection.begin(request)?;
+        let connect = self.channels.connect(number);
+        self.receiving.connects.begin(number, connect, patience);
+        Ok(connect)
     }
 
     /// Waits for something to receive or for room on a flow, as [`wait_room`](Self::wait_room) does, whichever comes
@@ -185,23 +235,85 @@ impl Endpoint {
     /// half can. The daemon keeps what the endpoint has as long as either half lives.
     ///
     /// # Errors
-    /// The host's, when this process has no descriptor left; the endpoint is then given back to the daemon.
-    pub fn split(self) -> io::Result<(Sender, Receiver)> {
+    /// The host's, when this process has no descriptor left; `ResourceBusy`, when a connect that was begun has not been
+    /// answered. The endpoint is then given back to the daemon.
+    pub fn split(mut self) -> io::Result<(Sender, Receiver)> {
+        self.hear()?;
+        if self.receiving.connects.await_answers() {
+            let text = "connects are under way, whose answers no half can hear: receive them before the split";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+        }
         let (senders, receivers) = self.channels.split(self.connection.liveness())?;
         Ok((Sender::new(senders), Receiver::new(receivers, self.receiving)))
     }
 
+    /// Waits as [`wait`](Self::wait) does, and hears the answers to connects meanwhile.
     fn wait_for(&mut self, want: Want, timeout: Option<Duration>) -> Result<bool, Disconnected> {
-        self.channels.wait(want, timeout).map(|waited| waited == Waited::There)
+        if self.receiving.connects.is_idle() {
+            return self.channels.wait(want, timeout).map(|waited| waited == Waited::There);
+        }
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let heard = self.hear();
+            if want.input && self.receiving.connects.has_failed() {
+                return Ok(true);
+            }
+            // What is there is found although the daemon is gone.
+            if heard.is_err() {
+                return self.channels.wait(want, timeout).map(|waited| waited == Waited::There);
+            }
+            let overdue = self.receiving.connects.deadline();
+            let next = deadline.into_iter().chain(overdue).min();
+            let left = next.map(|next| next.saturating_duration_since(Instant::now()));
+            match self.channels.wait(Want { answer: overdue.is_some(), ..want }, left)? {
+                Waited::There => return Ok(true),
+                Waited::Answer => {}
+                Waited::Over if overdue.is_some_and(|overdue| overdue <= Instant::now()) => {}
+                Waited::Over => return Ok(false),
+            }
+        }
     }
 
     fn prepare_for(&mut self, want: Want) -> Result<bool, Disconnected> {
+        // What is there is found although the daemon is gone.
+        let _ = self.hear();
+        if want.input && self.receiving.connects.has_failed() {
+            return Ok(true);
+        }
         self.channels.prepare(want)
     }
 
+    /// Hears the answers to connects before something is received. An error is one of receiving, too, as soon as
+    /// nothing is left to receive.
+    #[inline]
+    fn attend(&mut self) {
+        let connects = &mut self.receiving.connects;
+        if connects.await_answers() && (!self.channels.has_input() || connects.is_due()) {
+            let _ = self.hear();
+        }
+    }
+
+    /// Hears the answers to connects that were begun; never waits.
+    ///
+    /// # Errors
+    /// [`Disconnected`]; no more answers come then.
+    fn hear(&mut self) -> Result<(), Disconnected> {
+        let (channels, connects) = (&mut self.channels, &mut self.receiving.connects);
+        let Some(overdue) = connects.deadline() else { return Ok(()) };
+        let mut heard = self.connection.hear(|said| take(said, None, channels, connects));
+        if heard.is_ok() && overdue <= Instant::now() && connects.deadline() == Some(overdue) {
+            heard = Err(self.connection.liveness().give_up(Disconnected::Silent));
+        }
+        if heard.is_err() {
+            connects.give_up();
+            channels.let_go();
+        }
+        heard
+    }
+
     fn call(&mut self, request: Request, patience: Duration) -> Result<Result<Reply, ControlError>, Disconnected> {
-        let channels = &mut self.channels;
-        self.connection.call(request, patience, |grant| open(grant, channels))
+        let (channels, connects) = (&mut self.channels, &mut self.receiving.connects);
+        self.connection.call(request, patience, |said, request| take(said, Some(request), channels, connects))
     }
 
     fn unreadable(&self) -> Disconnected {
@@ -237,6 +349,40 @@ receiving_methods!(Endpoint);
 /// The address as the daemon knows it: an IPv4-mapped one is the IPv4 address in it.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// A request for a flow, and how long its answer may take.
+fn connect_request(local_ip: IpAddr, remote: SocketAddr, options: &ConnectOptions) -> (Request, Duration) {
+    let &ConnectOptions { timeout, shard } = options;
+    // A daemon takes 0 for its own default.
+    let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1);
+    let patience = Duration::from_millis(timeout_ms.into()) + PATIENCE;
+    (Request::Connect { local_ip, remote, timeout_ms, shard }, patience)
+}
+
+/// Takes a channel for a connect that was begun, or for the request that is waited for; or the answer to a connect.
+fn take(
+    said: Said,
+    awaited: Option<u32>,
+    channels: &mut Channels<AppEnd>,
+    connects: &mut Connects,
+) -> Result<(), Disconnected> {
+    match said {
+        Said::Channel(request, grant) if awaited == Some(request) || connects.awaits(request) => open(grant, channels),
+        Said::Channel(..) => Err(Disconnected::Unreadable),
+        Said::Answer(request, answer) => {
+            let answer = match answer {
+                Ok(Reply::Connected { channel, flow, .. }) if usize::from(channel) < channels.len() => {
+                    Ok(channels.flow(channel, FlowId(flow)))
+                }
+                Ok(_) => Err(None),
+                Err(error) => Err(ConnectError::answered(error)),
+            };
+            connects.answer(request, answer)?;
+            channels.let_go();
+            Ok(())
+        }
+    }
 }
 
 /// Opens a channel that the daemon has granted.

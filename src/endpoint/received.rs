@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use machnet_core::flow::{CloseReason, FlowId};
 
 use crate::channel;
+use crate::error::ConnectError;
 
 /// A flow of an endpoint, from the moment it is opened until its [`Event::Closed`]. Afterwards it names nothing, nor
 /// does it at any other endpoint, be it one that was attached anew after the daemon was restarted.
@@ -29,6 +30,14 @@ impl EndpointId {
     }
 }
 
+/// A connect that [`Endpoint::begin_connect`](crate::Endpoint::begin_connect) began. Names it until the event that
+/// answers it, and no other one of this process ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectId {
+    pub(super) endpoint: EndpointId,
+    pub(super) number: u32,
+}
+
 /// Both ends of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tuple {
@@ -38,8 +47,8 @@ pub struct Tuple {
     pub remote: SocketAddr,
 }
 
-/// What happened to a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What happened to a flow, or to a connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// The first event of every flow.
@@ -49,8 +58,17 @@ pub enum Event {
         /// The addresses and ports of both ends.
         tuple: Tuple,
         /// The other side connected to an address that this endpoint listens on; otherwise this endpoint connected, and
-        /// `connect` has given the flow already.
+        /// `connect` has given the flow already, or `begin_connect` began it.
         accepted: bool,
+        /// The connect that this answers, if [`begin_connect`](crate::Endpoint::begin_connect) began it.
+        connect: Option<ConnectId>,
+    },
+    /// A connect that was begun has come to nothing.
+    ConnectFailed {
+        /// The connect that this answers.
+        connect: ConnectId,
+        /// Why there is no flow.
+        error: ConnectError,
     },
     /// The flow has ended; nothing more comes from it. The last event of every flow, also of those closed here.
     Closed {
@@ -77,19 +95,20 @@ pub enum Event {
 }
 
 impl Event {
-    /// The flow it happened to.
+    /// The flow it happened to; `None` for a connect that failed.
     #[must_use]
-    pub fn flow(&self) -> Flow {
+    pub fn flow(&self) -> Option<Flow> {
         match *self {
             Self::Opened { flow, .. } | Self::Closed { flow, .. } | Self::Silent { flow } | Self::Alive { flow } => {
-                flow
+                Some(flow)
             }
+            Self::ConnectFailed { .. } => None,
         }
     }
 }
 
 /// What [`Endpoint::recv`](crate::Endpoint::recv) received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
     /// A message; it is in the caller's buffer.
     Message {

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::time::Duration;
 
-use machnet_core::flow::CloseReason;
+use machnet_core::flow::{CloseReason, FlowId};
 
 use super::channels::Channels;
+use super::connects::Connects;
 use super::received::{Delivery, EndpointId, Event, Flow, Message, Received, Tuple};
 use super::wait::{Waitable, Waited, Want};
 use super::waker::Waker;
@@ -22,23 +23,36 @@ pub(super) struct Receiving {
     flows: Flows,
     /// Where the next look begins, so that no channel is starved.
     next: usize,
+    /// Connects that were begun and whose events have not been received.
+    pub(super) connects: Connects,
 }
 
 /// An end of a channel, or half of one, that receives.
 pub(super) trait Source {
     /// The next message or event, if there is one.
     fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken>;
+
+    /// If the next is that a flow to a peer has opened, and it is not known why, holds it back and gives true.
+    fn hold_back(&mut self, is_known: impl Fn(FlowId) -> bool) -> Result<bool, Broken>;
 }
 
 impl Source for AppEnd {
     fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken> {
         self.recv()
     }
+
+    fn hold_back(&mut self, is_known: impl Fn(FlowId) -> bool) -> Result<bool, Broken> {
+        self.hold_back(is_known)
+    }
 }
 
 impl Source for AppReceiver {
     fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken> {
         self.recv()
+    }
+
+    fn hold_back(&mut self, is_known: impl Fn(FlowId) -> bool) -> Result<bool, Broken> {
+        self.hold_back(is_known)
     }
 }
 
@@ -57,6 +71,9 @@ impl Receiving {
         &mut self,
         channels: &'a mut Channels<E>,
     ) -> Result<Option<Delivery<'a>>, Disconnected> {
+        if let Some(failure) = self.connects.next_failure() {
+            return Ok(Some(Delivery::Event(failure)));
+        }
         let (endpoint, ends, watch) = channels.ends_and_watch();
         match watch.liveness().unless_broken(self.next_delivery(endpoint, ends))? {
             None => watch.glance().map(|()| None),
@@ -73,12 +90,23 @@ impl Receiving {
         let first = if self.next < ends.len() { self.next } else { 0 };
         let (before, from) = ends.split_at_mut(first);
         for (channel, source) in (first..).zip(from).chain((0..).zip(before)) {
+            if self.connects.await_answers() && self.holds_back(endpoint, channel, source)? {
+                continue;
+            }
             if let Some(received) = source.next()? {
                 self.next = channel + 1;
                 return self.in_our_words(endpoint, channel, received).map(Some);
             }
         }
         Ok(None)
+    }
+
+    /// Whether what a channel has next has to wait for the answer to a connect.
+    fn holds_back(&self, endpoint: EndpointId, channel: usize, source: &mut impl Source) -> Result<bool, Broken> {
+        source.hold_back(|id| {
+            let flow = Flow { endpoint, channel: number(channel), id };
+            self.connects.know(flow) || self.flows.contains_key(&flow)
+        })
     }
 
     fn in_our_words<'a>(
@@ -88,14 +116,14 @@ impl Receiving {
         received: channel::FromShard<'a>,
     ) -> Result<Delivery<'a>, Broken> {
         use channel::FromShard as From;
-        let channel = u16::try_from(channel).expect("the daemon counts channels by a u16");
-        let flow = |id| Flow { endpoint, channel, id };
+        let flow = |id| Flow { endpoint, channel: number(channel), id };
         Ok(Delivery::Event(match received {
             From::Message { flow: id, message } => return Ok(Delivery::Message(Message { flow: flow(id), message })),
             From::Opened { flow: id, opened } => {
                 let tuple = Tuple { local: opened.local, remote: opened.remote };
                 self.flows.insert(flow(id), tuple);
-                Event::Opened { flow: flow(id), tuple, accepted: opened.accepted }
+                let connect = self.connects.opened(flow(id));
+                Event::Opened { flow: flow(id), tuple, accepted: opened.accepted, connect }
             }
             From::Closed { flow: id, reason, acknowledged_messages } => {
                 // What ends has been opened.
@@ -106,6 +134,11 @@ impl Receiving {
             From::Alive { flow: id } => Event::Alive { flow: flow(id) },
         }))
     }
+}
+
+/// The number of a channel in the names of its flows.
+fn number(channel: usize) -> u16 {
+    u16::try_from(channel).expect("the daemon counts channels by a u16")
 }
 
 /// Copies a message into the caller's buffer, or leaves it the next one. One match: what was received is long, and
@@ -147,6 +180,9 @@ impl Receiver {
         self.channels.waker()
     }
 
+    /// The halves have no connects: nothing is to be heard.
+    fn attend(&self) {}
+
     fn wait_for(&mut self, want: Want, timeout: Option<Duration>) -> Result<bool, Disconnected> {
         self.channels.wait(want, timeout).map(|waited| waited == Waited::There)
     }
@@ -178,6 +214,7 @@ macro_rules! receiving_methods {
             /// # Errors
             /// [`Disconnected`](crate::Disconnected) once all that the daemon had delivered has been received.
             pub fn recv_in_place(&mut self) -> Result<Option<crate::Delivery<'_>>, crate::Disconnected> {
+                self.attend();
                 self.receiving.receive(&mut self.channels)
             }
 
@@ -230,8 +267,6 @@ pub(super) use receiving_methods;
 
 #[cfg(test)]
 mod tests {
-    use machnet_core::flow::FlowId;
-
     use super::*;
 
     /// A channel on which something happens all the time.
@@ -241,6 +276,10 @@ mod tests {
         fn next(&mut self) -> Result<Option<channel::FromShard<'_>>, Broken> {
             Ok(Some(channel::FromShard::Silent { flow: FlowId(1) }))
         }
+
+        fn hold_back(&mut self, _: impl Fn(FlowId) -> bool) -> Result<bool, Broken> {
+            Ok(false)
+        }
     }
 
     #[test]
@@ -248,7 +287,7 @@ mod tests {
         let mut channels = [Busy, Busy, Busy];
         let (endpoint, mut receiving) = (EndpointId::next(), Receiving::default());
         let mut heard = || match receiving.next_delivery(endpoint, &mut channels) {
-            Ok(Some(Delivery::Event(event))) => event.flow().channel,
+            Ok(Some(Delivery::Event(Event::Silent { flow }))) => flow.channel,
             other => panic!("{other:?}"),
         };
         assert_eq!([(); 6].map(|()| heard()), [0, 1, 2, 0, 1, 2]);

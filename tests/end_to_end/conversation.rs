@@ -130,7 +130,7 @@ impl<'a> Speaker<'a> {
             any = true;
             let message = match delivery {
                 Delivery::Message(message) => message,
-                Delivery::Event(Event::Opened { flow, tuple, accepted: true }) => {
+                Delivery::Event(Event::Opened { flow, tuple, accepted: true, .. }) => {
                     self.flows.insert(flow, Line::new(tuple, false));
                     self.speaking.push_back(flow);
                     continue;

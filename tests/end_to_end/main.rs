@@ -16,6 +16,7 @@ mod times;
 mod address;
 mod churn;
 mod confinement;
+mod connects;
 mod container;
 mod cpus;
 mod devices;

@@ -5,7 +5,9 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use machnet::{AttachError, ConnectError, Disconnected, Full, ListenError, RecvError, Rejection, SendError};
+use machnet::{
+    AttachError, BeginConnectError, ConnectError, Disconnected, Full, ListenError, RecvError, Rejection, SendError,
+};
 
 /// An error, whether it may be retried, and its kind.
 type Case<E> = (E, bool, io::ErrorKind);
@@ -93,6 +95,10 @@ fn connecting() {
         ],
         ConnectError::is_retryable,
     );
+    check(
+        vec![(BeginConnectError::TooMany, true, Kind::WouldBlock), (Disconnected::Gone.into(), true, Kind::BrokenPipe)],
+        |error| error.is_retryable(),
+    );
 }
 
 #[test]
@@ -124,8 +130,8 @@ const _: () = {
     use std::fmt::Debug;
 
     use machnet::{
-        AttachOptions, Binding, CloseReason, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions, Message,
-        Received, Receiver, Sender, Tuple,
+        AttachOptions, Binding, CloseReason, ConnectId, ConnectOptions, Delivery, Endpoint, Event, Flow, ListenOptions,
+        Message, Received, Receiver, Sender, Tuple, Waker,
     };
 
     const fn fit<T: Send + Sync + Debug>() {}
@@ -136,11 +142,12 @@ const _: () = {
     fit::<Receiver>();
     fit::<Message<'static>>();
     fit::<Delivery<'static>>();
-    fit::<(Flow, Tuple, Event, Received, CloseReason, Binding)>();
+    fit::<(Flow, Tuple, Event, Received, CloseReason, Binding, ConnectId, Waker)>();
     fit::<(AttachOptions, ListenOptions, ConnectOptions)>();
     error::<AttachError>();
     error::<ListenError>();
     error::<ConnectError>();
+    error::<BeginConnectError>();
     error::<SendError>();
     error::<RecvError>();
     error::<Disconnected>();

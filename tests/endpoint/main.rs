@@ -1,5 +1,6 @@
 //! The library and the tools against a daemon without a network.
 
+mod connects;
 mod errors;
 mod failures;
 mod messages;

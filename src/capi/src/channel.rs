@@ -251,7 +251,7 @@ impl Channel {
     /// Takes note of what happened to a flow, and gives it in C's words.
     fn note(&mut self, event: &Event) -> Result<MachnetXItem, Failure> {
         Ok(match *event {
-            Event::Opened { flow, tuple, accepted } => {
+            Event::Opened { flow, tuple, accepted, .. } => {
                 let ends = Ends::of(&tuple);
                 // What was connected here is known since; by now its ends may be another flow's.
                 if accepted {

@@ -47,6 +47,7 @@ struct Mischief {
     stalls: AtomicBool,
     corrupts: AtomicU32,
     drops: AtomicU32,
+    withholds: AtomicBool,
 }
 
 /// The daemon; it ends when this is dropped.
@@ -101,6 +102,11 @@ impl FakeDaemon {
     /// Stops, or goes on, moving pieces; requests are answered either way.
     pub fn stall(&self, stalls: bool) {
         self.mischief.stalls.store(stalls, Ordering::Relaxed);
+    }
+
+    /// Keeps the answers to connects to itself, or gives them after all.
+    pub fn withhold_answers(&self, withholds: bool) {
+        self.mischief.withholds.store(withholds, Ordering::Relaxed);
     }
 
     /// Changes a byte of the `nth` message from the beginning.
@@ -163,6 +169,8 @@ struct Relay {
     listeners: HashMap<u16, u32>,
     sides: HashMap<Place, Side>,
     messages: u32,
+    /// Answers that are to be given later, to whom, and to which request.
+    withheld: Vec<(u32, u32, Reply)>,
 }
 
 impl Relay {
@@ -184,6 +192,7 @@ impl Relay {
             listeners: HashMap::new(),
             sides: HashMap::new(),
             messages: 0,
+            withheld: Vec::new(),
         };
         let stops = Arc::clone(stops);
         std::thread::spawn(move || relay.run(&stops))
@@ -222,6 +231,11 @@ impl Relay {
                 worked = true;
             }
         }
+        if !self.mischief.withholds.load(Ordering::Relaxed) {
+            for (app, id, body) in std::mem::take(&mut self.withheld) {
+                self.reply(app, id, body);
+            }
+        }
         if !self.mischief.stalls.load(Ordering::Relaxed) {
             worked |= self.take_from_apps();
             worked |= self.relay();
@@ -231,12 +245,15 @@ impl Relay {
     }
 
     fn reply(&mut self, app: u32, id: u32, body: Reply) {
-        // An application that is gone is noticed by the next receive.
-        let _ = self.apps[&app].connection.send(&Numbered { id, body }, &[]);
+        // An application that is gone is noticed by the next receive, or has been.
+        if let Some(app) = self.apps.get(&app) {
+            let _ = app.connection.send(&Numbered { id, body }, &[]);
+        }
     }
 
     fn answer(&mut self, app: u32, Numbered { id, body }: Numbered<Request>) {
         let wrong_address = ControlError::NoSuchAddress(vec![IP]);
+        let withholds = matches!(body, Request::Connect { .. }) && self.mischief.withholds.load(Ordering::Relaxed);
         let answer = match body {
             Request::Attach(attach) => {
                 let version = VERSIONS.common(attach.versions).ok_or(ControlError::NoCommonVersion(VERSIONS));
@@ -279,7 +296,12 @@ impl Relay {
             },
             Request::Status(_) => Err(ControlError::Invalid("this is only a test".into())),
         };
-        self.reply(app, id, answer.unwrap_or_else(|error| Reply::Failed { error }));
+        let answer = answer.unwrap_or_else(|error| Reply::Failed { error });
+        if withholds {
+            self.withheld.push((app, id, answer));
+        } else {
+            self.reply(app, id, answer);
+        }
     }
 
     /// Gives an application its channels, if it has none.
