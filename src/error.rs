@@ -264,8 +264,8 @@ request_error! {
 }
 
 /// Connects of one endpoint that are under way at the same time: begun, and their answers not received. The daemon
-/// answers into a socket that the system gives some 200 KiB, of which an answer takes 1 KiB at the most: so many always
-/// fit, however late they are read.
+/// answers into a socket that the system gives some 200 KiB by default, of which an answer takes 1 KiB at the most, so
+/// that they can be read late.
 pub const CONNECTS_UNDER_WAY_MAX: usize = 128;
 
 /// Why a connect was not begun.

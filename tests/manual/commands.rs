@@ -82,6 +82,7 @@ const COMMANDS: &[(&str, How)] = &[
     ("make", Make("cargo build --release")),
     ("make demo", Make("cargo run --quiet --release --example demo")),
     ("make test", Make("cargo test --workspace")),
+    ("make soak MINUTES=60", Make("SIM_MINUTES=60 cargo test --test sim -- soak --ignored --nocapture")),
     ("make attack", Make("cargo test --test attack")),
     ("make failures", Make("cargo test --test end_to_end -- --test-threads=1 killed_")),
     ("make fuzz", Make("tests/fuzz/run 30")),

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use machnet::CONNECTS_UNDER_WAY_MAX;
 use machnet::daemon::control::message::{Numbered, Reply};
 use rustix::io::Errno;
 
-/// Answers that wait; an application that asks for more meanwhile is ended. It takes so many only if it does not wait
-/// for its answers.
-const WAITING_MAX: usize = 64;
+/// Answers that wait; an application that asks for more meanwhile is ended: more than those of all connects that it may
+/// have under way, and of the channels that they need.
+const WAITING_MAX: usize = 2 * CONNECTS_UNDER_WAY_MAX;
 
 /// An answer, and the descriptors beside it.
 type Answer = (Numbered<Reply>, Vec<OwnedFd>);
