@@ -152,7 +152,10 @@ impl NeighborCache {
         if !self.make_room() {
             return Resolution::Full;
         }
-        self.insert(ip, Entry { state: State::searched_from(now), holders: 0, used: now, known_last: None });
+        self.insert(
+            ip,
+            Entry { state: State::searched_from(now), holders: 0, used: now, known_last: None, answers: 0 },
+        );
         Resolution::Pending
     }
 
@@ -206,7 +209,10 @@ impl NeighborCache {
         if is_reply || !to_us || self.entries.len() >= self.limits.entries {
             return None;
         }
-        self.insert(ip, Entry { state: State::Stale { mac }, holders: 0, used: now, known_last: Some(mac) });
+        self.insert(
+            ip,
+            Entry { state: State::Stale { mac }, holders: 0, used: now, known_last: Some(mac), answers: 0 },
+        );
         Some(Change { ip, mac, previous: None })
     }
 
@@ -214,6 +220,7 @@ impl NeighborCache {
     pub fn confirm(&mut self, ip: Ipv4Addr, now: Instant) {
         self.change(ip, |entry| {
             if let Some(mac) = entry.state.mac() {
+                entry.answers = u8::MAX;
                 entry.state = State::Reachable { mac, confirmed: now };
             }
         });
@@ -370,6 +377,9 @@ struct Entry {
     used: Instant,
     /// The MAC it had last: flows may still send there while it is searched for, or was given up.
     known_last: Option<MacAddr>,
+    /// How often it has answered with the same MAC, one time after the other, beyond the first. What a flow has heard
+    /// from there counts as many.
+    answers: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -427,10 +437,16 @@ impl Entry {
     fn due(&self, limits: &NeighborLimits) -> Instant {
         match self.state {
             State::Incomplete { next, .. } | State::Probing { next, .. } => next,
-            State::Reachable { confirmed, .. } => confirmed + limits.reachable_for,
+            State::Reachable { confirmed, .. } => confirmed + self.reachable_for(limits),
             State::Stale { .. } => self.used + limits.remembered_for,
             State::Failed { until } => until,
         }
+    }
+
+    /// How long an answer counts. The first one to a search may be a lie, told while the neighbor was away: it is looked
+    /// at again soon, and then less and less often.
+    fn reachable_for(&self, limits: &NeighborLimits) -> Duration {
+        limits.trusted_for.saturating_mul(1 << self.answers.min(16)).min(limits.reachable_for)
     }
 
     /// The last use of an entry that may be evicted. One searched for may not: somebody waits for it.
@@ -472,6 +488,7 @@ impl Entry {
             State::Reachable { .. } | State::Stale { .. } | State::Failed { .. } => false,
         };
         if is_reply_to_us && was_asked {
+            self.answers = if previous == Some(mac) { self.answers.saturating_add(1) } else { 0 };
             self.state = State::Reachable { mac, confirmed: now };
         } else if let Some(known) = previous
             && known != mac

@@ -26,7 +26,7 @@ use siphasher::sip::SipHasher13;
 use machnet_core::time::{Duration, Instant};
 
 /// Counts up with every change of what this crate writes, so that a format that has any of it can count up too.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 /// What the bytes of one kind of state begin with, and how many they may be.
 ///

@@ -106,14 +106,15 @@ fn a_stale_neighbor_is_used_at_once_and_probed() {
 fn a_held_neighbor_is_refreshed_for_ever() {
     let mut cache = cache_with_peer();
     assert!(cache.hold(PEER, ms(0)));
-    for round in 1..100 {
-        let at = round * 30_000;
+    let mut at = 0;
+    for gap in [1_000, 2_000, 4_000, 8_000, 16_000].into_iter().chain([30_000; 100]) {
+        at += gap;
         assert_eq!(left_alone(&mut cache, ms(at)), [(at, UNICAST)]);
         assert_eq!(cache.on_arp(&reply(PEER, MAC), ms(at)), None);
     }
-    cache.release(PEER, ms(99 * 30_000 + 1));
-    assert_eq!(left_alone(&mut cache, ms(100 * 30_000)), []);
-    assert_eq!(cache.deadline(), Some(ms(99 * 30_000 + 1 + 600_000)), "forgotten ten minutes after the release");
+    cache.release(PEER, ms(at + 1));
+    assert_eq!(left_alone(&mut cache, ms(at + 30_000)), []);
+    assert_eq!(cache.deadline(), Some(ms(at + 1 + 600_000)), "forgotten ten minutes after the release");
 }
 
 #[test]
@@ -245,8 +246,26 @@ fn a_held_neighbor_that_moves_is_found_when_the_old_mac_does_not_answer() {
         let change = Change { ip: PEER, mac: NEW_MAC, previous: Some(MAC) };
         assert_eq!(cache.on_arp(&reply(PEER, NEW_MAC), ms(1_401)), Some(change));
         assert_eq!(cache.resolve(PEER, ms(1_401)), Resolution::Known(NEW_MAC));
-        assert_eq!(left_alone(&mut cache, ms(10_000)), []);
+        let again = Action::Request { ip: PEER, unicast_to: Some(NEW_MAC) };
+        assert_eq!(left_alone(&mut cache, ms(3_000)), [(2_401, again), (2_501, again), (2_701, again)]);
+        assert_eq!(cache.on_arp(&reply(PEER, NEW_MAC), ms(3_000)), None);
+        assert_eq!(left_alone(&mut cache, ms(4_999)), [], "it has answered twice");
     }
+}
+
+#[test]
+fn who_lies_while_a_held_neighbor_is_away_is_believed_for_less_than_two_seconds() {
+    let mut cache = cache();
+    cache.resolve(PEER, ms(0));
+    assert!(cache.hold(PEER, ms(0)));
+    assert_eq!(actions(&mut cache, ms(0)), [BROADCAST]);
+    let lie = Change { ip: PEER, mac: NEW_MAC, previous: None };
+    assert_eq!(cache.on_arp(&reply(PEER, NEW_MAC), ms(1)), Some(lie));
+    let asked: Vec<_> =
+        left_alone(&mut cache, ms(1_999)).into_iter().map(|(at, action)| (at, action == BROADCAST)).collect();
+    assert_eq!(asked, [(1_001, false), (1_101, false), (1_301, false), (1_701, true)]);
+    let truth = Change { ip: PEER, mac: MAC, previous: Some(NEW_MAC) };
+    assert_eq!(cache.on_arp(&reply(PEER, MAC), ms(1_702)), Some(truth));
 }
 
 #[test]
@@ -489,7 +508,7 @@ fn a_neighbor_that_comes_back_with_another_mac_tells_where_flows_still_send() {
 
 #[test]
 fn bytes_that_are_no_cache_are_told() {
-    let entry = |state, holders| Entry { state, holders, used: ms(0), known_last: Some(MAC) };
+    let entry = |state, holders| Entry { state, holders, used: ms(0), known_last: Some(MAC), answers: 0 };
     let restored = |entries: &[(Ipv4Addr, Entry)], entries_max| {
         let entries: BTreeMap<_, _> = entries.iter().map(|(ip, entry)| (*ip, entry)).collect();
         let saved: SavedNeighbors = reread(&entries);
