@@ -443,8 +443,8 @@ impl Entry {
         }
     }
 
-    /// How long an answer counts. The first one to a search may be a lie, told while the neighbor was away: it is looked
-    /// at again soon, and then less and less often.
+    /// How long an answer counts. The first one to a search may be a lie, told while the neighbor was away: it is
+    /// looked at again soon, and then less and less often.
     fn reachable_for(&self, limits: &NeighborLimits) -> Duration {
         limits.trusted_for.saturating_mul(1 << self.answers.min(16)).min(limits.reachable_for)
     }
