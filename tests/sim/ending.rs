@@ -63,11 +63,15 @@ pub(crate) fn part(world: &mut World, dice: &mut Dice) {
     let polite: Vec<AppId> = world.apps.keys().copied().filter(|_| dice.chance(0.5)).collect();
     let open = |world: &World| polite.iter().find_map(|app| world.apps[app].sides().next());
     let limit = world.now + GOODBYE;
+    let close_all = |world: &mut World| {
+        let sides: Vec<SideId> = polite.iter().flat_map(|app| world.apps[app].sides()).collect();
+        sides.into_iter().for_each(|side| world.close(side));
+    };
+    close_all(world);
     world.run_until(limit, |world| {
         if world.is_time_to_look() {
             // Again and again: some learn only now of a flow that was opened.
-            let sides: Vec<SideId> = polite.iter().flat_map(|app| world.apps[app].sides()).collect();
-            sides.into_iter().for_each(|side| world.close(side));
+            close_all(world);
         }
         world.is_time_to_look() && open(world).is_none()
     });

@@ -85,8 +85,8 @@ impl Header {
             dscp: raw.dscp_ecn >> 2,
             ecn: raw.dscp_ecn & 0b11,
         };
-        // RFC 1122, section 3.2.1.3: no packet comes from a group or from everybody.
-        let from_many = header.source.is_multicast() || header.source.is_broadcast();
+        // RFC 1122, section 3.2.1.3: no packet comes from a group or from everybody. One look tells most that are fine.
+        let from_many = raw.source[0] >= 224 && (header.source.is_multicast() || header.source.is_broadcast());
         if from_many { Err(WireError::BadField) } else { Ok((raw, header, payload)) }
     }
 }
