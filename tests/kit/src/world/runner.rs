@@ -102,11 +102,6 @@ impl Runner {
                 return true;
             }
             if self.dice.below(LOOKS_PER_CHECK) == 0 && all_is_announced {
-                // Something may have rung that this world did not tell of.
-                if self.hear_bells() {
-                    self.wake(now);
-                    return true;
-                }
                 let work = self.assert_nothing_is_overlooked(now);
                 return self.has_done(work);
             }
