@@ -97,16 +97,18 @@ pub(crate) fn part(world: &mut World, dice: &mut Dice) {
         world.is_time_to_look() && (0..world.hosts.len()).all(|host| remains(world, host).is_empty())
     });
     // Also those of somebody who asks for a neighbor just now.
+    let mut missing = Vec::new();
     for _ in 0..FRAMES_LOOKS_MAX {
         world.run_for(LAST_FRAMES);
-        if (0..world.hosts.len()).all(|host| world.frames_missing(host) == 0) {
+        missing = (0..world.hosts.len()).map(|host| world.frames_missing(host)).collect();
+        if missing.iter().all(|frames| *frames == 0) {
             break;
         }
     }
-    for host in 0..world.hosts.len() {
+    for (host, missing) in missing.into_iter().enumerate() {
         let remains = remains(world, host);
         assert!(remains.is_empty(), "everybody is gone, but host {host} remembers {remains:?}");
-        assert_eq!(world.frames_missing(host), 0, "not all frames of host {host} are home");
+        assert_eq!(missing, 0, "not all frames of host {host} are home");
         let Some(daemon) = &world.hosts[host].daemon else { continue };
         let [handed, taken] = [Counter::HandedOver, Counter::TakenOver].map(|counter| daemon.count(counter));
         assert_eq!(handed, taken, "frames of host {host} that one shard handed over and another one took");
