@@ -1,9 +1,8 @@
 //! The link: ARP, ping, announcements, neighbors that move.
 
 use machnet_core::link::LinkState;
-use machnet_nic::error::OpenError;
 use machnet_nic::links::{Link, LinkChange};
-use machnet_nic::{DeviceControl, DeviceDrops};
+use machnet_nic::memory::MemoryDevice;
 
 use super::*;
 
@@ -178,27 +177,9 @@ fn the_next_hop_of_a_silent_peer_is_asked_for() {
     assert_eq!(rig.posts(0), ["ARP Request 10.0.0.2"]);
 }
 
-/// A device that can be opened again.
-#[derive(Debug)]
-struct Reopening;
-
-impl DeviceControl for Reopening {
-    fn drops(&mut self) -> DeviceDrops {
-        DeviceDrops::default()
-    }
-
-    fn can_reopen(&self) -> bool {
-        true
-    }
-
-    fn reopen(&mut self, _kernel_interface: u32) -> Result<(), OpenError> {
-        Ok(())
-    }
-}
-
-/// Gives the interface such a device, at a kernel interface.
+/// Gives the interface a device that can be opened again, at a kernel interface.
 fn reopening(plan: &mut CoordinatorPlan) {
-    plan.interfaces[0].control = Some(Box::new(Reopening));
+    plan.interfaces[0].control = Some(Box::new(MemoryDevice));
     plan.interfaces[0].kernel_interface = Some(3);
 }
 

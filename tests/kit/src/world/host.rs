@@ -12,7 +12,7 @@ use machnet_nic::GsoLimits;
 use machnet_nic::NicQueue;
 use machnet_nic::faults::Dice;
 use machnet_nic::links::{Link, LinkChange};
-use machnet_nic::memory::{LinkModel, Network, NicOptions, PortId, Spread};
+use machnet_nic::memory::{LinkModel, MemoryDevice, Network, NicOptions, PortId, Spread};
 use machnet_proto::flow;
 use machnet_proto::rss::Rss;
 use machnet_shards::coordinator::{
@@ -23,7 +23,7 @@ use machnet_shards::mailbox::{ShardId, mailbox};
 use machnet_shards::state::{DaemonState, FORMAT, SavedDaemon};
 use std::net::Ipv4Addr;
 
-use super::queue::{Device, SimDevice, SimQueue};
+use super::queue::{Device, SimQueue};
 use super::runner::{Runner, Stirs, readable, until};
 use super::spans::Spans;
 use crate::shards::{NewShard, ShardPlan};
@@ -126,7 +126,7 @@ impl SimulatedHost {
             shards: (0..self.plan.shards).map(ShardId).collect(),
             rss,
             kernel_interface: Some(1),
-            control: Some(Box::new(SimDevice)),
+            control: Some(Box::new(MemoryDevice)),
         };
         CoordinatorPlan { interfaces: vec![interface], limits: self.plan.limits.clone(), boot }
     }

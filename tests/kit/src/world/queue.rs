@@ -5,10 +5,9 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use machnet_nic::error::OpenError;
 use machnet_nic::faults::Dice;
 use machnet_nic::memory::{MemoryFrame, MemoryQueue};
-use machnet_nic::{Checksum, DeviceControl, DeviceDrops, Frame, GsoLimits, NicQueue, Wake};
+use machnet_nic::{Checksum, Frame, GsoLimits, NicQueue, Wake};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -199,23 +198,5 @@ fn overhear(device: &Device, dice: &mut Dice, frame: &MemoryFrame) {
         heard.push(frame.bytes().to_vec());
     } else {
         heard[dice.below(HEARD_FRAMES)] = frame.bytes().to_vec();
-    }
-}
-
-/// What can be asked of a NIC of the world: it can be opened again, and counts no losses of its own.
-#[derive(Debug)]
-pub(crate) struct SimDevice;
-
-impl DeviceControl for SimDevice {
-    fn drops(&mut self) -> DeviceDrops {
-        DeviceDrops::default()
-    }
-
-    fn can_reopen(&self) -> bool {
-        true
-    }
-
-    fn reopen(&mut self, _kernel_interface: u32) -> Result<(), OpenError> {
-        Ok(())
     }
 }
