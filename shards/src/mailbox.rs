@@ -29,6 +29,7 @@ use machnet_proto::flow::Birth;
 use machnet_proto::handshake;
 use machnet_proto::packet::{Packet, Segment};
 use machnet_proto::wire::arp;
+use machnet_proto::wire::echo_parts::EchoPart;
 use machnet_proto::wire::unreachable::Obstacle;
 use rustix::event::{EventfdFlags, eventfd};
 use serde::{Deserialize, Serialize};
@@ -251,13 +252,13 @@ pub enum ToCoordinator {
         /// The frame that answers it, to be sent if the address is ours.
         answer: Box<[u8]>,
     },
-    /// A frame to the interface's address with a part of an ICMP packet that was cut. At most as many per second as the
-    /// shard's budget for echo requests allows.
+    /// A part of an ICMP packet to the interface's address that was cut. At most as many per second as the shard's
+    /// budget for echo requests allows.
     PingPart {
         /// Where it was received.
         shard: ShardId,
-        /// The frame.
-        frame: Box<[u8]>,
+        /// The part, read.
+        part: EchoPart<'static>,
     },
     /// Somebody says that a packet of ours, for an expected tuple, does not arrive (ICMP). At most as many per second
     /// as the shard's budget allows.

@@ -210,7 +210,7 @@ impl Coordinator {
         match mail {
             ToCoordinator::Arp { shard, packet } => self.interfaces.arp(shard, &packet, now, actions),
             ToCoordinator::Ping { shard, answer } => self.interfaces.ping(shard, answer, actions),
-            ToCoordinator::PingPart { shard, frame } => self.interfaces.ping_part(shard, &frame, now, actions),
+            ToCoordinator::PingPart { shard, part } => self.interfaces.ping_part(shard, &part, now, actions),
             ToCoordinator::Unreachable { key, packet, obstacle } => {
                 self.connects.note_unreachable(&key, &packet, obstacle);
             }

@@ -127,7 +127,7 @@ impl<Q: NicQueue> Reception<'_, Q> {
         if part.destination_ip() != ip || part.destination_mac() != mac {
             return Err(DropReason::NotForUs);
         }
-        self.pass_on(Budget::Icmp, || Ok(ToCoordinator::PingPart { shard, frame: frame.into() }))
+        self.pass_on(Budget::Icmp, || Ok(ToCoordinator::PingPart { shard, part: part.into_owned() }))
     }
 
     /// A packet of ours did not arrive. That matters to a connect; whether it is about its SYN the coordinator sees.

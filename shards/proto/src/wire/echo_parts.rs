@@ -4,6 +4,7 @@
 //! together: what is remembered of a request is how much of it has come. A fragment that does not continue a request is
 //! not answered, or two hosts would answer each other's for ever.
 
+use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use zerocopy::byteorder::network_endian::U16;
@@ -24,12 +25,12 @@ const REQUESTS_MAX: usize = 8;
 const NEXT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A fragment of an ICMP packet that came in. Nothing says yet that it is for this host, nor of which type it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EchoPart<'a> {
     ethernet: ethernet::Header,
     ip: ipv4::Header,
     fragment: Fragment,
-    bytes: &'a [u8],
+    bytes: Cow<'a, [u8]>,
 }
 
 impl<'a> EchoPart<'a> {
@@ -52,7 +53,12 @@ impl<'a> EchoPart<'a> {
         if bytes.is_empty() || !is_whole {
             return Err(WireError::BadLength);
         }
-        Ok(Self { ethernet, ip, fragment, bytes })
+        Ok(Self { ethernet, ip, fragment, bytes: Cow::Borrowed(bytes) })
+    }
+
+    /// The same, without the frame.
+    pub fn into_owned(self) -> EchoPart<'static> {
+        EchoPart { bytes: Cow::Owned(self.bytes.into_owned()), ..self }
     }
 
     /// Whom the frame is for; may be a group.
@@ -122,11 +128,11 @@ impl EchoParts {
         if !more {
             self.requests.remove(at);
         }
-        Ok(part.answer([part.bytes, &[]]))
+        Ok(part.answer([&part.bytes, &[]]))
     }
 
     fn begin(&mut self, part: &EchoPart<'_>, now: Instant) -> Result<Vec<u8>, WireError> {
-        let (echo, data) = RawEcho::ref_from_prefix(part.bytes).map_err(|_| WireError::Truncated)?;
+        let (echo, data) = RawEcho::ref_from_prefix(&part.bytes).map_err(|_| WireError::Truncated)?;
         if (echo.kind, echo.code) != (ECHO_REQUEST, 0) {
             return Err(WireError::Unknown);
         }
@@ -178,10 +184,10 @@ mod tests {
             ethernet: ethernet::Header { destination: THEIRS, source: OURS, ether_type: EtherType::IPV4 },
             ip: ipv4::Header { source: header.destination, destination: header.source, ..header },
             fragment,
-            bytes: &message[from..to],
+            bytes: Cow::Borrowed(&message[from..to]),
         };
         // An answer in the other direction is a request in ours.
-        part.answer([part.bytes, &[]])
+        part.answer([&part.bytes, &[]])
     }
 
     fn answer(parts: &mut EchoParts, frame: &[u8], now: Instant) -> Result<Vec<u8>, WireError> {
@@ -201,7 +207,7 @@ mod tests {
                 let part = EchoPart::parse(&answer).expect("a part");
                 assert_eq!((part.ethernet.destination, part.ip.destination), (THEIRS, THEIR_IP));
                 assert_eq!(part.fragment, EchoPart::parse(&frame).expect("a part").fragment);
-                reply.extend_from_slice(part.bytes);
+                reply.extend_from_slice(&part.bytes);
             }
             assert_eq!(reply, message(ECHO_REPLY, data_bytes));
             assert!(parts.requests.is_empty(), "nothing is remembered of what is over");

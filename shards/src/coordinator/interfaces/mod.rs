@@ -20,6 +20,7 @@ use machnet_nic::links::LinkChange;
 use machnet_proto::neighbor::Resolution;
 use machnet_proto::state::{Unsound, ensure};
 use machnet_proto::wire::arp;
+use machnet_proto::wire::echo_parts::EchoPart;
 
 use super::action::{Action, Actions};
 use super::plan::InterfacePlan;
@@ -194,8 +195,8 @@ impl Interfaces {
         self.state_of(shard).ping(shard, answer, actions);
     }
 
-    pub(super) fn ping_part(&mut self, shard: ShardId, frame: &[u8], now: Instant, actions: &mut Actions) {
-        self.state_of(shard).ping_part(shard, frame, now, actions);
+    pub(super) fn ping_part(&mut self, shard: ShardId, part: &EchoPart<'_>, now: Instant, actions: &mut Actions) {
+        self.state_of(shard).ping_part(shard, part, now, actions);
     }
 
     /// The MAC of a next hop, or the start of the search for it.

@@ -265,8 +265,8 @@ impl InterfaceState {
     }
 
     /// Answers a part of a long echo request, if it continues one.
-    pub(super) fn ping_part(&mut self, shard: ShardId, frame: &[u8], now: Instant, actions: &mut Actions) {
-        if let Ok(answer) = EchoPart::parse(frame).and_then(|part| self.long_pings.answer(&part, now)) {
+    pub(super) fn ping_part(&mut self, shard: ShardId, part: &EchoPart<'_>, now: Instant, actions: &mut Actions) {
+        if let Ok(answer) = self.long_pings.answer(part, now) {
             self.ping(shard, answer.into(), actions);
         }
     }
