@@ -1,5 +1,5 @@
 //! ICMP: an answer to an echo is never longer than its request, goes back where that came from, is not answered itself,
-//! and is one that we would read. What is said to be unreachable was quoted from what came.
+//! and is one that we would read.
 
 use std::net::Ipv4Addr;
 
